@@ -1,0 +1,127 @@
+"""Checks of arrays that come in from outside: kind, shape, finiteness, each failure as one sentence that says where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+
+def finite_array(
+    name: str,
+    value: ArrayLike,
+    ndim: int | None = None,
+    shape: Sequence[int | str | None] | None = None,
+    dtype: DTypeLike = np.float64,
+    axes: Sequence[str] | None = None,
+) -> NDArray[Any]:
+    """Convert to a read-only, C-contiguous array of finite numbers, or say which entry is not one.
+
+    Parameters
+    ----------
+    name : str
+        What the error calls the array.
+    value : array_like
+        Booleans, integers or real numbers; complex ones too if `dtype` is complex.
+    ndim : int, optional
+        Number of axes expected.
+    shape : sequence of int or str, optional
+        Shape expected. A string (or None) stands for an axis of any length and is how the error prints it,
+        as in ``("B", "T", 3)``.
+    dtype : dtype, optional
+        Floating type of the result, float64 by default.
+    axes : sequence of str, optional
+        Names of the axes, one each, to locate a bad entry: ``("trial", "step", "channel")``.
+
+    Returns
+    -------
+    ndarray
+        Nobody can write into it: a copy, unless `value` is already such an array and owns its memory.
+
+    Raises
+    ------
+    ValueError
+        If `value` is not an array of numbers, has another shape, or holds NaN or infinity.
+    """
+    wanted = np.dtype(dtype)
+    given = numeric_array(name, value, "biufc" if wanted.kind == "c" else "biuf")
+    check_shape(name, given, ndim, shape)
+    if _is_immutable(given) and given.dtype == wanted:
+        array = given
+    else:
+        with np.errstate(over="ignore"):  # an overflow in the conversion is reported below, with its place
+            array = np.array(given, dtype=wanted, order="C")
+        array.setflags(write=False)
+    finite = np.isfinite(array)
+    if not finite.all():
+        index = first_index(~finite)
+        raise ValueError(
+            f"{name} holds {given[index]} at {place(index, axes)}; every entry must be finite in {wanted.name}"
+        )
+    return array
+
+
+def numeric_array(name: str, value: ArrayLike, kinds: str) -> NDArray[Any]:
+    """Convert to an array whose dtype kind is one of `kinds` (``"iu"`` for integers), without changing the dtype.
+
+    Raises
+    ------
+    ValueError
+        If `value` is ragged, or an array of something else.
+    """
+    words = {"b": "booleans", "i": "integers", "f": "real numbers", "c": "complex numbers"}
+    expected = ", ".join(words[kind] for kind in kinds if kind in words)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # array-likes of other libraries raise all three
+        raise ValueError(f"{name} must be an array of {expected}; it cannot be converted: {error}") from error
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"{name} must be an array of {expected}; got dtype {array.dtype}")
+    return array
+
+
+def check_shape(
+    name: str, array: NDArray[Any], ndim: int | None = None, shape: Sequence[int | str | None] | None = None
+) -> None:
+    """Compare the shape of an array with what is expected; see `finite_array` for the arguments.
+
+    Raises
+    ------
+    ValueError
+        If they differ; it prints the shape expected and the shape given.
+    """
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} axes; got shape {array.shape}")
+    if shape is None:
+        return
+    same = array.ndim == len(shape) and all(
+        length is None or isinstance(length, str) or length == given
+        for length, given in zip(shape, array.shape, strict=True)
+    )
+    if not same:
+        raise ValueError(f"{name} must have shape {format_shape(shape)}; got {array.shape}")
+
+
+def format_shape(shape: Sequence[int | str | None]) -> str:
+    """Print a shape as a tuple, with names (or ``any``) for the axes of any length: ``(B, T, 3)``."""
+    lengths = ["any" if length is None else str(length) for length in shape]
+    return f"({lengths[0]},)" if len(lengths) == 1 else f"({', '.join(lengths)})"
+
+
+def first_index(bad: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Index, in C order, of the first True of `bad` (which has one)."""
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
+
+
+def place(index: tuple[int, ...], axes: Sequence[str] | None = None) -> str:
+    """Put an index into words: ``trial 0, step 3, channel 1`` if the axes have names, else ``index (0, 3, 1)``."""
+    if axes is None:
+        return f"index {index}"
+    return ", ".join(f"{axis} {i}" for axis, i in zip(axes, index, strict=True))
+
+
+def _is_immutable(array: NDArray[Any]) -> bool:
+    """Whether no one else can write into the memory of a C-contiguous array (a read-only view is not enough)."""
+    return not array.flags.writeable and array.flags.owndata and array.flags.c_contiguous

@@ -1,0 +1,207 @@
+"""The solution of an initial value problem: states on the steps taken, and in between by dense output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kpref.integrate.tableaus import Tableau
+
+__all__ = ["RightHandSide", "Solution", "combine", "stage_derivatives"]
+
+FloatArray: TypeAlias = NDArray[np.float64]
+RightHandSide: TypeAlias = Callable[[float, FloatArray, int], FloatArray]
+"""f(t, z, interval): a time, the states (B, H) of all trials and the grid interval that t belongs to, to dz/dt (B, H)."""
+
+
+def combine(z: FloatArray | float, h: float, weights: Sequence[float], derivatives: Sequence[FloatArray]) -> FloatArray:
+    """`z + h sum_i w_i k_i`, stages of weight zero left out.
+
+    The sum runs over stages in their order, entry by entry, so its bits depend on nothing but its terms.
+    """
+    total: FloatArray | float = 0.0
+    for weight, derivative in zip(weights, derivatives, strict=False):
+        if weight != 0.0:
+            total = total + weight * derivative
+    return z + h * total
+
+
+def stage_derivatives(
+    rhs: RightHandSide,
+    rows: Sequence[Sequence[float]],
+    nodes: Sequence[float],
+    start: float,
+    h: float,
+    end: float,
+    interval: int,
+    z: FloatArray,
+    known: Sequence[FloatArray] = (),
+) -> list[FloatArray]:
+    """Derivatives of the stages of one step.
+
+    Parameters
+    ----------
+    rhs : callable
+        The right-hand side.
+    rows : sequence of sequences
+        Stage weights a, strictly lower triangular.
+    nodes : sequence of float
+        Stage times c.
+    start, h : float
+        Start and size of the step.
+    end : float
+        Time at which a stage with c = 1 is evaluated: the end of the step, or the last number before it if the
+        right-hand side jumps there.
+    interval : int
+        Grid interval of the step.
+    z : ndarray, shape (B, H)
+        State at its start.
+    known : sequence of ndarray
+        Derivatives of the first stages, if they are known.
+
+    Returns
+    -------
+    list of ndarray, each (B, H)
+        As many as there are nodes.
+    """
+    derivatives = list(known)
+    for i in range(len(derivatives), len(nodes)):
+        t = end if nodes[i] == 1.0 else start + nodes[i] * h
+        derivatives.append(rhs(t, combine(z, h, rows[i], derivatives) if i else z, interval))
+    return derivatives
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """States of all trials along one sequence of steps.
+
+    Attributes
+    ----------
+    tableau : Tableau
+        The method that made the steps.
+    times : ndarray, shape (N+1,)
+        The time grid that was asked for.
+    t_steps : ndarray, shape (n+1,)
+        Times of the steps taken, the grid among them.
+    z_steps : ndarray, shape (n+1, B, H)
+        States at those times.
+    interval : ndarray of int, shape (n,)
+        Grid interval that each step lies in.
+    jump_ends : ndarray of bool, shape (n,)
+        Whether the right-hand side may jump at the end of each step.
+    grid_index : ndarray of int, shape (N+1,)
+        Position of each grid time in `t_steps`.
+    n_evaluations : int
+        Calls of the right-hand side, those of rejected steps and of the choice of the first step included. Dense output
+        calls it again and is not counted.
+    n_rejected : int
+        Steps rejected.
+    rhs : callable
+        The right-hand side, for dense output.
+    """
+
+    tableau: Tableau
+    times: FloatArray
+    t_steps: FloatArray
+    z_steps: FloatArray
+    interval: NDArray[np.int64]
+    jump_ends: NDArray[np.bool_]
+    grid_index: NDArray[np.int64]
+    n_evaluations: int
+    n_rejected: int
+    rhs: RightHandSide = field(repr=False)
+    _latest: dict[int, list[FloatArray]] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def states(self) -> FloatArray:
+        """States at the grid times, (N+1, B, H)."""
+        return self.z_steps[self.grid_index]
+
+    @property
+    def h(self) -> FloatArray:
+        """Step sizes, (n,)."""
+        return np.diff(self.t_steps)
+
+    def stage_derivatives(self, step: int) -> FloatArray:
+        """The stage derivatives k_i of one step, evaluated again, to the same bits: shape (s, B, H).
+
+        Parameters
+        ----------
+        step : int
+            Index of the step, 0..n-1.
+        """
+        return np.stack(self._derivatives(step, self.tableau.stages))
+
+    def stage_states(self, step: int) -> FloatArray:
+        """The stage states `Z_i = z_n + h sum_j a_ij k_j` of one step, evaluated again: shape (s, B, H).
+
+        Parameters
+        ----------
+        step : int
+            Index of the step, 0..n-1.
+        """
+        z, h = self.z_steps[step], self.t_steps[step + 1] - self.t_steps[step]
+        derivatives = self._derivatives(step, self.tableau.stages)
+        return np.stack([combine(z, h, row, derivatives) for row in self.tableau.a])
+
+    def _derivatives(self, step: int, count: int) -> list[FloatArray]:
+        """The first `count` stage derivatives of a step, those of the interpolant included."""
+        start, end = float(self.t_steps[step]), float(self.t_steps[step + 1])
+        last = float(np.nextafter(end, start)) if self.jump_ends[step] else end
+        return stage_derivatives(
+            self.rhs,
+            self.tableau.a_dense.tolist(),
+            self.tableau.c_dense[:count].tolist(),
+            start,
+            end - start,
+            last,
+            int(self.interval[step]),
+            self.z_steps[step],
+        )
+
+    def __call__(self, t: ArrayLike) -> FloatArray:
+        """The states at any times within the span, by the interpolant of the method.
+
+        Its order is `tableau.dense_order`; at the times of the steps it returns their states as they are. The stages of the
+        steps asked for are evaluated again rather than stored, and kept for the latest step only: ask in order of time.
+
+        Parameters
+        ----------
+        t : float or array_like, shape (m,)
+            Times in [t[0], t[N]].
+
+        Returns
+        -------
+        ndarray, shape (B, H) or (m, B, H)
+
+        Raises
+        ------
+        ValueError
+            If a time lies outside the span; names it.
+        """
+        wanted = np.asarray(t, dtype=np.float64)
+        flat = wanted.reshape(-1)
+        for time in flat[~((flat >= self.t_steps[0]) & (flat <= self.t_steps[-1]))]:
+            raise ValueError(f"dense output covers t in [{self.t_steps[0]!r}, {self.t_steps[-1]!r}], got t = {time!r}")
+        steps = np.searchsorted(self.t_steps, flat, side="right") - 1
+        result = self.z_steps[steps]
+        inside = flat != self.t_steps[steps]
+        for step in np.unique(steps[inside]):
+            chosen = inside & (steps == step)
+            result[chosen] = self._interpolate(int(step), flat[chosen])
+        return result.reshape(*wanted.shape, *self.z_steps.shape[1:])
+
+    def _interpolate(self, step: int, t: FloatArray) -> FloatArray:
+        """States (m, B, H) at times (m,) strictly inside one step."""
+        if step not in self._latest:
+            derivatives = self._derivatives(step, len(self.tableau.c_dense))
+            self._latest.clear()
+            self._latest[step] = derivatives
+        start, h = self.t_steps[step], self.t_steps[step + 1] - self.t_steps[step]
+        weights = self.tableau.dense_weights((t - start) / h)
+        derivatives = self._latest[step]
+        return np.stack([combine(self.z_steps[step], h, row, derivatives) for row in weights])

@@ -1,0 +1,92 @@
+"""One step of the linearised flow for a block of trials, compiled: what every sweep is built of."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from kpref.kernels.blas import product
+
+__all__ = ["SiteArrays", "jacobian", "jacobian_transpose", "workspace"]
+
+Array = npt.NDArray[Any]
+
+
+class SiteArrays(NamedTuple):
+    """The arrays of a `kpref.linearize.SiteForm`, in a form that compiled code takes."""
+
+    decay: Array
+    gates: Array
+    slope: Array
+    variable: Array
+    drive: Array
+    weight: Array
+    weight_transposed: Array
+
+
+@njit(nogil=True, cache=True)
+def workspace(form, rows):  # type: ignore[no-untyped-def]
+    """Scratch for `rows` states: two of the state size, one of the size of the recurrent gates."""
+    units = form.weight.shape[1]
+    kind = form.weight.dtype
+    return np.zeros((rows, units), kind), np.empty((rows, units), kind), np.empty((rows, form.weight.shape[0]), kind)
+
+
+@njit(nogil=True, cache=True)
+def jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+    """``y = A[step] x`` for states x (vectors * trials, H) of the trials start, start + 1, ...
+
+    A x = C0 * x + sum_g G_g * (W_g (S * x)). `y` may be `x`.
+    """
+    rows, units = x.shape
+    if form.slope.shape[2] > 0:
+        for row in range(rows):
+            trial = start + row % trials
+            for unit in range(units):
+                scratch[row, unit] = form.slope[step, trial, unit] * x[row, unit]
+        product(scratch, form.weight_transposed, currents)
+    else:
+        product(x, form.weight_transposed, currents)
+    decay_step, gate_step = _along(form.decay, step), _along(form.gates, step)
+    for row in range(rows):
+        trial = start + row % trials
+        decay_trial = trial if form.decay.shape[1] > 1 else 0
+        gate_trial = trial if form.gates.shape[1] > 1 else 0
+        for unit in range(units):
+            y[row, unit] = form.decay[decay_step, decay_trial, unit] * x[row, unit]
+        for gate in range(currents.shape[1] // units):
+            first = gate * units
+            for unit in range(units):
+                y[row, unit] += form.gates[gate_step, gate_trial, gate, unit] * currents[row, first + unit]
+
+
+@njit(nogil=True, cache=True)
+def jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+    """``y = A[step]^T x``, A^T x = C0 * x + S * sum_g W_g^T (G_g * x). `y` may be `x`."""
+    rows, units = x.shape
+    decay_step, gate_step = _along(form.decay, step), _along(form.gates, step)
+    for row in range(rows):
+        gate_trial = start + row % trials if form.gates.shape[1] > 1 else 0
+        for gate in range(currents.shape[1] // units):
+            first = gate * units
+            for unit in range(units):
+                currents[row, first + unit] = form.gates[gate_step, gate_trial, gate, unit] * x[row, unit]
+    product(currents, form.weight, scratch)
+    sloped = form.slope.shape[2] > 0
+    for row in range(rows):
+        trial = start + row % trials
+        decay_trial = trial if form.decay.shape[1] > 1 else 0
+        if sloped:
+            for unit in range(units):
+                scratch[row, unit] *= form.slope[step, trial, unit]
+        for unit in range(units):
+            y[row, unit] = form.decay[decay_step, decay_trial, unit] * x[row, unit] + scratch[row, unit]
+
+
+@njit(nogil=True, cache=True)
+def _along(coefficient, step):  # type: ignore[no-untyped-def]
+    """Row of a coefficient that may be constant along rows."""
+    return step if coefficient.shape[0] > 1 else 0

@@ -1,0 +1,76 @@
+"""Compiled products with the parameter Jacobian J of a map and with its transpose, over a block of rows.
+
+A row is one (time, trial) pair, in the order of the coefficients: row = step * B + trial. Parameters come as the two
+matrices of `kpref.linearize.ParameterLayout`: recurrent (H, k_r H), with no columns where it is not trainable, and
+driven (n_in + 1, k H).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from kpref.kernels.blas import add_product, add_transposed_product, product
+
+__all__ = ["parameter_product", "parameter_transpose"]
+
+# Rows that one matrix product handles: the products are near their best rate, and their operands stay in cache.
+_CHUNK = 128
+
+
+@njit(nogil=True, cache=True)
+def parameter_product(form, recurrent, driven, out, start, stop):  # type: ignore[no-untyped-def]
+    """Rows start, ..., stop - 1 of ``J dtheta = sum_g G_g * (dW_g m + dU_g x + db_g)`` for each vector."""
+    trials, units = form.variable.shape[1], form.variable.shape[2]
+    gates = driven.shape[2] // units
+    variable = form.variable.reshape(-1, units)
+    drive = form.drive.reshape(-1, form.drive.shape[2])
+    currents = np.empty((_CHUNK, driven.shape[2]), driven.dtype)
+    for vector in range(driven.shape[0]):
+        for first in range(start, stop, _CHUNK):
+            last = min(first + _CHUNK, stop)
+            part = currents[: last - first]
+            product(drive[first:last], driven[vector], part)
+            if recurrent.shape[2] > 0:
+                add_product(variable[first:last], recurrent[vector], part[:, : recurrent.shape[2]])
+            for row in range(first, last):
+                step, trial = row // trials, row % trials
+                gate_step = step if form.gates.shape[0] > 1 else 0
+                gate_trial = trial if form.gates.shape[1] > 1 else 0
+                for unit in range(units):
+                    out[vector, trial, step, unit] = (
+                        form.gates[gate_step, gate_trial, 0, unit] * currents[row - first, unit]
+                    )
+                for gate in range(1, gates):
+                    column = gate * units
+                    for unit in range(units):
+                        out[vector, trial, step, unit] += (
+                            form.gates[gate_step, gate_trial, gate, unit] * currents[row - first, column + unit]
+                        )
+
+
+@njit(nogil=True, cache=True)
+def parameter_transpose(form, tensor, recurrent, driven, start, stop):  # type: ignore[no-untyped-def]
+    """Add ``J^T g`` over the rows start, ..., stop - 1: dW_g += (G_g * g)^T m, (dU_g, db_g) += (G_g * g)^T (x, 1)."""
+    trials, units = form.variable.shape[1], form.variable.shape[2]
+    gates = driven.shape[2] // units
+    variable = form.variable.reshape(-1, units)
+    drive = form.drive.reshape(-1, form.drive.shape[2])
+    currents = np.empty((_CHUNK, driven.shape[2]), driven.dtype)
+    for vector in range(driven.shape[0]):
+        for first in range(start, stop, _CHUNK):
+            last = min(first + _CHUNK, stop)
+            for row in range(first, last):
+                step, trial = row // trials, row % trials
+                gate_step = step if form.gates.shape[0] > 1 else 0
+                gate_trial = trial if form.gates.shape[1] > 1 else 0
+                for gate in range(gates):
+                    column = gate * units
+                    for unit in range(units):
+                        currents[row - first, column + unit] = (
+                            form.gates[gate_step, gate_trial, gate, unit] * tensor[vector, trial, step, unit]
+                        )
+            part = currents[: last - first]
+            add_transposed_product(drive[first:last], part, driven[vector])
+            if recurrent.shape[2] > 0:
+                add_transposed_product(variable[first:last], part[:, : recurrent.shape[2]], recurrent[vector])

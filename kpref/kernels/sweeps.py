@@ -1,0 +1,80 @@
+"""Compiled sweeps through time over a block of trials: the propagator of a map, its transpose and its inverse.
+
+Tensors are (vectors, trials, time, units); a block holds the trials start, ..., stop - 1 of all vectors.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from kpref.kernels.jacobian import jacobian, jacobian_transpose, workspace
+
+__all__ = ["adjoint", "inverse", "inverse_transpose", "tangent"]
+
+
+@njit(nogil=True, cache=True)
+def tangent(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
+    """``dz[n+1] = A[n] dz[n] + q[n]`` from dz[0] = 0; row n of out is dz[n+1]."""
+    vectors, _, steps, units = forcing.shape
+    trials = stop - start
+    state, scratch, currents = workspace(form, vectors * trials)
+    for step in range(steps):
+        if step > 0:
+            jacobian(form, step, start, trials, state, scratch, currents, state)
+        for row in range(vectors * trials):
+            vector, trial = row // trials, start + row % trials
+            for unit in range(units):
+                value = state[row, unit] + forcing[vector, trial, step, unit]
+                state[row, unit] = value
+                out[vector, trial, step, unit] = value
+
+
+@njit(nogil=True, cache=True)
+def adjoint(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
+    """``l[n] = A[n+1]^T l[n+1] + g[n]`` from l[T] = 0; row n of out is l[n]."""
+    vectors, _, steps, units = forcing.shape
+    trials = stop - start
+    state, scratch, currents = workspace(form, vectors * trials)
+    for step in range(steps - 1, -1, -1):
+        if step < steps - 1:
+            jacobian_transpose(form, step + 1, start, trials, state, scratch, currents, state)
+        for row in range(vectors * trials):
+            vector, trial = row // trials, start + row % trials
+            for unit in range(units):
+                value = state[row, unit] + forcing[vector, trial, step, unit]
+                state[row, unit] = value
+                out[vector, trial, step, unit] = value
+
+
+@njit(nogil=True, cache=True)
+def inverse(form, response, out, start, stop):  # type: ignore[no-untyped-def]
+    """``q[n] = y[n] - A[n] y[n-1]`` with y[-1] = 0: the forcing that a response comes from."""
+    vectors, _, steps, units = response.shape
+    trials = stop - start
+    state, scratch, currents = workspace(form, vectors * trials)
+    for step in range(steps):
+        if step > 0:
+            jacobian(form, step, start, trials, state, scratch, currents, state)
+        for row in range(vectors * trials):
+            vector, trial = row // trials, start + row % trials
+            for unit in range(units):
+                value = response[vector, trial, step, unit]
+                out[vector, trial, step, unit] = value - state[row, unit]
+                state[row, unit] = value
+
+
+@njit(nogil=True, cache=True)
+def inverse_transpose(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
+    """``(P^-1)^T g``: row n is ``g[n] - A[n+1]^T g[n+1]`` with g[T] = 0."""
+    vectors, _, steps, units = forcing.shape
+    trials = stop - start
+    state, scratch, currents = workspace(form, vectors * trials)
+    for step in range(steps - 1, -1, -1):
+        if step < steps - 1:
+            jacobian_transpose(form, step + 1, start, trials, state, scratch, currents, state)
+        for row in range(vectors * trials):
+            vector, trial = row // trials, start + row % trials
+            for unit in range(units):
+                value = forcing[vector, trial, step, unit]
+                out[vector, trial, step, unit] = value - state[row, unit]
+                state[row, unit] = value

@@ -1,0 +1,217 @@
+"""The linearisation of a model along a trajectory, in site form: arrays and no behaviour.
+
+Time comes first in all arrays, so that the rows of one step, for a block of trials, lie together: the kernels walk
+through memory in order. A row is one application of the map. An axis of length one is constant along rows or trials.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.models.base import Model, ParameterSite
+from kpref.threads import run_blocks
+
+__all__ = ["ParameterLayout", "SiteForm", "linearize"]
+
+Array = npt.NDArray[Any]
+
+#: Entries of a (rows, B, H) tensor that one block of the linearisation handles: bounds its temporaries to a few MB.
+_BLOCK_ENTRIES = 1 << 16
+
+#: Axes of each coefficient behind (rows, trials).
+_TRAILING_AXES = {"decay": 1, "gates": 2, "slope": 1, "variable": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterLayout:
+    """Where the entries of a parameter vector (M,) stand in the matrices that the kernels multiply by.
+
+    The kernels know two: one for the recurrent gates, which multiplies the site variable, and one for all gates,
+    which multiplies ``(x, 1)``. Both are stored transposed, (columns, gates * H).
+
+    Attributes
+    ----------
+    sites : tuple of ParameterSite
+        The trainable parameters in order.
+    n_states, n_inputs, n_gates, n_recurrent_gates : int
+    """
+
+    sites: tuple[ParameterSite, ...]
+    n_states: int
+    n_inputs: int
+    n_gates: int
+    n_recurrent_gates: int
+
+    @classmethod
+    def of(cls, model: Model) -> ParameterLayout:
+        """Layout of a model's trainable parameters."""
+        sites = tuple(site for site in model.sites if site.name in model.trainable)
+        return cls(sites, model.n_states, model.n_inputs, model.n_gates, model.n_recurrent_gates)
+
+    @property
+    def has_recurrent(self) -> bool:
+        """Whether a recurrent weight is trainable."""
+        return any(site.kind == "recurrent" for site in self.sites)
+
+    @property
+    def size(self) -> int:
+        """Number M of trainable parameters."""
+        return sum(int(np.prod(site.shape(self.n_states, self.n_inputs))) for site in self.sites)
+
+    def zeros(self, count: int, dtype: npt.DTypeLike) -> tuple[Array, Array]:
+        """Matrices of zeros for `count` parameter vectors: recurrent (count, H, k_r H), driven (count, n_in + 1, k H)."""
+        columns = self.n_recurrent_gates * self.n_states if self.has_recurrent else 0
+        recurrent = np.zeros((count, self.n_states, columns), dtype)
+        return recurrent, np.zeros((count, self.n_inputs + 1, self.n_gates * self.n_states), dtype)
+
+    def pack(self, vectors: Array) -> tuple[Array, Array]:
+        """Parameter vectors (v, M) as matrices."""
+        recurrent, driven = self.zeros(len(vectors), vectors.dtype)
+        for site, block, target in self._blocks(vectors, recurrent, driven):
+            target += block if site.kind == "bias" else block.swapaxes(1, 2)
+        return recurrent, driven
+
+    def unpack(self, recurrent: Array, driven: Array) -> Array:
+        """Matrices as parameter vectors (v, M): the transpose of `pack`."""
+        vectors = np.empty((len(driven), self.size), driven.dtype)
+        for site, block, source in self._blocks(vectors, recurrent, driven):
+            block[...] = source if site.kind == "bias" else source.swapaxes(1, 2)
+        return vectors
+
+    def _blocks(self, vectors: Array, recurrent: Array, driven: Array) -> Any:
+        """Views of each (H rows) block of each parameter in the vectors, and of its place in the matrices."""
+        start, units = 0, self.n_states
+        for site in self.sites:
+            shape = site.shape(units, self.n_inputs)
+            size = int(np.prod(shape))
+            blocks = vectors[:, start : start + size].reshape(len(vectors), len(site.gates), units, *shape[1:])
+            for index, gate in enumerate(site.gates):
+                columns = slice(gate * units, (gate + 1) * units)
+                if site.kind == "recurrent":
+                    place = recurrent[:, :, columns]
+                else:
+                    place = driven[:, -1, columns] if site.kind == "bias" else driven[:, :-1, columns]
+                yield site, blocks[:, index], place
+            start += size
+
+
+@dataclass(frozen=True, eq=False)
+class SiteForm:
+    """Coefficients of the site form along a trajectory of R rows and B trials.
+
+    See `kpref.models.base` for the equation. H units, k gates of which k_r are recurrent.
+
+    Attributes
+    ----------
+    decay : ndarray, shape (R or 1, B or 1, H)
+        C0.
+    gates : ndarray, shape (R or 1, B or 1, k, H)
+        G.
+    slope : ndarray, shape (R, B, H), or (1, 1, 0) where S = 1
+        S.
+    variable : ndarray, shape (R, B, H)
+        m, what the recurrent weight multiplies.
+    drive : ndarray, shape (R, B, n_in + 1)
+        The inputs, and ones.
+    weight : ndarray, shape (k_r H, H)
+        The recurrent weight.
+    weight_transposed : ndarray, shape (H, k_r H)
+        The same, transposed and contiguous: products with it need no packing.
+    layout : ParameterLayout
+    """
+
+    decay: Array
+    gates: Array
+    slope: Array
+    variable: Array
+    drive: Array
+    weight: Array
+    weight_transposed: Array
+    layout: ParameterLayout
+
+    @property
+    def n_steps(self) -> int:
+        """Number R of rows."""
+        return int(self.variable.shape[0])
+
+    @property
+    def n_trials(self) -> int:
+        """Number B of trials."""
+        return int(self.variable.shape[1])
+
+    @property
+    def n_states(self) -> int:
+        """Number H of states."""
+        return int(self.variable.shape[2])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Floating type of the coefficients."""
+        return self.variable.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the coefficients; the site variable may be shared with the trajectory."""
+        arrays = (self.decay, self.gates, self.slope, self.variable, self.drive, self.weight, self.weight_transposed)
+        return sum(array.nbytes for array in arrays)
+
+
+def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64) -> SiteForm:
+    """Coefficients of `model` at given states.
+
+    Parameters
+    ----------
+    model : Model
+    states : ndarray, shape (R, B, H)
+        The points of linearisation, row n being the state that the n-th application of the map starts from.
+    inputs : ndarray, shape (R, B, n_in)
+    dtype : dtype
+        Floating type of the result; the coefficients are computed in float64.
+
+    Returns
+    -------
+    SiteForm
+
+    Notes
+    -----
+    Time is that of one product with each weight; memory is O(R B H) for each coefficient.
+    """
+    rows, trials, units = states.shape
+    step = max(1, _BLOCK_ENTRIES // (trials * units))
+    blocks = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+    sample = model.coefficients(states[:1], inputs[:1])
+    arrays, varying = {}, []
+    for kind, trailing in _TRAILING_AXES.items():
+        value = getattr(sample, kind)
+        if value is None:
+            arrays[kind] = np.empty((1, 1, 0), dtype)
+        elif value.ndim == trailing:
+            arrays[kind] = value.astype(dtype)[None, None]
+        else:
+            arrays[kind] = np.empty(states.shape[:2] + value.shape[2:], dtype)
+            varying.append(kind)
+
+    def fill(index: int) -> None:
+        part = model.coefficients(states[blocks[index]], inputs[blocks[index]])
+        for kind in varying:
+            arrays[kind][blocks[index]] = getattr(part, kind)
+
+    if varying:
+        run_blocks(fill, len(blocks))
+    variable = arrays["variable"] if sample.variable is not None else states.astype(dtype, copy=False)
+    weight = model.parameters["weight_hh"].astype(dtype)
+    return SiteForm(
+        decay=arrays["decay"],
+        gates=arrays["gates"],
+        slope=arrays["slope"],
+        variable=np.ascontiguousarray(variable),
+        drive=np.concatenate([inputs, np.ones((rows, trials, 1))], axis=2, dtype=dtype),
+        weight=weight,
+        weight_transposed=np.ascontiguousarray(weight.T),
+        layout=ParameterLayout.of(model),
+    )

@@ -1,0 +1,161 @@
+"""Losses over trials and time, and their pointwise derivative by the states.
+
+    L = sum_{b,n} mu[b,n] s[b,n] l(y[b,n], y*[b,n]),   s = c * mask,   c = sum(mu) / sum(mu * mask)
+
+so that in a measure that sums to one L is the mean of l over the observed points, as PyTorch's losses take it
+(``reduction="mean"``). ``Err = s dl/dz`` is the derivative of the loss density, and ``dL = <Err, dz>_X``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref._validate import finite_array
+from kpref.readout import Readout
+from kpref.space import TrajectorySpace
+
+__all__ = ["LOSSES", "LossValue", "evaluate_loss"]
+
+Array = npt.NDArray[Any]
+
+LOSSES = ("mse", "cross_entropy")
+
+
+@dataclass(frozen=True, eq=False)
+class LossValue:
+    """A loss at given states.
+
+    Attributes
+    ----------
+    value : float
+        L.
+    outputs : ndarray, shape (B, T, n_out)
+    output_gradient : ndarray, shape (B, T, n_out)
+        ``s dl/dy``, the derivative of the loss density by the outputs.
+    err : ndarray, shape (B, T, H)
+        ``Err = s dl/dz = (s dl/dy) W_out``.
+    accuracy : float or None
+        Share of observed points classified correctly; None for a regression.
+    """
+
+    value: float
+    outputs: Array
+    output_gradient: Array
+    err: Array
+    accuracy: float | None
+
+
+def evaluate_loss(
+    states: Array,
+    space: TrajectorySpace,
+    readout: Readout,
+    targets: npt.ArrayLike | None = None,
+    labels: npt.ArrayLike | None = None,
+    loss: str = "mse",
+    mask: npt.ArrayLike | None = None,
+    at: str = "all",
+) -> LossValue:
+    """Loss of a linear readout, and its derivative.
+
+    Parameters
+    ----------
+    states : ndarray, shape (B, T, H)
+    space : TrajectorySpace
+        Gives the measure mu.
+    readout : Readout
+    targets : array_like, shape (B, T, n_out)
+        For ``loss="mse"``: l is the mean over outputs of the squared error.
+    labels : array_like of int, shape (B,) or (B, T)
+        For ``loss="cross_entropy"``: l is minus the log of the softmax probability of the label.
+    loss : {"mse", "cross_entropy"}
+    mask : array_like, shape (B, T) or broadcastable to it, optional
+        Non-negative weights of the points; zero leaves a point out.
+    at : {"all", "last"}
+        Observe all time points or only the last.
+
+    Returns
+    -------
+    LossValue
+
+    Raises
+    ------
+    ValueError
+        If targets, labels or mask do not fit the states or the readout, or observe nothing.
+    """
+    outputs = readout(states)
+    factor = _density(space, mask, at)[:, :, None]
+    if loss == "mse":
+        if targets is None or labels is not None:
+            raise ValueError('loss "mse" takes targets, and no labels')
+        wanted = finite_array("targets", targets, shape=outputs.shape)
+        residual = outputs - wanted
+        points = np.square(residual).mean(axis=2)
+        gradient = residual * (2.0 / readout.n_outputs)
+        accuracy = None
+    elif loss == "cross_entropy":
+        if labels is None or targets is not None:
+            raise ValueError('loss "cross_entropy" takes labels, and no targets')
+        chosen = _labels(labels, outputs.shape)
+        points, gradient = _cross_entropy(outputs, chosen)
+        weights = space.mu * factor[:, :, 0]
+        accuracy = float((weights * (outputs.argmax(axis=2) == chosen)).sum() / weights.sum())
+    else:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
+    gradient = gradient * factor
+    value = float((space.mu * factor[:, :, 0] * points).sum())
+    return LossValue(value, outputs, gradient, gradient @ readout.weight, accuracy)
+
+
+def _density(space: TrajectorySpace, mask: npt.ArrayLike | None, at: str) -> Array:
+    """s: the mask, scaled to have mean one in the measure."""
+    shape = space.shape[:2]
+    density = np.ones(shape)
+    if mask is not None:
+        given = finite_array("mask", mask)
+        try:
+            density = np.broadcast_to(given, shape).copy()
+        except ValueError:
+            raise ValueError(
+                f"mask must be broadcastable to (trials, time) = {tuple(shape)}; got {given.shape}"
+            ) from None
+        if (density < 0).any():
+            raise ValueError("mask must not be negative")
+    if at == "last":
+        density[:, :-1] = 0
+    elif at != "all":
+        raise ValueError(f'at must be "all" or "last"; got {at!r}')
+    observed = float((space.mu * density).sum())
+    if observed == 0:
+        raise ValueError("the mask and the measure leave no point to observe")
+    return density * (space.mu.sum() / observed)
+
+
+def _labels(labels: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
+    trials, steps, classes = shape
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"labels must be integers; got an array of {array.dtype}")
+    if array.shape not in ((trials,), (trials, steps)):
+        raise ValueError(f"labels must have shape ({trials},) or ({trials}, {steps}); got {array.shape}")
+    if array.min() < 0 or array.max() >= classes:
+        raise ValueError(
+            f"labels must lie in 0, ..., {classes - 1}, one for each readout output; got {array.min()} to {array.max()}"
+        )
+    return np.broadcast_to(array if array.ndim == 2 else array[:, None], (trials, steps))
+
+
+def _cross_entropy(outputs: Array, labels: Array) -> tuple[Array, Array]:
+    """``-log softmax(y)[label]`` and its derivative by y."""
+    shifted = outputs - outputs.max(axis=2, keepdims=True)
+    weights = np.exp(shifted)
+    total = weights.sum(axis=2, keepdims=True)
+    points = np.log(total[:, :, 0]) - np.take_along_axis(shifted, labels[:, :, None], axis=2)[:, :, 0]
+    gradient = weights / total
+    np.put_along_axis(
+        gradient, labels[:, :, None], np.take_along_axis(gradient, labels[:, :, None], axis=2) - 1.0, axis=2
+    )
+    return points, gradient

@@ -1,0 +1,261 @@
+"""What all discrete-time models share: named parameters, and the interface that the rest of kpref uses.
+
+A model is a map ``z[n+1] = F(z[n], x[n], theta)`` written twice by hand: the plain NumPy map, and the coefficients
+of its linearisation in *site form*. For H units,
+
+    dF/dz dz         = C0 * dz + sum_{g < k_r} G_g * (W_g (S * dz))
+    dF/dtheta dtheta =           sum_{g < k}   G_g * (dW_g m + dU_g x + db_g)
+
+where ``*`` is elementwise, g runs over the k *gates* of which the first k_r are recurrent, W_g are the (H, H) blocks
+of the recurrent weight, m(z) is the *site variable* that the recurrent weight multiplies, S = dm/dz, and C0 (decay),
+G_g (gates) and S (slope) are known functions of (z, x). A model that states them has all operators.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref._validate import finite_array
+
+__all__ = ["Model", "ParameterSite", "SiteCoefficients"]
+
+Array = npt.NDArray[Any]
+Parameters = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class ParameterSite:
+    """Where a parameter enters the site form.
+
+    Attributes
+    ----------
+    name : str
+    kind : {"recurrent", "input", "bias"}
+        What it multiplies: the site variable m, the inputs x, or one.
+    gates : tuple of int
+        Gate of each consecutive block of H rows of the parameter.
+    """
+
+    name: str
+    kind: Literal["recurrent", "input", "bias"]
+    gates: tuple[int, ...]
+
+    def shape(self, n_states: int, n_inputs: int) -> tuple[int, ...]:
+        """Shape of the parameter in a model of this size."""
+        rows = len(self.gates) * n_states
+        return {"recurrent": (rows, n_states), "input": (rows, n_inputs), "bias": (rows,)}[self.kind]
+
+
+@dataclass(frozen=True)
+class SiteCoefficients:
+    """Coefficients of the site form at states of shape (..., H).
+
+    An array without the leading axes is constant over them.
+
+    Attributes
+    ----------
+    decay : ndarray, shape (..., H) or (H,)
+        C0.
+    gates : ndarray, shape (..., k, H) or (k, H)
+        G.
+    slope : ndarray, shape (..., H), or None
+        S = dm/dz; None where m = z.
+    variable : ndarray, shape (..., H), or None
+        m; None where m = z.
+    """
+
+    decay: Array
+    gates: Array
+    slope: Array | None = None
+    variable: Array | None = None
+
+
+class Model(ABC):
+    """A discrete-time recurrent network with named parameters; immutable.
+
+    Attributes
+    ----------
+    n_inputs, n_states : int
+    parameters : dict of str to ndarray
+        Read-only float64 arrays in declared order.
+    trainable : tuple of str
+        Names of the parameters that training moves, in declared order: the axes of the parameter space.
+    """
+
+    #: Every parameter the model can have, in declared order; which of them are optional says `optional`.
+    sites: ClassVar[tuple[ParameterSite, ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    n_gates: ClassVar[int] = 1
+    n_recurrent_gates: ClassVar[int] = 1
+
+    def __init__(self, parameters: Mapping[str, npt.ArrayLike | None], trainable: Sequence[str] | None) -> None:
+        given = {name: value for name, value in parameters.items() if value is not None}
+        self.n_states, self.n_inputs = self._sizes(given)
+        self.parameters: dict[str, Array] = {}
+        for site in self.present_sites(given):
+            shape = site.shape(self.n_states, self.n_inputs)
+            self.parameters[site.name] = finite_array(site.name, given[site.name], shape=shape)
+        self.trainable: tuple[str, ...] = self._trainable(trainable)
+
+    @classmethod
+    def present_sites(cls, names: Mapping[str, object]) -> tuple[ParameterSite, ...]:
+        """The sites of the parameters that are there, in declared order."""
+        return tuple(site for site in cls.sites if site.name in names)
+
+    @classmethod
+    def _sizes(cls, given: Mapping[str, npt.ArrayLike]) -> tuple[int, int]:
+        """Number of states and of inputs, read off the two weights."""
+        recurrent = np.shape(given["weight_hh"])
+        inputs = np.shape(given["weight_ih"])
+        rows = f"{cls.n_recurrent_gates} * H" if cls.n_recurrent_gates > 1 else "H"
+        if len(recurrent) != 2 or recurrent[1] < 1:
+            raise ValueError(f"weight_hh must have shape ({rows}, H) with H at least 1; got {recurrent}")
+        if len(inputs) != 2 or inputs[1] < 1:
+            raise ValueError(f"weight_ih must have shape ({rows}, n_inputs) with n_inputs at least 1; got {inputs}")
+        return recurrent[1], inputs[1]
+
+    def _trainable(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        if names is None:
+            return tuple(self.parameters)
+        if isinstance(names, str):
+            raise TypeError(f"trainable must be a sequence of parameter names; got the string {names!r}")
+        unknown = [name for name in names if name not in self.parameters]
+        if unknown or not names:
+            raise ValueError(f"trainable must name some of {', '.join(self.parameters)}; got {list(names)}")
+        return tuple(name for name in self.parameters if name in names)
+
+    # What a model defines
+
+    @abstractmethod
+    def _step(self, parameters: Parameters, z: Array, x: Array) -> Array:
+        """The map F, in plain NumPy, analytic in all arguments."""
+
+    @abstractmethod
+    def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
+        """Coefficients of the site form at states z (..., H) under inputs x (..., n_inputs)."""
+
+    def _options(self) -> dict[str, Any]:
+        """Constructor arguments beside parameters and trainable."""
+        return {}
+
+    # What follows
+
+    @property
+    def n_parameters(self) -> int:
+        """Number M of trainable parameters."""
+        return sum(self.parameters[name].size for name in self.trainable)
+
+    @property
+    def vector(self) -> Array:
+        """The trainable parameters, raveled and concatenated in declared order: shape (M,)."""
+        return self.flatten(self.parameters)
+
+    def step(self, z: npt.ArrayLike, x: npt.ArrayLike, parameters: Parameters | None = None) -> Array:
+        """One application of the map.
+
+        Parameters
+        ----------
+        z : array_like, shape (..., H)
+        x : array_like, shape (..., n_inputs)
+        parameters : mapping, optional
+            Replaces some of the model's own; may be complex, as may z and x.
+
+        Returns
+        -------
+        ndarray, shape (..., H)
+        """
+        own: Parameters = self.parameters if parameters is None else {**self.parameters, **parameters}
+        return self._step(own, np.asarray(z), np.asarray(x))
+
+    def iterate(self, z0: npt.ArrayLike, inputs: npt.ArrayLike, parameters: Parameters | None = None) -> Array:
+        """Run the map over inputs: the plain, slow, obvious forward pass, real or complex.
+
+        Parameters
+        ----------
+        z0 : array_like, shape (B, H)
+        inputs : array_like, shape (B, T, n_inputs)
+        parameters : mapping, optional
+            As for `step`.
+
+        Returns
+        -------
+        ndarray, shape (B, T, H)
+            z[1..T].
+        """
+        z, states = np.asarray(z0), []
+        for x in np.moveaxis(np.asarray(inputs), 1, 0):
+            z = self.step(z, x, parameters)
+            states.append(z)
+        return np.stack(states, axis=1)
+
+    def flatten(self, parameters: Parameters) -> Array:
+        """Trainable parameters (or perturbations of them) by name, as a vector (M,)."""
+        return np.concatenate([np.ravel(parameters[name]) for name in self.trainable])
+
+    def unflatten(self, vector: npt.ArrayLike) -> dict[str, Array]:
+        """A vector (M,), real or complex, as trainable parameters by name."""
+        vector = np.asarray(vector)
+        if vector.shape != (self.n_parameters,):
+            raise ValueError(f"a parameter vector must have shape ({self.n_parameters},); got {vector.shape}")
+        ends = np.cumsum([self.parameters[name].size for name in self.trainable])
+        pieces = np.split(vector, ends[:-1])
+        return {
+            name: piece.reshape(self.parameters[name].shape)
+            for name, piece in zip(self.trainable, pieces, strict=True)
+        }
+
+    def with_parameters(self, parameters: Mapping[str, npt.ArrayLike]) -> Self:
+        """A model of the same kind with some parameters replaced.
+
+        Raises
+        ------
+        ValueError
+            For a name the model does not have, or a shape that does not match.
+        """
+        unknown = [name for name in parameters if name not in self.parameters]
+        if unknown:
+            raise ValueError(f"parameters must be among {', '.join(self.parameters)}; got {', '.join(unknown)}")
+        arrays: dict[str, Any] = {**self.parameters, **parameters}
+        return type(self)(**arrays, trainable=self.trainable, **self._options())
+
+    def with_vector(self, vector: npt.ArrayLike) -> Self:
+        """A model of the same kind whose trainable parameters are `vector`, shape (M,)."""
+        return self.with_parameters(self.unflatten(vector))
+
+    def with_trainable(self, trainable: Sequence[str] | None) -> Self:
+        """The same model with another trainable subset (None: all)."""
+        arrays: dict[str, Any] = dict(self.parameters)
+        return type(self)(**arrays, trainable=trainable, **self._options())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.n_inputs} inputs, {self.n_states} states, {self.n_parameters} trainable)"
+
+
+def initial_parameters(
+    cls: type[Model], n_inputs: int, n_states: int, seed: int, gain: float, bias: bool
+) -> dict[str, Array]:
+    """Random parameters: recurrent entries N(0, gain**2 / H), input entries N(0, 1 / n_inputs), zero biases.
+
+    With ``gain`` g > 1 a tanh network of this kind is chaotic at large H (Sompolinsky, Crisanti, Sommers 1988).
+    """
+    if min(n_inputs, n_states) < 1:
+        raise ValueError(f"n_inputs and n_states must be at least 1; got {n_inputs} and {n_states}")
+    if not np.isfinite(gain):
+        raise ValueError(f"gain must be finite; got {gain}")
+    generator = np.random.default_rng(seed)
+    parameters = {}
+    for site in cls.sites:
+        shape = site.shape(n_states, n_inputs)
+        if site.kind == "recurrent":
+            parameters[site.name] = generator.normal(size=shape) * (gain / np.sqrt(n_states))
+        elif site.kind == "input":
+            parameters[site.name] = generator.normal(size=shape) / np.sqrt(n_inputs)
+        elif bias or site.name not in cls.optional:
+            parameters[site.name] = np.zeros(shape)
+    return parameters

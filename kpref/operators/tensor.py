@@ -1,0 +1,300 @@
+"""`TensorOperator`: a SciPy LinearOperator that also maps tensors, and knows the inner products of its two sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse.linalg import LinearOperator
+
+from kpref.memory import require_memory
+from kpref.space import EuclideanSpace
+
+__all__ = ["Structure", "TensorOperator", "identity"]
+
+Array = npt.NDArray[Any]
+Map = Callable[[Array], Array]
+
+#: Columns of the identity that `to_dense` applies an operator to at once.
+_DENSE_COLUMNS = 64
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What is known of an operator on one space, in the inner product of that space.
+
+    Attributes
+    ----------
+    self_adjoint : bool
+        ``<p, A q> = <A p, q>``.
+    positive : bool
+        ``<q, A q> >= 0`` as well.
+    """
+
+    self_adjoint: bool = False
+    positive: bool = False
+
+
+class TensorOperator(LinearOperator):  # type: ignore[misc]
+    """A real linear map between two spaces of tensors, usable wherever SciPy takes a LinearOperator.
+
+    ``op(q)`` maps a tensor of shape `shape_in` to one of shape `shape_out`; ``op @ x`` maps flat vectors (n,),
+    columns (n, 1) and matrices (n, k) as SciPy does, tensors being flattened in C order; ``op.apply(batch)`` maps a
+    batch (v, \\*shape_in) at once. ``op.T`` and ``op.H`` are the Euclidean transpose, ``op.star`` the adjoint in the
+    inner products of the two spaces. Sums, products and multiples of TensorOperators are TensorOperators; with any
+    other LinearOperator they are SciPy's.
+
+    Parameters
+    ----------
+    forward, transpose : callable
+        The map and its Euclidean transpose on batches: (v, \\*shape_in) to (v, \\*shape_out) and back. They may not
+        write to their argument.
+    space_in, space_out : EuclideanSpace
+        The two spaces; a `TrajectorySpace` carries a measure.
+    dtype : dtype
+        float64 or float32: the precision of the arithmetic.
+    name : str
+        For messages and figures.
+    structure : Structure, optional
+        What is known of an operator on one space.
+    """
+
+    # NumPy must leave `array @ operator` to us.
+    __array_priority__ = 1000.0
+    __array_ufunc__ = None
+
+    def __init__(
+        self,
+        forward: Map,
+        transpose: Map,
+        space_in: EuclideanSpace,
+        space_out: EuclideanSpace,
+        dtype: npt.DTypeLike = np.float64,
+        name: str = "operator",
+        structure: Structure = Structure(),
+    ) -> None:
+        super().__init__(np.dtype(dtype), (space_out.size, space_in.size))
+        self._forward, self._backward = forward, transpose
+        self.space_in, self.space_out = space_in, space_out
+        self.name, self.structure = name, structure
+
+    @property
+    def shape_in(self) -> tuple[int, ...]:
+        """Shape of a tensor that the operator takes."""
+        return self.space_in.shape
+
+    @property
+    def shape_out(self) -> tuple[int, ...]:
+        """Shape of a tensor that the operator returns."""
+        return self.space_out.shape
+
+    def apply(self, batch: npt.ArrayLike) -> Array:
+        """Apply to several tensors at once.
+
+        Parameters
+        ----------
+        batch : array_like, shape (v, \\*shape_in)
+            Real or complex.
+
+        Returns
+        -------
+        ndarray, shape (v, \\*shape_out)
+
+        Raises
+        ------
+        ValueError
+            If the shape does not match.
+        TypeError
+            If the entries are not numbers.
+        """
+        array = np.asarray(batch)
+        if array.shape[1:] != self.shape_in or array.ndim != len(self.shape_in) + 1:
+            raise ValueError(f"{self.name} takes batches of shape (v, {_inside(self.shape_in)}); got {array.shape}")
+        if array.dtype.kind == "c":
+            return self.apply(array.real) + 1j * self.apply(array.imag)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{self.name} takes numbers; got an array of {array.dtype}")
+        if len(array) == 0:
+            return np.empty((0, *self.shape_out), self.dtype)
+        return self._forward(array.astype(self.dtype, copy=False))
+
+    def __call__(self, x: Any) -> Any:
+        """Map a tensor of shape `shape_in`; anything else is treated as by ``op @ x``."""
+        if isinstance(x, LinearOperator) or np.isscalar(x):
+            return self.dot(x)
+        array = np.asarray(x)
+        if array.shape == self.shape_in:
+            return self.apply(array[None])[0]
+        if array.ndim in (1, 2) and array.shape[0] == self.shape[1]:
+            return self.dot(array)
+        raise ValueError(f"{self.name} takes a tensor of shape {self.shape_in}; got {array.shape}")
+
+    def to_dense(self, limit: float = 2.0**30) -> Array:
+        """The matrix of the operator, shape (size out, size in), in flat C order on both sides.
+
+        Parameters
+        ----------
+        limit : float
+            Largest number of bytes that the matrix may take; 1 GiB by default.
+
+        Raises
+        ------
+        MemoryError
+            If it takes more, or more than there is; nothing is allocated then.
+        """
+        rows, columns = self.shape
+        needed = rows * columns * self.dtype.itemsize
+        if needed > limit:
+            raise MemoryError(
+                f"{self.name} as a dense {rows} x {columns} matrix takes {needed / 2**30:.3g} GiB, more than the limit "
+                f"of {limit / 2**30:.3g} GiB; use it as an operator, or raise `limit`"
+            )
+        require_memory(needed, f"{self.name} as a dense {rows} x {columns} matrix")
+        dense = np.empty((rows, columns), self.dtype)
+        for start in range(0, columns, _DENSE_COLUMNS):
+            stop = min(start + _DENSE_COLUMNS, columns)
+            basis = np.zeros((stop - start, columns), self.dtype)
+            basis[np.arange(stop - start), np.arange(start, stop)] = 1
+            dense[:, start:stop] = self.apply(basis.reshape(-1, *self.shape_in)).reshape(stop - start, rows).T
+        return dense
+
+    # SciPy's interface
+
+    def _matmat(self, X: Array) -> Array:
+        batch = np.asarray(X).T.reshape(X.shape[1], *self.shape_in)
+        return self.apply(batch).reshape(X.shape[1], self.shape[0]).T
+
+    def _matvec(self, x: Array) -> Array:
+        return self.apply(np.asarray(x).reshape(1, *self.shape_in)).reshape(np.shape(x)[1:] and (-1, 1) or -1)
+
+    def _transpose(self) -> TensorOperator:
+        return self._derived(self._backward, self._forward, self.space_out, self.space_in, f"{self.name}^T")
+
+    #: The operators are real: the conjugate transpose is the transpose.
+    _adjoint = _transpose
+
+    @property
+    def star(self) -> TensorOperator:
+        """The adjoint ``A* = W_in^+ A^T W_out`` in the inner products of the two spaces.
+
+        W are the diagonal matrices of the weights. Where a weight is zero the space is restricted: A* gives zero
+        there. A self-adjoint operator is its own adjoint and returned as it is.
+        """
+        if self.structure.self_adjoint:
+            return self
+        space_in, space_out = self.space_in, self.space_out
+        return self._derived(
+            lambda batch: space_in.unweigh(self._backward(space_out.weigh(batch))),
+            lambda batch: space_out.weigh(self._forward(space_in.unweigh(batch))),
+            space_out,
+            space_in,
+            f"{self.name}*",
+        )
+
+    def _derived(
+        self,
+        forward: Map,
+        transpose: Map,
+        space_in: EuclideanSpace,
+        space_out: EuclideanSpace,
+        name: str,
+        structure: Structure = Structure(),
+        dtype: npt.DTypeLike = None,
+    ) -> TensorOperator:
+        return TensorOperator(forward, transpose, space_in, space_out, dtype or self.dtype, name, structure)
+
+    # Algebra
+
+    def renamed(self, name: str, structure: Structure | None = None) -> TensorOperator:
+        """The same operator under another name, optionally with declared structure."""
+        return self._derived(
+            self._forward, self._backward, self.space_in, self.space_out, name, structure or self.structure
+        )
+
+    def dot(self, x: Any) -> Any:
+        """Product with a vector, a matrix, a scalar or another operator."""
+        if isinstance(x, TensorOperator):
+            return self._after(x)
+        if np.isscalar(x):
+            return self._times(x)
+        return super().dot(x)
+
+    def _after(self, first: TensorOperator) -> TensorOperator:
+        if first.space_out != self.space_in:
+            raise ValueError(
+                f"{self.name} after {first.name}: the output space {first.space_out} of the one must be the input "
+                f"space {self.space_in} of the other, its measure included"
+            )
+        return self._derived(
+            lambda batch: self._forward(first._forward(batch)),
+            lambda batch: first._backward(self._backward(batch)),
+            first.space_in,
+            self.space_out,
+            f"{self.name} {first.name}",
+            dtype=np.promote_types(self.dtype, first.dtype),
+        )
+
+    def _times(self, factor: Any) -> Any:
+        if np.iscomplexobj(factor):
+            return super().dot(factor)
+        return self._derived(
+            lambda batch: self.dtype.type(factor) * self._forward(batch),
+            lambda batch: self.dtype.type(factor) * self._backward(batch),
+            self.space_in,
+            self.space_out,
+            f"{factor} {self.name}",
+            Structure(self.structure.self_adjoint, self.structure.positive and factor >= 0),
+        )
+
+    def __rmul__(self, x: Any) -> Any:
+        return self._times(x) if np.isscalar(x) else super().__rmul__(x)
+
+    def __truediv__(self, x: Any) -> Any:
+        if not np.isscalar(x):
+            raise ValueError(f"{self.name} can be divided by a scalar only; got {type(x).__name__}")
+        return self._times(1 / x)  # type: ignore[operator]
+
+    def __neg__(self) -> Any:
+        return self._times(-1.0)
+
+    def __pow__(self, p: Any) -> Any:
+        if isinstance(p, bool) or not isinstance(p, int | np.integer) or p < 0 or self.space_in != self.space_out:
+            raise ValueError(f"{self.name} ** p needs an operator on one space and an integer p >= 0; got {p!r}")
+        power = identity(self.space_in, self.dtype)
+        for _ in range(p):
+            power = self._after(power)
+        return power.renamed(f"{self.name}^{p}", Structure(self.structure.self_adjoint, self.structure.positive))
+
+    def __add__(self, x: Any) -> Any:
+        if not isinstance(x, TensorOperator):
+            return super().__add__(x)
+        if x.space_in != self.space_in or x.space_out != self.space_out:
+            raise ValueError(
+                f"{self.name} + {x.name}: both must act between the same spaces, measures included; got "
+                f"{self.space_in} to {self.space_out}, and {x.space_in} to {x.space_out}"
+            )
+        mine, other = self.structure, x.structure
+        return self._derived(
+            lambda batch: self._forward(batch) + x._forward(batch),
+            lambda batch: self._backward(batch) + x._backward(batch),
+            self.space_in,
+            self.space_out,
+            f"({self.name} + {x.name})",
+            Structure(mine.self_adjoint and other.self_adjoint, mine.positive and other.positive),
+            np.promote_types(self.dtype, x.dtype),
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.shape_in} -> {self.shape_out}, {self.dtype}>"
+
+
+def identity(space: EuclideanSpace, dtype: npt.DTypeLike = np.float64) -> TensorOperator:
+    """The identity on a space."""
+    return TensorOperator(np.copy, np.copy, space, space, dtype, "I", Structure(self_adjoint=True, positive=True))
+
+
+def _inside(shape: tuple[int, ...]) -> str:
+    return ", ".join(str(axis) for axis in shape)

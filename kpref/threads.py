@@ -1,0 +1,110 @@
+"""Work on blocks of trials in parallel, with the same bits for any number of threads.
+
+The kernels release the GIL and handle one block each; blocks and the order of sums are fixed by the problem, never
+by the number of threads. While blocks run, BLAS is held to one thread: its own pool inside each of ours would
+oversubscribe the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
+
+from threadpoolctl import ThreadpoolController
+
+__all__ = ["get_num_threads", "run_blocks", "set_num_threads"]
+
+
+def _default_num_threads() -> int:
+    text = os.environ.get("KPREF_NUM_THREADS")
+    if text is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"the environment variable KPREF_NUM_THREADS must be a positive integer; got {text!r}")
+    return int(text)
+
+
+_lock = threading.RLock()
+_num_threads: int | None = None
+_pool: ThreadPoolExecutor | None = None
+
+
+def get_num_threads() -> int:
+    """Number of threads that kernels use: `set_num_threads`, else KPREF_NUM_THREADS, else the usable cores."""
+    global _num_threads
+    if _num_threads is None:
+        _num_threads = _default_num_threads()
+    return _num_threads
+
+
+def set_num_threads(number: int) -> None:
+    """Set the number of threads that kernels use. Results do not depend on it, to the last bit.
+
+    Raises
+    ------
+    ValueError
+        If `number` is not a positive integer.
+    """
+    global _num_threads
+    if isinstance(number, bool) or int(number) != number or number < 1:
+        raise ValueError(f"the number of threads must be a positive integer; got {number!r}")
+    with _lock:
+        _drop_pool()
+        _num_threads = int(number)
+
+
+def run_blocks(task: Callable[[int], object], number: int) -> None:
+    """Call ``task(0) ... task(number - 1)`` on the threads; returns, or raises, when all of them have ended.
+
+    Calls from several Python threads are served one after another (each uses all the cores).
+    """
+    with _lock, _blas_libraries().limit(limits=1, user_api="blas"):
+        if number == 1 or get_num_threads() == 1:
+            for index in range(number):
+                task(index)
+            return
+        futures = [_thread_pool().submit(task, index) for index in range(number)]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:  # an error or an interrupt: let no block write on after we have left
+            for future in futures:
+                future.cancel()
+            wait(futures)
+            raise
+
+
+@cache
+def _blas_libraries() -> ThreadpoolController:
+    """The BLAS libraries of NumPy and SciPy. A limit reaches only what is loaded, so both are loaded first."""
+    import numpy.linalg
+    import scipy.linalg.cython_blas  # noqa: F401  (its OpenBLAS is the one that the kernels call)
+
+    return ThreadpoolController()
+
+
+def _thread_pool() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(get_num_threads(), thread_name_prefix="kpref")
+    return _pool
+
+
+def _drop_pool() -> None:
+    global _pool
+    if _pool is not None:
+        _pool.shutdown()
+        _pool = None
+
+
+def _after_fork() -> None:
+    """A forked child has none of the pool's threads, and may have inherited a held lock."""
+    global _lock, _pool
+    _lock, _pool = threading.RLock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
