@@ -25,6 +25,8 @@ from kpref.memory import require_memory
 
 Arrays = dict[str, NDArray[Any]]
 
+_ZIP_END_SIZE = 22  # the end record of a zip archive, whose bytes 10 and 11 count the entries
+
 _SAFETENSORS_TYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
@@ -100,10 +102,15 @@ def _entries(path: Path, file: BinaryIO) -> list[str]:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
+            file.seek(-_ZIP_END_SIZE - len(archive.comment), os.SEEK_END)
+            declared = int.from_bytes(file.read(_ZIP_END_SIZE)[10:12], "little")
     except Exception as error:
         raise ValueError(f"{path} is a truncated or damaged zip archive: {error}") from error
     finally:
         file.seek(0)
+    # A damaged length in the directory makes Python's zipfile skip entries without a word.
+    if declared not in (len(entries), 0xFFFF):  # the latter: more than there is room for here
+        raise ValueError(f"{path} is a damaged zip archive: {declared} entries declared, {len(entries)} found")
     require_memory(sum(entry.file_size for entry in entries), f"unpacking {path}")
     return [entry.filename for entry in entries]
 

@@ -1,26 +1,17 @@
 """The contenders of ``kpref bench``: kpref itself, jitted JAX, and torch.func with stored state Jacobians.
 
-Each builds, for the same network and trials and the measure ``mean``, the operators
+Each applies, for the same network and trials and the measure ``mean``, the operators
 
     P = dZ/dq (forcing to states),  P^T,  K = J J^T mu  and  NTK = P K P* = (P J)(P J)^T mu,  mu = 1 / (B T).
 
-``python -m kpref.bench_peers CONTENDER PROBLEM`` serves one of them to `kpref.bench` from a process of its own, so
-that its memory and its threads are nobody else's: a request is a line of JSON on standard input, its answer a line of
-JSON on standard output. JAX and PyTorch are imported here and nowhere else in kpref.
+JAX and PyTorch are imported here, and nowhere else in kpref.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import json
 import os
-import re
-import sys
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,9 +19,10 @@ import numpy.typing as npt
 
 from kpref.memory import require_memory
 from kpref.models import GRU, RNN, LeakyRNN, Model
+from kpref.threads import get_num_threads
 
 OPERATORS = ("P", "P^T", "K", "NTK")
-MODELS: dict[str, type[Model]] = {"gru": GRU, "rnn": RNN, "leaky": LeakyRNN}
+MODELS: dict[str, type[GRU] | type[RNN] | type[LeakyRNN]] = {"gru": GRU, "rnn": RNN, "leaky": LeakyRNN}
 
 Array = npt.NDArray[Any]
 
@@ -72,18 +64,21 @@ class Problem:
 
 
 class Contender(Protocol):
-    """What is timed. Construction takes the problem; `build` and `apply` return when their work is done."""
+    """What is timed. It holds the problem; what `build` makes of it is kept by the caller."""
 
     compiles_for_a_shape: bool
     """Whether code is compiled for the sizes of the arrays, so that a small problem does not warm up a large one."""
 
+    dtype: str
+    """Of its arithmetic."""
+
     def __init__(self, problem: Problem) -> None: ...
 
-    def build(self) -> None:
-        """Run the network and prepare its operators, anew at every call."""
+    def build(self) -> Any:
+        """Run the network and prepare its operators; returns when that is done."""
 
-    def apply(self, operator: str) -> Any:
-        """Apply one of `OPERATORS`; the result is in the layout of the contender."""
+    def apply(self, built: Any, operator: str) -> Any:
+        """Apply one of `OPERATORS` to the tensor of the problem, in the contender's own layout."""
 
     def to_numpy(self, result: Any) -> Array:
         """Convert what `apply` returned to an array (B, T, H)."""
@@ -95,21 +90,20 @@ class Kpref:
     compiles_for_a_shape = False
 
     def __init__(self, problem: Problem) -> None:
-        self.model, self.dtype = problem.make_model(), np.dtype(problem.dtype)
+        self.model, self.dtype = problem.make_model(), problem.dtype
         self.inputs, self.z0, tensor = problem.make_trials()
         self.tensor = tensor.astype(self.dtype)
 
-    def build(self) -> None:
+    def build(self) -> dict[str, Callable[[Array], Array]]:
         """Make the flow."""
         from kpref.flow import Flow
 
-        self.flow = Flow(self.model, self.inputs, z0=self.z0, dtype=self.dtype)
-        self.operators = {"P": self.flow.P, "P^T": self.flow.P.T, "K": self.flow.K, "NTK": self.flow.NTK}
+        flow = Flow(self.model, self.inputs, z0=self.z0, dtype=np.dtype(self.dtype))
+        return {"P": flow.P, "P^T": flow.P.T, "K": flow.K, "NTK": flow.NTK}
 
-    def apply(self, operator: str) -> Array:
+    def apply(self, built: Mapping[str, Callable[[Array], Array]], operator: str) -> Array:
         """Apply an operator to the tensor."""
-        result: Array = self.operators[operator](self.tensor)
-        return result
+        return built[operator](self.tensor)
 
     def to_numpy(self, result: Array) -> Array:
         """Nothing to convert."""
@@ -153,7 +147,7 @@ class _Jax:
         import jax.numpy as jnp
 
         jax.config.update("jax_enable_x64", problem.dtype == "float64")
-        self.jax = jax
+        self.jax, self.dtype = jax, problem.dtype
         model = problem.make_model()
         inputs, z0, tensor = (jnp.asarray(array, problem.dtype) for array in problem.make_trials())
         self.parameters = {name: jnp.asarray(value, problem.dtype) for name, value in model.parameters.items()}
@@ -207,14 +201,14 @@ class JaxTransforms(_Jax):
         self.forward = jax.jit(lambda theta, inputs, z0, zero: self.before(run(theta, zero, inputs, z0), z0))
         self.operators = {"P": jax.jit(p), "P^T": jax.jit(p_transposed), "K": jax.jit(k), "NTK": jax.jit(ntk)}
 
-    def build(self) -> None:
+    def build(self) -> Any:
         """Run the network."""
-        starts = self.forward(self.parameters, self.inputs, self.z0, self.zero).block_until_ready()
-        self.arguments = (self.parameters, self.inputs, self.z0, starts, self.zero)
+        return self.forward(self.parameters, self.inputs, self.z0, self.zero).block_until_ready()
 
-    def apply(self, operator: str) -> Any:
+    def apply(self, built: Any, operator: str) -> Any:
         """Apply an operator to the tensor."""
-        return self.operators[operator](self.tensor, *self.arguments).block_until_ready()
+        function, theta = self.operators[operator], self.parameters
+        return function(self.tensor, theta, self.inputs, self.z0, built, self.zero).block_until_ready()
 
 
 class JaxLinearized(_Jax):
@@ -244,80 +238,85 @@ class JaxLinearized(_Jax):
             "NTK": jax.jit(gram),
         }
 
-    def build(self) -> None:
+    def build(self) -> dict[str, Any]:
         """Linearise by the forcing, and by the parameters with and without the flow."""
         p, j, d = self.jax.block_until_ready(self.linearize(self.parameters, self.inputs, self.z0, self.zero))
-        self.linear = {"P": p, "P^T": p, "K": j, "NTK": d}
+        return {"P": p, "P^T": p, "K": j, "NTK": d}
 
-    def apply(self, operator: str) -> Any:
+    def apply(self, built: Mapping[str, Any], operator: str) -> Any:
         """Apply an operator to the tensor."""
-        return self.functions[operator](self.linear[operator], self.tensor).block_until_ready()
+        return self.functions[operator](built[operator], self.tensor).block_until_ready()
 
 
 class TorchStored:
     """torch.func in float32: state Jacobians (B, T, H, H) stored, parameters by `jvp` and `vjp` of the step."""
 
     compiles_for_a_shape = False
+    dtype = "float32"
 
     def __init__(self, problem: Problem) -> None:
         import torch
 
-        self.torch = torch
-        model = problem.make_model()
-        to_tensor = lambda array: torch.from_numpy(np.array(array, np.float32))  # noqa: E731
-        self.inputs, self.z0, self.tensor = (to_tensor(array) for array in problem.make_trials())
-        self.parameters = {name: to_tensor(value) for name, value in model.parameters.items()}
+        torch.set_num_threads(get_num_threads())
+        self.torch, model = torch, problem.make_model()
+        jacobians = 4 * problem.states * float(np.prod(problem.shape))
+        require_memory(1.5 * jacobians, "storing the state Jacobians")
+        self.inputs, self.z0, self.tensor = (torch.tensor(array).float() for array in problem.make_trials())
+        self.parameters = {name: torch.tensor(value).float() for name, value in model.parameters.items()}
         self.mu = 1.0 / (problem.trials * problem.steps)
         self.step = make_step(model, torch.tanh, torch.sigmoid)
-        jacobians = 4 * problem.states * float(np.prod(problem.shape))
-        require_memory(2 * jacobians, "storing the state Jacobians of the PyTorch contender")
 
-    def build(self) -> None:
-        """Run the network, then differentiate every step by its state."""
+    def build(self) -> tuple[Any, Any]:
+        """Run the network, then differentiate every step by its state: starting states and Jacobians."""
         torch = self.torch
         with torch.no_grad():
             starts = [self.z0]
             for x in self.inputs.unbind(1)[:-1]:
                 starts.append(self.step(self.parameters, starts[-1], x))
-            self.before = torch.stack(starts, 1)
-            b, t, h = self.before.shape
+            before = torch.stack(starts, 1)
+            b, t, h = before.shape
             jacobian = torch.func.vmap(torch.func.jacrev(self.step, argnums=1), in_dims=(None, 0, 0))
-            self.jacobians = torch.empty(b, t, h, h)
+            jacobians = torch.empty(b, t, h, h)
+            # One step of all trials at a time: all steps at once take three times as long and eight times the memory.
             for n in range(t):
-                self.jacobians[:, n] = jacobian(self.parameters, self.before[:, n], self.inputs[:, n])
+                jacobians[:, n] = jacobian(self.parameters, before[:, n], self.inputs[:, n])
+        return before, jacobians
 
-    def apply(self, operator: str) -> Any:
+    def apply(self, built: tuple[Any, Any], operator: str) -> Any:
         """Apply an operator to the tensor."""
+        before, jacobians = built
         with self.torch.no_grad():
-            return {"P": self.p, "P^T": self.p_transposed, "K": self.k, "NTK": self.ntk}[operator](self.tensor)
+            if operator == "P":
+                return self.p(jacobians, self.tensor)
+            if operator == "P^T":
+                return self.p_transposed(jacobians, self.tensor)
+            if operator == "K":
+                return self.k(before, self.tensor)
+            # P* = P^T, as mu is constant.
+            return self.p(jacobians, self.k(before, self.p_transposed(jacobians, self.tensor)))
 
-    def p(self, q: Any) -> Any:
+    def p(self, jacobians: Any, q: Any) -> Any:
         """Forward in time, one batched product a step."""
         rows = [q[:, 0, :, None]]
         for n in range(1, q.shape[1]):
-            rows.append(self.torch.baddbmm(q[:, n, :, None], self.jacobians[:, n], rows[-1]))
+            rows.append(self.torch.baddbmm(q[:, n, :, None], jacobians[:, n], rows[-1]))
         return self.torch.stack(rows, 1)[..., 0]
 
-    def p_transposed(self, g: Any) -> Any:
+    def p_transposed(self, jacobians: Any, g: Any) -> Any:
         """Backward in time."""
         rows = [g[:, -1, :, None]]
-        for n in range(g.shape[1] - 2, -1, -1):
-            rows.append(self.torch.baddbmm(g[:, n, :, None], self.jacobians[:, n + 1].mT, rows[-1]))
+        for n in range(g.shape[1] - 1, 0, -1):
+            rows.append(self.torch.baddbmm(g[:, n - 1, :, None], jacobians[:, n].mT, rows[-1]))
         return self.torch.stack(rows[::-1], 1)[..., 0]
 
-    def k(self, q: Any) -> Any:
-        """All steps of all trials at once, they have their starting states."""
-        func = self.torch.func
+    def k(self, before: Any, q: Any) -> Any:
+        """All steps of all trials at once: their starting states are known."""
 
         def step(parameters: Any) -> Any:
-            return self.step(parameters, self.before, self.inputs)
+            return self.step(parameters, before, self.inputs)
 
-        (gradient,) = func.vjp(step, self.parameters)[1](self.mu * q)
-        return func.jvp(step, (self.parameters,), (gradient,))[1]
-
-    def ntk(self, q: Any) -> Any:
-        """P K P*, where P* = P^T as mu is constant."""
-        return self.p(self.k(self.p_transposed(q)))
+        (gradient,) = self.torch.func.vjp(step, self.parameters)[1](self.mu * q)
+        return self.torch.func.jvp(step, (self.parameters,), (gradient,))[1]
 
     def to_numpy(self, result: Any) -> Array:
         """From a tensor."""
@@ -331,52 +330,3 @@ CONTENDERS: dict[str, type[Contender]] = {
     "jax linearize": JaxLinearized,
     "torch.func stored": TorchStored,
 }
-
-
-def resident_memory(name: str) -> int | None:
-    """Read ``VmRSS`` or ``VmHWM`` (its peak) of this process, in bytes; None where the system does not tell."""
-    try:
-        found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found.group(1)) * 1024 if found else None
-
-
-def reset_peak_memory() -> bool:
-    """Give freed memory back to the system and start ``VmHWM`` anew (proc(5)); False where that is not possible."""
-    gc.collect()
-    try:
-        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def measure_memory(name: str, problem: Problem) -> tuple[Contender, int | None]:
-    """Peak memory of building the operators and one product with the NTK, beyond imports, code and the problem itself.
-
-    Returns
-    -------
-    contender : Contender
-        Built.
-    peak : int or None
-        Bytes, or None where the system does not tell.
-    """
-    small = replace(problem, trials=2, steps=3)
-    warm = CONTENDERS[name](problem if CONTENDERS[name].compiles_for_a_shape else small)
-    warm.build()
-    warm.apply("NTK")
-    if CONTENDERS[name].compiles_for_a_shape:
-        contender = warm  # with its compiled functions; what they return is dropped
-        vars(contender).pop("linear", None)
-        vars(contender).pop("arguments", None)
-    else:
-        contender = CONTENDERS[name](problem)
-    can_measure = reset_peak_memory()
-    before = resident_memory("VmRSS")
-    contender.build()
-    contender.apply("NTK")
-    after = resident_memory("VmHWM")
-    known = can_measure and before is not None and after is not None
-    return contender, after - before if known else None  # type: ignore[operator]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
-from kpref._validate import finite_array
+from kpref._validate import check_shape, finite_array, numeric_array
 from kpref.gradient import GradientFlow
 from kpref.linearize import SiteForm, linearize
 from kpref.loss import evaluate_loss
@@ -82,16 +82,13 @@ class Flow:
     ) -> None:
         if not isinstance(model, Model):
             raise TypeError(f"model must be one of kpref.models; got {type(model).__name__}")
-        if np.dtype(dtype) not in (np.float64, np.float32):
-            raise ValueError(f"dtype must be float64 or float32; got {np.dtype(dtype)}")
         self.model = model
-        self.inputs: Array = _inputs(inputs, model.n_inputs)
+        self.dtype: np.dtype[Any] = _precision(dtype)
+        self.inputs: Array = _inputs(inputs, model, self.dtype)
         trials, steps, _ = self.inputs.shape
         shape = (trials, steps, model.n_states)
-        _check_memory(model, shape, np.dtype(dtype))
         self.z0: Array = _initial_states(z0, trials, model.n_states)
         self.space = TrajectorySpace(shape, measure)
-        self.dtype = np.dtype(dtype)
         drive = np.ascontiguousarray(self.inputs.swapaxes(0, 1))
         trajectory = run(model, drive, self.z0)
         self.linearization: SiteForm = linearize(model, trajectory[:-1], drive, self.dtype)
@@ -194,13 +191,26 @@ def run(model: Model, drive: Array, z0: Array) -> Array:
     return trajectory
 
 
-def _inputs(inputs: npt.ArrayLike, n_inputs: int) -> Array:
-    array = finite_array("inputs", inputs, ndim=3, axes=("trial", "step", "channel"))
-    if 0 in array.shape:
-        raise ValueError(f"inputs must have at least one trial, step and channel; got shape {array.shape}")
-    if array.shape[2] != n_inputs:
-        raise ValueError(f"inputs must have shape (B, T, {n_inputs}) for this model; got {array.shape}")
-    return array
+def _precision(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    try:
+        precision = np.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"dtype must be float64 or float32; got {dtype!r}") from None
+    if precision not in (np.float64, np.float32):
+        raise ValueError(f"dtype must be float64 or float32; got {precision}")
+    return precision
+
+
+def _inputs(inputs: npt.ArrayLike, model: Model, dtype: np.dtype[Any]) -> Array:
+    """The inputs, checked; that there is memory for the flow as well, before they are copied."""
+    given = numeric_array("inputs", inputs, "biuf")
+    check_shape("inputs", given, ndim=3)
+    if 0 in given.shape:
+        raise ValueError(f"inputs must have at least one trial, step and channel; got shape {given.shape}")
+    if given.shape[2] != model.n_inputs:
+        raise ValueError(f"inputs must have shape (B, T, {model.n_inputs}) for this model; got {given.shape}")
+    _check_memory(model, given.shape[0], given.shape[1], dtype)
+    return finite_array("inputs", given, axes=("trial", "step", "channel"))
 
 
 def _initial_states(z0: npt.ArrayLike | None, trials: int, units: int) -> Array:
@@ -212,8 +222,11 @@ def _initial_states(z0: npt.ArrayLike | None, trials: int, units: int) -> Array:
     return np.broadcast_to(array, (trials, units))
 
 
-def _check_memory(model: Model, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
-    """States and coefficients, and three tensors for a product with the NTK; in one precision and float64 states."""
-    tensor = float(np.prod(shape, dtype=float))
-    needed = tensor * (8 + dtype.itemsize * (model.n_gates + 2 + 3))
-    require_memory(needed, f"a flow of {model} over {shape[0]} trials of {shape[1]} steps")
+def _check_memory(model: Model, trials: int, steps: int, dtype: np.dtype[Any]) -> None:
+    """States and coefficients, and three tensors for a product with the NTK; in one precision and float64 states.
+
+    The inputs are there three times: as given, time first, and among the coefficients.
+    """
+    states = model.n_states * (8.0 + dtype.itemsize * (model.n_gates + 2 + 3))
+    inputs = model.n_inputs * (16.0 + dtype.itemsize)
+    require_memory(trials * steps * (states + inputs), f"a flow of {model} over {trials} trials of {steps} steps")

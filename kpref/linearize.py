@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.models.base import Model, ParameterSite
+from kpref._validate import finite_array, first_index
+from kpref.models.base import ParameterSite, SiteModel
 from kpref.threads import run_blocks
 
 __all__ = ["ParameterLayout", "SiteForm", "linearize"]
@@ -47,7 +48,7 @@ class ParameterLayout:
     n_recurrent_gates: int
 
     @classmethod
-    def of(cls, model: Model) -> ParameterLayout:
+    def of(cls, model: SiteModel) -> ParameterLayout:
         """Layout of a model's trainable parameters."""
         sites = tuple(site for site in model.sites if site.name in model.trainable)
         return cls(sites, model.n_states, model.n_inputs, model.n_gates, model.n_recurrent_gates)
@@ -160,12 +161,12 @@ class SiteForm:
         return sum(array.nbytes for array in arrays)
 
 
-def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64) -> SiteForm:
+def linearize(model: SiteModel, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64) -> SiteForm:
     """Coefficients of `model` at given states.
 
     Parameters
     ----------
-    model : Model
+    model : SiteModel
     states : ndarray, shape (R, B, H)
         The points of linearisation, row n being the state that the n-th application of the map starts from.
     inputs : ndarray, shape (R, B, n_in)
@@ -176,6 +177,11 @@ def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike =
     -------
     SiteForm
 
+    Raises
+    ------
+    ValueError
+        If a coefficient overflows in the precision asked for; names trial and step.
+
     Notes
     -----
     Time is that of one product with each weight; memory is O(R B H) for each coefficient.
@@ -184,7 +190,11 @@ def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike =
     step = max(1, _BLOCK_ENTRIES // (trials * units))
     blocks = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
-    sample = model.coefficients(states[:1], inputs[:1])
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows here is reported below, with its place
+        sample = model.coefficients(states[:1], inputs[:1])
+        weight = finite_array("weight_hh", model.parameters["weight_hh"], dtype=dtype).copy()  # writeable, see kernels
+        drive = np.concatenate([inputs, np.ones((rows, trials, 1))], axis=2, dtype=dtype)
+        variable = states.astype(dtype, copy=False)
     arrays, varying = {}, []
     for kind, trailing in _TRAILING_AXES.items():
         value = getattr(sample, kind)
@@ -197,21 +207,37 @@ def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike =
             varying.append(kind)
 
     def fill(index: int) -> None:
-        part = model.coefficients(states[blocks[index]], inputs[blocks[index]])
-        for kind in varying:
-            arrays[kind][blocks[index]] = getattr(part, kind)
+        block = blocks[index]
+        with np.errstate(over="ignore", invalid="ignore"):
+            part = model.coefficients(states[block], inputs[block])
+            for kind in varying:
+                arrays[kind][block] = getattr(part, kind)
+            for array in (variable, drive, *(arrays[kind] for kind in varying)):
+                _check_finite(array[block], block.start)
 
-    if varying:
-        run_blocks(fill, len(blocks))
-    variable = arrays["variable"] if sample.variable is not None else states.astype(dtype, copy=False)
-    weight = model.parameters["weight_hh"].astype(dtype)
+    run_blocks(fill, len(blocks))
+    if sample.variable is not None:
+        variable = arrays["variable"]
     return SiteForm(
         decay=arrays["decay"],
         gates=arrays["gates"],
         slope=arrays["slope"],
         variable=np.ascontiguousarray(variable),
-        drive=np.concatenate([inputs, np.ones((rows, trials, 1))], axis=2, dtype=dtype),
+        drive=drive,
         weight=weight,
         weight_transposed=np.ascontiguousarray(weight.T),
         layout=ParameterLayout.of(model),
     )
+
+
+def _check_finite(coefficient: Array, first_row: int) -> None:
+    """Raise ValueError, naming trial and step, if a coefficient (rows, trials, ...) is not finite."""
+    if np.isfinite(coefficient.sum()):  # the usual case, without a temporary
+        return
+    bad = ~np.isfinite(coefficient)
+    if bad.any():
+        row, trial = first_index(bad)[:2]
+        raise ValueError(
+            f"the linearisation overflows: a coefficient of trial {trial}, step {first_row + row} is not finite in "
+            f"{coefficient.dtype}"
+        )

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref._validate import finite_array
+from kpref.memory import require_memory
 
 __all__ = ["EuclideanSpace", "TrajectorySpace"]
 
@@ -35,15 +37,15 @@ class EuclideanSpace:
     Raises
     ------
     ValueError
-        If an axis is negative.
+        If an axis is not an integer, or negative.
     """
 
     #: Weight of each entry in the inner product, broadcastable to `shape`; None for all ones.
     weights: Array | None = None
 
     def __init__(self, shape: Sequence[int]) -> None:
-        if any(int(axis) < 0 for axis in shape):
-            raise ValueError(f"a space needs axes of at least 0 entries; got shape {tuple(shape)}")
+        if any(not isinstance(axis, Integral) or axis < 0 for axis in shape):
+            raise ValueError(f"a space needs axes of a whole number of entries, at least 0; got shape {tuple(shape)}")
         self.shape: tuple[int, ...] = tuple(int(axis) for axis in shape)
 
     @property
@@ -147,6 +149,7 @@ class TrajectorySpace(EuclideanSpace):
         super().__init__(shape)
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"a trajectory space needs a shape (trials, time, units) without empty axes; got {shape}")
+        require_memory(8.0 * self.shape[0] * self.shape[1], f"a measure over {self.shape[0]} x {self.shape[1]} points")
         self.mu: Array = _weights(self.shape[:2], measure, times)
         self.mu.flags.writeable = False
         self.measure: str = measure if isinstance(measure, str) else "weights"

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from numbers import Integral
 
 from threadpoolctl import ThreadpoolController
 
@@ -49,7 +50,7 @@ def set_num_threads(number: int) -> None:
         If `number` is not a positive integer.
     """
     global _num_threads
-    if isinstance(number, bool) or int(number) != number or number < 1:
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
         raise ValueError(f"the number of threads must be a positive integer; got {number!r}")
     with _lock:
         _drop_pool()

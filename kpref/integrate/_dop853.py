@@ -1,12 +1,12 @@
 """Coefficients of the Runge-Kutta method of order 8 with estimates of order 5 and 3 and an interpolant of order 7.
 
-The tables list the entries that are not zero, by row and stage, stages counted from 0: stages 0 to 11 make the step, stage
-12 is the derivative at its end, stages 13 to 15 serve the interpolant alone.
+The tables list the entries that are not zero, by row and stage, stages counted from 0: stages 0 to 11 make the
+step, stage 12 is the derivative at its end, stages 13 to 15 serve the interpolant alone.
 
 References
 ----------
-Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, 2nd edition (1993), sections II.5, II.6 and II.10, and
-the coefficients of the authors' program DOP853 (after Dormand and Prince).
+Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, 2nd edition (1993), sections II.5, II.6 and
+II.10, and the coefficients of the authors' program DOP853 (after Dormand and Prince).
 """
 
 NODES: tuple[float, ...] = (
@@ -227,5 +227,5 @@ INTERPOLANT: dict[int, dict[int, float]] = {
         15: -149.7268362579856258142212528,
     },
 }
-"""Rows d_0 to d_3 of the interpolant: `theta^2 (1 - theta)^2 (d_0 + theta (d_1 + (1 - theta) (d_2 + theta d_3)))` is what
-it adds to the cubic Hermite polynomial."""
+"""Rows d_0 to d_3 of the interpolant: `theta^2 (1 - theta)^2 (d_0 + theta (d_1 + (1 - theta) (d_2 + theta d_3)))`
+is what it adds to the cubic Hermite polynomial."""

@@ -1,12 +1,13 @@
 """The 25 non-stiff problems of DETEST, and a comparison with SciPy's solvers on them.
 
-`python -m kpref.integrate.detest` prints, for every problem and adaptive method, the error at the end and the number of
-evaluations of the right-hand side beside those of `scipy.integrate.solve_ivp` at the same tolerances.
+`python -m kpref.integrate.detest` prints, for every problem and adaptive method, the error at the end and the
+number of evaluations of the right-hand side beside those of `scipy.integrate.solve_ivp` at the same tolerances.
 
 References
 ----------
-Hull, Enright, Fellen, Sedgwick, *Comparing numerical methods for ordinary differential equations*, SIAM J. Numer. Anal. 9 (1972).
-Enright, Pryce, *Two FORTRAN packages for assessing initial value methods*, ACM TOMS 13 (1987), for the constants of C5.
+Hull, Enright, Fellen, Sedgwick, *Comparing numerical methods for ordinary differential equations*, SIAM J. Numer.
+Anal. 9 (1972). Enright, Pryce, *Two FORTRAN packages for assessing initial value methods*, ACM TOMS 13 (1987), for
+the constants of C5.
 """
 
 from __future__ import annotations
@@ -80,9 +81,7 @@ def _nonlinear_reaction(t: float, y: FloatArray) -> FloatArray:
 
 def _torus(t: float, y: FloatArray) -> FloatArray:
     r = np.hypot(y[..., 0], y[..., 1])
-    return _columns(
-        -y[..., 1] - y[..., 0] * y[..., 2] / r, y[..., 0] - y[..., 1] * y[..., 2] / r, y[..., 0] / r
-    )
+    return _columns(-y[..., 1] - y[..., 0] * y[..., 2] / r, y[..., 0] - y[..., 1] * y[..., 2] / r, y[..., 0] / r)
 
 
 def _rigid_body(t: float, y: FloatArray) -> FloatArray:
@@ -110,7 +109,9 @@ def _diffusion(t: float, y: FloatArray) -> FloatArray:
 
 
 SUN_MASS = 1.00000597682
-PLANET_MASSES = np.array([0.000954786104043, 0.000285583733151, 0.0000437273164546, 0.0000517759138449, 0.00000277777777778])
+PLANET_MASSES = np.array(
+    [0.000954786104043, 0.000285583733151, 0.0000437273164546, 0.0000517759138449, 0.00000277777777778]
+)
 GRAVITY = 2.95912208286
 PLANET_START = np.array(
     [
@@ -269,10 +270,9 @@ def compare(name: str, method: str, rtol: float = 1e-8, atol: float = 1e-8) -> C
     Comparison
     """
     problem = PROBLEMS[name]
-    ours = adaptive(problem.rhs, (0.0, problem.t_end), problem.z0[None], method, rtol=rtol, atol=atol)
-    theirs = solve_ivp(
-        problem.f, (0.0, problem.t_end), problem.z0, method=SCIPY_METHODS[method], rtol=rtol, atol=atol
-    )
+    span, solver = (0.0, problem.t_end), SCIPY_METHODS[method]
+    ours = adaptive(problem.rhs, span, problem.z0[None], method, rtol=rtol, atol=atol)
+    theirs = solve_ivp(problem.f, span, problem.z0, method=solver, rtol=rtol, atol=atol)
     exact = reference(name)
     return Comparison(
         name,
@@ -286,7 +286,9 @@ def compare(name: str, method: str, rtol: float = 1e-8, atol: float = 1e-8) -> C
 
 def table(comparisons: Iterable[Comparison]) -> str:
     """Comparisons as lines of text."""
-    lines = [f"{'':3} {'method':7} {'error':>9} {'SciPy':>9} {'ratio':>7} {'evaluations':>12} {'SciPy':>6} {'ratio':>6}"]
+    lines = [
+        f"{'':3} {'method':7} {'error':>9} {'SciPy':>9} {'ratio':>7} {'evaluations':>12} {'SciPy':>6} {'ratio':>6}"
+    ]
     for c in comparisons:
         lines.append(
             f"{c.problem:3} {c.method:7} {c.error:9.2e} {c.scipy_error:9.2e} {c.error_ratio:7.2f} "

@@ -10,7 +10,8 @@ __all__ = ["IntegrationError"]
 class IntegrationError(ValueError):
     """An initial value problem could not be integrated to the end.
 
-    Raised when a derivative is not finite, a solution blows up in finite time, the step underflows, or the steps run out.
+    Raised when a derivative is not finite, a solution blows up in finite time, the step underflows, or the steps
+    run out.
 
     Parameters
     ----------
@@ -33,5 +34,7 @@ class IntegrationError(ValueError):
         self.trial = int(trial)
         self.time = float(time)
         self.state = np.array(state)
-        shown = np.array2string(self.state, precision=6, threshold=8, edgeitems=3, separator=", ", max_line_width=10_000)
+        shown = np.array2string(
+            self.state, precision=6, threshold=8, edgeitems=3, separator=", ", max_line_width=10_000
+        )
         super().__init__(f"{reason}; trial {self.trial}, last accepted state at t = {self.time!r}: z = {shown}")

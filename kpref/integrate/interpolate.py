@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.interpolate import CubicSpline
+
+if TYPE_CHECKING:
+    from scipy.interpolate import CubicSpline
 
 __all__ = ["InputKind", "InputSignal", "check_times"]
 
@@ -39,7 +41,7 @@ def check_times(times: ArrayLike) -> FloatArray:
         raise ValueError(f"times must be finite, got times[{n}] = {grid[n]}")
     for n in np.flatnonzero(np.diff(grid) <= 0.0):
         raise ValueError(
-            f"times must increase strictly, got times[{n + 1}] = {grid[n + 1]!r} after times[{n}] = {grid[n]!r}"
+            f"times must increase strictly, got times[{n + 1}] = {grid[n + 1]} after times[{n}] = {grid[n]}"
         )
     grid.setflags(write=False)
     return grid
@@ -53,11 +55,11 @@ class InputSignal:
     times : array_like, shape (N+1,)
         The time grid t[0..N]; interval n is [t[n], t[n+1]].
     source : array_like of shape (B, N+1, n_in), or callable
-        Samples at the grid times, or a function from a time t to the inputs of shape (B, n_in). A function that jumps is
-        taken to be continuous from the right.
+        Samples at the grid times, or a function from a time t to the inputs of shape (B, n_in). A function that
+        jumps is taken to be continuous from the right.
     kind : {"hold", "linear", "cubic"}, default "hold"
-        How samples extend to other times: `hold` keeps x[n] on the whole of interval n, its right end included (the last
-        sample is not used); `linear` joins the samples by straight lines; `cubic` is the twice continuously
+        How samples extend to other times: `hold` keeps x[n] on the whole of interval n, its right end included (the
+        last sample is not used); `linear` joins the samples by straight lines; `cubic` is the twice continuously
         differentiable cubic spline through them with not-a-knot ends. For a function it is not used.
 
     Attributes
@@ -86,19 +88,25 @@ class InputSignal:
             self._function = source
             value = np.asarray(source(float(self.times[0])), dtype=np.float64)
             if value.ndim != 2:
-                raise ValueError(f"the input function must return shape (B, n_in), got {value.shape} at t = {self.times[0]}")
+                raise ValueError(
+                    f"the input function must return shape (B, n_in), got {value.shape} at t = {self.times[0]}"
+                )
             self.n_trials, self.n_inputs = value.shape
         else:
             self._samples = self._check_samples(source)
             self.n_trials, _, self.n_inputs = self._samples.shape
             if kind == "cubic":
+                # Imported here because it takes longer than the whole of this package.
+                from scipy.interpolate import CubicSpline
+
                 self._spline = CubicSpline(self.times, self._samples, axis=1)
 
     def _check_samples(self, source: ArrayLike) -> FloatArray:
         samples = np.array(source, dtype=np.float64)
         if samples.ndim != 3 or samples.shape[1] != len(self.times):
             raise ValueError(
-                f"input samples must have shape (B, {len(self.times)}, n_in), one row for each time, got {samples.shape}"
+                f"input samples must have shape (B, {len(self.times)}, n_in), one row for each time, "
+                f"got {samples.shape}"
             )
         for b, n, i in np.argwhere(~np.isfinite(samples)):
             raise ValueError(f"input samples must be finite, got {samples[b, n, i]} in trial {b}, time {n}, input {i}")

@@ -2,12 +2,13 @@
 
 A Runge-Kutta method has order p exactly when, for every rooted tree t with at most p vertices,
 
-    Phi(t) = sum_i b_i phi_i(t) = 1 / gamma(t),      phi_i(t) = prod over the subtrees u at the root of sum_j a_ij phi_j(u),
+    Phi(t) = sum_i b_i phi_i(t) = 1 / gamma(t),
+    phi_i(t) = prod of sum_j a_ij phi_j(u) over the subtrees u at the root of t,
 
-with the density gamma(t) = (number of vertices of t) * prod of gamma(u). The single vertex has phi_i = 1 and gamma = 1.
-The same elementary weights judge other combinations of stages: an error estimate that vanishes to order q has
-`sum_i e_i phi_i(t) = 0` for all trees of at most q vertices, and an interpolant with weights w_i(theta) has order q when
-`sum_i w_i(theta) phi_i(t) = theta^{|t|} / gamma(t)`.
+with the density gamma(t) = (number of vertices of t) * prod of gamma(u). The single vertex has phi_i = 1 and gamma
+= 1. The same elementary weights judge other combinations of stages: an error estimate that vanishes to order q has
+`sum_i e_i phi_i(t) = 0` for all trees of at most q vertices, and an interpolant with weights w_i(theta) has order q
+when `sum_i w_i(theta) phi_i(t) = theta^{|t|} / gamma(t)`.
 
 Everything here is duck-typed arithmetic on arrays, so `fractions.Fraction` in object arrays gives exact answers.
 
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from kpref.integrate.tableaus import Tableau
+    from kpref.integrate.tableau import Tableau
 
 __all__ = [
     "OrderCondition",
@@ -73,9 +74,10 @@ class OrderCondition(NamedTuple):
     def rounding_bound(self) -> float:
         """The largest residual that rounded coefficients alone can explain (worst case, float64).
 
-        A tree of n vertices multiplies n coefficients, each rounded once, and sums n times over stages. Pairing every one of
-        the n factors with its rounding and with the rounding of one product and of one sum of at most 16 terms perturbs
-        each term by a factor within (1 + eps/2)^(18 n), hence the sum by at most about 9 n eps times `scale`.
+        A tree of n vertices multiplies n coefficients, each rounded once, and sums n times over stages. Pairing
+        every one of the n factors with its rounding and with the rounding of one product and of one sum of at most
+        16 terms perturbs each term by a factor within (1 + eps/2)^(18 n), hence the sum by at most about 9 n eps
+        times `scale`.
         """
         return 9.0 * tree_order(self.tree) * float(np.finfo(np.float64).eps) * float(self.scale)
 

@@ -9,25 +9,22 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kpref.integrate.tableaus import Tableau
+from kpref.integrate.tableau import Tableau
 
-__all__ = ["RightHandSide", "Solution", "combine", "stage_derivatives"]
+__all__ = ["RightHandSide", "Solution", "stage_derivatives", "weighted_sum"]
 
 FloatArray: TypeAlias = NDArray[np.float64]
 RightHandSide: TypeAlias = Callable[[float, FloatArray, int], FloatArray]
-"""f(t, z, interval): a time, the states (B, H) of all trials and the grid interval that t belongs to, to dz/dt (B, H)."""
+"""f(t, z, interval), from a time, the states of all trials (B, H) and the grid interval of t, to dz/dt (B, H)."""
 
 
-def combine(z: FloatArray | float, h: float, weights: Sequence[float], derivatives: Sequence[FloatArray]) -> FloatArray:
-    """`z + h sum_i w_i k_i`, stages of weight zero left out.
+def weighted_sum(weights: Sequence[float], derivatives: Sequence[FloatArray]) -> FloatArray:
+    """`sum_i w_i k_i`, stages of weight zero left out.
 
     The sum runs over stages in their order, entry by entry, so its bits depend on nothing but its terms.
     """
-    total: FloatArray | float = 0.0
-    for weight, derivative in zip(weights, derivatives, strict=False):
-        if weight != 0.0:
-            total = total + weight * derivative
-    return z + h * total
+    terms = [w * k for w, k in zip(weights, derivatives, strict=False) if w != 0.0]
+    return sum(terms[1:], start=terms[0]) if terms else np.zeros_like(derivatives[0])
 
 
 def stage_derivatives(
@@ -71,7 +68,7 @@ def stage_derivatives(
     derivatives = list(known)
     for i in range(len(derivatives), len(nodes)):
         t = end if nodes[i] == 1.0 else start + nodes[i] * h
-        derivatives.append(rhs(t, combine(z, h, rows[i], derivatives) if i else z, interval))
+        derivatives.append(rhs(t, z + h * weighted_sum(rows[i], derivatives) if i else z, interval))
     return derivatives
 
 
@@ -96,8 +93,8 @@ class Solution:
     grid_index : ndarray of int, shape (N+1,)
         Position of each grid time in `t_steps`.
     n_evaluations : int
-        Calls of the right-hand side, those of rejected steps and of the choice of the first step included. Dense output
-        calls it again and is not counted.
+        Calls of the right-hand side, those of rejected steps and of the choice of the first step included. Dense
+        output calls it again and is not counted.
     n_rejected : int
         Steps rejected.
     rhs : callable
@@ -146,7 +143,7 @@ class Solution:
         """
         z, h = self.z_steps[step], self.t_steps[step + 1] - self.t_steps[step]
         derivatives = self._derivatives(step, self.tableau.stages)
-        return np.stack([combine(z, h, row, derivatives) for row in self.tableau.a])
+        return np.stack([z + h * weighted_sum(row, derivatives) for row in self.tableau.a.tolist()])
 
     def _derivatives(self, step: int, count: int) -> list[FloatArray]:
         """The first `count` stage derivatives of a step, those of the interpolant included."""
@@ -166,8 +163,9 @@ class Solution:
     def __call__(self, t: ArrayLike) -> FloatArray:
         """The states at any times within the span, by the interpolant of the method.
 
-        Its order is `tableau.dense_order`; at the times of the steps it returns their states as they are. The stages of the
-        steps asked for are evaluated again rather than stored, and kept for the latest step only: ask in order of time.
+        Its order is `tableau.dense_order`; at the times of the steps it returns their states as they are. The
+        stages of the steps asked for are evaluated again rather than stored, and kept for the latest step only: ask
+        in order of time.
 
         Parameters
         ----------
@@ -186,7 +184,7 @@ class Solution:
         wanted = np.asarray(t, dtype=np.float64)
         flat = wanted.reshape(-1)
         for time in flat[~((flat >= self.t_steps[0]) & (flat <= self.t_steps[-1]))]:
-            raise ValueError(f"dense output covers t in [{self.t_steps[0]!r}, {self.t_steps[-1]!r}], got t = {time!r}")
+            raise ValueError(f"dense output covers t in [{self.t_steps[0]}, {self.t_steps[-1]}], got t = {time}")
         steps = np.searchsorted(self.t_steps, flat, side="right") - 1
         result = self.z_steps[steps]
         inside = flat != self.t_steps[steps]
@@ -197,11 +195,11 @@ class Solution:
 
     def _interpolate(self, step: int, t: FloatArray) -> FloatArray:
         """States (m, B, H) at times (m,) strictly inside one step."""
-        if step not in self._latest:
+        derivatives = self._latest.get(step)
+        if derivatives is None:
             derivatives = self._derivatives(step, len(self.tableau.c_dense))
             self._latest.clear()
             self._latest[step] = derivatives
         start, h = self.t_steps[step], self.t_steps[step + 1] - self.t_steps[step]
-        weights = self.tableau.dense_weights((t - start) / h)
-        derivatives = self._latest[step]
-        return np.stack([combine(self.z_steps[step], h, row, derivatives) for row in weights])
+        weights = self.tableau.dense_weights((t - start) / h).tolist()
+        return np.stack([self.z_steps[step] + h * weighted_sum(row, derivatives) for row in weights])

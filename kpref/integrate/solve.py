@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kpref.integrate.errors import IntegrationError
 from kpref.integrate.interpolate import check_times
-from kpref.integrate.solution import RightHandSide, Solution, combine, stage_derivatives
+from kpref.integrate.solution import RightHandSide, Solution, stage_derivatives, weighted_sum
 from kpref.integrate.step_control import StepController, error_norms, first_step_size, landing_step
 from kpref.integrate.tableaus import TABLEAUS, Tableau, get_tableau
 
@@ -30,15 +30,16 @@ class _Counted:
         derivative = np.asarray(self._rhs(t, z, interval))
         if derivative.shape != self._shape:
             raise ValueError(
-                f"the right-hand side must return the shape of the states, {self._shape}, got {derivative.shape} at t = {t!r}"
+                f"the right-hand side must return the shape of the states, {self._shape}, "
+                f"got {derivative.shape} at t = {t}"
             )
         return derivative
 
 
-def _check_start(z0: ArrayLike, dtype: type) -> FloatArray:
+def _check_start(z0: ArrayLike) -> FloatArray:
     """Initial states as a finite array of shape (B, H)."""
     z = np.array(z0)
-    z = z.astype(np.result_type(z.dtype, dtype), casting="safe")
+    z = z.astype(np.result_type(z.dtype, np.float64), casting="safe")
     if z.ndim != 2 or z.size == 0:
         raise ValueError(f"initial states must have shape (B, H) with at least one trial and unit, got {z.shape}")
     for trial, unit in np.argwhere(~np.isfinite(z)):
@@ -49,8 +50,8 @@ def _check_start(z0: ArrayLike, dtype: type) -> FloatArray:
 def fixed_steps(rhs: RightHandSide, times: ArrayLike, z0: ArrayLike, tableau: str | Tableau) -> Solution:
     """Integrate with one step for each interval of the time grid.
 
-    Every step evaluates all s stages, the first at the start of its own interval, so an input that jumps at a grid time is met
-    exactly. States may be complex where the right-hand side takes them (complex-step differentiation).
+    Every step evaluates all s stages, the first at the start of its own interval, so an input that jumps at a grid
+    time is met exactly. States may be complex where the right-hand side takes them (complex-step differentiation).
 
     Parameters
     ----------
@@ -76,14 +77,14 @@ def fixed_steps(rhs: RightHandSide, times: ArrayLike, z0: ArrayLike, tableau: st
         If a derivative is not finite or a solution blows up; names the trial, the time and the last accepted state.
     """
     tableau, grid = get_tableau(tableau), check_times(times)
-    z = _check_start(z0, np.float64)
+    z = _check_start(z0)
     counted = _Counted(rhs, z.shape)
     a, c, b = tableau.a.tolist(), tableau.c.tolist(), tableau.b.tolist()
     states = [z]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for n, (start, end) in enumerate(zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True)):
             derivatives = stage_derivatives(counted, a, c, start, end - start, end, n, z)
-            z_next = combine(z, end - start, b, derivatives)
+            z_next = z + (end - start) * weighted_sum(b, derivatives)
             if not np.all(np.isfinite(z_next)):
                 raise _not_finite(start, z, [*derivatives, z_next])
             z = z_next
@@ -116,9 +117,9 @@ def adaptive(
 ) -> Solution:
     """Integrate with steps chosen by an error estimate, one sequence of them for all trials.
 
-    A step is accepted when in every trial the root mean square over units of error / (atol + rtol max(|z_n|, |z_{n+1}|)) is at most
-    1. Steps hit every grid time and every jump exactly. To let the method choose its steps freely, give the two ends of the span
-    as `times` and evaluate the solution in between.
+    A step is accepted when in every trial the root mean square over units of error / (atol + rtol max(|z_n|,
+    |z_{n+1}|)) is at most 1. Steps hit every grid time and every jump exactly. To let the method choose its steps
+    freely, give the two ends of the span as `times` and evaluate the solution in between.
 
     Parameters
     ----------
@@ -137,10 +138,10 @@ def adaptive(
     first_step : float, optional
         Size of the first step to try, in units of time; by default estimated, with one evaluation.
     jumps : array_like, optional
-        Times inside the span at which f may jump. No step straddles one, and the derivative at the end of a step is not taken over to the
-        next step there; f at a jump is evaluated for the step that starts there, and for the step that ends there just
-        before it. By default all interior grid times, which is always safe and costs one evaluation for each; give ()
-        where f is continuous in time.
+        Times inside the span at which f may jump. No step straddles one, and the derivative at the end of a step is
+        not taken over to the next step there; f at a jump is evaluated for the step that starts there, and for the
+        step that ends there just before it. By default all interior grid times, which is always safe and costs one
+        evaluation for each; give () where f is continuous in time.
 
     Returns
     -------
@@ -162,7 +163,7 @@ def adaptive(
         raise ValueError(f"expected tolerances rtol >= 0 and atol > 0, got rtol={rtol} and atol={atol}")
     if first_step is not None and not 0.0 < first_step < np.inf:
         raise ValueError(f"first_step must be positive, got {first_step}")
-    z = _check_start(z0, np.float64)
+    z = _check_start(z0)
     if np.iscomplexobj(z):
         raise TypeError("adaptive steps need real states, got complex ones")
     run = _AdaptiveRun(rhs, grid, z, tableau, rtol, atol, max_steps, _check_jumps(jumps, grid))
@@ -176,7 +177,7 @@ def _check_jumps(jumps: ArrayLike | None, grid: FloatArray) -> FloatArray:
         return grid[1:-1]
     given = np.unique(np.asarray(jumps, dtype=np.float64))
     for time in given[~((given > grid[0]) & (given < grid[-1]))]:
-        raise ValueError(f"jumps must lie inside the span ({grid[0]!r}, {grid[-1]!r}), got {time!r}")
+        raise ValueError(f"jumps must lie inside the span ({grid[0]}, {grid[-1]}), got {time}")
     return given
 
 
@@ -260,15 +261,7 @@ class _AdaptiveRun:
         """Accepted steps up to `stop`; returns the next step to try and the derivative there."""
         worst, finite = 0, True
         while self.t < stop:
-            if h < 10.0 * np.spacing(abs(self.t)):
-                raise self._underflow(worst, finite, h, derivative)
-            if self.attempts == self.max_steps:
-                raise IntegrationError(
-                    f"max_steps = {self.max_steps} steps did not reach t = {stop!r} (the step is now {h:.3g})",
-                    worst,
-                    self.t,
-                    self.z[worst],
-                )
+            self._check_step(stop, h, worst, finite, derivative)
             self.attempts += 1
             step = landing_step(h, stop - self.t)
             lands = step == stop - self.t
@@ -276,9 +269,8 @@ class _AdaptiveRun:
             step = end - self.t
             last = float(np.nextafter(end, self.t)) if lands and jump else end
             derivatives, z_next, errors = self._attempt(step, last, interval, derivative)
-            finite = bool(np.all(np.isfinite(errors)))
-            worst = int(np.argmax(np.where(np.isfinite(errors), errors, np.inf)))
-            error = float(errors[worst]) if finite else np.inf
+            worst = int(np.argmax(errors))
+            error, finite = float(errors[worst]), bool(np.isfinite(errors[worst]))
             if error > 1.0:
                 h = step * self.controller.rejected(error)
                 continue
@@ -298,20 +290,27 @@ class _AdaptiveRun:
     def _attempt(
         self, step: float, last: float, interval: int, derivative: FloatArray
     ) -> tuple[list[FloatArray], FloatArray, FloatArray]:
-        """One step: its stage derivatives, the state at its end, and the error of each trial in units of the tolerance."""
+        """One step: stage derivatives, the state at its end, and the error of each trial by the tolerance."""
         tableau = self.tableau
         nodes = self.nodes[: tableau.stages]
         derivatives = stage_derivatives(
             self.counted, self.rows, nodes, self.t, step, last, interval, self.z, [derivative]
         )
-        z_next = combine(self.z, step, self.rows[tableau.stages], derivatives)
+        z_next = self.z + step * weighted_sum(self.rows[tableau.stages], derivatives)
         if tableau.fsal:
             derivatives.append(self.counted(last, z_next, interval))
         scale = self.atol + self.rtol * np.maximum(np.abs(self.z), np.abs(z_next))
-        return derivatives, z_next, error_norms(tableau, step, derivatives, scale)
+        errors = error_norms(tableau, step, derivatives, scale)
+        usable = np.isfinite(errors) & np.all(np.isfinite(z_next), axis=1)
+        return derivatives, z_next, np.where(usable, errors, np.inf)
 
-    def _underflow(self, trial: int, finite: bool, h: float, derivative: FloatArray) -> IntegrationError:
-        """Why no step is small enough: a blow-up, a derivative that is not finite ahead, or neither of them."""
+    def _check_step(self, stop: float, h: float, trial: int, finite: bool, derivative: FloatArray) -> None:
+        """Refuse to go on where the next step is too small, or one too many; blames the trial of the largest error."""
+        if self.attempts == self.max_steps:
+            reason = f"max_steps = {self.max_steps} steps did not reach t = {stop} (the step is now {h:.3g})"
+            raise IntegrationError(reason, trial, self.t, self.z[trial])
+        if h >= 10.0 * np.spacing(abs(self.t)):
+            return
         # Where the solution moves by its own size within a thousand of the smallest steps, no step can follow it.
         reach = 1e4 * np.spacing(abs(self.t)) * np.max(np.abs(derivative[trial]))
         if reach > np.max(np.abs(self.z[trial])):
@@ -320,7 +319,7 @@ class _AdaptiveRun:
             reason = "the derivative is not finite just ahead"
         else:
             reason = "the step underflows, as at a jump that was not announced"
-        return IntegrationError(f"{reason} (step {h:.3g})", trial, self.t, self.z[trial])
+        raise IntegrationError(f"{reason} (step {h:.3g})", trial, self.t, self.z[trial])
 
 
 def _not_finite(t: float, z: FloatArray, values: Sequence[FloatArray]) -> IntegrationError:
@@ -333,6 +332,8 @@ def _not_finite(t: float, z: FloatArray, values: Sequence[FloatArray]) -> Integr
         if np.isnan(value[trial, unit]):
             reason = f"the derivative of unit {unit} is not a number"
         else:
-            reason = f"the derivative of unit {unit} overflows: the solution blows up in finite time, or a divisor is zero"
+            reason = (
+                f"the derivative of unit {unit} overflows: the solution blows up in finite time, or a divisor is zero"
+            )
         return IntegrationError(reason, int(trial), t, z[trial])
     raise AssertionError("called with finite values only")

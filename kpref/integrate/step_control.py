@@ -14,8 +14,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from kpref.integrate.solution import combine
-from kpref.integrate.tableaus import Tableau
+from kpref.integrate.solution import weighted_sum
+from kpref.integrate.tableau import Tableau
 
 __all__ = ["StepController", "error_norms", "first_step_size", "landing_step"]
 
@@ -25,7 +25,8 @@ SAFETY = 0.9
 SMALLEST_FACTOR = 0.2
 LARGEST_FACTOR = 10.0
 STRETCH = 1.1
-"""A step grows by at most this to reach a time exactly: less than 1 / SAFETY, so the error still meets the tolerance."""
+"""A step grows by at most this to reach a time exactly: less than 1 / SAFETY, so the error still meets the
+tolerance."""
 
 
 def _rms(values: FloatArray) -> FloatArray:
@@ -33,9 +34,7 @@ def _rms(values: FloatArray) -> FloatArray:
     return np.sqrt(np.mean(values * values, axis=-1))
 
 
-def error_norms(
-    tableau: Tableau, h: float, derivatives: Sequence[FloatArray], scale: FloatArray
-) -> FloatArray:
+def error_norms(tableau: Tableau, h: float, derivatives: Sequence[FloatArray], scale: FloatArray) -> FloatArray:
     """The estimated error of one step in units of the tolerance, for each trial.
 
     Parameters
@@ -56,10 +55,10 @@ def error_norms(
         u^2 / sqrt(u^2 + v^2 / 100), which for orders 5 and 3 behaves like h^8.
     """
     assert tableau.b_error is not None
-    error = _rms(combine(0.0, h, tableau.b_error.tolist(), derivatives) / scale)
+    error = _rms(h * weighted_sum(tableau.b_error.tolist(), derivatives) / scale)
     if tableau.b_error_low is None:
         return error
-    low = _rms(combine(0.0, h, tableau.b_error_low.tolist(), derivatives) / scale)
+    low = _rms(h * weighted_sum(tableau.b_error_low.tolist(), derivatives) / scale)
     size = np.sqrt(error * error + 0.01 * low * low)
     return np.divide(error * error, size, out=np.zeros_like(error), where=size != 0.0)
 
@@ -71,7 +70,8 @@ class StepController:
 
         factor = 0.9 e^{-(1/k - 3/4 beta)} e_old^beta,      k = error_order + 1,  beta = 0.2 / k,
 
-    within [0.2, 10] and at most 1 right after a rejection; e_old is no less than 1e-4. For pairs of order 5(4) beta is 0.04,
+    within [0.2, 10] and at most 1 right after a rejection; e_old is no less than 1e-4. For pairs of order 5(4) beta
+    is 0.04,
     the value of Hairer's program DOPRI5. After a rejected step, factor = 0.9 e^{-1/k}, at least 0.2.
 
     Parameters
@@ -112,8 +112,8 @@ def first_step_size(
 ) -> float:
     """A first step that neither wastes evaluations nor is rejected, at the price of one evaluation.
 
-    One Euler step of size h_0 = 0.01 |z| / |f| estimates the second derivative; then 0.01 = h^order max(|f|, |z''|), with norms
-    in units of the tolerance, at most 100 h_0. Of the steps of the trials the smallest is taken.
+    One Euler step of size h_0 = 0.01 |z| / |f| estimates the second derivative; then 0.01 = h^order max(|f|,
+    |z''|), with norms in units of the tolerance, at most 100 h_0. Of the steps of the trials the smallest is taken.
 
     Parameters
     ----------
@@ -145,7 +145,8 @@ def first_step_size(
 def landing_step(h: float, remaining: float) -> float:
     """The step to take when `remaining` is left to a time that must be hit, and the controller proposes `h`.
 
-    All that remains if that is at most 1.1 h, half of it if it is at most 2 h (so that no sliver is left over), else h.
+    All that remains if that is at most 1.1 h, half of it if it is at most 2 h (so that no sliver is left over),
+    else h.
     """
     if remaining <= STRETCH * h:
         return remaining

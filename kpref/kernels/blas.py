@@ -80,7 +80,9 @@ def _multiply(a, b, c, beta, transposed):  # type: ignore[no-untyped-def]
     if panel < _NARROWEST_PANEL or panel > columns:
         panel = columns
     size = c.itemsize
-    lda, ldb, ldc = a.strides[0] // size, b.strides[0] // size, c.strides[0] // size
+    # The stride of a matrix with one row may be anything, and BLAS refuses a leading dimension below the row length.
+    lda = max(a.strides[0] // size, a.shape[1])
+    ldb, ldc = max(b.strides[0] // size, columns), max(c.strides[0] // size, columns)
     for start in range(0, columns, panel):
         width = min(panel, columns - start)
         offset = start * size

@@ -1,7 +1,8 @@
-"""What all discrete-time models share: named parameters, and the interface that the rest of kpref uses.
+"""What all models share: named parameters, and the interface that the rest of kpref uses.
 
-A model is a map ``z[n+1] = F(z[n], x[n], theta)`` written twice by hand: the plain NumPy map, and the coefficients
-of its linearisation in *site form*. For H units,
+A model is a function F(z, x, theta) of states, inputs and parameters: of a map ``z[n+1] = F(z[n], x[n], theta)``, or
+of a vector field ``dz/dt = F(z, x(t), theta)``. It is written twice by hand: the plain NumPy function, and its
+linearisation. Networks state theirs in *site form*. For H units,
 
     dF/dz dz         = C0 * dz + sum_{g < k_r} G_g * (W_g (S * dz))
     dF/dtheta dtheta =           sum_{g < k}   G_g * (dW_g m + dU_g x + db_g)
@@ -23,7 +24,7 @@ import numpy.typing as npt
 
 from kpref._validate import finite_array
 
-__all__ = ["Model", "ParameterSite", "SiteCoefficients"]
+__all__ = ["Map", "Model", "ParameterSite", "SiteCoefficients", "SiteModel"]
 
 Array = npt.NDArray[Any]
 Parameters = Mapping[str, Array]
@@ -77,7 +78,7 @@ class SiteCoefficients:
 
 
 class Model(ABC):
-    """A discrete-time recurrent network with named parameters; immutable.
+    """A function F(z, x, theta) with named parameters and a hand-derived linearisation; immutable.
 
     Attributes
     ----------
@@ -88,37 +89,12 @@ class Model(ABC):
         Names of the parameters that training moves, in declared order: the axes of the parameter space.
     """
 
-    #: Every parameter the model can have, in declared order; which of them are optional says `optional`.
-    sites: ClassVar[tuple[ParameterSite, ...]]
-    optional: ClassVar[tuple[str, ...]] = ()
-    n_gates: ClassVar[int] = 1
-    n_recurrent_gates: ClassVar[int] = 1
+    n_states: int
+    n_inputs: int
 
-    def __init__(self, parameters: Mapping[str, npt.ArrayLike | None], trainable: Sequence[str] | None) -> None:
-        given = {name: value for name, value in parameters.items() if value is not None}
-        self.n_states, self.n_inputs = self._sizes(given)
-        self.parameters: dict[str, Array] = {}
-        for site in self.present_sites(given):
-            shape = site.shape(self.n_states, self.n_inputs)
-            self.parameters[site.name] = finite_array(site.name, given[site.name], shape=shape)
+    def __init__(self, parameters: Mapping[str, Array], trainable: Sequence[str] | None) -> None:
+        self.parameters: dict[str, Array] = dict(parameters)
         self.trainable: tuple[str, ...] = self._trainable(trainable)
-
-    @classmethod
-    def present_sites(cls, names: Mapping[str, object]) -> tuple[ParameterSite, ...]:
-        """The sites of the parameters that are there, in declared order."""
-        return tuple(site for site in cls.sites if site.name in names)
-
-    @classmethod
-    def _sizes(cls, given: Mapping[str, npt.ArrayLike]) -> tuple[int, int]:
-        """Number of states and of inputs, read off the two weights."""
-        recurrent = np.shape(given["weight_hh"])
-        inputs = np.shape(given["weight_ih"])
-        rows = f"{cls.n_recurrent_gates} * H" if cls.n_recurrent_gates > 1 else "H"
-        if len(recurrent) != 2 or recurrent[1] < 1:
-            raise ValueError(f"weight_hh must have shape ({rows}, H) with H at least 1; got {recurrent}")
-        if len(inputs) != 2 or inputs[1] < 1:
-            raise ValueError(f"weight_ih must have shape ({rows}, n_inputs) with n_inputs at least 1; got {inputs}")
-        return recurrent[1], inputs[1]
 
     def _trainable(self, names: Sequence[str] | None) -> tuple[str, ...]:
         if names is None:
@@ -130,21 +106,13 @@ class Model(ABC):
             raise ValueError(f"trainable must name some of {', '.join(self.parameters)}; got {list(names)}")
         return tuple(name for name in self.parameters if name in names)
 
-    # What a model defines
-
     @abstractmethod
-    def _step(self, parameters: Parameters, z: Array, x: Array) -> Array:
-        """The map F, in plain NumPy, analytic in all arguments."""
-
-    @abstractmethod
-    def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
-        """Coefficients of the site form at states z (..., H) under inputs x (..., n_inputs)."""
+    def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
+        """F, in plain NumPy, analytic in all arguments."""
 
     def _options(self) -> dict[str, Any]:
         """Constructor arguments beside parameters and trainable."""
         return {}
-
-    # What follows
 
     @property
     def n_parameters(self) -> int:
@@ -156,8 +124,8 @@ class Model(ABC):
         """The trainable parameters, raveled and concatenated in declared order: shape (M,)."""
         return self.flatten(self.parameters)
 
-    def step(self, z: npt.ArrayLike, x: npt.ArrayLike, parameters: Parameters | None = None) -> Array:
-        """One application of the map.
+    def evaluate(self, z: npt.ArrayLike, x: npt.ArrayLike, parameters: Parameters | None = None) -> Array:
+        """F at states and inputs.
 
         Parameters
         ----------
@@ -171,28 +139,7 @@ class Model(ABC):
         ndarray, shape (..., H)
         """
         own: Parameters = self.parameters if parameters is None else {**self.parameters, **parameters}
-        return self._step(own, np.asarray(z), np.asarray(x))
-
-    def iterate(self, z0: npt.ArrayLike, inputs: npt.ArrayLike, parameters: Parameters | None = None) -> Array:
-        """Run the map over inputs: the plain, slow, obvious forward pass, real or complex.
-
-        Parameters
-        ----------
-        z0 : array_like, shape (B, H)
-        inputs : array_like, shape (B, T, n_inputs)
-        parameters : mapping, optional
-            As for `step`.
-
-        Returns
-        -------
-        ndarray, shape (B, T, H)
-            z[1..T].
-        """
-        z, states = np.asarray(z0), []
-        for x in np.moveaxis(np.asarray(inputs), 1, 0):
-            z = self.step(z, x, parameters)
-            states.append(z)
-        return np.stack(states, axis=1)
+        return self._evaluate(own, np.asarray(z), np.asarray(x))
 
     def flatten(self, parameters: Parameters) -> Array:
         """Trainable parameters (or perturbations of them) by name, as a vector (M,)."""
@@ -237,8 +184,73 @@ class Model(ABC):
         return f"{type(self).__name__}({self.n_inputs} inputs, {self.n_states} states, {self.n_parameters} trainable)"
 
 
+class Map(Model):
+    """A model in discrete time, ``z[n+1] = F(z[n], x[n], theta)``."""
+
+    def step(self, z: npt.ArrayLike, x: npt.ArrayLike, parameters: Parameters | None = None) -> Array:
+        """One application of the map: `Model.evaluate` under the name that a map has for it."""
+        return self.evaluate(z, x, parameters)
+
+    def iterate(self, z0: npt.ArrayLike, inputs: npt.ArrayLike, parameters: Parameters | None = None) -> Array:
+        """Run the map over inputs: the plain, slow, obvious forward pass, real or complex.
+
+        Parameters
+        ----------
+        z0 : array_like, shape (B, H)
+        inputs : array_like, shape (B, T, n_inputs)
+        parameters : mapping, optional
+            As for `evaluate`.
+
+        Returns
+        -------
+        ndarray, shape (B, T, H)
+            z[1..T].
+        """
+        z, states = np.asarray(z0), []
+        for x in np.moveaxis(np.asarray(inputs), 1, 0):
+            z = self.step(z, x, parameters)
+            states.append(z)
+        return np.stack(states, axis=1)
+
+
+class SiteModel(Model):
+    """A network whose linearisation has site form, with one recurrent and one input weight."""
+
+    #: Every parameter the model can have, in declared order; which of them are optional says `optional`.
+    sites: ClassVar[tuple[ParameterSite, ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    n_gates: ClassVar[int] = 1
+    n_recurrent_gates: ClassVar[int] = 1
+
+    def __init__(self, parameters: Mapping[str, npt.ArrayLike | None], trainable: Sequence[str] | None) -> None:
+        given = {name: value for name, value in parameters.items() if value is not None}
+        self.n_states, self.n_inputs = self._sizes(given)
+        checked = {
+            site.name: finite_array(site.name, given[site.name], shape=site.shape(self.n_states, self.n_inputs))
+            for site in self.sites
+            if site.name in given
+        }
+        super().__init__(checked, trainable)
+
+    @classmethod
+    def _sizes(cls, given: Mapping[str, npt.ArrayLike]) -> tuple[int, int]:
+        """Number of states and of inputs, read off the two weights."""
+        recurrent = np.shape(given["weight_hh"])
+        inputs = np.shape(given["weight_ih"])
+        rows = f"{cls.n_recurrent_gates} * H" if cls.n_recurrent_gates > 1 else "H"
+        if len(recurrent) != 2 or recurrent[1] < 1:
+            raise ValueError(f"weight_hh must have shape ({rows}, H) with H at least 1; got {recurrent}")
+        if len(inputs) != 2 or inputs[1] < 1:
+            raise ValueError(f"weight_ih must have shape ({rows}, n_inputs) with n_inputs at least 1; got {inputs}")
+        return recurrent[1], inputs[1]
+
+    @abstractmethod
+    def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
+        """Coefficients of the site form at states z (..., H) under inputs x (..., n_inputs)."""
+
+
 def initial_parameters(
-    cls: type[Model], n_inputs: int, n_states: int, seed: int, gain: float, bias: bool
+    cls: type[SiteModel], n_inputs: int, n_states: int, seed: int, gain: float, bias: bool
 ) -> dict[str, Array]:
     """Random parameters: recurrent entries N(0, gain**2 / H), input entries N(0, 1 / n_inputs), zero biases.
 

@@ -8,13 +8,13 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from kpref.models.base import Array, Model, Parameters, ParameterSite, SiteCoefficients, initial_parameters
+from kpref.models.base import Array, Map, Parameters, ParameterSite, SiteCoefficients, SiteModel, initial_parameters
 from kpref.models.nonlinearity import sigmoid, sigmoid_slope, tanh_slope
 
 __all__ = ["GRU"]
 
 
-class GRU(Model):
+class GRU(Map, SiteModel):
     """The gated recurrent unit in PyTorch's form (Cho et al. 2014, the reset gate after the product).
 
     With ``a_g = W_g h + b_hh,g`` and ``c_g = U_g x + b_ih,g`` for the gates g = r, u, n,
@@ -78,7 +78,7 @@ class GRU(Model):
         c_r, c_u, c_n = np.split(c, 3, axis=-1)
         return a_r + c_r, a_u + c_u, a_n, c_n
 
-    def _step(self, parameters: Parameters, z: Array, x: Array) -> Array:
+    def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
         reset, update, a_n, c_n = self._currents(parameters, z, x)
         u = sigmoid(update)
         return sigmoid(-update) * np.tanh(c_n + sigmoid(reset) * a_n) + u * z

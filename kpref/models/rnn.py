@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from kpref.models.base import Array, Model, Parameters, ParameterSite, SiteCoefficients, initial_parameters
+from kpref.models.base import Array, Map, Parameters, ParameterSite, SiteCoefficients, SiteModel, initial_parameters
 from kpref.models.nonlinearity import get_nonlinearity
 
 __all__ = ["RNN", "LeakyRNN", "Linear"]
@@ -25,7 +25,7 @@ def _current(parameters: Parameters, m: Array, x: Array) -> Array:
     return current
 
 
-class Linear(Model):
+class Linear(Map, SiteModel):
     """The linear map ``z' = W z + U x + b``.
 
     Site form: C0 = 0, G = 1, m = z.
@@ -58,14 +58,14 @@ class Linear(Model):
         """A random network; see `initial_parameters` in `kpref.models.base`."""
         return cls(**initial_parameters(cls, n_inputs, n_states, seed, gain, bias))
 
-    def _step(self, parameters: Parameters, z: Array, x: Array) -> Array:
+    def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
         return _current(parameters, z, x)
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
         return SiteCoefficients(decay=np.zeros(self.n_states), gates=np.ones((1, self.n_states)))
 
 
-class RNN(Model):
+class RNN(Map, SiteModel):
     """The network of torch.nn.RNN, ``z' = phi(a)``, ``a = W z + b_hh + U x + b_ih``.
 
     Differentiating, ``dz' = phi'(a) * (W dz + dW z + dU x + db_hh + db_ih)``.
@@ -114,7 +114,7 @@ class RNN(Model):
     def _options(self) -> dict[str, Any]:
         return {"nonlinearity": self.nonlinearity.name}
 
-    def _step(self, parameters: Parameters, z: Array, x: Array) -> Array:
+    def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
         return self.nonlinearity.value(_current(parameters, z, x))
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
@@ -122,7 +122,7 @@ class RNN(Model):
         return SiteCoefficients(decay=np.zeros(self.n_states), gates=slope[..., None, :])
 
 
-class LeakyRNN(Model):
+class LeakyRNN(Map, SiteModel):
     """The leaky network ``z' = (1 - alpha) z + alpha (W phi(z) + U x + b)``: Euler steps of a rate network.
 
     Differentiating, ``dz' = (1 - alpha) dz + alpha (W (phi'(z) * dz) + dW phi(z) + dU x + db)``.
@@ -181,7 +181,7 @@ class LeakyRNN(Model):
     def _options(self) -> dict[str, Any]:
         return {"alpha": self.alpha, "nonlinearity": self.nonlinearity.name}
 
-    def _step(self, parameters: Parameters, z: Array, x: Array) -> Array:
+    def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
         current = _current(parameters, self.nonlinearity.value(z), x)
         return (1 - self.alpha) * z + self.alpha * current
 

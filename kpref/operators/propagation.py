@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.linearize import SiteForm
-from kpref.operators.tensor import Structure, TensorOperator
+from kpref.operators.tensor import TensorOperator
 from kpref.space import EuclideanSpace, TrajectorySpace
 
 __all__ = [
@@ -81,12 +81,12 @@ def parameter_jacobian(form: SiteForm, space: TrajectorySpace) -> TensorOperator
 
 def kernel(form: SiteForm, space: TrajectorySpace) -> TensorOperator:
     """``K = J J^T Mu``: what a parameter step can do to the dynamics. Self-adjoint and positive in the measure."""
-    return _gram(parameter_jacobian(form, space), "K")
+    return parameter_jacobian(form, space).gram("K")
 
 
 def neural_tangent_kernel(form: SiteForm, space: TrajectorySpace) -> TensorOperator:
     """``NTK = D D^T Mu``, D = P J. Self-adjoint and positive in the measure."""
-    return _gram(propagator(form, space) @ parameter_jacobian(form, space), "NTK")
+    return (propagator(form, space) @ parameter_jacobian(form, space)).gram("NTK")
 
 
 def initial_state_jacobian(form: SiteForm, space: TrajectorySpace) -> TensorOperator:
@@ -105,25 +105,3 @@ def initial_state_jacobian(form: SiteForm, space: TrajectorySpace) -> TensorOper
     trials, _, units = space.shape
     return TensorOperator(forward, transpose, EuclideanSpace((trials, units)), space, form.dtype, "D_z0")
 
-
-def _gram(factor: TensorOperator, name: str) -> TensorOperator:
-    """``F F^T W``, W the weights of the output space."""
-    space = factor.space_out
-    backward = factor.T.apply
-    weight = space.uniform_weight
-    if weight is not None:  # it commutes with everything: scale the short parameter vector, not the tensors
-
-        def scaled(batch: Array) -> Array:
-            return factor.apply(factor.dtype.type(weight) * backward(batch))
-
-        forward = transpose = scaled
-    else:
-
-        def forward(batch: Array) -> Array:
-            return factor.apply(backward(space.weigh(batch)))
-
-        def transpose(batch: Array) -> Array:
-            return space.weigh(factor.apply(backward(batch)))
-
-    structure = Structure(self_adjoint=True, positive=True)
-    return TensorOperator(forward, transpose, space, space, factor.dtype, name, structure)

@@ -194,6 +194,27 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
             f"{self.name}*",
         )
 
+    def gram(self, name: str | None = None) -> TensorOperator:
+        """``A A* = A W_in^+ A^T W_out``, self-adjoint and positive on the output space."""
+        space_in, space_out = self.space_in, self.space_out
+        weight_in, weight_out = space_in.uniform_weight, space_out.uniform_weight
+        if weight_in and weight_out:  # numbers commute with everything: one pass over the inner tensor
+
+            def forward(batch: Array) -> Array:
+                return self._forward(self.dtype.type(weight_out / weight_in) * self._backward(batch))
+
+            transpose = forward
+        else:
+
+            def forward(batch: Array) -> Array:
+                return self._forward(space_in.unweigh(self._backward(space_out.weigh(batch))))
+
+            def transpose(batch: Array) -> Array:
+                return space_out.weigh(self._forward(space_in.unweigh(self._backward(batch))))
+
+        structure = Structure(self_adjoint=True, positive=True)
+        return self._derived(forward, transpose, space_out, space_out, name or f"{self.name} {self.name}*", structure)
+
     def _derived(
         self,
         forward: Map,
@@ -238,6 +259,8 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         )
 
     def _times(self, factor: Any) -> Any:
+        if isinstance(factor, str | bytes):  # scalars to NumPy
+            raise TypeError(f"{self.name} can be multiplied by a number, an array or an operator; got {factor!r}")
         if np.iscomplexobj(factor):
             return super().dot(factor)
         return self._derived(

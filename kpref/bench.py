@@ -1,0 +1,342 @@
+"""``kpref bench``: how fast the operators are, against the machine's matrix products, JAX and PyTorch.
+
+The *floor* of an operator is the time that its matrix products alone would take at the rate at which this machine
+multiplies large square matrices. With k gates, H states, n_in inputs, B trials and T steps,
+
+    P, P^T     2 B T k H^2                  one product with the recurrent weight a step
+    K          4 B T k H (H + n_in)         J^T, then J: both weights
+    NTK        the sum of P^T, K and P
+    build      2 B T k H (H + n_in)         the network itself
+
+floating-point operations (a multiplication and an addition are two). The rate is measured between the timings, again
+and again, so that other work on the machine slows down both; all figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from kpref._version import __version__
+from kpref.bench_peers import MODELS, OPERATORS, Problem
+from kpref.threads import get_num_threads
+
+PEERS = {"jax jvp/vjp": "jax", "jax linearize": "jax", "torch.func stored": "torch"}
+"""Contender beside kpref, and the package that it needs."""
+
+COLUMNS = ("build", *OPERATORS)
+
+SQUARE = 2000
+"""Size of the matrices whose product gives the rate: the product is large enough for all threads to be busy."""
+
+CALLS = 3
+"""Timed calls of an operator in a round, after one that is not timed."""
+
+BUILD_BUDGET = 5.0
+"""Seconds after which a contender is not built again in further rounds."""
+
+SETTLE = 0.1
+"""Seconds between processes: the threads of BLAS and OpenMP spin for a while after their last work."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``kpref bench``."""
+    add = parser.add_argument
+    add("--trials", type=_count, default=100, metavar="B", help="number of trials (default %(default)s)")
+    add("--steps", type=_count, default=90, metavar="T", help="time steps of a trial (default %(default)s)")
+    add("--states", type=_count, default=128, metavar="H", help="states of the network (default %(default)s)")
+    add("--inputs", type=_count, default=3, metavar="N", help="inputs of the network (default %(default)s)")
+    add("--model", choices=MODELS, default="gru", help="kind of network (default %(default)s)")
+    add("--dtype", choices=("float64", "float32"), default="float64", help="of kpref and JAX (default %(default)s)")
+    add("--repeats", type=_count, default=7, metavar="N", help="rounds of timings (default %(default)s)")
+    add("--no-peers", action="store_true", help="leave JAX and PyTorch out")
+    add("--json", type=Path, metavar="FILE", help="write all timings to this file too")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``kpref bench``: print the table, and write the JSON file if one is asked for."""
+    if args.json is not None and not os.access(args.json.absolute().parent, os.W_OK):
+        raise OSError(f"cannot write {args.json}: there is no folder {args.json.absolute().parent} to write it in")
+    problem = Problem(args.model, args.trials, args.steps, args.states, args.inputs, args.dtype)
+    names = ["kpref"]
+    if not args.no_peers:
+        names += [name for name, package in PEERS.items() if importlib.util.find_spec(package) is not None]
+    benchmark = measure(problem, names, args.repeats)
+    if benchmark.records["kpref"].error is not None:
+        raise ValueError(f"kpref itself failed on this problem: {benchmark.records['kpref'].error}")
+    print(format_report(benchmark))
+    if args.json is not None:
+        write_json(benchmark, args.json)
+    return 0
+
+
+@dataclass
+class Record:
+    """What was measured of one contender.
+
+    Attributes
+    ----------
+    dtype : str
+    memory : int or None
+        Peak bytes, beyond imports, of one build and one product with the NTK; None where that cannot be measured.
+    difference : float or None
+        Largest entry of the difference from kpref over the largest entry, at worst over the operators.
+    seconds : dict of str to list of float
+        By column: ``build`` and the operators.
+    error : str or None
+        Why there is nothing else.
+    """
+
+    dtype: str = ""
+    memory: int | None = None
+    difference: float | None = None
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {column: [] for column in COLUMNS})
+    error: str | None = None
+
+    def median(self, column: str) -> float:
+        """Median seconds."""
+        return float(np.median(self.seconds[column]))
+
+
+@dataclass
+class Benchmark:
+    """One run of the benchmark.
+
+    Attributes
+    ----------
+    problem : Problem
+    threads : int
+    rates : list of float
+        Floating-point operations per second of a product of square matrices, as often as it was measured.
+    records : dict of str to Record
+        By contender.
+    """
+
+    problem: Problem
+    threads: int
+    rates: list[float]
+    records: dict[str, Record]
+
+    def floor(self, column: str) -> float:
+        """Seconds that the matrix products of a column take at the median rate."""
+        return count_operations(self.problem)[column] / float(np.median(self.rates))
+
+
+def count_operations(problem: Problem) -> dict[str, int]:
+    """Floating-point operations of the matrix products, by column; see the head of this module."""
+    trials, steps, states = problem.shape
+    rows = 2 * trials * steps * MODELS[problem.model].n_recurrent_gates * states
+    p, j = rows * states, rows * (states + problem.inputs)
+    return {"build": j, "P": p, "P^T": p, "K": 2 * j, "NTK": 2 * p + 2 * j}
+
+
+class Worker:
+    """A contender in a process of its own. It may fail; then `record` says why and requests do nothing."""
+
+    def __init__(self, name: str, problem: Problem) -> None:
+        self.record = Record()
+        # Libraries have much to say on standard error when they start; their errors come as answers.
+        verbose = os.environ.get("KPREF_DEBUG") == "1"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "kpref.bench_worker", name, json.dumps(asdict(problem))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if verbose else subprocess.DEVNULL,
+            text=True,
+        )
+        started = self._answer()
+        self.record.dtype, self.record.memory = started.get("dtype", ""), started.get("memory")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def ask(self, **request: Any) -> list[float]:
+        """Send a request (see `kpref.bench_worker.answers`) and return the seconds in its answer; none on failure."""
+        if self.record.error is not None:
+            return []
+        assert self.process.stdin is not None
+        try:
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+        except BrokenPipeError:  # it died since its last answer; the missing answer tells of that
+            pass
+        seconds: list[float] = self._answer().get("seconds", [])
+        return seconds
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"error": self._cause_of_death()}
+        self.record.error = answer.get("error")
+        return answer
+
+    def _cause_of_death(self) -> str:
+        status = self.process.wait()
+        if status < 0:
+            hint = ", perhaps for want of memory" if -status == signal.SIGKILL else ""
+            return f"its process was ended by {signal.Signals(-status).name}{hint}"
+        return f"its process ended with status {status}"
+
+
+def measure(problem: Problem, names: Sequence[str], repeats: int) -> Benchmark:
+    """Run the benchmark: memory first, each contender in its fresh process, then agreement, then rounds of timings.
+
+    Parameters
+    ----------
+    problem : Problem
+    names : sequence of str
+        Contenders, kpref first.
+    repeats : int
+        Rounds. In each of them every contender has its turn after a measurement of the rate.
+    """
+    threads, rates = get_num_threads(), []
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=len(names) * (1 + repeats), unit="turn", leave=False, disable=None))
+        workers = {}
+        for name in names:
+            bar.set_description(f"{name}: memory")
+            workers[name] = stack.enter_context(Worker(name, problem))
+            bar.update()
+        compare(workers)
+        for _ in range(repeats):
+            for name, worker in workers.items():
+                bar.set_description(f"{name}: time")
+                rates.append(measure_rate(problem.dtype, threads))
+                time.sleep(SETTLE)
+                take_turn(worker)
+                time.sleep(SETTLE)
+                bar.update()
+    return Benchmark(problem, threads, rates, {name: worker.record for name, worker in workers.items()})
+
+
+def take_turn(worker: Worker) -> None:
+    """Time all columns of one contender."""
+    seconds = worker.record.seconds
+    if sum(seconds["build"]) < BUILD_BUDGET:
+        seconds["build"] += worker.ask(do="build")
+    for operator in OPERATORS:
+        seconds[operator] += worker.ask(do="time", operator=operator, calls=CALLS)
+
+
+def measure_rate(dtype: str, threads: int) -> float:
+    """Floating-point operations per second of one product of square matrices on this many threads."""
+    matrix = np.random.default_rng(0).random((SQUARE, SQUARE)).astype(dtype)
+    product = np.empty_like(matrix)
+    with threadpool_limits(threads, "blas"):
+        np.dot(matrix[:256], matrix, out=product[:256])  # wakes the threads
+        start = time.perf_counter()
+        np.dot(matrix, matrix, out=product)
+        return 2 * SQUARE**3 / (time.perf_counter() - start)
+
+
+def compare(workers: Mapping[str, Worker]) -> None:
+    """Compare what the contenders compute with kpref's results; one that disagrees is not timed.
+
+    To agree is to share half of the digits of the coarser arithmetic: the operators can be ill-conditioned, a wrong
+    one has no digit right.
+    """
+    with tempfile.TemporaryDirectory(prefix="kpref-bench-") as folder:
+        for operator in OPERATORS:
+            file = str(Path(folder) / "result.npy")
+            workers["kpref"].ask(do="save", operator=operator, file=file)
+            if workers["kpref"].record.error is not None:
+                return
+            ours = np.load(file)
+            for name, worker in workers.items():
+                record = worker.record
+                if name == "kpref":
+                    continue
+                worker.ask(do="save", operator=operator, file=file)
+                if record.error is not None:
+                    continue
+                difference = float(np.max(np.abs(np.load(file) - ours)) / np.max(np.abs(ours)))
+                record.difference = max(difference, record.difference or 0.0)
+                eps = max(float(np.finfo(dtype).eps) for dtype in (ours.dtype, record.dtype))
+                if not difference < np.sqrt(eps):
+                    record.error = f"its {operator} differs from kpref's by {difference:.1e} of the largest entry"
+
+
+def format_report(benchmark: Benchmark) -> str:
+    """Put the benchmark into a table of at most 90 columns."""
+    problem, records = benchmark.problem, benchmark.records
+    library = "dgemm" if problem.dtype == "float64" else "sgemm"
+    tensor = 8 * int(np.prod(problem.shape))
+    lines = [
+        f"kpref {__version__}: {problem.model}, {problem.trials} trials x {problem.steps} steps x {problem.states} "
+        f"states, {problem.inputs} inputs, {problem.dtype}, {benchmark.threads} threads",
+        f"matrix products: {np.median(benchmark.rates) / 1e9:.1f} GFLOP/s "
+        f"({library} of size {SQUARE}, median of {len(benchmark.rates)} between the timings)",
+        "",
+        _row("milliseconds", COLUMNS, "peak memory (tensors)"),
+        _row("floor", [_milliseconds(benchmark.floor(column)) for column in COLUMNS]),
+    ]
+    for name, record in records.items():
+        if record.error is not None:
+            lines.append(f"{name:<20}{record.error}")
+            continue
+        memory = "not measured"
+        if record.memory is not None:
+            memory = f"{record.memory / 1e6:.1f} MB ({record.memory / tensor:.1f})"
+        lines.append(_row(name, [_milliseconds(record.median(column)) for column in COLUMNS], memory))
+        if name == "kpref":
+            ratios = [record.median(column) / benchmark.floor(column) for column in COLUMNS]
+            lines.append(_row("  over the floor", [f"{ratio:.2f}" for ratio in ratios]))
+    for package in dict.fromkeys(PEERS.values()):
+        rivals = [records[name] for name, needs in PEERS.items() if needs == package and name in records]
+        rivals = [record for record in rivals if record.error is None]
+        if rivals:
+            best = {column: min(record.median(column) for record in rivals) for column in OPERATORS}
+            gains = [f"{best[column] / records['kpref'].median(column):.2f}" for column in OPERATORS]
+            lines.append(_row(f"{package} over kpref", ["", *gains]))
+    differences = [f"{name} {r.difference:.0e}" for name, r in records.items() if r.difference is not None]
+    lines += ["", "peak memory: of one build and one NTK product, beyond imports; tensors of (B, T, H) float64"]
+    if differences:
+        lines.append(f"largest difference from kpref over the largest entry: {', '.join(differences)}")
+    return "\n".join(lines)
+
+
+def _row(name: str, cells: Sequence[str], last: str = "") -> str:
+    return f"{name:<20}{''.join(f'{cell:>9}' for cell in cells)}{last:>24}".rstrip()
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.4g}"
+
+
+def write_json(benchmark: Benchmark, path: Path) -> None:
+    """Write all that was measured, in seconds, bytes and operations per second, whole or not at all."""
+    content = {"kpref": __version__, "operations": count_operations(benchmark.problem), **asdict(benchmark)}
+    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(content, file, indent=1)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,129 @@
+"""One contender of ``kpref bench`` in a process of its own, so that its memory and threads are nobody else's.
+
+``python -m kpref.bench_worker CONTENDER PROBLEM`` serves it to `kpref.bench`: a request is a line of JSON on standard
+input, its answer a line of JSON on standard output.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kpref.bench_peers import CONTENDERS, Contender, Problem
+
+
+def resident_memory(name: str) -> int | None:
+    """Read ``VmRSS``, or its peak ``VmHWM``, of this process in bytes; None where the system does not tell."""
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found.group(1)) * 1024 if found else None
+
+
+def reset_peak_memory() -> bool:
+    """Give freed memory back to the system and start ``VmHWM`` anew (proc(5)); False where that is not possible."""
+    gc.collect()
+    try:
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def measure_memory(contender: Contender) -> tuple[Any, int | None]:
+    """Build, multiply by the NTK once, and measure the peak of the memory that this took.
+
+    Parameters
+    ----------
+    contender : Contender
+        Warmed up, so that imports and code do not count.
+
+    Returns
+    -------
+    built : object
+        What `contender.build` made.
+    peak : int or None
+        Bytes above those in use at the start, or None where the system does not tell.
+    """
+    can_reset = reset_peak_memory()
+    before = resident_memory("VmRSS")
+    built = contender.build()
+    contender.apply(built, "NTK")
+    after = resident_memory("VmHWM")
+    if not can_reset or before is None or after is None:
+        return built, None
+    return built, after - before
+
+
+def warmed_up(kind: type[Contender], problem: Problem) -> Contender:
+    """Make a contender after one run of its code: on a tiny problem, unless that would not compile it for this one."""
+    contender = kind(problem)
+    warm = contender if kind.compiles_for_a_shape else kind(replace(problem, trials=2, steps=3))
+    warm.apply(warm.build(), "NTK")
+    return contender
+
+
+def answers(contender: Contender, requests: Iterator[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Answer requests: the first answer, unasked, is the memory; then ``build``, ``time`` and ``save``.
+
+    Parameters
+    ----------
+    contender : Contender
+    requests : iterator of mapping
+        ``{"do": "build"}``, answered by the seconds it took; ``{"do": "time", "operator": ..., "calls": n}``, answered
+        by the seconds of n calls that follow an untimed one; ``{"do": "save", "operator": ..., "file": ...}``, which
+        saves the product as an npy file.
+
+    Yields
+    ------
+    dict
+        ``{"memory": bytes or None, "dtype": ...}``, then ``{"seconds": [...]}`` for each request.
+    """
+    built, peak = measure_memory(contender)
+    yield {"memory": peak, "dtype": contender.dtype}
+    for request in requests:
+        seconds = []
+        if request["do"] == "build":
+            built = None  # not two of them at a time
+            start = time.perf_counter()
+            built = contender.build()
+            seconds.append(time.perf_counter() - start)
+        elif request["do"] == "time":
+            contender.apply(built, request["operator"])
+            for _ in range(request["calls"]):
+                start = time.perf_counter()
+                contender.apply(built, request["operator"])
+                seconds.append(time.perf_counter() - start)
+        else:
+            np.save(request["file"], contender.to_numpy(contender.apply(built, request["operator"])))
+        yield {"seconds": seconds}
+
+
+def main(name: str, problem: str) -> None:
+    """Serve one contender until standard input ends. An error is the last answer: ``{"error": message}``."""
+    # Only answers go to the standard output that `kpref bench` reads; whatever a library prints goes to standard error.
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    try:
+        contender = warmed_up(CONTENDERS[name], Problem(**json.loads(problem)))
+        for answer in answers(contender, map(json.loads, sys.stdin)):
+            print(json.dumps(answer), file=channel, flush=True)
+    except Exception as error:  # whatever it is, the others are to go on
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=channel, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

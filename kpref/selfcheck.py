@@ -1,0 +1,251 @@
+"""A quick check of a flow's operators on the very network and trials at hand, with bounds that follow from rounding.
+
+Three kinds of identities that need no reference solution:
+
+    <y, A x> = <A^T y, x>                for A = P, J, K, NTK                        (dot tests)
+    P J = dZ/dtheta                      against finite differences of the forward map
+    P^-1 P = I,  P P^-1 = I
+
+Rounding errors of a sum of k terms are taken to be at most ``8 sqrt(k) u`` of the sum of moduli, u = 2^-53: the
+probabilistic bound of Higham and Mary, *A new approach to probabilistic rounding error analysis* (SIAM J. Sci.
+Comput. 2019), which random roundings exceed with a chance below ``2 exp(-32)`` a sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.flow import Flow, run
+from kpref.operators import TensorOperator
+
+__all__ = ["Check", "FiniteDifferences", "SelfCheck", "dot_test", "finite_differences", "inverse_tests", "self_check"]
+
+Array = npt.NDArray[Any]
+
+#: Sizes of the parameter steps, relative to the norm of the parameters: from curvature down to rounding.
+_STEPS = 4.0 ** -np.arange(3, 11)
+_COLUMNS = 4  # of Richardson's extrapolation, where the error falls like h^8
+_NORM_ITERATIONS = 20
+
+
+@dataclass(frozen=True)
+class Check:
+    """One identity, how far it is from holding, and how far rounding alone may take it.
+
+    Attributes
+    ----------
+    name : str
+    identity : str
+        The equation tested.
+    error, bound : float
+        Relative; the check is passed if error <= bound.
+    reason : str
+        Where the bound comes from.
+    """
+
+    name: str
+    identity: str
+    error: float
+    bound: float
+    reason: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is finite and within the bound."""
+        return bool(self.error <= self.bound)
+
+
+@dataclass(frozen=True, eq=False)
+class FiniteDifferences:
+    """``P J d`` against central differences of the trajectory along one random parameter direction d.
+
+    Attributes
+    ----------
+    steps : ndarray, shape (m,)
+        Step sizes h, in units of the norm of the parameters, decreasing.
+    errors : ndarray, shape (m,)
+        ``|(Z(theta + h d) - Z(theta - h d)) / 2h - P J d| / |P J d|``.
+    slope : float or None
+        Of log(error) against log(h) where neither rounding nor higher orders matter, 2 for an exact derivative of a
+        smooth network; None where fewer than three steps are of that kind.
+    error : float
+        The same for the differences extrapolated to h = 0.
+    error_estimate : float
+        How far, by the extrapolation's own account, its value may be from the derivative, relative as well.
+    """
+
+    steps: Array
+    errors: Array
+    slope: float | None
+    error: float
+    error_estimate: float
+
+
+@dataclass(frozen=True, eq=False)
+class SelfCheck:
+    """All checks of one flow."""
+
+    checks: tuple[Check, ...]
+    differences: FiniteDifferences
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check is passed."""
+        return all(check.passed for check in self.checks)
+
+
+def self_check(flow: Flow, seed: int = 0, progress: Callable[[str], object] | None = None) -> SelfCheck:
+    """Check the operators of a flow.
+
+    Parameters
+    ----------
+    flow : Flow
+        In float64.
+    seed : int
+        Of the random vectors.
+    progress : callable, optional
+        Told what is checked next.
+
+    Returns
+    -------
+    SelfCheck
+    """
+    tell = progress or (lambda what: None)
+    rng = np.random.default_rng(seed)
+    checks = []
+    for operator in (flow.P, flow.J, flow.K, flow.NTK):
+        tell(f"dot test of {operator.name}")
+        checks.append(dot_test(operator, rng, _longest_sum(flow)))
+    tell("P^-1")
+    checks += inverse_tests(flow, rng)
+    tell("finite differences")
+    differences = finite_differences(flow, rng)
+    checks.append(_derivative_check(differences, _chain(flow)))
+    return SelfCheck(tuple(checks), differences)
+
+
+def dot_test(operator: TensorOperator, rng: np.random.Generator, longest_sum: int) -> Check:
+    """Compare ``<y, A x>`` with ``<A^T y, x>`` for random x and y.
+
+    Parameters
+    ----------
+    operator : TensorOperator
+    rng : Generator
+    longest_sum : int
+        Terms in the longest chain of additions that an entry of the result, or the inner product, goes through.
+    """
+    x, y = rng.standard_normal(operator.shape_in), rng.standard_normal(operator.shape_out)
+    forward, backward = operator(x), operator.T(y)
+    gap = abs(float(np.vdot(y, forward)) - float(np.vdot(backward, x)))
+    scale = max(_norm(y) * _norm(forward), _norm(backward) * _norm(x))
+    return Check(
+        f"dot test of {operator.name}",
+        f"⟨y, {operator.name} x⟩ = ⟨{operator.name}ᵀ y, x⟩",
+        gap / scale if scale > 0 else gap,
+        _rounding(longest_sum),
+        f"8 √k u for sums of k = {longest_sum:,} terms",
+    )
+
+
+def inverse_tests(flow: Flow, rng: np.random.Generator) -> list[Check]:
+    """``P^-1 P q = q`` and ``P P^-1 q = q`` for a random q.
+
+    Both products are recursions over time with sums of H terms in them. They are backward stable, so that the error
+    is that of one sum times the condition number ``|P| |P^-1|`` (Higham, *Accuracy and Stability*, chapter 8).
+    """
+    condition = _largest_singular_value(flow.P, rng) * _largest_singular_value(flow.P_inverse, rng)
+    terms = flow.model.n_recurrent_gates * flow.model.n_states + 2
+    bound = _rounding(terms) * condition
+    reason = f"8 √k u for sums of k = {terms:,} terms, times the condition number {condition:.3g} of P"
+    q = rng.standard_normal(flow.space.shape)
+    errors = [_norm(flow.P_inverse(flow.P(q)) - q), _norm(flow.P(flow.P_inverse(q)) - q)]
+    names = (("P⁻¹ after P", "P⁻¹ P q = q"), ("P after P⁻¹", "P P⁻¹ q = q"))
+    return [
+        Check(name, identity, error / _norm(q), bound, reason)
+        for (name, identity), error in zip(names, errors, strict=True)
+    ]
+
+
+def finite_differences(flow: Flow, rng: np.random.Generator) -> FiniteDifferences:
+    """Judge ``P J`` by central differences of the plain forward map, extrapolated to h = 0.
+
+    Richardson's extrapolation of quartered steps in a table; the entry that its neighbours agree with best counts, and
+    the disagreement is its error estimate (Ridders, *Accurate computation of F'(x)*, Adv. Eng. Software 1982).
+    """
+    theta = flow.model.vector
+    direction = rng.standard_normal(theta.size)
+    direction *= (_norm(theta) or 1.0) / _norm(direction)
+    exact = flow.P(flow.J(direction))
+    scale = _norm(exact) or 1.0
+    drive = np.ascontiguousarray(flow.inputs.swapaxes(0, 1))
+    errors, previous = [], []
+    best = (math.inf, math.inf)  # (error estimate, error)
+    for step in _STEPS:
+        ends = [run(flow.model.with_vector(theta + s * direction), drive, flow.z0)[1:] for s in (step, -step)]
+        row = [(ends[0] - ends[1]).swapaxes(0, 1) / (2 * step)]
+        errors.append(_norm(row[0] - exact) / scale)
+        for column, coarser in enumerate(previous[: _COLUMNS - 1]):
+            factor = 16.0 ** (column + 1)
+            row.append((factor * row[column] - coarser) / (factor - 1))
+            estimate = max(_norm(row[-1] - row[-2]), _norm(row[-1] - coarser)) / scale
+            best = min(best, (estimate, _norm(row[-1] - exact) / scale))
+        previous = row
+    rounding = np.finfo(float).eps * _norm(flow.states) / scale / _STEPS
+    slope = log_slope(_STEPS, np.array(errors), (errors > 30 * rounding) & (np.array(errors) < 0.01))
+    return FiniteDifferences(_STEPS, np.array(errors), slope, best[1], best[0])
+
+
+def log_slope(x: Array, y: Array, use: Array) -> float | None:
+    """Slope of log(y) against log(x) over the points in `use`, by least squares; None for fewer than three."""
+    use = use & (y > 0) & (x > 0)
+    if use.sum() < 3:
+        return None
+    return float(np.polyfit(np.log(x[use]), np.log(y[use]), 1)[0])
+
+
+def _derivative_check(differences: FiniteDifferences, chain: int) -> Check:
+    # The estimate is the change made by the last extrapolation, not a bound; 10 covers a table that converges slowly.
+    # An estimate that is no better than 1e-4 decides nothing, and must not pass.
+    estimate = differences.error_estimate
+    return Check(
+        "P J = dZ/dθ",
+        "P J d = derivative of the states along d",
+        differences.error,
+        10 * estimate + _rounding(chain) if estimate < 1e-4 else 0.0,
+        f"10 times the error estimate {estimate:.1e} of the extrapolated central differences, and rounding",
+    )
+
+
+def _longest_sum(flow: Flow) -> int:
+    """Terms of an inner product, and of the chain of sums behind each."""
+    return flow.space.size + _chain(flow)
+
+
+def _chain(flow: Flow) -> int:
+    """Additions over units and time on the way to one entry of an image."""
+    steps, units = flow.space.shape[1:]
+    return steps * (flow.model.n_gates * units + flow.model.n_inputs + 2)
+
+
+def _largest_singular_value(operator: TensorOperator, rng: np.random.Generator) -> float:
+    """Euclidean operator norm by power iteration on ``A^T A``: from below, close enough for a factor in a bound."""
+    x, value = rng.standard_normal(operator.shape_in), 0.0
+    for _ in range(_NORM_ITERATIONS):
+        image = operator(x / _norm(x))
+        value = _norm(image)
+        x = operator.T(image)
+    return value
+
+
+def _rounding(terms: int) -> float:
+    return 8 * math.sqrt(terms) * np.finfo(np.float64).eps / 2
+
+
+def _norm(array: Array) -> float:
+    return float(np.linalg.norm(array))

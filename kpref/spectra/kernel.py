@@ -1,0 +1,140 @@
+"""The exact spectrum of K = J J*.
+
+K does not mix units: an entry (b, n, h), (b', n', h') is zero unless h = h'. For unit h it is F_h F_h^T with
+
+    F_h = mu^(1/2) [ G_g[:, h] * V_g  for the gates g ],    V_g = [ m | x | 1 ]
+
+the columns of V_g being those that a trainable parameter of gate g multiplies. So the spectrum of K consists of those
+of H small Gram matrices. Where the gates are constant and equal for all units, K = (V V^T) (x) I_H: one small singular
+value problem, each eigenvalue H-fold (Hazelden et al., arXiv:2507.06381, for the vanilla network).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import eigvalsh, svdvals
+from scipy.linalg.blas import dsyrk
+
+from kpref.flow import Flow
+from kpref.linearize import SiteForm
+from kpref.memory import require_memory
+from kpref.threads import run_blocks
+
+__all__ = ["KernelSpectrum", "kernel_spectrum"]
+
+Array = npt.NDArray[Any]
+
+#: Rows of F_h that one rank-k update takes, so that they are still in cache when they are multiplied.
+_CHUNK = 512
+
+
+@dataclass(frozen=True, eq=False)
+class KernelSpectrum:
+    """Exact spectrum of K.
+
+    Attributes
+    ----------
+    values : ndarray
+        All eigenvalues that can be different from zero, descending, with multiplicities: H min(B T, columns of F_h).
+    unit_values : ndarray, shape (H, ...)
+        The same for each unit.
+    trace, frobenius : float
+        ``tr K`` and ``(tr K^2)^(1/2)``.
+    effective_dimension : float
+        ``(tr K)^2 / tr K^2``.
+    """
+
+    values: Array
+    unit_values: Array
+    trace: float
+    frobenius: float
+    effective_dimension: float
+
+
+def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None) -> KernelSpectrum:
+    """Exact spectrum of ``flow.K``, multiplicities included.
+
+    Parameters
+    ----------
+    flow : Flow
+    progress : callable, optional
+        Called with 1 after each unit.
+
+    Returns
+    -------
+    KernelSpectrum
+
+    Notes
+    -----
+    With c columns in F_h: H (B T c^2 + O(c^3)) flops, or one such problem where the gates are constant. Eigenvalues
+    have an absolute error of a few units of rounding of the largest.
+    """
+    form = flow.linearization
+    features = _features(form, np.sqrt(flow.space.mu.T).reshape(-1, 1))
+    units = form.n_states
+    gates = form.gates.astype(np.float64, copy=False)
+    if gates.shape[:2] == (1, 1) and (gates == gates[..., :1]).all():
+        matrix = np.concatenate([gate * block for gate, block in zip(gates[0, 0, :, 0], features, strict=True)], axis=1)
+        unit_values = np.broadcast_to(np.square(svdvals(matrix)), (units, min(matrix.shape))).copy()
+        if progress is not None:
+            progress(units)
+    else:
+        unit_values = _unit_spectra(gates, features, form.n_steps * form.n_trials, progress)
+    values = np.sort(unit_values, axis=None)[::-1]
+    trace, square = float(values.sum()), float(np.square(values).sum())
+    return KernelSpectrum(values, unit_values, trace, square**0.5, trace**2 / square if square else 0.0)
+
+
+def _features(form: SiteForm, root_mu: Array) -> list[Array]:
+    """``mu^(1/2) V_g`` for each gate, rows ordered as (time, trial)."""
+    rows = form.n_steps * form.n_trials
+    recurrent = form.variable.reshape(rows, -1)
+    inputs, ones = form.drive.reshape(rows, -1)[:, :-1], np.ones((rows, 1))
+    blocks = {"recurrent": recurrent, "input": inputs, "bias": ones}
+    features = []
+    for gate in range(form.layout.n_gates):
+        kinds = [blocks[site.kind] for site in form.layout.sites if gate in site.gates]
+        features.append(root_mu * np.concatenate([np.empty((rows, 0)), *kinds], axis=1, dtype=np.float64))
+    return features
+
+
+def _unit_spectra(
+    gates: Array, features: list[Array], rows: int, progress: Callable[[int], object] | None
+) -> Array:
+    units = gates.shape[3]
+    columns = sum(block.shape[1] for block in features)
+    wide = columns > rows
+    size = min(columns, rows)
+    require_memory(8 * (units * size + 4 * size**2 + rows * (columns if wide else 0)), "the spectrum of K")
+    steps = rows // gates.shape[1] if gates.shape[1] > 1 else rows
+    flat = np.broadcast_to(gates, (gates.shape[0] if gates.shape[0] > 1 else steps, *gates.shape[1:]))
+    unit_values = np.empty((units, size))
+
+    def task(unit: int) -> None:
+        by_gate = flat[..., unit].reshape(rows, len(features))
+        gram = _gram(by_gate, features, wide)
+        unit_values[unit] = np.maximum(eigvalsh(gram, lower=True, overwrite_a=True, check_finite=False), 0.0)[::-1]
+        if progress is not None:
+            progress(1)
+
+    run_blocks(task, units)
+    return unit_values
+
+
+def _gram(by_gate: Array, features: list[Array], wide: bool) -> Array:
+    """F^T F, or F F^T where F has more columns than rows; lower triangle."""
+    if wide:
+        factor = np.concatenate([by_gate[:, [g]] * block for g, block in enumerate(features)], axis=1)
+        return np.asarray(factor @ factor.T)
+    columns = sum(block.shape[1] for block in features)
+    gram = np.zeros((columns, columns), order="F")
+    for start in range(0, len(by_gate), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        factor = np.concatenate([by_gate[part, [g]] * block[part] for g, block in enumerate(features)], axis=1)
+        gram = dsyrk(1.0, factor.T, beta=1.0, c=gram, lower=1, overwrite_c=1)
+    return gram
