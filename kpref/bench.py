@@ -8,8 +8,9 @@ multiplies large square matrices. With k gates, H states, n_in inputs, B trials 
     NTK        the sum of P^T, K and P
     build      2 B T k H (H + n_in)         the network itself
 
-floating-point operations (a multiplication and an addition are two). The rate is measured between the timings, again
-and again, so that other work on the machine slows down both; all figures are medians.
+floating-point operations (a multiplication and an addition are two). The rate is measured right before each timing of
+kpref, and the ratio to the floor pairs the two, so that other work on the machine slows down both. All figures are
+medians.
 """
 
 from __future__ import annotations
@@ -58,18 +59,19 @@ SETTLE = 0.1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``kpref bench``."""
     add = parser.add_argument
-    add("--trials", type=_count, default=100, metavar="B", help="number of trials (default %(default)s)")
-    add("--steps", type=_count, default=90, metavar="T", help="time steps of a trial (default %(default)s)")
-    add("--states", type=_count, default=128, metavar="H", help="states of the network (default %(default)s)")
-    add("--inputs", type=_count, default=3, metavar="N", help="inputs of the network (default %(default)s)")
+    add("--trials", type=positive_integer, default=100, metavar="B", help="number of trials (default %(default)s)")
+    add("--steps", type=positive_integer, default=90, metavar="T", help="time steps of a trial (default %(default)s)")
+    add("--states", type=positive_integer, default=128, metavar="H", help="states of the network (default %(default)s)")
+    add("--inputs", type=positive_integer, default=3, metavar="N", help="inputs of the network (default %(default)s)")
     add("--model", choices=MODELS, default="gru", help="kind of network (default %(default)s)")
     add("--dtype", choices=("float64", "float32"), default="float64", help="of kpref and JAX (default %(default)s)")
-    add("--repeats", type=_count, default=7, metavar="N", help="rounds of timings (default %(default)s)")
+    add("--repeats", type=positive_integer, default=7, metavar="N", help="rounds of timings (default %(default)s)")
     add("--no-peers", action="store_true", help="leave JAX and PyTorch out")
     add("--json", type=Path, metavar="FILE", help="write all timings to this file too")
 
 
-def _count(text: str) -> int:
+def positive_integer(text: str) -> int:
+    """Read a count from the command line."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
@@ -79,7 +81,7 @@ def _count(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Run ``kpref bench``: print the table, and write the JSON file if one is asked for."""
     if args.json is not None and not os.access(args.json.absolute().parent, os.W_OK):
-        raise OSError(f"cannot write {args.json}: there is no folder {args.json.absolute().parent} to write it in")
+        raise OSError(f"cannot write {args.json}: {args.json.absolute().parent} is not a folder that can be written to")
     problem = Problem(args.model, args.trials, args.steps, args.states, args.inputs, args.dtype)
     names = ["kpref"]
     if not args.no_peers:
@@ -129,16 +131,19 @@ class Benchmark:
     ----------
     problem : Problem
     threads : int
-    rates : list of float
-        Floating-point operations per second of a product of square matrices, as often as it was measured.
     records : dict of str to Record
         By contender.
+    rates : list of float
+        Floating-point operations per second of a product of square matrices, as often as it was measured.
+    ratios : dict of str to list of float
+        By column, kpref's seconds over the floor at the rate measured right before them.
     """
 
     problem: Problem
     threads: int
-    rates: list[float]
     records: dict[str, Record]
+    rates: list[float] = field(default_factory=list)
+    ratios: dict[str, list[float]] = field(default_factory=lambda: {column: [] for column in COLUMNS})
 
     def floor(self, column: str) -> float:
         """Seconds that the matrix products of a column take at the median rate."""
@@ -169,6 +174,7 @@ class Worker:
         )
         started = self._answer()
         self.record.dtype, self.record.memory = started.get("dtype", ""), started.get("memory")
+        self.record.seconds["build"] += started.get("seconds", [])
 
     def __enter__(self) -> Self:
         return self
@@ -213,9 +219,8 @@ def measure(problem: Problem, names: Sequence[str], repeats: int) -> Benchmark:
     names : sequence of str
         Contenders, kpref first.
     repeats : int
-        Rounds. In each of them every contender has its turn after a measurement of the rate.
+        Rounds, in each of which every contender has its turn.
     """
-    threads, rates = get_num_threads(), []
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=len(names) * (1 + repeats), unit="turn", leave=False, disable=None))
         workers = {}
@@ -223,25 +228,34 @@ def measure(problem: Problem, names: Sequence[str], repeats: int) -> Benchmark:
             bar.set_description(f"{name}: memory")
             workers[name] = stack.enter_context(Worker(name, problem))
             bar.update()
+        benchmark = Benchmark(problem, get_num_threads(), {name: worker.record for name, worker in workers.items()})
         compare(workers)
         for _ in range(repeats):
             for name, worker in workers.items():
                 bar.set_description(f"{name}: time")
-                rates.append(measure_rate(problem.dtype, threads))
-                time.sleep(SETTLE)
-                take_turn(worker)
+                for column in COLUMNS:
+                    if name == "kpref":
+                        benchmark.rates.append(measure_rate(problem.dtype, benchmark.threads))
+                        time.sleep(SETTLE)
+                    seconds = time_column(worker, column)
+                    if name == "kpref" and seconds:
+                        operations = benchmark.rates[-1] * float(np.median(seconds))
+                        benchmark.ratios[column].append(operations / count_operations(problem)[column])
                 time.sleep(SETTLE)
                 bar.update()
-    return Benchmark(problem, threads, rates, {name: worker.record for name, worker in workers.items()})
+    return benchmark
 
 
-def take_turn(worker: Worker) -> None:
-    """Time all columns of one contender."""
-    seconds = worker.record.seconds
-    if sum(seconds["build"]) < BUILD_BUDGET:
-        seconds["build"] += worker.ask(do="build")
-    for operator in OPERATORS:
-        seconds[operator] += worker.ask(do="time", operator=operator, calls=CALLS)
+def time_column(worker: Worker, column: str) -> list[float]:
+    """Time one column of one contender; nothing where it has spent its time for building."""
+    if column != "build":
+        seconds = worker.ask(do="time", operator=column, calls=CALLS)
+    elif sum(worker.record.seconds["build"]) < BUILD_BUDGET:
+        seconds = worker.ask(do="build")
+    else:
+        seconds = []
+    worker.record.seconds[column] += seconds
+    return seconds
 
 
 def measure_rate(dtype: str, threads: int) -> float:
@@ -305,8 +319,8 @@ def format_report(benchmark: Benchmark) -> str:
             memory = f"{record.memory / 1e6:.1f} MB ({record.memory / tensor:.1f})"
         lines.append(_row(name, [_milliseconds(record.median(column)) for column in COLUMNS], memory))
         if name == "kpref":
-            ratios = [record.median(column) / benchmark.floor(column) for column in COLUMNS]
-            lines.append(_row("  over the floor", [f"{ratio:.2f}" for ratio in ratios]))
+            ratios = [benchmark.ratios[column] for column in COLUMNS]
+            lines.append(_row("  over the floor", [f"{np.median(ratio):.2f}" if ratio else "" for ratio in ratios]))
     for package in dict.fromkeys(PEERS.values()):
         rivals = [records[name] for name, needs in PEERS.items() if needs == package and name in records]
         rivals = [record for record in rivals if record.error is None]

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.memory import require_memory
-from kpref.models import GRU, RNN, LeakyRNN, Model
+from kpref.models import GRU, RNN, LeakyRNN
 from kpref.threads import get_num_threads
 
 OPERATORS = ("P", "P^T", "K", "NTK")
@@ -52,7 +52,7 @@ class Problem:
         """(B, T, H)."""
         return self.trials, self.steps, self.states
 
-    def make_model(self) -> Model:
+    def make_model(self) -> GRU | RNN | LeakyRNN:
         """The network: recurrent weights of gain one."""
         return MODELS[self.model].init(self.inputs, self.states, seed=0)
 
@@ -110,7 +110,9 @@ class Kpref:
         return result
 
 
-def make_step(model: Model, tanh: Callable[[Any], Any], sigmoid: Callable[[Any], Any]) -> Callable[..., Any]:
+def make_step(
+    model: GRU | RNN | LeakyRNN, tanh: Callable[[Any], Any], sigmoid: Callable[[Any], Any]
+) -> Callable[..., Any]:
     """Write the map of a model as ``step(parameters, z, x)`` for another array library, given its tanh and sigmoid."""
 
     def gru(parameters: Mapping[str, Any], z: Any, x: Any) -> Any:

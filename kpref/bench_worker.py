@@ -43,8 +43,8 @@ def reset_peak_memory() -> bool:
     return True
 
 
-def measure_memory(contender: Contender) -> tuple[Any, int | None]:
-    """Build, multiply by the NTK once, and measure the peak of the memory that this took.
+def measure_memory(contender: Contender) -> tuple[Any, float, int | None]:
+    """Build, multiply by the NTK once, and measure the time of the one and the peak of the memory of both.
 
     Parameters
     ----------
@@ -55,17 +55,21 @@ def measure_memory(contender: Contender) -> tuple[Any, int | None]:
     -------
     built : object
         What `contender.build` made.
+    seconds : float
+        For the build.
     peak : int or None
         Bytes above those in use at the start, or None where the system does not tell.
     """
     can_reset = reset_peak_memory()
     before = resident_memory("VmRSS")
+    start = time.perf_counter()
     built = contender.build()
+    seconds = time.perf_counter() - start
     contender.apply(built, "NTK")
     after = resident_memory("VmHWM")
     if not can_reset or before is None or after is None:
-        return built, None
-    return built, after - before
+        return built, seconds, None
+    return built, seconds, after - before
 
 
 def warmed_up(kind: type[Contender], problem: Problem) -> Contender:
@@ -90,10 +94,11 @@ def answers(contender: Contender, requests: Iterator[Mapping[str, Any]]) -> Iter
     Yields
     ------
     dict
-        ``{"memory": bytes or None, "dtype": ...}``, then ``{"seconds": [...]}`` for each request.
+        ``{"memory": bytes or None, "dtype": ..., "seconds": [...]}``, the last for a first build, then
+        ``{"seconds": [...]}`` for each request.
     """
-    built, peak = measure_memory(contender)
-    yield {"memory": peak, "dtype": contender.dtype}
+    built, first, peak = measure_memory(contender)
+    yield {"memory": peak, "dtype": contender.dtype, "seconds": [first]}
     for request in requests:
         seconds = []
         if request["do"] == "build":

@@ -1,7 +1,8 @@
-"""`Flow`: a model run over its trials, with the operators of its linearised dynamics. The front door of kpref."""
+"""`Flow`: a model on its trials, with the operators of its linearised dynamics. The front door of kpref."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -10,56 +11,70 @@ import numpy.typing as npt
 
 from kpref import operators
 from kpref._validate import check_shape, finite_array, numeric_array
+from kpref.dynamics import Dynamics, FieldDynamics, MapDynamics, StageOperators
 from kpref.gradient import GradientFlow
-from kpref.linearize import SiteForm, linearize
+from kpref.integrate import Solution, Tableau, check_times, get_tableau
+from kpref.linearize import DenseForm, SiteForm
 from kpref.loss import evaluate_loss
 from kpref.memory import require_memory
-from kpref.models.base import Model
+from kpref.models.base import Field, Map, Model, SiteModel
 from kpref.operators import TensorOperator
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
-from kpref.threads import run_blocks
 
-__all__ = ["Flow", "run"]
+__all__ = ["Flow"]
 
 Array = npt.NDArray[Any]
 
-#: Trials that the forward pass handles in one block.
-_TRIALS_PER_BLOCK = 32
-
-
 class Flow:
-    """A discrete-time model on given trials: its trajectory and the operators of the K-P flow along it.
+    """A model on given trials: its trajectory, and the operators of the K-P flow along it.
 
-    Building it runs the model and computes the coefficients of its linearisation, O(B T H) numbers for each; the
-    operators share them.
+    Building it runs the model; the operators share the coefficients of its linearisation, O(B T H) numbers for each.
+    A model in discrete time takes `inputs`; one in continuous time also the time grid, by `times` or `dt`.
 
     Parameters
     ----------
     model : Model
-    inputs : array_like, shape (B, T, n_inputs)
+        A map or a vector field of `kpref.models`.
+    inputs : array_like, shape (B, T, n_inputs), or callable, or None
+        One row for each step of a map, or for each time of the grid. For a field it may be a function of time that
+        returns (B, n_inputs), and None if the field has no inputs.
     z0 : array_like, shape (H,) or (B, H), optional
         Initial states, shared or one a trial; zero by default.
     measure : {"mean", "sum"} or array_like
         Weights of trials and time in the inner product; see `TrajectorySpace`.
     dtype : {float64, float32}
         Precision of the operators. The trajectory and the linearisation are computed in float64 in any case.
+    dt : float, optional
+        Step of an even time grid that starts at 0, in the unit of time of the field. Fields only.
+    times : array_like, shape (N + 1,), optional
+        The time grid, T = N + 1. Fields only.
+    method : str or Tableau
+        Explicit Runge-Kutta method; `kpref.integrate.TABLEAUS` lists them. One step for each interval of the grid,
+        unless `rtol` is given.
+    rtol, atol : float, optional
+        Tolerances of adaptive steps; see `kpref.integrate.adaptive`.
+    input_kind : {"hold", "linear", "cubic"}
+        How inputs extend between grid times.
+    forcing : {"linear", "cubic"}
+        How P interpolates a forcing from the grid to the stages of the method.
+    stage_memory : float, optional
+        Bytes for the coefficients at the stages; beyond it they are computed anew each time, to the same bits.
 
     Attributes
     ----------
     model : Model
-    inputs : ndarray, shape (B, T, n_inputs)
     z0 : ndarray, shape (B, H)
     states : ndarray, shape (B, T, H)
-        z[1..T], read-only.
+        z[1..T] of a map; the states at the grid times of a field, row 0 being z0. Read-only.
     space : TrajectorySpace
-    P, P_inverse, J, K, NTK, D_z0 : TensorOperator
-        See `kpref.operators.propagation`.
+    P, P_inverse, J, K, NTK, D, D_z0 : TensorOperator
+        See `kpref.operators.propagation` and, for fields, `kpref.operators.stages`.
 
     Raises
     ------
     ValueError
-        If shapes do not match, a number is not finite, or the trajectory overflows (names trial and step).
+        If shapes do not match, a number is not finite, or the trajectory overflows (names trial and step or time).
     MemoryError
         Before anything is allocated, if the flow would not fit.
 
@@ -70,39 +85,66 @@ class Flow:
     >>> flow = kpref.Flow(model, np.random.default_rng(0).normal(size=(5, 20, 3)))
     >>> flow.NTK(np.ones(flow.states.shape)).shape
     (5, 20, 16)
+    >>> field = kpref.models.Rate.init(n_inputs=3, n_states=16, seed=0)
+    >>> kpref.Flow(field, np.ones((5, 20, 3)), dt=0.1, method="rk4").stage.P.shape_in
+    (5, 19, 4, 16)
     """
 
     def __init__(
         self,
         model: Model,
-        inputs: npt.ArrayLike,
+        inputs: npt.ArrayLike | Callable[[float], npt.ArrayLike] | None = None,
         z0: npt.ArrayLike | None = None,
         measure: str | npt.ArrayLike = "mean",
         dtype: npt.DTypeLike = np.float64,
+        *,
+        dt: float | None = None,
+        times: npt.ArrayLike | None = None,
+        method: str | Tableau = "rk4",
+        rtol: float | None = None,
+        atol: float | None = None,
+        input_kind: str = "hold",
+        forcing: str = "linear",
+        stage_memory: float | None = None,
     ) -> None:
-        if not isinstance(model, Model):
-            raise TypeError(f"model must be one of kpref.models; got {type(model).__name__}")
-        self.model = model
+        self.model: Model = model
         self.dtype: np.dtype[Any] = _precision(dtype)
-        self.inputs: Array = _inputs(inputs, model, self.dtype)
-        trials, steps, _ = self.inputs.shape
-        shape = (trials, steps, model.n_states)
-        self.z0: Array = _initial_states(z0, trials, model.n_states)
-        self.space = TrajectorySpace(shape, measure)
-        drive = np.ascontiguousarray(self.inputs.swapaxes(0, 1))
-        trajectory = run(model, drive, self.z0)
-        self.linearization: SiteForm = linearize(model, trajectory[:-1], drive, self.dtype)
-        self.states: Array = trajectory[1:].swapaxes(0, 1)
+        if isinstance(model, Map):
+            if times is not None or dt is not None or rtol is not None or atol is not None:
+                raise ValueError(f"times, dt, rtol and atol are for models in continuous time; {model} is a map")
+            self.inputs: Any = _inputs(inputs, model, self.dtype)
+            self.z0: Array = _initial_states(z0, self.inputs.shape[0], model.n_states)
+            self._dynamics: Dynamics = MapDynamics(model, self.inputs, self.z0, measure, self.dtype)
+        elif isinstance(model, Field):
+            grid = _time_grid(times, dt, inputs)
+            self.inputs, self.z0 = _field_inputs(inputs, z0, model, len(grid), self.dtype)
+            tolerances = _tolerances(rtol, atol)
+            tableau = get_tableau(method)
+            self._dynamics = FieldDynamics(
+                model, self.inputs, input_kind, grid, self.z0, tableau, tolerances, forcing, measure, self.dtype,
+                stage_memory,
+            )  # fmt: skip
+        else:
+            raise TypeError(f"model must be one of kpref.models; got {type(model).__name__}")
+        self.states: Array = self._dynamics.states
         self.states.flags.writeable = False
+        self.space: TrajectorySpace = self._dynamics.space
+
+    @property
+    def linearization(self) -> SiteForm | DenseForm:
+        """Coefficients of the linearisation at the points of the trajectory."""
+        return self._dynamics.linearization
 
     @cached_property
     def P(self) -> TensorOperator:
         """Linearised flow propagator: how a change of the dynamics travels through time."""
-        return operators.propagator(self.linearization, self.space)
+        return self._dynamics.propagator()
 
     @cached_property
     def P_inverse(self) -> TensorOperator:
-        """Inverse of the propagator: the forcing that a response comes from."""
+        """Inverse of the propagator of a map: the forcing that a response comes from."""
+        if not isinstance(self._dynamics, MapDynamics):
+            raise TypeError("P_inverse is defined for maps; P of a Runge-Kutta flow is not invertible")
         return operators.propagator_inverse(self.linearization, self.space)
 
     @cached_property
@@ -116,14 +158,53 @@ class Flow:
         return operators.kernel(self.linearization, self.space)
 
     @cached_property
+    def D(self) -> TensorOperator:
+        """Sensitivity of the states to the parameters, ``dZ/dtheta``, exact for the discrete flow."""
+        return self._dynamics.sensitivity()
+
+    @cached_property
     def NTK(self) -> TensorOperator:
-        """Neural tangent kernel of the states, ``D D* = P K P*``."""
-        return operators.neural_tangent_kernel(self.linearization, self.space)
+        """Neural tangent kernel of the states, ``D D*``, exact; ``P K P*`` for maps, its limit for fields."""
+        return self.D.gram("NTK")
 
     @cached_property
     def D_z0(self) -> TensorOperator:
-        """``dZ/dz0``: initial states (B, H) to trajectories."""
-        return operators.initial_state_jacobian(self.linearization, self.space)
+        """``dZ/dz0``: initial states (B, H) to trajectories. With trainable z0 the kernel is ``NTK + D_z0.gram()``."""
+        return self._dynamics.initial_state_sensitivity()
+
+    @property
+    def stage(self) -> StageOperators:
+        """Operators of a field on stage space: exact for the discrete flow."""
+        return self._field_dynamics().stage
+
+    @property
+    def solution(self) -> Solution:
+        """The solution of a field: its steps, and dense output ``solution(t)``."""
+        return self._field_dynamics().solution
+
+    def adjoint(self, kind: str = "discrete") -> TensorOperator:
+        """Adjoint equation of a field as an operator g -> l on trajectories.
+
+        ``-dl/dt = A(t)^T l + g``, l(t_end) = 0: "continuous" solves it backwards along the dense output of the
+        trajectory; "discrete" is its counterpart for the discrete flow. They differ by the error of the method.
+
+        Raises
+        ------
+        ValueError
+            For another kind.
+        TypeError
+            If the model is a map, for which ``P.T`` is the adjoint.
+        """
+        return self._field_dynamics().adjoint(kind)
+
+    def _field_dynamics(self) -> FieldDynamics:
+        if not isinstance(self._dynamics, FieldDynamics):
+            raise TypeError(f"stages, solution and adjoint belong to models in continuous time; {self.model} is a map")
+        return self._dynamics
+
+    def rerun(self, model: Model) -> Array:
+        """States (B, T, H) of another model of the same kind on the same trials and initial states."""
+        return self._dynamics.rerun(model)
 
     def gradient_flow(
         self,
@@ -141,54 +222,8 @@ class Flow:
         value = evaluate_loss(self.states, self.space, readout, targets, labels, loss, mask, at)
         return GradientFlow(self, value)
 
-    def with_model(self, model: Model) -> Flow:
-        """The same trials, initial states and measure under another model."""
-        return Flow(model, self.inputs, self.z0, self.space.mu, self.dtype)
-
     def __repr__(self) -> str:
         return f"Flow({self.model}, states {self.states.shape}, measure {self.space.measure!r}, {self.dtype})"
-
-
-def run(model: Model, drive: Array, z0: Array) -> Array:
-    """Run a map over its inputs, blocks of trials in parallel.
-
-    Parameters
-    ----------
-    model : Model
-    drive : ndarray, shape (T, B, n_inputs)
-    z0 : ndarray, shape (B, H)
-
-    Returns
-    -------
-    ndarray, shape (T + 1, B, H)
-        z[0..T], time first.
-
-    Raises
-    ------
-    ValueError
-        If a state is not finite; names trial and step.
-    """
-    steps, trials, _ = drive.shape
-    trajectory = np.empty((steps + 1, trials, model.n_states))
-    trajectory[0] = z0
-    blocks = [slice(start, start + _TRIALS_PER_BLOCK) for start in range(0, trials, _TRIALS_PER_BLOCK)]
-
-    def task(index: int) -> None:
-        block = blocks[index]
-        with np.errstate(over="ignore", invalid="ignore"):  # reported below, with the place
-            for step in range(steps):
-                trajectory[step + 1, block] = model.step(trajectory[step, block], drive[step, block])
-
-    run_blocks(task, len(blocks))
-    finite = np.isfinite(trajectory).all(axis=2)
-    if not finite.all():
-        step = int(np.argmin(finite.all(axis=1)))
-        trial = int(np.argmin(finite[step]))
-        raise ValueError(
-            f"the trajectory overflows: the state of trial {trial} is not finite after step {step - 1} "
-            f"(largest state before it: {np.abs(trajectory[step - 1, trial]).max():.3g})"
-        )
-    return trajectory
 
 
 def _precision(dtype: npt.DTypeLike) -> np.dtype[Any]:
@@ -201,7 +236,7 @@ def _precision(dtype: npt.DTypeLike) -> np.dtype[Any]:
     return precision
 
 
-def _inputs(inputs: npt.ArrayLike, model: Model, dtype: np.dtype[Any]) -> Array:
+def _inputs(inputs: Any, model: Model, dtype: np.dtype[Any]) -> Array:
     """The inputs, checked; that there is memory for the flow as well, before they are copied."""
     given = numeric_array("inputs", inputs, "biuf")
     check_shape("inputs", given, ndim=3)
@@ -227,6 +262,46 @@ def _check_memory(model: Model, trials: int, steps: int, dtype: np.dtype[Any]) -
 
     The inputs are there three times: as given, time first, and among the coefficients.
     """
-    states = model.n_states * (8.0 + dtype.itemsize * (model.n_gates + 2 + 3))
+    gates = model.n_gates if isinstance(model, SiteModel) else model.n_states + model.n_parameters
+    states = model.n_states * (8.0 + dtype.itemsize * (gates + 2 + 3))
     inputs = model.n_inputs * (16.0 + dtype.itemsize)
     require_memory(trials * steps * (states + inputs), f"a flow of {model} over {trials} trials of {steps} steps")
+
+
+def _time_grid(times: npt.ArrayLike | None, dt: float | None, inputs: Any) -> Array:
+    if (times is None) == (dt is None):
+        raise ValueError("a model in continuous time needs its time grid: give either times or dt")
+    if times is not None:
+        return check_times(times)
+    if callable(inputs) or inputs is None:
+        raise ValueError("dt needs sampled inputs, one for each time; give times with a function of time or no inputs")
+    if dt is None or not (np.isfinite(dt) and dt > 0):
+        raise ValueError(f"dt must be positive and finite; got {dt}")
+    shape = np.shape(inputs)
+    if len(shape) != 3:
+        raise ValueError(f"inputs must have shape (B, T, n_inputs); got {shape}")
+    return check_times(dt * np.arange(shape[1]))
+
+
+def _field_inputs(inputs: Any, z0: Any, model: Field, length: int, dtype: np.dtype[Any]) -> tuple[Any, Array]:
+    """Inputs and initial states of a field, checked against each other."""
+    if inputs is None:
+        if model.n_inputs:
+            raise ValueError(f"{model} needs inputs of shape (B, {length}, {model.n_inputs}), or a function of time")
+        trials = 1 if z0 is None or np.ndim(z0) < 2 else len(z0)
+        inputs = np.zeros((trials, length, 0))
+    if callable(inputs):
+        return inputs, _initial_states(z0, np.shape(inputs(0.0))[0], model.n_states)
+    if np.ndim(inputs) == 3 and model.n_inputs == 0 == np.shape(inputs)[2]:
+        return np.asarray(inputs, dtype=float), _initial_states(z0, len(inputs), model.n_states)
+    array = _inputs(inputs, model, dtype)
+    if array.shape[1] != length:
+        raise ValueError(f"inputs must have one row for each of the {length} times; got shape {array.shape}")
+    return array, _initial_states(z0, len(array), model.n_states)
+
+
+def _tolerances(rtol: float | None, atol: float | None) -> dict[str, Any] | None:
+    if rtol is None and atol is None:
+        return None
+    given = {"rtol": rtol, "atol": atol}
+    return {name: value for name, value in given.items() if value is not None}

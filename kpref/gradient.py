@@ -1,6 +1,6 @@
 """What gradient descent would do: to the parameters, to the dynamics, to the states; predicted and realised.
 
-    grad_theta = J^T P^T Mu Err,    df = -J grad_theta = -K P* Err,    dz = -P J grad_theta = -P K P* Err
+    grad_theta = D^T Mu Err,    df = -J grad_theta = -K P* Err,    dz = -D grad_theta = -P K P* Err
 
 per unit learning rate, and the loss falls at the rate ``<Err, NTK Err>_X = |grad_theta|^2`` (Hazelden et al.,
 arXiv:2507.06381).
@@ -47,14 +47,9 @@ class GradientFlow:
         return self.loss_value.err
 
     @cached_property
-    def adjoint(self) -> Array:
-        """``P^T Mu Err``, shape (B, T, H): derivative of the loss by a forcing of each step (backpropagation)."""
-        return np.asarray(self.flow.P.T(self.flow.space.weigh(self.err)))
-
-    @cached_property
     def grad_theta(self) -> Array:
-        """Gradient of the loss by the trainable parameters, shape (M,), the readout held fixed."""
-        return np.asarray(self.flow.J.T(self.adjoint))
+        """Gradient of the loss by the trainable parameters, ``D^T Mu Err``, shape (M,), the readout held fixed."""
+        return np.asarray(self.flow.D.T(self.flow.space.weigh(self.err)))
 
     @cached_property
     def df(self) -> Array:
@@ -64,7 +59,7 @@ class GradientFlow:
     @cached_property
     def dz(self) -> Array:
         """Predicted change of the states per unit learning rate, ``-P K P* Err``, shape (B, T, H)."""
-        return np.asarray(self.flow.P(self.df))
+        return np.asarray(-self.flow.D(self.grad_theta))
 
     @property
     def loss_rate(self) -> float:
@@ -81,11 +76,8 @@ class GradientFlow:
         ValueError
             If `eta` is not finite, or the trajectory overflows after the step.
         """
-        from kpref.flow import run
-
         if not np.isfinite(eta):
             raise ValueError(f"the learning rate must be finite; got {eta}")
-        flow = self.flow
-        model = flow.model.with_vector(flow.model.vector - eta * self.grad_theta)
-        after = run(model, np.ascontiguousarray(flow.inputs.swapaxes(0, 1)), flow.z0)
-        return np.asarray(after[1:].swapaxes(0, 1) - flow.states)
+        model = self.flow.model
+        after = self.flow.rerun(model.with_vector(model.vector - eta * self.grad_theta))
+        return np.asarray(after - self.flow.states)

@@ -1,7 +1,7 @@
-"""The linearisation of a model along a trajectory, in site form: arrays and no behaviour.
+"""The linearisation of a model along a trajectory, in site form or dense: arrays and no behaviour.
 
 Time comes first in all arrays, so that the rows of one step, for a block of trials, lie together: the kernels walk
-through memory in order. A row is one application of the map. An axis of length one is constant along rows or trials.
+through memory in order. A row is one evaluation of the model: a step of a map, a stage of a Runge-Kutta step. An axis of length one is constant along rows or trials.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._validate import finite_array, first_index
-from kpref.models.base import ParameterSite, SiteModel
+from kpref.models.base import DenseModel, Model, ParameterSite, SiteModel
 from kpref.threads import run_blocks
 
-__all__ = ["ParameterLayout", "SiteForm", "linearize"]
+__all__ = ["DenseForm", "ParameterLayout", "SiteForm", "linearize"]
 
 Array = npt.NDArray[Any]
 
@@ -64,7 +64,7 @@ class ParameterLayout:
         return sum(int(np.prod(site.shape(self.n_states, self.n_inputs))) for site in self.sites)
 
     def zeros(self, count: int, dtype: npt.DTypeLike) -> tuple[Array, Array]:
-        """Matrices of zeros for `count` parameter vectors: recurrent (count, H, k_r H), driven (count, n_in + 1, k H)."""
+        """Matrices of zeros for `count` vectors: recurrent (count, H, k_r H) and driven (count, n_in + 1, k H)."""
         columns = self.n_recurrent_gates * self.n_states if self.has_recurrent else 0
         recurrent = np.zeros((count, self.n_states, columns), dtype)
         return recurrent, np.zeros((count, self.n_inputs + 1, self.n_gates * self.n_states), dtype)
@@ -150,6 +150,11 @@ class SiteForm:
         return int(self.variable.shape[2])
 
     @property
+    def n_parameters(self) -> int:
+        """Number M of trainable parameters."""
+        return self.layout.size
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """Floating type of the coefficients."""
         return self.variable.dtype
@@ -161,31 +166,87 @@ class SiteForm:
         return sum(array.nbytes for array in arrays)
 
 
-def linearize(model: SiteModel, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64) -> SiteForm:
+@dataclass(frozen=True, eq=False)
+class DenseForm:
+    """Jacobians of a small system along a trajectory, stored.
+
+    Attributes
+    ----------
+    state_jacobian : ndarray, shape (R, B, H, H)
+        A.
+    parameter_jacobian : ndarray, shape (R, B, H, M)
+        J_theta, by the trainable parameters.
+    """
+
+    state_jacobian: Array
+    parameter_jacobian: Array
+
+    @property
+    def n_steps(self) -> int:
+        """Number R of rows."""
+        return int(self.state_jacobian.shape[0])
+
+    @property
+    def n_trials(self) -> int:
+        """Number B of trials."""
+        return int(self.state_jacobian.shape[1])
+
+    @property
+    def n_states(self) -> int:
+        """Number H of states."""
+        return int(self.state_jacobian.shape[2])
+
+    @property
+    def n_parameters(self) -> int:
+        """Number M of trainable parameters."""
+        return int(self.parameter_jacobian.shape[3])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Floating type of the coefficients."""
+        return self.state_jacobian.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the coefficients."""
+        return self.state_jacobian.nbytes + self.parameter_jacobian.nbytes
+
+
+def linearize(
+    model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64
+) -> SiteForm | DenseForm:
     """Coefficients of `model` at given states.
 
     Parameters
     ----------
-    model : SiteModel
+    model : SiteModel or DenseModel
     states : ndarray, shape (R, B, H)
-        The points of linearisation, row n being the state that the n-th application of the map starts from.
+        The points of linearisation; of a map, row n is the state that its n-th application starts from.
     inputs : ndarray, shape (R, B, n_in)
     dtype : dtype
         Floating type of the result; the coefficients are computed in float64.
 
     Returns
     -------
-    SiteForm
-
-    Raises
-    ------
-    ValueError
-        If a coefficient overflows in the precision asked for; names trial and step.
+    SiteForm or DenseForm
 
     Notes
     -----
-    Time is that of one product with each weight; memory is O(R B H) for each coefficient.
+    In site form the time is that of one product with each weight, and memory is O(R B H) for each coefficient.
     """
+    if isinstance(model, SiteModel):
+        return _site_form(model, states, inputs, dtype)
+    if isinstance(model, DenseModel):
+        parameter_jacobian = [model.parameter_jacobian(states, inputs)[name] for name in model.trainable]
+        flat = [block.reshape(*states.shape, -1) for block in parameter_jacobian]
+        return DenseForm(
+            np.ascontiguousarray(model.state_jacobian(states, inputs), dtype),
+            np.ascontiguousarray(np.concatenate(flat, axis=3), dtype),
+        )
+    raise TypeError(f"a model is a SiteModel or a DenseModel of kpref.models; got {type(model).__name__}")
+
+
+def _site_form(model: SiteModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> SiteForm:
     rows, trials, units = states.shape
     step = max(1, _BLOCK_ENTRIES // (trials * units))
     blocks = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

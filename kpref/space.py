@@ -12,8 +12,8 @@ operator between two of them follows from these (`TensorOperator.star`).
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
-from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
@@ -44,9 +44,12 @@ class EuclideanSpace:
     weights: Array | None = None
 
     def __init__(self, shape: Sequence[int]) -> None:
-        if any(not isinstance(axis, Integral) or axis < 0 for axis in shape):
+        try:
+            self.shape: tuple[int, ...] = tuple(operator.index(axis) for axis in shape)
+        except TypeError:
+            self.shape = (-1,)
+        if any(axis < 0 for axis in self.shape):
             raise ValueError(f"a space needs axes of a whole number of entries, at least 0; got shape {tuple(shape)}")
-        self.shape: tuple[int, ...] = tuple(int(axis) for axis in shape)
 
     @property
     def size(self) -> int:

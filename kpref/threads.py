@@ -7,12 +7,13 @@ oversubscribe the machine.
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from numbers import Integral
+from importlib import import_module
 
 from threadpoolctl import ThreadpoolController
 
@@ -50,11 +51,15 @@ def set_num_threads(number: int) -> None:
         If `number` is not a positive integer.
     """
     global _num_threads
-    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+    try:
+        count = 0 if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        count = 0
+    if count < 1:
         raise ValueError(f"the number of threads must be a positive integer; got {number!r}")
     with _lock:
         _drop_pool()
-        _num_threads = int(number)
+        _num_threads = count
 
 
 def run_blocks(task: Callable[[int], object], number: int) -> None:
@@ -81,8 +86,8 @@ def run_blocks(task: Callable[[int], object], number: int) -> None:
 @cache
 def _blas_libraries() -> ThreadpoolController:
     """The BLAS libraries of NumPy and SciPy. A limit reaches only what is loaded, so both are loaded first."""
-    import numpy.linalg
-    import scipy.linalg.cython_blas  # noqa: F401  (its OpenBLAS is the one that the kernels call)
+    import_module("numpy.linalg")
+    import_module("scipy.linalg.cython_blas")  # its OpenBLAS is the one that the kernels call
 
     return ThreadpoolController()
 

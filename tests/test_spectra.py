@@ -53,7 +53,8 @@ def test_kernel_spectrum_is_the_dense_spectrum_of_k(kind, trials, steps, seed, m
     # Both sides are backward stable: an error of some n units of rounding of the largest eigenvalue, n < 1000.
     bound = 1000 * np.finfo(float).eps * dense[0]
     np.testing.assert_allclose(spectrum.values[:shared], dense[:shared], rtol=0, atol=bound)
-    assert np.all(spectrum.values[shared:] <= bound) and np.all(np.abs(dense[shared:]) <= bound)
+    assert np.all(spectrum.values[shared:] <= bound)
+    assert np.all(np.abs(dense[shared:]) <= bound)
     np.testing.assert_allclose(spectrum.trace, np.trace(matrix), rtol=1e-12)
     np.testing.assert_allclose(spectrum.frobenius, np.linalg.norm(matrix), rtol=1e-12)
     np.testing.assert_allclose(spectrum.effective_dimension, np.trace(matrix) ** 2 / np.linalg.norm(matrix) ** 2)
@@ -113,7 +114,8 @@ def test_zero_operator_has_zero_eigenvalues():
     space = TrajectorySpace((2, 3, 4))
     zero = TensorOperator(np.zeros_like, np.zeros_like, space, space, name="0").gram()
     pairs = eigh(zero, 3)
-    assert not pairs.values.any() and not pairs.residuals.any()
+    assert not pairs.values.any()
+    assert not pairs.residuals.any()
 
 
 def test_progress_counts_products_and_units():

@@ -26,11 +26,12 @@ class IntegrationError(ValueError):
 
     Attributes
     ----------
-    trial, time, state
+    reason, trial, time, state
         As given.
     """
 
     def __init__(self, reason: str, trial: int, time: float, state: np.ndarray) -> None:
+        self.reason = reason
         self.trial = int(trial)
         self.time = float(time)
         self.state = np.array(state)
@@ -38,3 +39,7 @@ class IntegrationError(ValueError):
             self.state, precision=6, threshold=8, edgeitems=3, separator=", ", max_line_width=10_000
         )
         super().__init__(f"{reason}; trial {self.trial}, last accepted state at t = {self.time!r}: z = {shown}")
+
+    def in_block(self, first: int) -> IntegrationError:
+        """The same error where the trials were a block that starts at trial `first`."""
+        return IntegrationError(self.reason, self.trial + first, self.time, self.state)

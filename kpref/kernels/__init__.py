@@ -14,21 +14,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.kernels import parameters, sweeps
-from kpref.kernels.jacobian import SiteArrays
-from kpref.linearize import SiteForm
+from kpref.kernels import parameters, stages, sweeps
+from kpref.kernels.jacobian import DenseArrays, SiteArrays
+from kpref.kernels.stages import StageTable
+from kpref.linearize import DenseForm, SiteForm
 from kpref.threads import run_blocks
 
 __all__ = [
+    "StageTable",
     "adjoint",
     "inverse",
     "inverse_transpose",
     "parameter_product",
     "parameter_transpose",
+    "stage_adjoint",
+    "stage_costate",
+    "stage_costate_transpose",
+    "stage_tangent",
     "tangent",
 ]
 
 Array = npt.NDArray[Any]
+Form = SiteForm | DenseForm
 
 # States (vectors * trials) that a sweep carries at once: enough rows for the matrix products to run at full rate,
 # few enough that there is work for all cores and that the states of a block stay in cache.
@@ -58,9 +65,56 @@ def inverse_transpose(form: SiteForm, forcing: Array) -> Array:
     return _sweep(sweeps.inverse_transpose, form, forcing)
 
 
-def parameter_product(form: SiteForm, vectors: Array) -> Array:
-    """``J dtheta`` for parameter vectors (v, M). Costs 2 B T H (k_r H + k (n_in + 1)) flops a vector."""
-    recurrent, driven = form.layout.pack(_as_batch(vectors, form))
+def stage_tangent(
+    form: Form, table: StageTable, forcing: Array, carry: Array, out: Array, transposed: bool = False
+) -> None:
+    """Tangent of a run of Runge-Kutta steps, in place: see `kpref.kernels.stages.stage_tangent`.
+
+    `carry` (v, B, H) enters as dz at the first step and leaves as dz after the last; `out` gets its rows. Costs
+    2 B n s k_r H^2 flops a vector for n steps of s stages.
+    """
+    _over_blocks(
+        form, len(carry), lambda arrays, part, start, stop: stages.stage_tangent(
+            arrays, table, transposed, forcing[part], carry[part], out[part], start, stop
+        )
+    )  # fmt: skip
+
+
+def stage_adjoint(
+    form: Form, table: StageTable, source: Array, carry: Array, out: Array, transposed: bool = False
+) -> None:
+    """Transpose of `stage_tangent`, in place: see `kpref.kernels.stages.stage_adjoint`."""
+    _over_blocks(
+        form, len(carry), lambda arrays, part, start, stop: stages.stage_adjoint(
+            arrays, table, transposed, source[part], carry[part], out[part], start, stop
+        )
+    )  # fmt: skip
+
+
+def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, out: Array) -> None:
+    """Costates of a running cost, in place: see `kpref.kernels.stages.stage_costate`."""
+    _over_blocks(
+        form, len(carry), lambda arrays, part, start, stop: stages.stage_costate(
+            arrays, table, source[part], carry[part], out[part], start, stop
+        )
+    )  # fmt: skip
+
+
+def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carry: Array, out: Array) -> None:
+    """Transpose of `stage_costate`, in place."""
+    _over_blocks(
+        form, len(carry), lambda arrays, part, start, stop: stages.stage_costate_transpose(
+            arrays, table, impulses[part], carry[part], out[part], start, stop
+        )
+    )  # fmt: skip
+
+
+def parameter_product(form: Form, vectors: Array) -> Array:
+    """``J dtheta`` for parameter vectors (v, M). Costs 2 B T H (k_r H + k (n_in + 1)) flops a vector in site form."""
+    vectors = _as_batch(vectors, form)
+    if isinstance(form, DenseForm):
+        return _on_one_thread(lambda: np.einsum("rbhm,vm->vbrh", form.parameter_jacobian, vectors))
+    recurrent, driven = form.layout.pack(vectors)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
     arrays, bounds = _arrays(form), _row_blocks(form)
 
@@ -71,9 +125,11 @@ def parameter_product(form: SiteForm, vectors: Array) -> Array:
     return out
 
 
-def parameter_transpose(form: SiteForm, tensors: Array) -> Array:
+def parameter_transpose(form: Form, tensors: Array) -> Array:
     """``J^T g`` for tensors (v, B, T, H): parameter vectors (v, M). Costs as `parameter_product`."""
     tensors = _as_batch(tensors, form)
+    if isinstance(form, DenseForm):
+        return _on_one_thread(lambda: np.einsum("rbhm,vbrh->vm", form.parameter_jacobian, tensors))
     arrays, bounds = _arrays(form), _row_blocks(form)
     partial = [form.layout.zeros(len(tensors), form.dtype) for _ in bounds[1:]]
 
@@ -91,19 +147,32 @@ def parameter_transpose(form: SiteForm, tensors: Array) -> Array:
 def _sweep(kernel: Callable[..., None], form: SiteForm, tensors: Array) -> Array:
     tensors = _as_batch(tensors, form)
     out = np.empty_like(tensors)
+    _over_blocks(
+        form, len(tensors), lambda arrays, part, start, stop: kernel(arrays, tensors[part], out[part], start, stop)
+    )
+    return out
+
+
+def _over_blocks(form: Form, vectors: int, call: Callable[[Any, slice, int, int], None]) -> None:
+    """Call a kernel for each block of trials and group of vectors, in parallel."""
     arrays = _arrays(form)
     blocks = 1 << max(0, round(np.log2(form.n_trials / _TRIALS_PER_BLOCK)))
     bounds = _bounds(form.n_trials, blocks)
     width = max(1, _STATES_PER_BLOCK * blocks // form.n_trials)
-    groups = range(0, len(tensors), width)
+    groups = range(0, vectors, width)
 
     def task(index: int) -> None:
         group, block = divmod(index, blocks)
-        part = slice(groups[group], groups[group] + width)
-        kernel(arrays, tensors[part], out[part], bounds[block], bounds[block + 1])
+        call(arrays, slice(groups[group], groups[group] + width), bounds[block], bounds[block + 1])
 
     run_blocks(task, blocks * len(groups))
-    return out
+
+
+def _on_one_thread(compute: Callable[[], Array]) -> Array:
+    """A NumPy expression with BLAS on one thread, so that its bits do not depend on the number of threads."""
+    results: list[Array] = []
+    run_blocks(lambda _: results.append(compute()), 1)
+    return results[0]
 
 
 def _row_blocks(form: SiteForm) -> list[int]:
@@ -116,10 +185,12 @@ def _bounds(length: int, blocks: int) -> list[int]:
     return [length * block // blocks for block in range(blocks + 1)]
 
 
-def _arrays(form: SiteForm) -> SiteArrays:
+def _arrays(form: Form) -> SiteArrays | DenseArrays:
+    if isinstance(form, DenseForm):
+        return DenseArrays(form.state_jacobian)
     return SiteArrays(*(getattr(form, name) for name in SiteArrays._fields))
 
 
-def _as_batch(batch: Array, form: SiteForm) -> Array:
+def _as_batch(batch: Array, form: Form) -> Array:
     """The batch in the layout and precision of the kernels; a read-only array would be a type of its own to them."""
     return np.require(batch, form.dtype, ["C", "W"])

@@ -10,9 +10,11 @@ from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import get_cython_function_address, intrinsic
+
+from kpref.kernels.compilation import kernel
 
 __all__ = ["add_product", "add_transposed_product", "product"]
 
@@ -70,7 +72,7 @@ def _gemm(
 _N, _T = ord("N"), ord("T")
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _multiply(a, b, c, beta, transposed):  # type: ignore[no-untyped-def]
     """``c = a b + beta c``, or with a^T in place of a; row-major matrices, a and c with contiguous rows of a block."""
     rows, columns = c.shape
@@ -93,21 +95,19 @@ def _multiply(a, b, c, beta, transposed):  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def product(a, b, c):  # type: ignore[no-untyped-def]
     """``c = a @ b``."""
     _multiply(a, b, c, c.dtype.type(0.0), False)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def add_product(a, b, c):  # type: ignore[no-untyped-def]
     """``c += a @ b``."""
     _multiply(a, b, c, c.dtype.type(1.0), False)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def add_transposed_product(a, b, c):  # type: ignore[no-untyped-def]
     """``c += a.T @ b``."""
     _multiply(a, b, c, c.dtype.type(1.0), True)
-
-

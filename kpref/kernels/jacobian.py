@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from numba.extending import overload
 
 from kpref.kernels.blas import product
+from kpref.kernels.compilation import kernel
 
-__all__ = ["SiteArrays", "jacobian", "jacobian_transpose", "workspace"]
+__all__ = ["DenseArrays", "SiteArrays", "jacobian", "jacobian_transpose", "workspace"]
 
 Array = npt.NDArray[Any]
 
@@ -27,20 +28,53 @@ class SiteArrays(NamedTuple):
     weight_transposed: Array
 
 
-@njit(nogil=True, cache=True)
+class DenseArrays(NamedTuple):
+    """The arrays of a `kpref.linearize.DenseForm`."""
+
+    state_jacobian: Array
+
+
 def workspace(form, rows):  # type: ignore[no-untyped-def]
     """Scratch for `rows` states: two of the state size, one of the size of the recurrent gates."""
+    raise NotImplementedError("compiled code only")
+
+
+def jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+    """``y = A[step] x`` for states x (vectors * trials, H) of the trials start, start + 1, ..."""
+    raise NotImplementedError("compiled code only")
+
+
+def jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+    """``y = A[step]^T x``."""
+    raise NotImplementedError("compiled code only")
+
+
+# The sweeps call these three; which code they get is settled when they are compiled, by the kind of linearisation.
+
+
+@overload(workspace)
+def _workspace(form, rows):  # type: ignore[no-untyped-def]
+    return _site_workspace if form.instance_class is SiteArrays else _dense_workspace
+
+
+@overload(jacobian)
+def _jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+    return _site_jacobian if form.instance_class is SiteArrays else _dense_jacobian
+
+
+@overload(jacobian_transpose)
+def _jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+    return _site_jacobian_transpose if form.instance_class is SiteArrays else _dense_jacobian_transpose
+
+
+def _site_workspace(form, rows):  # type: ignore[no-untyped-def]
     units = form.weight.shape[1]
     kind = form.weight.dtype
     return np.zeros((rows, units), kind), np.empty((rows, units), kind), np.empty((rows, form.weight.shape[0]), kind)
 
 
-@njit(nogil=True, cache=True)
-def jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
-    """``y = A[step] x`` for states x (vectors * trials, H) of the trials start, start + 1, ...
-
-    A x = C0 * x + sum_g G_g * (W_g (S * x)). `y` may be `x`.
-    """
+def _site_jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+    """A x = C0 * x + sum_g G_g * (W_g (S * x)). `y` may be `x`."""
     rows, units = x.shape
     if form.slope.shape[2] > 0:
         for row in range(rows):
@@ -63,9 +97,8 @@ def jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignor
                 y[row, unit] += form.gates[gate_step, gate_trial, gate, unit] * currents[row, first + unit]
 
 
-@njit(nogil=True, cache=True)
-def jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
-    """``y = A[step]^T x``, A^T x = C0 * x + S * sum_g W_g^T (G_g * x). `y` may be `x`."""
+def _site_jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+    """A^T x = C0 * x + S * sum_g W_g^T (G_g * x). `y` may be `x`."""
     rows, units = x.shape
     decay_step, gate_step = _along(form.decay, step), _along(form.gates, step)
     for row in range(rows):
@@ -86,7 +119,37 @@ def jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # t
             y[row, unit] = form.decay[decay_step, decay_trial, unit] * x[row, unit] + scratch[row, unit]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _along(coefficient, step):  # type: ignore[no-untyped-def]
     """Row of a coefficient that may be constant along rows."""
     return step if coefficient.shape[0] > 1 else 0
+
+
+def _dense_workspace(form, rows):  # type: ignore[no-untyped-def]
+    units, kind = form.state_jacobian.shape[3], form.state_jacobian.dtype
+    return np.zeros((rows, units), kind), np.empty((rows, units), kind), np.empty((0, 0), kind)
+
+
+def _dense_jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+    """A x with A stored. `y` may be `x`."""
+    rows, units = x.shape
+    for row in range(rows):
+        trial = start + row % trials
+        for unit in range(units):
+            scratch[row, unit] = 0
+            for other in range(units):
+                scratch[row, unit] += form.state_jacobian[step, trial, unit, other] * x[row, other]
+    y[:] = scratch
+
+
+def _dense_jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+    """A^T x with A stored. `y` may be `x`."""
+    rows, units = x.shape
+    for row in range(rows):
+        trial = start + row % trials
+        for unit in range(units):
+            scratch[row, unit] = 0
+        for other in range(units):
+            for unit in range(units):
+                scratch[row, unit] += form.state_jacobian[step, trial, other, unit] * x[row, other]
+    y[:] = scratch

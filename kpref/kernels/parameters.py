@@ -8,9 +8,9 @@ driven (n_in + 1, k H).
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from kpref.kernels.blas import add_product, add_transposed_product, product
+from kpref.kernels.compilation import kernel
 
 __all__ = ["parameter_product", "parameter_transpose"]
 
@@ -18,7 +18,7 @@ __all__ = ["parameter_product", "parameter_transpose"]
 _CHUNK = 128
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def parameter_product(form, recurrent, driven, out, start, stop):  # type: ignore[no-untyped-def]
     """Rows start, ..., stop - 1 of ``J dtheta = sum_g G_g * (dW_g m + dU_g x + db_g)`` for each vector."""
     trials, units = form.variable.shape[1], form.variable.shape[2]
@@ -49,7 +49,7 @@ def parameter_product(form, recurrent, driven, out, start, stop):  # type: ignor
                         )
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def parameter_transpose(form, tensor, recurrent, driven, start, stop):  # type: ignore[no-untyped-def]
     """Add ``J^T g`` over the rows start, ..., stop - 1: dW_g += (G_g * g)^T m, (dU_g, db_g) += (G_g * g)^T (x, 1)."""
     trials, units = form.variable.shape[1], form.variable.shape[2]

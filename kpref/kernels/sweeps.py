@@ -5,14 +5,13 @@ Tensors are (vectors, trials, time, units); a block holds the trials start, ...,
 
 from __future__ import annotations
 
-from numba import njit
-
+from kpref.kernels.compilation import kernel
 from kpref.kernels.jacobian import jacobian, jacobian_transpose, workspace
 
 __all__ = ["adjoint", "inverse", "inverse_transpose", "tangent"]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def tangent(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
     """``dz[n+1] = A[n] dz[n] + q[n]`` from dz[0] = 0; row n of out is dz[n+1]."""
     vectors, _, steps, units = forcing.shape
@@ -29,7 +28,7 @@ def tangent(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
                 out[vector, trial, step, unit] = value
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def adjoint(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
     """``l[n] = A[n+1]^T l[n+1] + g[n]`` from l[T] = 0; row n of out is l[n]."""
     vectors, _, steps, units = forcing.shape
@@ -46,7 +45,7 @@ def adjoint(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
                 out[vector, trial, step, unit] = value
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def inverse(form, response, out, start, stop):  # type: ignore[no-untyped-def]
     """``q[n] = y[n] - A[n] y[n-1]`` with y[-1] = 0: the forcing that a response comes from."""
     vectors, _, steps, units = response.shape
@@ -63,7 +62,7 @@ def inverse(form, response, out, start, stop):  # type: ignore[no-untyped-def]
                 state[row, unit] = value
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def inverse_transpose(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
     """``(P^-1)^T g``: row n is ``g[n] - A[n+1]^T g[n+1]`` with g[T] = 0."""
     vectors, _, steps, units = forcing.shape

@@ -24,7 +24,18 @@ import numpy.typing as npt
 
 from kpref._validate import finite_array
 
-__all__ = ["Map", "Model", "ParameterSite", "SiteCoefficients", "SiteModel"]
+__all__ = [
+    "DenseField",
+    "DenseModel",
+    "Field",
+    "Map",
+    "Model",
+    "ParameterSite",
+    "SiteCoefficients",
+    "SiteField",
+    "SiteMap",
+    "SiteModel",
+]
 
 Array = npt.NDArray[Any]
 Parameters = Mapping[str, Array]
@@ -249,9 +260,41 @@ class SiteModel(Model):
         """Coefficients of the site form at states z (..., H) under inputs x (..., n_inputs)."""
 
 
+class DenseModel(Model):
+    """A small system that states its Jacobians as full arrays."""
+
+    @abstractmethod
+    def state_jacobian(self, z: Array, x: Array) -> Array:
+        """``dF/dz`` at states z (..., H) under inputs x (..., n_inputs): shape (..., H, H)."""
+
+    @abstractmethod
+    def parameter_jacobian(self, z: Array, x: Array) -> dict[str, Array]:
+        """``dF/d(parameter)`` for each parameter by name: shape (..., H, \\*shape of the parameter)."""
+
+
+class Field(Model):
+    """A model in continuous time, ``dz/dt = F(z, x(t), theta)``."""
+
+    def velocity(self, z: npt.ArrayLike, x: npt.ArrayLike, parameters: Parameters | None = None) -> Array:
+        """The vector field: `Model.evaluate` under the name that a field has for it."""
+        return self.evaluate(z, x, parameters)
+
+
+class SiteField(Field, SiteModel):
+    """A network in continuous time."""
+
+
+class DenseField(Field, DenseModel):
+    """A small system in continuous time."""
+
+
+class SiteMap(Map, SiteModel):
+    """A network in discrete time."""
+
+
 def initial_parameters(
     cls: type[SiteModel], n_inputs: int, n_states: int, seed: int, gain: float, bias: bool
-) -> dict[str, Array]:
+) -> dict[str, Any]:
     """Random parameters: recurrent entries N(0, gain**2 / H), input entries N(0, 1 / n_inputs), zero biases.
 
     With ``gain`` g > 1 a tanh network of this kind is chaotic at large H (Sompolinsky, Crisanti, Sommers 1988).
@@ -261,7 +304,7 @@ def initial_parameters(
     if not np.isfinite(gain):
         raise ValueError(f"gain must be finite; got {gain}")
     generator = np.random.default_rng(seed)
-    parameters = {}
+    parameters: dict[str, Any] = {}
     for site in cls.sites:
         shape = site.shape(n_states, n_inputs)
         if site.kind == "recurrent":

@@ -8,13 +8,13 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from kpref.models.base import Array, Map, Parameters, ParameterSite, SiteCoefficients, SiteModel, initial_parameters
+from kpref.models.base import Array, Parameters, ParameterSite, SiteCoefficients, SiteMap, initial_parameters
 from kpref.models.nonlinearity import sigmoid, sigmoid_slope, tanh_slope
 
 __all__ = ["GRU"]
 
 
-class GRU(Map, SiteModel):
+class GRU(SiteMap):
     """The gated recurrent unit in PyTorch's form (Cho et al. 2014, the reset gate after the product).
 
     With ``a_g = W_g h + b_hh,g`` and ``c_g = U_g x + b_ih,g`` for the gates g = r, u, n,
@@ -84,6 +84,7 @@ class GRU(Map, SiteModel):
         return sigmoid(-update) * np.tanh(c_n + sigmoid(reset) * a_n) + u * z
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
+        """Coefficients of the site form, as the class derives them."""
         reset, update, a_n, c_n = self._currents(self.parameters, z, x)
         r, u = sigmoid(reset), sigmoid(update)
         candidate = c_n + r * a_n

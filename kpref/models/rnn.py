@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from kpref.models.base import Array, Map, Parameters, ParameterSite, SiteCoefficients, SiteModel, initial_parameters
+from kpref.models.base import Array, Parameters, ParameterSite, SiteCoefficients, SiteMap, initial_parameters
 from kpref.models.nonlinearity import get_nonlinearity
 
 __all__ = ["RNN", "LeakyRNN", "Linear"]
@@ -25,7 +25,7 @@ def _current(parameters: Parameters, m: Array, x: Array) -> Array:
     return current
 
 
-class Linear(Map, SiteModel):
+class Linear(SiteMap):
     """The linear map ``z' = W z + U x + b``.
 
     Site form: C0 = 0, G = 1, m = z.
@@ -62,10 +62,11 @@ class Linear(Map, SiteModel):
         return _current(parameters, z, x)
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
+        """Coefficients of the site form, as the class derives them."""
         return SiteCoefficients(decay=np.zeros(self.n_states), gates=np.ones((1, self.n_states)))
 
 
-class RNN(Map, SiteModel):
+class RNN(SiteMap):
     """The network of torch.nn.RNN, ``z' = phi(a)``, ``a = W z + b_hh + U x + b_ih``.
 
     Differentiating, ``dz' = phi'(a) * (W dz + dW z + dU x + db_hh + db_ih)``.
@@ -118,11 +119,12 @@ class RNN(Map, SiteModel):
         return self.nonlinearity.value(_current(parameters, z, x))
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
+        """Coefficients of the site form, as the class derives them."""
         slope = self.nonlinearity.slope(_current(self.parameters, z, x))
         return SiteCoefficients(decay=np.zeros(self.n_states), gates=slope[..., None, :])
 
 
-class LeakyRNN(Map, SiteModel):
+class LeakyRNN(SiteMap):
     """The leaky network ``z' = (1 - alpha) z + alpha (W phi(z) + U x + b)``: Euler steps of a rate network.
 
     Differentiating, ``dz' = (1 - alpha) dz + alpha (W (phi'(z) * dz) + dW phi(z) + dU x + db)``.
@@ -186,6 +188,7 @@ class LeakyRNN(Map, SiteModel):
         return (1 - self.alpha) * z + self.alpha * current
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
+        """Coefficients of the site form, as the class derives them."""
         return SiteCoefficients(
             decay=np.full(self.n_states, 1 - self.alpha),
             gates=np.full((1, self.n_states), self.alpha),

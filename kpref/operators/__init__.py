@@ -3,21 +3,35 @@
 from kpref.operators.propagation import (
     initial_state_jacobian,
     kernel,
-    neural_tangent_kernel,
     parameter_jacobian,
     propagator,
     propagator_inverse,
+)
+from kpref.operators.stages import (
+    continuous_adjoint,
+    discrete_adjoint,
+    grid_propagator,
+    initial_state_sensitivity,
+    parameter_sensitivity,
+    stage_parameter_jacobian,
+    stage_propagator,
 )
 from kpref.operators.tensor import Structure, TensorOperator, identity
 
 __all__ = [
     "Structure",
     "TensorOperator",
+    "continuous_adjoint",
+    "discrete_adjoint",
+    "grid_propagator",
     "identity",
     "initial_state_jacobian",
+    "initial_state_sensitivity",
     "kernel",
-    "neural_tangent_kernel",
     "parameter_jacobian",
+    "parameter_sensitivity",
     "propagator",
     "propagator_inverse",
+    "stage_parameter_jacobian",
+    "stage_propagator",
 ]

@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.linearize import SiteForm
+from kpref.linearize import DenseForm, SiteForm
 from kpref.operators.tensor import TensorOperator
 from kpref.space import EuclideanSpace, TrajectorySpace
 
 __all__ = [
     "initial_state_jacobian",
     "kernel",
-    "neural_tangent_kernel",
     "parameter_jacobian",
     "propagator",
     "propagator_inverse",
@@ -37,7 +36,7 @@ Array = npt.NDArray[Any]
 # `kpref.kernels` brings Numba with it; it is imported when an operator is built, so that importing kpref stays fast.
 
 
-def propagator(form: SiteForm, space: TrajectorySpace) -> TensorOperator:
+def propagator(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
     """P, on a trajectory space. Costs 2 B T k_r H^2 flops, as does P^T."""
     from kpref import kernels
 
@@ -51,7 +50,7 @@ def propagator(form: SiteForm, space: TrajectorySpace) -> TensorOperator:
     )
 
 
-def propagator_inverse(form: SiteForm, space: TrajectorySpace) -> TensorOperator:
+def propagator_inverse(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
     """P^-1: the forcing ``q[n] = y[n] - A[n] y[n-1]`` that a response y comes from; local in time."""
     from kpref import kernels
 
@@ -65,31 +64,26 @@ def propagator_inverse(form: SiteForm, space: TrajectorySpace) -> TensorOperator
     )
 
 
-def parameter_jacobian(form: SiteForm, space: TrajectorySpace) -> TensorOperator:
+def parameter_jacobian(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
     """J, from parameters (M,) to trajectories."""
     from kpref import kernels
 
     return TensorOperator(
         lambda batch: kernels.parameter_product(form, batch),
         lambda batch: kernels.parameter_transpose(form, batch),
-        EuclideanSpace((form.layout.size,)),
+        EuclideanSpace((form.n_parameters,)),
         space,
         form.dtype,
         "J",
     )
 
 
-def kernel(form: SiteForm, space: TrajectorySpace) -> TensorOperator:
+def kernel(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
     """``K = J J^T Mu``: what a parameter step can do to the dynamics. Self-adjoint and positive in the measure."""
     return parameter_jacobian(form, space).gram("K")
 
 
-def neural_tangent_kernel(form: SiteForm, space: TrajectorySpace) -> TensorOperator:
-    """``NTK = D D^T Mu``, D = P J. Self-adjoint and positive in the measure."""
-    return (propagator(form, space) @ parameter_jacobian(form, space)).gram("NTK")
-
-
-def initial_state_jacobian(form: SiteForm, space: TrajectorySpace) -> TensorOperator:
+def initial_state_jacobian(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
     """``dZ/dz0``: initial states (B, H) to trajectories, P applied to the forcing ``A[0] dz0`` at the first step."""
     from kpref import kernels
     from kpref.kernels import reference

@@ -223,7 +223,7 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         space_out: EuclideanSpace,
         name: str,
         structure: Structure = Structure(),
-        dtype: npt.DTypeLike = None,
+        dtype: npt.DTypeLike | None = None,
     ) -> TensorOperator:
         return TensorOperator(forward, transpose, space_in, space_out, dtype or self.dtype, name, structure)
 

@@ -21,7 +21,7 @@ from scipy.linalg import eigvalsh, svdvals
 from scipy.linalg.blas import dsyrk
 
 from kpref.flow import Flow
-from kpref.linearize import SiteForm
+from kpref.linearize import DenseForm, SiteForm
 from kpref.memory import require_memory
 from kpref.threads import run_blocks
 
@@ -42,7 +42,7 @@ class KernelSpectrum:
     values : ndarray
         All eigenvalues that can be different from zero, descending, with multiplicities: H min(B T, columns of F_h).
     unit_values : ndarray, shape (H, ...)
-        The same for each unit.
+        The same for each unit; one row for a system that is not in site form.
     trace, frobenius : float
         ``tr K`` and ``(tr K^2)^(1/2)``.
     effective_dimension : float
@@ -75,6 +75,8 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
     have an absolute error of a few units of rounding of the largest.
     """
     form = flow.linearization
+    if isinstance(form, DenseForm):
+        return _dense_spectrum(form, flow.space.mu)
     features = _features(form, np.sqrt(flow.space.mu.T).reshape(-1, 1))
     units = form.n_states
     gates = form.gates.astype(np.float64, copy=False)
@@ -85,9 +87,20 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
             progress(units)
     else:
         unit_values = _unit_spectra(gates, features, form.n_steps * form.n_trials, progress)
+    return _summary(unit_values)
+
+
+def _summary(unit_values: Array) -> KernelSpectrum:
     values = np.sort(unit_values, axis=None)[::-1]
     trace, square = float(values.sum()), float(np.square(values).sum())
     return KernelSpectrum(values, unit_values, trace, square**0.5, trace**2 / square if square else 0.0)
+
+
+def _dense_spectrum(form: DenseForm, mu: Array) -> KernelSpectrum:
+    """Squared singular values of ``Mu^(1/2) J``, J stored; units are not apart here, so they count as one."""
+    root = np.sqrt(mu.T)[:, :, None, None]
+    matrix = (root * form.parameter_jacobian).reshape(-1, form.n_parameters)
+    return _summary(np.square(svdvals(matrix))[None])
 
 
 def _features(form: SiteForm, root_mu: Array) -> list[Array]:

@@ -1,0 +1,225 @@
+"""The two kinds of dynamics behind a `kpref.Flow`: a map, and a Runge-Kutta flow of a vector field.
+
+Each runs its model over the trials once, and makes the operators along the trajectory when they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref import operators
+from kpref.integrate import InputSignal, Solution, Tableau
+from kpref.linearize import DenseForm, SiteForm, linearize
+from kpref.models.base import Field, Map
+from kpref.operators import TensorOperator
+from kpref.runge_kutta import StageSystem, integrate
+from kpref.space import TrajectorySpace
+from kpref.threads import run_blocks
+
+__all__ = ["Dynamics", "FieldDynamics", "MapDynamics", "StageOperators"]
+
+Array = npt.NDArray[Any]
+
+#: Trials that the forward pass of a map handles in one block.
+_TRIALS_PER_BLOCK = 32
+
+
+class Dynamics(Protocol):
+    """What a flow needs of its dynamics."""
+
+    states: Array
+    space: TrajectorySpace
+
+    @property
+    def linearization(self) -> SiteForm | DenseForm:
+        """Coefficients at the points of the trajectory, where K and J of the flow are taken."""
+
+    def propagator(self) -> TensorOperator:
+        """P, on the trajectory space."""
+
+    def sensitivity(self) -> TensorOperator:
+        """``D = dZ/dtheta``."""
+
+    def initial_state_sensitivity(self) -> TensorOperator:
+        """``dZ/dz0``."""
+
+    def rerun(self, model: Any) -> Array:
+        """States (B, T, H) of another model of the same kind on the same trials."""
+
+
+class MapDynamics:
+    """A model in discrete time, run over its inputs.
+
+    Parameters
+    ----------
+    model : Map
+    inputs : ndarray, shape (B, T, n_inputs)
+    z0 : ndarray, shape (B, H)
+    measure : {"mean", "sum"} or array_like
+    dtype : dtype
+    """
+
+    def __init__(
+        self, model: Map, inputs: Array, z0: Array, measure: str | npt.ArrayLike, dtype: npt.DTypeLike
+    ) -> None:
+        self.z0, self.drive = z0, np.ascontiguousarray(inputs.swapaxes(0, 1))
+        trajectory = self._run(model)
+        self.states: Array = trajectory[1:].swapaxes(0, 1)
+        self.space = TrajectorySpace(self.states.shape, measure)
+        self.linearization: SiteForm | DenseForm = linearize(model, trajectory[:-1], self.drive, dtype)
+
+    def propagator(self) -> TensorOperator:
+        """P."""
+        return operators.propagator(self.linearization, self.space)
+
+    def sensitivity(self) -> TensorOperator:
+        """``D = P J``."""
+        return self.propagator() @ operators.parameter_jacobian(self.linearization, self.space)
+
+    def initial_state_sensitivity(self) -> TensorOperator:
+        """``dZ/dz0``."""
+        return operators.initial_state_jacobian(self.linearization, self.space)
+
+    def rerun(self, model: Map) -> Array:
+        """States of another model on the same trials."""
+        return self._run(model)[1:].swapaxes(0, 1)
+
+    def _run(self, model: Map) -> Array:
+        """z[0..T], time first: (T + 1, B, H). Blocks of trials run in parallel."""
+        steps, trials, _ = self.drive.shape
+        trajectory = np.empty((steps + 1, trials, model.n_states))
+        trajectory[0] = self.z0
+        blocks = [slice(start, start + _TRIALS_PER_BLOCK) for start in range(0, trials, _TRIALS_PER_BLOCK)]
+
+        def task(index: int) -> None:
+            block = blocks[index]
+            with np.errstate(over="ignore", invalid="ignore"):  # reported below, with the place
+                for step in range(steps):
+                    trajectory[step + 1, block] = model.step(trajectory[step, block], self.drive[step, block])
+
+        run_blocks(task, len(blocks))
+        _require_finite(trajectory)
+        return trajectory
+
+
+def _require_finite(trajectory: Array) -> None:
+    finite = np.asarray(np.isfinite(trajectory).all(axis=2))
+    if not finite.all():
+        step = int(np.argmin(finite.all(axis=1)))
+        trial = int(np.argmin(finite[step]))
+        raise ValueError(
+            f"the trajectory overflows: the state of trial {trial} is not finite after step {step - 1} "
+            f"(largest state before it: {np.abs(trajectory[step - 1, trial]).max():.3g})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class StageOperators:
+    """Operators of a Runge-Kutta flow on stage space: exact for the discrete flow.
+
+    Attributes
+    ----------
+    P : TensorOperator
+        From forcings at the stages (B, n, s, H) to trajectories.
+    J : TensorOperator
+        From parameters to stages; ``P J = dZ/dtheta`` to rounding.
+    K : TensorOperator
+        ``J J^T`` on stages.
+    """
+
+    P: TensorOperator
+    J: TensorOperator
+    K: TensorOperator
+
+
+class FieldDynamics:
+    """A model in continuous time, solved by an explicit Runge-Kutta method.
+
+    Parameters
+    ----------
+    field : Field
+    source : array_like or callable
+        Inputs on the grid (B, N + 1, n_inputs), or a function of time.
+    kind : {"hold", "linear", "cubic"}
+        How inputs extend between grid times.
+    times : ndarray, shape (N + 1,)
+    z0 : ndarray, shape (B, H)
+    tableau : Tableau
+    tolerances : dict or None
+        For adaptive steps; None for fixed ones.
+    forcing : {"linear", "cubic"}
+        How a forcing on the grid extends to the stages.
+    measure, dtype
+        As for maps.
+    stage_memory : float, optional
+        Bytes for stored stage coefficients.
+    """
+
+    def __init__(
+        self,
+        field: Field,
+        source: npt.ArrayLike | Callable[[float], npt.ArrayLike],
+        kind: Any,
+        times: Array,
+        z0: Array,
+        tableau: Tableau,
+        tolerances: dict[str, Any] | None,
+        forcing: str,
+        measure: str | npt.ArrayLike,
+        dtype: npt.DTypeLike,
+        stage_memory: float | None,
+    ) -> None:
+        self.field, self.forcing, self.z0 = field, forcing, z0
+        self.signal = InputSignal(times, source, kind)
+        self.tableau, self.tolerances = tableau, tolerances
+        self.solution = self._solve(field)
+        states = self.solution.states
+        self.states: Array = states.swapaxes(0, 1)
+        self.space = TrajectorySpace(self.states.shape, measure, self.solution.times)
+        self.system = StageSystem(field, self.signal, self.solution, dtype, stage_memory)
+
+    @cached_property
+    def linearization(self) -> SiteForm | DenseForm:
+        """Coefficients at the grid times."""
+        times = self.solution.times
+        interval = np.minimum(np.arange(len(times)), len(times) - 2)
+        inputs = np.ascontiguousarray(np.moveaxis(self.signal(times, interval), 1, 0))
+        return linearize(self.field, self.solution.states, inputs, self.system.dtype)
+
+    @cached_property
+    def stage(self) -> StageOperators:
+        """Operators on stage space."""
+        jacobian = operators.stage_parameter_jacobian(self.system)
+        return StageOperators(operators.stage_propagator(self.system, self.space), jacobian, jacobian.gram("K_s"))
+
+    def propagator(self) -> TensorOperator:
+        """P, with the forcing interpolated from the grid."""
+        return operators.grid_propagator(self.system, self.space, self.forcing)
+
+    def sensitivity(self) -> TensorOperator:
+        """``D = P_s J_s``."""
+        return operators.parameter_sensitivity(self.system, self.space)
+
+    def initial_state_sensitivity(self) -> TensorOperator:
+        """``dZ/dz0``."""
+        return operators.initial_state_sensitivity(self.system, self.space)
+
+    def adjoint(self, kind: str) -> TensorOperator:
+        """Solution operator of the adjoint equation, discrete or continuous."""
+        makers = {"discrete": operators.discrete_adjoint, "continuous": operators.continuous_adjoint}
+        if kind not in makers:
+            raise ValueError(f'adjoint must be "discrete" or "continuous"; got {kind!r}')
+        return makers[kind](self.system, self.space, self.forcing)
+
+    def rerun(self, model: Field) -> Array:
+        """States of another model on the same trials; adaptive steps are chosen anew."""
+        return self._solve(model).states.swapaxes(0, 1)
+
+    def _solve(self, field: Field) -> Solution:
+        return integrate(field, self.signal, self.signal.times, self.z0, self.tableau, self.tolerances)

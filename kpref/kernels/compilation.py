@@ -1,0 +1,40 @@
+"""How the functions of this package are compiled, and when what is cached on disk may be used again.
+
+Numba judges a cached function by the file that it stands in. A sweep here contains the code of functions from other
+files; after a change of one of those (an upgrade), the machine code of the old version would be used without a word.
+So the stamp of every cached function is a digest of all the sources of this package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from numba import njit
+
+__all__ = ["kernel"]
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile lazily, without the GIL; cached on disk where there is a folder to write to."""
+    try:
+        dispatcher = njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # no folder for the cache
+        return njit(nogil=True)(function)
+    cache_file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if not hasattr(cache_file, "_source_stamp"):  # a Numba that keeps it elsewhere: rather slow than stale
+        return njit(nogil=True)(function)
+    cache_file._source_stamp = (cache_file._source_stamp, _digest())
+    return dispatcher
+
+
+@cache
+def _digest() -> str:
+    """SHA-256 of the sources of this package, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,231 @@
+"""Compiled sweeps through the stages of an explicit Runge-Kutta method, over a block of trials.
+
+The tangent of step n, of size h, with stages i = 0, ..., s - 1, linearised at the stage states (A[n,i]), is
+
+    dk_i = A[n,i] dZ_i + q[n,i],   dZ_i = dz[n] + h sum_{j<i} a_ij dk_j,   dz[n+1] = dz[n] + h sum_i b_i dk_i,
+
+and its transpose, for costates lambda and cotangents kappa_i of q[n,i] and mu_i of dZ_i,
+
+    lambda += g[n+1];   for i = s-1, ..., 0:  kappa_i = h b_i lambda + h sum_{j>i} a_ji mu_j,  mu_i = A[n,i]^T kappa_i;
+    lambda += sum_i mu_i
+
+(Hager, Numer. Math. 87, 2000; Sanz-Serna, SIAM Review 58, 2016). Forcings come as tensors (vectors, trials, L, units)
+and a table of sparse weights: q[n,i] = sum_m weight[n,i,m] forcing[source[n,i,m]]. So stage space (one entry, weight
+one) and interpolation from a time grid are the same code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.kernels.compilation import kernel
+from kpref.kernels.jacobian import jacobian, jacobian_transpose, workspace
+
+__all__ = ["StageTable", "stage_adjoint", "stage_costate", "stage_costate_transpose", "stage_tangent"]
+
+Array = npt.NDArray[Any]
+
+
+class StageTable(NamedTuple):
+    """Numbers of a run of n steps of a method with s stages, in a form that compiled code takes.
+
+    Attributes
+    ----------
+    a, b : ndarray, shapes (s, s) and (s,)
+        The tableau.
+    h : ndarray, shape (n,)
+        Step sizes.
+    row : ndarray of int, shape (n,)
+        Row of the trajectory that the end of each step is, or -1.
+    source, weight : ndarray, shape (n, s, w)
+        Where the forcing of each stage comes from.
+    """
+
+    a: Array
+    b: Array
+    h: Array
+    row: Array
+    source: Array
+    weight: Array
+
+
+@kernel
+def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  # type: ignore[no-untyped-def]
+    """Carry dz (vectors, trials, units) through the steps; write it to `out` where they end on a row of it.
+
+    `transposed` puts A^T in place of A.
+    """
+    vectors, _, units = carry.shape
+    trials = stop - start
+    rows, stages = vectors * trials, len(table.b)
+    stage_state, scratch, currents = workspace(form, rows)
+    slopes = np.empty((stages, rows, units), carry.dtype)
+    for step in range(len(table.h)):
+        h = table.h[step]
+        for stage in range(stages):
+            for row in range(rows):
+                vector, trial = row // trials, start + row % trials
+                for unit in range(units):
+                    stage_state[row, unit] = carry[vector, trial, unit]
+                for other in range(stage):
+                    factor = h * table.a[stage, other]
+                    if factor != 0:
+                        for unit in range(units):
+                            stage_state[row, unit] += factor * slopes[other, row, unit]
+            at = step * stages + stage
+            if transposed:
+                jacobian_transpose(form, at, start, trials, stage_state, scratch, currents, slopes[stage])
+            else:
+                jacobian(form, at, start, trials, stage_state, scratch, currents, slopes[stage])
+            for entry in range(table.source.shape[2]):
+                weight, source = table.weight[step, stage, entry], table.source[step, stage, entry]
+                if weight != 0:
+                    for row in range(rows):
+                        vector, trial = row // trials, start + row % trials
+                        for unit in range(units):
+                            slopes[stage, row, unit] += weight * forcing[vector, trial, source, unit]
+        for row in range(rows):
+            vector, trial = row // trials, start + row % trials
+            for stage in range(stages):
+                factor = h * table.b[stage]
+                for unit in range(units):
+                    carry[vector, trial, unit] += factor * slopes[stage, row, unit]
+            if table.row[step] >= 0:
+                for unit in range(units):
+                    out[vector, trial, table.row[step], unit] = carry[vector, trial, unit]
+
+
+@kernel
+def stage_adjoint(form, table, transposed, source, carry, out, start, stop):  # type: ignore[no-untyped-def]
+    """Carry lambda (vectors, trials, units) back through the steps, from `source` on rows; add kappa into `out`.
+
+    The transpose of `stage_tangent`.
+    """
+    vectors, _, units = carry.shape
+    trials = stop - start
+    rows, stages = vectors * trials, len(table.b)
+    kappa, scratch, currents = workspace(form, rows)
+    mu = np.empty((stages, rows, units), carry.dtype)
+    for step in range(len(table.h) - 1, -1, -1):
+        h = table.h[step]
+        if table.row[step] >= 0:
+            for row in range(rows):
+                vector, trial = row // trials, start + row % trials
+                for unit in range(units):
+                    carry[vector, trial, unit] += source[vector, trial, table.row[step], unit]
+        for stage in range(stages - 1, -1, -1):
+            for row in range(rows):
+                vector, trial = row // trials, start + row % trials
+                factor = h * table.b[stage]
+                for unit in range(units):
+                    kappa[row, unit] = factor * carry[vector, trial, unit]
+                for other in range(stage + 1, stages):
+                    factor = h * table.a[other, stage]
+                    if factor != 0:
+                        for unit in range(units):
+                            kappa[row, unit] += factor * mu[other, row, unit]
+            for entry in range(table.source.shape[2]):
+                weight, target = table.weight[step, stage, entry], table.source[step, stage, entry]
+                if weight != 0:
+                    for row in range(rows):
+                        vector, trial = row // trials, start + row % trials
+                        for unit in range(units):
+                            out[vector, trial, target, unit] += weight * kappa[row, unit]
+            at = step * stages + stage
+            if transposed:
+                jacobian(form, at, start, trials, kappa, scratch, currents, mu[stage])
+            else:
+                jacobian_transpose(form, at, start, trials, kappa, scratch, currents, mu[stage])
+        for row in range(rows):
+            vector, trial = row // trials, start + row % trials
+            for stage in range(stages):
+                for unit in range(units):
+                    carry[vector, trial, unit] += mu[stage, row, unit]
+
+
+@kernel
+def stage_costate(form, table, source, carry, out, start, stop):  # type: ignore[no-untyped-def]
+    """Costates of the functional ``sum_n h sum_i b_i g[n,i] . dZ[n,i]``: the quadrature of g . dz by the method.
+
+    Its derivative by the state at the end of a step is written to `out` where that is a row of it; the derivative by
+    the first state is left in `carry`. As the discrete functional is right to the order of the method, so is its
+    derivative.
+    """
+    vectors, _, units = carry.shape
+    trials = stop - start
+    rows, stages = vectors * trials, len(table.b)
+    kappa, scratch, currents = workspace(form, rows)
+    mu = np.empty((stages, rows, units), carry.dtype)
+    for step in range(len(table.h) - 1, -1, -1):
+        h = table.h[step]
+        if table.row[step] >= 0:
+            for row in range(rows):
+                vector, trial = row // trials, start + row % trials
+                for unit in range(units):
+                    out[vector, trial, table.row[step], unit] = carry[vector, trial, unit]
+        for stage in range(stages - 1, -1, -1):
+            for row in range(rows):
+                vector, trial = row // trials, start + row % trials
+                factor = h * table.b[stage]
+                for unit in range(units):
+                    kappa[row, unit] = factor * carry[vector, trial, unit]
+                for other in range(stage + 1, stages):
+                    factor = h * table.a[other, stage]
+                    for unit in range(units):
+                        kappa[row, unit] += factor * mu[other, row, unit]
+            at = step * stages + stage
+            jacobian_transpose(form, at, start, trials, kappa, scratch, currents, mu[stage])
+            for entry in range(table.source.shape[2]):
+                weight = h * table.b[stage] * table.weight[step, stage, entry]
+                origin = table.source[step, stage, entry]
+                for row in range(rows):
+                    vector, trial = row // trials, start + row % trials
+                    for unit in range(units):
+                        mu[stage, row, unit] += weight * source[vector, trial, origin, unit]
+        for row in range(rows):
+            vector, trial = row // trials, start + row % trials
+            for stage in range(stages):
+                for unit in range(units):
+                    carry[vector, trial, unit] += mu[stage, row, unit]
+
+
+@kernel
+def stage_costate_transpose(form, table, impulses, carry, out, start, stop):  # type: ignore[no-untyped-def]
+    """The transpose of `stage_costate`: impulses enter dz at rows, ``h b_i dZ_i`` is added into `out`."""
+    vectors, _, units = carry.shape
+    trials = stop - start
+    rows, stages = vectors * trials, len(table.b)
+    stage_state, scratch, currents = workspace(form, rows)
+    slopes = np.empty((stages, rows, units), carry.dtype)
+    for step in range(len(table.h)):
+        h = table.h[step]
+        for stage in range(stages):
+            for row in range(rows):
+                vector, trial = row // trials, start + row % trials
+                for unit in range(units):
+                    stage_state[row, unit] = carry[vector, trial, unit]
+                for other in range(stage):
+                    factor = h * table.a[stage, other]
+                    for unit in range(units):
+                        stage_state[row, unit] += factor * slopes[other, row, unit]
+            for entry in range(table.source.shape[2]):
+                weight = h * table.b[stage] * table.weight[step, stage, entry]
+                target = table.source[step, stage, entry]
+                for row in range(rows):
+                    vector, trial = row // trials, start + row % trials
+                    for unit in range(units):
+                        out[vector, trial, target, unit] += weight * stage_state[row, unit]
+            at = step * stages + stage
+            jacobian(form, at, start, trials, stage_state, scratch, currents, slopes[stage])
+        for row in range(rows):
+            vector, trial = row // trials, start + row % trials
+            for stage in range(stages):
+                factor = h * table.b[stage]
+                for unit in range(units):
+                    carry[vector, trial, unit] += factor * slopes[stage, row, unit]
+            if table.row[step] >= 0:
+                for unit in range(units):
+                    carry[vector, trial, unit] += impulses[vector, trial, table.row[step], unit]

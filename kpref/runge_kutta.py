@@ -1,0 +1,318 @@
+"""A Runge-Kutta flow along its steps: stage states, their linearisation, and sweeps over both.
+
+The steps are taken once and then frozen; all operators belong to this discrete flow. Steps are handled in segments.
+The coefficients of a segment are stored, or, where a memory budget says so, computed again from the states at its
+steps each time they are needed; they are the same numbers to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau, adaptive, fixed_steps
+from kpref.linearize import DenseForm, SiteForm, linearize
+from kpref.memory import available_memory
+from kpref.models.base import Field
+from kpref.threads import run_blocks
+
+__all__ = ["Forcing", "Segment", "StageSystem", "integrate"]
+
+Array = npt.NDArray[Any]
+Form = SiteForm | DenseForm
+
+#: Trials that the forward pass with fixed steps handles in one block.
+_TRIALS_PER_BLOCK = 32
+
+#: Stage states that one segment holds: some 16 MB for each of its coefficients.
+_SEGMENT_ENTRIES = 1 << 21
+
+
+@dataclass(frozen=True, eq=False)
+class Forcing:
+    """Where the forcing of each stage comes from: ``q[n,i] = sum_m weight[n,i,m] tensor[source[n,i,m]]``.
+
+    Attributes
+    ----------
+    source : ndarray of int, shape (n, s, w)
+        Rows of a tensor (v, B, L, H).
+    weight : ndarray, shape (n, s, w)
+    by_stage : bool
+        The tensor holds one row for each stage, ordered (step, stage), of one segment at a time.
+    """
+
+    source: Array
+    weight: Array
+    by_stage: bool = False
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps start, ..., stop - 1."""
+
+    start: int
+    stop: int
+
+
+def integrate(
+    field: Field, signal: InputSignal, times: Array, z0: Array, tableau: Tableau, tolerances: dict[str, Any] | None
+) -> Solution:
+    """Solve for the states of all trials.
+
+    Parameters
+    ----------
+    field : Field
+    signal : InputSignal
+    times : ndarray, shape (N + 1,)
+    z0 : ndarray, shape (B, H)
+    tableau : Tableau
+    tolerances : dict or None
+        Arguments of `kpref.integrate.adaptive`; None for one step in each interval of the grid.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    IntegrationError
+        Names the trial, the time and the last accepted state.
+    """
+    if tolerances is not None:
+        jumps = signal.jumps
+        return adaptive(
+            lambda t, z, interval: field.velocity(z, signal(t, interval)), times, z0, tableau, jumps=jumps, **tolerances
+        )
+    trials = len(z0)
+    starts = range(0, trials, _TRIALS_PER_BLOCK)
+    parts: list[Solution | None] = [None] * len(starts)
+
+    def task(index: int) -> None:
+        block = slice(starts[index], starts[index] + _TRIALS_PER_BLOCK)
+        try:
+            parts[index] = fixed_steps(
+                lambda t, z, interval: field.velocity(z, signal(t, interval)[block]), times, z0[block], tableau
+            )
+        except IntegrationError as error:
+            raise error.in_block(starts[index]) from None
+
+    run_blocks(task, len(starts))
+    solved = [part for part in parts if part is not None]
+    first = solved[0]
+    return Solution(
+        tableau=tableau,
+        times=first.times,
+        t_steps=first.t_steps,
+        z_steps=np.concatenate([part.z_steps for part in solved], axis=1),
+        interval=first.interval,
+        jump_ends=first.jump_ends,
+        grid_index=first.grid_index,
+        n_evaluations=first.n_evaluations,
+        n_rejected=0,
+        rhs=lambda t, z, interval: field.velocity(z, signal(t, interval)),
+    )
+
+
+class StageSystem:
+    """Linearisation at all stages of a solution.
+
+    Parameters
+    ----------
+    field : Field
+    signal : InputSignal
+    solution : Solution
+    dtype : dtype
+        Precision of the coefficients.
+    memory : float, optional
+        Bytes that the stored coefficients may take; by default a quarter of what is available.
+    """
+
+    def __init__(
+        self,
+        field: Field,
+        signal: InputSignal,
+        solution: Solution,
+        dtype: npt.DTypeLike = np.float64,
+        memory: float | None = None,
+    ) -> None:
+        self.field, self.signal, self.solution = field, signal, solution
+        self.dtype = np.dtype(dtype)
+        self.tableau = solution.tableau
+        self.n_steps = len(solution.interval)
+        self.n_trials, self.n_states = solution.z_steps.shape[1:]
+        entries = self.tableau.stages * self.n_trials * self.n_states
+        length = max(1, _SEGMENT_ENTRIES // entries)
+        bounds = range(0, self.n_steps, length)
+        self.segments = [Segment(start, min(start + length, self.n_steps)) for start in bounds]
+        available = available_memory()
+        self._budget = memory if memory is not None else np.inf if available is None else available / 4
+        self._stored: dict[Segment, Form] = {}
+        self._stored_bytes = 0
+
+    @property
+    def stages(self) -> int:
+        """Number s of stages of a step."""
+        return self.tableau.stages
+
+    @cached_property
+    def stage_times(self) -> Array:
+        """Time of each stage, shape (n, s); exactly the end of the step where c = 1."""
+        t, c = self.solution.t_steps, self.tableau.c
+        ends = np.where(self.solution.jump_ends, np.nextafter(t[1:], t[:-1]), t[1:])
+        return np.where(c == 1.0, ends[:, None], t[:-1, None] + c * self.solution.h[:, None])
+
+    @cached_property
+    def rows(self) -> Array:
+        """Row of the time grid that each step ends on, or -1; shape (n,)."""
+        rows = np.full(self.n_steps, -1)
+        rows[self.solution.grid_index[1:] - 1] = np.arange(1, len(self.solution.times))
+        return rows
+
+    def form(self, segment: Segment) -> Form:
+        """Coefficients at the stages of a segment, rows ordered (step, stage)."""
+        if segment in self._stored:
+            return self._stored[segment]
+        states, inputs = self.stage_states(segment)
+        form = linearize(self.field, states, inputs, self.dtype)
+        if self._stored_bytes + form.nbytes <= self._budget:
+            self._stored[segment] = form
+            self._stored_bytes += form.nbytes
+        return form
+
+    def stage_states(self, segment: Segment) -> tuple[Array, Array]:
+        """States and inputs at the stages: (steps * s, B, H) and (steps * s, B, n_in).
+
+        ``Z[n,i] = z[n] + h[n] sum_{j<i} a_ij k[n,j]``, all steps of the segment at once.
+        """
+        part = slice(segment.start, segment.stop)
+        steps, stages = segment.stop - segment.start, self.stages
+        interval = np.repeat(self.solution.interval[part], stages)
+        inputs = self.signal(self.stage_times[part].reshape(-1), interval)
+        inputs = np.ascontiguousarray(np.moveaxis(inputs, 1, 0)).reshape(steps, stages, self.n_trials, -1)
+        states = np.empty((steps, stages, self.n_trials, self.n_states))
+        start, h = self.solution.z_steps[part], self.solution.h[part]
+        a = self.tableau.a
+
+        def task(step: int) -> None:
+            slopes: list[Array] = []
+            for stage in range(stages):
+                state = start[step].copy()
+                for other, slope in enumerate(slopes):
+                    if a[stage, other] != 0:
+                        state += (h[step] * a[stage, other]) * slope
+                states[step, stage] = state
+                if stage < stages - 1:
+                    slopes.append(self.field.velocity(state, inputs[step, stage]))
+
+        run_blocks(task, steps)
+        return states.reshape(-1, self.n_trials, self.n_states), inputs.reshape(steps * stages, self.n_trials, -1)
+
+    # Forcings
+
+    @cached_property
+    def stage_forcing(self) -> Forcing:
+        """Stage space: each stage has its own forcing, in rows ordered (step, stage)."""
+        source = np.arange(self.n_steps * self.stages).reshape(self.n_steps, self.stages, 1)
+        return Forcing(source, np.ones(source.shape), by_stage=True)
+
+    def grid_forcing(self, kind: str) -> Forcing:
+        """Forcing given on the time grid, interpolated to the stages: see `interpolation`."""
+        return interpolation(self.solution.times, self.stage_times, self.solution.interval, kind)
+
+    # Sweeps
+
+    def tangent(
+        self, forcing: Forcing, provide: Callable[[Segment, Form], Array], initial: Array, out: Array
+    ) -> None:
+        """Tangent over all steps: dz at the grid times into `out` (v, B, N + 1, H), from `initial` (v, B, H).
+
+        `provide` gives the tensor that a segment takes its forcing from.
+        """
+        from kpref import kernels
+
+        carry = np.require(initial.copy(), self.dtype, ["C", "W"])
+        out[:, :, 0] = carry
+        for segment in self.segments:
+            form = self.form(segment)
+            tensor = provide(segment, form)
+            kernels.stage_tangent(form, self.table(segment, forcing), tensor, carry, out)
+
+    def adjoint(
+        self,
+        forcing: Forcing,
+        source: Array,
+        receive: Callable[[Segment, Form], Array],
+        done: Callable[[Segment, Form, Array], None],
+    ) -> Array:
+        """Transpose of `tangent`: cotangents of the forcing, added into the tensors that `receive` gives.
+
+        `done` is called when a segment is complete. Returns the cotangent of the initial state, (v, B, H).
+        """
+        from kpref import kernels
+
+        source = np.require(source, self.dtype, ["C", "W"])
+        carry = np.zeros_like(source[:, :, 0], order="C")
+        for segment in reversed(self.segments):
+            form = self.form(segment)
+            tensor = receive(segment, form)
+            kernels.stage_adjoint(form, self.table(segment, forcing), source, carry, tensor)
+            done(segment, form, tensor)
+        return np.asarray(carry + source[:, :, 0])
+
+    def table(self, segment: Segment, forcing: Forcing) -> Any:
+        """The numbers of a segment's steps as the kernels take them."""
+        from kpref.kernels import StageTable
+
+        part = slice(segment.start, segment.stop)
+        source = forcing.source[part] - (segment.start * self.stages if forcing.by_stage else 0)
+        return StageTable(
+            a=self.tableau.a.astype(self.dtype),
+            b=self.tableau.b.astype(self.dtype),
+            h=self.solution.h[part].astype(self.dtype),
+            row=np.ascontiguousarray(self.rows[part]),
+            source=np.ascontiguousarray(source),
+            weight=np.ascontiguousarray(forcing.weight[part], dtype=self.dtype),
+        )
+
+
+def interpolation(times: Array, at: Array, interval: Array, kind: str) -> Forcing:
+    """Sparse weights that interpolate from a grid to other times, each in a known interval of it.
+
+    Parameters
+    ----------
+    times : ndarray, shape (N + 1,)
+    at : ndarray, shape (n, s)
+    interval : ndarray of int, shape (n,)
+        Interval of the grid that row n of `at` lies in.
+    kind : {"linear", "cubic"}
+        Through the two ends of the interval, order 2; or the polynomial of Lagrange through the four nearest grid
+        times (all, if there are fewer), order 4.
+
+    Returns
+    -------
+    Forcing
+
+    Raises
+    ------
+    ValueError
+        For another kind.
+    """
+    if kind not in ("linear", "cubic"):
+        raise ValueError(f'forcing must be "linear" or "cubic"; got {kind!r}')
+    width = min(2 if kind == "linear" else 4, len(times))
+    first = np.clip(interval - (width // 2 - 1), 0, len(times) - width)
+    nodes = first[:, None] + np.arange(width)
+    points = times[nodes]
+    weight = np.ones((*at.shape, width))
+    for this in range(width):
+        for other in range(width):
+            if other != this:
+                gap = points[:, this] - points[:, other]
+                weight[:, :, this] *= (at - points[:, [other]]) / gap[:, None]
+    source = np.broadcast_to(nodes[:, None, :], weight.shape).copy()
+    return Forcing(source, weight)

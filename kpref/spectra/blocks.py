@@ -1,0 +1,182 @@
+"""Leading eigenpairs of operators that are block-diagonal over one axis: one Lanczos process per block, all in step.
+
+P does not mix trials and K does not mix units, so that ``P P*`` has one block for each trial and K one for each unit.
+Similar blocks give the whole operator clusters of nearly equal eigenvalues, in which an iteration that does not know
+the blocks gets stuck, while each block by itself is easy. A product with the operator serves all blocks at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.memory import require_memory
+from kpref.operators import TensorOperator
+
+__all__ = ["BlockEigen", "block_eigh"]
+
+Array = npt.NDArray[Any]
+
+_EXTRA = 14  # vectors of a basis beyond the k that a restart keeps
+_MAX_RESTARTS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class BlockEigen:
+    """Leading eigenpairs of a block-diagonal operator.
+
+    Attributes
+    ----------
+    values : ndarray, shape (k,)
+        In descending order, over all blocks.
+    vectors : ndarray, shape (k, \\*shape without the axis)
+        The eigenfunctions in their blocks (they are zero in the others), of norm one in the inner product of the
+        space, the entry of largest magnitude positive.
+    blocks : ndarray of int, shape (k,)
+        Which block each belongs to.
+    residuals : ndarray, shape (k,)
+        ``||A v - lambda v|| / lambda_1``, as in `kpref.spectra.Eigen`.
+    leading : ndarray, shape (number of blocks,)
+        The largest eigenvalue of each block.
+    n_products : int
+        Products with the operator that were needed.
+    """
+
+    values: Array
+    vectors: Array
+    blocks: Array
+    residuals: Array
+    leading: Array
+    n_products: int
+
+
+def block_eigh(
+    op: TensorOperator,
+    k: int,
+    axis: int,
+    seed: int = 0,
+    tol: float = 1e-10,
+    progress: Callable[[int], object] | None = None,
+) -> BlockEigen:
+    """The k largest eigenvalues of a positive operator that does not mix the blocks along one axis of its tensors.
+
+    Thick-restart Lanczos (Wu and Simon, SIAM J. Matrix Anal. Appl. 2000) with full orthogonalisation in each block.
+
+    Parameters
+    ----------
+    op : TensorOperator
+        Declared self-adjoint and positive; block-diagonal over `axis`, which is not tested.
+    k : int
+        Number of eigenpairs, over all blocks.
+    axis : int
+        0 for trials, 2 for units.
+    seed : int
+        Of the starting vectors.
+    tol : float
+        Largest residual.
+    progress : callable, optional
+        Called with 1 after each product.
+
+    Returns
+    -------
+    BlockEigen
+
+    Raises
+    ------
+    ValueError
+        If the operator is not declared self-adjoint and positive, or k is out of range.
+    RuntimeError
+        If the residuals do not fall below `tol`.
+    MemoryError
+        Before anything is allocated, if the bases would not fit.
+    """
+    space = op.space_in
+    if not (op.structure.self_adjoint and op.structure.positive):
+        raise ValueError(f"{op.name} must be declared self-adjoint and positive")
+    if isinstance(k, bool) or int(k) != k or not 1 <= k <= space.size:
+        raise ValueError(f"k must be an integer from 1 to {space.size}, the size of the space; got {k!r}")
+    number = space.shape[axis]
+    inner = tuple(np.delete(space.shape, axis))
+    products = 0
+
+    def tensor(rows: Array) -> Array:
+        return np.moveaxis(rows.reshape(number, *inner), 0, axis)
+
+    def symmetric(rows: Array) -> Array:
+        nonlocal products
+        products += 1
+        image = space.scale(op(space.scale(tensor(rows), -0.5)), 0.5)
+        if progress is not None:
+            progress(1)
+        return np.moveaxis(np.asarray(image), axis, 0).reshape(number, -1)
+
+    shape = (number, space.size // number)
+    require_memory(8.0 * space.size * (min(shape[1], k + _EXTRA) + k + 4), f"the Lanczos bases of {op.name}")
+    leading, values, blocks, rows = _lanczos(symmetric, shape, int(k), np.random.default_rng(seed), tol, op.name)
+    residuals, vectors = np.empty(len(values)), np.empty((len(values), *inner))
+    for index, block in enumerate(blocks):
+        whole = np.zeros(shape)
+        whole[block] = rows[index]
+        residuals[index] = np.linalg.norm(symmetric(whole) - values[index] * whole) / (values[0] or 1.0)
+        vectors[index] = np.moveaxis(space.scale(tensor(whole), -0.5), axis, 0)[block]
+        vectors[index] *= np.sign(vectors[index].flat[np.abs(vectors[index]).argmax()]) or 1.0
+    return BlockEigen(values, vectors, blocks, residuals, leading, products)
+
+
+def _lanczos(
+    symmetric: Callable[[Array], Array],
+    shape: tuple[int, int],
+    k: int,
+    generator: np.random.Generator,
+    tol: float,
+    name: str,
+) -> tuple[Array, Array, Array, Array]:
+    """Largest Ritz value of each block; and of the k largest of all: values, blocks, vectors (k, size)."""
+    number, size = shape
+    kept = min(k, size)
+    width = min(size, kept + _EXTRA)
+    basis = np.zeros((number, width + 1, size))
+    basis[:, 0] = generator.standard_normal(shape)
+    basis[:, 0] /= np.linalg.norm(basis[:, 0], axis=1, keepdims=True)
+    projected, first = np.zeros((number, width, width)), 0
+    for _ in range(_MAX_RESTARTS):
+        beta = _extend(symmetric, basis, projected, first)
+        ritz, rotations = np.linalg.eigh(projected)
+        ritz, rotations = ritz[:, ::-1][:, :kept], rotations[:, :, ::-1][:, :, :kept]
+        order = np.argsort(-ritz, axis=None, kind="stable")[:k]
+        defects = beta[:, None] * np.abs(rotations[:, -1])
+        if defects.flat[order].max() <= tol * ritz.max():
+            blocks, columns = np.unravel_index(order, ritz.shape)
+            rows = [rotations[block, :, column] @ basis[block, :width] for block, column in zip(blocks, columns)]
+            return ritz[:, 0], ritz.flat[order], blocks, np.array(rows)
+        basis[:, :kept] = rotations.swapaxes(1, 2) @ basis[:, :width]
+        basis[:, kept] = basis[:, width]
+        projected[...] = 0.0
+        projected[:, range(kept), range(kept)] = ritz
+        first = kept
+    raise RuntimeError(f"{name}: the Lanczos process did not converge to {tol:g} in {_MAX_RESTARTS} restarts")
+
+
+def _extend(symmetric: Callable[[Array], Array], basis: Array, projected: Array, first: int) -> Array:
+    """Fill the basis from vector `first` on, and the projected matrix; returns the norms of what is left over.
+
+    A block whose Krylov space is exhausted goes on with zero vectors, which add zeros to its spectrum.
+    """
+    beta = np.zeros(len(basis))
+    for column in range(first, projected.shape[2]):
+        known, fresh = basis[:, : column + 1], symmetric(basis[:, column])
+        length = np.linalg.norm(fresh, axis=1)
+        for _ in range(2):  # once more, for what rounding left of the first time
+            overlaps = known @ fresh[:, :, None]
+            fresh = fresh - (known.swapaxes(1, 2) @ overlaps)[:, :, 0]
+            projected[:, : column + 1, column] += overlaps[:, :, 0]
+        projected[:, column, : column + 1] = projected[:, : column + 1, column]
+        beta = np.linalg.norm(fresh, axis=1)
+        beta[beta <= 100 * np.finfo(float).eps * length] = 0.0
+        np.divide(fresh, beta[:, None], out=basis[:, column + 1], where=beta[:, None] > 0)
+        basis[beta == 0, column + 1] = 0.0
+    return beta

@@ -1,0 +1,191 @@
+"""The compiled kernels against their NumPy twins, entry by entry, within the rounding of either."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rounding import FACTORS, entry_error, gamma, in_double, roundings
+from strategies import KINDS, STRUCTURES, examples, flows, make_flow
+
+import kpref
+from kpref import kernels
+
+NAMES = {
+    "P": kernels.tangent,
+    "P^T": kernels.adjoint,
+    "P^-1": kernels.inverse,
+    "P^-1^T": kernels.inverse_transpose,
+    "J": kernels.parameter_product,
+    "J^T": kernels.parameter_transpose,
+}
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def batch(form, name, count, rng):
+    shape = (form.layout.size,) if name == "J" else (form.n_trials, form.n_steps, form.n_states)
+    return rng.normal(size=(count, *shape)).astype(form.dtype)
+
+
+def assert_like_twin(form, name, x):
+    """Both are off by at most their own rounding: gamma in each precision, by the same sums of absolute values."""
+    exact_form, exact_x = in_double(form), x.astype(np.float64)
+    wanted = FACTORS[name][0](exact_form, exact_x)
+    got = NAMES[name](form, x)
+    assert got.dtype == form.dtype
+    assert got.shape == wanted.shape
+    count = roundings(form)
+    # The bound is of first order in u; in float32 a sweep of a hundred roundings has a second order of 1e-3 of it.
+    allowed = 1.01 * (gamma(count, form.dtype) + gamma(count)) * entry_error(name, exact_form, exact_x, wanted)
+    # Below the smallest normal number roundings are absolute: smaller by far than that number.
+    allowed += count * np.finfo(form.dtype).tiny
+    assert (np.abs(got - wanted) <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("kind", KINDS)
+def test_like_twin(kind, dtype):
+    @examples(8)
+    @given(flows(kind, dtype=dtype), st.integers(1, 4))
+    def check(case, count):
+        flow, rng = case
+        for name in NAMES:
+            assert_like_twin(flow.linearization, name, batch(flow.linearization, name, count, rng))
+
+    check()
+
+
+@pytest.mark.parametrize("kind", STRUCTURES)
+@pytest.mark.parametrize("shape, count", [((50, 9, 5), 3), ((23, 4, 3), 70), ((1, 1300, 2), 2), ((300, 3, 2), 1)])
+def test_like_twin_over_several_blocks(kind, shape, count, rng):
+    """More trials, vectors and rows than one block, or one chunk of it, holds; in numbers that blocks do not divide."""
+    form = make_flow(kind, shape, gain=0.7).linearization
+    for name in NAMES:
+        assert_like_twin(form, name, batch(form, name, count, rng))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_like_twin_where_products_are_cut_into_panels(dtype, rng):
+    """24 x 170 x 510 multiplications: BLAS is called on panels of columns, the last one narrower."""
+    form = make_flow("GRU", (24, 3, 170), n_inputs=3, dtype=dtype).linearization
+    for name in ("P", "P^T", "P^-1", "P^-1^T"):
+        assert_like_twin(form, name, batch(form, name, 2, rng))
+
+
+@pytest.mark.parametrize("name", ["J", "J^T"])
+def test_parameter_products_in_panels(name, rng):
+    """As above for J; the twin would make dense Jacobians of this size, so the products are written out."""
+    flow = make_flow("GRU", (9, 30, 130))
+    form, units = flow.linearization, 130
+    gates = form.gates.swapaxes(0, 1)
+    matrix, tensor = rng.normal(size=(3 * units, units)), rng.normal(size=flow.states.shape)
+    where = {"weight_hh": matrix}
+    zeros = {key: np.zeros_like(value) for key, value in flow.model.parameters.items()}
+    before = np.concatenate([flow.z0[:, None], flow.states[:, :-1]], axis=1)
+    if name == "J":
+        got = kernels.parameter_product(form, flow.model.flatten(zeros | where)[None])[0]
+        wanted = sum(gates[:, :, g] * (before @ matrix[g * units : (g + 1) * units].T) for g in range(3))
+    else:
+        got = flow.model.unflatten(kernels.parameter_transpose(form, tensor[None])[0])["weight_hh"]
+        wanted = np.concatenate([np.einsum("btj,bti->ji", gates[:, :, g] * tensor, before) for g in range(3)])
+    # Sums of at most 270 products of numbers of order one, in two orders: 2 gamma_270 of the absolute sum, below 1e-10.
+    assert np.abs(got - wanted).max() <= 2 * gamma(273) * 270 * np.abs(before).max() * max(
+        np.abs(tensor).max(), np.abs(matrix).max()
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_unit_one_trial_one_step(kind, rng):
+    """Matrices of one row, whose strides mean nothing, reach BLAS as they should."""
+    for shape in [(1, 1, 1), (1, 2, 1), (2, 1, 1), (3, 4, 1), (1, 4, 3), (3, 1, 3)]:
+        form = make_flow(kind, shape, n_inputs=1).linearization
+        for name in NAMES:
+            assert_like_twin(form, name, batch(form, name, 1, rng))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_vectors(name, rng):
+    form = make_flow("GRU").linearization
+    out = NAMES[name](form, batch(form, name, 0, rng))
+    assert out.shape == (0, *FACTORS[name][0](form, batch(form, name, 1, rng)).shape[1:])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("change", ["read-only", "reversed", "Fortran", "other precision"])
+def test_any_layout(name, change, rng):
+    form = make_flow("LeakyRNN-tanh").linearization
+    x = batch(form, name, 3, rng).astype(np.float32).astype(np.float64)
+    other = {
+        "read-only": x.copy(),
+        "reversed": x[::-1].copy()[::-1],
+        "Fortran": np.asfortranarray(x),
+        "other precision": x.astype(np.float32),
+    }[change]
+    other.flags.writeable = change != "read-only"
+    np.testing.assert_array_equal(NAMES[name](form, other), NAMES[name](form, x))
+    np.testing.assert_array_equal(other, x)  # and it was not written to
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_result_is_new_memory(name, rng):
+    form = make_flow("GRU", (2, 1, 3)).linearization  # one step: P is the identity
+    x = batch(form, name, 1, rng)
+    assert not np.shares_memory(NAMES[name](form, x), x)
+
+
+def test_trainable_subset_picks_columns(rng):
+    """J of a subset is the columns of the full J, in declared order."""
+    whole = make_flow("GRU")
+    subset = make_flow("GRU", trainable=["bias_hh", "weight_ih"])
+    assert subset.model.trainable == ("weight_ih", "bias_hh")
+    places = whole.model.unflatten(np.arange(whole.model.n_parameters))
+    columns = np.concatenate([places[name].ravel() for name in subset.model.trainable])
+    vector = np.zeros(whole.model.n_parameters)
+    vector[columns] = part = rng.normal(size=len(columns))
+    tensor = rng.normal(size=whole.states.shape)
+    # The same products; those left out are exact zeros, which change no sum.
+    np.testing.assert_array_equal(subset.J(part), whole.J(vector))
+    np.testing.assert_array_equal(subset.J.T(tensor), whole.J.T(tensor)[columns])
+
+
+STAMPS = """
+import importlib, pkgutil
+from kpref import kernels
+for module in sorted(found.name for found in pkgutil.iter_modules(kernels.__path__, "kpref.kernels.")):
+    for name, function in sorted(vars(importlib.import_module(module)).items()):
+        if hasattr(function, "py_func") and function.__module__ == module and hasattr(function._cache, "_impl"):
+            print(f"{module}.{name}|{function._cache._impl.locator.get_source_stamp()}")
+"""
+
+
+@pytest.mark.parametrize("changed", ["blas.py", "jacobian.py"])
+def test_compiled_code_on_disk_goes_stale_with_what_it_calls(changed, tmp_path):
+    """Numba looks at the file of the outermost function only: a change of what it calls must reach it otherwise.
+
+    Else a new version of one file runs on with the machine code of the old one, and gives the old numbers.
+    """
+    package = Path(kpref.__file__).parent
+    shutil.copytree(package, tmp_path / "kpref", ignore=shutil.ignore_patterns("__pycache__", "data", "*.nb?"))
+
+    def stamps():
+        command = [sys.executable, "-c", STAMPS]
+        done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=60, check=True)
+        return dict(line.split("|") for line in done.stdout.splitlines())
+
+    before = stamps()
+    with open(tmp_path / "kpref" / "kernels" / changed, "a") as file:
+        file.write("\n# a change\n")
+    after = stamps()
+    calling = ("tangent", "adjoint", "inverse", "inverse_transpose")
+    if changed == "blas.py":
+        calling += ("parameter_product", "parameter_transpose")
+    stale = [name for name in calling if any(before[key] == after[key] for key in before if key.endswith(f".{name}"))]
+    assert stale == []

@@ -1,0 +1,210 @@
+"""Threads: the same bits for any number of them, several callers at once, forked children, BLAS left as it was."""
+
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from strategies import STRUCTURES, make_flow
+from threadpoolctl import threadpool_info, threadpool_limits
+
+import kpref
+from kpref.threads import run_blocks
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def same_number_of_threads():
+    before = kpref.get_num_threads()
+    yield
+    kpref.set_num_threads(before)
+
+
+NAMES = ("P", "P_inverse", "J", "K", "NTK", "D_z0")
+
+
+def all_bits(kind, dtype):
+    """Everything a flow computes, from states to operators, as bytes; enough trials and rows for several blocks."""
+    flow = make_flow(kind, (70, 30, 12), gain=0.9, dtype=dtype, measure=np.linspace(0, 1, 30))
+    rng = np.random.default_rng(5)
+    found = {"states": flow.states.tobytes()}
+    for name in NAMES:
+        for side, operator in (("", getattr(flow, name)), ("^T", getattr(flow, name).T)):
+            found[name + side] = operator.apply(rng.normal(size=(3, *operator.shape_in))).tobytes()
+    readout = kpref.Readout(rng.normal(size=(2, 12)))
+    gradient = flow.gradient_flow(readout, targets=rng.normal(size=(70, 30, 2)))
+    return found | {"gradient": gradient.grad_theta.tobytes(), "dz": gradient.dz.tobytes()}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("kind", STRUCTURES)
+def test_same_bits(kind, dtype):
+    found = {}
+    for number in (1, 2, 4, 3, 1):
+        kpref.set_num_threads(number)
+        assert kpref.get_num_threads() == number
+        bits = all_bits(kind, dtype)
+        assert len(set(bits.values())) == len(bits)  # they are different things
+        found[number] = bits
+    for number in (2, 3, 4):
+        assert [name for name in bits if found[number][name] != found[1][name]] == []
+
+
+def test_blocks_do_run_on_several_threads():
+    kpref.set_num_threads(3)
+    barrier, seen = threading.Barrier(3, timeout=20), set()
+
+    def task(index):
+        barrier.wait()  # returns only if three blocks run at once
+        seen.add(threading.get_ident())
+
+    run_blocks(task, 3)
+    assert len(seen) == 3
+
+
+def test_several_callers_at_once(rng):
+    flow = make_flow("GRU", (40, 12, 8))
+    q = rng.normal(size=flow.states.shape)
+    wanted = flow.NTK(q)
+    kpref.set_num_threads(2)
+    with ThreadPoolExecutor(4) as pool:
+        images = list(pool.map(lambda _: flow.NTK(q), range(24)))
+    for image in images:
+        np.testing.assert_array_equal(image, wanted)
+
+
+def test_number_of_threads_may_change_while_others_compute(rng):
+    flow = make_flow("GRU", (40, 12, 8))
+    q = rng.normal(size=flow.states.shape)
+    wanted = flow.P(q)
+    with ThreadPoolExecutor(2) as pool:
+        images = [pool.submit(flow.P, q) for _ in range(30)]
+        for number in (1, 2, 3, 4, 2, 1):
+            kpref.set_num_threads(number)
+        for image in images:
+            np.testing.assert_array_equal(image.result(timeout=60), wanted)
+
+
+def blas_threads():
+    return {entry["filepath"]: entry["num_threads"] for entry in threadpool_info() if entry["user_api"] == "blas"}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_blas_is_left_as_it_was(number, rng):
+    flow = make_flow("GRU", (40, 6, 8))
+    kpref.set_num_threads(number)
+    flow.P(np.ones(flow.states.shape))  # every library is loaded now
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = blas_threads()
+        assert 2 in before.values()
+        inside = []
+        run_blocks(lambda index: inside.append(set(blas_threads().values())), 2)
+        assert inside == [{1}, {1}]
+        flow.NTK(np.ones(flow.states.shape))
+        assert blas_threads() == before
+
+        def fail(index):
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            run_blocks(fail, 3)
+        assert blas_threads() == before
+
+
+def test_nothing_runs_on_after_an_error():
+    kpref.set_num_threads(2)
+    ended = []
+
+    def task(index):
+        if index == 0:
+            raise ZeroDivisionError
+        threading.Event().wait(0.05)
+        ended.append(index)
+
+    with pytest.raises(ZeroDivisionError):
+        run_blocks(task, 20)
+    count = len(ended)
+    assert count < 19
+    threading.Event().wait(0.15)
+    assert len(ended) == count
+    run_blocks(ended.append, 2)  # and the pool works on
+    assert len(ended) == count + 2
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, 2.0, True, "2", None, float("nan"), float("inf")])
+def test_wrong_numbers(wrong):
+    with pytest.raises(ValueError, match="positive integer"):
+        kpref.set_num_threads(wrong)
+
+
+def test_numpy_integers_are_numbers():
+    kpref.set_num_threads(np.int64(2))
+    assert kpref.get_num_threads() == 2
+
+
+CHILD = "import kpref; print(kpref.get_num_threads())"
+
+
+@pytest.mark.parametrize("text, wanted", [("3", "3\n"), ("0", None), ("two", None), ("", None)])
+def test_environment_variable(text, wanted):
+    environment = os.environ | {"KPREF_NUM_THREADS": text}
+    done = subprocess.run([sys.executable, "-c", CHILD], env=environment, text=True, capture_output=True, timeout=60)
+    if wanted is None:
+        assert done.returncode != 0
+        assert "KPREF_NUM_THREADS must be a positive integer" in done.stderr
+    else:
+        assert done.stdout == wanted
+
+
+# In a process of its own: other libraries of the test run (JAX) warn of every fork.
+FORK = """
+import os, sys, threading
+sys.path.insert(0, {tests!r})
+import numpy as np, kpref
+from kpref.threads import run_blocks
+from strategies import make_flow
+
+kpref.set_num_threads(2)
+flow = make_flow("GRU", (40, 6, 8))
+q = np.random.default_rng(0).normal(size=flow.states.shape)
+wanted = flow.NTK(q)  # the pool is running, BLAS has been used
+
+def child():
+    pid = os.fork()
+    if pid == 0:
+        same = np.array_equal(flow.NTK(q), wanted) and np.array_equal(make_flow("GRU", (40, 6, 8)).NTK(q), wanted)
+        os._exit(0 if same else 3)
+    return os.waitpid(pid, 0)[1]
+
+assert child() == 0
+# Forked while another thread is inside a kernel, and holds the lock.
+inside, leave = threading.Event(), threading.Event()
+def block(index):
+    inside.set()
+    leave.wait(30)
+other = threading.Thread(target=run_blocks, args=(block, 2))
+other.start()
+assert inside.wait(30)
+assert child() == 0
+leave.set()
+other.join()
+assert np.array_equal(flow.NTK(q), wanted)  # the parent works on
+import multiprocessing
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map(flow.model.flatten, [flow.model.parameters])[0].size == flow.model.n_parameters
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+def test_forked_children():
+    code = FORK.format(tests=os.path.dirname(__file__))
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120)
+    assert done.stdout == "done\n", done.stderr
