@@ -20,7 +20,7 @@ from kpref.models.base import Field, Map
 from kpref.operators import TensorOperator
 from kpref.runge_kutta import StageSystem, integrate
 from kpref.space import TrajectorySpace
-from kpref.threads import run_blocks
+from kpref.threads import even_blocks, run_blocks
 
 __all__ = ["Dynamics", "FieldDynamics", "MapDynamics", "StageOperators"]
 
@@ -95,7 +95,7 @@ class MapDynamics:
         steps, trials, _ = self.drive.shape
         trajectory = np.empty((steps + 1, trials, model.n_states))
         trajectory[0] = self.z0
-        blocks = [slice(start, start + _TRIALS_PER_BLOCK) for start in range(0, trials, _TRIALS_PER_BLOCK)]
+        blocks = even_blocks(trials, _TRIALS_PER_BLOCK)
 
         def task(index: int) -> None:
             block = blocks[index]

@@ -14,14 +14,14 @@ import numpy.typing as npt
 
 from kpref._validate import finite_array, first_index
 from kpref.models.base import DenseModel, Model, ParameterSite, SiteModel
-from kpref.threads import run_blocks
+from kpref.threads import even_blocks, run_blocks
 
 __all__ = ["DenseForm", "ParameterLayout", "SiteForm", "linearize"]
 
 Array = npt.NDArray[Any]
 
-#: Entries of a (rows, B, H) tensor that one block of the linearisation handles: bounds its temporaries to a few MB.
-_BLOCK_ENTRIES = 1 << 16
+#: Entries of a (rows, B, H) tensor that one block of the linearisation handles: its temporaries stay in cache.
+_BLOCK_ENTRIES = 1 << 15
 
 #: Axes of each coefficient behind (rows, trials).
 _TRAILING_AXES = {"decay": 1, "gates": 2, "slope": 1, "variable": 1}
@@ -248,8 +248,7 @@ def linearize(
 
 def _site_form(model: SiteModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> SiteForm:
     rows, trials, units = states.shape
-    step = max(1, _BLOCK_ENTRIES // (trials * units))
-    blocks = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+    blocks = even_blocks(rows, max(1, _BLOCK_ENTRIES // (trials * units)))
 
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows here is reported below, with its place
         sample = model.coefficients(states[:1], inputs[:1])

@@ -19,7 +19,7 @@ from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau, ad
 from kpref.linearize import DenseForm, SiteForm, linearize
 from kpref.memory import available_memory
 from kpref.models.base import Field
-from kpref.threads import run_blocks
+from kpref.threads import even_blocks, run_blocks
 
 __all__ = ["Forcing", "Segment", "StageSystem", "integrate"]
 
@@ -88,20 +88,19 @@ def integrate(
         return adaptive(
             lambda t, z, interval: field.velocity(z, signal(t, interval)), times, z0, tableau, jumps=jumps, **tolerances
         )
-    trials = len(z0)
-    starts = range(0, trials, _TRIALS_PER_BLOCK)
-    parts: list[Solution | None] = [None] * len(starts)
+    blocks = even_blocks(len(z0), _TRIALS_PER_BLOCK)
+    parts: list[Solution | None] = [None] * len(blocks)
 
     def task(index: int) -> None:
-        block = slice(starts[index], starts[index] + _TRIALS_PER_BLOCK)
+        block = blocks[index]
         try:
             parts[index] = fixed_steps(
                 lambda t, z, interval: field.velocity(z, signal(t, interval)[block]), times, z0[block], tableau
             )
         except IntegrationError as error:
-            raise error.in_block(starts[index]) from None
+            raise error.in_block(block.start) from None
 
-    run_blocks(task, len(starts))
+    run_blocks(task, len(blocks))
     solved = [part for part in parts if part is not None]
     first = solved[0]
     return Solution(

@@ -7,6 +7,7 @@ oversubscribe the machine.
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import threading
@@ -17,7 +18,7 @@ from importlib import import_module
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["get_num_threads", "run_blocks", "set_num_threads"]
+__all__ = ["even_blocks", "get_num_threads", "run_blocks", "set_num_threads"]
 
 
 def _default_num_threads() -> int:
@@ -60,6 +61,16 @@ def set_num_threads(number: int) -> None:
     with _lock:
         _drop_pool()
         _num_threads = count
+
+
+def even_blocks(length: int, size: int, most: int = 1 << 30) -> list[slice]:
+    """Cut ``range(length)`` into blocks of about `size`, a power of two of them so that 2, 4, ... threads share evenly.
+
+    The cut depends on the problem alone, never on the number of threads.
+    """
+    count = min(most, 1 << max(0, round(math.log2(max(length, 1) / size))))
+    bounds = [length * block // count for block in range(count + 1)]
+    return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
 
 
 def run_blocks(task: Callable[[int], object], number: int) -> None:

@@ -18,7 +18,7 @@ from kpref.kernels import parameters, stages, sweeps
 from kpref.kernels.jacobian import DenseArrays, SiteArrays
 from kpref.kernels.stages import StageTable
 from kpref.linearize import DenseForm, SiteForm
-from kpref.threads import run_blocks
+from kpref.threads import even_blocks, run_blocks
 
 __all__ = [
     "StageTable",
@@ -45,22 +45,22 @@ _ROWS_PER_BLOCK = 512
 _MOST_BLOCKS = 64
 
 
-def tangent(form: SiteForm, forcing: Array) -> Array:
+def tangent(form: Form, forcing: Array) -> Array:
     """``P q``: dz[n+1] = A[n] dz[n] + q[n], dz[0] = 0. Costs 2 B T k_r H^2 flops a vector."""
     return _sweep(sweeps.tangent, form, forcing)
 
 
-def adjoint(form: SiteForm, forcing: Array) -> Array:
+def adjoint(form: Form, forcing: Array) -> Array:
     """``P^T g``: l[n] = A[n+1]^T l[n+1] + g[n], backwards. Costs 2 B T k_r H^2 flops a vector."""
     return _sweep(sweeps.adjoint, form, forcing)
 
 
-def inverse(form: SiteForm, response: Array) -> Array:
+def inverse(form: Form, response: Array) -> Array:
     """``P^-1 y``: q[n] = y[n] - A[n] y[n-1]."""
     return _sweep(sweeps.inverse, form, response)
 
 
-def inverse_transpose(form: SiteForm, forcing: Array) -> Array:
+def inverse_transpose(form: Form, forcing: Array) -> Array:
     """``(P^-1)^T g``: row n is g[n] - A[n+1]^T g[n+1]."""
     return _sweep(sweeps.inverse_transpose, form, forcing)
 
@@ -116,12 +116,12 @@ def parameter_product(form: Form, vectors: Array) -> Array:
         return _on_one_thread(lambda: np.einsum("rbhm,vm->vbrh", form.parameter_jacobian, vectors))
     recurrent, driven = form.layout.pack(vectors)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
-    arrays, bounds = _arrays(form), _row_blocks(form)
+    arrays, blocks = _arrays(form), _row_blocks(form)
 
     def task(block: int) -> None:
-        parameters.parameter_product(arrays, recurrent, driven, out, bounds[block], bounds[block + 1])
+        parameters.parameter_product(arrays, recurrent, driven, out, blocks[block].start, blocks[block].stop)
 
-    run_blocks(task, len(bounds) - 1)
+    run_blocks(task, len(blocks))
     return out
 
 
@@ -130,11 +130,11 @@ def parameter_transpose(form: Form, tensors: Array) -> Array:
     tensors = _as_batch(tensors, form)
     if isinstance(form, DenseForm):
         return _on_one_thread(lambda: np.einsum("rbhm,vbrh->vm", form.parameter_jacobian, tensors))
-    arrays, bounds = _arrays(form), _row_blocks(form)
-    partial = [form.layout.zeros(len(tensors), form.dtype) for _ in bounds[1:]]
+    arrays, blocks = _arrays(form), _row_blocks(form)
+    partial = [form.layout.zeros(len(tensors), form.dtype) for _ in blocks]
 
     def task(block: int) -> None:
-        parameters.parameter_transpose(arrays, tensors, *partial[block], bounds[block], bounds[block + 1])
+        parameters.parameter_transpose(arrays, tensors, *partial[block], blocks[block].start, blocks[block].stop)
 
     run_blocks(task, len(partial))
     recurrent, driven = partial[0]
@@ -144,7 +144,7 @@ def parameter_transpose(form: Form, tensors: Array) -> Array:
     return form.layout.unpack(recurrent, driven)
 
 
-def _sweep(kernel: Callable[..., None], form: SiteForm, tensors: Array) -> Array:
+def _sweep(kernel: Callable[..., None], form: Form, tensors: Array) -> Array:
     tensors = _as_batch(tensors, form)
     out = np.empty_like(tensors)
     _over_blocks(
@@ -156,16 +156,16 @@ def _sweep(kernel: Callable[..., None], form: SiteForm, tensors: Array) -> Array
 def _over_blocks(form: Form, vectors: int, call: Callable[[Any, slice, int, int], None]) -> None:
     """Call a kernel for each block of trials and group of vectors, in parallel."""
     arrays = _arrays(form)
-    blocks = 1 << max(0, round(np.log2(form.n_trials / _TRIALS_PER_BLOCK)))
-    bounds = _bounds(form.n_trials, blocks)
-    width = max(1, _STATES_PER_BLOCK * blocks // form.n_trials)
+    blocks = even_blocks(form.n_trials, _TRIALS_PER_BLOCK)
+    width = max(1, _STATES_PER_BLOCK * len(blocks) // form.n_trials)
     groups = range(0, vectors, width)
 
     def task(index: int) -> None:
-        group, block = divmod(index, blocks)
-        call(arrays, slice(groups[group], groups[group] + width), bounds[block], bounds[block + 1])
+        group, block = divmod(index, len(blocks))
+        trials = blocks[block]
+        call(arrays, slice(groups[group], groups[group] + width), trials.start, trials.stop)
 
-    run_blocks(task, blocks * len(groups))
+    run_blocks(task, len(blocks) * len(groups))
 
 
 def _on_one_thread(compute: Callable[[], Array]) -> Array:
@@ -175,14 +175,8 @@ def _on_one_thread(compute: Callable[[], Array]) -> Array:
     return results[0]
 
 
-def _row_blocks(form: SiteForm) -> list[int]:
-    """Bounds of blocks of rows; a power of two of them, so that two, four, ... threads share them evenly."""
-    rows = form.n_steps * form.n_trials
-    return _bounds(rows, min(_MOST_BLOCKS, 1 << max(0, int(np.log2(rows / _ROWS_PER_BLOCK)))))
-
-
-def _bounds(length: int, blocks: int) -> list[int]:
-    return [length * block // blocks for block in range(blocks + 1)]
+def _row_blocks(form: Form) -> list[slice]:
+    return even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _MOST_BLOCKS)
 
 
 def _arrays(form: Form) -> SiteArrays | DenseArrays:

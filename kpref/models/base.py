@@ -112,6 +112,7 @@ class Model(ABC):
             return tuple(self.parameters)
         if isinstance(names, str):
             raise TypeError(f"trainable must be a sequence of parameter names; got the string {names!r}")
+        names = tuple(names)
         unknown = [name for name in names if name not in self.parameters]
         if unknown or not names:
             raise ValueError(f"trainable must name some of {', '.join(self.parameters)}; got {list(names)}")
@@ -235,6 +236,9 @@ class SiteModel(Model):
 
     def __init__(self, parameters: Mapping[str, npt.ArrayLike | None], trainable: Sequence[str] | None) -> None:
         given = {name: value for name, value in parameters.items() if value is not None}
+        missing = [site.name for site in self.sites if site.name not in given and site.name not in self.optional]
+        if missing:
+            raise ValueError(f"{type(self).__name__} needs {' and '.join(missing)}; got None")
         self.n_states, self.n_inputs = self._sizes(given)
         checked = {
             site.name: finite_array(site.name, given[site.name], shape=site.shape(self.n_states, self.n_inputs))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.models.base import Array, Parameters, ParameterSite, SiteCoefficients, SiteMap, initial_parameters
-from kpref.models.nonlinearity import sigmoid, sigmoid_slope, tanh_slope
+from kpref.models.nonlinearity import sigmoid, sigmoid_pair, tanh_slope
 
 __all__ = ["GRU"]
 
@@ -80,17 +80,17 @@ class GRU(SiteMap):
 
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
         reset, update, a_n, c_n = self._currents(parameters, z, x)
-        u = sigmoid(update)
-        return sigmoid(-update) * np.tanh(c_n + sigmoid(reset) * a_n) + u * z
+        u, complement = sigmoid_pair(update)
+        return complement * np.tanh(c_n + sigmoid(reset) * a_n) + u * z
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
         """Coefficients of the site form, as the class derives them."""
         reset, update, a_n, c_n = self._currents(self.parameters, z, x)
-        r, u = sigmoid(reset), sigmoid(update)
+        (r, r_complement), (u, u_complement) = sigmoid_pair(reset), sigmoid_pair(update)
         candidate = c_n + r * a_n
         gates = np.empty((*z.shape[:-1], 4, z.shape[-1]))
-        s = np.multiply(sigmoid(-update), tanh_slope(candidate), out=gates[..., 3, :])
-        np.multiply(s, r, out=gates[..., 2, :])
-        np.multiply(z - np.tanh(candidate), sigmoid_slope(update), out=gates[..., 1, :])
-        np.multiply(s * a_n, sigmoid_slope(reset), out=gates[..., 0, :])
+        s = np.multiply(u_complement, tanh_slope(candidate), out=gates[..., 3, :])
+        s_r = np.multiply(s, r, out=gates[..., 2, :])
+        np.multiply(z - np.tanh(candidate), u * u_complement, out=gates[..., 1, :])
+        np.multiply(s_r * r_complement, a_n, out=gates[..., 0, :])
         return SiteCoefficients(decay=u, gates=gates)

@@ -14,15 +14,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NONLINEARITIES", "Nonlinearity", "get_nonlinearity", "sigmoid", "sigmoid_slope", "tanh_slope"]
+__all__ = ["NONLINEARITIES", "Nonlinearity", "get_nonlinearity", "sigmoid", "sigmoid_pair", "sigmoid_slope", "tanh_slope"]
 
 Array = npt.NDArray[Any]
 
 
+def sigmoid_pair(a: Array) -> tuple[Array, Array]:
+    """``sigmoid(a)`` and ``sigmoid(-a)``, each to full relative accuracy, for one exponential."""
+    positive = a.real > 0
+    e = np.exp(np.where(positive, -a, a))
+    large = 1.0 / (1.0 + e)
+    small = e * large
+    return np.where(positive, large, small), np.where(positive, small, large)
+
+
 def sigmoid(a: Array) -> Array:
     """``1 / (1 + exp(-a))``, without overflow."""
-    e = np.exp(np.where(a.real > 0, -a, a))
-    return np.where(a.real > 0, 1.0, e) / (1.0 + e)
+    return sigmoid_pair(a)[0]
 
 
 def sigmoid_slope(a: Array) -> Array:
