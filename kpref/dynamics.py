@@ -80,7 +80,7 @@ class MapDynamics:
 
     def sensitivity(self) -> TensorOperator:
         """``D = P J``."""
-        return self.propagator() @ operators.parameter_jacobian(self.linearization, self.space)
+        return operators.sensitivity(self.linearization, self.space)
 
     def initial_state_sensitivity(self) -> TensorOperator:
         """``dZ/dz0``."""

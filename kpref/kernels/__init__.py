@@ -45,9 +45,12 @@ _ROWS_PER_BLOCK = 512
 _MOST_BLOCKS = 64
 
 
-def tangent(form: Form, forcing: Array) -> Array:
-    """``P q``: dz[n+1] = A[n] dz[n] + q[n], dz[0] = 0. Costs 2 B T k_r H^2 flops a vector."""
-    return _sweep(sweeps.tangent, form, forcing)
+def tangent(form: Form, forcing: Array, overwrite: bool = False) -> Array:
+    """``P q``: dz[n+1] = A[n] dz[n] + q[n], dz[0] = 0. Costs 2 B T k_r H^2 flops a vector.
+
+    With `overwrite` the memory of `forcing` may be used for the result.
+    """
+    return _sweep(sweeps.tangent, form, forcing, overwrite)
 
 
 def adjoint(form: Form, forcing: Array) -> Array:
@@ -144,9 +147,9 @@ def parameter_transpose(form: Form, tensors: Array) -> Array:
     return form.layout.unpack(recurrent, driven)
 
 
-def _sweep(kernel: Callable[..., None], form: Form, tensors: Array) -> Array:
+def _sweep(kernel: Callable[..., None], form: Form, tensors: Array, overwrite: bool = False) -> Array:
     tensors = _as_batch(tensors, form)
-    out = np.empty_like(tensors)
+    out = tensors if overwrite else np.empty_like(tensors)
     _over_blocks(
         form, len(tensors), lambda arrays, part, start, stop: kernel(arrays, tensors[part], out[part], start, stop)
     )

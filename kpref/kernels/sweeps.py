@@ -1,6 +1,7 @@
 """Compiled sweeps through time over a block of trials: the propagator of a map, its transpose and its inverse.
 
-Tensors are (vectors, trials, time, units); a block holds the trials start, ..., stop - 1 of all vectors.
+Tensors are (vectors, trials, time, units); a block holds the trials start, ..., stop - 1 of all vectors. `tangent` and
+`adjoint` may write their result over the forcing.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ def tangent(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
         for row in range(vectors * trials):
             vector, trial = row // trials, start + row % trials
             for unit in range(units):
-                value = state[row, unit] + forcing[vector, trial, step, unit]
-                state[row, unit] = value
-                out[vector, trial, step, unit] = value
+                state[row, unit] += forcing[vector, trial, step, unit]
+            for unit in range(units):
+                out[vector, trial, step, unit] = state[row, unit]
 
 
 @kernel
@@ -40,9 +41,9 @@ def adjoint(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
         for row in range(vectors * trials):
             vector, trial = row // trials, start + row % trials
             for unit in range(units):
-                value = state[row, unit] + forcing[vector, trial, step, unit]
-                state[row, unit] = value
-                out[vector, trial, step, unit] = value
+                state[row, unit] += forcing[vector, trial, step, unit]
+            for unit in range(units):
+                out[vector, trial, step, unit] = state[row, unit]
 
 
 @kernel

@@ -6,6 +6,7 @@ from kpref.operators.propagation import (
     parameter_jacobian,
     propagator,
     propagator_inverse,
+    sensitivity,
 )
 from kpref.operators.stages import (
     continuous_adjoint,
@@ -32,6 +33,7 @@ __all__ = [
     "parameter_sensitivity",
     "propagator",
     "propagator_inverse",
+    "sensitivity",
     "stage_parameter_jacobian",
     "stage_propagator",
 ]

@@ -29,6 +29,7 @@ __all__ = [
     "parameter_jacobian",
     "propagator",
     "propagator_inverse",
+    "sensitivity",
 ]
 
 Array = npt.NDArray[Any]
@@ -78,6 +79,20 @@ def parameter_jacobian(form: SiteForm | DenseForm, space: TrajectorySpace) -> Te
     )
 
 
+def sensitivity(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
+    """``D = P J = dZ/dtheta``, the sum over time done in the memory of the image of J."""
+    from kpref import kernels
+
+    return TensorOperator(
+        lambda batch: kernels.tangent(form, kernels.parameter_product(form, batch), overwrite=True),
+        lambda batch: kernels.parameter_transpose(form, kernels.adjoint(form, batch)),
+        EuclideanSpace((form.n_parameters,)),
+        space,
+        form.dtype,
+        "D",
+    )
+
+
 def kernel(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
     """``K = J J^T Mu``: what a parameter step can do to the dynamics. Self-adjoint and positive in the measure."""
     return parameter_jacobian(form, space).gram("K")
@@ -91,7 +106,7 @@ def initial_state_jacobian(form: SiteForm | DenseForm, space: TrajectorySpace) -
     def forward(batch: Array) -> Array:
         forcing = np.zeros((len(batch), *space.shape), form.dtype)
         forcing[:, :, 0] = reference.jacobian(form, 0, batch)
-        return kernels.tangent(form, forcing)
+        return kernels.tangent(form, forcing, overwrite=True)
 
     def transpose(batch: Array) -> Array:
         return reference.jacobian_transpose(form, 0, kernels.adjoint(form, batch)[:, :, 0])
