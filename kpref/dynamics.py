@@ -27,7 +27,7 @@ __all__ = ["Dynamics", "FieldDynamics", "MapDynamics", "StageOperators"]
 Array = npt.NDArray[Any]
 
 #: Trials that the forward pass of a map handles in one block.
-_TRIALS_PER_BLOCK = 32
+_TRIALS_PER_BLOCK = 48
 
 
 class Dynamics(Protocol):

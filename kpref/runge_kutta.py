@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 Form = SiteForm | DenseForm
 
 #: Trials that the forward pass with fixed steps handles in one block.
-_TRIALS_PER_BLOCK = 32
+_TRIALS_PER_BLOCK = 48
 
 #: Stage states that one segment holds: some 16 MB for each of its coefficients.
 _SEGMENT_ENTRIES = 1 << 21

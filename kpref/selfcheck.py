@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.flow import Flow, run
+from kpref.flow import Flow
 from kpref.operators import TensorOperator
 
 __all__ = ["Check", "FiniteDifferences", "SelfCheck", "dot_test", "finite_differences", "inverse_tests", "self_check"]
@@ -160,7 +160,7 @@ def inverse_tests(flow: Flow, rng: np.random.Generator) -> list[Check]:
     is that of one sum times the condition number ``|P| |P^-1|`` (Higham, *Accuracy and Stability*, chapter 8).
     """
     condition = _largest_singular_value(flow.P, rng) * _largest_singular_value(flow.P_inverse, rng)
-    terms = flow.model.n_recurrent_gates * flow.model.n_states + 2
+    terms = _terms(flow)
     bound = _rounding(terms) * condition
     reason = f"8 √k u for sums of k = {terms:,} terms, times the condition number {condition:.3g} of P"
     q = rng.standard_normal(flow.space.shape)
@@ -181,14 +181,14 @@ def finite_differences(flow: Flow, rng: np.random.Generator) -> FiniteDifference
     theta = flow.model.vector
     direction = rng.standard_normal(theta.size)
     direction *= (_norm(theta) or 1.0) / _norm(direction)
-    exact = flow.P(flow.J(direction))
+    exact = flow.D(direction)
     scale = _norm(exact) or 1.0
-    drive = np.ascontiguousarray(flow.inputs.swapaxes(0, 1))
-    errors, previous = [], []
+    errors: list[float] = []
+    previous: list[Array] = []
     best = (math.inf, math.inf)  # (error estimate, error)
     for step in _STEPS:
-        ends = [run(flow.model.with_vector(theta + s * direction), drive, flow.z0)[1:] for s in (step, -step)]
-        row = [(ends[0] - ends[1]).swapaxes(0, 1) / (2 * step)]
+        ends = [flow.rerun(flow.model.with_vector(theta + s * direction)) for s in (step, -step)]
+        row = [(ends[0] - ends[1]) / (2 * step)]
         errors.append(_norm(row[0] - exact) / scale)
         for column, coarser in enumerate(previous[: _COLUMNS - 1]):
             factor = 16.0 ** (column + 1)
@@ -229,8 +229,13 @@ def _longest_sum(flow: Flow) -> int:
 
 def _chain(flow: Flow) -> int:
     """Additions over units and time on the way to one entry of an image."""
-    steps, units = flow.space.shape[1:]
-    return steps * (flow.model.n_gates * units + flow.model.n_inputs + 2)
+    return flow.space.shape[1] * _terms(flow)
+
+
+def _terms(flow: Flow) -> int:
+    """Terms of the sum behind the change of one unit in one step: over the units, or over a unit's own parameters."""
+    units = flow.model.n_states
+    return max(units, flow.model.n_parameters // units) + 2
 
 
 def _largest_singular_value(operator: TensorOperator, rng: np.random.Generator) -> float:

@@ -70,6 +70,7 @@ class Rate(SiteField):
             raise ValueError(f"tau must be a number or have shape ({self.n_states},); got shape {self.tau.shape}")
         if (self.tau <= 0).any():
             raise ValueError(f"tau must be positive; got {self.tau.min()}")
+        self._rate: Array = 1.0 / self.tau
 
     @classmethod
     def init(
@@ -90,11 +91,11 @@ class Rate(SiteField):
         return {"tau": self.tau, "nonlinearity": self.nonlinearity.name}
 
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
-        return (_current(parameters, self.nonlinearity.value(z), x) - z) / self.tau
+        return (_current(parameters, self.nonlinearity.value(z), x) - z) * self._rate
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
         """Coefficients of the site form, as the class derives them."""
-        rate = np.broadcast_to(1.0 / self.tau, (self.n_states,))
+        rate = np.broadcast_to(self._rate, (self.n_states,))
         return SiteCoefficients(
             decay=-rate,
             gates=rate[None].copy(),

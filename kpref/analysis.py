@@ -1,0 +1,365 @@
+"""The numbers of a report: what the K-P flow says about one trained network on its trials.
+
+Everything is computed from a `Flow` without forming a matrix of the operators: the spectrum of K exactly from its
+blocks, the leading eigenpairs of ``P P*`` and the NTK by Lanczos iterations, the gradient flow by one backward and one
+forward pass, and its realisation by running the network again after parameter steps of several sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.flow import Flow
+from kpref.gradient import GradientFlow
+from kpref.loss import evaluate_loss
+from kpref.models.base import Model
+from kpref.readout import Readout
+from kpref.selfcheck import Check, SelfCheck, log_slope, self_check
+from kpref.space import TrajectorySpace
+from kpref.spectra import Eigen, KernelSpectrum, eigh, kernel_spectrum
+from kpref.spectra.blocks import BlockEigen, block_eigh
+from kpref.trials import Trials
+
+__all__ = ["Analysis", "ErrorShares", "Objective", "Profile", "StepTest", "analyze_checkpoint", "leading_profile"]
+
+Array = npt.NDArray[Any]
+Progress = Callable[[str], object]
+
+#: Eigenfunctions of the NTK that are drawn.
+SHOWN_MODES = 3
+#: Predicted relative changes of the states at which the prediction is put to the test, largest first.
+_STEP_SIZES = 10.0 ** -np.arange(0.0, 5.5, 0.5)
+#: The prediction is shown at the largest step at which it is off by no more than this.
+_GOOD_ERROR = 0.1
+_PROBES = 16
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Which loss a network is judged by, and at which steps.
+
+    Attributes
+    ----------
+    loss : {"mse", "cross_entropy"}
+    at : {"all", "last"}
+    """
+
+    loss: str
+    at: str
+
+    def arguments(self, trials: Trials) -> dict[str, Any]:
+        """Keyword arguments of `Flow.gradient_flow`."""
+        wanted = {"targets": trials.targets} if self.loss == "mse" else {"labels": trials.labels}
+        return {**wanted, "loss": self.loss, "mask": trials.mask, "at": self.at}
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """The best one-dimensional picture of a tensor (B, T, H).
+
+    Attributes
+    ----------
+    amplitude : ndarray, shape (B, T)
+        Its component along `direction`.
+    direction : ndarray, shape (H,)
+        The unit vector of state space that holds most of it (the leading right singular vector of the (B T, H) matrix).
+    share : float
+        Share of the squared norm that lies along `direction`.
+    """
+
+    amplitude: Array
+    direction: Array
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorShares:
+    """How the error and the fall of the loss are spread over the leading modes v_i of the NTK.
+
+    Attributes
+    ----------
+    error : ndarray, shape (k,)
+        ``<Err, v_i>^2 / |Err|^2``.
+    rate : ndarray, shape (k,)
+        ``lambda_i <Err, v_i>^2 / <Err, NTK Err>``: share of the rate at which gradient descent lowers the loss.
+    """
+
+    error: Array
+    rate: Array
+
+
+@dataclass(frozen=True, eq=False)
+class StepTest:
+    """Predicted against realised change after a parameter step ``-eta grad``, for several learning rates eta.
+
+    Attributes
+    ----------
+    etas : ndarray, shape (m,)
+        Learning rates, decreasing. Those at which the network overflows are left out.
+    predicted, gap : ndarray, shape (m,)
+        ``|eta dz|`` and ``|dz_real - eta dz|`` in the norm of the space.
+    slope : float or None
+        Of log(gap) against log(eta) for small steps, 2 for a correct first-order prediction; None if too few steps.
+    loss_predicted, loss_realised : ndarray, shape (m,)
+        Change of the loss.
+    chosen : int
+        Index of the step that is drawn: the largest whose relative error is at most 10 %.
+    predicted_profile : Profile
+        Of ``eta dz`` at the chosen step.
+    realised_amplitude : ndarray, shape (B, T)
+        Component of the realised change along the same direction.
+    """
+
+    etas: Array
+    predicted: Array
+    gap: Array
+    slope: float | None
+    loss_predicted: Array
+    loss_realised: Array
+    chosen: int
+    predicted_profile: Profile
+    realised_amplitude: Array
+
+    @property
+    def relative_error(self) -> Array:
+        """``|dz_real - eta dz| / |eta dz|``, shape (m,)."""
+        return self.gap / self.predicted
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What is known of one checkpoint.
+
+    The parts that need a loss (loss, accuracy, outputs, error_norm, loss_rate, shares, step) are None without one;
+    `shares` and `step` also where the gradient is zero.
+
+    Attributes
+    ----------
+    name : str
+    model : str
+        The network in words.
+    space : TrajectorySpace
+    states : ndarray, shape (B, T, H)
+    kernel : KernelSpectrum
+        Exact spectrum of K.
+    kernel_modes : BlockEigen
+        Leading eigenpairs of K again, by iteration.
+    propagator_modes : BlockEigen
+        Leading eigenpairs of ``P P*``, one block a trial.
+    ntk_modes : Eigen
+    profiles : tuple of Profile
+        Of the first modes of the NTK.
+    ntk_trace, ntk_trace_error : float
+        Trace of the NTK: the leading eigenvalues, plus an estimate of the rest with its standard error.
+    check : SelfCheck
+    loss, accuracy, error_norm, loss_rate : float or None
+        L, share of correct answers, ``|Err|``, and ``dL/deta = -<Err, NTK Err>`` at eta = 0.
+    outputs : ndarray, shape (B, T, n_out), or None
+    shares : ErrorShares or None
+    step : StepTest or None
+    """
+
+    name: str
+    model: str
+    space: TrajectorySpace
+    states: Array
+    kernel: KernelSpectrum
+    kernel_modes: BlockEigen
+    propagator_modes: BlockEigen
+    ntk_modes: Eigen
+    profiles: tuple[Profile, ...]
+    ntk_trace: float
+    ntk_trace_error: float
+    check: SelfCheck
+    loss: float | None = None
+    accuracy: float | None = None
+    error_norm: float | None = None
+    loss_rate: float | None = None
+    outputs: Array | None = None
+    shares: ErrorShares | None = None
+    step: StepTest | None = None
+
+
+def analyze_checkpoint(
+    name: str,
+    model: Model,
+    readout: Readout | None,
+    trials: Trials,
+    objective: Objective | None,
+    modes: int = 10,
+    measure: str = "mean",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Analyze one network on its trials; the initial states are zero.
+
+    Parameters
+    ----------
+    name : str
+        For the report.
+    model : Model
+    readout : Readout or None
+    trials : Trials
+        Fit the model, and with an objective the readout.
+    objective : Objective or None
+        None, or no readout: leave out what needs a loss.
+    modes : int
+        Number k of leading eigenpairs; fewer where the operators have fewer.
+    measure : {"mean", "sum"}
+    seed : int
+        Of starting vectors, probes and random tests.
+    progress : callable, optional
+        Told, before each step of the work, what it is: once for each of `STAGES`.
+
+    Returns
+    -------
+    Analysis
+
+    Raises
+    ------
+    ValueError
+        If the trials do not fit the network, or the trajectory overflows.
+    RuntimeError
+        If an eigensolver does not converge.
+    MemoryError
+        If there is too little memory.
+    """
+    tell = progress or (lambda stage: None)
+    tell("running the network")
+    flow = Flow(model, trials.inputs, measure=measure)
+    k = min(modes, flow.space.size)
+    tell("spectrum of K")
+    kernel = kernel_spectrum(flow)
+    kernel_modes = block_eigh(flow.K, k, axis=2, seed=seed)
+    tell("modes of P P*")
+    propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed)
+    tell("modes of the NTK")
+    ntk_modes = eigh(flow.NTK, k, seed=seed)
+    trace, trace_error = _trace(flow, ntk_modes, seed)
+    tell("self-check")
+    check = self_check(flow, seed)
+    analysis = Analysis(
+        name=name,
+        model=repr(model),
+        space=flow.space,
+        states=flow.states,
+        kernel=kernel,
+        kernel_modes=kernel_modes,
+        propagator_modes=propagator_modes,
+        ntk_modes=ntk_modes,
+        profiles=tuple(leading_profile(v, flow.space) for v in ntk_modes.vectors[:SHOWN_MODES]),
+        ntk_trace=trace,
+        ntk_trace_error=trace_error,
+        check=replace(check, checks=(*check.checks, _spectrum_check(kernel, kernel_modes))),
+    )
+    tell("gradient flow and steps")
+    if objective is None or readout is None:
+        return analysis
+    return _with_loss(analysis, flow.gradient_flow(readout, **objective.arguments(trials)), readout, trials, objective)
+
+
+#: What `analyze_checkpoint` reports as its progress, in order.
+STAGES = 6
+
+
+def leading_profile(tensor: Array, space: TrajectorySpace) -> Profile:
+    """The direction of state space that holds most of a tensor (B, T, H), and the component along it."""
+    weighted = space.weigh(tensor).reshape(-1, tensor.shape[2])
+    values, vectors = np.linalg.eigh(weighted.T @ tensor.reshape(weighted.shape))
+    amplitude = tensor @ vectors[:, -1]
+    sign = np.sign(amplitude.flat[np.abs(amplitude).argmax()]) or 1.0
+    total = values.sum()
+    return Profile(sign * amplitude, sign * vectors[:, -1], float(values[-1] / total) if total > 0 else 0.0)
+
+
+def _with_loss(
+    analysis: Analysis, gradient: GradientFlow, readout: Readout, trials: Trials, objective: Objective
+) -> Analysis:
+    space, moving = analysis.space, bool(gradient.grad_theta.any())
+    value = gradient.loss_value
+    return replace(
+        analysis,
+        loss=gradient.loss,
+        accuracy=value.accuracy,
+        error_norm=space.norm(gradient.err),
+        loss_rate=gradient.loss_rate,
+        outputs=value.outputs,
+        shares=_error_shares(analysis.ntk_modes, gradient, space) if moving else None,
+        step=_step_test(gradient, readout, trials, objective) if moving else None,
+    )
+
+
+def _error_shares(modes: Eigen, gradient: GradientFlow, space: TrajectorySpace) -> ErrorShares:
+    overlaps = np.array([space.inner(gradient.err, v) for v in modes.vectors]) ** 2
+    return ErrorShares(overlaps / space.norm(gradient.err) ** 2, modes.values * overlaps / -gradient.loss_rate)
+
+
+def _step_test(gradient: GradientFlow, readout: Readout, trials: Trials, objective: Objective) -> StepTest | None:
+    flow, arguments = gradient.flow, objective.arguments(trials)
+    space, states = flow.space, flow.states
+    size, unit = space.norm(states), space.norm(gradient.dz)
+    rows: list[tuple[float, ...]] = []
+    chosen, drawn = -1, None
+    for eta in _STEP_SIZES * (size / unit):
+        try:
+            change = gradient.realised(float(eta))
+        except ValueError:  # the step is so large that the network overflows
+            continue
+        after = evaluate_loss(states + change, space, readout, **arguments).value
+        gap = space.norm(change - eta * gradient.dz)
+        rows.append((eta, eta * unit, gap, eta * gradient.loss_rate, after - gradient.loss))
+        if drawn is None or rows[chosen][2] > _GOOD_ERROR * rows[chosen][1]:
+            chosen, drawn = len(rows) - 1, change
+    if drawn is None:
+        return None
+    etas, predicted, gap, loss_predicted, loss_realised = np.array(rows).T
+    profile = leading_profile(etas[chosen] * gradient.dz, space)
+    # Below this, rounding of the states is part of the gap; above it, so are higher orders.
+    rounding = np.finfo(float).eps * size
+    return StepTest(
+        etas=etas,
+        predicted=predicted,
+        gap=gap,
+        slope=log_slope(etas, gap, (gap > 1e3 * rounding) & (gap < 0.01 * predicted)),
+        loss_predicted=loss_predicted,
+        loss_realised=loss_realised,
+        chosen=chosen,
+        predicted_profile=profile,
+        realised_amplitude=drawn @ profile.direction,
+    )
+
+
+def _trace(flow: Flow, modes: Eigen, seed: int) -> tuple[float, float]:
+    """Trace of the NTK: exact on the leading modes, Hutchinson's estimate with random signs on what is orthogonal.
+
+    The standard error is that of the mean over the probes.
+    """
+    space, rng, rest = flow.space, np.random.default_rng(seed), []
+    for _ in range(_PROBES):
+        probe = space.scale(rng.choice([-1.0, 1.0], size=space.shape), -0.5)
+        for v in modes.vectors:
+            probe -= space.inner(v, probe) * v
+        rest.append(float(np.square(flow.D.T(space.weigh(probe))).sum()))
+    error = np.std(rest, ddof=1) / np.sqrt(_PROBES)
+    return float(modes.values.sum() + np.mean(rest)), float(error)
+
+
+def _spectrum_check(kernel: KernelSpectrum, modes: BlockEigen) -> Check:
+    exact = kernel.values[: len(modes.values)]
+    found = modes.values[: len(exact)]
+    scale = exact[0] or 1.0
+    terms = kernel.unit_values.shape[1]
+    # Weyl and Bauer-Fike: either side is off by no more than its own residual; the dense one by n units of rounding.
+    bound = float(modes.residuals.max()) + terms * np.finfo(float).eps
+    return Check(
+        "leading eigenvalues of K",
+        "iterated = exact spectrum",
+        float(np.abs(exact - found).max() / scale),
+        bound,
+        f"residual of the iteration, and n u for matrices of n = {terms:,} columns",
+    )

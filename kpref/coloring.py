@@ -1,0 +1,125 @@
+"""A colour for every trial: by its label, by the angle it asks for, or by what sets it apart most from the others.
+
+The colours can be told apart by people with any of the common forms of colour blindness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.colors import Colormap, ListedColormap, LinearSegmentedColormap
+
+from kpref.trials import Trials
+
+__all__ = ["TrialColoring", "color_trials"]
+
+Array = npt.NDArray[Any]
+
+# M. Petroff, *Accessible Color Sequences for Data Visualization* (arXiv:2107.02270), the sequence of ten.
+_CATEGORIES = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class TrialColoring:
+    """What trials are coloured by.
+
+    Attributes
+    ----------
+    values : ndarray, shape (B,)
+    name : str
+        What the values are, in words, with the unit.
+    colormap : Colormap
+    limits : tuple of float
+        Values at the two ends of the colour map.
+    categories : tuple of int
+        The classes, if the values are labels; else empty.
+    """
+
+    values: Array
+    name: str
+    colormap: Colormap
+    limits: tuple[float, float]
+    categories: tuple[int, ...] = ()
+
+    @property
+    def colors(self) -> Array:
+        """RGBA of each trial, shape (B, 4)."""
+        return self.color(self.values)
+
+    def color(self, values: npt.ArrayLike) -> Array:
+        """RGBA of given values."""
+        low, high = self.limits
+        return np.asarray(self.colormap((np.asarray(values, dtype=float) - low) / ((high - low) or 1.0)))
+
+    @property
+    def order(self) -> Array:
+        """Trials in increasing order of their values, shape (B,)."""
+        return np.argsort(self.values, kind="stable")
+
+    def examples(self, number: int) -> Array:
+        """About `number` trials spread evenly over that order."""
+        picks = np.linspace(0, len(self.values) - 1, min(number, len(self.values)))
+        return self.order[np.unique(picks.round().astype(int))]
+
+
+def color_trials(trials: Trials) -> TrialColoring:
+    """Choose what to colour trials by.
+
+    Their label, if there is one a trial; else the angle, where two neighbouring channels of the targets (or the inputs)
+    hold its cosine and sine; else their coordinate along the first principal component of targets (or inputs).
+    """
+    if trials.labels is not None and trials.labels.ndim == 1:
+        return _by_label(trials.labels)
+    source, name = (trials.targets, "target") if trials.targets is not None else (trials.inputs, "input")
+    angle = _angle(source)
+    if angle is not None:
+        return TrialColoring(angle, f"angle of the {name} (degrees)", _cyclic(), (0.0, 360.0))
+    flat = (source - source.mean(axis=0)).reshape(len(source), -1)
+    left, singular, _ = np.linalg.svd(flat, full_matrices=False)
+    score = left[:, 0] * singular[0]
+    score = score * (np.sign(score[np.abs(score).argmax()]) or 1.0)
+    limits = (float(score.min()), float(score.max()))
+    return TrialColoring(score, f"first principal component of the {name}s", _sequential(), limits)
+
+
+def _by_label(labels: Array) -> TrialColoring:
+    classes = tuple(int(label) for label in np.unique(labels))
+    if max(classes) < len(_CATEGORIES):
+        colormap: Colormap = ListedColormap(list(_CATEGORIES))
+        limits = (-0.5, len(_CATEGORIES) - 0.5)
+    else:
+        colormap, limits = _sequential(), (0.0, float(max(classes)))
+    return TrialColoring(labels.astype(float), "label", colormap, limits, classes)
+
+
+def _angle(tensor: Array) -> Array | None:
+    """Angles in degrees, if at the last step where trials differ two neighbouring channels lie on a circle about 0."""
+    differing = np.flatnonzero(np.ptp(tensor, axis=0).max(axis=1) > 0)
+    if not differing.size:
+        return None
+    last = tensor[:, differing[-1]]
+    for channel in range(tensor.shape[2] - 1):
+        x, y = last[:, channel], last[:, channel + 1]
+        radius = np.hypot(x, y)
+        # Single-precision data hold the radius to 1e-7; both channels must vary, or this is no circle.
+        if radius.min() > 0 and np.ptp(radius) < 1e-5 * radius.max() and min(np.ptp(x), np.ptp(y)) > 0:
+            return np.asarray(np.degrees(np.arctan2(y, x)) % 360.0)
+    return None
+
+
+def _cyclic() -> Colormap:
+    """Matplotlib's twilight, darkened so that its light end shows on white."""
+    colors = matplotlib.colormaps["twilight"](np.linspace(0, 1, 256))
+    colors[:, :3] *= 0.85
+    return LinearSegmentedColormap.from_list("kpref-cyclic", colors)
+
+
+def _sequential() -> Colormap:
+    """Viridis without its brightest end, which does not show on white."""
+    return LinearSegmentedColormap.from_list("kpref-sequential", matplotlib.colormaps["viridis"](np.linspace(0, 0.88, 256)))

@@ -1,0 +1,115 @@
+"""The most important results of a study in a few sentences, made from its numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from kpref.analysis import Analysis
+from kpref.comparison import Study
+
+__all__ = ["findings", "number"]
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number for people: ``0.0316``, ``169,000``, ``2.1×10⁻¹⁴``."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else str(value)
+    exponent = math.floor(math.log10(abs(value)))
+    if -4 <= exponent < 6:
+        rounded = float(f"{value:.{digits - 1}e}")
+        return f"{rounded:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
+    mantissa, power = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa.replace('-', '−')}×10{str(int(power)).translate(_SUPERSCRIPTS)}"
+
+
+def findings(study: Study) -> list[str]:
+    """Three to five sentences on a study, the most important first.
+
+    Parameters
+    ----------
+    study : Study
+
+    Returns
+    -------
+    list of str
+    """
+    first, last = study.analyses[0], study.analyses[-1]
+    sentences = [_performance(first, last), _concentration(last, first), _prediction(study), _turning(study)]
+    return [sentence for sentence in sentences if sentence] + [_trust(study)]
+
+
+def _performance(first: Analysis, last: Analysis) -> str:
+    if last.loss is None:
+        return ""
+    accuracy = "" if last.accuracy is None else f", accuracy {last.accuracy:.1%}"
+    if first is last or first.loss is None:
+        return f"The loss is {number(last.loss)}{accuracy}."
+    before = "" if first.accuracy is None else f", accuracy {first.accuracy:.1%}"
+    return (
+        f"From {first.name} to {last.name} the loss went from {number(first.loss)}{before} to "
+        f"{number(last.loss)}{accuracy}."
+    )
+
+
+def _concentration(last: Analysis, first: Analysis) -> str:
+    values, share = last.ntk_modes.values, last.ntk_modes.values.sum() / (last.ntk_trace or 1.0)
+    text = f"In {last.name} the first {len(values)} modes of the NTK hold {share:.0%} of its trace"
+    if first is not last:
+        earlier = first.ntk_modes.values.sum() / (first.ntk_trace or 1.0)
+        text += f" ({earlier:.0%} in {first.name})"
+    if last.shares is not None:
+        rate, error = last.shares.rate.sum(), last.shares.error.sum()
+        text += (
+            f"; they carry {rate:.0%} of the speed at which gradient descent lowers the loss, and {error:.1%} of the "
+            f"error itself"
+        )
+    return text + "."
+
+
+def _prediction(study: Study) -> str:
+    steps = [(a.name, a.step) for a in study.analyses if a.step is not None]
+    if not steps:
+        return ""
+    slopes = [step.slope for _, step in steps if step.slope is not None]
+    limits = []
+    for name, step in steps:
+        good = step.etas[step.relative_error <= 0.1]
+        if good.size:
+            bound = "" if step.relative_error[0] > 0.1 else "at least "
+            limits.append(f"{bound}η = {number(good[0], 2)} in {name}")
+    text = "The predicted change of the states, −η P K P* Err, is what the network really does after a small step"
+    if slopes:
+        low, high = f"{min(slopes):.3f}", f"{max(slopes):.3f}"
+        text += f": the difference falls as η to the power {low if low == high else f'{low} to {high}'} (theory: 2)"
+    return text + (f", and it is below 10 % up to {' and '.join(limits)}." if limits else ".")
+
+
+def _turning(study: Study) -> str:
+    if not study.comparisons:
+        return ""
+    comparison = study.comparisons[-1]
+    by_name = {analysis.name: analysis for analysis in study.analyses}
+    before, after = by_name[comparison.before], by_name[comparison.after]
+    ratio = after.ntk_modes.values[0] / (before.ntk_modes.values[0] or math.nan)
+    gain = after.propagator_modes.values[0] / (before.propagator_modes.values[0] or math.nan)
+    grew = f"multiplied the largest eigenvalue of the NTK by {number(ratio)} and that of P P* by {number(gain)}"
+    dimensions = (
+        f"the effective dimension of K went from {number(before.kernel.effective_dimension)} to "
+        f"{number(after.kernel.effective_dimension)}"
+    )
+    return (
+        f"Training {grew}; {dimensions}, and the spaces of the leading NTK modes share {comparison.overlap:.0%} "
+        f"(angles of {np.degrees(comparison.angles[0]):.0f}° to {np.degrees(comparison.angles[-1]):.0f}°)."
+    )
+
+
+def _trust(study: Study) -> str:
+    checks = [check for analysis in study.analyses for check in analysis.check.checks]
+    failed = [check.name for check in checks if not check.passed]
+    if failed:
+        return f"{len(failed)} of {len(checks)} self-checks FAILED ({', '.join(failed)}): do not rely on this report."
+    return f"All {len(checks)} self-checks of the operators passed, at this network and these trials."

@@ -1,0 +1,146 @@
+"""The numbers of a report as plain data for ``metrics.json``, each group with a word on how far it can be trusted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from kpref._version import __version__
+from kpref.analysis import Analysis
+from kpref.comparison import Comparison, Study
+
+__all__ = ["HOW", "metrics"]
+
+HOW = {
+    "loss": "exact to rounding",
+    "kernel": "exact to rounding: all nonzero eigenvalues from one dense problem for each unit",
+    "eigenvalues": "iterated (Lanczos): each is within residual * largest eigenvalue of an exact one",
+    "ntk_trace": "estimated: leading eigenvalues plus Hutchinson's estimate of the rest, with its standard error",
+    "shares": "as accurate as the iterated eigenpairs",
+    "step": "computed by running the network again; slope by least squares",
+    "self_check": "measured, with bounds from rounding",
+    "comparisons": "states and outputs exact to rounding; angles as accurate as the iterated eigenpairs",
+}
+"""How the numbers of each group of `metrics` come about."""
+
+
+def metrics(study: Study) -> dict[str, Any]:
+    """A study as dictionaries, lists, strings, finite numbers and None.
+
+    Parameters
+    ----------
+    study : Study
+
+    Returns
+    -------
+    dict
+        Ready for ``json.dumps(..., allow_nan=False)``.
+    """
+    objective = study.objective
+    content = {
+        "version": __version__,
+        "facts": study.facts,
+        "notes": list(study.notes),
+        "measure": study.measure,
+        "objective": None if objective is None else {"loss": objective.loss, "at": objective.at},
+        "how": HOW,
+        "checkpoints": [_checkpoint(analysis) for analysis in study.analyses],
+        "comparisons": [_comparison(comparison) for comparison in study.comparisons],
+    }
+    plain: dict[str, Any] = _plain(content)
+    return plain
+
+
+def _checkpoint(analysis: Analysis) -> dict[str, Any]:
+    trials, steps, units = analysis.space.shape
+    kernel, shares, step = analysis.kernel, analysis.shares, analysis.step
+    eigenpairs = (("K", analysis.kernel_modes), ("PP*", analysis.propagator_modes), ("NTK", analysis.ntk_modes))
+    return {
+        "name": analysis.name,
+        "model": analysis.model,
+        "shape": {"trials": trials, "steps": steps, "units": units},
+        "loss": analysis.loss,
+        "accuracy": analysis.accuracy,
+        "error_norm": analysis.error_norm,
+        "loss_rate": analysis.loss_rate,
+        "states_rms": float(np.sqrt(np.mean(analysis.states**2))),
+        "kernel": {
+            "leading": kernel.values[: len(analysis.kernel_modes.values)],
+            "trace": kernel.trace,
+            "frobenius": kernel.frobenius,
+            "effective_dimension": kernel.effective_dimension,
+        },
+        "eigenvalues": {
+            name: {"values": modes.values, "residuals": modes.residuals, "products": modes.n_products}
+            for name, modes in eigenpairs
+        },
+        "ntk_trace": {"value": analysis.ntk_trace, "standard_error": analysis.ntk_trace_error},
+        "mode_profile_shares": [profile.share for profile in analysis.profiles],
+        "shares": None if shares is None else {"error": shares.error, "rate": shares.rate},
+        "step": None
+        if step is None
+        else {
+            "etas": step.etas,
+            "gap": step.gap,
+            "relative_error": step.relative_error,
+            "slope": step.slope,
+            "loss_predicted": step.loss_predicted,
+            "loss_realised": step.loss_realised,
+            "drawn_eta": step.etas[step.chosen],
+            "drawn_share": step.predicted_profile.share,
+        },
+        "self_check": _self_check(analysis),
+    }
+
+
+def _self_check(analysis: Analysis) -> dict[str, Any]:
+    differences = analysis.check.differences
+    return {
+        "passed": analysis.check.passed,
+        "checks": [
+            {
+                "name": check.name,
+                "identity": check.identity,
+                "error": check.error,
+                "bound": check.bound,
+                "bound_from": check.reason,
+                "passed": check.passed,
+            }
+            for check in analysis.check.checks
+        ],
+        "finite_differences": {
+            "steps": differences.steps,
+            "errors": differences.errors,
+            "slope": differences.slope,
+            "extrapolated_error": differences.error,
+            "error_estimate": differences.error_estimate,
+        },
+    }
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "before": comparison.before,
+        "after": comparison.after,
+        "states_relative_change": comparison.states,
+        "outputs_rms_change": comparison.outputs,
+        "ntk_principal_angles_degrees": np.degrees(comparison.angles),
+        "ntk_subspace_overlap": comparison.overlap,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """NumPy to Python, and what is not finite to None, which is all that strict JSON has for it."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

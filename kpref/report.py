@@ -1,0 +1,287 @@
+"""A study as one HTML page: findings first, then figures with captions, tables, and the self-check.
+
+The page needs nothing but itself: styles are inline, pictures embedded, and there is no script.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from kpref._version import __version__
+from kpref.analysis import Analysis
+from kpref.comparison import Study
+from kpref.figures import Exhibit, Panel
+from kpref.findings import findings, number
+from kpref.style import STYLE_SHEET
+
+__all__ = ["render"]
+
+_GLOSSARY = (
+    ("states", "the activity of all units at all steps of all trials"),
+    ("Err", "how the loss changes if a state is nudged: the error signal, seen at the states"),
+    ("K", "which changes of the dynamics the trainable parameters can make, and how strongly"),
+    ("P, P*", "how the network carries a nudge forward in time, and an error signal backward"),
+    ("NTK = P K P*", "neural tangent kernel: gradient descent moves the states by −η NTK Err"),
+    ("mode", "an eigenfunction of the NTK: a pattern over trials, time and units that moves independently of the others"),
+    ("effective dimension", "about how many eigenvalues carry the trace: (sum λ)² / sum λ²"),
+    ("η", "learning rate: the parameters move by −η times the gradient of the loss"),
+)
+
+
+def render(study: Study, exhibits: Sequence[Exhibit]) -> str:
+    """The page.
+
+    Parameters
+    ----------
+    study : Study
+    exhibits : sequence of Exhibit
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    shown: dict[str, list[Exhibit]] = {}
+    for exhibit in exhibits:
+        shown.setdefault(exhibit.section, []).append(exhibit)
+
+    def section(title: str, key: str, *extra: str, lead: str = "") -> str:
+        parts = [_exhibit(exhibit) for exhibit in shown.get(key, [])] + [text for text in extra if text]
+        if not parts:
+            return ""
+        return f'<section id="{key}"><h2>{escape(title)}</h2>{lead}{"".join(parts)}</section>'
+
+    multiple = len(study.analyses) > 1
+    body = [
+        _header(study),
+        _findings(study),
+        section("What the network does", "outputs"),
+        section("Where gradient descent can move the states", "modes"),
+        section("How strong the leading ways are", "spectra", *map(_eigenvalue_table, study.analyses)),
+        section("What that means for the loss", "shares"),
+        section("Prediction and reality", "steps", *map(_step_table, study.analyses)),
+        section(
+            "What changed between the checkpoints",
+            "changes",
+            _comparison_table(study),
+            lead=_overview_table(study),
+        )
+        if multiple and study.comparisons
+        else f'<section id="changes"><h2>Overview</h2>{_overview_table(study)}</section>',
+        section("Can these numbers be trusted?", "check", *map(_check_table, study.analyses), lead=_verdict(study)),
+        _provenance(study),
+    ]
+    title = f"kpref report: {', '.join(analysis.name for analysis in study.analyses)}"
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE_SHEET}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(body)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _header(study: Study) -> str:
+    first = study.analyses[0]
+    trials, steps, units = first.space.shape
+    names = " → ".join(escape(analysis.name) for analysis in study.analyses)
+    objective = study.objective
+    loss = ""
+    if objective is not None:
+        words = {"mse": "mean squared error", "cross_entropy": "cross-entropy"}[objective.loss]
+        loss = f" Loss: {words}, {'all steps' if objective.at == 'all' else 'last step only'}."
+    return (
+        f'<header><p class="kicker">kpref {escape(__version__)} · K-P flow of a recurrent network</p>'
+        f"<h1>What gradient descent does to the states</h1>"
+        f'<p class="sub">{names}<br>{escape(first.model)}; {trials:,} trials of {steps} steps, {units} units.{loss}</p>'
+        "</header>"
+    )
+
+
+def _findings(study: Study) -> str:
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(study))
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in study.notes)
+    words = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in _GLOSSARY)
+    return (
+        f'<section id="findings" class="box"><h2>In short</h2><ul>{items}</ul>{notes}</section>'
+        f'<details class="words"><summary>The words and symbols used here</summary><dl>{words}</dl></details>'
+    )
+
+
+def _exhibit(exhibit: Exhibit) -> str:
+    images = "".join(_image(panel) for panel in exhibit.panels)
+    return (
+        f'<figure><h3>{escape(exhibit.title)}</h3><div class="panels">{images}</div>'
+        f"<figcaption>{escape(exhibit.caption)}</figcaption></figure>"
+    )
+
+
+def _image(panel: Panel) -> str:
+    data = base64.b64encode(panel.png).decode()
+    return f'<img alt="{escape(panel.description)}" src="data:image/png;base64,{data}">'
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], note: str = "", folded: bool = False) -> str:
+    """A table whose first column names the row; cells are HTML already."""
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    lines = "".join(
+        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
+    )
+    table = f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
+    note = f'<p class="caption">{note}</p>' if note else ""
+    if folded:
+        return f"<details><summary>{escape(title)}</summary>{table}{note}</details>"
+    return f"<h3>{escape(title)}</h3>{table}{note}"
+
+
+def _overview_table(study: Study) -> str:
+    analyses = study.analyses
+
+    def row(name: str, how: str, values: Sequence[str]) -> list[str]:
+        return [name, *values, how]
+
+    def optional(value: float | None) -> str:
+        return "–" if value is None else number(value)
+
+    rows = []
+    if any(a.loss is not None for a in analyses):
+        rows.append(row("loss", "exact", [optional(a.loss) for a in analyses]))
+        if any(a.accuracy is not None for a in analyses):
+            rows.append(
+                row("accuracy", "exact", ["–" if a.accuracy is None else f"{a.accuracy:.2%}" for a in analyses])
+            )
+        rows.append(row("size of the error, |Err|", "exact", [optional(a.error_norm) for a in analyses]))
+        rows.append(row("change of the loss per unit η", "exact", [optional(a.loss_rate) for a in analyses]))
+    states = [number(float(np.sqrt(np.mean(a.states**2)))) for a in analyses]
+    rows += [
+        row("rms of the states", "exact", states),
+        row("largest eigenvalue of K", "exact", [number(a.kernel.values[0]) for a in analyses]),
+        row("trace of K", "exact", [number(a.kernel.trace) for a in analyses]),
+        row("effective dimension of K", "exact", [number(a.kernel.effective_dimension) for a in analyses]),
+        row("largest eigenvalue of P P*", _residual(analyses, "propagator_modes"),
+            [number(a.propagator_modes.values[0]) for a in analyses]),
+        row("largest eigenvalue of the NTK", _residual(analyses, "ntk_modes"),
+            [number(a.ntk_modes.values[0]) for a in analyses]),
+        row("trace of the NTK", "estimated, ± standard error",
+            [f"{number(a.ntk_trace)} ± {number(a.ntk_trace_error, 2)}" for a in analyses]),
+        row(f"share of it in the first {len(analyses[0].ntk_modes.values)} modes", "estimated",
+            [f"{a.ntk_modes.values.sum() / (a.ntk_trace or 1.0):.1%}" for a in analyses]),
+    ]  # fmt: skip
+    head = ["", *(escape(a.name) for a in analyses), "how it is known"]
+    return _table("The main numbers", head, rows, "“Exact” means up to rounding in double precision.")
+
+
+def _residual(analyses: Sequence[Analysis], attribute: str) -> str:
+    worst = max(float(getattr(analysis, attribute).residuals.max()) for analysis in analyses)
+    return f"iterated, residual ≤ {number(worst, 2)}"
+
+
+def _eigenvalue_table(analysis: Analysis) -> str:
+    kernel, propagator, ntk, shares = (
+        analysis.kernel.values, analysis.propagator_modes, analysis.ntk_modes, analysis.shares
+    )  # fmt: skip
+    head = ["mode", "K", "P P*", "trial", "residual", "NTK", "residual"]
+    head += ["share of |Err|²", "of the loss rate"] if shares is not None else []
+    rows = []
+    for index, value in enumerate(ntk.values):
+        cells = [
+            str(index + 1),
+            number(kernel[index]) if index < len(kernel) else "0",
+            number(propagator.values[index]),
+            str(propagator.blocks[index]),
+            number(propagator.residuals[index], 2),
+            number(value),
+            number(ntk.residuals[index], 2),
+        ]
+        if shares is not None:
+            cells += [f"{shares.error[index]:.2%}", f"{shares.rate[index]:.2%}"]
+        rows.append(cells)
+    note = (
+        "K: exact. P P* and NTK: iterated; an eigenvalue is off by at most residual × largest eigenvalue. P does not mix "
+        "trials, so that each of its modes belongs to one trial (counted from 0)."
+    )
+    return _table(f"Leading eigenvalues of {analysis.name}", head, rows, note, folded=True)
+
+
+def _step_table(analysis: Analysis) -> str:
+    step = analysis.step
+    if step is None:
+        return ""
+    head = ["η", "error of predicted dz", "loss, predicted change", "loss, realised change"]
+    rows = [
+        [number(eta), f"{100 * error:.3g} %", number(predicted), number(realised)]
+        for eta, error, predicted, realised in zip(
+            step.etas, step.relative_error, step.loss_predicted, step.loss_realised, strict=True
+        )
+    ]
+    slope = "not measured, too few small steps" if step.slope is None else f"{step.slope:.4f}"
+    note = f"All numbers exact to rounding. Fitted slope of |realised − predicted| against η: {slope} (expected: 2)."
+    return _table(f"Steps of {analysis.name}", head, rows, note, folded=True)
+
+
+def _comparison_table(study: Study) -> str:
+    rows = []
+    for comparison in study.comparisons:
+        angles = np.degrees(comparison.angles)
+        rows.append(
+            [
+                f"{escape(comparison.before)} → {escape(comparison.after)}",
+                f"{comparison.states:.1%}",
+                "–" if comparison.outputs is None else number(comparison.outputs),
+                f"{angles[0]:.1f}° to {angles[-1]:.1f}°",
+                f"{comparison.overlap:.1%}",
+            ]
+        )
+    head = ["", "change of the states, relative", "change of the outputs, rms", "angles of NTK modes", "shared part"]
+    note = (
+        "States and outputs: exact. Angles: as accurate as the iterated modes. Shared part: mean squared cosine of the "
+        "angles, 100 % if both spaces are the same."
+    )
+    return _table("First checkpoint against the others", head, rows, note)
+
+
+def _check_table(analysis: Analysis) -> str:
+    rows = [
+        [
+            escape(check.name),
+            escape(check.identity),
+            number(check.error, 2),
+            number(check.bound, 2),
+            f'<span class="{"pass" if check.passed else "fail"}">{"pass" if check.passed else "FAIL"}</span>',
+            escape(check.reason),
+        ]
+        for check in analysis.check.checks
+    ]
+    differences = analysis.check.differences
+    slope = "not measured" if differences.slope is None else f"{differences.slope:.4f}"
+    note = (
+        f"Errors are relative; u = 1.1×10⁻¹⁶ is the unit of rounding. Finite differences: slope {slope} (expected: 2), "
+        f"extrapolated to step zero they differ from P J by {number(differences.error, 2)}, "
+        f"with an error estimate of {number(differences.error_estimate, 2)} of their own."
+    )
+    head = ["check", "identity", "error", "bound", "", "where the bound comes from"]
+    return _table(f"Self-check of {analysis.name}", head, rows, note)
+
+
+def _verdict(study: Study) -> str:
+    checks = [check for analysis in study.analyses for check in analysis.check.checks]
+    failed = sum(not check.passed for check in checks)
+    if failed:
+        text, kind = f"{failed} of {len(checks)} self-checks FAILED: do not rely on this report.", "fail"
+    else:
+        text, kind = f"All {len(checks)} self-checks passed.", "pass"
+    return f'<p class="verdict {kind}">{text}</p>'
+
+
+def _provenance(study: Study) -> str:
+    facts = {"kpref": __version__, **study.facts}
+    rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
+    return (
+        '<footer><h2>Where this comes from</h2><dl class="facts">' + rows + "</dl>"
+        "<p>All numbers of this page are in metrics.json, the eigenfunctions in modes.npz, the figures as PNG beside it. "
+        "Theory: J. Hazelden and others, KPFlow (arXiv:2507.06381).</p></footer>"
+    )
