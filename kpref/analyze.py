@@ -119,9 +119,7 @@ def run(args: argparse.Namespace) -> int:
         bar.update(1)
         bar.set_description("figures and report")
         facts = _facts(args, paths, trials_path, trials)
-        study = Study(
-            tuple(analyses), compare_all(analyses), trials, objective, args.measure, facts, tuple(notes)
-        )
+        study = Study(tuple(analyses), compare_all(analyses), trials, objective, args.measure, facts, tuple(notes))
         write_folder(out, _files(study, started))
     return _summary(study, out)
 
@@ -163,7 +161,9 @@ def _sources(checkpoints: Sequence[Path], trials: Path | None) -> tuple[list[Pat
         if trials is None:
             trials = checkpoint / "trials.npz"
     if trials is None:
-        raise ValueError("--trials is needed where the checkpoints are files: an npz file with inputs and targets or labels")
+        raise ValueError(
+            "--trials is needed where the checkpoints are files: an npz file with inputs and targets or labels"
+        )
     return paths, trials
 
 
@@ -185,7 +185,10 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def _names(paths: Sequence[Path]) -> list[str]:
     """A short name for each checkpoint, different from the others'."""
     stems = [path.stem for path in paths]
-    names = [stem if stems.count(stem) == 1 else f"{path.resolve().parent.name}-{stem}" for stem, path in zip(stems, paths, strict=True)]
+    names = [
+        stem if stems.count(stem) == 1 else f"{path.resolve().parent.name}-{stem}"
+        for stem, path in zip(stems, paths, strict=True)
+    ]
     return [name if names.count(name) == 1 else f"{name}-{index + 1}" for index, name in enumerate(names)]
 
 

@@ -122,4 +122,6 @@ def _cyclic() -> Colormap:
 
 def _sequential() -> Colormap:
     """Viridis without its brightest end, which does not show on white."""
-    return LinearSegmentedColormap.from_list("kpref-sequential", matplotlib.colormaps["viridis"](np.linspace(0, 0.88, 256)))
+    return LinearSegmentedColormap.from_list(
+        "kpref-sequential", matplotlib.colormaps["viridis"](np.linspace(0, 0.88, 256))
+    )

@@ -87,9 +87,7 @@ def _waves(t: npt.ArrayLike, channels: int) -> Array:
 def _flow(method: str | Tableau, steps: int, forcing: str) -> Flow:
     model, z0, _, _ = _problem()
     times = np.linspace(0.0, T_END, steps + 1)
-    return Flow(
-        model, lambda t: _waves(t, INPUTS), z0, measure="sum", times=times, method=method, forcing=forcing
-    )
+    return Flow(model, lambda t: _waves(t, INPUTS), z0, measure="sum", times=times, method=method, forcing=forcing)
 
 
 def _impulses(steps: int) -> Array:

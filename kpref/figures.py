@@ -355,9 +355,7 @@ def _legend(coloring: TrialColoring, name: str) -> Panel:
     )
 
 
-def _panel(
-    name: str, description: str, draw: Callable[[Axes], object], size: tuple[float, float] = _SIZE
-) -> Panel:
+def _panel(name: str, description: str, draw: Callable[[Axes], object], size: tuple[float, float] = _SIZE) -> Panel:
     figure = Figure(figsize=size, layout="constrained")
     draw(figure.add_subplot())
     file = io.BytesIO()

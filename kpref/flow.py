@@ -26,6 +26,7 @@ __all__ = ["Flow"]
 
 Array = npt.NDArray[Any]
 
+
 class Flow:
     """A model on given trials: its trajectory, and the operators of the K-P flow along it.
 

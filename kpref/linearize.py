@@ -212,9 +212,7 @@ class DenseForm:
         return self.state_jacobian.nbytes + self.parameter_jacobian.nbytes
 
 
-def linearize(
-    model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64
-) -> SiteForm | DenseForm:
+def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64) -> SiteForm | DenseForm:
     """Coefficients of `model` at given states.
 
     Parameters

@@ -69,9 +69,7 @@ def checkpoint_colors(number: int) -> list[Any]:
     return list(matplotlib.colormaps["viridis"](np.linspace(0.88, 0.05, number)))
 
 
-def plot_trials(
-    axes: Axes, amplitude: Array, coloring: TrialColoring, label: str, steps: Array | None = None
-) -> Axes:
+def plot_trials(axes: Axes, amplitude: Array, coloring: TrialColoring, label: str, steps: Array | None = None) -> Axes:
     """One line a trial over time, coloured by trial; with labels, the mean of each class on top.
 
     Parameters
@@ -132,9 +130,7 @@ def plot_spectrum(axes: Axes, spectra: Sequence[tuple[str, Array]], colors: Sequ
     return axes
 
 
-def plot_cumulative(
-    axes: Axes, shares: Sequence[tuple[str, Array]], colors: Sequence[Any], label: str
-) -> Axes:
+def plot_cumulative(axes: Axes, shares: Sequence[tuple[str, Array]], colors: Sequence[Any], label: str) -> Axes:
     """Running sum of shares against the number of modes, in percent, one curve a checkpoint."""
     for (name, share), color, marker in zip(shares, colors, _markers(len(shares)), strict=True):
         total = np.append(0.0, np.cumsum(share)) * 100

@@ -26,7 +26,10 @@ _GLOSSARY = (
     ("K", "which changes of the dynamics the trainable parameters can make, and how strongly"),
     ("P, P*", "how the network carries a nudge forward in time, and an error signal backward"),
     ("NTK = P K P*", "neural tangent kernel: gradient descent moves the states by −η NTK Err"),
-    ("mode", "an eigenfunction of the NTK: a pattern over trials, time and units that moves independently of the others"),
+    (
+        "mode",
+        "an eigenfunction of the NTK: a pattern over trials, time and units that moves independently of the others",
+    ),
     ("effective dimension", "about how many eigenvalues carry the trace: (sum λ)² / sum λ²"),
     ("η", "learning rate: the parameters move by −η times the gradient of the loss"),
 )

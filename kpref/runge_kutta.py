@@ -225,9 +225,7 @@ class StageSystem:
 
     # Sweeps
 
-    def tangent(
-        self, forcing: Forcing, provide: Callable[[Segment, Form], Array], initial: Array, out: Array
-    ) -> None:
+    def tangent(self, forcing: Forcing, provide: Callable[[Segment, Form], Array], initial: Array, out: Array) -> None:
         """Tangent over all steps: dz at the grid times into `out` (v, B, N + 1, H), from `initial` (v, B, H).
 
         `provide` gives the tensor that a segment takes its forcing from.

@@ -41,7 +41,7 @@ def test_states(case):
     assert_close(flow.states, golden["states"])
 
 
-@pytest.mark.parametrize("name", ["P", "J", "K", "NTK", "D_z0"])
+@pytest.mark.parametrize("name", ["P", "J", "D", "K", "NTK", "D_z0"])
 def test_dense_operators(case, name):
     golden, flow = case
     operator = getattr(flow, name)

@@ -161,8 +161,8 @@ import importlib, pkgutil
 from kpref import kernels
 for module in sorted(found.name for found in pkgutil.iter_modules(kernels.__path__, "kpref.kernels.")):
     for name, function in sorted(vars(importlib.import_module(module)).items()):
-        if hasattr(function, "py_func") and function.__module__ == module and hasattr(function._cache, "_impl"):
-            print(f"{module}.{name}|{function._cache._impl.locator.get_source_stamp()}")
+        if hasattr(function, "py_func") and function.__module__ == module and hasattr(function._cache, "_cache_file"):
+            print(f"{module}.{name}|{function._cache._cache_file._source_stamp}")
 """
 
 
@@ -178,7 +178,7 @@ def test_compiled_code_on_disk_goes_stale_with_what_it_calls(changed, tmp_path):
     def stamps():
         command = [sys.executable, "-c", STAMPS]
         done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=60, check=True)
-        return dict(line.split("|") for line in done.stdout.splitlines())
+        return dict(line.split("|", 1) for line in done.stdout.splitlines())
 
     before = stamps()
     with open(tmp_path / "kpref" / "kernels" / changed, "a") as file:

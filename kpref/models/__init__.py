@@ -1,4 +1,4 @@
-"""Models of recurrent networks: one map, one hand-derived linearisation, one file each."""
+"""Models: recurrent networks and small dynamical systems, each with its linearisation, and fields of the user's own."""
 
 from kpref.models.base import (
     DenseField,
@@ -12,9 +12,11 @@ from kpref.models.base import (
     SiteMap,
     SiteModel,
 )
+from kpref.models.dynamical_systems import Hopf, Lorenz63, Pitchfork, SaddleNode, Transcritical, VanDerPol
 from kpref.models.gru import GRU
 from kpref.models.rate import LinearSystem, Rate
 from kpref.models.rnn import RNN, LeakyRNN, Linear
+from kpref.models.user import UserField
 
 __all__ = [
     "GRU",
@@ -22,15 +24,22 @@ __all__ = [
     "DenseField",
     "DenseModel",
     "Field",
+    "Hopf",
     "LeakyRNN",
     "Linear",
     "LinearSystem",
+    "Lorenz63",
     "Map",
     "Model",
     "ParameterSite",
+    "Pitchfork",
     "Rate",
+    "SaddleNode",
     "SiteCoefficients",
     "SiteField",
     "SiteMap",
     "SiteModel",
+    "Transcritical",
+    "UserField",
+    "VanDerPol",
 ]

@@ -126,6 +126,10 @@ class Model(ABC):
         """Constructor arguments beside parameters and trainable."""
         return {}
 
+    def _remake(self, parameters: Mapping[str, Any], trainable: Sequence[str] | None) -> Self:
+        """A model of the same kind and options with these parameters."""
+        return type(self)(**parameters, trainable=trainable, **self._options())
+
     @property
     def n_parameters(self) -> int:
         """Number M of trainable parameters."""
@@ -165,8 +169,7 @@ class Model(ABC):
         ends = np.cumsum([self.parameters[name].size for name in self.trainable])
         pieces = np.split(vector, ends[:-1])
         return {
-            name: piece.reshape(self.parameters[name].shape)
-            for name, piece in zip(self.trainable, pieces, strict=True)
+            name: piece.reshape(self.parameters[name].shape) for name, piece in zip(self.trainable, pieces, strict=True)
         }
 
     def with_parameters(self, parameters: Mapping[str, npt.ArrayLike]) -> Self:
@@ -180,8 +183,7 @@ class Model(ABC):
         unknown = [name for name in parameters if name not in self.parameters]
         if unknown:
             raise ValueError(f"parameters must be among {', '.join(self.parameters)}; got {', '.join(unknown)}")
-        arrays: dict[str, Any] = {**self.parameters, **parameters}
-        return type(self)(**arrays, trainable=self.trainable, **self._options())
+        return self._remake({**self.parameters, **parameters}, self.trainable)
 
     def with_vector(self, vector: npt.ArrayLike) -> Self:
         """A model of the same kind whose trainable parameters are `vector`, shape (M,)."""
@@ -189,8 +191,7 @@ class Model(ABC):
 
     def with_trainable(self, trainable: Sequence[str] | None) -> Self:
         """The same model with another trainable subset (None: all)."""
-        arrays: dict[str, Any] = dict(self.parameters)
-        return type(self)(**arrays, trainable=trainable, **self._options())
+        return self._remake(self.parameters, trainable)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n_inputs} inputs, {self.n_states} states, {self.n_parameters} trainable)"
@@ -294,6 +295,15 @@ class DenseField(Field, DenseModel):
 
 class SiteMap(Map, SiteModel):
     """A network in discrete time."""
+
+
+def network_current(parameters: Parameters, m: Array, x: Array) -> Array:
+    """``W m + U x`` and whichever biases there are: the current into the units of a network with one gate."""
+    current = m @ parameters["weight_hh"].T + x @ parameters["weight_ih"].T
+    for name in ("bias", "bias_ih", "bias_hh"):
+        if name in parameters:
+            current = current + parameters[name]
+    return current
 
 
 def initial_parameters(

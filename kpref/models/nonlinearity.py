@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NONLINEARITIES", "Nonlinearity", "get_nonlinearity", "sigmoid", "sigmoid_pair", "sigmoid_slope", "tanh_slope"]
+__all__ = [
+    "NONLINEARITIES",
+    "Nonlinearity",
+    "get_nonlinearity",
+    "sigmoid",
+    "sigmoid_pair",
+    "sigmoid_slope",
+    "tanh_slope",
+]
 
 Array = npt.NDArray[Any]
 

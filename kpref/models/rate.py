@@ -9,7 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._validate import finite_array
-from kpref.models.base import Array, Parameters, ParameterSite, SiteCoefficients, SiteField, initial_parameters
+from kpref.models.base import (
+    Array,
+    Parameters,
+    ParameterSite,
+    SiteCoefficients,
+    SiteField,
+    initial_parameters,
+    network_current,
+)
 from kpref.models.nonlinearity import get_nonlinearity
 
 __all__ = ["LinearSystem", "Rate"]
@@ -19,11 +27,6 @@ _SITES = (
     ParameterSite("weight_hh", "recurrent", (0,)),
     ParameterSite("bias", "bias", (0,)),
 )
-
-
-def _current(parameters: Parameters, m: Array, x: Array) -> Array:
-    current = m @ parameters["weight_hh"].T + x @ parameters["weight_ih"].T
-    return current + parameters["bias"] if "bias" in parameters else current
 
 
 class Rate(SiteField):
@@ -91,7 +94,7 @@ class Rate(SiteField):
         return {"tau": self.tau, "nonlinearity": self.nonlinearity.name}
 
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
-        return (_current(parameters, self.nonlinearity.value(z), x) - z) * self._rate
+        return (network_current(parameters, self.nonlinearity.value(z), x) - z) * self._rate
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
         """Coefficients of the site form, as the class derives them."""
@@ -133,7 +136,7 @@ class LinearSystem(SiteField):
         super().__init__({"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias}, trainable)
 
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
-        return _current(parameters, z, x)
+        return network_current(parameters, z, x)
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
         """Coefficients of the site form, as the class derives them."""

@@ -8,21 +8,20 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from kpref.models.base import Array, Parameters, ParameterSite, SiteCoefficients, SiteMap, initial_parameters
+from kpref.models.base import (
+    Array,
+    Parameters,
+    ParameterSite,
+    SiteCoefficients,
+    SiteMap,
+    initial_parameters,
+    network_current,
+)
 from kpref.models.nonlinearity import get_nonlinearity
 
 __all__ = ["RNN", "LeakyRNN", "Linear"]
 
 _WEIGHTS = (ParameterSite("weight_ih", "input", (0,)), ParameterSite("weight_hh", "recurrent", (0,)))
-
-
-def _current(parameters: Parameters, m: Array, x: Array) -> Array:
-    """``W m + U x`` and whichever biases there are."""
-    current = m @ parameters["weight_hh"].T + x @ parameters["weight_ih"].T
-    for name in ("bias", "bias_ih", "bias_hh"):
-        if name in parameters:
-            current = current + parameters[name]
-    return current
 
 
 class Linear(SiteMap):
@@ -59,7 +58,7 @@ class Linear(SiteMap):
         return cls(**initial_parameters(cls, n_inputs, n_states, seed, gain, bias))
 
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
-        return _current(parameters, z, x)
+        return network_current(parameters, z, x)
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
         """Coefficients of the site form, as the class derives them."""
@@ -116,11 +115,11 @@ class RNN(SiteMap):
         return {"nonlinearity": self.nonlinearity.name}
 
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
-        return self.nonlinearity.value(_current(parameters, z, x))
+        return self.nonlinearity.value(network_current(parameters, z, x))
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
         """Coefficients of the site form, as the class derives them."""
-        slope = self.nonlinearity.slope(_current(self.parameters, z, x))
+        slope = self.nonlinearity.slope(network_current(self.parameters, z, x))
         return SiteCoefficients(decay=np.zeros(self.n_states), gates=slope[..., None, :])
 
 
@@ -184,7 +183,7 @@ class LeakyRNN(SiteMap):
         return {"alpha": self.alpha, "nonlinearity": self.nonlinearity.name}
 
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
-        current = _current(parameters, self.nonlinearity.value(z), x)
+        current = network_current(parameters, self.nonlinearity.value(z), x)
         return (1 - self.alpha) * z + self.alpha * current
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:

@@ -113,4 +113,3 @@ def initial_state_jacobian(form: SiteForm | DenseForm, space: TrajectorySpace) -
 
     trials, _, units = space.shape
     return TensorOperator(forward, transpose, EuclideanSpace((trials, units)), space, form.dtype, "D_z0")
-

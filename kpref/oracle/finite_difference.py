@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse.linalg import LinearOperator
 
 from kpref._validate import finite_array, first_index, numeric_array
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 __all__ = [
     "DotTest",
@@ -131,7 +133,7 @@ def complex_step(function: Function, point: npt.ArrayLike, direction: npt.ArrayL
         if value.dtype.kind != "c":
             raise TypeError(
                 f"complex steps need a function that returns complex numbers for a complex point; got {value.dtype}: "
-                "it is not analytic, or does not depend on the point"
+                "it is not analytic, or does not depend on the point; use finite_difference"
             )
         columns.append(value.imag / _COMPLEX_STEP)
     return columns[0] if direction is not None else _as_jacobian(columns, x.shape)
@@ -150,7 +152,8 @@ def finite_difference(
     Parameters
     ----------
     function : callable
-        From a real array of the shape of `point` to a real array of any shape.
+        From a real array of the shape of `point` to a real array of any shape. Where it has a jump the estimated
+        error is as large as the jump over h.
     point : array_like
         x.
     direction : array_like, same shape as `point`, optional
@@ -166,7 +169,7 @@ def finite_difference(
     ------
     ValueError
         If `point` or `direction` is not a finite real array, or the shapes differ; or if an entry of the function is
-        not finite at any two steps, or has a jump or a pole there.
+        not finite at any two steps.
 
     References
     ----------
@@ -282,28 +285,24 @@ def _as_jacobian(columns: list[Array], shape: tuple[int, ...]) -> Array:
 
 def _central(function: Function, x: Array, d: Array) -> FiniteDifference:
     """Extrapolated central differences along one direction."""
-    value = error = np.empty(())
+    value, error = np.zeros(()), np.full((), np.inf)
     above: list[Array] = []  # the row T[i-1, :] of the table
-    for level, h in enumerate(_STEPS):
-        ahead = numeric_array("function", function(x + h * d), "biuf")
-        behind = numeric_array("function", function(x - h * d), "biuf")
+    for h in _STEPS:
+        ahead = numeric_array("the value of the function", function(x + h * d), "biuf")
+        behind = numeric_array("the value of the function", function(x - h * d), "biuf")
         with np.errstate(invalid="ignore", over="ignore"):
             unit = np.finfo(np.result_type(ahead, np.float32)).eps
             rounding = 4 * unit * np.maximum(np.abs(ahead), np.abs(behind)) / h
-            row = [np.asarray((ahead - behind) / (2 * h))]
-            if level == 0:
-                value, error = row[0], np.full(row[0].shape, np.inf)
-            else:
-                candidates = [(row[0], np.abs(row[0] - above[0]))]
+            row = [np.asarray((ahead - 1.0 * behind) / (2 * h))]
             for j, previous in enumerate(above[:_MOST_EXTRAPOLATIONS], start=1):
                 row.append(row[-1] + (row[-1] - previous) / (4.0**j - 1.0))
-                candidates.append((row[-1], np.maximum(np.abs(row[-1] - row[-2]), np.abs(row[-1] - previous))))
-            for candidate, distance in candidates if level else ():
-                estimate = distance + rounding
+            for j, candidate in enumerate(row if above else ()):
+                made_of = [above[0]] if j == 0 else [row[j - 1], above[j - 1]]
+                estimate = rounding + np.max([np.abs(candidate - other) for other in made_of], axis=0)
                 better = estimate < error  # False where the estimate is not a number
                 value, error = np.where(better, candidate, value), np.where(better, estimate, error)
         above = row
     if not np.isfinite(error).all():
         index = first_index(~np.isfinite(error))
-        raise ValueError(f"differences of the function are not finite at entry {index}, at any step")
+        raise ValueError(f"the function is not finite around the point, at any step: entry {index} of its value")
     return FiniteDifference(value, error)
