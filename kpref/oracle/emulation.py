@@ -165,7 +165,7 @@ class EmulatedBackend:
             extra[..., : recurrent.shape[1]] = np.asarray(form.variable @ recurrent)
             currents = currents + self.wrap(extra)
         terms = form.gates * currents.reshape(*currents.shape[:2], gates, units)
-        total = terms[:, :, 0]
+        total: Any = terms[:, :, 0]
         for gate in range(1, gates):
             total = total + terms[:, :, gate]
         return np.moveaxis(np.asarray(total), 0, 1)
@@ -177,7 +177,9 @@ class EmulatedBackend:
         flat = terms.reshape(-1, terms.shape[2] * terms.shape[3])
         columns = form.layout.zeros(1, np.float64)[0].shape[2]
         driven = form.drive.reshape(len(flat), -1).T @ flat
-        recurrent = form.variable.reshape(len(flat), -1).T @ flat[:, :columns] if columns else np.zeros((form.n_states, 0))
+        recurrent = (
+            form.variable.reshape(len(flat), -1).T @ flat[:, :columns] if columns else np.zeros((form.n_states, 0))
+        )
         return form.layout.unpack(np.asarray(recurrent)[None], np.asarray(driven)[None])[0]
 
     def K(self, q: Array) -> Array:

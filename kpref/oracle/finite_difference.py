@@ -40,6 +40,8 @@ _STEPS = 2.0 ** -np.arange(3, 15)
 #: Extrapolations of one difference: order 12. More of them gain nothing over rounding.
 _MOST_EXTRAPOLATIONS = 5
 
+_TAYLOR_STEPS = tuple(2.0**-power for power in range(4, 12))
+
 
 class FiniteDifference(NamedTuple):
     """A derivative by differences, and how far off it may be.
@@ -48,7 +50,7 @@ class FiniteDifference(NamedTuple):
     ----------
     value : ndarray
     error : ndarray, same shape
-        Estimated absolute error of each entry.
+        Estimated absolute error of each entry, short by a factor of a few at worst.
     """
 
     value: Array
@@ -146,8 +148,8 @@ def finite_difference(
 
     h runs through 2**-3, ..., 2**-14. The expansion of the difference has even powers of h only, so the difference
     T[i,0] at step i is extrapolated by ``T[i,j] = T[i,j-1] + (T[i,j-1] - T[i-1,j-1]) / (4**j - 1)``. Each entry
-    takes the T[i,j] whose error estimate is least: its distance to the two values it is made of, and what the
-    roundings of f amount to. Steps that lead out of the domain of f, where it is not finite, are not used.
+    takes the T[i,j] whose error estimate is least: its distance to the two values it is made of and to its
+    predecessor T[i-1,j] (that all agree by chance is unlikely), and what the roundings of f amount to. Steps that lead out of the domain of f, where it is not finite, are not used.
 
     Parameters
     ----------
@@ -169,7 +171,7 @@ def finite_difference(
     ------
     ValueError
         If `point` or `direction` is not a finite real array, or the shapes differ; or if an entry of the function is
-        not finite at any two steps.
+        not finite at any three steps.
 
     References
     ----------
@@ -220,7 +222,7 @@ def taylor_test(
     derivative: Function,
     point: npt.ArrayLike,
     direction: npt.ArrayLike,
-    steps: npt.ArrayLike = tuple(2.0 ** -np.arange(4, 12)),
+    steps: npt.ArrayLike = _TAYLOR_STEPS,
 ) -> TaylorTest:
     """Whether a derivative is right: the remainder ``f(x + h d) - f(x) - h f'(x) d`` must fall as h squared.
 
@@ -280,7 +282,7 @@ def _basis(shape: tuple[int, ...]) -> Iterator[Array]:
 
 
 def _as_jacobian(columns: list[Array], shape: tuple[int, ...]) -> Array:
-    return np.stack(columns, axis=-1).reshape(*columns[0].shape, *shape)
+    return np.stack(columns, axis=-1).reshape((*columns[0].shape, *shape))
 
 
 def _central(function: Function, x: Array, d: Array) -> FiniteDifference:
@@ -296,11 +298,11 @@ def _central(function: Function, x: Array, d: Array) -> FiniteDifference:
             row = [np.asarray((ahead - 1.0 * behind) / (2 * h))]
             for j, previous in enumerate(above[:_MOST_EXTRAPOLATIONS], start=1):
                 row.append(row[-1] + (row[-1] - previous) / (4.0**j - 1.0))
-            for j, candidate in enumerate(row if above else ()):
-                made_of = [above[0]] if j == 0 else [row[j - 1], above[j - 1]]
-                estimate = rounding + np.max([np.abs(candidate - other) for other in made_of], axis=0)
+            for j in range(1, len(row[: len(above)])):
+                others = (row[j - 1], above[j - 1], above[j])
+                estimate = rounding + np.max([np.abs(row[j] - other) for other in others], axis=0)
                 better = estimate < error  # False where the estimate is not a number
-                value, error = np.where(better, candidate, value), np.where(better, estimate, error)
+                value, error = np.where(better, row[j], value), np.where(better, estimate, error)
         above = row
     if not np.isfinite(error).all():
         index = first_index(~np.isfinite(error))
