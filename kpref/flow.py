@@ -54,7 +54,9 @@ class Flow:
         Explicit Runge-Kutta method; `kpref.integrate.TABLEAUS` lists them. One step for each interval of the grid,
         unless `rtol` is given.
     rtol, atol : float, optional
-        Tolerances of adaptive steps; see `kpref.integrate.adaptive`.
+        Tolerances of adaptive steps; see `kpref.integrate.adaptive`. They control the error of the states, not that of
+        the operators, which are exact for the steps taken: where the states rest, the steps grow, and the operators
+        are those of a coarse method.
     input_kind : {"hold", "linear", "cubic"}
         How inputs extend between grid times.
     forcing : {"linear", "cubic"}
@@ -118,7 +120,7 @@ class Flow:
             self._dynamics: Dynamics = MapDynamics(model, self.inputs, self.z0, measure, self.dtype)
         elif isinstance(model, Field):
             grid = _time_grid(times, dt, inputs)
-            self.inputs, self.z0 = _field_inputs(inputs, z0, model, len(grid), self.dtype)
+            self.inputs, self.z0 = _field_inputs(inputs, z0, model, grid, self.dtype)
             tolerances = _tolerances(rtol, atol)
             tableau = get_tableau(method)
             self._dynamics = FieldDynamics(
@@ -284,21 +286,25 @@ def _time_grid(times: npt.ArrayLike | None, dt: float | None, inputs: Any) -> Ar
     return check_times(dt * np.arange(shape[1]))
 
 
-def _field_inputs(inputs: Any, z0: Any, model: Field, length: int, dtype: np.dtype[Any]) -> tuple[Any, Array]:
+def _field_inputs(inputs: Any, z0: Any, model: Field, times: Array, dtype: np.dtype[Any]) -> tuple[Any, Array]:
     """Inputs and initial states of a field, checked against each other."""
-    if inputs is None:
-        if model.n_inputs:
-            raise ValueError(f"{model} needs inputs of shape (B, {length}, {model.n_inputs}), or a function of time")
-        trials = 1 if z0 is None or np.ndim(z0) < 2 else len(z0)
-        inputs = np.zeros((trials, length, 0))
+    length = len(times)
+    if inputs is None and model.n_inputs:
+        raise ValueError(f"{model} needs inputs of shape (B, {length}, {model.n_inputs}), or a function of time")
     if callable(inputs):
-        return inputs, _initial_states(z0, np.shape(inputs(0.0))[0], model.n_states)
-    if np.ndim(inputs) == 3 and model.n_inputs == 0 == np.shape(inputs)[2]:
-        return np.asarray(inputs, dtype=float), _initial_states(z0, len(inputs), model.n_states)
-    array = _inputs(inputs, model, dtype)
-    if array.shape[1] != length:
-        raise ValueError(f"inputs must have one row for each of the {length} times; got shape {array.shape}")
-    return array, _initial_states(z0, len(array), model.n_states)
+        source, trials = inputs, np.shape(inputs(float(times[0])))[0]
+    elif model.n_inputs == 0:
+        trials = np.shape(inputs)[0] if inputs is not None else 1 if np.ndim(z0) < 2 else len(z0)
+        source = np.zeros((trials, length, 0))
+        if inputs is not None and np.shape(inputs) != source.shape:
+            raise ValueError(f"{model} has no inputs: give None or shape (B, {length}, 0); got {np.shape(inputs)}")
+    else:
+        source = _inputs(inputs, model, dtype)
+        trials = len(source)
+        if source.shape[1] != length:
+            raise ValueError(f"inputs must have one row for each of the {length} times; got shape {source.shape}")
+    _check_memory(model, trials, length, dtype)
+    return source, _initial_states(z0, trials, model.n_states)
 
 
 def _tolerances(rtol: float | None, atol: float | None) -> dict[str, Any] | None:

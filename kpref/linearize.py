@@ -1,7 +1,8 @@
 """The linearisation of a model along a trajectory, in site form or dense: arrays and no behaviour.
 
 Time comes first in all arrays, so that the rows of one step, for a block of trials, lie together: the kernels walk
-through memory in order. A row is one evaluation of the model: a step of a map, a stage of a Runge-Kutta step. An axis of length one is constant along rows or trials.
+through memory in order. A row is one evaluation of the model: a step of a map, a stage of a Runge-Kutta step. An axis
+of length one is constant along rows or trials.
 """
 
 from __future__ import annotations
@@ -235,12 +236,7 @@ def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike =
     if isinstance(model, SiteModel):
         return _site_form(model, states, inputs, dtype)
     if isinstance(model, DenseModel):
-        parameter_jacobian = [model.parameter_jacobian(states, inputs)[name] for name in model.trainable]
-        flat = [block.reshape(*states.shape, -1) for block in parameter_jacobian]
-        return DenseForm(
-            np.ascontiguousarray(model.state_jacobian(states, inputs), dtype),
-            np.ascontiguousarray(np.concatenate(flat, axis=3), dtype),
-        )
+        return _dense_form(model, states, inputs, dtype)
     raise TypeError(f"a model is a SiteModel or a DenseModel of kpref.models; got {type(model).__name__}")
 
 
@@ -286,6 +282,19 @@ def _site_form(model: SiteModel, states: Array, inputs: Array, dtype: npt.DTypeL
         weight_transposed=np.ascontiguousarray(weight.T),
         layout=ParameterLayout.of(model),
     )
+
+
+def _dense_form(model: DenseModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> DenseForm:
+    with np.errstate(all="ignore"):  # what is not finite is reported below, with its place
+        by_name = model.parameter_jacobian(states, inputs)
+        flat = [by_name[name].reshape(*states.shape, -1) for name in model.trainable]
+        form = DenseForm(
+            np.require(model.state_jacobian(states, inputs), dtype, ["C", "W"]),  # a read-only array is another type
+            np.concatenate(flat, axis=3, dtype=dtype, casting="same_kind"),
+        )
+        _check_finite(form.state_jacobian, 0)
+        _check_finite(form.parameter_jacobian, 0)
+    return form
 
 
 def _check_finite(coefficient: Array, first_row: int) -> None:

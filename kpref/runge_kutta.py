@@ -8,7 +8,7 @@ steps each time they are needed; they are the same numbers to the last bit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau, adaptive, fixed_steps
 from kpref.linearize import DenseForm, SiteForm, linearize
 from kpref.memory import available_memory
-from kpref.models.base import Field
+from kpref.models.base import Field, SiteModel
 from kpref.threads import even_blocks, run_blocks
 
 __all__ = ["Forcing", "Segment", "StageSystem", "integrate"]
@@ -29,7 +29,7 @@ Form = SiteForm | DenseForm
 #: Trials that the forward pass with fixed steps handles in one block.
 _TRIALS_PER_BLOCK = 48
 
-#: Stage states that one segment holds: some 16 MB for each of its coefficients.
+#: Stage states (in dense form: entries of Jacobians) that one segment holds: some 16 MB for each of its coefficients.
 _SEGMENT_ENTRIES = 1 << 21
 
 
@@ -89,32 +89,23 @@ def integrate(
             lambda t, z, interval: field.velocity(z, signal(t, interval)), times, z0, tableau, jumps=jumps, **tolerances
         )
     blocks = even_blocks(len(z0), _TRIALS_PER_BLOCK)
-    parts: list[Solution | None] = [None] * len(blocks)
+    states = np.empty((len(times), *z0.shape))
+    parts: list[Solution] = []
 
     def task(index: int) -> None:
         block = blocks[index]
         try:
-            parts[index] = fixed_steps(
-                lambda t, z, interval: field.velocity(z, signal(t, interval)[block]), times, z0[block], tableau
-            )
+            part = fixed_steps(
+                lambda t, z, interval: field.velocity(z, signal(t, interval)[block]),
+                times, z0[block], tableau, states[:, block],
+            )  # fmt: skip
+            parts.append(part)
         except IntegrationError as error:
             raise error.in_block(block.start) from None
 
     run_blocks(task, len(blocks))
-    solved = [part for part in parts if part is not None]
-    first = solved[0]
-    return Solution(
-        tableau=tableau,
-        times=first.times,
-        t_steps=first.t_steps,
-        z_steps=np.concatenate([part.z_steps for part in solved], axis=1),
-        interval=first.interval,
-        jump_ends=first.jump_ends,
-        grid_index=first.grid_index,
-        n_evaluations=first.n_evaluations,
-        n_rejected=0,
-        rhs=lambda t, z, interval: field.velocity(z, signal(t, interval)),
-    )
+    # The parts differ in their trials only.
+    return replace(parts[0], z_steps=states, rhs=lambda t, z, interval: field.velocity(z, signal(t, interval)))
 
 
 class StageSystem:
@@ -144,7 +135,8 @@ class StageSystem:
         self.tableau = solution.tableau
         self.n_steps = len(solution.interval)
         self.n_trials, self.n_states = solution.z_steps.shape[1:]
-        entries = self.tableau.stages * self.n_trials * self.n_states
+        width = 1 if isinstance(field, SiteModel) else self.n_states + field.n_parameters
+        entries = self.tableau.stages * self.n_trials * self.n_states * width
         length = max(1, _SEGMENT_ENTRIES // entries)
         bounds = range(0, self.n_steps, length)
         self.segments = [Segment(start, min(start + length, self.n_steps)) for start in bounds]

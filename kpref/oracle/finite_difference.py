@@ -148,8 +148,10 @@ def finite_difference(
 
     h runs through 2**-3, ..., 2**-14. The expansion of the difference has even powers of h only, so the difference
     T[i,0] at step i is extrapolated by ``T[i,j] = T[i,j-1] + (T[i,j-1] - T[i-1,j-1]) / (4**j - 1)``. Each entry
-    takes the T[i,j] whose error estimate is least: its distance to the two values it is made of and to its
-    predecessor T[i-1,j] (that all agree by chance is unlikely), and what the roundings of f amount to. Steps that lead out of the domain of f, where it is not finite, are not used.
+    takes the T[i,j] whose error estimate is least: the largest of its distances to the two values it is made of and
+    to its predecessor T[i-1,j] (that all agree by chance is unlikely), plus what the roundings of f amount to.
+    Steps that lead out of the domain of f, where it is not finite, are not used. A kink at the point itself escapes
+    central differences: they return the mean of both slopes.
 
     Parameters
     ----------
@@ -298,7 +300,7 @@ def _central(function: Function, x: Array, d: Array) -> FiniteDifference:
             row = [np.asarray((ahead - 1.0 * behind) / (2 * h))]
             for j, previous in enumerate(above[:_MOST_EXTRAPOLATIONS], start=1):
                 row.append(row[-1] + (row[-1] - previous) / (4.0**j - 1.0))
-            for j in range(1, len(row[: len(above)])):
+            for j in range(1, min(len(row), len(above))):
                 others = (row[j - 1], above[j - 1], above[j])
                 estimate = rounding + np.max([np.abs(row[j] - other) for other in others], axis=0)
                 better = estimate < error  # False where the estimate is not a number

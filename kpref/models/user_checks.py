@@ -1,0 +1,175 @@
+"""What is asked of the functions of a `UserField`, and found out by calling them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref._validate import finite_array, first_index, numeric_array
+from kpref.models.base import Array, Parameters
+from kpref.oracle.finite_difference import FiniteDifference
+
+__all__ = [
+    "FieldFunction",
+    "Probe",
+    "check_batches",
+    "compare",
+    "count",
+    "field_function",
+    "named_arrays",
+    "supplied",
+    "values",
+]
+
+FieldFunction = Callable[[Array, Array, Parameters], Any]
+
+
+class Probe(NamedTuple):
+    """Where a field is checked: parameters, states (k, H), inputs (k, n_inputs)."""
+
+    parameters: dict[str, Array]
+    z: Array
+    x: Array
+
+    def at(self, index: int) -> str:
+        """One point in words."""
+        inputs = f", x = {self.x[index]}" if self.x.size else ""
+        return f"z = {self.z[index]}{inputs}"
+
+
+def count(name: str, value: Any, least: int) -> int:
+    """An integer that is at least `least`."""
+    try:
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer; got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be an integer, at least {least}; got {value!r}")
+    return number
+
+
+def named_arrays(parameters: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
+    """Parameters as read-only float64 arrays by name."""
+    if not isinstance(parameters, Mapping):
+        raise TypeError(f"parameters must be a mapping of names to arrays; got {type(parameters).__name__}")
+    if not parameters:
+        raise ValueError("parameters must hold at least one parameter")
+    for name in parameters:
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise ValueError(f"the name of a parameter must be a Python identifier; got {name!r}")
+    checked = {name: finite_array(name, value) for name, value in parameters.items()}
+    for name, value in checked.items():
+        if value.size == 0:
+            raise ValueError(f"{name} must have at least one entry; got shape {value.shape}")
+    return checked
+
+
+def field_function(name: str, function: Any, vectorized: bool) -> FieldFunction:
+    """A function that takes states (..., H), made of one that takes (H,) if it is not vectorised."""
+    if not callable(function):
+        raise TypeError(f"{name} must be a function of (z, x, parameters); got {type(function).__name__}")
+    return function if vectorized else _one_by_one(function)
+
+
+def _one_by_one(function: FieldFunction) -> FieldFunction:
+    """A function of one state (H,) as one of states (..., H)."""
+
+    def over_points(z: Array, x: Array, parameters: Parameters) -> Any:
+        leading = z.shape[:-1]
+        values = [function(z[index], x[index], parameters) for index in np.ndindex(leading)]
+        if isinstance(values[0], Mapping):
+            columns = {name: np.stack([value[name] for value in values]) for name in values[0]}
+            return {name: column.reshape(*leading, *column.shape[1:]) for name, column in columns.items()}
+        stacked = np.stack([np.asarray(value) for value in values])
+        return stacked.reshape(*leading, *stacked.shape[1:])
+
+    return over_points
+
+
+def _call(name: str, function: FieldFunction, probe: Probe) -> Any:
+    try:
+        return function(probe.z, probe.x, probe.parameters)
+    except Exception as error:
+        raise ValueError(
+            f"{name} raised {type(error).__name__} ({error}) for states of shape {probe.z.shape} and inputs of shape "
+            f"{probe.x.shape}"
+        ) from error
+
+
+def values(function: FieldFunction, probe: Probe) -> Array:
+    """f at the points of a probe, checked."""
+    value = numeric_array("the value of function", _call("function", function, probe), "biuf")
+    _check_value_shape("function", value, probe.z.shape)
+    bad = ~np.isfinite(value)
+    if bad.any():
+        index = first_index(bad)
+        raise ValueError(
+            f"function must be finite where it is checked; its entry {index[-1]} is {value[index]} at "
+            f"{probe.at(index[0])} (check_states chooses other states)"
+        )
+    return value
+
+
+def _check_value_shape(name: str, value: Array, shape: tuple[int, ...]) -> None:
+    if value.shape != shape:
+        raise ValueError(
+            f"{name} must return shape {shape} here, with the leading axes of the states; got {value.shape}. "
+            "Index the last axis, as in z[..., 0], and stack on axis -1; or give vectorized=False"
+        )
+
+
+def check_batches(function: FieldFunction, probe: Probe) -> None:
+    """Refuse a function whose value at a state depends on the other states, or on the number of leading axes."""
+    parameters, z, x = probe
+    together = values(function, probe)
+    rows = [slice(i, i + 1) for i in range(len(z))]
+    alone = np.concatenate([values(function, Probe(parameters, z[row], x[row])) for row in rows])
+    deep = values(function, Probe(parameters, z[:, None], x[:, None]))[:, 0]
+    # Products may add their terms in another order for another number of rows.
+    allowed = 1e-10 * np.abs(together).max()
+    for other in (alone, deep):
+        wrong = ~(np.abs(other - together) <= allowed)
+        if wrong.any():
+            index = first_index(wrong)
+            raise ValueError(
+                f"function must treat each state by itself: entry {index[1]} is {together[index]} in a batch of "
+                f"{len(z)} and {other[index]} alone, at {probe.at(index[0])}"
+            )
+
+
+def supplied(function: FieldFunction, name: str, probe: Probe, shape: tuple[int, ...], parameter: str | None) -> Array:
+    """A supplied derivative at the points of a probe, (k, H, \\*shape), its form checked."""
+
+    def evaluate(z: Array, x: Array) -> Array:
+        value = _call(name, function, Probe(probe.parameters, z, x))
+        if parameter is not None:
+            if not isinstance(value, Mapping) or parameter not in value:
+                raise ValueError(f"{name} must return a dict of the trainable parameters; {parameter!r} is missing")
+            value = value[parameter]
+        array = numeric_array(f"the value of {name}", value, "biuf")
+        _check_value_shape(name if parameter is None else f"{name}[{parameter!r}]", array, (*z.shape, *shape))
+        return array
+
+    evaluate(probe.z[:, None], probe.x[:, None])
+    return evaluate(probe.z, probe.x)
+
+
+def compare(given: Array, wanted: FiniteDifference, probe: Probe, name: str, argument: str, rule: str) -> float:
+    """Refuse a derivative with a wrong entry; returns its distance to the reference, relative to the largest entry."""
+    size = np.abs(wanted.value)
+    # A formula may lose digits where its terms cancel: an entry that is small beside the others may be off by more.
+    allowed = 10 * wanted.error + 1e-7 * size + 1e-11 * size.max(axis=tuple(range(1, size.ndim)), keepdims=True)
+    distance = np.abs(given - wanted.value)
+    excess = np.where(distance <= allowed, -1.0, np.where(np.isfinite(distance), distance, np.inf))
+    if excess.max() >= 0:
+        index = tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
+        entry = f"[{', '.join(map(str, index[2:]))}]" if len(index) > 2 else ""
+        raise ValueError(
+            f"{name} is wrong: the derivative of f[{index[1]}] by {argument}{entry} is {given[index]!s} by {name} and "
+            f"{wanted.value[index]!s} by {rule}, at {probe.at(index[0])}"
+        )
+    return float(distance.max() / size.max()) if size.max() else float(distance.max())
