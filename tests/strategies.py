@@ -86,3 +86,12 @@ def flows(draw, kind, max_trials=6, max_steps=15, max_states=12, zeros=True, dty
     start = draw(st.sampled_from([None, (model.n_states,), (trials, model.n_states)]))
     z0 = None if start is None else rng.normal(size=start)
     return Flow(model, inputs, z0, draw(measures(trials, steps, zeros)), dtype), rng
+
+
+def weights(space):
+    return np.ones(space.shape) if space.weights is None else np.broadcast_to(space.weights, space.shape)
+
+
+def restricted(space, tensor):
+    """The tensor where the measure sees it: a tensor of the restricted space."""
+    return np.where(weights(space) > 0, tensor, 0.0)

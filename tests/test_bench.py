@@ -1,5 +1,6 @@
 """`kpref bench` on problems so small that only its machinery counts, not its figures."""
 
+import argparse
 import importlib.util
 import json
 import sys
@@ -11,17 +12,23 @@ import pytest
 
 from kpref import bench, bench_peers, bench_worker, cli
 from kpref.bench import Record, Worker
-from kpref.bench_peers import CONTENDERS, MODELS, OPERATORS, Problem
+from kpref.bench_peers import CONTENDERS
+from kpref.bench_problem import Problem
 
 TINY = Problem("gru", trials=3, steps=4, states=5, inputs=2, dtype="float64")
+RATE = replace(TINY, model="rate", method="rk4")
 ARGUMENTS = ["bench", "--trials", "3", "--steps", "4", "--states", "5", "--inputs", "2", "--repeats", "1"]
-PEERS = [name for name in CONTENDERS if name != "kpref"]
+
+
+def peers_of(problem):
+    return [name for name, kind in CONTENDERS.items() if name != "kpref" and kind.columns(problem)]
 
 
 def results(name, problem):
     contender = CONTENDERS[name](problem)
     built = contender.build()
-    return {operator: contender.to_numpy(contender.apply(built, operator)) for operator in OPERATORS}
+    columns = [column for column in contender.columns(problem) if column != "build"]
+    return {column: contender.to_numpy(contender.apply(built, column)) for column in columns}
 
 
 def test_operations_are_those_of_the_products_by_hand():
@@ -30,6 +37,43 @@ def test_operations_are_those_of_the_products_by_hand():
     p, j = 2 * 12 * 75, 2 * 12 * (75 + 30)
     assert counted == {"build": j, "P": p, "P^T": p, "K": 2 * j, "NTK": 2 * p + 2 * j}
     assert bench.count_operations(replace(TINY, model="rnn"))["P"] == p // 3
+
+
+def test_operations_of_a_field_count_every_stage():
+    """B N s = 48 rows, each multiplied by a (5, 5) and a (5, 2) matrix: 25 and 10 multiply-adds."""
+    p, f = 2 * 48 * 25, 2 * 48 * (25 + 10)
+    counted = {"forward": f, "build": f, "P": p, "P^T": p, "NTK": 2 * p + 2 * f, "gradient": 2 * f + p}
+    assert bench.count_operations(RATE) == counted
+    assert bench.count_operations(replace(RATE, method="euler"))["P"] == p // 4
+
+
+def test_sizes_that_are_not_given_depend_on_the_network():
+    def problem(*arguments):
+        parser = argparse.ArgumentParser()
+        bench.add_arguments(parser)
+        return bench.read_problem(parser.parse_args(arguments))
+
+    assert problem() == Problem("gru", 100, 90, 128, 3, "float64")
+    assert problem("--model", "rate") == Problem("rate", 100, 200, 256, 3, "float64", "rk4")
+    assert problem("--model", "rate", "--method", "heun", "--steps", "7").method == "heun"
+    with pytest.raises(ValueError, match="--method is for networks in continuous time; gru is a map"):
+        problem("--method", "rk4")
+
+
+def test_gradient_is_the_derivative_of_the_loss():
+    """Central differences of step 1e-5 in one direction: rounding 1e-11 of a loss of order one, truncation 1e-10."""
+    contender = CONTENDERS["kpref"](RATE)
+    gradient = contender.apply(contender.build(), "gradient")
+    direction = np.random.default_rng(2).normal(size=gradient.size) / np.sqrt(gradient.size)
+
+    def loss(theta):
+        flow = contender.make_flow(0).rerun(contender.model.with_vector(theta))
+        return 0.5 * np.sum(RATE.weights[:, None] * (flow - contender.tensor) ** 2)
+
+    center = contender.model.vector
+    difference = (loss(center + 1e-5 * direction) - loss(center - 1e-5 * direction)) / 2e-5
+    assert difference == pytest.approx(gradient @ direction, abs=1e-9)
+    assert abs(difference) > 1e-3
 
 
 def test_run_without_peers(capsys, tmp_path):
@@ -44,51 +88,73 @@ def test_run_without_peers(capsys, tmp_path):
     assert list(tmp_path.iterdir()) == [file]
     content = json.loads(file.read_text())
     seconds = content["records"]["kpref"]["seconds"]
-    assert [len(seconds[column]) for column in bench.COLUMNS] == [2, 3, 3, 3, 3]
+    assert [len(seconds[column]) for column in TINY.columns] == [2, 3, 3, 3, 3]
     assert all(value > 0 for column in seconds.values() for value in column)
     # The printed ratio pairs the only round's seconds with the rate before them (one for each column), to two decimals.
     floor = content["operations"]["P"] / content["rates"][1]
-    assert len(content["rates"]) == len(bench.COLUMNS)
+    assert len(content["rates"]) == len(TINY.columns)
     assert float(rows["over the floor"][1]) == pytest.approx(np.median(seconds["P"]) / floor, abs=0.006)
 
 
-@pytest.mark.backends
-@pytest.mark.parametrize("model", MODELS)
-def test_peers_compute_the_same_operators(model):
-    """Sums of at most 12 terms of order one through 4 steps: far fewer than 1000 roundings in any entry."""
-    pytest.importorskip("jax")
-    pytest.importorskip("torch")
-    problem = replace(TINY, model=model)
-    ours = results("kpref", problem)
-    for name in PEERS:
-        eps = np.finfo(CONTENDERS[name](problem).dtype).eps
-        for operator, theirs in results(name, problem).items():
-            assert np.max(np.abs(theirs - ours[operator])) < 1000 * eps * np.max(np.abs(ours[operator])), name
-
-
-@pytest.mark.backends
-def test_run_with_peers(capsys, tmp_path):
-    pytest.importorskip("jax")
-    pytest.importorskip("torch")
-    file = tmp_path / "bench.json"
-    assert cli.main([*ARGUMENTS, "--json", str(file)]) == 0
+def test_run_of_a_rate_network_without_peers(capsys):
+    assert cli.main([*ARGUMENTS, "--no-peers", "--model", "rate", "--method", "bosh3"]) == 0
     output = capsys.readouterr().out
-    assert "jax over kpref" in output
-    assert "torch over kpref" in output
+    assert "rate by bosh3, 3 trials x 4 steps x 5 states, 2 inputs, float64" in output
+    assert all(len(line) <= 100 for line in output.splitlines())
+    rows = {line[:20].strip(): line[20:].split() for line in output.splitlines()}
+    assert rows["milliseconds"][:6] == ["forward", "build", "P", "P^T", "NTK", "gradient"]
+    assert all(float(ratio) > 0 for ratio in rows["over the floor"])
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize(
+    "problem",
+    [
+        *(replace(TINY, model=model) for model in ("gru", "rnn", "leaky")),
+        *(replace(RATE, method=method) for method in ("euler", "heun", "rk4", "dopri5")),
+    ],
+    ids=lambda problem: f"{problem.model} {problem.method}",
+)
+def test_peers_compute_the_same(problem):
+    """Sums of at most 12 terms of order one through 4 steps: far fewer than 1000 roundings in any entry."""
+    for package in ("jax", "diffrax", "torch"):
+        pytest.importorskip(package)
+    ours = results("kpref", problem)
+    seen = set()
+    for name in peers_of(problem):
+        eps = np.finfo(CONTENDERS[name](problem).dtype).eps
+        for column, theirs in results(name, problem).items():
+            seen.add(column)
+            difference = np.max(np.abs(theirs - ours[column]))
+            assert difference < 1000 * eps * np.max(np.abs(ours[column])), (name, column)
+    assert seen == set(ours)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("problem, packages", [(TINY, ("jax", "torch")), (RATE, ("diffrax", "jax"))])
+def test_run_with_peers(capsys, tmp_path, problem, packages):
+    for package in packages:
+        pytest.importorskip(package)
+    file = tmp_path / "bench.json"
+    assert cli.main([*ARGUMENTS, "--model", problem.model, "--json", str(file)]) == 0
+    output = capsys.readouterr().out
+    assert all(f"{package} over kpref" in output for package in packages)
+    assert all(len(line) <= 100 for line in output.splitlines())
     records = json.loads(file.read_text())["records"]
-    assert list(records) == list(CONTENDERS)
-    for name in PEERS:
+    assert list(records) == ["kpref", *peers_of(problem)]
+    for name in peers_of(problem):
         assert records[name]["error"] is None
         assert 0 < records[name]["difference"] < (1e-3 if "torch" in name else 1e-12)
         assert all(len(seconds) > 0 for seconds in records[name]["seconds"].values())
 
 
-def test_peers_that_are_not_installed_are_left_out(monkeypatch):
+@pytest.mark.parametrize("problem", [TINY, RATE])
+def test_peers_that_are_not_installed_are_left_out(monkeypatch, problem):
     asked = []
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(bench, "measure", lambda problem, names, repeats: asked.append(names) or failed())
     with pytest.raises(ValueError, match="kpref itself failed on this problem: why"):
-        bench.run(SimpleNamespace(**vars(TINY), repeats=1, no_peers=False, json=None))
+        bench.run(SimpleNamespace(**vars(problem), repeats=1, no_peers=False, json=None))
     assert asked == [["kpref"]]
 
 
@@ -118,11 +184,11 @@ def test_contender_that_is_killed_is_reported():
 
 @pytest.mark.parametrize("wrong, agrees", [(1e-6, True), (1e-2, False), (np.nan, False)])
 def test_contender_with_other_results_is_not_timed(wrong, agrees):
-    """Half the digits of float32 are 3.4e-4."""
+    """A float32 contender may be 3e-4 off."""
 
     class Stub:
         def __init__(self, dtype, value):
-            self.record, self.value = Record(dtype=dtype), value
+            self.record, self.value = Record(dtype=dtype, seconds={"build": [], "P": []}), value
 
         def ask(self, file, **request):
             np.save(file, np.array([1.0, self.value]))
@@ -142,10 +208,10 @@ def test_peak_memory_is_what_was_allocated():
         def build(self):
             return np.ones(size // 8).sum()
 
-        def apply(self, built, operator):
+        def apply(self, built, column):
             return built
 
-    _, _, peak = bench_worker.measure_memory(Allocates())
+    _, _, peak = bench_worker.measure_memory(Allocates(), "P")
     assert abs(peak - size) < 8 * 2**20
 
 

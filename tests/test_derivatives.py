@@ -24,9 +24,11 @@ def assert_close(got, wanted):
 def by_complex_step(flow, vector=None, start=None):
     """Derivative of the states along a parameter vector, or along initial states."""
     model = flow.model
-    moved = {} if vector is None else {
-        name: model.parameters[name] + 1j * TINY * change for name, change in model.unflatten(vector).items()
-    }
+    moved = (
+        {}
+        if vector is None
+        else {name: model.parameters[name] + 1j * TINY * change for name, change in model.unflatten(vector).items()}
+    )
     z0 = flow.z0 if start is None else flow.z0 + 1j * TINY * start
     return model.iterate(z0, flow.inputs, moved).imag / TINY
 
@@ -59,6 +61,7 @@ def test_every_parameter(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_step_at_a_time(kind):
     """A[n] in P^-1 and J_theta[n] in J, each at (z[n], x[n]): no other step of the trajectory hides an error."""
+
     @examples(15)
     @given(flows(kind, max_states=6))
     def check(case):
@@ -66,9 +69,7 @@ def test_one_step_at_a_time(kind):
         model = flow.model
         before = np.concatenate([flow.z0[:, None], flow.states[:, :-1]], axis=1)
         vector, tensor = rng.normal(size=model.n_parameters), rng.normal(size=flow.states.shape)
-        moved = {
-            name: model.parameters[name] + 1j * TINY * change for name, change in model.unflatten(vector).items()
-        }
+        moved = {name: model.parameters[name] + 1j * TINY * change for name, change in model.unflatten(vector).items()}
         assert_close(flow.J(vector), model.step(before, flow.inputs, moved).imag / TINY)
         shifted = np.concatenate([np.zeros_like(tensor[:, :1]), tensor[:, :-1]], axis=1)
         assert_close(tensor - flow.P_inverse(tensor), model.step(before + 1j * TINY * shifted, flow.inputs).imag / TINY)

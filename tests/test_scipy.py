@@ -1,4 +1,4 @@
-"""The operators as citizens of SciPy: its solvers take them, its algebra mixes with them, and NumPy leaves them alone."""
+"""The operators as citizens of SciPy: its solvers take them, its algebra mixes with them, NumPy leaves them alone."""
 
 import copy
 import pickle

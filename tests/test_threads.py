@@ -165,7 +165,7 @@ def test_environment_variable(text, wanted):
 
 # In a process of its own: other libraries of the test run (JAX) warn of every fork.
 FORK = """
-import os, sys, threading
+import os, signal, sys, threading
 sys.path.insert(0, {tests!r})
 import numpy as np, kpref
 from kpref.threads import run_blocks
@@ -179,6 +179,7 @@ wanted = flow.NTK(q)  # the pool is running, BLAS has been used
 def child():
     pid = os.fork()
     if pid == 0:
+        signal.alarm(60)  # a child that hangs is ended, and that is its status
         same = np.array_equal(flow.NTK(q), wanted) and np.array_equal(make_flow("GRU", (40, 6, 8)).NTK(q), wanted)
         os._exit(0 if same else 3)
     return os.waitpid(pid, 0)[1]

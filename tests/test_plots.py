@@ -1,0 +1,185 @@
+"""What the figures show: the data that go in are the data on the axes, and everything is labelled."""
+
+import matplotlib
+import matplotlib.colors
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from kpref import plots
+from kpref.coloring import color_trials
+from kpref.findings import number
+from kpref.trials import Trials
+
+B, T = 6, 5
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(B, T, 2))
+ANGLES = np.array([10.0, 350.0, 200.0, 90.0, 45.0, 135.0])
+
+
+@pytest.fixture
+def axes():
+    return Figure(layout="constrained").add_subplot()
+
+
+@pytest.fixture
+def by_label():
+    return color_trials(Trials(INPUTS, labels=np.array([0, 1, 2, 0, 1, 2])))
+
+
+@pytest.fixture
+def by_angle():
+    radians = np.radians(ANGLES)
+    targets = np.zeros((B, T, 3))
+    targets[:, -1] = np.stack([np.zeros(B), np.cos(radians), np.sin(radians)], axis=1)
+    return color_trials(Trials(INPUTS, targets))
+
+
+def labelled(axes):
+    axes.figure.canvas.draw()  # nothing may fail when it is really drawn
+    return bool(axes.get_xlabel() and axes.get_ylabel())
+
+
+def test_angle_is_recognised(by_angle):
+    np.testing.assert_allclose(by_angle.values, ANGLES, atol=1e-10)
+    assert by_angle.name == "angle of the target (degrees)"
+    np.testing.assert_allclose(by_angle.color(0.0), by_angle.color(360.0), atol=0.02)  # it is cyclic
+    np.testing.assert_array_equal(ANGLES[by_angle.order], np.sort(ANGLES))
+
+
+def test_labels_have_colours_of_their_own(by_label):
+    assert by_label.categories == (0, 1, 2)
+    assert len({tuple(color) for color in by_label.colors}) == 3
+    np.testing.assert_array_equal(by_label.colors[0], by_label.colors[3])
+
+
+def test_many_labels_and_other_trials():
+    many = color_trials(Trials(INPUTS, labels=np.array([0, 30, 2, 3, 4, 5])))
+    assert len({tuple(color) for color in many.colors}) == B
+    principal = color_trials(Trials(INPUTS))
+    assert principal.name == "first principal component of the inputs"
+    flat = (INPUTS - INPUTS.mean(axis=0)).reshape(B, -1)
+    # The variance along the first principal component is the largest eigenvalue of the Gram matrix.
+    assert np.sum(principal.values**2) == pytest.approx(np.linalg.eigvalsh(flat @ flat.T)[-1])
+
+
+def test_trials_that_do_not_differ_have_a_colour():
+    coloring = color_trials(Trials(np.ones((3, 4, 2))))
+    assert np.isfinite(coloring.colors).all()
+    assert color_trials(Trials(np.ones((1, 1, 1)))).colors.shape == (1, 4)
+
+
+def luminance(color):
+    """Relative luminance of the sRGB standard."""
+    red, green, blue = np.asarray(matplotlib.colors.to_rgb(color))
+    linear = np.where((c := np.array([red, green, blue])) <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+@pytest.mark.parametrize("coloring", ["by_label", "by_angle"])
+def test_colours_show_on_white(coloring, request):
+    coloring = request.getfixturevalue(coloring)
+    low, high = coloring.limits
+    # White has luminance 1; 0.65 is a contrast of 1.5 to it, the least that a line of one point needs to be seen.
+    assert max(luminance(color[:3]) for color in coloring.color(np.linspace(low, high, 50))) < 0.65
+
+
+def test_checkpoint_colours():
+    assert len(set(plots.checkpoint_colors(2))) == 2
+    assert plots.checkpoint_colors(1) == plots.checkpoint_colors(2)[1:]
+    assert len({tuple(color) for color in plots.checkpoint_colors(11)}) == 11
+
+
+def test_trials_are_one_line_each(axes, by_angle):
+    amplitude = RNG.normal(size=(B, T))
+    assert plots.plot_trials(axes, amplitude, by_angle, "amplitude") is axes
+    (lines,) = axes.collections
+    for segment, trial in zip(lines.get_segments(), by_angle.order, strict=True):
+        np.testing.assert_array_equal(segment, np.stack([np.arange(1, T + 1), amplitude[trial]], axis=1))
+    low, high = axes.get_ylim()
+    assert low < amplitude.min() < amplitude.max() < high
+    assert labelled(axes)
+
+
+def test_class_means_are_drawn(axes, by_label):
+    amplitude = RNG.normal(size=(B, T))
+    plots.plot_trials(axes, amplitude, by_label, "amplitude")
+    drawn = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == T]
+    for category in by_label.categories:
+        mean = amplitude[by_label.values == category].mean(axis=0)
+        assert any(np.array_equal(mean, line) for line in drawn)
+
+
+def test_one_step_and_one_trial(axes):
+    plots.plot_trials(axes, np.zeros((1, 1)), color_trials(Trials(np.ones((1, 1, 1)))), "amplitude")
+    assert labelled(axes)
+
+
+@pytest.mark.parametrize("length, scale", [(10, "linear"), (500, "log")])
+def test_spectrum(axes, length, scale):
+    values = np.sort(RNG.random(length))[::-1]
+    values[-1] = 0.0
+    plots.plot_spectrum(axes, [("a", values), ("b", values / 2)], ["red", "blue"], "eigenvalue")
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), values[:-1])  # zero has no place on the axis
+    assert (axes.get_xscale(), axes.get_yscale()) == (scale, "log")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+    assert labelled(axes)
+
+
+def test_cumulative(axes):
+    plots.plot_cumulative(axes, [("a", np.array([0.5, 0.25]))], ["red"], "share (%)")
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0, 50, 75])
+    assert labelled(axes)
+
+
+def test_errors_have_a_guide_of_slope_2(axes):
+    sizes = np.array([1.0, 0.1, 0.01])
+    plots.plot_errors(axes, [("a", sizes, 3 * sizes**2), ("b", sizes, np.zeros(3))], ["red", "blue"], "η", "error")
+    x, y = axes.lines[-1].get_data()
+    assert np.log(y[1] / y[0]) / np.log(x[1] / x[0]) == pytest.approx(2.0)
+    assert labelled(axes)
+
+
+def test_change(axes):
+    change = RNG.normal(size=(B, T))
+    image = plots.plot_change(axes, change, 2.0, "trial")
+    np.testing.assert_array_equal(image.get_array(), change)
+    assert image.get_clim() == (-2.0, 2.0)
+    assert labelled(axes)
+
+
+def test_outputs(axes, by_angle):
+    outputs, targets = RNG.normal(size=(2, B, T))
+    plots.plot_outputs(axes, outputs, targets, by_angle, "output 1")
+    assert len(axes.lines) == 2 * B
+    np.testing.assert_array_equal(axes.lines[1].get_ydata(), targets[by_angle.order[0]])
+    assert labelled(axes)
+
+
+@pytest.mark.parametrize("coloring", ["by_label", "by_angle"])
+def test_legend_of_trials(axes, coloring, request):
+    coloring = request.getfixturevalue(coloring)
+    plots.plot_legend_of_trials(axes, coloring)
+    axes.figure.canvas.draw()
+    texts = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert texts == (["0", "1", "2"] if coloring.categories else ["0", "90", "180", "270", "360"])
+    assert coloring.name in axes.get_xlabel()
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.0, "0"),
+        (0.031623, "0.0316"),
+        (0.00059706, "0.000597"),
+        (9.9999, "10.0"),
+        (-0.15292, "−0.153"),
+        (169335.0, "169,000"),
+        (1110.2, "1,110"),
+        (2.14e-14, "2.14×10⁻¹⁴"),
+        (-3e20, "−3.00×10²⁰"),
+        (np.inf, "inf"),
+    ],
+)
+def test_numbers_for_people(value, text):
+    assert number(value) == text

@@ -1,0 +1,161 @@
+"""The self-check passes on correct operators and fails on each kind of defect; block-diagonal eigensolver."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from kpref import Flow
+from kpref.models import GRU, RNN
+from kpref.selfcheck import Check, dot_test, finite_differences, inverse_tests, kernel_test, log_slope, self_check
+from kpref.spectra import eigh
+from kpref.spectra.blocks import block_eigh
+
+GAIN = 1.4  # strong enough a recurrence that a mistake in time shows
+
+
+def flow_of(model, trials=3, steps=7, measure="mean"):
+    rng = np.random.default_rng(1)
+    z0 = 0.3 * rng.normal(size=(trials, model.n_states))
+    return Flow(model, rng.normal(size=(trials, steps, model.n_inputs)), z0, measure)
+
+
+MODELS = {
+    "gru": GRU.init(2, 5, seed=0, gain=GAIN),
+    "tanh": RNN.init(2, 5, seed=0, gain=GAIN),
+    "relu": RNN.init(2, 5, seed=0, gain=GAIN, nonlinearity="relu"),
+    "linear": RNN.init(2, 5, seed=0, gain=GAIN, nonlinearity="identity"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("measure", ["mean", "sum"])
+def test_correct_operators_pass(name, measure):
+    found = self_check(flow_of(MODELS[name], measure=measure), seed=3)
+    assert found.passed, [check for check in found.checks if not check.passed]
+    assert [check.name for check in found.checks][:4] == [f"dot test of {op}" for op in ("P", "J", "K", "NTK")]
+    assert found.differences.error < 1e-9
+    if name in ("gru", "tanh"):
+        # Central differences: an h^2 series; at h < 1e-2 of the parameters the h^4 term moves the fit by about that.
+        assert found.differences.slope == pytest.approx(2.0, abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 1), (1, 6)])
+def test_smallest_flows_pass(shape):
+    assert self_check(flow_of(GRU.init(1, 1, seed=0), *shape)).passed
+
+
+def test_zero_network_passes():
+    model = RNN(np.zeros((3, 2)), np.zeros((3, 3)))
+    assert self_check(Flow(model, np.zeros((2, 4, 2)))).passed
+
+
+def spoiled(operator, forward=None, transpose=None):
+    """The operator with something done to its results."""
+    same = lambda image: image  # noqa: E731
+    forward, transpose = forward or same, transpose or same
+    return operator._derived(
+        lambda batch: forward(operator.apply(batch)),
+        lambda batch: transpose(operator.T.apply(batch)),
+        operator.space_in,
+        operator.space_out,
+        operator.name,
+    )
+
+
+@pytest.mark.parametrize(
+    "defect", [lambda image: image * (1 + 1e-9), lambda image: image[:, ::-1], lambda image: -image]
+)
+def test_dot_test_finds_a_wrong_transpose(defect):
+    flow = flow_of(MODELS["gru"])
+    assert dot_test(flow.P, np.random.default_rng(0), 1000).passed
+    assert not dot_test(spoiled(flow.P, transpose=defect), np.random.default_rng(0), 1000).passed
+
+
+def test_wrong_derivative_is_found():
+    flow = flow_of(MODELS["gru"])
+    flow.__dict__["J"] = spoiled(flow.J, lambda image: image * (1 + 1e-7), lambda image: image * (1 + 1e-7))
+    found = self_check(flow)
+    assert not {check.name: check.passed for check in found.checks}["P J = dZ/dθ"]
+    # The defect shifts P J by exactly its own size.
+    assert found.differences.error == pytest.approx(1e-7, rel=1e-3)
+
+
+def test_wrong_inverse_is_found():
+    flow = flow_of(MODELS["gru"])
+    flow.__dict__["P_inverse"] = spoiled(flow.P_inverse, lambda image: image * (1 + 1e-10))
+    assert all(not check.passed for check in inverse_tests(flow, np.random.default_rng(0), condition=10.0))
+
+
+def test_wrong_kernel_is_found():
+    flow = flow_of(MODELS["gru"])
+    assert kernel_test(flow, np.random.default_rng(0), condition=10.0).passed
+    flow.__dict__["NTK"] = spoiled(flow.NTK, lambda image: image * (1 + 1e-9))
+    assert not kernel_test(flow, np.random.default_rng(0), condition=10.0).passed
+
+
+def test_forgotten_initial_state_is_found():
+    right = flow_of(MODELS["gru"])
+    wrong = Flow(right.model, right.inputs)
+    right.__dict__["J"], right.__dict__["P"] = wrong.J, wrong.P
+    differences = finite_differences(right, np.random.default_rng(0))
+    assert differences.error > 1e-3
+
+
+def test_a_check_without_a_number_fails():
+    assert not Check("", "", np.nan, 1.0, "").passed
+    assert not Check("", "", np.inf, 1.0, "").passed
+
+
+def test_undecided_differences_do_not_pass(monkeypatch):
+    from kpref import selfcheck
+
+    flow = flow_of(MODELS["gru"])
+    differences = finite_differences(flow, np.random.default_rng(0))
+    vague = dataclasses.replace(differences, error=1e-9, error_estimate=1e-3)
+    monkeypatch.setattr(selfcheck, "finite_differences", lambda *args: vague)
+    assert not self_check(flow).passed
+
+
+def test_log_slope():
+    x = np.array([1.0, 2.0, 4.0, 8.0])
+    assert log_slope(x, 3 * x**2, x > 0) == pytest.approx(2.0)
+    assert log_slope(x, 3 * x**2, x > 3) is None
+
+
+WEIGHTS = np.array([[1.0, 0, 2, 1, 3, 1, 0.5], [0] * 7, [1] * 7])
+
+
+@pytest.mark.parametrize("measure", ["mean", "sum", WEIGHTS], ids=["mean", "sum", "weights"])
+@pytest.mark.parametrize("name", ["gru", "tanh"])
+def test_block_eigh_is_eigh(name, measure):
+    flow = flow_of(MODELS[name], measure=measure)
+    for operator, axis in ((flow.P.gram(), 0), (flow.K, 2)):
+        found = block_eigh(operator, 9, axis, seed=2)
+        # Both are exact to a few units of rounding of the largest eigenvalue, times the size of the problem.
+        np.testing.assert_allclose(found.values, eigh(operator, 9).values, rtol=0, atol=1e-12 * found.values[0])
+        assert found.residuals.max() < 1e-10
+        assert found.values[0] == found.leading.max()
+        for value, block, vector in zip(found.values, found.blocks, found.vectors, strict=True):
+            whole = np.zeros(flow.space.shape)
+            np.moveaxis(whole, axis, 0)[block] = vector
+            assert flow.space.norm(whole) == pytest.approx(1.0)
+            assert flow.space.norm(operator(whole) - value * whole) < 1e-10 * found.values[0]
+
+
+def test_block_eigh_restarts_until_it_converges():
+    """Blocks much larger than the basis, at a tolerance that one basis does not reach."""
+    flow = flow_of(RNN.init(2, 20, seed=0, gain=0.9), trials=2, steps=20)
+    found = block_eigh(flow.P.gram(), 2, axis=0, tol=1e-12)
+    dense = np.linalg.eigvalsh(flow.P.gram().to_dense())[::-1][:2]
+    assert found.n_products > 20
+    np.testing.assert_allclose(found.values, dense, rtol=1e-11)
+
+
+def test_block_eigh_refuses():
+    flow = flow_of(MODELS["tanh"])
+    with pytest.raises(ValueError, match="declared self-adjoint"):
+        block_eigh(flow.P, 2, axis=0)
+    for k in (0, flow.space.size + 1, True, 1.5):
+        with pytest.raises(ValueError, match="k must be an integer from 1 to"):
+            block_eigh(flow.K, k, axis=2)
