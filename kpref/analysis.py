@@ -28,8 +28,9 @@ from kpref.trials import Trials
 __all__ = ["Analysis", "ErrorShares", "Objective", "Profile", "StepTest", "analyze_checkpoint", "leading_profile"]
 
 Array = npt.NDArray[Any]
-Progress = Callable[[str], object]
 
+#: Stages that `analyze_checkpoint` reports as its progress.
+STAGES = 6
 #: Eigenfunctions of the NTK that are drawn.
 SHOWN_MODES = 3
 #: Predicted relative changes of the states at which the prediction is put to the test, largest first.
@@ -194,7 +195,8 @@ def analyze_checkpoint(
     modes: int = 10,
     measure: str = "mean",
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Callable[[str], object] | None = None,
+    tick: Callable[[object], object] | None = None,
 ) -> Analysis:
     """Analyze one network on its trials; the initial states are zero.
 
@@ -214,7 +216,9 @@ def analyze_checkpoint(
     seed : int
         Of starting vectors, probes and random tests.
     progress : callable, optional
-        Told, before each step of the work, what it is: once for each of `STAGES`.
+        Told, before each stage of the work, what it is: `STAGES` times in all.
+    tick : callable, optional
+        Called now and then while a stage lasts, from several threads; its argument means nothing.
 
     Returns
     -------
@@ -234,18 +238,18 @@ def analyze_checkpoint(
     flow = Flow(model, trials.inputs, measure=measure)
     k = min(modes, flow.space.size)
     tell("spectrum of K")
-    kernel = kernel_spectrum(flow)
-    kernel_modes = block_eigh(flow.K, k, axis=2, seed=seed)
+    kernel = kernel_spectrum(flow, progress=tick)
+    kernel_modes = block_eigh(flow.K, k, axis=2, seed=seed, progress=tick)
     tell("modes of P P*")
-    propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed)
+    propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed, progress=tick)
     tell("modes of the NTK")
-    ntk_modes = eigh(flow.NTK, k, seed=seed)
+    ntk_modes = eigh(flow.NTK, k, seed=seed, progress=tick)
     trace, trace_error = _trace(flow, ntk_modes, seed)
     tell("self-check")
-    check = self_check(flow, seed)
+    check = self_check(flow, seed, progress=tick)
     analysis = Analysis(
         name=name,
-        model=repr(model),
+        model=_in_words(model),
         space=flow.space,
         states=flow.states,
         kernel=kernel,
@@ -263,8 +267,11 @@ def analyze_checkpoint(
     return _with_loss(analysis, flow.gradient_flow(readout, **objective.arguments(trials)), readout, trials, objective)
 
 
-#: What `analyze_checkpoint` reports as its progress, in order.
-STAGES = 6
+def _in_words(model: Model) -> str:
+    return (
+        f"{type(model).__name__} of {model.n_states} units with {model.n_inputs} inputs and {model.n_parameters:,} "
+        "trainable parameters"
+    )
 
 
 def leading_profile(tensor: Array, space: TrajectorySpace) -> Profile:

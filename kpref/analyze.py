@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import json
 import re
+import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,8 @@ _LANCZOS_EXTRA = 24  # tensors beyond three for each mode that the analysis of a
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``kpref analyze``."""
     parser.epilog = (
-        "Without CHECKPOINT, the example that comes with kpref is analyzed: a GRU before and after it learned to hold an "
-        "angle in memory. The exit status is 0 if all self-checks are passed, 1 if one is not, 2 after an error."
+        "Without CHECKPOINT, the example that comes with kpref is analyzed: a GRU before and after it learned to hold "
+        "an angle in memory. The exit status is 0 if all self-checks are passed, 1 if one is not, 2 after an error."
     )
     parser.add_argument(
         "checkpoints",
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trials",
         type=Path,
         metavar="FILE",
-        help="npz file with inputs (B, T, n_in) and targets (B, T, n_out) or labels; trials.npz of the folder by default",
+        help="npz file with inputs and targets or labels; by default trials.npz of the folder",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("kpref-report"), metavar="DIR", help="folder to write (default: %(default)s)"
@@ -104,24 +106,39 @@ def run(args: argparse.Namespace) -> int:
     names = _names(paths)
     analyses: list[Analysis] = []
     total = len(paths) * STAGES + 1
-    with tqdm(total=total, unit="stage", leave=False, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed}") as bar:
+    with tqdm(
+        total=total,
+        unit="stage",
+        leave=False,
+        miniters=0,
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,  # a log file needs few lines
+        file=sys.stderr,
+        bar_format="{l_bar}{bar}| {elapsed}",
+    ) as bar:
+
+        def tell(stage: str) -> None:
+            bar.update(1 if bar.desc else 0)
+            bar.set_description(stage)
+
+        def tick(_: object) -> None:  # nothing is counted; the clock goes on
+            bar.update(0)
+
         for name, (model, readout) in zip(names, networks, strict=True):
-
-            def tell(stage: str, name: str = name) -> None:
-                bar.update(1 if bar.desc else 0)
-                bar.set_description(f"{name}: {stage}")
-
+            tell_of = functools.partial(_prefixed, tell, name)
             analyses.append(
                 analyze_checkpoint(
-                    name, model, readout, trials, objective, args.modes, args.measure, args.seed, progress=tell
+                    name, model, readout, trials, objective, args.modes, args.measure, args.seed, tell_of, tick
                 )
             )
-        bar.update(1)
-        bar.set_description("figures and report")
+        tell("figures and report")
         facts = _facts(args, paths, trials_path, trials)
         study = Study(tuple(analyses), compare_all(analyses), trials, objective, args.measure, facts, tuple(notes))
-        write_folder(out, _files(study, started))
+        write_folder(out, _files(study, started, tick))
     return _summary(study, out)
+
+
+def _prefixed(tell: Callable[[str], object], name: str, stage: str) -> None:
+    tell(f"{name}: {stage}")
 
 
 def choose_objective(trials: Trials, loss: str = "auto", at: str = "auto") -> Objective | None:
@@ -225,7 +242,7 @@ def _check_fit(paths: Sequence[Path], networks: Sequence[tuple[Model, Readout | 
 
 def _facts(args: argparse.Namespace, paths: Sequence[Path], trials_path: Path, trials: Trials) -> dict[str, str]:
     return {
-        "command line": " ".join(["kpref", *sys.argv[1:]]) if sys.argv[1:2] == ["analyze"] else "kpref analyze",
+        "command line": shlex.join(["kpref", *args.argv]),
         "checkpoints": ", ".join(str(path) for path in paths),
         "trials": f"{trials_path} ({trials.n_trials} trials, {trials.n_steps} steps, {trials.n_inputs} inputs)",
         "initial states": "zero",
@@ -234,14 +251,14 @@ def _facts(args: argparse.Namespace, paths: Sequence[Path], trials_path: Path, t
     }
 
 
-def _files(study: Study, started: float) -> dict[str, bytes]:
+def _files(study: Study, started: float, tick: Callable[[object], object]) -> dict[str, bytes]:
     """Every file of the report, by name."""
     # Here and not above: matplotlib is slow to import, and `kpref analyze --help` does not need it.
     from kpref.figures import draw_exhibits
     from kpref.metrics import metrics
     from kpref.report import render
 
-    exhibits = draw_exhibits(study)
+    exhibits = draw_exhibits(study, tick)
     files = {panel.name: panel.png for exhibit in exhibits for panel in exhibit.panels}
     study.facts["seconds"] = f"{time.monotonic() - started:.0f}"
     files["modes.npz"] = _modes_file(study.analyses)

@@ -1,4 +1,4 @@
-"""The command line: ``kpref analyze``, ``kpref bench``, ``kpref --version``.
+"""The command line: ``kpref analyze``, ``kpref bench``, ``kpref verify``, ``kpref golden``, ``kpref --version``.
 
 A subcommand is a module with ``add_arguments(parser)`` and ``run(args) -> int``. It is imported when it is asked for
 and not before, so that ``kpref --help`` answers at once.
@@ -16,8 +16,13 @@ from kpref._version import __version__
 COMMANDS = {
     "analyze": "write a report on what gradient descent does to the states of a trained network",
     "bench": "time the operators against the speed of the machine's matrix products, JAX and PyTorch",
+    "verify": "certify somebody else's operators, and say where they are wrong",
+    "golden": "write a problem for a backend in another language, and judge its answers",
 }
-"""Subcommand, which is also the name of its module, and its line in the help."""
+"""Subcommand, and its line in the help."""
+
+MODULES = {"verify": "verify_command", "golden": "golden_command"}
+"""Subcommands whose module is not called as they are."""
 
 EXIT_ERROR = 2
 EXIT_BROKEN_PIPE = 128 + 13  # what a shell reports for a program ended by SIGPIPE
@@ -35,7 +40,8 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     Returns
     -------
     argparse.ArgumentParser
-        The parser. For `command` it also sets ``run``, the function that takes the parsed arguments.
+        The parser. For `command` it also sets ``run``, the function that takes the parsed arguments (`main` adds to
+        them the command line itself as ``argv``).
     """
     parser = argparse.ArgumentParser(prog="kpref", description="Reference operators of the K-P flow.")
     parser.add_argument("--version", action="version", version=f"kpref {__version__}")
@@ -43,7 +49,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == command:
-            module = importlib.import_module(f"kpref.{name}")
+            module = importlib.import_module(f"kpref.{MODULES.get(name, name)}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser
@@ -92,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in argv if not word.startswith("-")), None)
     try:
         args = build_parser(command).parse_args(argv)
+        args.argv = argv
         status = int(args.run(args))
         sys.stdout.flush()
         return status

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib.colors import Colormap, ListedColormap, LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 
 from kpref.trials import Trials
 
@@ -116,12 +116,11 @@ def _angle(tensor: Array) -> Array | None:
 def _cyclic() -> Colormap:
     """Matplotlib's twilight, darkened so that its light end shows on white."""
     colors = matplotlib.colormaps["twilight"](np.linspace(0, 1, 256))
-    colors[:, :3] *= 0.85
+    colors[:, :3] *= 0.8
     return LinearSegmentedColormap.from_list("kpref-cyclic", colors)
 
 
 def _sequential() -> Colormap:
     """Viridis without its brightest end, which does not show on white."""
-    return LinearSegmentedColormap.from_list(
-        "kpref-sequential", matplotlib.colormaps["viridis"](np.linspace(0, 0.88, 256))
-    )
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, 256))
+    return LinearSegmentedColormap.from_list("kpref-sequential", colors)

@@ -6,16 +6,18 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from kpref.analysis import Analysis
 from kpref.coloring import TrialColoring, color_trials
 from kpref.comparison import Study
+from kpref.findings import number
 from kpref.plots import (
     STYLE,
     checkpoint_colors,
@@ -85,7 +87,7 @@ def draw_exhibits(study: Study, progress: Callable[[str], object] | None = None)
     list of Exhibit
     """
     exhibits = []
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         coloring = color_trials(study.trials)
         makers = [_spectra, _modes, _shares, _steps, _changes, _outputs, _angles, _differences]
         for maker in makers:
@@ -99,18 +101,21 @@ def draw_exhibits(study: Study, progress: Callable[[str], object] | None = None)
 def _outputs(study: Study, coloring: TrialColoring) -> list[Exhibit]:
     exhibits = []
     for analysis in study.analyses:
-        outputs = analysis.outputs
+        outputs, name = analysis.outputs, analysis.name
         if outputs is None:
             continue
-        name = analysis.name
         if study.trials.targets is not None:
             targets = study.trials.targets
             panels = [
                 _panel(
                     f"outputs_{name}_{channel + 1}",
                     f"output {channel + 1} of {name} and its target over time",
-                    lambda axes, c=channel: plot_outputs(
-                        axes, outputs[..., c], targets[..., c], coloring, f"output {c + 1}"
+                    partial(
+                        plot_outputs,
+                        outputs=outputs[..., channel],
+                        targets=targets[..., channel],
+                        coloring=coloring,
+                        label=f"output {channel + 1}",
                     ),
                 )
                 for channel in range(min(outputs.shape[2], _MOST_OUTPUTS))
@@ -126,7 +131,7 @@ def _outputs(study: Study, coloring: TrialColoring) -> list[Exhibit]:
                 _panel(
                     f"outputs_{name}",
                     f"probability of the right answer of {name} over time",
-                    lambda axes: plot_trials(axes, right, coloring, "probability of the right class"),
+                    partial(plot_trials, amplitude=right, coloring=coloring, label="probability of the right class"),
                 )
             ]
             caption = (
@@ -146,8 +151,8 @@ def _modes(study: Study, coloring: TrialColoring) -> list[Exhibit]:
             value = analysis.ntk_modes.values[index]
 
             def draw(axes: Axes, index: int = index, profile: Any = profile, value: float = value) -> None:
-                plot_trials(axes, profile.amplitude, coloring, "amplitude (mode has rms norm 1)")
-                axes.set_title(f"mode {index + 1}: λ = {value:.3g}, shown: {profile.share:.0%}")
+                plot_trials(axes, profile.amplitude, coloring, "amplitude (the mode has norm 1)")
+                axes.set_title(f"mode {index + 1}: λ = {number(value)}, shown: {profile.share:.0%}")
 
             description = f"eigenfunction {index + 1} of the NTK of {analysis.name} over time, one line a trial"
             panels.append(_panel(f"modes_{analysis.name}_{index + 1}", description, draw))
@@ -156,7 +161,7 @@ def _modes(study: Study, coloring: TrialColoring) -> list[Exhibit]:
             "The ways in which one gradient step can move the states most: each panel is an eigenfunction of the NTK, "
             "seen along the direction of state space that holds the percentage written above it. Where lines of "
             "different colours part, training can move those trials apart; where they run together, it can only move "
-            "them together. The sign is arbitrary."
+            "them together. Panels that look alike differ in their direction. The sign is arbitrary."
         )
         exhibits.append(Exhibit("modes", f"Leading modes of the NTK, {analysis.name}", caption, tuple(panels)))
     return exhibits
@@ -179,9 +184,9 @@ def _spectra(study: Study, coloring: TrialColoring) -> list[Exhibit]:
     leading = Exhibit(
         "spectra",
         "Leading eigenvalues",
-        "Each eigenvalue is the (squared) strength of one independent way to change the network. A steep NTK means that "
-        "gradient descent moves the states in a few ways much faster than in all others; a large first eigenvalue of "
-        "P P* means that the dynamics amplify and keep small changes.",
+        "Each eigenvalue is the (squared) strength of one independent way to change the network. A steep NTK means "
+        "that gradient descent moves the states in a few ways much faster than in all others; a large first eigenvalue "
+        "of P P* means that the dynamics amplify and keep small changes.",
         tuple(panels),
     )
 
@@ -200,7 +205,7 @@ def _spectra(study: Study, coloring: TrialColoring) -> list[Exhibit]:
     exact = Exhibit(
         "spectra",
         "The whole spectrum of K, exact",
-        "All nonzero eigenvalues of K, with multiplicities (left), and their running sum (right). The dashed lines "
+        "All nonzero eigenvalues of K, with multiplicities (first), and their running sum (second). The dashed lines "
         "mark the effective dimension: about so many independent changes of the dynamics carry most of what the "
         "parameters can do.",
         (
@@ -230,9 +235,9 @@ def _shares(study: Study, coloring: TrialColoring) -> list[Exhibit]:
 
         panels.append(_panel(f"shares_{key}", f"share {title} in the leading NTK modes", draw))
     caption = (
-        "How much of the error lies in the leading modes of the NTK (left), and how much of the speed at which gradient "
-        "descent lowers the loss comes from them (right). A low curve on the left with a high one on the right: the "
-        "loss falls quickly in a small part of the error, and the rest is out of reach for small steps."
+        "How much of the error lies in the leading modes of the NTK (first; mind the scale), and how much of the speed "
+        "at which gradient descent lowers the loss comes from them (second). A low curve first and a high one second: "
+        "the loss falls mainly through a small part of the error, the part that the network can be moved along easily."
     )
     return [Exhibit("shares", "Error and loss in the leading modes", caption, tuple(panels))]
 
@@ -247,7 +252,7 @@ def _steps(study: Study, coloring: TrialColoring) -> list[Exhibit]:
     used = [color for _, color in have]
 
     def gaps(axes: Axes) -> None:
-        plot_errors(axes, curves, used, "learning rate η", "|realised − predicted| (state units, rms)")
+        plot_errors(axes, curves, used, "learning rate η", "|realised − predicted|, in states")
 
     def ratios(axes: Axes) -> None:
         for (_, etas, errors), (_, color) in zip(relative, have, strict=True):
@@ -257,9 +262,9 @@ def _steps(study: Study, coloring: TrialColoring) -> list[Exhibit]:
 
     caption = (
         "The network is really run again after one step of gradient descent, for several learning rates η, and its "
-        "change of states is compared with the prediction −η P K P* Err. Left: the difference falls with the square of η "
-        "(parallel to the dashed line), as it must if the prediction is the exact first order. Right: the same in "
-        "percent of the predicted change; below the dashed line at 10 % the prediction is a good picture of reality."
+        "change of states is compared with the prediction −η P K P* Err. First: the difference falls with the square "
+        "of η (parallel to the dashed line), as it must if the prediction is the exact first order. Second: the same "
+        "in percent of the predicted change; below the dashed line at 10 % the prediction is a good picture of reality."
     )
     panels = (
         _panel("step_gap", "difference of realised and predicted change against the learning rate", gaps),
@@ -279,14 +284,14 @@ def _changes(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         limit = float(np.quantile(np.abs(np.stack([predicted, realised])), 0.995)) or 1.0
         panels = []
         parts = [("predicted", predicted), ("realised", realised), ("realised − predicted", realised - predicted)]
-        for number, (title, change) in enumerate(parts):
+        for index, (title, change) in enumerate(parts):
 
-            def draw(axes: Axes, title: str = title, change: Any = change) -> None:
+            def draw(axes: Axes, title: str = title, change: Any = change, limit: float = limit) -> None:
                 image = plot_change(axes, change[coloring.order], limit, f"trial, by {coloring.name.split(' (')[0]}")
-                axes.figure.colorbar(image, ax=axes, label="change of state", pad=0.02)
+                axes.figure.colorbar(image, ax=axes, label="change, in states", pad=0.02)
                 axes.set_title(title)
 
-            panels.append(_panel(f"change_{analysis.name}_{number + 1}", f"{title} change of states", draw))
+            panels.append(_panel(f"change_{analysis.name}_{index + 1}", f"{title} change of states", draw))
         error = step.relative_error[step.chosen]
         caption = (
             f"Change of the states by one step of gradient descent with η = {step.etas[step.chosen]:.3g}, along the "
@@ -312,12 +317,13 @@ def _angles(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         axes.axhline(90, color="#8a94a0", linewidth=1.0, linestyle=(0, (4, 3)))
         axes.set(ylim=(0, 95), xlabel="number of the angle", ylabel="principal angle (degrees)")
         axes.set_yticks([0, 30, 60, 90])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="lower right")
 
     caption = (
         f"Angles between the spaces spanned by the leading NTK modes of {study.comparisons[0].before} and of the later "
-        "checkpoint. 0° means that a direction of change is shared, 90° that the later network can be moved in a way "
-        "that the earlier one could not."
+        "checkpoint. 0° means that a pattern of change is shared by both, 90° that it is in none of the leading modes "
+        "of the other."
     )
     panel = _panel("principal_angles", "principal angles between leading NTK modes of two checkpoints", draw)
     return [Exhibit("changes", "How far the leading modes turned", caption, (panel,))]
@@ -361,8 +367,3 @@ def _panel(name: str, description: str, draw: Callable[[Axes], object], size: tu
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return Panel(f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.png", file.getvalue(), description)
-
-
-def checkpoint_exhibits(exhibits: list[Exhibit], section: str) -> list[Exhibit]:
-    """Those of one section."""
-    return [exhibit for exhibit in exhibits if exhibit.section == section]

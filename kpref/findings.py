@@ -18,12 +18,12 @@ def number(value: float, digits: int = 3) -> str:
     """A number for people: ``0.0316``, ``169,000``, ``2.1×10⁻¹⁴``."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
-    exponent = math.floor(math.log10(abs(value)))
-    if -4 <= exponent < 6:
-        rounded = float(f"{value:.{digits - 1}e}")
-        return f"{rounded:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
     mantissa, power = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa.replace('-', '−')}×10{str(int(power)).translate(_SUPERSCRIPTS)}"
+    exponent = int(power)
+    if -4 <= exponent < 6:
+        rounded = float(f"{mantissa}e{power}")
+        return f"{rounded:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
+    return f"{mantissa.replace('-', '−')}×10{str(exponent).translate(_SUPERSCRIPTS)}"
 
 
 def findings(study: Study) -> list[str]:
@@ -45,14 +45,13 @@ def findings(study: Study) -> list[str]:
 def _performance(first: Analysis, last: Analysis) -> str:
     if last.loss is None:
         return ""
-    accuracy = "" if last.accuracy is None else f", accuracy {last.accuracy:.1%}"
     if first is last or first.loss is None:
-        return f"The loss is {number(last.loss)}{accuracy}."
-    before = "" if first.accuracy is None else f", accuracy {first.accuracy:.1%}"
-    return (
-        f"From {first.name} to {last.name} the loss went from {number(first.loss)}{before} to "
-        f"{number(last.loss)}{accuracy}."
-    )
+        accuracy = "" if last.accuracy is None else f", the accuracy {last.accuracy:.1%}"
+        return f"The loss of {last.name} is {number(last.loss)}{accuracy}."
+    text = f"From {first.name} to {last.name} the loss went from {number(first.loss)} to {number(last.loss)}"
+    if first.accuracy is not None and last.accuracy is not None:
+        text += f", and the accuracy from {first.accuracy:.1%} to {last.accuracy:.1%}"
+    return text + "."
 
 
 def _concentration(last: Analysis, first: Analysis) -> str:
@@ -85,7 +84,7 @@ def _prediction(study: Study) -> str:
     if slopes:
         low, high = f"{min(slopes):.3f}", f"{max(slopes):.3f}"
         text += f": the difference falls as η to the power {low if low == high else f'{low} to {high}'} (theory: 2)"
-    return text + (f", and it is below 10 % up to {' and '.join(limits)}." if limits else ".")
+    return text + (f", and it stays below 10 % of the change up to {' and '.join(limits)}." if limits else ".")
 
 
 def _turning(study: Study) -> str:
@@ -101,9 +100,10 @@ def _turning(study: Study) -> str:
         f"the effective dimension of K went from {number(before.kernel.effective_dimension)} to "
         f"{number(after.kernel.effective_dimension)}"
     )
+    degrees = np.degrees(comparison.angles)
     return (
-        f"Training {grew}; {dimensions}, and the spaces of the leading NTK modes share {comparison.overlap:.0%} "
-        f"(angles of {np.degrees(comparison.angles[0]):.0f}° to {np.degrees(comparison.angles[-1]):.0f}°)."
+        f"From {before.name} to {after.name} training {grew}; {dimensions}, and the spaces of the leading NTK modes "
+        f"share {comparison.overlap:.0%} (angles of {degrees[0]:.0f}° to {degrees[-1]:.0f}°)."
     )
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from kpref.coloring import TrialColoring
 
@@ -63,10 +65,8 @@ _MUTED = "#8a94a0"
 def checkpoint_colors(number: int) -> list[Any]:
     """One colour a checkpoint: orange before, blue after; more of them along a dark part of viridis."""
     if number <= 2:
-        return ["#d55e00", "#0072b2"][2 - number :] if number == 1 else ["#d55e00", "#0072b2"]
-    import matplotlib
-
-    return list(matplotlib.colormaps["viridis"](np.linspace(0.88, 0.05, number)))
+        return ["#d55e00", "#0072b2"][2 - number :]
+    return list(matplotlib.colormaps["viridis"](np.linspace(0.8, 0.05, number)))
 
 
 def plot_trials(axes: Axes, amplitude: Array, coloring: TrialColoring, label: str, steps: Array | None = None) -> Axes:
@@ -121,7 +121,7 @@ def plot_spectrum(axes: Axes, spectra: Sequence[tuple[str, Array]], colors: Sequ
     longest = max(len(values) for _, values in spectra)
     for (name, values), color, marker in zip(spectra, colors, _markers(len(spectra)), strict=True):
         numbers, positive = np.arange(1, len(values) + 1), values > 1e-16 * values.max(initial=0.0)
-        style = {"marker": marker, "markersize": 5} if longest <= 40 else {}
+        style: Any = {"marker": marker, "markersize": 5} if longest <= 40 else {}
         axes.plot(numbers[positive], values[positive], color=color, linewidth=1.4, label=name, **style)
     axes.set(yscale="log", xscale="log" if longest > 40 else "linear", ylabel=label, xlabel="number of the eigenvalue")
     if longest <= 40:
@@ -135,7 +135,8 @@ def plot_cumulative(axes: Axes, shares: Sequence[tuple[str, Array]], colors: Seq
     for (name, share), color, marker in zip(shares, colors, _markers(len(shares)), strict=True):
         total = np.append(0.0, np.cumsum(share)) * 100
         axes.plot(np.arange(len(total)), total, color=color, marker=marker, markersize=5, linewidth=1.4, label=name)
-    axes.set(ylim=(0, 103), xlabel="number of leading NTK modes", ylabel=label)
+    top = max(float(np.sum(share)) for _, share in shares) * 100
+    axes.set(ylim=(0, min(103, 1.15 * top) or 1), xlabel="number of leading NTK modes", ylabel=label)
     axes.set_xticks(_whole_ticks(max(len(share) for _, share in shares), first=0))
     axes.legend()
     return axes
@@ -201,6 +202,7 @@ def plot_change(axes: Axes, change: Array, limit: float, label: str) -> Any:
     )
     for spine in axes.spines.values():
         spine.set_visible(True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="time step", ylabel=label)
     return image
 

@@ -6,6 +6,7 @@ The page needs nothing but itself: styles are inline, pictures embedded, and the
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -53,7 +54,9 @@ def render(study: Study, exhibits: Sequence[Exhibit]) -> str:
         shown.setdefault(exhibit.section, []).append(exhibit)
 
     def section(title: str, key: str, *extra: str, lead: str = "") -> str:
-        parts = [_exhibit(exhibit) for exhibit in shown.get(key, [])] + [text for text in extra if text]
+        own, said = shown.get(key, []), [exhibit.caption for exhibit in shown.get(key, [])]
+        parts = [_exhibit(exhibit, exhibit.caption not in said[:index]) for index, exhibit in enumerate(own)]
+        parts += [text for text in extra if text]
         if not parts:
             return ""
         return f'<section id="{key}"><h2>{escape(title)}</h2>{lead}{"".join(parts)}</section>'
@@ -90,7 +93,7 @@ def render(study: Study, exhibits: Sequence[Exhibit]) -> str:
 
 def _header(study: Study) -> str:
     first = study.analyses[0]
-    trials, steps, units = first.space.shape
+    trials, steps, _ = first.space.shape
     names = " → ".join(escape(analysis.name) for analysis in study.analyses)
     objective = study.objective
     loss = ""
@@ -100,7 +103,7 @@ def _header(study: Study) -> str:
     return (
         f'<header><p class="kicker">kpref {escape(__version__)} · K-P flow of a recurrent network</p>'
         f"<h1>What gradient descent does to the states</h1>"
-        f'<p class="sub">{names}<br>{escape(first.model)}; {trials:,} trials of {steps} steps, {units} units.{loss}</p>'
+        f'<p class="sub">{names}<br>{escape(first.model)}; {trials:,} trials of {steps} steps.{loss}</p>'
         "</header>"
     )
 
@@ -115,11 +118,12 @@ def _findings(study: Study) -> str:
     )
 
 
-def _exhibit(exhibit: Exhibit) -> str:
+def _exhibit(exhibit: Exhibit, with_caption: bool) -> str:
+    caption = exhibit.caption if with_caption else "Read as the figure above."
     images = "".join(_image(panel) for panel in exhibit.panels)
     return (
         f'<figure><h3>{escape(exhibit.title)}</h3><div class="panels">{images}</div>'
-        f"<figcaption>{escape(exhibit.caption)}</figcaption></figure>"
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
@@ -174,7 +178,7 @@ def _overview_table(study: Study) -> str:
         row(f"share of it in the first {len(analyses[0].ntk_modes.values)} modes", "estimated",
             [f"{a.ntk_modes.values.sum() / (a.ntk_trace or 1.0):.1%}" for a in analyses]),
     ]  # fmt: skip
-    head = ["", *(escape(a.name) for a in analyses), "how it is known"]
+    head = ["", *(_breakable(a.name) for a in analyses), "how it is known"]
     return _table("The main numbers", head, rows, "“Exact” means up to rounding in double precision.")
 
 
@@ -187,13 +191,15 @@ def _eigenvalue_table(analysis: Analysis) -> str:
     kernel, propagator, ntk, shares = (
         analysis.kernel.values, analysis.propagator_modes, analysis.ntk_modes, analysis.shares
     )  # fmt: skip
-    head = ["mode", "K", "P P*", "trial", "residual", "NTK", "residual"]
+    head = ["mode", "K, exact", "K, iterated", "residual", "P P*", "trial", "residual", "NTK", "residual"]
     head += ["share of |Err|²", "of the loss rate"] if shares is not None else []
     rows = []
     for index, value in enumerate(ntk.values):
         cells = [
             str(index + 1),
             number(kernel[index]) if index < len(kernel) else "0",
+            number(analysis.kernel_modes.values[index]),
+            number(analysis.kernel_modes.residuals[index], 2),
             number(propagator.values[index]),
             str(propagator.blocks[index]),
             number(propagator.residuals[index], 2),
@@ -204,7 +210,7 @@ def _eigenvalue_table(analysis: Analysis) -> str:
             cells += [f"{shares.error[index]:.2%}", f"{shares.rate[index]:.2%}"]
         rows.append(cells)
     note = (
-        "K: exact. P P* and NTK: iterated; an eigenvalue is off by at most residual × largest eigenvalue. P does not mix "
+        "An iterated eigenvalue is off by at most residual × largest eigenvalue. P does not mix "
         "trials, so that each of its modes belongs to one trial (counted from 0)."
     )
     return _table(f"Leading eigenvalues of {analysis.name}", head, rows, note, folded=True)
@@ -227,35 +233,27 @@ def _step_table(analysis: Analysis) -> str:
 
 
 def _comparison_table(study: Study) -> str:
-    rows = []
-    for comparison in study.comparisons:
-        angles = np.degrees(comparison.angles)
-        rows.append(
-            [
-                f"{escape(comparison.before)} → {escape(comparison.after)}",
-                f"{comparison.states:.1%}",
-                "–" if comparison.outputs is None else number(comparison.outputs),
-                f"{angles[0]:.1f}° to {angles[-1]:.1f}°",
-                f"{comparison.overlap:.1%}",
-            ]
-        )
-    head = ["", "change of the states, relative", "change of the outputs, rms", "angles of NTK modes", "shared part"]
-    note = (
-        "States and outputs: exact. Angles: as accurate as the iterated modes. Shared part: mean squared cosine of the "
-        "angles, 100 % if both spaces are the same."
-    )
-    return _table("First checkpoint against the others", head, rows, note)
+    found = study.comparisons
+    degrees = [np.degrees(comparison.angles) for comparison in found]
+    rows = [
+        ["change of the states, relative", *(f"{100 * c.states:.3g} %" for c in found), "exact"],
+        ["change of the outputs, rms", *("–" if c.outputs is None else number(c.outputs) for c in found), "exact"],
+        ["angles between leading NTK modes", *(f"{a[0]:.1f}° to {a[-1]:.1f}°" for a in degrees), "iterated"],
+        ["shared part of their spaces", *(f"{c.overlap:.1%}" for c in found), "iterated"],
+    ]
+    head = ["", *(f"{_breakable(c.before)} → {_breakable(c.after)}" for c in found), "how it is known"]
+    note = "Shared part: mean squared cosine of the angles, 100 % if both spaces are the same and 0 % if orthogonal."
+    return _table("First checkpoint against the later", head, rows, note)
 
 
 def _check_table(analysis: Analysis) -> str:
     rows = [
         [
-            escape(check.name),
-            escape(check.identity),
+            f"{escape(check.name)}<small>{escape(check.identity)}</small>",
+            f'<span class="{"pass" if check.passed else "fail"}">{"pass" if check.passed else "FAIL"}</span>',
             number(check.error, 2),
             number(check.bound, 2),
-            f'<span class="{"pass" if check.passed else "fail"}">{"pass" if check.passed else "FAIL"}</span>',
-            escape(check.reason),
+            escape(_typeset(check.reason)),
         ]
         for check in analysis.check.checks
     ]
@@ -266,8 +264,18 @@ def _check_table(analysis: Analysis) -> str:
         f"extrapolated to step zero they differ from P J by {number(differences.error, 2)}, "
         f"with an error estimate of {number(differences.error_estimate, 2)} of their own."
     )
-    head = ["check", "identity", "error", "bound", "", "where the bound comes from"]
+    head = ["check", "", "error", "bound", "where the bound comes from"]
     return _table(f"Self-check of {analysis.name}", head, rows, note)
+
+
+def _breakable(name: str) -> str:
+    """A name that a narrow screen may break behind an underscore."""
+    return escape(name).replace("_", "_<wbr>")
+
+
+def _typeset(text: str) -> str:
+    """Numbers like 5.4e-13 in a sentence as 5.4×10⁻¹³."""
+    return re.sub(r"\d(?:\.(\d+))?e[+-]\d+", lambda match: number(float(match[0]), 1 + len(match[1] or "")), text)
 
 
 def _verdict(study: Study) -> str:
@@ -285,6 +293,7 @@ def _provenance(study: Study) -> str:
     rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
     return (
         '<footer><h2>Where this comes from</h2><dl class="facts">' + rows + "</dl>"
-        "<p>All numbers of this page are in metrics.json, the eigenfunctions in modes.npz, the figures as PNG beside it. "
+        "<p>All numbers of this page are in metrics.json, the eigenfunctions in modes.npz, the figures as PNG "
+        "beside it. "
         "Theory: J. Hazelden and others, KPFlow (arXiv:2507.06381).</p></footer>"
     )

@@ -4,7 +4,7 @@ Three kinds of identities that need no reference solution:
 
     <y, A x> = <A^T y, x>                for A = P, J, K, NTK                        (dot tests)
     P J = dZ/dtheta                      against finite differences of the forward map
-    P^-1 P = I,  P P^-1 = I
+    P^-1 P = I,  P P^-1 = I,  NTK = P K P*
 
 Rounding errors of a sum of k terms are taken to be at most ``8 sqrt(k) u`` of the sum of moduli, u = 2^-53: the
 probabilistic bound of Higham and Mary, *A new approach to probabilistic rounding error analysis* (SIAM J. Sci.
@@ -24,7 +24,16 @@ import numpy.typing as npt
 from kpref.flow import Flow
 from kpref.operators import TensorOperator
 
-__all__ = ["Check", "FiniteDifferences", "SelfCheck", "dot_test", "finite_differences", "inverse_tests", "self_check"]
+__all__ = [
+    "Check",
+    "FiniteDifferences",
+    "SelfCheck",
+    "dot_test",
+    "finite_differences",
+    "inverse_tests",
+    "kernel_test",
+    "self_check",
+]
 
 Array = npt.NDArray[Any]
 
@@ -123,9 +132,11 @@ def self_check(flow: Flow, seed: int = 0, progress: Callable[[str], object] | No
         tell(f"dot test of {operator.name}")
         checks.append(dot_test(operator, rng, _longest_sum(flow)))
     tell("P^-1")
-    checks += inverse_tests(flow, rng)
-    tell("finite differences")
-    differences = finite_differences(flow, rng)
+    condition = _largest_singular_value(flow.P, rng) * _largest_singular_value(flow.P_inverse, rng)
+    checks += inverse_tests(flow, rng, condition)
+    tell("NTK")
+    checks.append(kernel_test(flow, rng, condition))
+    differences = finite_differences(flow, rng, tell)
     checks.append(_derivative_check(differences, _chain(flow)))
     return SelfCheck(tuple(checks), differences)
 
@@ -153,13 +164,12 @@ def dot_test(operator: TensorOperator, rng: np.random.Generator, longest_sum: in
     )
 
 
-def inverse_tests(flow: Flow, rng: np.random.Generator) -> list[Check]:
+def inverse_tests(flow: Flow, rng: np.random.Generator, condition: float) -> list[Check]:
     """``P^-1 P q = q`` and ``P P^-1 q = q`` for a random q.
 
     Both products are recursions over time with sums of H terms in them. They are backward stable, so that the error
     is that of one sum times the condition number ``|P| |P^-1|`` (Higham, *Accuracy and Stability*, chapter 8).
     """
-    condition = _largest_singular_value(flow.P, rng) * _largest_singular_value(flow.P_inverse, rng)
     terms = _terms(flow)
     bound = _rounding(terms) * condition
     reason = f"8 √k u for sums of k = {terms:,} terms, times the condition number {condition:.3g} of P"
@@ -172,7 +182,23 @@ def inverse_tests(flow: Flow, rng: np.random.Generator) -> list[Check]:
     ]
 
 
-def finite_differences(flow: Flow, rng: np.random.Generator) -> FiniteDifferences:
+def kernel_test(flow: Flow, rng: np.random.Generator, condition: float) -> Check:
+    """``NTK q = P K P* q`` for a random q: the kernel is made of D, which sums over time in an order of its own."""
+    q = rng.standard_normal(flow.space.shape)
+    whole = flow.NTK(q)
+    gap, terms = _norm(flow.P(flow.K(flow.P.star(q))) - whole), _longest_sum(flow)
+    return Check(
+        "NTK from its factors",
+        "NTK q = P K P* q",
+        gap / (_norm(whole) or 1.0),
+        _rounding(terms) * condition,
+        f"8 √k u for sums of k = {terms:,} terms, times the condition number {condition:.3g} of P",
+    )
+
+
+def finite_differences(
+    flow: Flow, rng: np.random.Generator, tell: Callable[[str], object] = lambda what: None
+) -> FiniteDifferences:
     """Judge ``P J`` by central differences of the plain forward map, extrapolated to h = 0.
 
     Richardson's extrapolation of quartered steps in a table; the entry that its neighbours agree with best counts, and
@@ -181,24 +207,26 @@ def finite_differences(flow: Flow, rng: np.random.Generator) -> FiniteDifference
     theta = flow.model.vector
     direction = rng.standard_normal(theta.size)
     direction *= (_norm(theta) or 1.0) / _norm(direction)
-    exact = flow.D(direction)
+    exact = flow.P(flow.J(direction))
     scale = _norm(exact) or 1.0
-    errors: list[float] = []
+    # What rounding of the states leaves in a difference, which neighbours in the table may agree on by chance.
+    rounding = np.finfo(float).eps * _norm(flow.states) / scale / _STEPS
+    errors = np.empty(len(_STEPS))
     previous: list[Array] = []
     best = (math.inf, math.inf)  # (error estimate, error)
-    for step in _STEPS:
-        ends = [flow.rerun(flow.model.with_vector(theta + s * direction)) for s in (step, -step)]
+    for index, step in enumerate(_STEPS):
+        tell(f"finite difference with step {step:.1g}")
+        ends = [flow.rerun(flow.model.with_vector(theta + signed * direction)) for signed in (step, -step)]
         row = [(ends[0] - ends[1]) / (2 * step)]
-        errors.append(_norm(row[0] - exact) / scale)
+        errors[index] = _norm(row[0] - exact) / scale
         for column, coarser in enumerate(previous[: _COLUMNS - 1]):
             factor = 16.0 ** (column + 1)
             row.append((factor * row[column] - coarser) / (factor - 1))
-            estimate = max(_norm(row[-1] - row[-2]), _norm(row[-1] - coarser)) / scale
-            best = min(best, (estimate, _norm(row[-1] - exact) / scale))
+            change = max(_norm(row[-1] - row[-2]), _norm(row[-1] - coarser)) / scale
+            best = min(best, (change + rounding[index], _norm(row[-1] - exact) / scale))
         previous = row
-    rounding = np.finfo(float).eps * _norm(flow.states) / scale / _STEPS
-    slope = log_slope(_STEPS, np.array(errors), (errors > 30 * rounding) & (np.array(errors) < 0.01))
-    return FiniteDifferences(_STEPS, np.array(errors), slope, best[1], best[0])
+    slope = log_slope(_STEPS, errors, (errors > 30 * rounding) & (errors < 0.01))
+    return FiniteDifferences(_STEPS, errors, slope, best[1], best[0])
 
 
 def log_slope(x: Array, y: Array, use: Array) -> float | None:

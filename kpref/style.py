@@ -21,12 +21,15 @@ figure { margin: 0 0 28px; }
 figure h3 { margin-top: 0; }
 .panels { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px 12px; align-items: end; }
 .panels img { width: 100%; max-width: 100%; height: auto; display: block; }
-figcaption, .caption { color: #3e4c59; font-size: .92rem; margin: 8px 0 0; max-width: 78ch; }
+figcaption, .caption { color: #3e4c59; font-size: .92rem; margin: 8px 0 0; max-width: 84ch; }
+p.caption { margin-bottom: 24px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 14px 6px 0; text-align: right; border-bottom: 1px solid #e9ecf0; white-space: nowrap; }
 th[scope=row], th:first-child { text-align: left; font-weight: 500; }
-td:last-child, th:last-child { text-align: left; padding-left: 10px; }
+td:last-child, th:last-child { text-align: left; padding-left: 10px; color: #52606d; }
+td:last-child { white-space: normal; min-width: 11em; }
+th small { display: block; color: #52606d; font-weight: 400; }
 thead th { color: #52606d; font-weight: 600; vertical-align: bottom; }
 details { margin: 12px 0 0; }
 summary { cursor: pointer; color: #005a8d; }
@@ -44,6 +47,10 @@ footer { font-size: .9rem; }
   main { padding: 16px 8px 32px; }
   section, footer, details.words { padding: 16px 12px; }
   .panels { grid-template-columns: minmax(0, 1fr); }
+  table { font-size: .82rem; }
+  th, td { padding-right: 10px; }
+  thead th { white-space: normal; min-width: 4em; }
+  tbody th[scope=row] { white-space: normal; min-width: 7.5em; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin: 0 0 8px; }
 }

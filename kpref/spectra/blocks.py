@@ -151,7 +151,8 @@ def _lanczos(
         defects = beta[:, None] * np.abs(rotations[:, -1])
         if defects.flat[order].max() <= tol * ritz.max():
             blocks, columns = np.unravel_index(order, ritz.shape)
-            rows = [rotations[block, :, column] @ basis[block, :width] for block, column in zip(blocks, columns)]
+            pairs = zip(blocks, columns, strict=True)
+            rows = [rotations[block, :, column] @ basis[block, :width] for block, column in pairs]
             return ritz[:, 0], ritz.flat[order], blocks, np.array(rows)
         basis[:, :kept] = rotations.swapaxes(1, 2) @ basis[:, :width]
         basis[:, kept] = basis[:, width]

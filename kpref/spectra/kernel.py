@@ -116,9 +116,7 @@ def _features(form: SiteForm, root_mu: Array) -> list[Array]:
     return features
 
 
-def _unit_spectra(
-    gates: Array, features: list[Array], rows: int, progress: Callable[[int], object] | None
-) -> Array:
+def _unit_spectra(gates: Array, features: list[Array], rows: int, progress: Callable[[int], object] | None) -> Array:
     units = gates.shape[3]
     columns = sum(block.shape[1] for block in features)
     wide = columns > rows
