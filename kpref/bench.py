@@ -1,16 +1,19 @@
-"""``kpref bench``: how fast the operators are, against the machine's matrix products, JAX and PyTorch.
+"""``kpref bench``: how fast the operators are, against the machine's matrix products, JAX, diffrax and PyTorch.
 
-The *floor* of an operator is the time that its matrix products alone would take at the rate at which this machine
-multiplies large square matrices. With k gates, H states, n_in inputs, B trials and T steps,
+The *floor* of a column is the time that its matrix products alone would take at the rate at which this machine
+multiplies large square matrices. With k gates, H states, n_in inputs, B trials and n evaluations of the network in
+each of them (N steps of a map; s N stages of a Runge-Kutta method of s stages),
 
-    P, P^T     2 B T k H^2                  one product with the recurrent weight a step
-    K          4 B T k H (H + n_in)         J^T, then J: both weights
+    forward    2 B n k H (H + n_in)         the network itself, both weights
+    P, P^T     2 B n k H^2                  one product with the recurrent weight an evaluation
+    K          4 B n k H (H + n_in)         J^T, then J
     NTK        the sum of P^T, K and P
-    build      2 B T k H (H + n_in)         the network itself
+    build      as forward                   and the linearisation, at all stages, which is no product
+    gradient   the sum of forward, P^T and J^T
 
 floating-point operations (a multiplication and an addition are two). The rate is measured right before each timing of
 kpref, and the ratio to the floor pairs the two, so that other work on the machine slows down both. All figures are
-medians.
+medians. `kpref.bench_problem` says what the columns are.
 """
 
 from __future__ import annotations
@@ -35,19 +38,24 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from kpref._version import __version__
-from kpref.bench_peers import MODELS, OPERATORS, Problem
+from kpref.bench_peers import CONTENDERS
+from kpref.bench_problem import MODELS, Problem, count_operations
+from kpref.integrate import TABLEAUS
+from kpref.models.base import Field
 from kpref.threads import get_num_threads
 
-PEERS = {"jax jvp/vjp": "jax", "jax linearize": "jax", "torch.func stored": "torch"}
-"""Contender beside kpref, and the package that it needs."""
-
-COLUMNS = ("build", *OPERATORS)
+AGREEMENT = {"float64": 1e-10, "float32": 3e-4}
+"""Difference from kpref, over the largest entry, from which a contender is wrong. The operators can be
+ill-conditioned, so that right ones differ by many roundings; a wrong one has no digit right."""
 
 SQUARE = 2000
 """Size of the matrices whose product gives the rate: the product is large enough for all threads to be busy."""
 
 CALLS = 3
-"""Timed calls of an operator in a round, after one that is not timed."""
+"""Timed calls of a column in a round, after one that is not timed."""
+
+CALL_BUDGET = 1.0
+"""Seconds after which it is not called again in a round."""
 
 BUILD_BUDGET = 5.0
 """Seconds after which a contender is not built again in further rounds."""
@@ -60,13 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``kpref bench``."""
     add = parser.add_argument
     add("--trials", type=positive_integer, default=100, metavar="B", help="number of trials (default %(default)s)")
-    add("--steps", type=positive_integer, default=90, metavar="T", help="time steps of a trial (default %(default)s)")
-    add("--states", type=positive_integer, default=128, metavar="H", help="states of the network (default %(default)s)")
+    add("--steps", type=positive_integer, metavar="N", help="time steps of a trial (default 90; rate: 200)")
+    add("--states", type=positive_integer, metavar="H", help="states of the network (default 128; rate: 256)")
     add("--inputs", type=positive_integer, default=3, metavar="N", help="inputs of the network (default %(default)s)")
     add("--model", choices=MODELS, default="gru", help="kind of network (default %(default)s)")
+    add("--method", choices=TABLEAUS, help="Runge-Kutta method of a rate network (default rk4)")
     add("--dtype", choices=("float64", "float32"), default="float64", help="of kpref and JAX (default %(default)s)")
     add("--repeats", type=positive_integer, default=7, metavar="N", help="rounds of timings (default %(default)s)")
-    add("--no-peers", action="store_true", help="leave JAX and PyTorch out")
+    add("--no-peers", action="store_true", help="leave JAX, diffrax and PyTorch out")
     add("--json", type=Path, metavar="FILE", help="write all timings to this file too")
 
 
@@ -78,14 +87,28 @@ def positive_integer(text: str) -> int:
     return number
 
 
+def read_problem(args: argparse.Namespace) -> Problem:
+    """The problem of the command line; sizes that are not given depend on the kind of network."""
+    in_continuous_time = issubclass(MODELS[args.model], Field)
+    if args.method is not None and not in_continuous_time:
+        raise ValueError(f"--method is for networks in continuous time; {args.model} is a map")
+    steps, states, method = (200, 256, args.method or "rk4") if in_continuous_time else (90, 128, None)
+    return Problem(args.model, args.trials, args.steps or steps, args.states or states, args.inputs, args.dtype, method)
+
+
+def is_installed(package: str | None) -> bool:
+    """Whether the package of a peer is there; kpref itself, which needs none, is no peer."""
+    return package is not None and importlib.util.find_spec(package) is not None
+
+
 def run(args: argparse.Namespace) -> int:
     """Run ``kpref bench``: print the table, and write the JSON file if one is asked for."""
     if args.json is not None and not os.access(args.json.absolute().parent, os.W_OK):
         raise OSError(f"cannot write {args.json}: {args.json.absolute().parent} is not a folder that can be written to")
-    problem = Problem(args.model, args.trials, args.steps, args.states, args.inputs, args.dtype)
+    problem = read_problem(args)
     names = ["kpref"]
     if not args.no_peers:
-        names += [name for name, package in PEERS.items() if importlib.util.find_spec(package) is not None]
+        names += [name for name, kind in CONTENDERS.items() if kind.columns(problem) and is_installed(kind.package)]
     benchmark = measure(problem, names, args.repeats)
     if benchmark.records["kpref"].error is not None:
         raise ValueError(f"kpref itself failed on this problem: {benchmark.records['kpref'].error}")
@@ -103,11 +126,12 @@ class Record:
     ----------
     dtype : str
     memory : int or None
-        Peak bytes, beyond imports, of one build and one product with the NTK; None where that cannot be measured.
+        Peak bytes, beyond imports, of one build and one product with the NTK, or one gradient where there is no NTK;
+        None where that cannot be measured.
     difference : float or None
-        Largest entry of the difference from kpref over the largest entry, at worst over the operators.
+        Largest entry of the difference from kpref over the largest entry, at worst over the columns.
     seconds : dict of str to list of float
-        By column: ``build`` and the operators.
+        By column, of those that the contender fills.
     error : str or None
         Why there is nothing else.
     """
@@ -115,7 +139,7 @@ class Record:
     dtype: str = ""
     memory: int | None = None
     difference: float | None = None
-    seconds: dict[str, list[float]] = field(default_factory=lambda: {column: [] for column in COLUMNS})
+    seconds: dict[str, list[float]] = field(default_factory=dict)
     error: str | None = None
 
     def median(self, column: str) -> float:
@@ -143,19 +167,11 @@ class Benchmark:
     threads: int
     records: dict[str, Record]
     rates: list[float] = field(default_factory=list)
-    ratios: dict[str, list[float]] = field(default_factory=lambda: {column: [] for column in COLUMNS})
+    ratios: dict[str, list[float]] = field(default_factory=dict)
 
     def floor(self, column: str) -> float:
         """Seconds that the matrix products of a column take at the median rate."""
         return count_operations(self.problem)[column] / float(np.median(self.rates))
-
-
-def count_operations(problem: Problem) -> dict[str, int]:
-    """Floating-point operations of the matrix products, by column; see the head of this module."""
-    trials, steps, states = problem.shape
-    rows = 2 * trials * steps * MODELS[problem.model].n_recurrent_gates * states
-    p, j = rows * states, rows * (states + problem.inputs)
-    return {"build": j, "P": p, "P^T": p, "K": 2 * j, "NTK": 2 * p + 2 * j}
 
 
 class Worker:
@@ -174,7 +190,9 @@ class Worker:
         )
         started = self._answer()
         self.record.dtype, self.record.memory = started.get("dtype", ""), started.get("memory")
-        self.record.seconds["build"] += started.get("seconds", [])
+        self.record.seconds = {column: [] for column in CONTENDERS[name].columns(problem)}
+        if "build" in self.record.seconds:
+            self.record.seconds["build"] += started.get("seconds", [])
 
     def __enter__(self) -> Self:
         return self
@@ -229,11 +247,12 @@ def measure(problem: Problem, names: Sequence[str], repeats: int) -> Benchmark:
             workers[name] = stack.enter_context(Worker(name, problem))
             bar.update()
         benchmark = Benchmark(problem, get_num_threads(), {name: worker.record for name, worker in workers.items()})
+        benchmark.ratios = {column: [] for column in problem.columns}
         compare(workers)
         for _ in range(repeats):
             for name, worker in workers.items():
                 bar.set_description(f"{name}: time")
-                for column in COLUMNS:
+                for column in worker.record.seconds:
                     if name == "kpref":
                         benchmark.rates.append(measure_rate(problem.dtype, benchmark.threads))
                         time.sleep(SETTLE)
@@ -249,7 +268,7 @@ def measure(problem: Problem, names: Sequence[str], repeats: int) -> Benchmark:
 def time_column(worker: Worker, column: str) -> list[float]:
     """Time one column of one contender; nothing where it has spent its time for building."""
     if column != "build":
-        seconds = worker.ask(do="time", operator=column, calls=CALLS)
+        seconds = worker.ask(do="time", column=column, calls=CALLS, budget=CALL_BUDGET)
     elif sum(worker.record.seconds["build"]) < BUILD_BUDGET:
         seconds = worker.ask(do="build")
     else:
@@ -270,45 +289,43 @@ def measure_rate(dtype: str, threads: int) -> float:
 
 
 def compare(workers: Mapping[str, Worker]) -> None:
-    """Compare what the contenders compute with kpref's results; one that disagrees is not timed.
-
-    To agree is to share half of the digits of the coarser arithmetic: the operators can be ill-conditioned, a wrong
-    one has no digit right.
-    """
+    """Compare what the contenders compute with kpref's results; one that disagrees is not timed."""
     with tempfile.TemporaryDirectory(prefix="kpref-bench-") as folder:
-        for operator in OPERATORS:
-            file = str(Path(folder) / "result.npy")
-            workers["kpref"].ask(do="save", operator=operator, file=file)
+        file = str(Path(folder) / "result.npy")
+        for column in workers["kpref"].record.seconds:
+            if column == "build":
+                continue
+            workers["kpref"].ask(do="save", column=column, file=file)
             if workers["kpref"].record.error is not None:
                 return
             ours = np.load(file)
             for name, worker in workers.items():
                 record = worker.record
-                if name == "kpref":
+                if name == "kpref" or column not in record.seconds:
                     continue
-                worker.ask(do="save", operator=operator, file=file)
+                worker.ask(do="save", column=column, file=file)
                 if record.error is not None:
                     continue
                 difference = float(np.max(np.abs(np.load(file) - ours)) / np.max(np.abs(ours)))
                 record.difference = max(difference, record.difference or 0.0)
-                eps = max(float(np.finfo(dtype).eps) for dtype in (ours.dtype, record.dtype))
-                if not difference < np.sqrt(eps):
-                    record.error = f"its {operator} differs from kpref's by {difference:.1e} of the largest entry"
+                if not difference < max(AGREEMENT[str(dtype)] for dtype in (ours.dtype, record.dtype)):
+                    record.error = f"its {column} differs from kpref's by {difference:.1e} of the largest entry"
 
 
 def format_report(benchmark: Benchmark) -> str:
-    """Put the benchmark into a table of at most 90 columns."""
-    problem, records = benchmark.problem, benchmark.records
+    """Put the benchmark into a table of at most 100 columns."""
+    problem, records, columns = benchmark.problem, benchmark.records, benchmark.problem.columns
     library = "dgemm" if problem.dtype == "float64" else "sgemm"
     tensor = 8 * int(np.prod(problem.shape))
+    network = problem.model if problem.method is None else f"{problem.model} by {problem.method}"
     lines = [
-        f"kpref {__version__}: {problem.model}, {problem.trials} trials x {problem.steps} steps x {problem.states} "
+        f"kpref {__version__}: {network}, {problem.trials} trials x {problem.steps} steps x {problem.states} "
         f"states, {problem.inputs} inputs, {problem.dtype}, {benchmark.threads} threads",
         f"matrix products: {np.median(benchmark.rates) / 1e9:.1f} GFLOP/s "
         f"({library} of size {SQUARE}, median of {len(benchmark.rates)} between the timings)",
         "",
-        _row("milliseconds", COLUMNS, "peak memory (tensors)"),
-        _row("floor", [_milliseconds(benchmark.floor(column)) for column in COLUMNS]),
+        _row("milliseconds", columns, "peak memory (tensors)"),
+        _row("floor", [_milliseconds(benchmark.floor(column)) for column in columns]),
     ]
     for name, record in records.items():
         if record.error is not None:
@@ -317,22 +334,37 @@ def format_report(benchmark: Benchmark) -> str:
         memory = "not measured"
         if record.memory is not None:
             memory = f"{record.memory / 1e6:.1f} MB ({record.memory / tensor:.1f})"
-        lines.append(_row(name, [_milliseconds(record.median(column)) for column in COLUMNS], memory))
+        cells = [_milliseconds(record.median(column)) if column in record.seconds else "" for column in columns]
+        lines.append(_row(name, cells, memory))
         if name == "kpref":
-            ratios = [benchmark.ratios[column] for column in COLUMNS]
+            ratios = [benchmark.ratios[column] for column in columns]
             lines.append(_row("  over the floor", [f"{np.median(ratio):.2f}" if ratio else "" for ratio in ratios]))
-    for package in dict.fromkeys(PEERS.values()):
-        rivals = [records[name] for name, needs in PEERS.items() if needs == package and name in records]
-        rivals = [record for record in rivals if record.error is None]
-        if rivals:
-            best = {column: min(record.median(column) for record in rivals) for column in OPERATORS}
-            gains = [f"{best[column] / records['kpref'].median(column):.2f}" for column in OPERATORS]
-            lines.append(_row(f"{package} over kpref", ["", *gains]))
+    lines += _gains(benchmark)
     differences = [f"{name} {r.difference:.0e}" for name, r in records.items() if r.difference is not None]
     lines += ["", "peak memory: of one build and one NTK product, beyond imports; tensors of (B, T, H) float64"]
+    if "diffrax" in records:
+        lines.append("             of one gradient for diffrax, which makes no other products")
     if differences:
-        lines.append(f"largest difference from kpref over the largest entry: {', '.join(differences)}")
+        lines += ["largest difference from kpref over the largest entry:", f"             {', '.join(differences)}"]
     return "\n".join(lines)
+
+
+def _gains(benchmark: Benchmark) -> list[str]:
+    """For each package of the peers, its best time of a column over that of kpref. Builds build different things."""
+    lines = []
+    for package in dict.fromkeys(CONTENDERS[name].package for name in benchmark.records):
+        rivals = [
+            record
+            for name, record in benchmark.records.items()
+            if CONTENDERS[name].package == package is not None and record.error is None
+        ]
+        gains = []
+        for column in benchmark.problem.columns:
+            times = [record.median(column) for record in rivals if column in record.seconds and column != "build"]
+            gains.append(f"{min(times) / benchmark.records['kpref'].median(column):.2f}" if times else "")
+        if rivals:
+            lines.append(_row(f"{package} over kpref", gains))
+    return lines
 
 
 def _row(name: str, cells: Sequence[str], last: str = "") -> str:

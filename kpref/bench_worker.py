@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from kpref.bench_peers import CONTENDERS, Contender, Problem
+from kpref.bench_peers import CONTENDERS
+from kpref.bench_problem import Contender, Problem
 
 
 def resident_memory(name: str) -> int | None:
@@ -43,13 +44,14 @@ def reset_peak_memory() -> bool:
     return True
 
 
-def measure_memory(contender: Contender) -> tuple[Any, float, int | None]:
-    """Build, multiply by the NTK once, and measure the time of the one and the peak of the memory of both.
+def measure_memory(contender: Contender, column: str) -> tuple[Any, float, int | None]:
+    """Build, apply one column once, and measure the time of the one and the peak of the memory of both.
 
     Parameters
     ----------
     contender : Contender
         Warmed up, so that imports and code do not count.
+    column : str
 
     Returns
     -------
@@ -65,31 +67,33 @@ def measure_memory(contender: Contender) -> tuple[Any, float, int | None]:
     start = time.perf_counter()
     built = contender.build()
     seconds = time.perf_counter() - start
-    contender.apply(built, "NTK")
+    contender.apply(built, column)
     after = resident_memory("VmHWM")
     if not can_reset or before is None or after is None:
         return built, seconds, None
     return built, seconds, after - before
 
 
-def warmed_up(kind: type[Contender], problem: Problem) -> Contender:
+def warmed_up(kind: type[Contender], problem: Problem, column: str) -> Contender:
     """Make a contender after one run of its code: on a tiny problem, unless that would not compile it for this one."""
     contender = kind(problem)
     warm = contender if kind.compiles_for_a_shape else kind(replace(problem, trials=2, steps=3))
-    warm.apply(warm.build(), "NTK")
+    warm.apply(warm.build(), column)
     return contender
 
 
-def answers(contender: Contender, requests: Iterator[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def answers(contender: Contender, column: str, requests: Iterator[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Answer requests: the first answer, unasked, is the memory; then ``build``, ``time`` and ``save``.
 
     Parameters
     ----------
     contender : Contender
+    column : str
+        What the memory is measured of.
     requests : iterator of mapping
-        ``{"do": "build"}``, answered by the seconds it took; ``{"do": "time", "operator": ..., "calls": n}``, answered
-        by the seconds of n calls that follow an untimed one; ``{"do": "save", "operator": ..., "file": ...}``, which
-        saves the product as an npy file.
+        ``{"do": "build"}``, answered by the seconds it took; ``{"do": "time", "column": ..., "calls": n, "budget":
+        seconds}``, answered by the seconds of n calls that follow an untimed one, fewer if they take longer than the
+        budget; ``{"do": "save", "column": ..., "file": ...}``, which saves the result as an npy file.
 
     Yields
     ------
@@ -97,7 +101,7 @@ def answers(contender: Contender, requests: Iterator[Mapping[str, Any]]) -> Iter
         ``{"memory": bytes or None, "dtype": ..., "seconds": [...]}``, the last for a first build, then
         ``{"seconds": [...]}`` for each request.
     """
-    built, first, peak = measure_memory(contender)
+    built, first, peak = measure_memory(contender, column)
     yield {"memory": peak, "dtype": contender.dtype, "seconds": [first]}
     for request in requests:
         seconds = []
@@ -107,24 +111,26 @@ def answers(contender: Contender, requests: Iterator[Mapping[str, Any]]) -> Iter
             built = contender.build()
             seconds.append(time.perf_counter() - start)
         elif request["do"] == "time":
-            contender.apply(built, request["operator"])
-            for _ in range(request["calls"]):
+            contender.apply(built, request["column"])
+            while len(seconds) < request["calls"] and sum(seconds) < request["budget"]:
                 start = time.perf_counter()
-                contender.apply(built, request["operator"])
+                contender.apply(built, request["column"])
                 seconds.append(time.perf_counter() - start)
         else:
-            np.save(request["file"], contender.to_numpy(contender.apply(built, request["operator"])))
+            np.save(request["file"], contender.to_numpy(contender.apply(built, request["column"])))
         yield {"seconds": seconds}
 
 
-def main(name: str, problem: str) -> None:
+def main(name: str, arguments: str) -> None:
     """Serve one contender until standard input ends. An error is the last answer: ``{"error": message}``."""
     # Only answers go to the standard output that `kpref bench` reads; whatever a library prints goes to standard error.
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        contender = warmed_up(CONTENDERS[name], Problem(**json.loads(problem)))
-        for answer in answers(contender, map(json.loads, sys.stdin)):
+        kind, problem = CONTENDERS[name], Problem(**json.loads(arguments))
+        heaviest = "NTK" if "NTK" in kind.columns(problem) else "gradient"
+        contender = warmed_up(kind, problem, heaviest)
+        for answer in answers(contender, heaviest, map(json.loads, sys.stdin)):
             print(json.dumps(answer), file=channel, flush=True)
     except Exception as error:  # whatever it is, the others are to go on
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=channel, flush=True)

@@ -21,7 +21,7 @@ from kpref.memory import available_memory
 from kpref.models.base import Field, SiteModel
 from kpref.threads import even_blocks, run_blocks
 
-__all__ = ["Forcing", "Segment", "StageSystem", "integrate"]
+__all__ = ["Forcing", "Segment", "StageSystem", "integrate", "interpolation", "interpolation_order"]
 
 Array = npt.NDArray[Any]
 Form = SiteForm | DenseForm
@@ -269,6 +269,20 @@ class StageSystem:
         )
 
 
+def interpolation_order(kind: str) -> int:
+    """Order of an interpolation, and the number of grid times that it goes through: 2 for "linear", 4 for "cubic".
+
+    Raises
+    ------
+    ValueError
+        For another kind.
+    """
+    orders = {"linear": 2, "cubic": 4}
+    if kind not in orders:
+        raise ValueError(f'forcing must be "linear" or "cubic"; got {kind!r}')
+    return orders[kind]
+
+
 def interpolation(times: Array, at: Array, interval: Array, kind: str) -> Forcing:
     """Sparse weights that interpolate from a grid to other times, each in a known interval of it.
 
@@ -291,9 +305,7 @@ def interpolation(times: Array, at: Array, interval: Array, kind: str) -> Forcin
     ValueError
         For another kind.
     """
-    if kind not in ("linear", "cubic"):
-        raise ValueError(f'forcing must be "linear" or "cubic"; got {kind!r}')
-    width = min(2 if kind == "linear" else 4, len(times))
+    width = min(interpolation_order(kind), len(times))
     first = np.clip(interval - (width // 2 - 1), 0, len(times) - width)
     nodes = first[:, None] + np.arange(width)
     points = times[nodes]

@@ -115,8 +115,8 @@ class Solution:
 
     @property
     def states(self) -> FloatArray:
-        """States at the grid times, (N+1, B, H)."""
-        return self.z_steps[self.grid_index]
+        """States at the grid times, (N+1, B, H); those of the steps themselves where all of them end on the grid."""
+        return self.z_steps if len(self.times) == len(self.t_steps) else self.z_steps[self.grid_index]
 
     @property
     def h(self) -> FloatArray:

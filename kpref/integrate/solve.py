@@ -47,7 +47,9 @@ def _check_start(z0: ArrayLike) -> FloatArray:
     return z
 
 
-def fixed_steps(rhs: RightHandSide, times: ArrayLike, z0: ArrayLike, tableau: str | Tableau) -> Solution:
+def fixed_steps(
+    rhs: RightHandSide, times: ArrayLike, z0: ArrayLike, tableau: str | Tableau, out: FloatArray | None = None
+) -> Solution:
     """Integrate with one step for each interval of the time grid.
 
     Every step evaluates all s stages, the first at the start of its own interval, so an input that jumps at a grid
@@ -63,6 +65,8 @@ def fixed_steps(rhs: RightHandSide, times: ArrayLike, z0: ArrayLike, tableau: st
         States at times[0].
     tableau : str or Tableau
         The method.
+    out : ndarray, shape (N+1, B, H), optional
+        Where to put the states; part of a larger array, say.
 
     Returns
     -------
@@ -94,7 +98,7 @@ def fixed_steps(rhs: RightHandSide, times: ArrayLike, z0: ArrayLike, tableau: st
         tableau=tableau,
         times=grid,
         t_steps=grid,
-        z_steps=np.stack(states),
+        z_steps=np.stack(states, out=out),
         interval=np.arange(steps),
         jump_ends=np.zeros(steps, dtype=bool),
         grid_index=np.arange(steps + 1),

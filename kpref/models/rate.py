@@ -94,7 +94,10 @@ class Rate(SiteField):
         return {"tau": self.tau, "nonlinearity": self.nonlinearity.name}
 
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
-        return (network_current(parameters, self.nonlinearity.value(z), x) - z) * self._rate
+        velocity = network_current(parameters, self.nonlinearity.value(z), x)
+        velocity -= z
+        velocity *= self._rate
+        return velocity
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
         """Coefficients of the site form, as the class derives them."""

@@ -12,6 +12,7 @@ from scipy.linalg import eigh as dense_eigh
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from kpref.operators import TensorOperator
+from kpref.spectra.symmetric import SymmetricForm, require_self_adjoint
 
 __all__ = ["Eigen", "eigh"]
 
@@ -77,41 +78,31 @@ def eigh(
     RuntimeError
         If the method does not converge; says how many pairs did.
     """
-    space = op.space_in
-    if isinstance(k, bool) or int(k) != k or not 1 <= k <= space.size:
-        raise ValueError(f"k must be an integer from 1 to {space.size}, the size of the space; got {k!r}")
-    generator = np.random.default_rng(seed)
-    _require_self_adjoint(op, generator)
-    count = 0
-
-    def symmetric(flat: Array) -> Array:
-        nonlocal count
-        count += 1
-        image = space.scale(op(space.scale(flat.reshape(space.shape), -0.5)), 0.5)
-        if progress is not None:
-            progress(1)
-        return np.asarray(image).reshape(-1)
-
-    if space.size <= _DENSE_SIZE or k > space.size // 2:
-        values, vectors = _dense(symmetric, space.size, int(k))
+    require_self_adjoint(op, seed)
+    form = SymmetricForm(op, progress)
+    if isinstance(k, bool) or int(k) != k or not 1 <= k <= form.size:
+        raise ValueError(f"k must be an integer from 1 to {form.size}, the size of the space; got {k!r}")
+    if form.size <= _DENSE_SIZE or k > form.size // 2:
+        matrix = form(np.eye(form.size, dtype=op.dtype))
+        values, vectors = dense_eigh((matrix + matrix.T) / 2, subset_by_index=(form.size - k, form.size - 1))
     else:
-        operator = LinearOperator((space.size, space.size), matvec=symmetric, dtype=op.dtype)
-        start = generator.normal(size=space.size).astype(op.dtype)
-        try:
-            values, vectors = eigsh(operator, int(k), which="LA", v0=start, tol=tol, ncv=min(space.size, 2 * k + 20))
-        except ArpackNoConvergence as error:
-            raise RuntimeError(f"{op.name}: {len(error.eigenvalues)} of {k} eigenpairs converged") from error
+        values, vectors = _lanczos(form, int(k), seed, tol)
     order = np.argsort(-values, kind="stable")
     values = values[order]
-    tensors = space.scale(vectors.T[order].reshape(-1, *space.shape), -0.5)
+    tensors = form.to_tensors(np.ascontiguousarray(vectors.T[order]))
     tensors *= _signs(tensors)
-    return Eigen(values, tensors, _residuals(op, values, tensors), count + len(values))
+    return Eigen(values, tensors, _residuals(op, values, tensors), form.n_products + len(values))
 
 
-def _dense(symmetric: Callable[[Array], Array], size: int, k: int) -> tuple[Array, Array]:
-    matrix = np.stack([symmetric(column) for column in np.eye(size)], axis=1)
-    values, vectors = dense_eigh((matrix + matrix.T) / 2, subset_by_index=(size - k, size - 1))
-    return values, vectors
+def _lanczos(form: SymmetricForm, k: int, seed: int, tol: float) -> tuple[Array, Array]:
+    size, dtype = form.size, form.op.dtype
+    operator = LinearOperator((size, size), matvec=lambda x: form(x.reshape(1, -1))[0], dtype=dtype)
+    start = np.random.default_rng(seed).normal(size=size).astype(dtype)
+    try:
+        found: tuple[Array, Array] = eigsh(operator, k, which="LA", v0=start, tol=tol, ncv=min(size, 2 * k + 20))
+    except ArpackNoConvergence as error:
+        raise RuntimeError(f"{form.op.name}: {len(error.eigenvalues)} of {k} eigenpairs converged") from error
+    return found
 
 
 def _residuals(op: TensorOperator, values: Array, tensors: Array) -> Array:
@@ -124,21 +115,3 @@ def _signs(tensors: Array) -> Array:
     flat = tensors.reshape(len(tensors), -1)
     largest = np.take_along_axis(flat, np.abs(flat).argmax(axis=1)[:, None], axis=1)
     return np.where(largest < 0, -1.0, 1.0).reshape(-1, *([1] * (tensors.ndim - 1)))
-
-
-def _require_self_adjoint(op: TensorOperator, generator: np.random.Generator) -> None:
-    if op.structure.self_adjoint:
-        return
-    if op.space_in != op.space_out:
-        raise ValueError(f"{op.name} maps {op.space_in} to {op.space_out}; eigenvalues need an operator on one space")
-    space = op.space_in
-    p, q = generator.normal(size=(2, *space.shape))
-    image_p, image_q = op(p), op(q)
-    left, right = space.inner(p, image_q), space.inner(image_p, q)
-    # Rounding alone leaves a difference of a few units of precision times the norms; a thousand is far above it.
-    scale = space.norm(p) * space.norm(image_q) + space.norm(q) * space.norm(image_p)
-    if abs(left - right) > 1e3 * np.finfo(op.dtype).eps * scale:
-        raise ValueError(
-            f"{op.name} is not self-adjoint in the inner product of its space: <p, A q> = {left:.6g} but "
-            f"<A p, q> = {right:.6g}"
-        )

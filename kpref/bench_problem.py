@@ -1,0 +1,175 @@
+"""The problem of ``kpref bench``: a random network on random trials, what is timed on it, and what that costs at least.
+
+Columns of the table, apart from ``build``, are things to apply: the operators
+
+    P = dZ/dq (forcing to states),  P^T,  K = J J^T mu  and  NTK = (P J)(P J)^T mu  in the measure ``mean``,
+
+and, in continuous time, ``forward``, the states Z themselves, and ``gradient``, the derivative by all parameters of the
+loss ``1/2 <Z - Y, Z - Y>``, from scratch, for a given Y: what training needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.integrate import Tableau, get_tableau
+from kpref.models import GRU, RNN, LeakyRNN, Rate
+from kpref.space import TrajectorySpace
+
+Array = npt.NDArray[Any]
+Network = GRU | RNN | LeakyRNN | Rate
+
+MODELS: dict[str, type[Network]] = {"gru": GRU, "rnn": RNN, "leaky": LeakyRNN, "rate": Rate}
+
+COLUMNS_OF_MAPS = ("build", "P", "P^T", "K", "NTK")
+COLUMNS_OF_FIELDS = ("forward", "build", "P", "P^T", "NTK", "gradient")
+
+STEP = 0.1
+"""Time step of a network in continuous time, in its time constants: no Runge-Kutta method finds that stiff."""
+
+RATE_GAIN = 1.5
+"""Gain of the rate network: beyond one, where its activity does not die out."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A random network and its trials, the same in every process.
+
+    Attributes
+    ----------
+    model : {"gru", "rnn", "leaky", "rate"}
+    trials, steps, states, inputs : int
+        B, N, H, n_in.
+    dtype : {"float64", "float32"}
+        Of kpref and JAX.
+    method : str, optional
+        Runge-Kutta method of a network in continuous time, of one step for each interval of the time grid; None for
+        a map. Inputs, and the forcing of P, are linear between grid times.
+    """
+
+    model: str
+    trials: int
+    steps: int
+    states: int
+    inputs: int
+    dtype: str
+    method: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is timed."""
+        return COLUMNS_OF_MAPS if self.method is None else COLUMNS_OF_FIELDS
+
+    @property
+    def tableau(self) -> Tableau | None:
+        """The Runge-Kutta method."""
+        return None if self.method is None else get_tableau(self.method)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(B, T, H): T is N, or the N + 1 times of the grid."""
+        return self.trials, self.steps + (self.method is not None), self.states
+
+    @property
+    def times(self) -> Array:
+        """The time grid, (T,)."""
+        return STEP * np.arange(self.shape[1])
+
+    @property
+    def weights(self) -> Array:
+        """Weight of each time in the measure, trials included, (T,)."""
+        return TrajectorySpace(self.shape, "mean", None if self.method is None else self.times).mu[0]
+
+    def make_model(self) -> Network:
+        """The network: recurrent weights of gain one, or `RATE_GAIN`."""
+        gain = 1.0 if self.method is None else RATE_GAIN
+        return MODELS[self.model].init(self.inputs, self.states, seed=0, gain=gain)
+
+    def make_trials(self) -> tuple[Array, Array, Array]:
+        """Inputs (B, T, n_in), initial states (B, H), and the tensor (B, T, H) that is multiplied, or is Y."""
+        generator = np.random.default_rng(1)
+        inputs = generator.normal(size=(*self.shape[:2], self.inputs))
+        return inputs, generator.normal(size=(self.trials, self.states)), generator.normal(size=self.shape)
+
+
+def count_operations(problem: Problem) -> dict[str, int]:
+    """Floating-point operations of the matrix products, by column; see the head of `kpref.bench`."""
+    tableau = problem.tableau
+    evaluations = problem.trials * problem.steps * (1 if tableau is None else tableau.stages)
+    rows = 2 * evaluations * MODELS[problem.model].n_recurrent_gates * problem.states
+    p, j = rows * problem.states, rows * (problem.states + problem.inputs)
+    counted = {"forward": j, "build": j, "P": p, "P^T": p, "K": 2 * j, "NTK": 2 * p + 2 * j, "gradient": j + p + j}
+    return {column: counted[column] for column in problem.columns}
+
+
+class Contender(Protocol):
+    """What is timed. It holds the problem; what `build` makes of it is kept by the caller."""
+
+    package: str | None
+    """What it needs, beyond kpref."""
+
+    compiles_for_a_shape: bool
+    """Whether code is compiled for the sizes of the arrays, so that a small problem does not warm up a large one."""
+
+    dtype: str
+    """Of its arithmetic."""
+
+    def __init__(self, problem: Problem) -> None: ...
+
+    @staticmethod
+    def columns(problem: Problem) -> tuple[str, ...]:
+        """Which columns of the problem it can fill; none if it does not take part."""
+
+    def build(self) -> Any:
+        """Run the network and prepare its operators; returns when that is done."""
+
+    def apply(self, built: Any, column: str) -> Any:
+        """Apply what a column names, in the contender's own layout."""
+
+    def to_numpy(self, result: Any) -> Array:
+        """Convert what `apply` returned to an array, (B, T, H) or (M,)."""
+
+
+def make_step(model: Network, tanh: Callable[[Any], Any], sigmoid: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Write the map or the vector field of a model as ``step(parameters, z, x)`` for another array library.
+
+    Parameters
+    ----------
+    model : Network
+    tanh, sigmoid : callable
+        Of that library.
+    """
+
+    def gru(parameters: Mapping[str, Any], z: Any, x: Any) -> Any:
+        from_states = z @ parameters["weight_hh"].T + parameters["bias_hh"]
+        from_inputs = x @ parameters["weight_ih"].T + parameters["bias_ih"]
+        h = z.shape[-1]
+        reset = sigmoid(from_states[..., :h] + from_inputs[..., :h])
+        update = sigmoid(from_states[..., h : 2 * h] + from_inputs[..., h : 2 * h])
+        candidate = tanh(from_inputs[..., 2 * h :] + reset * from_states[..., 2 * h :])
+        return (1 - update) * candidate + update * z
+
+    def rnn(parameters: Mapping[str, Any], z: Any, x: Any) -> Any:
+        from_states = z @ parameters["weight_hh"].T + parameters["bias_hh"]
+        return tanh(from_states + x @ parameters["weight_ih"].T + parameters["bias_ih"])
+
+    def current(parameters: Mapping[str, Any], z: Any, x: Any) -> Any:
+        return tanh(z) @ parameters["weight_hh"].T + x @ parameters["weight_ih"].T + parameters["bias"]
+
+    def leaky(parameters: Mapping[str, Any], z: Any, x: Any) -> Any:
+        return (1 - alpha) * z + alpha * current(parameters, z, x)
+
+    def rate(parameters: Mapping[str, Any], z: Any, x: Any) -> Any:  # of time constant one
+        return current(parameters, z, x) - z
+
+    if isinstance(model, LeakyRNN):
+        alpha = model.alpha
+        return leaky
+    if isinstance(model, Rate):
+        return rate
+    return gru if isinstance(model, GRU) else rnn
