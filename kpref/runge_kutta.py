@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau, adaptive, fixed_steps
+from kpref.leaky import leaky_form, linearize_stages, take_steps
 from kpref.linearize import DenseForm, SiteForm, linearize
 from kpref.memory import available_memory
 from kpref.models.base import Field, SiteModel
@@ -88,8 +89,11 @@ def integrate(
         return adaptive(
             lambda t, z, interval: field.velocity(z, signal(t, interval)), times, z0, tableau, jumps=jumps, **tolerances
         )
-    blocks = even_blocks(len(z0), _TRIALS_PER_BLOCK)
     states = np.empty((len(times), *z0.shape))
+    solution = _compiled_steps(field, signal, times, z0, tableau, states)
+    if solution is not None:
+        return solution
+    blocks = even_blocks(len(z0), _TRIALS_PER_BLOCK)
     parts: list[Solution] = []
 
     def task(index: int) -> None:
@@ -106,6 +110,36 @@ def integrate(
     run_blocks(task, len(blocks))
     # The parts differ in their trials only.
     return replace(parts[0], z_steps=states, rhs=lambda t, z, interval: field.velocity(z, signal(t, interval)))
+
+
+def _compiled_steps(
+    field: Field, signal: InputSignal, times: Array, z0: Array, tableau: Tableau, states: Array
+) -> Solution | None:
+    """One step in each interval by compiled code; None if the field has no such code or the states overflow."""
+    form = leaky_form(field)
+    if form is None or not isinstance(field, SiteModel):
+        return None
+    states[0] = z0
+    steps = len(times) - 1
+    solution = Solution(
+        tableau=tableau,
+        times=times,
+        t_steps=times,
+        z_steps=states,
+        interval=np.arange(steps),
+        jump_ends=np.zeros(steps, dtype=bool),
+        grid_index=np.arange(steps + 1),
+        n_evaluations=steps * tableau.stages,
+        n_rejected=0,
+        rhs=lambda t, z, interval: field.velocity(z, signal(t, interval)),
+    )
+    system = StageSystem(field, signal, solution)
+    for segment in system.segments:
+        part = slice(segment.start, segment.stop)
+        run = states[segment.start : segment.stop + 1]
+        take_steps(field, form, tableau, solution.h[part], system.stage_drive(segment), run)
+    # What overflows is run again in NumPy, which says where.
+    return solution if np.isfinite(states).all() else None
 
 
 class StageSystem:
@@ -168,12 +202,32 @@ class StageSystem:
         """Coefficients at the stages of a segment, rows ordered (step, stage)."""
         if segment in self._stored:
             return self._stored[segment]
-        states, inputs = self.stage_states(segment)
-        form = linearize(self.field, states, inputs, self.dtype)
+        form = self._linearize(segment)
         if self._stored_bytes + form.nbytes <= self._budget:
             self._stored[segment] = form
             self._stored_bytes += form.nbytes
         return form
+
+    def _linearize(self, segment: Segment) -> Form:
+        compiled = leaky_form(self.field)
+        if compiled is None or not isinstance(self.field, SiteModel) or self.dtype != np.float64:
+            return linearize(self.field, *self.stage_states(segment), self.dtype)
+        part = slice(segment.start, segment.stop)
+        solution = self.solution
+        return linearize_stages(
+            self.field, compiled, self.tableau, solution.h[part], self.stage_drive(segment), solution.z_steps[part]
+        )  # fmt: skip
+
+    def stage_inputs(self, segment: Segment) -> Array:
+        """Inputs at the stages, (steps * s, B, n_in), rows ordered (step, stage)."""
+        part = slice(segment.start, segment.stop)
+        interval = np.repeat(self.solution.interval[part], self.stages)
+        return np.ascontiguousarray(np.moveaxis(self.signal(self.stage_times[part].reshape(-1), interval), 1, 0))
+
+    def stage_drive(self, segment: Segment) -> Array:
+        """Inputs at the stages, and ones: (steps * s, B, n_in + 1)."""
+        inputs = self.stage_inputs(segment)
+        return np.concatenate([inputs, np.ones((*inputs.shape[:2], 1))], axis=2)
 
     def stage_states(self, segment: Segment) -> tuple[Array, Array]:
         """States and inputs at the stages: (steps * s, B, H) and (steps * s, B, n_in).
@@ -182,9 +236,7 @@ class StageSystem:
         """
         part = slice(segment.start, segment.stop)
         steps, stages = segment.stop - segment.start, self.stages
-        interval = np.repeat(self.solution.interval[part], stages)
-        inputs = self.signal(self.stage_times[part].reshape(-1), interval)
-        inputs = np.ascontiguousarray(np.moveaxis(inputs, 1, 0)).reshape(steps, stages, self.n_trials, -1)
+        inputs = self.stage_inputs(segment).reshape(steps, stages, self.n_trials, -1)
         states = np.empty((steps, stages, self.n_trials, self.n_states))
         start, h = self.solution.z_steps[part], self.solution.h[part]
         a = self.tableau.a

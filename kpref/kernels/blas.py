@@ -73,6 +73,11 @@ _N, _T = ord("N"), ord("T")
 
 
 @kernel
+def _has_contiguous_rows(matrix):  # type: ignore[no-untyped-def]
+    return matrix.shape[1] <= 1 or matrix.strides[1] == matrix.itemsize
+
+
+@kernel
 def _multiply(a, b, c, beta, transposed):  # type: ignore[no-untyped-def]
     """``c = a b + beta c``, or with a^T in place of a; row-major matrices, a and c with contiguous rows of a block."""
     rows, columns = c.shape
@@ -85,6 +90,8 @@ def _multiply(a, b, c, beta, transposed):  # type: ignore[no-untyped-def]
     # The stride of a matrix with one row may be anything, and BLAS refuses a leading dimension below the row length.
     lda = max(a.strides[0] // size, a.shape[1])
     ldb, ldc = max(b.strides[0] // size, columns), max(c.strides[0] // size, columns)
+    if not (_has_contiguous_rows(a) and _has_contiguous_rows(b) and _has_contiguous_rows(c)):
+        raise ValueError("a matrix product needs rows that are contiguous")
     for start in range(0, columns, panel):
         width = min(panel, columns - start)
         offset = start * size

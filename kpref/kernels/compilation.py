@@ -25,7 +25,9 @@ def kernel(function: Callable[..., Any]) -> Any:
     except RuntimeError:  # no folder for the cache
         return njit(nogil=True)(function)
     cache_file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-    if cache_file is None or not hasattr(cache_file, "_source_stamp"):  # a Numba that keeps it elsewhere: rather slow than stale
+    if cache_file is None or not hasattr(
+        cache_file, "_source_stamp"
+    ):  # a Numba that keeps it elsewhere: rather slow than stale
         return njit(nogil=True)(function)
     cache_file._source_stamp = (cache_file._source_stamp, _digest())
     return dispatcher

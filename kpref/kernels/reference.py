@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.linearize import SiteForm
+from kpref.kernels.stages import StageTable
+from kpref.linearize import DenseForm, SiteForm
 
 __all__ = [
     "adjoint",
@@ -17,10 +18,16 @@ __all__ = [
     "jacobian_transpose",
     "parameter_product",
     "parameter_transpose",
+    "stage_adjoint",
+    "stage_costate",
+    "stage_costate_transpose",
+    "stage_tangent",
+    "state_jacobian",
     "tangent",
 ]
 
 Array = npt.NDArray[Any]
+Form = SiteForm | DenseForm
 
 
 def _row(coefficient: Array, step: int) -> Array:
@@ -112,3 +119,88 @@ def parameter_transpose(form: SiteForm, tensors: Array) -> Array:
         for step in range(form.n_steps)
     ]
     return np.sum(terms, axis=0)
+
+
+def state_jacobian(form: Form, row: int) -> Array:
+    """A of one row, written out: (B, H, H)."""
+    if isinstance(form, DenseForm):
+        return form.state_jacobian[row]
+    basis = np.broadcast_to(np.eye(form.n_states)[:, None], (form.n_states, form.n_trials, form.n_states))
+    return np.moveaxis(jacobian(form, row, basis), 0, 2)
+
+
+def _times(matrices: Array, x: Array) -> Array:
+    """A x for A of shape (B, H, H) and x of shape (v, B, H)."""
+    return np.einsum("bij,vbj->vbi", matrices, x)
+
+
+def _times_transpose(matrices: Array, x: Array) -> Array:
+    return np.einsum("bij,vbi->vbj", matrices, x)
+
+
+def _stage_jacobian(form: Form, table: StageTable, step: int, stage: int, transposed: bool = False) -> Array:
+    matrices = state_jacobian(form, step * len(table.b) + stage)
+    return matrices.swapaxes(1, 2) if transposed else matrices
+
+
+def _forcing(table: StageTable, step: int, stage: int) -> list[tuple[float, int]]:
+    """Weight and row of each term of the forcing of a stage."""
+    return list(zip(table.weight[step, stage], table.source[step, stage], strict=True))
+
+
+def stage_tangent(
+    form: Form, table: StageTable, forcing: Array, carry: Array, out: Array, transposed: bool = False
+) -> None:
+    """As `kpref.kernels.stage_tangent`: ``dk_i = A_i dZ_i + q_i``, ``dZ_i = dz + h sum_j a_ij dk_j``."""
+    for step, h in enumerate(table.h):
+        slopes: list[Array] = []
+        for stage in range(len(table.b)):
+            state = carry + h * sum(a * slope for a, slope in zip(table.a[stage], slopes, strict=False))
+            slope = _times(_stage_jacobian(form, table, step, stage, transposed), state)
+            slopes.append(slope + sum(w * forcing[:, :, row] for w, row in _forcing(table, step, stage)))
+        carry += h * sum(b * slope for b, slope in zip(table.b, slopes, strict=True))
+        if table.row[step] >= 0:
+            out[:, :, table.row[step]] = carry
+
+
+def stage_adjoint(
+    form: Form, table: StageTable, source: Array, carry: Array, out: Array, transposed: bool = False
+) -> None:
+    """As `kpref.kernels.stage_adjoint`: ``kappa_i = h b_i lambda + h sum_j a_ji A_j^T kappa_j``, last stage first."""
+    for step, h in reversed(list(enumerate(table.h))):
+        if table.row[step] >= 0:
+            carry += source[:, :, table.row[step]]
+        mu: dict[int, Array] = {}
+        for stage in reversed(range(len(table.b))):
+            kappa = h * table.b[stage] * carry + h * sum(table.a[j, stage] * mu[j] for j in mu)
+            for w, row in _forcing(table, step, stage):
+                out[:, :, row] += w * kappa
+            mu[stage] = _times_transpose(_stage_jacobian(form, table, step, stage, transposed), kappa)
+        carry += sum(mu.values())
+
+
+def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, out: Array) -> None:
+    """As `kpref.kernels.stage_costate`: the adjoint of dz, with ``h b_i g_i`` for a cotangent of each dZ_i."""
+    for step, h in reversed(list(enumerate(table.h))):
+        if table.row[step] >= 0:
+            out[:, :, table.row[step]] = carry
+        mu: dict[int, Array] = {}
+        for stage in reversed(range(len(table.b))):
+            kappa = h * table.b[stage] * carry + h * sum(table.a[j, stage] * mu[j] for j in mu)
+            cost = sum(w * source[:, :, row] for w, row in _forcing(table, step, stage))
+            mu[stage] = _times_transpose(_stage_jacobian(form, table, step, stage), kappa) + h * table.b[stage] * cost
+        carry += sum(mu.values())
+
+
+def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carry: Array, out: Array) -> None:
+    """As `kpref.kernels.stage_costate_transpose`: dz takes impulses at the grid, ``h b_i dZ_i`` is what comes out."""
+    for step, h in enumerate(table.h):
+        slopes: list[Array] = []
+        for stage in range(len(table.b)):
+            state = carry + h * sum(a * slope for a, slope in zip(table.a[stage], slopes, strict=False))
+            for w, row in _forcing(table, step, stage):
+                out[:, :, row] += w * h * table.b[stage] * state
+            slopes.append(_times(_stage_jacobian(form, table, step, stage), state))
+        carry += h * sum(b * slope for b, slope in zip(table.b, slopes, strict=True))
+        if table.row[step] >= 0:
+            carry += impulses[:, :, table.row[step]]

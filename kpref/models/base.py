@@ -28,6 +28,7 @@ __all__ = [
     "DenseField",
     "DenseModel",
     "Field",
+    "LeakyForm",
     "Map",
     "Model",
     "ParameterSite",
@@ -226,6 +227,21 @@ class Map(Model):
         return np.stack(states, axis=1)
 
 
+@dataclass(frozen=True)
+class LeakyForm:
+    """``F(z, x) = decay * z + gate * (W phi(z) + U x + b)``: networks that have it are integrated by compiled code.
+
+    Attributes
+    ----------
+    decay, gate : ndarray, shape (H,)
+    nonlinearity : str
+    """
+
+    decay: Array
+    gate: Array
+    nonlinearity: str
+
+
 class SiteModel(Model):
     """A network whose linearisation has site form, with one recurrent and one input weight."""
 
@@ -259,6 +275,10 @@ class SiteModel(Model):
         if len(inputs) != 2 or inputs[1] < 1:
             raise ValueError(f"weight_ih must have shape ({rows}, n_inputs) with n_inputs at least 1; got {inputs}")
         return recurrent[1], inputs[1]
+
+    def leaky_form(self) -> LeakyForm | None:
+        """The network in leaky form, if it has it."""
+        return None
 
     @abstractmethod
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kpref._validate import finite_array
 from kpref.models.base import (
     Array,
+    LeakyForm,
     Parameters,
     ParameterSite,
     SiteCoefficients,
@@ -99,6 +100,11 @@ class Rate(SiteField):
         velocity *= self._rate
         return velocity
 
+    def leaky_form(self) -> LeakyForm:
+        """Decay ``-1 / tau`` and gate ``1 / tau``."""
+        rate = np.broadcast_to(self._rate, (self.n_states,))
+        return LeakyForm(-rate, rate.copy(), self.nonlinearity.name)
+
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
         """Coefficients of the site form, as the class derives them."""
         rate = np.broadcast_to(self._rate, (self.n_states,))
@@ -138,8 +144,17 @@ class LinearSystem(SiteField):
     ) -> None:
         super().__init__({"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias}, trainable)
 
+    @classmethod
+    def init(cls, n_inputs: int, n_states: int, seed: int, gain: float = 1.0, bias: bool = True) -> Self:
+        """A random system; see `initial_parameters` in `kpref.models.base`."""
+        return cls(**initial_parameters(cls, n_inputs, n_states, seed, gain, bias))
+
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
         return network_current(parameters, z, x)
+
+    def leaky_form(self) -> LeakyForm:
+        """No decay, and a gate of one."""
+        return LeakyForm(np.zeros(self.n_states), np.ones(self.n_states), "identity")
 
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
         """Coefficients of the site form, as the class derives them."""
