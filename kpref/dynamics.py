@@ -18,7 +18,7 @@ from kpref.integrate import InputSignal, Solution, Tableau
 from kpref.linearize import DenseForm, SiteForm, linearize
 from kpref.models.base import Field, Map
 from kpref.operators import TensorOperator
-from kpref.runge_kutta import StageSystem, integrate
+from kpref.runge_kutta import StageSystem, integrate, interpolation_order
 from kpref.space import TrajectorySpace
 from kpref.threads import even_blocks, run_blocks
 
@@ -175,6 +175,7 @@ class FieldDynamics:
         dtype: npt.DTypeLike,
         stage_memory: float | None,
     ) -> None:
+        interpolation_order(forcing)  # refuses an unknown kind now rather than when P is asked for
         self.field, self.forcing, self.z0 = field, forcing, z0
         self.signal = InputSignal(times, source, kind)
         self.tableau, self.tolerances = tableau, tolerances

@@ -167,7 +167,11 @@ class Flow:
 
     @cached_property
     def NTK(self) -> TensorOperator:
-        """Neural tangent kernel of the states, ``D D*``, exact; ``P K P*`` for maps, its limit for fields."""
+        """Neural tangent kernel of the states, ``D D*``, exact.
+
+        It is ``P K P*`` for maps and the limit of that for fields, where the measure is positive. With zero weights
+        ``P @ K @ P.star`` restricts the dynamics to the observed points as well, and is another operator.
+        """
         return self.D.gram("NTK")
 
     @cached_property
@@ -292,7 +296,13 @@ def _field_inputs(inputs: Any, z0: Any, model: Field, times: Array, dtype: np.dt
     if inputs is None and model.n_inputs:
         raise ValueError(f"{model} needs inputs of shape (B, {length}, {model.n_inputs}), or a function of time")
     if callable(inputs):
-        source, trials = inputs, np.shape(inputs(float(times[0])))[0]
+        shape = np.shape(inputs(float(times[0])))
+        if len(shape) != 2 or shape[1] != model.n_inputs:
+            raise ValueError(
+                f"the input function must return shape (B, {model.n_inputs}) for this model; got {shape} "
+                f"at t = {times[0]}"
+            )
+        source, trials = inputs, shape[0]
     elif model.n_inputs == 0:
         trials = np.shape(inputs)[0] if inputs is not None else 1 if np.ndim(z0) < 2 else len(z0)
         source = np.zeros((trials, length, 0))

@@ -38,22 +38,26 @@ def _slope(form: SiteForm, step: int) -> Array | float:
     return _row(form.slope, step) if form.slope.size else 1.0
 
 
-def jacobian(form: SiteForm, step: int, x: Array) -> Array:
+def jacobian(form: SiteForm | DenseForm, step: int, x: Array) -> Array:
     """``A[step] x`` for x of shape (v, B, H)."""
+    if isinstance(form, DenseForm):
+        return np.einsum("bij,vbj->vbi", form.state_jacobian[step], x)
     currents = (_slope(form, step) * x) @ form.weight.T
     split = currents.reshape(*x.shape[:2], -1, x.shape[2])
     recurrent = _row(form.gates, step)[:, : split.shape[2]]
     return _row(form.decay, step) * x + (recurrent * split).sum(axis=2)
 
 
-def jacobian_transpose(form: SiteForm, step: int, x: Array) -> Array:
+def jacobian_transpose(form: SiteForm | DenseForm, step: int, x: Array) -> Array:
     """``A[step]^T x`` for x of shape (v, B, H)."""
+    if isinstance(form, DenseForm):
+        return np.einsum("bji,vbj->vbi", form.state_jacobian[step], x)
     recurrent = _row(form.gates, step)[:, : len(form.weight) // form.n_states]
     split = recurrent * x[:, :, None, :]
     return _row(form.decay, step) * x + _slope(form, step) * (split.reshape(*x.shape[:2], -1) @ form.weight)
 
 
-def tangent(form: SiteForm, forcing: Array) -> Array:
+def tangent(form: SiteForm | DenseForm, forcing: Array) -> Array:
     """``P q``."""
     out = np.empty_like(forcing)
     state = np.zeros_like(forcing[:, :, 0])
@@ -63,7 +67,7 @@ def tangent(form: SiteForm, forcing: Array) -> Array:
     return out
 
 
-def adjoint(form: SiteForm, forcing: Array) -> Array:
+def adjoint(form: SiteForm | DenseForm, forcing: Array) -> Array:
     """``P^T g``."""
     out = np.empty_like(forcing)
     out[:, :, -1] = forcing[:, :, -1]
@@ -72,7 +76,7 @@ def adjoint(form: SiteForm, forcing: Array) -> Array:
     return out
 
 
-def inverse(form: SiteForm, response: Array) -> Array:
+def inverse(form: SiteForm | DenseForm, response: Array) -> Array:
     """``P^-1 y``."""
     out = response.copy()
     for step in range(1, form.n_steps):
@@ -80,7 +84,7 @@ def inverse(form: SiteForm, response: Array) -> Array:
     return out
 
 
-def inverse_transpose(form: SiteForm, forcing: Array) -> Array:
+def inverse_transpose(form: SiteForm | DenseForm, forcing: Array) -> Array:
     """``(P^-1)^T g``."""
     out = forcing.copy()
     for step in range(form.n_steps - 1):

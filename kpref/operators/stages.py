@@ -5,8 +5,8 @@ Stage space holds a forcing at each stage of each step, (B, n, s, H), with the E
     P_s : forcing of stages -> states,   J_s : parameters -> forcing of stages,   K_s = J_s J_s^T,
     D = P_s J_s = dZ/dtheta for every tableau, to rounding,   NTK = D D^T Mu.
 
-On the time grid, P interpolates its forcing to the stages, and K = J J* with J_theta at the grid times: the operators of
-the papers (Hazelden et al., arXiv:2507.06381), which converge to the continuous ones, and P K P* to the NTK, at the
+On the time grid, P interpolates its forcing to the stages, and K = J J* with J_theta at the grid times: the operators
+of the papers (Hazelden et al., arXiv:2507.06381), which converge to the continuous ones, and P K P* to the NTK, at the
 order of the method or of the interpolation, whichever is lower. Rows 0 of trajectories are the initial states, which
 no forcing moves.
 """
@@ -173,7 +173,7 @@ def discrete_adjoint(system: StageSystem, space: TrajectorySpace, forcing: str) 
     def transpose(batch: Array) -> Array:
         impulses = np.require(batch, system.dtype, ["C", "W"])
         out = np.zeros_like(impulses)
-        carry = np.ascontiguousarray(impulses[:, :, 0])
+        carry = impulses[:, :, 0].copy()
         for segment in system.segments:
             numbers = system.table(segment, table)
             kernels.stage_costate_transpose(system.form(segment), numbers, impulses, carry, out)
@@ -185,7 +185,8 @@ def discrete_adjoint(system: StageSystem, space: TrajectorySpace, forcing: str) 
 def continuous_adjoint(system: StageSystem, space: TrajectorySpace, forcing: str) -> TensorOperator:
     """``P* g = l`` with ``-dl/dt = A(t)^T l + g``, l(t_end) = 0: solved backwards by the same method and steps.
 
-    A(t) is taken along the dense output of the trajectory. Differs from the discrete adjoint by the error of the method.
+    A(t) is taken along the dense output of the trajectory, whose order q is at least p - 1: uniform errors of
+    O(h^{q+1}), and so a result of the order p of the method. Differs from the discrete adjoint by as much.
     """
     from kpref import kernels
 

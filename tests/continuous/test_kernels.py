@@ -1,0 +1,173 @@
+"""The compiled sweeps through stages against their NumPy twins, entry by entry, within the rounding of either."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rounding import gamma
+from strategies import SEEDS, examples
+
+from continuous.fields import METHODS, PAIRS, STRUCTURES, cases, make_flow
+from kpref import kernels
+from kpref.kernels import StageTable, reference
+from kpref.linearize import DenseForm
+
+SWEEPS = {
+    "tangent": (kernels.stage_tangent, reference.stage_tangent, {}),
+    "adjoint": (kernels.stage_adjoint, reference.stage_adjoint, {}),
+    "tangent of A^T": (kernels.stage_tangent, reference.stage_tangent, {"transposed": True}),
+    "adjoint of A^T": (kernels.stage_adjoint, reference.stage_adjoint, {"transposed": True}),
+    "costate": (kernels.stage_costate, reference.stage_costate, {}),
+    "costate^T": (kernels.stage_costate_transpose, reference.stage_costate_transpose, {}),
+}
+
+
+def roundings(form, table):
+    """The most roundings that one term of a sum goes through in a sweep.
+
+    A stage: a product with A of H entries and a few factors, the forcing, the stages before it. Stages follow each
+    other, steps as well.
+    """
+    steps, stages, width = table.source.shape
+    return steps * (stages * (form.n_states + width + stages + 12) + stages + 2)
+
+
+def absolute(form):
+    """All coefficients by their absolute values, in double precision: they bound every intermediate sum."""
+    dense = isinstance(form, DenseForm)
+    names = ("state_jacobian",) if dense else ("decay", "gates", "slope", "weight", "weight_transposed")
+    return replace(form, **{name: np.abs(getattr(form, name).astype(np.float64)) for name in names})
+
+
+def in_double(form):
+    dense = isinstance(form, DenseForm)
+    names = ("state_jacobian",) if dense else ("decay", "gates", "slope", "weight", "weight_transposed")
+    return replace(form, **{name: getattr(form, name).astype(np.float64) for name in names})
+
+
+def double(table, of=np.asarray):
+    return StageTable(*(of(x.astype(np.float64)) if x.dtype.kind == "f" else x for x in table))
+
+
+def assert_like_twin(form, table, count, rows, rng, names=tuple(SWEEPS)):
+    """Every sweep, from a random carry, with what it adds to already there, `rows` long on the side of the forcing."""
+    grid = int(table.row.max()) + 1
+    shape = (count, form.n_trials, rows, form.n_states)
+    for name in names:
+        fast, twin, options = SWEEPS[name]
+        along_forcing = rng.normal(size=shape).astype(form.dtype)
+        along_grid = rng.normal(size=(count, form.n_trials, grid, form.n_states)).astype(form.dtype)
+        carry = rng.normal(size=(count, form.n_trials, form.n_states)).astype(form.dtype)
+        source, out = (along_forcing, along_grid) if name in ("tangent", "tangent of A^T", "costate") else (
+            along_grid, along_forcing
+        )  # fmt: skip
+        got = [carry.copy(), out.copy()]
+        fast(form, table, source, *got, **options)
+        wanted = [carry.astype(np.float64), out.astype(np.float64)]
+        twin(in_double(form), double(table), source.astype(np.float64), *wanted, **options)
+        bound = [np.abs(x.astype(np.float64)) for x in (carry, out)]
+        twin(absolute(form), double(table, np.abs), np.abs(source.astype(np.float64)), *bound, **options)
+        number = roundings(form, table)
+        allowed = 1.01 * (gamma(number, form.dtype) + gamma(number))  # 1.01: of second order in float32
+        tiny = number * np.finfo(form.dtype).tiny  # below the smallest normal number roundings are absolute
+        for mine, theirs, size in zip(got, wanted, bound, strict=True):
+            assert mine.dtype == form.dtype
+            assert (np.abs(mine - theirs) <= allowed * size + tiny).all(), name
+
+
+def check_flow(flow, count, rng, names=tuple(SWEEPS)):
+    """All segments of a flow, with a forcing of stages and of the grid, whose adjoints both add into their result."""
+    system = flow._dynamics.system
+    for segment in system.segments:
+        for kind in ("stage", "linear", "cubic"):
+            forcing = system.stage_forcing if kind == "stage" else system.grid_forcing(kind)
+            rows = (segment.stop - segment.start) * system.stages if kind == "stage" else len(flow.solution.times)
+            assert_like_twin(system.form(segment), system.table(segment, forcing), count, rows, rng, names)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("method", METHODS)
+def test_like_twin(method, dtype):
+    @examples(3)
+    @given(cases([method], dtype=dtype), st.integers(1, 3))
+    def check(case, count):
+        flow, _, rng = case
+        check_flow(flow, count, rng)
+
+    check()
+
+
+@pytest.mark.parametrize("method", PAIRS)
+def test_like_twin_on_adaptive_steps(method):
+    """Some steps end between grid times: row -1 of the table."""
+
+    @examples(2)
+    @given(cases([method], rtol=1e-4))
+    def check(case):
+        flow, _, rng = case
+        check_flow(flow, 2, rng)
+
+    check()
+
+
+@pytest.mark.parametrize("kind", STRUCTURES)
+@pytest.mark.parametrize("trials, count", [(50, 2), (3, 30), (41, 5)])
+def test_like_twin_over_several_blocks(kind, trials, count):
+    """More trials and vectors than one block holds, in numbers that blocks do not divide."""
+    check_flow(make_flow(kind, "rk4", (trials, 2, 3)), count, np.random.default_rng(0))
+
+
+@given(SEEDS)
+@examples(10)
+def test_any_table(seed):
+    """Weights, sources and rows that no method or interpolation would have."""
+    rng = np.random.default_rng(seed)
+    form = make_flow("Rate-tanh", "bosh3", (2, 4, 3), seed)._dynamics.system
+    form = form.form(form.segments[0])
+    table = StageTable(
+        a=np.tril(rng.normal(size=(3, 3)), -1),
+        b=rng.normal(size=3),
+        h=rng.normal(size=4),
+        row=np.array([2, -1, 0, 1]),
+        source=rng.integers(0, 7, size=(4, 3, 5)),
+        weight=rng.normal(size=(4, 3, 5)) * (rng.random(size=(4, 3, 5)) < 0.7),
+    )
+    assert_like_twin(form, table, 2, 7, rng)
+
+
+def test_site_form_and_dense_form_agree():
+    """The same linearisation in both forms."""
+    flow = make_flow("Rate-erf-per unit", "rk38", (3, 4, 4))
+    system, rng = flow._dynamics.system, np.random.default_rng(0)
+    form = system.form(system.segments[0])
+    matrices = np.ascontiguousarray([reference.state_jacobian(form, row) for row in range(form.n_steps)])
+    dense = DenseForm(matrices, np.zeros((*matrices.shape[:3], 1)))
+    table = system.table(system.segments[0], system.grid_forcing("cubic"))
+    for transposed in (False, True):
+        forcing, results = rng.normal(size=(2, 3, 5, 4)), []
+        for each in (form, dense):
+            carry, out = np.ones((2, 3, 4)), np.zeros((2, 3, 5, 4))
+            kernels.stage_tangent(each, table, forcing, carry, out, transposed)
+            results.append(np.concatenate([out.ravel(), carry.ravel()]))
+        # Two orders of the same sums of some hundred terms.
+        assert np.abs(results[0] - results[1]).max() <= 1e-14 * np.abs(results[0]).max()
+
+
+@pytest.mark.parametrize("change", ["read-only", "reversed", "Fortran", "other precision"])
+def test_any_layout(change):
+    """Operators take tensors as they come, and do not write to them."""
+    flow = make_flow("Rate-tanh", "heun", (2, 3, 3))
+    for operator in (flow.P, flow.stage.P, flow.D, flow.D_z0, flow.adjoint("discrete"), flow.adjoint("continuous")):
+        for side in (operator, operator.T):
+            x = np.random.default_rng(0).normal(size=side.shape_in).astype(np.float32).astype(np.float64)
+            other = {
+                "read-only": x.copy(),
+                "reversed": x[::-1].copy()[::-1],
+                "Fortran": np.asfortranarray(x),
+                "other precision": x.astype(np.float32),
+            }[change]
+            other.flags.writeable = change != "read-only"
+            np.testing.assert_array_equal(side(other), side(x))
+            np.testing.assert_array_equal(other, x)
