@@ -2,11 +2,13 @@
 
 PyTorch's names and layouts are the ones recognised: ``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh`` of a cell,
 or the same with ``_l0`` of a layer, after any prefix that ends in a dot (``rnn.weight_ih_l0``, ``a.b.weight_hh_l0``).
-How many blocks of H rows the recurrent weight (rows, H) has tells an RNN (1) from a GRU (3) and an LSTM (4).
+How many blocks of H rows the recurrent weight (rows, H) has tells an RNN (1) from a GRU (3) and an LSTM (4). A rate
+network in continuous time has the arrays of an RNN; that it is one is recorded beside them, or said by the reader.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kpref._archives import Arrays, read_arrays, replacing, tensor_to_numpy
 from kpref._validate import check_shape, finite_array, numeric_array
-from kpref.models import GRU, RNN, Model
+from kpref.models import GRU, RNN, Model, Rate
 from kpref.readout import Readout
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
@@ -27,6 +29,7 @@ __all__ = ["load_checkpoint", "save_checkpoint"]
 _RECURRENT = re.compile(
     r"(?P<prefix>(.*\.)?)(?P<parameter>weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?P<layer>_l\d+)?(?P<reverse>_reverse)?"
 )
+_RATE = "rate"  # recorded as the "model" of a file that holds a rate network
 
 
 def load_checkpoint(
@@ -34,7 +37,9 @@ def load_checkpoint(
     trainable: Sequence[str] | None = None,
     nonlinearity: str | None = None,
     readout: str | None = None,
-) -> tuple[RNN | GRU, Readout | None]:
+    continuous: bool = False,
+    tau: ArrayLike | None = None,
+) -> tuple[RNN | GRU | Rate, Readout | None]:
     """Read a recurrent network, and its linear readout if it has one.
 
     Parameters
@@ -46,16 +51,21 @@ def load_checkpoint(
         Files never run code: a bare pickle and an array of Python objects are refused.
     trainable : sequence of str, optional
         Names of the trainable parameters, as the model calls them (``weight_hh``); all by default.
-    nonlinearity : {"tanh", "relu", "identity"}, optional
-        Nonlinearity of an RNN, which a ``state_dict`` does not tell. By default what `save_checkpoint` recorded in
-        the file, and otherwise "tanh".
+    nonlinearity : {"tanh", "relu", "identity"} and, for a rate network, "softplus", "sigmoid", "erf"; optional
+        Nonlinearity of an RNN or a rate network, which a ``state_dict`` does not tell. By default what
+        `save_checkpoint` recorded in the file, and otherwise "tanh".
     readout : str, optional
         Name of the readout, with or without ``.weight``, if there are several candidates. The other candidates and
         their biases are set aside then.
+    continuous : bool
+        Take weights of an RNN's shape as a rate network ``tau dz/dt = -z + W phi(z) + U x + b``, b the sum of the
+        biases. A file in which `save_checkpoint` recorded a rate network is read as one in any case.
+    tau : float or array_like of shape (H,), optional
+        Time constant of a rate network, in the unit of time of the flow. By default what the file recorded, or 1.
 
     Returns
     -------
-    model : RNN or GRU
+    model : RNN, GRU or Rate
         With H units and, like all parameters, in float64.
     readout : Readout or None
         The only other matrix with H columns (n_out, H) and, next to it, its bias (n_out,).
@@ -68,7 +78,8 @@ def load_checkpoint(
         If it is a PyTorch file and PyTorch 2.6 or later is not installed.
     ValueError
         If the file is of another format or damaged; if there is no recurrent layer, or more than one (stacked,
-        bidirectional); if it is an LSTM or has projections; if shapes do not match, a parameter is not finite (names
+        bidirectional); if it is an LSTM or has projections; if a rate network is asked for and the weights are of a
+        GRU; if shapes do not match, a parameter is not finite (names
         tensor and index), the readout is ambiguous, or an array is left over that no part of the network accounts for.
     """
     if isinstance(source, Mapping):
@@ -79,7 +90,14 @@ def load_checkpoint(
         arrays, notes = read_arrays(source)
     try:
         layer = _recurrent_layer(arrays)
-        model = _build_model(arrays, layer, trainable, nonlinearity, notes)
+        parameters = _recurrent_parameters(arrays, layer)
+        if continuous or notes.get("model") == _RATE:
+            recorded = _recorded_tau(notes) if tau is None else tau
+            model: RNN | GRU | Rate = _build_rate(parameters, layer, trainable, nonlinearity, notes, recorded)
+        elif tau is None:
+            model = _build_map(parameters, trainable, nonlinearity, notes)
+        else:
+            raise ValueError(f"tau is for networks in continuous time, and this one is not; got {tau!r}")
         rest = {name: array for name, array in arrays.items() if name not in layer.values()}
         return model, _build_readout(rest, model.n_states, readout)
     except ValueError as error:
@@ -90,13 +108,14 @@ def save_checkpoint(path: str | os.PathLike[str], model: Model, readout: Readout
     """Write a network under PyTorch's names, so that `load_checkpoint` returns it bit by bit.
 
     The recurrent layer is called ``rnn``, the readout ``Wout``. The nonlinearity of an RNN is recorded beside the
-    tensors; which parameters are trainable is not.
+    tensors, and of a rate network its kind, time constant and nonlinearity; which parameters are trainable is not.
+    The bias of a rate network is called ``bias_ih``.
 
     Parameters
     ----------
     path : path
         Ends in ``.safetensors`` or ``.npz``; appears whole or not at all, and replaces what was there.
-    model : RNN or GRU
+    model : RNN, GRU or Rate
     readout : Readout, optional
 
     Raises
@@ -109,16 +128,18 @@ def save_checkpoint(path: str | os.PathLike[str], model: Model, readout: Readout
         If it cannot be written.
     """
     path = Path(path)
-    if not isinstance(model, RNN | GRU):
-        raise TypeError(f"only RNN and GRU can be saved under PyTorch's names; got a {type(model).__name__}")
+    if not isinstance(model, RNN | GRU | Rate):
+        raise TypeError(f"only RNN, GRU and Rate can be saved under PyTorch's names; got a {type(model).__name__}")
     if path.suffix not in (".safetensors", ".npz"):
         raise ValueError(f"a checkpoint must be called *.safetensors or *.npz; got {path}")
-    arrays = {f"rnn.{name}_l0": array for name, array in model.parameters.items()}
+    arrays = {f"rnn.{'bias_ih' if name == 'bias' else name}_l0": array for name, array in model.parameters.items()}
     if readout is not None:
         arrays["Wout.weight"] = readout.weight
         if readout.bias is not None:
             arrays["Wout.bias"] = readout.bias
-    notes = {"nonlinearity": model.nonlinearity.name} if isinstance(model, RNN) else {}
+    notes = {} if isinstance(model, GRU) else {"nonlinearity": model.nonlinearity.name}
+    if isinstance(model, Rate):
+        notes |= {"model": _RATE, "tau": json.dumps(model.tau.tolist())}
     with replacing(path) as file:
         if path.suffix == ".npz":
             everything: dict[str, Any] = {**arrays, **notes}
@@ -167,13 +188,8 @@ def _recurrent_layer(arrays: Arrays) -> dict[str, str]:
     return layer
 
 
-def _build_model(
-    arrays: Arrays,
-    layer: Mapping[str, str],
-    trainable: Sequence[str] | None,
-    nonlinearity: str | None,
-    notes: Mapping[str, str],
-) -> RNN | GRU:
+def _recurrent_parameters(arrays: Arrays, layer: Mapping[str, str]) -> Arrays:
+    """Arrays of the recurrent layer by the names of parameters, with shapes that are those of an RNN or of a GRU."""
     name = layer["weight_hh"]
     check_shape(name, arrays[name], ndim=2)
     rows, n_states = arrays[name].shape
@@ -184,15 +200,58 @@ def _build_model(
             f"{name} must have shape (H, H) for an RNN or (3 H, H) for a GRU, H at least 1; got {(rows, n_states)}"
         )
     shapes: dict[str, tuple[int | str, ...]] = {"weight_ih": (rows, "n_in"), "weight_hh": (rows, n_states)}
-    parameters = {
+    return {
         parameter: finite_array(name, arrays[name], shape=shapes.get(parameter, (rows,)))
         for parameter, name in layer.items()
     }
+
+
+def _build_map(
+    parameters: Arrays, trainable: Sequence[str] | None, nonlinearity: str | None, notes: Mapping[str, str]
+) -> RNN | GRU:
+    rows, n_states = parameters["weight_hh"].shape
     if rows == n_states:
         return RNN(**parameters, nonlinearity=nonlinearity or notes.get("nonlinearity", "tanh"), trainable=trainable)
     if nonlinearity is not None:
         raise ValueError(f"a GRU has no nonlinearity to choose; got {nonlinearity!r}")
     return GRU(**parameters, trainable=trainable)
+
+
+def _build_rate(
+    parameters: Arrays,
+    layer: Mapping[str, str],
+    trainable: Sequence[str] | None,
+    nonlinearity: str | None,
+    notes: Mapping[str, str],
+    tau: ArrayLike,
+) -> Rate:
+    weight = parameters["weight_hh"]
+    if weight.shape[0] != weight.shape[1]:
+        raise ValueError(
+            f"a network in continuous time must be a rate network, with a recurrent weight of shape (H, H); got "
+            f"{layer['weight_hh']} of shape {weight.shape}, a GRU, which is a map in discrete time"
+        )
+    biases = [parameters[name] for name in ("bias_ih", "bias_hh") if name in parameters]
+    bias = biases[0] + biases[1] if len(biases) == 2 else biases[0] if biases else None
+    return Rate(
+        parameters["weight_ih"],
+        weight,
+        bias,
+        tau,
+        nonlinearity or notes.get("nonlinearity", "tanh"),
+        trainable,
+    )
+
+
+def _recorded_tau(notes: Mapping[str, str]) -> ArrayLike:
+    """The time constant that `save_checkpoint` recorded, as it wrote it; 1 if this is not a rate network's file."""
+    if notes.get("model") != _RATE:
+        return 1.0
+    try:
+        tau: ArrayLike = json.loads(notes["tau"])
+    except (KeyError, json.JSONDecodeError):
+        raise ValueError(f"the recorded tau must be a number or a list of numbers; got {notes.get('tau')!r}") from None
+    return tau
 
 
 def _build_readout(rest: Arrays, n_states: int, wanted: str | None) -> Readout | None:

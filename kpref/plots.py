@@ -69,7 +69,7 @@ def checkpoint_colors(number: int) -> list[Any]:
     return list(matplotlib.colormaps["viridis"](np.linspace(0.8, 0.05, number)))
 
 
-def plot_trials(axes: Axes, amplitude: Array, coloring: TrialColoring, label: str, steps: Array | None = None) -> Axes:
+def plot_trials(axes: Axes, amplitude: Array, coloring: TrialColoring, label: str, times: Array | None = None) -> Axes:
     """One line a trial over time, coloured by trial; with labels, the mean of each class on top.
 
     Parameters
@@ -79,10 +79,10 @@ def plot_trials(axes: Axes, amplitude: Array, coloring: TrialColoring, label: st
     coloring : TrialColoring
     label : str
         Of the vertical axis.
-    steps : ndarray, shape (T,), optional
-        The time axis; 1, ..., T by default.
+    times : ndarray, shape (T,), optional
+        In the unit of time; the steps 1, ..., T by default.
     """
-    steps = np.arange(1, amplitude.shape[1] + 1) if steps is None else steps
+    steps = _time_axis(axes, times, amplitude.shape[1])
     many = len(amplitude) > 300
     lines = np.stack([np.broadcast_to(steps, amplitude.shape), amplitude], axis=2)
     axes.axhline(0.0, color="#d5dae0", linewidth=0.8, zorder=0)
@@ -100,7 +100,7 @@ def plot_trials(axes: Axes, amplitude: Array, coloring: TrialColoring, label: st
             mean = amplitude[coloring.values == category].mean(axis=0)
             axes.plot(steps, mean, color="white", linewidth=3.2, solid_capstyle="round")
             axes.plot(steps, mean, color=coloring.color(category), linewidth=2.0, solid_capstyle="round")
-    axes.set(xlabel="time step", ylabel=label)
+    axes.set_ylabel(label)
     _fit(axes, steps, lines[..., 1])
     return axes
 
@@ -176,7 +176,7 @@ def plot_errors(
     return axes
 
 
-def plot_change(axes: Axes, change: Array, limit: float, label: str) -> Any:
+def plot_change(axes: Axes, change: Array, limit: float, label: str, times: Array | None = None) -> Any:
     """A heat map of trials against time on a scale symmetric about zero; returns the image, for a colour bar.
 
     Parameters
@@ -188,8 +188,11 @@ def plot_change(axes: Axes, change: Array, limit: float, label: str) -> Any:
         Value at the ends of the colour scale.
     label : str
         Of the vertical axis.
+    times : ndarray, shape (T,), optional
+        Evenly spaced, in the unit of time; the steps 1, ..., T by default.
     """
-    trials, steps = change.shape
+    steps = _time_axis(axes, times, change.shape[1])
+    half = (steps[-1] - steps[0]) / max(2 * (len(steps) - 1), 1) or 0.5
     image = axes.imshow(
         change,
         aspect="auto",
@@ -198,24 +201,31 @@ def plot_change(axes: Axes, change: Array, limit: float, label: str) -> Any:
         cmap="RdBu_r",
         vmin=-limit,
         vmax=limit,
-        extent=(0.5, steps + 0.5, 0.5, trials + 0.5),
+        extent=(steps[0] - half, steps[-1] + half, 0.5, len(change) + 0.5),
     )
     for spine in axes.spines.values():
         spine.set_visible(True)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="time step", ylabel=label)
+    axes.set_ylabel(label)
     return image
 
 
-def plot_outputs(axes: Axes, outputs: Array, targets: Array | None, coloring: TrialColoring, label: str) -> Axes:
-    """One output channel (B, T) over time for some trials, dashed its target."""
+def plot_outputs(
+    axes: Axes,
+    outputs: Array,
+    targets: Array | None,
+    coloring: TrialColoring,
+    label: str,
+    times: Array | None = None,
+) -> Axes:
+    """One output channel (B, T) over time for some trials, dashed its target; `times` as in `plot_trials`."""
     chosen = coloring.examples(8)
-    steps = np.arange(1, outputs.shape[1] + 1)
+    steps = _time_axis(axes, times, outputs.shape[1])
     for trial in chosen:
         axes.plot(steps, outputs[trial], color=coloring.colors[trial], linewidth=1.5)
         if targets is not None:
             axes.plot(steps, targets[trial], color=coloring.colors[trial], linewidth=1.1, linestyle=(0, (3, 2)))
-    axes.set(xlabel="time step", ylabel=label)
+    axes.set_ylabel(label)
     shown = outputs[chosen] if targets is None else np.stack([outputs[chosen], targets[chosen]])
     _fit(axes, steps, shown)
     if targets is not None:
@@ -244,12 +254,18 @@ def plot_legend_of_trials(axes: Axes, coloring: TrialColoring) -> Axes:
     return axes
 
 
+def _time_axis(axes: Axes, times: Array | None, steps: int) -> Array:
+    """Label the horizontal axis, and return the T places on it."""
+    axes.set_xlabel("time step" if times is None else "time")
+    return np.arange(1, steps + 1) if times is None else times
+
+
 def _fit(axes: Axes, steps: Array, values: Array) -> None:
     low, high = float(min(values.min(), 0.0)), float(max(values.max(), 0.0))
     margin = 0.06 * (high - low) or 1.0
     single = 0.5 if len(steps) == 1 else 0.0
     axes.set(xlim=(steps[0] - single, steps[-1] + single), ylim=(low - margin, high + margin))
-    if len(steps) <= 12:
+    if len(steps) <= 12 and steps.dtype.kind == "i":
         axes.set_xticks(steps)
 
 

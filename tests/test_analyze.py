@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from kpref import Flow, Readout, cli, load_checkpoint, save_checkpoint
-from kpref.analysis import Objective, analyze_checkpoint, leading_profile
-from kpref.comparison import compare
+from kpref.analysis.comparison import compare
+from kpref.analysis.numbers import analyze_checkpoint, leading_profile
+from kpref.analysis.settings import Objective
 from kpref.models import GRU, RNN
 from kpref.space import TrajectorySpace
 from kpref.trials import Trials
@@ -46,7 +47,7 @@ def labelled(folder):
 @pytest.fixture
 def quick(monkeypatch):
     """Draw nothing: most of the time of a small run goes into figures."""
-    monkeypatch.setattr("kpref.figures.draw_exhibits", lambda *args: [])
+    monkeypatch.setattr("kpref.analysis.figures.draw_exhibits", lambda *args: [])
 
 
 def analyze(*argv):
@@ -304,7 +305,7 @@ def failing(monkeypatch):
         def broken(*args):
             raise error
 
-        monkeypatch.setattr("kpref.report.render", broken)
+        monkeypatch.setattr("kpref.analysis.report.render", broken)
 
     return arrange
 
@@ -379,7 +380,7 @@ def test_foreign_folder_is_refused(folder, tmp_path, capsys, index, quick):
 
 
 def test_unwritable_output_is_known_before_the_work(folder, tmp_path, monkeypatch, capsys, quick):
-    monkeypatch.setattr("kpref.analyze.analyze_checkpoint", lambda *args: pytest.fail("work was done"))
+    monkeypatch.setattr("kpref.analysis.command.analyze_checkpoint", lambda *args: pytest.fail("work was done"))
     assert analyze(folder, "--out", tmp_path / "no" / "out") == 2
     assert f"{tmp_path / 'no'} does not exist" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
@@ -455,7 +456,7 @@ def test_wrong_usage(argv, capsys):
 
 
 def test_failed_self_check_is_reported(folder, tmp_path, monkeypatch, capsys, quick):
-    from kpref import selfcheck
+    from kpref.analysis import selfcheck
 
     monkeypatch.setattr(selfcheck, "_rounding", lambda terms: 0.0)
     assert analyze(folder / "at_0.safetensors", "--trials", folder / "trials.npz", "--out", tmp_path / "out") == 1

@@ -10,10 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kpref import bench, bench_peers, bench_worker, cli
-from kpref.bench import Record, Worker
-from kpref.bench_peers import CONTENDERS
-from kpref.bench_problem import Problem
+from kpref import cli
+from kpref.bench import command as bench
+from kpref.bench import peers
+from kpref.bench.command import Record, Worker
+from kpref.bench.peers import CONTENDERS
+from kpref.bench.problem import Problem
+from kpref.bench.worker import measure_memory
 
 TINY = Problem("gru", trials=3, steps=4, states=5, inputs=2, dtype="float64")
 RATE = replace(TINY, model="rate", method="rk4")
@@ -211,7 +214,7 @@ def test_peak_memory_is_what_was_allocated():
         def apply(self, built, column):
             return built
 
-    _, _, peak = bench_worker.measure_memory(Allocates(), "P")
+    _, _, peak = measure_memory(Allocates(), "P")
     assert abs(peak - size) < 8 * 2**20
 
 
@@ -220,7 +223,7 @@ def test_jacobians_larger_than_memory_are_refused_before_they_are_made(monkeypat
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     monkeypatch.setattr(
-        bench_peers, "require_memory", lambda needed, what: (_ for _ in ()).throw(MemoryError(f"{what}: {needed:.0f}"))
+        peers, "require_memory", lambda needed, what: (_ for _ in ()).throw(MemoryError(f"{what}: {needed:.0f}"))
     )
     with pytest.raises(MemoryError, match=rf"storing the state Jacobians: {1.5 * 4 * 3 * 4 * 5 * 5:.0f}"):
         CONTENDERS["torch.func stored"](TINY)

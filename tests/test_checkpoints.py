@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kpref.checkpoints import load_checkpoint, save_checkpoint
 from kpref.data import example_folder
-from kpref.models import GRU, RNN, LeakyRNN
+from kpref.models import GRU, RNN, LeakyRNN, Rate
 from kpref.readout import Readout
 
 DATA = Path(__file__).parent / "data"
@@ -163,6 +163,19 @@ class TestRecognition:
         assert model.trainable == ("weight_hh",)
         assert load_checkpoint(network(gates=1))[0].nonlinearity.name == "tanh"
 
+    @pytest.mark.parametrize("present", [(), ("bias_ih",), ("bias_hh",), ("bias_ih", "bias_hh")])
+    def test_weights_of_an_rnn_as_a_rate_network(self, present):
+        arrays = without(network(gates=1), *(f"rnn.{name}_l0" for name in {"bias_ih", "bias_hh"} - set(present)))
+        model, readout = load_checkpoint(arrays, trainable=["weight_hh"], continuous=True, tau=0.5)
+        assert type(model) is Rate
+        assert (float(model.tau), model.nonlinearity.name, model.trainable) == (0.5, "tanh", ("weight_hh",))
+        for name in ("weight_ih", "weight_hh"):
+            assert same(model.parameters[name], arrays[f"rnn.{name}_l0"])
+        if present:
+            assert same(model.parameters["bias"], sum(arrays[f"rnn.{name}_l0"] for name in present) + 0.0)
+        assert ("bias" in model.parameters) == bool(present)
+        assert readout is not None
+
 
 class TestFormats:
     @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
@@ -250,6 +263,22 @@ class TestRefusals:
     def test_options_that_do_not_fit(self, options, message):
         with pytest.raises(ValueError, match=message):
             load_checkpoint(network(), **options)
+
+    @pytest.mark.parametrize(
+        "options, message",
+        [
+            ({"continuous": True, "tau": 0.0}, "tau must be positive; got 0.0"),
+            ({"continuous": True, "tau": np.ones(H + 1)}, r"tau must be a number or have shape \(4,\)"),
+            ({"tau": 1.0}, "tau is for networks in continuous time, and this one is not; got 1.0"),
+        ],
+    )
+    def test_time_constants_that_do_not_fit(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(network(gates=1), **options)
+
+    def test_a_gru_is_no_rate_network(self):
+        with pytest.raises(ValueError, match=r"continuous time must be a rate network.*weight_hh_l0 of shape.*a GRU"):
+            load_checkpoint(network(), continuous=True)
 
     def test_golden_lstm(self):
         with np.load(DATA / "golden" / "map_lstm.npz") as golden:
@@ -477,6 +506,32 @@ class TestSaving:
         if readout is not None:
             assert same(loaded_readout.weight, readout.weight)
             assert same(loaded_readout.bias, readout.bias)
+
+    @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+    @pytest.mark.parametrize("tau", [0.1, [0.1, 1 / 3, 7.0, 1e-3]], ids=["shared", "per unit"])
+    @pytest.mark.parametrize("nonlinearity", ["tanh", "softplus"])
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_round_trip_of_a_rate_network_is_exact(self, folder, suffix, tau, nonlinearity, bias):
+        model = Rate.init(N_IN, H, seed=0, bias=bias, tau=tau, nonlinearity=nonlinearity)
+        save_checkpoint(folder / f"rate{suffix}", model, Readout(np.ones((N_OUT, H))))
+        for continuous in (False, True):
+            loaded, readout = load_checkpoint(folder / f"rate{suffix}", continuous=continuous)
+            assert type(loaded) is Rate
+            assert list(loaded.parameters) == list(model.parameters)
+            for name, parameter in model.parameters.items():
+                assert same(loaded.parameters[name], parameter)
+            assert same(loaded.tau, model.tau)
+            assert loaded.nonlinearity.name == nonlinearity
+            assert readout is not None
+        other, _ = load_checkpoint(folder / f"rate{suffix}", nonlinearity="erf", tau=2.0)
+        assert (other.nonlinearity.name, float(other.tau)) == ("erf", 2.0)
+
+    @pytest.mark.parametrize("tau", [None, "fast", "[1.0"])
+    def test_a_damaged_time_constant_is_refused(self, folder, tau):
+        notes = {"model": "rate"} if tau is None else {"model": "rate", "tau": tau}
+        np.savez(folder / "damaged.npz", **network(gates=1), **notes)
+        with pytest.raises(ValueError, match=r"damaged.npz: the recorded tau must be a number or a list .* got"):
+            load_checkpoint(folder / "damaged.npz")
 
     def test_an_explicit_nonlinearity_goes_before_the_recorded_one(self, folder):
         save_checkpoint(folder / "relu.npz", RNN.init(N_IN, H, seed=0, nonlinearity="relu"))

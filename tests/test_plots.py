@@ -7,8 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from kpref import plots
+from kpref.analysis.findings import number
 from kpref.coloring import color_trials
-from kpref.findings import number
 from kpref.trials import Trials
 
 B, T = 6, 5
@@ -99,6 +99,21 @@ def test_trials_are_one_line_each(axes, by_angle):
     low, high = axes.get_ylim()
     assert low < amplitude.min() < amplitude.max() < high
     assert labelled(axes)
+
+
+def test_times_are_the_horizontal_axis(axes, by_angle):
+    times, values = 0.1 * np.arange(T), RNG.normal(size=(B, T))
+    plots.plot_trials(axes, values, by_angle, "amplitude", times)
+    np.testing.assert_array_equal(axes.collections[0].get_segments()[0][:, 0], times)
+    assert axes.get_xlabel() == "time"
+    plots.plot_outputs(axes, values, values, by_angle, "output", times)
+    np.testing.assert_array_equal(axes.lines[-1].get_xdata(), times)
+    image = plots.plot_change(axes, values, 1.0, "trial", times)
+    # A column of pixels is centred at its time.
+    np.testing.assert_allclose(image.get_extent()[:2], (-0.05, times[-1] + 0.05), atol=1e-15)
+    image = plots.plot_change(axes, values, 1.0, "trial")
+    assert axes.get_xlabel() == "time step"
+    np.testing.assert_allclose(image.get_extent()[:2], (0.5, T + 0.5))
 
 
 def test_class_means_are_drawn(axes, by_label):

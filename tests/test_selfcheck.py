@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 
 from kpref import Flow
-from kpref.models import GRU, RNN
-from kpref.selfcheck import Check, dot_test, finite_differences, inverse_tests, kernel_test, log_slope, self_check
-from kpref.spectra import eigh
+from kpref.analysis.selfcheck import (
+    Check,
+    dot_test,
+    finite_differences,
+    gram_test,
+    inverse_tests,
+    kernel_test,
+    log_slope,
+    self_check,
+    stage_test,
+)
+from kpref.models import GRU, RNN, Lorenz63, Rate
+from kpref.spectra import eigh, kernel_spectrum
 from kpref.spectra.blocks import block_eigh
 
 GAIN = 1.4  # strong enough a recurrence that a mistake in time shows
@@ -108,7 +118,7 @@ def test_a_check_without_a_number_fails():
 
 
 def test_undecided_differences_do_not_pass(monkeypatch):
-    from kpref import selfcheck
+    from kpref.analysis import selfcheck
 
     flow = flow_of(MODELS["gru"])
     differences = finite_differences(flow, np.random.default_rng(0))
@@ -121,6 +131,73 @@ def test_log_slope():
     x = np.array([1.0, 2.0, 4.0, 8.0])
     assert log_slope(x, 3 * x**2, x > 0) == pytest.approx(2.0)
     assert log_slope(x, 3 * x**2, x > 3) is None
+
+
+def rate_flow(nonlinearity="tanh", steps=7, units=5, **options):
+    rng = np.random.default_rng(1)
+    model = Rate.init(2, units, seed=0, gain=GAIN, tau=0.7, nonlinearity=nonlinearity)
+    return Flow(model, rng.normal(size=(3, steps, 2)), 0.3 * rng.normal(size=units), dt=0.1, **options)
+
+
+FIELDS = {
+    "rk4": rate_flow(),
+    "euler": rate_flow(method="euler"),
+    "cubic": rate_flow(method="dopri5", input_kind="cubic", forcing="cubic"),
+    "sum": rate_flow(measure="sum"),
+    "segments": rate_flow(stage_memory=0.0),
+    "one unit, one step": rate_flow(steps=2, units=1),
+    "dense form": Flow(Lorenz63(), z0=np.ones((2, 3)), times=0.02 * np.arange(9.0)),
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_correct_operators_of_fields_pass(name):
+    found = self_check(FIELDS[name], seed=3)
+    assert found.passed, [check for check in found.checks if not check.passed]
+    assert [check.name for check in found.checks] == [
+        *(f"dot test of {op}" for op in ("P_s", "J_s", "D", "P", "K")),
+        "D from its factors",
+        "NTK from D",
+        "D = dZ/dθ",
+    ]
+    assert max(check.bound for check in found.checks) < 1e-8  # a bound that nothing exceeds would check nothing
+
+
+def test_wrong_derivative_of_a_field_is_found():
+    flow = rate_flow()
+    flow.__dict__["D"] = spoiled(flow.D, lambda image: image * (1 + 1e-7), lambda image: image * (1 + 1e-7))
+    passed = {check.name: check.passed for check in self_check(flow).checks}
+    assert not passed["D = dZ/dθ"]
+    assert not passed["D from its factors"]
+    assert passed["dot test of D"]
+
+
+def test_wrong_stages_are_found():
+    flow = rate_flow()
+    stage = flow.stage
+    assert stage_test(flow, np.random.default_rng(0)).passed
+    for wrong in (
+        dataclasses.replace(stage, P=spoiled(stage.P, lambda image: image * (1 + 1e-10))),
+        dataclasses.replace(stage, J=spoiled(stage.J, lambda image: image[:, :, :, ::-1])),
+    ):
+        flow._dynamics.__dict__["stage"] = wrong
+        assert not stage_test(flow, np.random.default_rng(0)).passed
+
+
+def test_wrong_kernel_of_a_field_is_found():
+    flow = rate_flow()
+    assert gram_test(flow, np.random.default_rng(0)).passed
+    flow.__dict__["NTK"] = spoiled(flow.NTK, lambda image: image * (1 + 1e-9))
+    assert not gram_test(flow, np.random.default_rng(0)).passed
+
+
+def test_kinks_near_the_trajectory_are_no_defect():
+    """Of the 3,000 states one is 1e-6 from the kink, so that only the smallest differences see one side of it."""
+    rng = np.random.default_rng(0)
+    model = Rate.init(2, 20, seed=0, gain=GAIN, tau=0.7, nonlinearity="relu")
+    flow = Flow(model, rng.normal(size=(3, 50, 2)), dt=0.1, method="euler")
+    assert np.abs(flow.states[:, 1:]).min() < 2e-6
+    assert self_check(flow).passed
 
 
 WEIGHTS = np.array([[1.0, 0, 2, 1, 3, 1, 0.5], [0] * 7, [1] * 7])
@@ -141,6 +218,21 @@ def test_block_eigh_is_eigh(name, measure):
             np.moveaxis(whole, axis, 0)[block] = vector
             assert flow.space.norm(whole) == pytest.approx(1.0)
             assert flow.space.norm(operator(whole) - value * whole) < 1e-10 * found.values[0]
+
+
+@pytest.mark.parametrize("name", ["rk4", "cubic", "sum", "one unit, one step"])
+def test_block_eigh_of_a_field(name):
+    """Row 0 of a trajectory never moves, so that ``P P*`` is singular; K is not moved and has a row 0."""
+    flow = FIELDS[name]
+    root = np.sqrt(np.repeat(flow.space.mu, flow.space.shape[2]))
+    k = min(9, flow.space.size)
+    for operator, axis in ((flow.P.gram(), 0), (flow.K, 2)):
+        dense = np.linalg.eigvalsh(root[:, None] * operator.to_dense() / root)[::-1][:k]
+        found = block_eigh(operator, k, axis, seed=2)
+        np.testing.assert_allclose(found.values, dense, rtol=0, atol=1e-12 * dense[0])
+        assert found.residuals.max() < 1e-10
+    spectrum = kernel_spectrum(flow).values
+    np.testing.assert_allclose(spectrum[:k], dense[: len(spectrum)], rtol=0, atol=1e-12 * dense[0])
 
 
 def test_block_eigh_restarts_until_it_converges():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.bench_problem import Problem, make_step
+from kpref.bench.problem import Problem, make_step
 from kpref.integrate import Tableau
 
 Array = npt.NDArray[Any]

@@ -1,10 +1,16 @@
 """A quick check of a flow's operators on the very network and trials at hand, with bounds that follow from rounding.
 
-Three kinds of identities that need no reference solution:
+Three kinds of identities that need no reference solution. For a map,
 
     <y, A x> = <A^T y, x>                for A = P, J, K, NTK                        (dot tests)
     P J = dZ/dtheta                      against finite differences of the forward map
     P^-1 P = I,  P P^-1 = I,  NTK = P K P*
+
+and for a Runge-Kutta flow, whose operators are exact at the stages of the method (P_s, J_s),
+
+    <y, A x> = <A^T y, x>                for A = P_s, J_s, D, P, K
+    D = dZ/dtheta                        against finite differences of the forward integration
+    P_s J_s = D,  NTK = D D*
 
 Rounding errors of a sum of k terms are taken to be at most ``8 sqrt(k) u`` of the sum of moduli, u = 2^-53: the
 probabilistic bound of Higham and Mary, *A new approach to probabilistic rounding error analysis* (SIAM J. Sci.
@@ -22,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.flow import Flow
+from kpref.models import Field
 from kpref.operators import TensorOperator
 
 __all__ = [
@@ -30,15 +37,18 @@ __all__ = [
     "SelfCheck",
     "dot_test",
     "finite_differences",
+    "gram_test",
     "inverse_tests",
     "kernel_test",
     "self_check",
+    "stage_test",
 ]
 
 Array = npt.NDArray[Any]
 
-#: Sizes of the parameter steps, relative to the norm of the parameters: from curvature down to rounding.
-_STEPS = 4.0 ** -np.arange(3, 11)
+#: Sizes of the parameter steps, relative to the norm of the parameters: from curvature down to rounding. The smallest
+#: are for nonlinearities with a kink, which a longer step would take some state across.
+_STEPS = 4.0 ** -np.arange(3, 14)
 _COLUMNS = 4  # of Richardson's extrapolation, where the error falls like h^8
 _NORM_ITERATIONS = 20
 
@@ -72,14 +82,14 @@ class Check:
 
 @dataclass(frozen=True, eq=False)
 class FiniteDifferences:
-    """``P J d`` against central differences of the trajectory along one random parameter direction d.
+    """The derivative of the trajectory along one random parameter direction d, against central differences.
 
     Attributes
     ----------
     steps : ndarray, shape (m,)
         Step sizes h, in units of the norm of the parameters, decreasing.
     errors : ndarray, shape (m,)
-        ``|(Z(theta + h d) - Z(theta - h d)) / 2h - P J d| / |P J d|``.
+        ``|(Z(theta + h d) - Z(theta - h d)) / 2h - D d| / |D d|``, with D = P J for a map.
     slope : float or None
         Of log(error) against log(h) where neither rounding nor higher orders matter, 2 for an exact derivative of a
         smooth network; None where fewer than three steps are of that kind.
@@ -115,7 +125,8 @@ def self_check(flow: Flow, seed: int = 0, progress: Callable[[str], object] | No
     Parameters
     ----------
     flow : Flow
-        In float64.
+        In float64, and in continuous time with fixed steps: adaptive ones change with the parameters, which D does not
+        follow and finite differences do.
     seed : int
         Of the random vectors.
     progress : callable, optional
@@ -127,17 +138,24 @@ def self_check(flow: Flow, seed: int = 0, progress: Callable[[str], object] | No
     """
     tell = progress or (lambda what: None)
     rng = np.random.default_rng(seed)
+    continuous = isinstance(flow.model, Field)
     checks = []
-    for operator in (flow.P, flow.J, flow.K, flow.NTK):
+    for operator in (flow.stage.P, flow.stage.J, flow.D, flow.P, flow.K) if continuous else (
+        flow.P, flow.J, flow.K, flow.NTK
+    ):  # fmt: skip
         tell(f"dot test of {operator.name}")
         checks.append(dot_test(operator, rng, _longest_sum(flow)))
-    tell("P^-1")
-    condition = _largest_singular_value(flow.P, rng) * _largest_singular_value(flow.P_inverse, rng)
-    checks += inverse_tests(flow, rng, condition)
-    tell("NTK")
-    checks.append(kernel_test(flow, rng, condition))
+    if continuous:
+        tell("P_s J_s and D D*")
+        checks += [stage_test(flow, rng), gram_test(flow, rng)]
+    else:
+        tell("P^-1")
+        condition = _largest_singular_value(flow.P, rng) * _largest_singular_value(flow.P_inverse, rng)
+        checks += inverse_tests(flow, rng, condition)
+        tell("NTK")
+        checks.append(kernel_test(flow, rng, condition))
     differences = finite_differences(flow, rng, tell)
-    checks.append(_derivative_check(differences, _chain(flow)))
+    checks.append(_derivative_check(differences, flow))
     return SelfCheck(tuple(checks), differences)
 
 
@@ -196,10 +214,47 @@ def kernel_test(flow: Flow, rng: np.random.Generator, condition: float) -> Check
     )
 
 
+def stage_test(flow: Flow, rng: np.random.Generator) -> Check:
+    """``P_s J_s d = D d`` for a random parameter direction d: D is made segment by segment, without its factors.
+
+    A change of the state by delta between two steps of size h moves the trajectory as a forcing ``delta / h`` of all s
+    stages of a step does, of norm ``sqrt(s) |delta| / h``. So rounding errors of the states along D d count for at
+    most ``|P_s| sqrt(s) / h`` of them, and those of the forcing J_s d for ``|P_s| |J_s d| / |D d|``.
+    """
+    d = rng.standard_normal(flow.D.shape_in)
+    forcing, whole = flow.stage.J(d), flow.D(d)
+    gap, size = _norm(flow.stage.P(forcing) - whole), _norm(whole) or 1.0
+    smallest, stages = float(np.diff(flow.solution.times).min()), forcing.shape[2]
+    condition = _largest_singular_value(flow.stage.P, rng) * (math.sqrt(stages) / smallest + _norm(forcing) / size)
+    terms = _chain(flow)
+    return Check(
+        "D from its factors",
+        "D d = P_s J_s d",
+        gap / size,
+        _rounding(terms) * condition,
+        f"8 √k u for sums of k = {terms:,} terms, times the amplification {condition:.3g} of rounding by P_s",
+    )
+
+
+def gram_test(flow: Flow, rng: np.random.Generator) -> Check:
+    """``NTK q = D D* q`` for a random q, of which D* keeps little: the error is relative to ``|D|^2 |Mu q|``."""
+    q = rng.standard_normal(flow.space.shape)
+    whole = flow.NTK(q)
+    gap, size, terms = _norm(flow.D(flow.D.star(q)) - whole), _norm(whole) or 1.0, _longest_sum(flow)
+    condition = _largest_singular_value(flow.D, rng) ** 2 * _norm(flow.space.weigh(q)) / size
+    return Check(
+        "NTK from D",
+        "NTK q = D D* q",
+        gap / size,
+        _rounding(terms) * condition,
+        f"8 √k u for sums of k = {terms:,} terms, times the condition number {condition:.3g} of the product",
+    )
+
+
 def finite_differences(
     flow: Flow, rng: np.random.Generator, tell: Callable[[str], object] = lambda what: None
 ) -> FiniteDifferences:
-    """Judge ``P J`` by central differences of the plain forward map, extrapolated to h = 0.
+    """Judge ``P J``, or D of a field, by central differences of the plain forward run, extrapolated to h = 0.
 
     Richardson's extrapolation of quartered steps in a table; the entry that its neighbours agree with best counts, and
     the disagreement is its error estimate (Ridders, *Accurate computation of F'(x)*, Adv. Eng. Software 1982).
@@ -207,7 +262,7 @@ def finite_differences(
     theta = flow.model.vector
     direction = rng.standard_normal(theta.size)
     direction *= (_norm(theta) or 1.0) / _norm(direction)
-    exact = flow.P(flow.J(direction))
+    exact = flow.D(direction) if isinstance(flow.model, Field) else flow.P(flow.J(direction))
     scale = _norm(exact) or 1.0
     # What rounding of the states leaves in a difference, which neighbours in the table may agree on by chance.
     rounding = np.finfo(float).eps * _norm(flow.states) / scale / _STEPS
@@ -237,31 +292,41 @@ def log_slope(x: Array, y: Array, use: Array) -> float | None:
     return float(np.polyfit(np.log(x[use]), np.log(y[use]), 1)[0])
 
 
-def _derivative_check(differences: FiniteDifferences, chain: int) -> Check:
+def _derivative_check(differences: FiniteDifferences, flow: Flow) -> Check:
     # The estimate is the change made by the last extrapolation, not a bound; 10 covers a table that converges slowly.
     # An estimate that is no better than 1e-4 decides nothing, and must not pass.
     estimate = differences.error_estimate
+    derivative = "D" if isinstance(flow.model, Field) else "P J"
     return Check(
-        "P J = dZ/dθ",
-        "P J d = derivative of the states along d",
+        f"{derivative} = dZ/dθ",
+        f"{derivative} d = derivative of the states along d",
         differences.error,
-        10 * estimate + _rounding(chain) if estimate < 1e-4 else 0.0,
+        10 * estimate + _rounding(_chain(flow)) if estimate < 1e-4 else 0.0,
         f"10 times the error estimate {estimate:.1e} of the extrapolated central differences, and rounding",
     )
 
 
 def _longest_sum(flow: Flow) -> int:
-    """Terms of an inner product, and of the chain of sums behind each."""
-    return flow.space.size + _chain(flow)
+    """Terms of an inner product, of trajectories or stages, and of the chain of sums behind each."""
+    trials, _, units = flow.space.shape
+    return trials * max(flow.space.shape[1], _evaluations(flow)) * units + _chain(flow)
 
 
 def _chain(flow: Flow) -> int:
     """Additions over units and time on the way to one entry of an image."""
-    return flow.space.shape[1] * _terms(flow)
+    return _evaluations(flow) * _terms(flow)
+
+
+def _evaluations(flow: Flow) -> int:
+    """Evaluations of the network in a trial: one a step of a map, one a stage of each step of a field."""
+    if isinstance(flow.model, Field):
+        _, steps, stages, _ = flow.stage.P.shape_in
+        return int(steps * stages)
+    return flow.space.shape[1]
 
 
 def _terms(flow: Flow) -> int:
-    """Terms of the sum behind the change of one unit in one step: over the units, or over a unit's own parameters."""
+    """Terms of the sum behind the change of a unit in one evaluation: over the units, or over its own parameters."""
     units = flow.model.n_states
     return max(units, flow.model.n_parameters // units) + 2
 

@@ -98,7 +98,7 @@ class Problem:
 
 
 def count_operations(problem: Problem) -> dict[str, int]:
-    """Floating-point operations of the matrix products, by column; see the head of `kpref.bench`."""
+    """Floating-point operations of the matrix products, by column; see the head of `kpref.bench.command`."""
     tableau = problem.tableau
     evaluations = problem.trials * problem.steps * (1 if tableau is None else tableau.stages)
     rows = 2 * evaluations * MODELS[problem.model].n_recurrent_gates * problem.states

@@ -13,7 +13,7 @@ each of them (N steps of a map; s N stages of a Runge-Kutta method of s stages),
 
 floating-point operations (a multiplication and an addition are two). The rate is measured right before each timing of
 kpref, and the ratio to the floor pairs the two, so that other work on the machine slows down both. All figures are
-medians. `kpref.bench_problem` says what the columns are.
+medians. `kpref.bench.problem` says what the columns are.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from kpref._version import __version__
-from kpref.bench_peers import CONTENDERS
-from kpref.bench_problem import MODELS, Problem, count_operations
+from kpref.bench.peers import CONTENDERS
+from kpref.bench.problem import MODELS, Problem, count_operations
 from kpref.integrate import TABLEAUS
 from kpref.models.base import Field
 from kpref.threads import get_num_threads
@@ -182,7 +182,7 @@ class Worker:
         # Libraries have much to say on standard error when they start; their errors come as answers.
         verbose = os.environ.get("KPREF_DEBUG") == "1"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kpref.bench_worker", name, json.dumps(asdict(problem))],
+            [sys.executable, "-m", "kpref.bench.worker", name, json.dumps(asdict(problem))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if verbose else subprocess.DEVNULL,
@@ -202,7 +202,7 @@ class Worker:
         self.process.communicate()
 
     def ask(self, **request: Any) -> list[float]:
-        """Send a request (see `kpref.bench_worker.answers`) and return the seconds in its answer; none on failure."""
+        """Send a request (see `kpref.bench.worker.answers`) and return the seconds in its answer; none on failure."""
         if self.record.error is not None:
             return []
         assert self.process.stdin is not None

@@ -13,11 +13,11 @@ from html import escape
 import numpy as np
 
 from kpref._version import __version__
-from kpref.analysis import Analysis
-from kpref.comparison import Study
-from kpref.figures import Exhibit, Panel
-from kpref.findings import findings, number
-from kpref.style import STYLE_SHEET
+from kpref.analysis.comparison import Study
+from kpref.analysis.figures import Exhibit, Panel
+from kpref.analysis.findings import findings, number
+from kpref.analysis.numbers import Analysis
+from kpref.analysis.style import STYLE_SHEET
 
 __all__ = ["render"]
 
@@ -26,13 +26,21 @@ _GLOSSARY = (
     ("Err", "how the loss changes if a state is nudged: the error signal, seen at the states"),
     ("K", "which changes of the dynamics the trainable parameters can make, and how strongly"),
     ("P, P*", "how the network carries a nudge forward in time, and an error signal backward"),
-    ("NTK = P K P*", "neural tangent kernel: gradient descent moves the states by −η NTK Err"),
+    ("NTK", "neural tangent kernel: gradient descent moves the states by −η NTK Err. In discrete time it is P K P*"),
     (
         "mode",
         "an eigenfunction of the NTK: a pattern over trials, time and units that moves independently of the others",
     ),
     ("effective dimension", "about how many eigenvalues carry the trace: (sum λ)² / sum λ²"),
     ("η", "learning rate: the parameters move by −η times the gradient of the loss"),
+)
+_CONTINUOUS_GLOSSARY = (
+    ("P_s, J_s", "P and J at the stages of the method, where the linearised flow of the method is exact"),
+    (
+        "D = P_s J_s",
+        "what a step of the parameters does to the states. The NTK is D D*; P K P*, with P and K taken at the times of "
+        "the trials, tends to it as the step of the method goes to zero",
+    ),
 )
 
 
@@ -95,15 +103,20 @@ def _header(study: Study) -> str:
     first = study.analyses[0]
     trials, steps, _ = first.space.shape
     names = " → ".join(escape(analysis.name) for analysis in study.analyses)
-    objective = study.objective
-    loss = ""
+    objective, integration = study.objective, study.integration
+    step = "step" if integration is None else "time"
+    loss = method = ""
     if objective is not None:
         words = {"mse": "mean squared error", "cross_entropy": "cross-entropy"}[objective.loss]
-        loss = f" Loss: {words}, {'all steps' if objective.at == 'all' else 'last step only'}."
+        loss = f" Loss: {words}, {f'all {step}s' if objective.at == 'all' else f'last {step} only'}."
+    if integration is not None:
+        words = integration.in_words()
+        method = f" {words[0].upper()}{words[1:]}."
     return (
         f'<header><p class="kicker">kpref {escape(__version__)} · K-P flow of a recurrent network</p>'
         f"<h1>What gradient descent does to the states</h1>"
-        f'<p class="sub">{names}<br>{escape(first.model)}; {trials:,} trials of {steps} steps.{loss}</p>'
+        f'<p class="sub">{names}<br>{escape(first.model)}; {trials:,} trials of {steps} {step}s.'
+        f"{escape(method)}{loss}</p>"
         "</header>"
     )
 
@@ -111,7 +124,8 @@ def _header(study: Study) -> str:
 def _findings(study: Study) -> str:
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(study))
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in study.notes)
-    words = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in _GLOSSARY)
+    glossary = _GLOSSARY + (() if study.integration is None else _CONTINUOUS_GLOSSARY)
+    words = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in glossary)
     return (
         f'<section id="findings" class="box"><h2>In short</h2><ul>{items}</ul>{notes}</section>'
         f'<details class="words"><summary>The words and symbols used here</summary><dl>{words}</dl></details>'
@@ -178,8 +192,13 @@ def _overview_table(study: Study) -> str:
         row(f"share of it in the first {len(analyses[0].ntk_modes.values)} modes", "estimated",
             [f"{a.ntk_modes.values.sum() / (a.ntk_trace or 1.0):.1%}" for a in analyses]),
     ]  # fmt: skip
+    if any(a.discretisation is not None for a in analyses):
+        differences = ["–" if a.discretisation is None else f"{100 * a.discretisation:.2g} %" for a in analyses]
+        rows.append(row("P K P* against the NTK, on its first mode", "size of the discretisation", differences))
     head = ["", *(_breakable(a.name) for a in analyses), "how it is known"]
-    return _table("The main numbers", head, rows, "“Exact” means up to rounding in double precision.")
+    note = "“Exact” means up to rounding in double precision"
+    note += "." if study.integration is None else ", for the discrete flow of the method."
+    return _table("The main numbers", head, rows, note)
 
 
 def _residual(analyses: Sequence[Analysis], attribute: str) -> str:
@@ -259,11 +278,17 @@ def _check_table(analysis: Analysis) -> str:
     ]
     differences = analysis.check.differences
     slope = "not measured" if differences.slope is None else f"{differences.slope:.4f}"
+    derivative = "P J" if analysis.times is None else "D"
     note = (
         f"Errors are relative; u = 1.1×10⁻¹⁶ is the unit of rounding. Finite differences: slope {slope} (expected: 2), "
-        f"extrapolated to step zero they differ from P J by {number(differences.error, 2)}, "
+        f"extrapolated to step zero they differ from {derivative} by {number(differences.error, 2)}, "
         f"with an error estimate of {number(differences.error_estimate, 2)} of their own."
     )
+    if analysis.discretisation is not None:
+        note += (
+            " P K P* at the times of the trials is not the NTK of the discrete flow, and no check: on the first mode "
+            f"it differs by {100 * analysis.discretisation:.2g} %, which is the size of the discretisation."
+        )
     head = ["check", "", "error", "bound", "where the bound comes from"]
     return _table(f"Self-check of {analysis.name}", head, rows, note)
 

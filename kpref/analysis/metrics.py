@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from kpref._version import __version__
-from kpref.analysis import Analysis
-from kpref.comparison import Comparison, Study
+from kpref.analysis.comparison import Comparison, Study
+from kpref.analysis.numbers import Analysis
 
 __all__ = ["HOW", "metrics"]
 
@@ -19,6 +19,7 @@ HOW = {
     "eigenvalues": "iterated (Lanczos): each is within residual * largest eigenvalue of an exact one",
     "ntk_trace": "estimated: leading eigenvalues plus Hutchinson's estimate of the rest, with its standard error",
     "shares": "as accurate as the iterated eigenpairs",
+    "discretisation": "of P K P* from the NTK, relative, on the first mode of the NTK; continuous time only",
     "step": "computed by running the network again; slope by least squares",
     "self_check": "measured, with bounds from rounding",
     "comparisons": "states and outputs exact to rounding; angles as accurate as the iterated eigenpairs",
@@ -38,13 +39,14 @@ def metrics(study: Study) -> dict[str, Any]:
     dict
         Ready for ``json.dumps(..., allow_nan=False)``.
     """
-    objective = study.objective
+    objective, integration = study.objective, study.integration
     content = {
         "version": __version__,
         "facts": study.facts,
         "notes": list(study.notes),
         "measure": study.measure,
         "objective": None if objective is None else {"loss": objective.loss, "at": objective.at},
+        "integration": None if integration is None else integration.arguments(),
         "how": HOW,
         "checkpoints": [_checkpoint(analysis) for analysis in study.analyses],
         "comparisons": [_comparison(comparison) for comparison in study.comparisons],
@@ -77,6 +79,7 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
             for name, modes in eigenpairs
         },
         "ntk_trace": {"value": analysis.ntk_trace, "standard_error": analysis.ntk_trace_error},
+        "discretisation": analysis.discretisation,
         "mode_profile_shares": [profile.share for profile in analysis.profiles],
         "shares": None if shares is None else {"error": shares.error, "rate": shares.rate},
         "step": None

@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from kpref.analysis.comparison import Study
+from kpref.analysis.findings import number
 from kpref.coloring import TrialColoring, color_trials
-from kpref.comparison import Study
-from kpref.findings import number
 from kpref.plots import (
     STYLE,
     checkpoint_colors,
@@ -116,6 +116,7 @@ def _outputs(study: Study, coloring: TrialColoring) -> list[Exhibit]:
                         targets=targets[..., channel],
                         coloring=coloring,
                         label=f"output {channel + 1}",
+                        times=analysis.times,
                     ),
                 )
                 for channel in range(min(outputs.shape[2], _MOST_OUTPUTS))
@@ -131,7 +132,13 @@ def _outputs(study: Study, coloring: TrialColoring) -> list[Exhibit]:
                 _panel(
                     f"outputs_{name}",
                     f"probability of the right answer of {name} over time",
-                    partial(plot_trials, amplitude=right, coloring=coloring, label="probability of the right class"),
+                    partial(
+                        plot_trials,
+                        amplitude=right,
+                        coloring=coloring,
+                        label="probability of the right class",
+                        times=analysis.times,
+                    ),
                 )
             ]
             caption = (
@@ -150,8 +157,14 @@ def _modes(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         for index, profile in enumerate(analysis.profiles):
             value = analysis.ntk_modes.values[index]
 
-            def draw(axes: Axes, index: int = index, profile: Any = profile, value: float = value) -> None:
-                plot_trials(axes, profile.amplitude, coloring, "amplitude (the mode has norm 1)")
+            def draw(
+                axes: Axes,
+                index: int = index,
+                profile: Any = profile,
+                value: float = value,
+                times: Any = analysis.times,
+            ) -> None:
+                plot_trials(axes, profile.amplitude, coloring, "amplitude (the mode has norm 1)", times)
                 axes.set_title(f"mode {index + 1}: λ = {number(value)}, shown: {profile.share:.0%}")
 
             description = f"eigenfunction {index + 1} of the NTK of {analysis.name} over time, one line a trial"
@@ -262,7 +275,7 @@ def _steps(study: Study, coloring: TrialColoring) -> list[Exhibit]:
 
     caption = (
         "The network is really run again after one step of gradient descent, for several learning rates η, and its "
-        "change of states is compared with the prediction −η P K P* Err. First: the difference falls with the square "
+        "change of states is compared with the prediction −η NTK Err. First: the difference falls with the square "
         "of η (parallel to the dashed line), as it must if the prediction is the exact first order. Second: the same "
         "in percent of the predicted change; below the dashed line at 10 % the prediction is a good picture of reality."
     )
@@ -286,8 +299,11 @@ def _changes(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         parts = [("predicted", predicted), ("realised", realised), ("realised − predicted", realised - predicted)]
         for index, (title, change) in enumerate(parts):
 
-            def draw(axes: Axes, title: str = title, change: Any = change, limit: float = limit) -> None:
-                image = plot_change(axes, change[coloring.order], limit, f"trial, by {coloring.name.split(' (')[0]}")
+            def draw(
+                axes: Axes, title: str = title, change: Any = change, limit: float = limit, times: Any = analysis.times
+            ) -> None:
+                label = f"trial, by {coloring.name.split(' (')[0]}"
+                image = plot_change(axes, change[coloring.order], limit, label, times)
                 axes.figure.colorbar(image, ax=axes, label="change, in states", pad=0.02)
                 axes.set_title(title)
 
@@ -337,9 +353,10 @@ def _differences(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         colors = checkpoint_colors(len(curves))
         plot_errors(axes, curves, colors, "step h, relative to the parameters", "relative error")
 
+    derivative = "P J" if study.integration is None else "D = P_s J_s"
     caption = (
-        "P J against central finite differences of the plain network. An exact derivative shows as a fall with slope 2 "
-        "until rounding takes over at the far left; a wrong one would level off at its error."
+        f"{derivative} against central finite differences of the plain network. An exact derivative shows as a fall "
+        "with slope 2 until rounding takes over at the far left; a wrong one would level off at its error."
     )
     panel = _panel("finite_differences", "error of finite differences against their step", draw)
     return [Exhibit("check", "Derivatives against finite differences", caption, (panel,))]

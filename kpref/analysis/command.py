@@ -6,7 +6,7 @@ import argparse
 import functools
 import io
 import json
-import re
+import math
 import shlex
 import sys
 import time
@@ -17,20 +17,28 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from kpref._folders import require_replaceable, write_folder
-from kpref.analysis import STAGES, Analysis, Objective, analyze_checkpoint
+from kpref.analysis.comparison import Study, compare_all
+from kpref.analysis.folders import require_replaceable, write_folder
+from kpref.analysis.numbers import STAGES, Analysis, analyze_checkpoint
+from kpref.analysis.request import (
+    check_fit,
+    choose_integration,
+    choose_objective,
+    find_files,
+    short_names,
+    thinned,
+)
+from kpref.analysis.settings import Integration
 from kpref.checkpoints import load_checkpoint
-from kpref.comparison import Study, compare_all
-from kpref.data import example_folder
+from kpref.integrate import TABLEAUS
 from kpref.memory import require_memory
-from kpref.models.base import Model
-from kpref.readout import Readout
+from kpref.models.nonlinearity import NONLINEARITIES
 from kpref.trials import Trials
 
 __all__ = ["add_arguments", "run"]
 
-_SUFFIXES = (".safetensors", ".npz", ".pt")
 _MEASURES = ("mean", "sum")
+_INPUT_KINDS = ("hold", "linear", "cubic")
 _LANCZOS_EXTRA = 24  # tensors beyond three for each mode that the analysis of a checkpoint holds at its peak
 
 
@@ -72,6 +80,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measure", choices=_MEASURES, default="mean", help="weights of trials and steps")
     parser.add_argument("--max-trials", type=_positive, metavar="N", help="use N trials, evenly spread over the file")
     parser.add_argument("--seed", type=_seed, default=0, help="of starting and test vectors (default: %(default)s)")
+    parser.add_argument(
+        "--nonlinearity",
+        choices=NONLINEARITIES,
+        help="of an RNN or a rate network; by default what the file recorded, or tanh",
+    )
+    time_options = parser.add_argument_group(
+        "continuous time", "Weights of an RNN as a rate network, tau dz/dt = -z + W phi(z) + U x + b."
+    )
+    time_options.add_argument("--dt", type=_positive_number, help="time from one row of the trials to the next")
+    time_options.add_argument("--method", choices=TABLEAUS, help="Runge-Kutta method (default: rk4)")
+    time_options.add_argument(
+        "--tau", type=_positive_number, help="time constant; by default what the file recorded, or 1"
+    )
+    time_options.add_argument(
+        "--input-kind", choices=_INPUT_KINDS, help="inputs between the times of the trials (default: hold)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,11 +112,15 @@ def run(args: argparse.Namespace) -> int:
         For bad input, before anything is computed or written.
     """
     started = time.monotonic()
+    integration = choose_integration(args)
     out = require_replaceable(args.out)
-    paths, trials_path = _sources(args.checkpoints, args.trials)
-    trials = _thinned(Trials.load(trials_path), args.max_trials)
-    networks = [load_checkpoint(path) for path in paths]
-    notes = _check_fit(paths, networks, trials)
+    paths, trials_path = find_files(args.checkpoints, args.trials)
+    trials = thinned(Trials.load(trials_path), args.max_trials)
+    networks = [
+        load_checkpoint(path, nonlinearity=args.nonlinearity, continuous=integration is not None, tau=args.tau)
+        for path in paths
+    ]
+    notes = check_fit(paths, networks, trials, integration)
     objective = choose_objective(trials, args.loss, args.at)
     if objective is None:
         notes.append("The trials have neither targets nor labels: all that needs a loss is left out.")
@@ -103,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     tensors = len(paths) * (args.modes + 3) + 3 * args.modes + _LANCZOS_EXTRA
     require_memory(8.0 * tensors * trials.n_trials * trials.n_steps * largest, "this analysis")
 
-    names = _names(paths)
+    names = short_names(paths)
     analyses: list[Analysis] = []
     total = len(paths) * STAGES + 1
     with tqdm(
@@ -127,12 +155,30 @@ def run(args: argparse.Namespace) -> int:
             tell_of = functools.partial(_prefixed, tell, name)
             analyses.append(
                 analyze_checkpoint(
-                    name, model, readout, trials, objective, args.modes, args.measure, args.seed, tell_of, tick
+                    name,
+                    model,
+                    readout,
+                    trials,
+                    objective,
+                    args.modes,
+                    args.measure,
+                    args.seed,
+                    tell_of,
+                    tick,
+                    integration,
                 )
             )
         tell("figures and report")
-        facts = _facts(args, paths, trials_path, trials)
-        study = Study(tuple(analyses), compare_all(analyses), trials, objective, args.measure, facts, tuple(notes))
+        study = Study(
+            analyses=tuple(analyses),
+            comparisons=compare_all(analyses),
+            trials=trials,
+            objective=objective,
+            measure=args.measure,
+            integration=integration,
+            facts=_facts(args, paths, trials_path, trials, integration),
+            notes=tuple(notes),
+        )
         write_folder(out, _files(study, started, tick))
     return _summary(study, out)
 
@@ -141,110 +187,18 @@ def _prefixed(tell: Callable[[str], object], name: str, stage: str) -> None:
     tell(f"{name}: {stage}")
 
 
-def choose_objective(trials: Trials, loss: str = "auto", at: str = "auto") -> Objective | None:
-    """Which loss fits the trials; None if they have neither targets nor labels.
-
-    Raises
-    ------
-    ValueError
-        If a loss is asked for that the trials have no answers for.
-    """
-    if loss == "auto":
-        if trials.targets is None and trials.labels is None:
-            return None
-        loss = "mse" if trials.targets is not None else "cross_entropy"
-    if loss == "mse" and trials.targets is None:
-        raise ValueError("the loss mse needs targets, which the trials do not have")
-    if loss == "cross_entropy" and trials.labels is None:
-        raise ValueError("the loss cross_entropy needs labels, which the trials do not have")
-    if at == "auto":
-        at = "last" if trials.labels is not None and trials.labels.ndim == 1 else "all"
-    return Objective(loss, at)
-
-
-def _sources(checkpoints: Sequence[Path], trials: Path | None) -> tuple[list[Path], Path]:
-    """The checkpoint files, folders expanded, and the trials file."""
-    if not checkpoints:
-        checkpoints = [example_folder()]
-    paths: list[Path] = []
-    for checkpoint in checkpoints:
-        if not checkpoint.is_dir():
-            paths.append(checkpoint)
-            continue
-        found = _checkpoints_in(checkpoint)
-        if not found:
-            raise ValueError(f"the folder {checkpoint} holds no checkpoint ({', '.join(_SUFFIXES)})")
-        paths += [found[0], found[-1]] if len(found) > 1 else found
-        if trials is None:
-            trials = checkpoint / "trials.npz"
-    if trials is None:
-        raise ValueError(
-            "--trials is needed where the checkpoints are files: an npz file with inputs and targets or labels"
-        )
-    return paths, trials
-
-
-def _checkpoints_in(folder: Path) -> list[Path]:
-    """Checkpoint files of a folder, one of each stem, in the order of the numbers in their names."""
-    by_stem: dict[str, Path] = {}
-    for suffix in reversed(_SUFFIXES):  # the first suffix wins
-        for path in folder.glob(f"*{suffix}"):
-            if path.name != "trials.npz":
-                by_stem[path.stem] = path
-    return [by_stem[stem] for stem in sorted(by_stem, key=_natural)]
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key under which 2 comes before 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name) if part]
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """A short name for each checkpoint, different from the others'."""
-    stems = [path.stem for path in paths]
-    names = [
-        stem if stems.count(stem) == 1 else f"{path.resolve().parent.name}-{stem}"
-        for stem, path in zip(stems, paths, strict=True)
-    ]
-    return [name if names.count(name) == 1 else f"{name}-{index + 1}" for index, name in enumerate(names)]
-
-
-def _thinned(trials: Trials, most: int | None) -> Trials:
-    if most is None or most >= trials.n_trials:
-        return trials
-    return trials.subset(np.linspace(0, trials.n_trials - 1, most).round().astype(int))
-
-
-def _check_fit(paths: Sequence[Path], networks: Sequence[tuple[Model, Readout | None]], trials: Trials) -> list[str]:
-    """Compare trials with networks before anything is computed; returns what the report should say about it."""
-    for path, (model, readout) in zip(paths, networks, strict=True):
-        if trials.n_inputs != model.n_inputs:
-            raise ValueError(
-                f"the trials have {trials.n_inputs} input channels, but the network in {path} takes {model.n_inputs}"
-            )
-        if readout is None:
-            continue
-        if trials.targets is not None and trials.targets.shape[2] != readout.n_outputs:
-            raise ValueError(
-                f"the trials have {trials.targets.shape[2]} target channels, but the readout in {path} gives "
-                f"{readout.n_outputs}"
-            )
-        if trials.labels is not None and trials.labels.max() >= readout.n_outputs:
-            raise ValueError(
-                f"the trials have the label {trials.labels.max()}, but the readout in {path} has {readout.n_outputs} "
-                f"outputs (labels 0 to {readout.n_outputs - 1})"
-            )
-    sizes = {model.n_states for model, _ in networks}
-    if len(sizes) > 1:
-        return ["The checkpoints have different numbers of units: those that differ from the first are not compared."]
-    return []
-
-
-def _facts(args: argparse.Namespace, paths: Sequence[Path], trials_path: Path, trials: Trials) -> dict[str, str]:
+def _facts(
+    args: argparse.Namespace,
+    paths: Sequence[Path],
+    trials_path: Path,
+    trials: Trials,
+    integration: Integration | None,
+) -> dict[str, str]:
     return {
         "command line": shlex.join(["kpref", *args.argv]),
         "checkpoints": ", ".join(str(path) for path in paths),
         "trials": f"{trials_path} ({trials.n_trials} trials, {trials.n_steps} steps, {trials.n_inputs} inputs)",
+        "time": "discrete" if integration is None else integration.in_words(),
         "initial states": "zero",
         "measure": args.measure,
         "seed": str(args.seed),
@@ -254,9 +208,9 @@ def _facts(args: argparse.Namespace, paths: Sequence[Path], trials_path: Path, t
 def _files(study: Study, started: float, tick: Callable[[object], object]) -> dict[str, bytes]:
     """Every file of the report, by name."""
     # Here and not above: matplotlib is slow to import, and `kpref analyze --help` does not need it.
-    from kpref.figures import draw_exhibits
-    from kpref.metrics import metrics
-    from kpref.report import render
+    from kpref.analysis.figures import draw_exhibits
+    from kpref.analysis.metrics import metrics
+    from kpref.analysis.report import render
 
     exhibits = draw_exhibits(study, tick)
     files = {panel.name: panel.png for exhibit in exhibits for panel in exhibit.panels}
@@ -274,6 +228,8 @@ def _modes_file(analyses: Sequence[Analysis]) -> bytes:
     for analysis in analyses:
         prefix = f"{analysis.name}/"
         arrays[f"{prefix}mu"] = analysis.space.mu
+        if analysis.times is not None:
+            arrays[f"{prefix}times"] = analysis.times
         arrays[f"{prefix}ntk_values"] = analysis.ntk_modes.values
         # Single precision halves a large file; the eigenfunctions are orthonormal to 1e-7 all the same.
         arrays[f"{prefix}ntk_modes"] = analysis.ntk_modes.vectors.astype(np.float32)
@@ -307,6 +263,16 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
     return int(text)
+
+
+def _positive_number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return value
 
 
 def _seed(text: str) -> int:

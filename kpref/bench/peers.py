@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.bench_jax import Diffrax, JaxLinearized, JaxTransforms
-from kpref.bench_problem import Contender, Problem, make_step
+from kpref.bench.jax import Diffrax, JaxLinearized, JaxTransforms
+from kpref.bench.problem import Contender, Problem, make_step
 from kpref.flow import Flow
 from kpref.memory import require_memory
 from kpref.threads import get_num_threads

@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref.analysis.selfcheck import Check, SelfCheck, log_slope, self_check
+from kpref.analysis.settings import Integration, Objective
 from kpref.flow import Flow
 from kpref.gradient import GradientFlow
 from kpref.loss import evaluate_loss
-from kpref.models.base import Model
+from kpref.models import Field, Model, Rate
 from kpref.readout import Readout
-from kpref.selfcheck import Check, SelfCheck, log_slope, self_check
 from kpref.space import TrajectorySpace
 from kpref.spectra import Eigen, KernelSpectrum, eigh, kernel_spectrum
 from kpref.spectra.blocks import BlockEigen, block_eigh
 from kpref.trials import Trials
 
-__all__ = ["Analysis", "ErrorShares", "Objective", "Profile", "StepTest", "analyze_checkpoint", "leading_profile"]
+__all__ = ["Analysis", "ErrorShares", "Profile", "StepTest", "analyze_checkpoint", "leading_profile"]
 
 Array = npt.NDArray[Any]
 
@@ -38,25 +39,6 @@ _STEP_SIZES = 10.0 ** -np.arange(0.0, 5.5, 0.5)
 #: The prediction is shown at the largest step at which it is off by no more than this.
 _GOOD_ERROR = 0.1
 _PROBES = 16
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Which loss a network is judged by, and at which steps.
-
-    Attributes
-    ----------
-    loss : {"mse", "cross_entropy"}
-    at : {"all", "last"}
-    """
-
-    loss: str
-    at: str
-
-    def arguments(self, trials: Trials) -> dict[str, Any]:
-        """Keyword arguments of `Flow.gradient_flow`."""
-        wanted = {"targets": trials.targets} if self.loss == "mse" else {"labels": trials.labels}
-        return {**wanted, "loss": self.loss, "mask": trials.mask, "at": self.at}
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +127,8 @@ class Analysis:
     model : str
         The network in words.
     space : TrajectorySpace
+    times : ndarray, shape (T,), or None
+        The times of the trials in continuous time.
     states : ndarray, shape (B, T, H)
     kernel : KernelSpectrum
         Exact spectrum of K.
@@ -158,6 +142,9 @@ class Analysis:
     ntk_trace, ntk_trace_error : float
         Trace of the NTK: the leading eigenvalues, plus an estimate of the rest with its standard error.
     check : SelfCheck
+    discretisation : float or None
+        Of a network in continuous time, ``|P K P* v - NTK v| / |NTK v|`` for the first mode v: the two have the same
+        limit, and differ as the method and the interpolation of forcings between the times differ from it.
     loss, accuracy, error_norm, loss_rate : float or None
         L, share of correct answers, ``|Err|``, and ``dL/deta = -<Err, NTK Err>`` at eta = 0.
     outputs : ndarray, shape (B, T, n_out), or None
@@ -168,6 +155,7 @@ class Analysis:
     name: str
     model: str
     space: TrajectorySpace
+    times: Array | None
     states: Array
     kernel: KernelSpectrum
     kernel_modes: BlockEigen
@@ -177,6 +165,7 @@ class Analysis:
     ntk_trace: float
     ntk_trace_error: float
     check: SelfCheck
+    discretisation: float | None = None
     loss: float | None = None
     accuracy: float | None = None
     error_norm: float | None = None
@@ -197,6 +186,7 @@ def analyze_checkpoint(
     seed: int = 0,
     progress: Callable[[str], object] | None = None,
     tick: Callable[[object], object] | None = None,
+    integration: Integration | None = None,
 ) -> Analysis:
     """Analyze one network on its trials; the initial states are zero.
 
@@ -219,6 +209,8 @@ def analyze_checkpoint(
         Told, before each stage of the work, what it is: `STAGES` times in all.
     tick : callable, optional
         Called now and then while a stage lasts, from several threads; its argument means nothing.
+    integration : Integration, optional
+        For a model in continuous time, and only then.
 
     Returns
     -------
@@ -235,7 +227,7 @@ def analyze_checkpoint(
     """
     tell = progress or (lambda stage: None)
     tell("running the network")
-    flow = Flow(model, trials.inputs, measure=measure)
+    flow = Flow(model, trials.inputs, measure=measure, **({} if integration is None else integration.arguments()))
     k = min(modes, flow.space.size)
     tell("spectrum of K")
     kernel = kernel_spectrum(flow, progress=tick)
@@ -251,6 +243,7 @@ def analyze_checkpoint(
         name=name,
         model=_in_words(model),
         space=flow.space,
+        times=flow.solution.times if isinstance(model, Field) else None,
         states=flow.states,
         kernel=kernel,
         kernel_modes=kernel_modes,
@@ -260,6 +253,7 @@ def analyze_checkpoint(
         ntk_trace=trace,
         ntk_trace_error=trace_error,
         check=replace(check, checks=(*check.checks, _spectrum_check(kernel, kernel_modes))),
+        discretisation=_discretisation(flow, ntk_modes) if isinstance(model, Field) else None,
     )
     tell("gradient flow and steps")
     if objective is None or readout is None:
@@ -268,9 +262,13 @@ def analyze_checkpoint(
 
 
 def _in_words(model: Model) -> str:
+    details = ""
+    if isinstance(model, Rate):
+        low, high = float(model.tau.min()), float(model.tau.max())
+        details = f" ({model.nonlinearity.name}, τ = {low:g}{'' if low == high else f' to {high:g}'})"
     return (
-        f"{type(model).__name__} of {model.n_states} units with {model.n_inputs} inputs and {model.n_parameters:,} "
-        "trainable parameters"
+        f"{type(model).__name__} of {model.n_states} units{details} with {model.n_inputs} inputs and "
+        f"{model.n_parameters:,} trainable parameters"
     )
 
 
@@ -339,6 +337,13 @@ def _step_test(gradient: GradientFlow, readout: Readout, trials: Trials, objecti
         predicted_profile=profile,
         realised_amplitude=drawn @ profile.direction,
     )
+
+
+def _discretisation(flow: Flow, modes: Eigen) -> float:
+    """Difference of ``P K P*`` from the NTK on its first mode, which is smooth in time as a random tensor is not."""
+    mode = modes.vectors[0]
+    exact = flow.NTK(mode)
+    return flow.space.norm(flow.P(flow.K(flow.P.star(mode))) - exact) / (flow.space.norm(exact) or 1.0)
 
 
 def _trace(flow: Flow, modes: Eigen, seed: int) -> tuple[float, float]:

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from kpref.analysis import Analysis
-from kpref.comparison import Study
+from kpref.analysis.comparison import Study
+from kpref.analysis.numbers import Analysis
 
 __all__ = ["findings", "number"]
 
@@ -80,7 +80,7 @@ def _prediction(study: Study) -> str:
         if good.size:
             bound = "" if step.relative_error[0] > 0.1 else "at least "
             limits.append(f"{bound}η = {number(good[0], 2)} in {name}")
-    text = "The predicted change of the states, −η P K P* Err, is what the network really does after a small step"
+    text = "The predicted change of the states, −η NTK Err, is what the network really does after a small step"
     if slopes:
         low, high = f"{min(slopes):.3f}", f"{max(slopes):.3f}"
         text += f": the difference falls as η to the power {low if low == high else f'{low} to {high}'} (theory: 2)"

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import svdvals
 
-from kpref.analysis import Analysis, Objective
+from kpref.analysis.numbers import Analysis
+from kpref.analysis.settings import Integration, Objective
 from kpref.trials import Trials
 
 __all__ = ["Comparison", "Study", "compare", "compare_all"]
@@ -57,6 +58,8 @@ class Study:
     trials : Trials
     objective : Objective or None
     measure : str
+    integration : Integration or None
+        None for maps.
     facts : dict of str to str
         Where it all came from, for the report: command line, files, seed, time.
     notes : tuple of str
@@ -68,6 +71,7 @@ class Study:
     trials: Trials
     objective: Objective | None
     measure: str
+    integration: Integration | None
     facts: dict[str, str]
     notes: tuple[str, ...]
 
