@@ -21,7 +21,7 @@ COMMANDS = {
 }
 """Subcommand, and its line in the help."""
 
-MODULES = {"verify": "verify_command", "golden": "golden_command"}
+MODULES = {"analyze": "analysis", "verify": "verify_command", "golden": "golden_command"}
 """Subcommands whose module is not called as they are."""
 
 EXIT_ERROR = 2

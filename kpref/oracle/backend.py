@@ -1,10 +1,31 @@
-"""Somebody else's operators, called with care: whatever they do ends in an array or in a fault, not in a traceback."""
+"""Somebody else's operators, called with care: whatever they do ends in an array or in a fault, not in a traceback.
+
+A backend is any object with some of the attributes named in `OPERATORS`, and `states`. Each operator is a callable on
+tensors, or an object with ``@`` on flat vectors (a SciPy LinearOperator); tensors may be of any array type that NumPy
+can read. With B trials, T steps, H units, M trainable parameters and the weights Mu of the measure,
+
+    states           (B, T, H), an array or a function of no arguments: the trajectory z[1..T], the point of
+                     linearisation; without it the reference's own is taken
+    P, P_T           (B, T, H) -> (B, T, H)      the propagator and its transpose
+    P_inverse        (B, T, H) -> (B, T, H)      q[n] = y[n] - A[n] y[n-1]
+    J                (M,) -> (B, T, H)           per-step parameter Jacobian
+    J_T              (B, T, H) -> (M,)           its transpose
+    K                (B, T, H) -> (B, T, H)      J J^T Mu
+    NTK              (B, T, H) -> (B, T, H)      P J J^T P^T Mu
+    gradient         (B, T, H) -> (M,)           J^T P^T Mu Err
+    arithmetic       optional: "float64", "float32", "tf32", "bfloat16" or "float16"; else the name of `dtype`
+
+An attribute that is missing or None is not offered. The transpose of a LinearOperator that knows it is taken as P_T
+or J_T where these are missing.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
+import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +33,7 @@ import numpy.typing as npt
 
 from kpref.oracle.arithmetic import Arithmetic, get_arithmetic
 
-__all__ = ["OPERATORS", "Backend", "BackendFault"]
+__all__ = ["OPERATORS", "Backend", "BackendFault", "LocalBackend"]
 
 Array = npt.NDArray[Any]
 
@@ -28,6 +49,10 @@ OPERATORS: dict[str, tuple[str, str]] = {
     "gradient": ("trajectory", "parameters"),
 }
 
+#: Far beyond what the probes can lead to, so that an answer of this size is as wrong as an infinite one; and small
+#: enough that the squares of errors do not overflow where they are judged.
+_WILD = 1e120
+
 _ARITHMETIC_OF = {"float64": "float64", "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 
 
@@ -36,7 +61,9 @@ class BackendFault(Exception):
 
     Attributes
     ----------
-    kind : {"raised", "timeout", "shape", "dtype", "complex", "not finite", "overwritten"}
+    kind : {"raised", "timeout", "crashed", "no answer", "shape", "dtype", "complex", "not finite", "overwritten"}
+        The first four mean that there is nothing to judge, the others that the answer is wrong; "not finite" are
+        NaN, infinity, and numbers as good as infinite.
     operator : str
     """
 
@@ -44,65 +71,79 @@ class BackendFault(Exception):
         super().__init__(message)
         self.kind, self.operator = kind, operator
 
+    @property
+    def could_not_run(self) -> bool:
+        """Whether there is nothing to judge."""
+        return self.kind in ("raised", "timeout", "crashed", "no answer")
 
-@dataclass
-class Backend:
+
+class Backend(ABC):
     """A backend as `kpref.oracle.verify` sees it.
 
-    Parameters
+    Attributes
     ----------
-    raw : object
-        Has some of the attributes named in `OPERATORS`, and `states`: callables on tensors, or objects with ``@`` on
-        flat vectors (SciPy LinearOperators), of any array type that NumPy can read. Optional: `arithmetic` or
-        `dtype`.
     shape : tuple of int
         (B, T, H).
     n_parameters : int
-    arithmetic : str or Arithmetic, optional
-        Overrides what the backend says.
-    timeout : float
-        Seconds for one call.
+    arithmetic : Arithmetic
     """
 
-    raw: Any
     shape: tuple[int, int, int]
     n_parameters: int
     arithmetic: Arithmetic
-    timeout: float = 60.0
 
-    @classmethod
+    @staticmethod
     def of(
-        cls,
         raw: Any,
         shape: tuple[int, int, int],
         n_parameters: int,
         arithmetic: str | Arithmetic | None = None,
-        timeout: float = 60.0,
+        timeout: float | None = 60.0,
     ) -> Backend:
-        """Wrap a backend, its arithmetic taken from the argument, its `arithmetic` or its `dtype`.
+        """Wrap somebody's object; a `Backend` is returned as it is.
+
+        Parameters
+        ----------
+        raw : object
+        shape : tuple of int
+            (B, T, H).
+        n_parameters : int
+        arithmetic : str or Arithmetic, optional
+            By default what the object's `arithmetic` or `dtype` says, and float64 if it has neither.
+        timeout : float, optional
+            Seconds for one call; None for no limit, each call then being made in the caller's own thread.
 
         Raises
         ------
         ValueError
-            If the arithmetic is unknown.
+            If the arithmetic is unknown, or a `Backend` is one of another problem.
         """
-        declared = arithmetic or getattr(raw, "arithmetic", None)
-        if declared is None:
-            name = str(getattr(raw, "dtype", "float64")).rsplit(".", 1)[-1]
-            declared = _ARITHMETIC_OF.get(name)
-            if declared is None:
-                raise ValueError(f"the backend's dtype {name!r} is no arithmetic; give one of the oracle's by name")
-        return cls(raw, shape, n_parameters, get_arithmetic(declared), timeout)
+        if not isinstance(raw, Backend):
+            return LocalBackend(raw, shape, n_parameters, _declared(raw, arithmetic), timeout)
+        if (raw.shape, raw.n_parameters) != (shape, n_parameters):
+            raise ValueError(
+                f"the backend is one of a problem with states {raw.shape} and {raw.n_parameters} parameters; "
+                f"the flow has {shape} and {n_parameters}"
+            )
+        if arithmetic is not None:
+            raw.arithmetic = get_arithmetic(arithmetic)
+        return raw
 
+    @abstractmethod
     def offers(self, operator: str) -> bool:
-        """Whether the backend has this operator."""
-        return getattr(self.raw, operator, None) is not None
+        """Whether the backend has this operator, or `states`."""
 
+    @abstractmethod
     def states(self) -> Array:
-        """The backend's trajectory, shape (B, T, H)."""
-        value = self.raw.states
-        return self._checked("states", self._call("states", value if callable(value) else lambda: value), self.shape)
+        """The backend's trajectory, shape (B, T, H).
 
+        Raises
+        ------
+        BackendFault
+            If there is no usable answer.
+        """
+
+    @abstractmethod
     def __call__(self, operator: str, tensor: Array) -> Array:
         """Apply an operator to a tensor of its input shape; the answer is a float64 copy.
 
@@ -111,81 +152,179 @@ class Backend:
         BackendFault
             If there is no usable answer.
         """
-        target = getattr(self.raw, operator)
-        shape = self.shape_of(OPERATORS[operator][1])
-        given = tensor.copy()
-        if hasattr(target, "matvec") or (hasattr(target, "shape") and not callable(target)):
-            answer = self._call(operator, lambda: target @ given.reshape(-1))
-        else:
-            answer = self._call(operator, lambda: target(given))
-        if not np.array_equal(given, tensor):
-            raise BackendFault("overwritten", operator, f"{operator} wrote into the tensor that it was given")
-        return self._checked(operator, answer, shape)
+
+    def check_independence(self, operator: str, first: Array, second: Array) -> None:  # noqa: B027
+        """Raise a BackendFault if a second call changes the answer of the first: a view of memory that is used again.
+
+        Where answers arrive as copies there is nothing to check.
+        """
 
     def shape_of(self, space: str) -> tuple[int, ...]:
         """Shape of a tensor of a space."""
         return self.shape if space == "trajectory" else (self.n_parameters,)
 
+
+class LocalBackend(Backend):
+    """An object of this process, each call with a time limit; see `Backend.of`."""
+
+    def __init__(
+        self,
+        raw: Any,
+        shape: tuple[int, int, int],
+        n_parameters: int,
+        arithmetic: Arithmetic,
+        timeout: float | None,
+    ) -> None:
+        self.raw, self.shape, self.n_parameters = raw, shape, n_parameters
+        self.arithmetic, self.timeout = arithmetic, timeout
+        self._targets: dict[str, Any] = {}
+
+    def offers(self, operator: str) -> bool:
+        """Whether the backend has this operator; one that fails when it is looked at is there, and is called later."""
+        try:
+            return self._target(operator) is not None
+        except BackendFault:
+            return True
+
+    def states(self) -> Array:
+        """See `Backend.states`."""
+        value = self._target("states")
+        return _checked("states", self._call("states", value if callable(value) else lambda: value), self.shape)
+
+    def __call__(self, operator: str, tensor: Array) -> Array:
+        """See `Backend.__call__`."""
+        given = tensor.copy()
+        answer = self._apply(operator, given)
+        if not np.array_equal(given, tensor):
+            raise BackendFault("overwritten", operator, f"{operator} wrote into the tensor that it was given")
+        return _checked(operator, answer, self.shape_of(OPERATORS[operator][1]))
+
     def check_independence(self, operator: str, first: Array, second: Array) -> None:
-        """Raise if a second call changes the answer of the first: a view of a buffer that is used again."""
-        target = getattr(self.raw, operator)
-        if hasattr(target, "matvec") or not callable(target):
-            return
-        answer = self._call(operator, lambda: target(first.copy()))
-        before = np.array(answer, copy=True)
-        self._call(operator, lambda: target(second.copy()))
-        if not np.array_equal(before, np.asarray(answer), equal_nan=True):
+        """See `Backend.check_independence`."""
+        answer = self._apply(operator, first.copy())
+        before = np.array(_to_numpy(operator, answer), copy=True)
+        self._apply(operator, second.copy())
+        if not np.array_equal(before, _to_numpy(operator, answer)):
             raise BackendFault(
                 "overwritten", operator, f"a later call of {operator} changes the answer of an earlier one"
             )
 
+    def _apply(self, operator: str, given: Array) -> Any:
+        target = self._target(operator)
+        if _is_matrix(target):
+            return self._call(operator, lambda: target @ given.reshape(-1))
+        if not callable(target):
+            raise BackendFault(
+                "dtype", operator, f"{operator} is a {type(target).__name__}; a function of a tensor was expected"
+            )
+        return self._call(operator, lambda: target(given))
+
+    def _target(self, operator: str) -> Any:
+        """The attribute of the backend, looked up once and with the same care as a call: it may be a property."""
+        if operator not in self._targets:
+            self._targets[operator] = self._call(operator, lambda: self._find(operator))
+        return self._targets[operator]
+
+    def _find(self, operator: str) -> Any:
+        target = getattr(self.raw, operator, None)
+        if target is None and operator in ("P_T", "J_T"):
+            forward: Any = getattr(self.raw, operator.removesuffix("_T"), None)
+            if hasattr(forward, "rmatvec"):
+                try:
+                    forward.rmatvec(np.zeros(math.prod(self.shape)))
+                except NotImplementedError:  # what SciPy raises for a LinearOperator without a transpose
+                    return None
+                return forward.T
+        return target
+
     def _call(self, operator: str, function: Callable[[], Any]) -> Any:
+        if self.timeout is None:
+            return _guarded(operator, function)
         outcome: dict[str, Any] = {}
 
         def target() -> None:
             try:
-                outcome["answer"] = function()
-            except BaseException as error:  # whatever it raises is a verdict on it
+                outcome["answer"] = _guarded(operator, function)
+            except BaseException as error:
                 outcome["error"] = error
 
         thread = threading.Thread(target=target, daemon=True, name=f"kpref-verify-{operator}")
         thread.start()
         thread.join(self.timeout)
         if thread.is_alive():
-            raise BackendFault("timeout", operator, f"{operator} did not answer within {self.timeout:g} seconds")
+            raise timeout_fault(operator, self.timeout)
         if "error" in outcome:
-            error = outcome["error"]
-            if isinstance(error, KeyboardInterrupt):
-                raise error
-            raise BackendFault("raised", operator, f"{operator} raised {type(error).__name__}: {error}")
+            raise outcome["error"]
         return outcome["answer"]
 
-    def _checked(self, operator: str, answer: Any, shape: tuple[int, ...]) -> Array:
-        array = _to_numpy(operator, answer)
-        if array.dtype.kind == "c":
-            raise BackendFault("complex", operator, f"{operator} returned complex numbers; the operators are real")
-        if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
-            raise BackendFault(
-                "dtype", operator, f"{operator} returned an array of {array.dtype}; numbers were expected"
-            )
-        if array.shape != shape:
-            if array.size != int(np.prod(shape)) or array.ndim > 2 or max(array.shape, default=0) != array.size:
-                raise BackendFault("shape", operator, f"{operator} returned shape {array.shape}; {shape} was expected")
-            array = array.reshape(shape)  # a flat vector or a column
-        result = np.array(array, dtype=np.float64)
-        if not np.isfinite(result).all():
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(result))[0])
-            raise BackendFault("not finite", operator, f"{operator} returned {result[index]} at {index}")
-        return result
+
+def timeout_fault(operator: str, timeout: float) -> BackendFault:
+    """The fault of a call that took too long."""
+    return BackendFault("timeout", operator, f"{operator} did not answer within {timeout:g} seconds")
+
+
+def raised_fault(operator: str, error: BaseException) -> BackendFault:
+    """The fault of a call that raised, with the place in the code that was called."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
+    text = " ".join(str(error).split())
+    return BackendFault("raised", operator, f"{operator} raised {type(error).__name__}: {text}{where}")
+
+
+def _guarded(operator: str, function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except (KeyboardInterrupt, BackendFault):
+        raise
+    except BaseException as error:  # whatever it raises is a verdict on it, SystemExit included
+        raise raised_fault(operator, error) from error
+
+
+def _declared(raw: Any, arithmetic: str | Arithmetic | None) -> Arithmetic:
+    try:
+        declared = arithmetic or getattr(raw, "arithmetic", None)
+        dtype = getattr(raw, "dtype", "float64")
+    except Exception as error:  # properties of somebody else's class
+        raise ValueError(f"the backend's arithmetic or dtype cannot be read: {error}") from error
+    if declared is None:
+        name = getattr(dtype, "__name__", None) or str(dtype).rsplit(".", 1)[-1]
+        if name not in _ARITHMETIC_OF:
+            raise ValueError(f"the backend's dtype {name!r} is no arithmetic; give one of the oracle's by name")
+        declared = _ARITHMETIC_OF[name]
+    return get_arithmetic(declared)
+
+
+def _is_matrix(target: Any) -> bool:
+    """A LinearOperator, a matrix of NumPy or SciPy: what multiplies flat vectors."""
+    return hasattr(target, "matvec") or (hasattr(target, "shape") and not callable(target))
+
+
+def _checked(operator: str, answer: Any, shape: tuple[int, ...]) -> Array:
+    """The answer as a float64 array of this shape; a flat vector or a column is taken for a tensor."""
+    array = _to_numpy(operator, answer)
+    if array.dtype.kind == "c":
+        raise BackendFault("complex", operator, f"{operator} returned complex numbers; the operators are real")
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise BackendFault("dtype", operator, f"{operator} returned an array of {array.dtype}; numbers were expected")
+    if array.shape != shape:
+        if array.shape not in ((math.prod(shape),), (math.prod(shape), 1)):
+            raise BackendFault("shape", operator, f"{operator} returned shape {array.shape}; {shape} was expected")
+        array = array.reshape(shape)
+    result = np.array(array, dtype=np.float64)
+    wild = ~(np.abs(result) < _WILD)  # which NaN is too
+    if wild.any():
+        index = tuple(int(i) for i in np.argwhere(wild)[0])
+        raise BackendFault("not finite", operator, f"{operator} returned {result[index]} at {index}")
+    return result
 
 
 def _to_numpy(operator: str, answer: Any) -> Array:
-    for step in ("detach", "cpu"):  # PyTorch refuses to convert a tensor that requires a gradient or lives elsewhere
-        if hasattr(answer, step):
-            answer = getattr(answer, step)()
-    if str(getattr(answer, "dtype", "")) == "torch.bfloat16":
-        answer = answer.float()
     try:
+        for step in ("detach", "cpu"):  # PyTorch does not convert tensors that require a gradient or live elsewhere
+            if hasattr(answer, step):
+                answer = getattr(answer, step)()
+        if str(getattr(answer, "dtype", "")) == "torch.bfloat16":
+            answer = answer.float()
         return np.asarray(answer)
     except Exception as error:
         raise BackendFault("dtype", operator, f"{operator} returned what NumPy cannot read: {error}") from error

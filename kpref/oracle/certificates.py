@@ -12,7 +12,9 @@ gradient) is found by sending random errors of the local size through the exact 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from kpref.models.base import SiteModel
 from kpref.oracle import products
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.coefficients import Spread, relative, sum_error
+from kpref.oracle.evaluation import evaluate
 from kpref.space import TrajectorySpace
 
 __all__ = ["Comparison", "Judge"]
@@ -57,6 +60,10 @@ class Comparison:
             return np.where(magnitude == 0, 0.0, magnitude / size)
 
 
+#: Errors below it are not judged: their squares, which the analysis adds, are zero in float64.
+_VANISHING = 1e-150
+
+
 class Judge:
     """The reference linearisation at agreed states, and what an arithmetic may do to products with it.
 
@@ -82,9 +89,23 @@ class Judge:
             raise TypeError(f"certificates need a model in site form; got {type(model).__name__}")
         self.form: SiteForm = form
 
+    def with_arithmetic(self, arithmetic: Arithmetic) -> Judge:
+        """The same judge for another arithmetic."""
+        other = copy.copy(self)
+        other.arithmetic = arithmetic
+        return other
+
     def chunks(self) -> Any:
         """The linearisation with the errors of a backend's coefficients, a few rows at a time."""
         return products.chunks(self.model, self.form, self.starts, self.inputs, self.arithmetic)
+
+    def residual(self, operator: str, answer: Array) -> Array:
+        """What P or P^T turns into this answer; of other operators the answer itself."""
+        if operator == "P":
+            return kernels.inverse(self.form, answer[None])[0]
+        if operator == "P_T":
+            return kernels.inverse_transpose(self.form, answer[None])[0]
+        return answer
 
     # Local certificates
 
@@ -155,42 +176,125 @@ class Judge:
         """Difference of ``y = K q = J J^T Mu q``."""
         weighed = self.space.weigh(q)
         theta, theta_spread = self._transpose_value(weighed, extra=1)
-        return self._image(theta, theta_spread, y)
+        noise = iter(self._transpose_noise(weighed, theta_spread))
+        local = self.parameter_jacobian(theta, y)
+        carried = self._pooled(lambda _: kernels.parameter_product(self.form, next(noise)[None])[0])
+        return Comparison(local.error, local.spread + carried)
 
     def gradient(self, err: Array, theta: Array) -> Comparison:
         """Difference of ``theta = J^T P^T Mu Err``."""
-        costate, noise = self._noisy_costate(err)
+        costate, local = self._costate(err)
         value, spread = self._transpose_value(costate, extra=1)
-        return self._floor(
-            Comparison(theta - value, spread + self._pooled(kernels.parameter_transpose(self.form, noise)))
-        )
+
+        def swept(generator: np.random.Generator) -> Array:
+            return kernels.parameter_transpose(self.form, kernels.adjoint(self.form, _draw(generator, local)))[0]
+
+        return self._floor(Comparison(theta - value, spread + self._swept("gradient", err, value, swept)))
 
     def tangent_kernel(self, q: Array, y: Array) -> Comparison:
         """Difference of ``y = NTK q = P J J^T P^T Mu q``."""
-        costate, noise = self._noisy_costate(q)
+        costate, local = self._costate(q)
         theta, theta_spread = self._transpose_value(costate, extra=1)
-        theta_noise = kernels.parameter_transpose(self.form, noise) + self._draw(theta_spread)
-        forcing = kernels.parameter_product(self.form, theta[None])
-        response = kernels.tangent(self.form, forcing)[0]
-        local = self.parameter_jacobian(theta, forcing[0]).spread + self.propagator(forcing[0], response).spread
-        forcing_noise = kernels.parameter_product(self.form, theta_noise) + self._draw(local)
-        swept = kernels.tangent(self.form, forcing_noise)
-        return self._floor(
-            Comparison(y - response, self._pooled(swept, axis=2) + relative(response, self.arithmetic.unit))
-        )
+        theta_noise = iter(self._transpose_noise(costate, theta_spread))
+        forcing = kernels.parameter_product(self.form, theta[None])[0]
+        response = kernels.tangent(self.form, forcing[None])[0]
+        later = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
 
-    def _noisy_costate(self, err: Array) -> tuple[Array, Array]:
-        """``P^T Mu err``, and random errors of a backend in it."""
+        def swept(generator: np.random.Generator) -> Array:
+            noise = kernels.adjoint(self.form, _draw(generator, local))
+            noise = kernels.parameter_transpose(self.form, noise) + next(theta_noise)
+            noise = kernels.parameter_product(self.form, noise) + _draw(generator, later)
+            return kernels.tangent(self.form, noise)[0]
+
+        spread = self._swept("NTK", q, response, swept) + relative(response, self.arithmetic.unit)
+        return self._floor(Comparison(y - response, spread))
+
+    def _costate(self, err: Array) -> tuple[Array, Spread]:
+        """``P^T Mu err``, and the size of the random errors of a backend in each of its steps."""
         source = self.space.weigh(err)
         costate = kernels.adjoint(self.form, source[None])[0]
-        local = self.adjoint(source, costate).spread + relative(source, self.arithmetic.unit)
-        return costate, kernels.adjoint(self.form, self._draw(local))
+        return costate, self.adjoint(source, costate).spread + relative(source, self.arithmetic.unit)
 
-    def _image(self, theta: Array, theta_spread: Spread, y: Array) -> Comparison:
-        """Difference of ``y = J theta`` where theta carries an error."""
-        local = self.parameter_jacobian(theta, y)
-        carried = kernels.parameter_product(self.form, self._draw(theta_spread))
-        return Comparison(local.error, local.spread + self._pooled(carried, axis=2))
+    def _transpose_noise(self, g: Array, spread: Spread) -> Array:
+        """Random errors (samples, M) of ``J^T g``, of which `spread` is the size, for use where J multiplies it.
+
+        An operand of its sums, ``G g`` or m, errs alike in a whole row or column of a parameter. J adds these up where
+        states point in one direction for long, so that errors drawn for each entry alone would come out too small;
+        these stand for those of the sums.
+        """
+        layout, arithmetic = self.form.layout, self.arithmetic
+        generator = np.random.default_rng(1)
+        recurrent, driven = layout.zeros(self._count, np.float64)
+        columns = recurrent.shape[2]
+        for chunk in self.chunks():
+            terms, own = products.parameter_terms(chunk, np.moveaxis(g[:, chunk.rows], 1, 0))
+            deviation = (own + relative(terms, arithmetic.unit, 2) + relative(terms, arithmetic.operand)).deviation
+            flat = terms.reshape(-1, terms.shape[2] * terms.shape[3])
+            m, x = chunk.variable.reshape(len(flat), -1), chunk.drive.reshape(len(flat), -1)
+            m_error = np.broadcast_to(chunk.errors.variable.deviation, chunk.variable.shape).reshape(m.shape)
+            m_error = np.hypot(m_error, arithmetic.operand * np.abs(m))
+            for sample in range(self._count):
+                noise = (generator.standard_normal(terms.shape) * deviation).reshape(flat.shape)
+                wrong_x = generator.standard_normal(x.shape) * arithmetic.operand * x
+                driven[sample] += x.T @ noise + wrong_x.T @ flat
+                if columns:
+                    wrong_m = generator.standard_normal(m.shape) * m_error
+                    recurrent[sample] += m.T @ noise[:, :columns] + wrong_m.T @ flat[:, :columns]
+        independent = generator.standard_normal((self._count, layout.size)) * spread.deviation
+        return layout.unpack(recurrent, driven) + independent
+
+    # Errors that a sweep carries along
+
+    def _swept(self, operator: str, tensor: Array, value: Array, sample: Callable[..., Array]) -> Spread:
+        """Independent errors of each step, and those that are the same in all steps."""
+        spread = self._pooled(sample)
+        if not self._persistent():
+            return spread
+        step = 2.0**-20 / max(self.arithmetic.unit, self.arithmetic.operand)
+
+        def persistent(generator: np.random.Generator) -> Array:
+            return (evaluate(operator, self._perturbed(generator, step), self.space, tensor) - value) / step
+
+        return spread + self._pooled(persistent)
+
+    def _persistent(self) -> bool:
+        """Whether there are errors that do not change from step to step."""
+        return self.arithmetic.operand > 0 or self.form.gates.shape[0] == 1
+
+    def _perturbed(self, generator: np.random.Generator, step: float) -> SiteForm:
+        """The linearisation with errors that are the same in all steps, times `step`: their effect is linear in it.
+
+        The weights are rounded to operands of the matrix product. Coefficients that are constant, such as a leak, are
+        rounded once, and one that all units share errs alike in all; dense Jacobians made of them are rounded once.
+        """
+        form, unit = self.form, self.arithmetic.unit
+        constant = form.gates.shape[0] == 1
+        entry = np.hypot(self.arithmetic.operand, unit if constant else 0.0)
+        weight = form.weight * (1.0 + step * entry * generator.standard_normal(form.weight.shape))
+        changed: dict[str, Any] = {"weight": weight, "weight_transposed": np.ascontiguousarray(weight.T)}
+        if constant:
+            shared = 2 * generator.standard_normal(2)
+            own = generator.standard_normal(form.decay.shape)
+            changed["gates"] = form.gates * (1.0 + step * unit * shared[0])
+            changed["decay"] = form.decay * (1.0 + step * entry * (shared[1] + own))
+        return replace(form, **changed)
+
+    @property
+    def _count(self) -> int:
+        """Number of random errors: more where there are few units to pool."""
+        return max(8, -(-_SAMPLES // self.form.n_states))
+
+    def _pooled(self, sample: Callable[[np.random.Generator], Array]) -> Spread:
+        """Root mean square of random errors: of each entry, or over the units of a tensor where that is more.
+
+        Few samples may all be small in an entry by chance; its neighbours then say how large they should be.
+        """
+        generator, count = np.random.default_rng(0), self._count
+        squares = sum(np.square(sample(generator)) for _ in range(count)) / count
+        if np.ndim(squares) == 3:
+            squares = np.maximum(squares, np.mean(squares, axis=2, keepdims=True))
+        deviation = np.sqrt(squares)
+        return Spread(deviation, np.sqrt(count) * deviation)
 
     def _transpose_value(self, g: Array, extra: int = 0) -> tuple[Array, Spread]:
         """``J^T g`` and the error that a backend may make; `extra` roundings of g on the way."""
@@ -227,26 +331,21 @@ class Judge:
 
     # Helpers
 
-    def _draw(self, spread: Spread) -> Array:
-        """Random errors of this size, the same for the same problem."""
-        generator = np.random.default_rng(0)
-        samples = max(8, -(-_SAMPLES // self.form.n_states))
-        return generator.standard_normal((samples, *spread.deviation.shape)) * spread.deviation
-
-    def _pooled(self, samples: Array, axis: int | None = None) -> Spread:
-        """Root mean square over samples, and over an axis of the tensor."""
-        squares = np.square(samples).mean(axis=0)
-        if axis is not None:
-            squares = np.broadcast_to(squares.mean(axis=axis, keepdims=True), squares.shape)
-        deviation = np.sqrt(squares)
-        return Spread(deviation, np.sqrt(len(samples)) * deviation)
+    @property
+    def floor(self) -> float:
+        """Absolute error below the smallest normal number: of a few lost numbers for each entry, times a weight."""
+        lost = 4 * products.underflow(self.arithmetic) * max(1.0, float(np.abs(self.form.weight).max()))
+        return max(lost, _VANISHING)
 
     def _floor(self, result: Any) -> Comparison:
-        """Below the smallest normal number errors are absolute."""
         comparison: Comparison = result.comparison() if isinstance(result, _Tensors) else result
-        least = self.arithmetic.unit * self.arithmetic.smallest
-        absolute = np.full(comparison.error.shape, 4 * least)
+        absolute = np.full(comparison.error.shape, self.floor)
         return Comparison(comparison.error, comparison.spread + Spread(absolute, absolute))
+
+
+def _draw(generator: np.random.Generator, spread: Spread) -> Array:
+    """Random errors of this size, as a batch of one."""
+    return (generator.standard_normal(spread.deviation.shape) * spread.deviation)[None]
 
 
 class _Tensors:

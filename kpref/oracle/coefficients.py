@@ -9,6 +9,7 @@ order, as variances of independent errors (for verdicts) and as sums of magnitud
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.models import GRU, RNN, LeakyRNN, Linear, LinearSystem, Model, Rate
-from kpref.models.nonlinearity import sigmoid_pair, tanh_slope
+from kpref.models.nonlinearity import get_nonlinearity, sigmoid_pair, sigmoid_slope, tanh_slope
 from kpref.oracle.arithmetic import Arithmetic
 
 __all__ = ["CoefficientErrors", "Spread", "coefficient_errors", "relative", "sum_error"]
@@ -36,7 +37,9 @@ class Spread:
     worst: Array
 
     def __add__(self, other: Spread) -> Spread:
-        return Spread(np.hypot(self.deviation, other.deviation), self.worst + other.worst)
+        # Not np.hypot, which is many times slower: what its care would save is below the floor of the certificates.
+        deviation = np.sqrt(np.square(self.deviation) + np.square(other.deviation))
+        return Spread(deviation, self.worst + other.worst)
 
     def times(self, factor: Array | float) -> Spread:
         """Error of a product with an exact factor."""
@@ -144,26 +147,58 @@ def _zero(like: Array) -> Spread:
     return Spread(np.zeros_like(like), np.zeros_like(like))
 
 
-#: Bound of the derivative of the slope, and units of rounding (of 1) that plain formulas for value and slope cost.
-_SECOND = {
-    "tanh": lambda a: 2.0 * np.abs(np.tanh(a)) * tanh_slope(a),
-    "relu": lambda a: np.zeros_like(a),
-    "identity": lambda a: np.zeros_like(a),
-    "softplus": lambda a: np.multiply(*sigmoid_pair(a)),
-    "sigmoid": lambda a: np.multiply(*sigmoid_pair(a)),
-    "erf": lambda a: 4.0 / np.sqrt(np.pi) * np.abs(a) * np.exp(-np.square(a)),
+_TANH = get_nonlinearity("tanh")
+
+#: A current may lie within so many deviations of its value: derivatives are taken where they are largest there.
+_REACH = 3.0
+
+
+def _nearest(a: Array, spread: Spread, peak: float = 0.0) -> Array:
+    """The magnitude within reach of ``|a|`` that is nearest to `peak`, where an even function has its maximum."""
+    reach = np.minimum(_REACH * spread.deviation, spread.worst)
+    size = np.abs(a)
+    return np.maximum(np.clip(peak, size - reach, size + reach), 0.0)
+
+
+def _erf_second(a: Array) -> Array:
+    return 4.0 / np.sqrt(np.pi) * np.abs(a) * np.exp(-np.square(a))
+
+
+def _sigmoid_second(a: Array) -> Array:
+    value, complement = sigmoid_pair(a)
+    return value * complement * np.abs(complement - value)
+
+
+#: Magnitude of the second derivative, and the argument where it is largest.
+_SECOND: dict[str, tuple[Callable[[Array], Array], float]] = {
+    "tanh": (lambda a: 2.0 * np.abs(np.tanh(a)) * tanh_slope(a), 0.6585),
+    "identity": (np.zeros_like, 0.0),
+    "softplus": (sigmoid_slope, 0.0),
+    "sigmoid": (_sigmoid_second, 1.317),
+    "erf": (_erf_second, 0.7071),
 }
-_EXACT = ("relu", "identity")
 
 
 def _pointwise(nonlinearity: Any, a: Array, spread: Spread, arithmetic: Arithmetic) -> tuple[Spread, Spread]:
-    """Errors of phi(a) and phi'(a) where a carries an error."""
-    value = spread.times(nonlinearity.slope(a))
-    slope = spread.times(_SECOND[nonlinearity.name](a))
-    if nonlinearity.name not in _EXACT:
-        value = value + relative(nonlinearity.value(a), arithmetic.unit, 4)
+    """Errors of phi(a) and phi'(a) where a carries an error.
+
+    To first order they are phi' and phi'' times the error; an error that is not small against the scale of phi, as of
+    large weights in short numbers, is met by the largest derivative within its reach. Of relu, whose slope jumps, a
+    current within reach of zero may have either.
+    """
+    name, unit = nonlinearity.name, arithmetic.unit
+    if name == "relu":
+        jump = (_nearest(a, spread) == 0) & (spread.worst > 0)
+        return spread.times(np.where(jump, 1.0, nonlinearity.slope(a))), Spread(jump * 1.0, jump * 1.0)
+    second, peak = _SECOND[name]
+    # softplus has its largest slope to the right, all others at zero
+    steepest = a + np.minimum(_REACH * spread.deviation, spread.worst) if name == "softplus" else _nearest(a, spread)
+    value = spread.times(nonlinearity.slope(steepest))
+    slope = spread.times(second(_nearest(a, spread, peak)))
+    if name != "identity":
+        value = value + relative(nonlinearity.value(a), unit, 4)
         # A derivative formed from the stored value, as 1 - t**2 or s (1 - s): absolute errors of units of 1.
-        slope = slope + relative(np.ones_like(a), arithmetic.unit, 4)
+        slope = slope + relative(np.ones_like(a), unit, 4)
     return value, slope
 
 
@@ -220,7 +255,8 @@ def _(model: GRU, z: Array, x: Array, arithmetic: Arithmetic) -> CoefficientErro
         current = recurrent[..., part] + driven[..., part]
         spread = first[..., part] + second[..., part] + relative(current, unit)
         value, complement = sigmoid_pair(current)
-        return value, complement, spread.times(value * complement) + relative(value, unit, 4)
+        steepest = sigmoid_slope(_nearest(current, spread))
+        return value, complement, spread.times(steepest) + relative(value, unit, 4)
 
     r, r_c, r_error = gate(r_part)
     u, u_c, u_error = gate(u_part)
@@ -233,8 +269,7 @@ def _(model: GRU, z: Array, x: Array, arithmetic: Arithmetic) -> CoefficientErro
         + relative(r * a_n, unit) + relative(candidate, unit)
     )  # fmt: skip
     n, slope = np.tanh(candidate), tanh_slope(candidate)
-    n_error = candidate_error.times(slope) + relative(n, unit, 4)
-    slope_error = n_error.times(2 * np.abs(n)) + relative(one, unit, 3)
+    n_error, slope_error = _pointwise(_TANH, candidate, candidate_error, arithmetic)
     s, s_error = u_c * slope, u_c_error.times(slope) + slope_error.times(u_c) + relative(u_c * slope, unit)
     uu, uu_error = u * u_c, u_error.times(u_c) + u_c_error.times(u) + relative(u * u_c, unit)
     rr, rr_error = r * r_c, r_error.times(np.abs(r_c - r)) + relative(r * r_c, unit, 2) + relative(r, unit)

@@ -7,24 +7,34 @@ products then runs in that arithmetic unchanged. Only for tests: it is slow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref.kernels import reference
 from kpref.linearize import ParameterLayout, SiteForm
-from kpref.models.base import SiteMap
+from kpref.models import GRU, RNN
+from kpref.models.base import SiteCoefficients, SiteMap, network_current
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.space import TrajectorySpace
 
-__all__ = ["EmulatedBackend", "Rounded", "Summation"]
+__all__ = ["EmulatedBackend", "Formulas", "Product", "Rounded", "Summation", "stored_coefficients"]
 
 Array = npt.NDArray[Any]
 
-#: In which order inner products are summed: as NumPy does, backwards, or in blocks of eight terms one after another.
-Summation = Literal["plain", "reversed", "blocks"]
+#: In which order inner products are summed: as NumPy does, backwards, in blocks of eight terms one
+#: after another, or by halves.
+Summation = Literal["plain", "reversed", "blocks", "pairwise"]
+
+#: How derivatives of nonlinearities are computed: accurate in saturation, or from the stored value as ``1 - t**2``.
+Formulas = Literal["accurate", "stored"]
+
+#: How one step is computed: by gates, from dense Jacobians that are stored, or fused, rounded only at its end.
+Product = Literal["gates", "dense", "fused"]
 
 
 class Rounded(np.ndarray):
@@ -80,7 +90,18 @@ class Rounded(np.ndarray):
             for start in range(0, len(b), 8):
                 total += a[..., start : start + 8] @ b[start : start + 8]
             return total
+        if self.summation == "pairwise":
+            return _by_halves(a, b)
         return np.asarray(a @ b)
+
+
+def _by_halves(a: Array, b: Array) -> Array:
+    """``a @ b``, the terms added in pairs, the sums in pairs, and so on."""
+    terms = a[..., :, None] * b
+    while (count := terms.shape[-2]) > 1:
+        odd = terms[..., count - count % 2 :, :]
+        terms = np.concatenate([terms[..., : count - 1 : 2, :] + terms[..., 1::2, :], odd], axis=-2)
+    return terms[..., 0, :]
 
 
 @dataclass
@@ -94,7 +115,13 @@ class EmulatedBackend:
     z0 : ndarray, shape (B, H)
     space : TrajectorySpace
     arithmetic : Arithmetic
-    summation : {"plain", "reversed", "blocks"}
+    summation : {"plain", "reversed", "blocks", "pairwise"}
+    formulas : {"accurate", "stored"}
+    product : {"gates", "dense", "fused"}
+    states : ndarray, shape (B, T, H)
+        The trajectory in this arithmetic.
+    form : SiteForm
+        Its linearisation in this arithmetic; a changed one changes all operators.
     """
 
     model: SiteMap
@@ -103,28 +130,46 @@ class EmulatedBackend:
     space: TrajectorySpace
     arithmetic: Arithmetic
     summation: Summation = "plain"
+    formulas: Formulas = "accurate"
+    product: Product = "gates"
     states: Array = field(init=False)
     form: SiteForm = field(init=False)
 
     def __post_init__(self) -> None:
-        wrap = self.wrap
-        model = _with_rounded_parameters(self.model, wrap)
-        z, starts = wrap(self.z0), []
-        drive = [wrap(x) for x in np.moveaxis(self.inputs, 1, 0)]
-        for x in drive:
-            starts.append(z)
-            z = model.step(z, x)
-        before = wrap(np.stack([np.asarray(start) for start in starts]))
-        self.states = np.moveaxis(np.stack([*(np.asarray(start) for start in starts[1:]), np.asarray(z)]), 0, 1)
-        self.form = self._linearize(model, before, wrap(np.moveaxis(self.inputs, 1, 0)))
+        self.states = self.run(lambda model, z, x, step: model.step(z, x[step]))
+        self.form = self._linearize()
+
+    def run(self, advance: Callable[[Any, Rounded, Rounded, int], Array]) -> Array:
+        """States (B, T, H) of the trajectory whose next state is ``advance(model, z, x, step)``, x (T, B, n_in)."""
+        model, z = _with_rounded_parameters(self.model, self.wrap), self.wrap(self.z0)
+        x, states = self.wrap(np.moveaxis(self.inputs, 1, 0)), []
+        for step in range(len(x)):
+            z = self.wrap(advance(model, z, x, step))
+            states.append(np.asarray(z))
+        return np.stack(states, axis=1)
+
+    def at(self, states: Array) -> EmulatedBackend:
+        """The same backend with another trajectory (B, T, H), linearised there."""
+        other = copy.copy(self)
+        other.states = self.arithmetic.round(states)
+        other.form = other._linearize()
+        return other
 
     def wrap(self, values: npt.ArrayLike) -> Rounded:
         """Values in this backend's arithmetic."""
         return Rounded.of(values, self.arithmetic, self.summation)
 
-    def _linearize(self, model: SiteMap, before: Rounded, x: Rounded) -> SiteForm:
-        part = model.coefficients(before, x)
+    def _linearize(self) -> SiteForm:
+        starts = np.concatenate([self.z0[:, None], self.states[:, :-1]], axis=1)
+        before, x = (self.wrap(np.moveaxis(value, 1, 0)) for value in (starts, self.inputs))
+        model = _with_rounded_parameters(self.model, self.wrap)
         shape = before.shape
+        if self.product == "fused":
+            part: Any = self.model.coefficients(np.asarray(before), np.asarray(x))
+        elif self.formulas == "stored":
+            part = stored_coefficients(model, before, x)
+        else:
+            part = model.coefficients(before, x)
 
         def full(value: Any, trailing: int) -> Rounded:
             array = np.asarray(value)
@@ -137,22 +182,77 @@ class EmulatedBackend:
             slope=self.wrap(np.empty((1, 1, 0))) if part.slope is None else full(part.slope, 1),
             variable=before if part.variable is None else full(part.variable, 1),
             drive=self.wrap(np.concatenate([np.asarray(x), ones], axis=2)),
-            weight=self.wrap(model.parameters["weight_hh"]),
-            weight_transposed=self.wrap(model.parameters["weight_hh"].T),
+            weight=self.wrap(self.model.parameters["weight_hh"]),
+            weight_transposed=self.wrap(self.model.parameters["weight_hh"].T),
             layout=ParameterLayout.of(self.model),
         )
 
+    def with_form(self, form: SiteForm) -> EmulatedBackend:
+        """The same backend over another linearisation."""
+        other = copy.copy(self)
+        other.form = form
+        return other
+
+    # One step
+
+    def advance(self, step: int, x: Array) -> Array:
+        """``A[step] x`` for x of shape (1, B, H)."""
+        if self.product == "dense":
+            return self._dense(step, x, "bij,vbj->vbi")
+        if self.product == "fused":
+            return reference.jacobian(_plain(self.form), step, np.asarray(x))
+        return reference.jacobian(self.form, step, self.wrap(x))
+
+    def retreat(self, step: int, x: Array) -> Array:
+        """``A[step]^T x`` for x of shape (1, B, H)."""
+        if self.product == "dense":
+            return self._dense(step, x, "bij,vbi->vbj")
+        if self.product == "fused":
+            return reference.jacobian_transpose(_plain(self.form), step, np.asarray(x))
+        return reference.jacobian_transpose(self.form, step, self.wrap(x))
+
+    def _dense(self, step: int, x: Array, subscripts: str) -> Array:
+        """A product with the stored Jacobian of a step."""
+        form, units = self.form, self.form.n_states
+        decay, gates = (c[step if len(c) > 1 else 0] for c in (form.decay, form.gates))
+        blocks = form.weight.reshape(-1, units, units)
+        slope = form.slope[step][:, None, :] if form.slope.size else 1.0
+        matrix: Any = decay[:, :, None] * np.eye(units)
+        for gate, block in enumerate(blocks):
+            matrix = matrix + gates[:, gate, :, None] * (block * slope)
+        matrix = np.broadcast_to(np.asarray(self.wrap(matrix)), (form.n_trials, units, units))
+        kind: Any = np.float64 if self.arithmetic.accumulate < 2.0**-30 else np.float32
+        left, right = (self.arithmetic.round_operand(value).astype(kind) for value in (matrix, np.asarray(x)))
+        return self.wrap(np.einsum(subscripts, left, right))
+
+    # Operators
+
     def P(self, q: Array) -> Array:
         """``P q``."""
-        return np.asarray(reference.tangent(self.form, self.wrap(q)[None])[0])
+        q, out = self.wrap(q), np.empty(q.shape)
+        state: Array = np.zeros((1, *q[:, 0].shape))
+        for step in range(q.shape[1]):
+            state = np.asarray(self.wrap(self.advance(step, state) + q[None, :, step]))
+            out[:, step] = state[0]
+        return out
 
     def P_T(self, g: Array) -> Array:
         """``P^T g``."""
-        return np.asarray(reference.adjoint(self.form, self.wrap(g)[None])[0])
+        g, out = self.wrap(g), np.empty(g.shape)
+        state = np.asarray(g[None, :, -1])
+        out[:, -1] = state[0]
+        for step in range(g.shape[1] - 2, -1, -1):
+            state = np.asarray(self.wrap(self.retreat(step + 1, state) + g[None, :, step]))
+            out[:, step] = state[0]
+        return out
 
     def P_inverse(self, y: Array) -> Array:
         """``P^-1 y``."""
-        return np.asarray(reference.inverse(self.form, self.wrap(y)[None])[0])
+        y, out = self.wrap(y), np.array(self.wrap(y))
+        for step in range(1, y.shape[1]):
+            before = np.asarray(y[None, :, step - 1])
+            out[:, step] = self.wrap(y[None, :, step] - self.advance(step, before))[0]
+        return out
 
     def J(self, theta: Array) -> Array:
         """``J theta``."""
@@ -188,17 +288,53 @@ class EmulatedBackend:
 
     def NTK(self, q: Array) -> Array:
         """``NTK q``."""
-        return self.P(self.J(self.gradient(q)))
+        weighed = np.asarray(self.wrap(q) * self.wrap(self.space.mu)[:, :, None])
+        return self.P(self.J(self.J_T(self.P_T(weighed))))
 
     def gradient(self, err: Array) -> Array:
         """``J^T P^T Mu Err``."""
         return self.J_T(self.P_T(np.asarray(self.wrap(err) * self.wrap(self.space.mu)[:, :, None])))
 
 
+def _plain(form: SiteForm) -> SiteForm:
+    """The same numbers as ordinary arrays, whose operations do not round."""
+    names = ("decay", "gates", "slope", "variable", "drive", "weight", "weight_transposed")
+    arrays: dict[str, Any] = {name: np.asarray(getattr(form, name)) for name in names}
+    return replace(form, **arrays)
+
+
 def _with_rounded_parameters(model: SiteMap, wrap: Any) -> SiteMap:
     """The same model computing with rounded parameters; its own checks would make plain arrays of them."""
-    import copy
-
     twin = copy.copy(model)
     twin.parameters = {name: wrap(value) for name, value in model.parameters.items()}
     return twin
+
+
+def stored_coefficients(model: Any, z: Array, x: Array) -> SiteCoefficients:
+    """Coefficients as most libraries compute them: derivatives from stored values, plain sigmoids."""
+    if isinstance(model, GRU):
+        reset, update, a_n, c_n = model._currents(model.parameters, z, x)
+        r, u = _plain_sigmoid(reset), _plain_sigmoid(update)
+        n = np.tanh(c_n + r * a_n)
+        s = (1.0 - u) * (1.0 - n * n)
+        gates = [s * a_n * (r * (1.0 - r)), (z - n) * (u * (1.0 - u)), s * r, s]
+        return SiteCoefficients(decay=u, gates=np.stack([np.asarray(gate) for gate in gates], axis=-2))
+    part = model.coefficients(z, x)
+    name = getattr(getattr(model, "nonlinearity", None), "name", None)
+    if name not in _STORED:
+        return cast(SiteCoefficients, part)
+    if isinstance(model, RNN):
+        value = np.tanh(network_current(model.parameters, z, x))
+        return replace(part, gates=_STORED[name](value)[..., None, :])
+    return replace(part, slope=_STORED[name](z if name == "softplus" else part.variable))
+
+
+def _plain_sigmoid(a: Array) -> Array:
+    return 1.0 / (1.0 + np.exp(-a))
+
+
+_STORED: dict[str, Any] = {
+    "tanh": lambda t: 1.0 - t * t,
+    "sigmoid": lambda s: s * (1.0 - s),
+    "softplus": _plain_sigmoid,
+}

@@ -1,14 +1,16 @@
 """Which defect is it? Hypothetical defects are built into the reference, and the one that explains the answer is named.
 
-A hypothesis explains a claimed product if the reference with that defect reproduces it: the error that remains is a
-small part of the error found, or no larger than what rounding explains.
+A hypothesis explains a claimed product if what it leaves of the error is what rounding explains: the errors, divided
+entry by entry by their standard deviations, have a root mean square of a few. Of P and P^T the residuals are taken, so
+that nothing is amplified. Where several explain, a defect with a name goes before a factor fitted to the answer, and
+that before a mere description of the place; where none does, the best one that leaves a small part of the error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from itertools import permutations
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,40 +18,23 @@ import numpy.typing as npt
 
 from kpref import kernels
 from kpref.linearize import SiteForm
-from kpref.oracle.certificates import Judge
+from kpref.oracle.certificates import Comparison, Judge
+from kpref.oracle.defects import defects, only_gate
+from kpref.oracle.evaluation import evaluate
 
-__all__ = ["evaluate", "explain"]
+__all__ = ["explain", "pattern"]
 
 Array = npt.NDArray[Any]
 
-#: Share of the error that a hypothesis may leave unexplained.
-_UNEXPLAINED = 0.05
+#: Root mean square, in deviations, of errors that rounding explains; and what a sweep's may be.
+_EXPLAINED, _EXPLAINED_SWEPT = 3.0, 10.0
+
+#: Part of the error that a hypothesis may leave where none explains all of it.
+_LEFT = 0.05
 
 
-def evaluate(operator: str, form: SiteForm, space: Any, tensor: Array) -> Array:
-    """The reference value of an operator over any linearisation, possibly a defective one."""
-    batch = tensor[None]
-    if operator == "P":
-        return kernels.tangent(form, batch)[0]
-    if operator == "P_T":
-        return kernels.adjoint(form, batch)[0]
-    if operator == "P_inverse":
-        return kernels.inverse(form, batch)[0]
-    if operator == "J":
-        return kernels.parameter_product(form, batch)[0]
-    if operator == "J_T":
-        return kernels.parameter_transpose(form, batch)[0]
-    weighed = space.weigh(batch)
-    if operator == "K":
-        return kernels.parameter_product(form, kernels.parameter_transpose(form, weighed))[0]
-    theta = kernels.parameter_transpose(form, kernels.adjoint(form, weighed))
-    if operator == "gradient":
-        return theta[0]
-    return kernels.tangent(form, kernels.parameter_product(form, theta))[0]
-
-
-def explain(judge: Judge, operator: str, tensor: Array, answer: Array, noise: float) -> str | None:
-    """Name the defect that explains `answer`, or None.
+def explain(judge: Judge, operator: str, tensor: Array, answer: Array, comparison: Comparison, bound: float) -> str:
+    """Name the defect that explains an answer that rounding does not.
 
     Parameters
     ----------
@@ -57,198 +42,159 @@ def explain(judge: Judge, operator: str, tensor: Array, answer: Array, noise: fl
     operator : str
     tensor, answer : ndarray
         What the backend was given and what it returned.
-    noise : float
-        Norm of the error that rounding explains.
+    comparison : Comparison
+        Of the answer with the reference.
+    bound : float
+        Deviations beyond which an entry is wrong.
+
+    Returns
+    -------
+    str
+        Class and description; empty if nothing explains it.
     """
+    scale = _Scale(judge, operator, comparison)
+    limit = _EXPLAINED_SWEPT if operator in ("NTK", "gradient") else _EXPLAINED
+    best, label = np.inf, ""
+    inside = scale.rms(comparison.error, judge.form, edges=True, local=True)
     truth = evaluate(operator, judge.form, judge.space, tensor)
-    found = float(np.linalg.norm(answer - truth))
-    best: tuple[float, str | None] = (max(_UNEXPLAINED * found, 3 * noise), None)
-    for label, value in _candidates(judge, operator, tensor, truth, answer):
-        left = float(np.linalg.norm(answer - value))
-        if left < best[0] and left < 0.5 * found:
-            best = (left, label)
-    return best[1]
+    for defect in defects(judge, operator, tensor, truth):
+        if defect.edges and inside <= limit:
+            continue
+        form = defect.form or judge.form
+        value = defect.value() if defect.value else evaluate(operator, form, judge.space, tensor)
+        growth = np.linalg.norm(value) / max(float(np.linalg.norm(truth)), 1e-300) if defect.value else 1.0
+        # An answer that is too large carries rounding errors that are too large.
+        size = scale.rms(answer - value, form, defect.edges) / max(1.0, float(growth))
+        if size < 0.999 * best:  # the first of equals
+            best, label = size, defect.label
+    found = scale.rms(comparison.error, judge.form, local=True)
+    if best <= min(limit, 0.5 * found):
+        return label
+    for fitted in (
+        _term(judge, operator, tensor, answer, scale, limit),
+        pattern(comparison.ratio(), bound),
+        _pattern_of_answer(judge, operator, tensor, answer),
+    ):
+        if fitted:
+            return fitted
+    return label if best <= _LEFT * found else ""
 
 
-def _candidates(judge: Judge, operator: str, tensor: Array, truth: Array, answer: Array) -> Iterator[tuple[str, Array]]:
-    yield "sign: the negative of the right answer", -truth
-    yield "zero: nothing was computed", np.zeros_like(truth)
-    points = judge.form.n_steps * judge.form.n_trials
-    if operator in ("K", "NTK", "gradient"):
-        for factor, label in (
-            (points, "measure: sum for mean"),
-            (1 / points, "measure: mean for sum, or divided twice"),
-            (judge.form.n_trials, "measure: not divided by the number of trials"),
-            (judge.form.n_steps, "measure: not divided by the number of steps"),
-            (judge.form.n_states, "measure: units counted in"),
-            (1 / judge.form.n_states, "measure: units counted in"),
-        ):
-            yield label, factor * truth
-        yield "measure: weights ignored", evaluate(operator, judge.form, _Unweighted(), tensor)
-    for label, form in _forms(judge.form):
-        yield label, evaluate(operator, form, judge.space, tensor)
-    yield from _shifts(judge, operator, tensor, truth)
-    yield from _layouts(judge, operator, tensor, truth)
-    yield from _compositions(judge, operator, tensor)
-    scale = float(np.vdot(truth, answer) / max(float(np.vdot(truth, truth)), np.finfo(float).tiny))
-    yield f"factor: the right answer times {scale:.6g}", scale * truth
+@dataclass(frozen=True, eq=False)
+class _Scale:
+    """Measures errors in deviations."""
+
+    judge: Judge
+    operator: str
+    comparison: Comparison
+
+    @property
+    def deviation(self) -> Array:
+        """Deviations, none much below the others: of a wrong answer the right deviation is not known so well."""
+        own = self.comparison.spread.deviation
+        return np.maximum(own, 1e-2 * float(np.sqrt(np.mean(np.square(own)))))
+
+    def rms(self, error: Array, form: SiteForm, edges: bool = False, local: bool = False) -> float:
+        """Root mean square of an error in an answer, of P and P^T of the residual that it leaves.
+
+        `form` is the linearisation under which it is one; `edges` leaves out the first and last step; `local` says
+        that the error is a residual already.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not local and self.operator in ("P", "P_T"):
+                undo = kernels.inverse if self.operator == "P" else kernels.inverse_transpose
+                error = undo(form, np.ascontiguousarray(error)[None])[0]
+            ratio = error / self.deviation
+            if edges and ratio.ndim == 3 and ratio.shape[1] > 2:
+                ratio = ratio[:, 1:-1]
+            size = float(np.sqrt(np.mean(np.square(ratio))))
+        return size if np.isfinite(size) else np.inf
 
 
-class _Unweighted:
-    """A space with all weights one."""
-
-    @staticmethod
-    def weigh(batch: Array) -> Array:
-        return batch
+# Factors fitted to the answer
 
 
-def _forms(form: SiteForm) -> Iterator[tuple[str, SiteForm]]:
-    """Linearisations with a defect."""
-    units, gates = form.n_states, form.gates.shape[2]
-    recurrent = len(form.weight) // units
-    blocks = form.weight.reshape(recurrent, units, units)
-    yield "transpose: recurrent weight transposed", _with_weight(form, blocks.swapaxes(1, 2))
-    if recurrent > 1:
-        for order in permutations(range(recurrent)):
-            if order != tuple(range(recurrent)):
-                yield f"gate order: recurrent blocks in the order {order}", _with_weight(form, blocks[list(order)])
-    full = np.broadcast_to(form.gates, (*form.gates.shape[:2], gates, units))
-    for gate in range(gates):
-        yield f"gate: gate {gate} left out", replace(form, gates=_scaled(full, gate, 0.0))
-        yield f"gate sign: gate {gate} negative", replace(form, gates=_scaled(full, gate, -1.0))
-    for order in permutations(range(gates)):
-        if order != tuple(range(gates)):
-            yield (
-                f"gate order: gates in the order {order}",
-                replace(form, gates=np.ascontiguousarray(full[:, :, order])),
-            )
-    yield "decay: the direct term left out", replace(form, decay=np.zeros_like(form.decay))
-    yield "decay: the direct term taken as one", replace(form, decay=np.ones_like(form.decay))
-    if form.slope.size:
-        yield "slope: derivative of the nonlinearity left out", replace(form, slope=np.ones_like(form.slope))
-    yield "slope: gates taken as one", replace(form, gates=np.ones_like(form.gates))
-    yield "recurrence: recurrent weight left out", _with_weight(form, np.zeros_like(blocks))
-    for shift, word in ((1, "before"), (-1, "after")):
-        yield f"time shifted by one: coefficients of the step {word}", _rolled(form, shift)
-    start = form.variable.copy()
-    start[0] = 0.0
-    yield "z0 dropped: the first step starts from zero", replace(form, variable=start)
-    ones = form.drive.copy()
-    ones[..., -1] = 0.0
-    yield "bias missing: biases have no derivative", replace(form, drive=ones)
-    nothing = form.drive.copy()
-    nothing[..., :-1] = 0.0
-    yield "inputs missing: input weights have no derivative", replace(form, drive=nothing)
-    yield "recurrence: recurrent weight has no derivative", replace(form, variable=np.zeros_like(form.variable))
+def _term(judge: Judge, operator: str, tensor: Array, answer: Array, scale: _Scale, limit: float) -> str:
+    """The one term of the product that, times a fitted factor, explains the error."""
+    error = scale.comparison.error / scale.deviation
+    best, found = limit, ""
+    for name, term in _terms(judge, operator, tensor, answer):
+        term = term / scale.deviation
+        energy = float(np.vdot(term, term))
+        if not 0 < energy < np.inf:
+            continue
+        change = float(np.vdot(term, error)) / energy
+        left = float(np.sqrt(np.mean(np.square(error - change * term))))
+        if left < 0.999 * best:
+            best, found = left, f"{name} times {1 + change:.7g}"
+    return found
 
 
-def _with_weight(form: SiteForm, blocks: Array) -> SiteForm:
-    weight = np.ascontiguousarray(blocks.reshape(form.weight.shape))
-    return replace(form, weight=weight, weight_transposed=np.ascontiguousarray(weight.T))
+def _terms(judge: Judge, operator: str, tensor: Array, answer: Array) -> Iterator[tuple[str, Array]]:
+    """Terms of the error that a factor of one part of the product would cause, less one."""
+    form = judge.form
+    truth = evaluate(operator, form, judge.space, tensor)
+    own = -1.0 if operator == "P_inverse" else 1.0  # its error has the answer on the right
+    if operator not in ("P", "P_T"):
+        yield "factor: the right answer", own * truth
+    gates: list[int | None] = list(range(form.gates.shape[2]))
+    names = [f"gate: gate {gate}" for gate in gates]
+    if operator in ("P", "P_T", "P_inverse"):
+        undo = kernels.inverse_transpose if operator == "P_T" else kernels.inverse
+        given = tensor if operator == "P_inverse" else answer
+        for gate, name in [*zip(gates, names, strict=True), (None, "decay: the direct term")]:
+            yield name, (given - undo(only_gate(form, gate), given[None])[0])
+        yield "recurrence: the product with the Jacobian", (given - undo(form, given[None])[0])
+        yield "factor: the right answer" if operator != "P_inverse" else "factor: what it is applied to", own * tensor
+    elif operator in ("J", "J_T"):
+        for gate, name in zip(gates, names, strict=True):
+            yield name, evaluate(operator, only_gate(form, gate), judge.space, tensor)
+    layout, start = form.layout, 0
+    for site in layout.sites if operator in ("J", "J_T", "gradient") else ():
+        part = slice(start, start := start + math.prod(site.shape(layout.n_states, layout.n_inputs)))
+        alone = np.zeros_like(tensor if operator == "J" else truth)
+        alone[part] = (tensor if operator == "J" else truth)[part]
+        kind = {"bias": "bias", "input": "inputs", "recurrent": "recurrence"}[site.kind]
+        yield f"{kind}: {site.name}", evaluate("J", form, judge.space, alone) if operator == "J" else alone
 
 
-def _scaled(gates: Array, gate: int, factor: float) -> Array:
-    changed = gates.copy()
-    changed[:, :, gate] *= factor
-    return changed
+# Places
 
 
-def _rolled(form: SiteForm, shift: int) -> SiteForm:
-    def roll(array: Array) -> Array:
-        return np.roll(array, shift, axis=0) if array.shape[0] > 1 else array
-
-    return replace(
-        form, decay=roll(form.decay), gates=roll(form.gates), slope=roll(form.slope), variable=roll(form.variable)
-    )
-
-
-def _shifts(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterator[tuple[str, Array]]:
-    """Answers and arguments moved along time, reversed, or cut off."""
-    form, space = judge.form, judge.space
-
-    def value(changed: Array) -> Array:
-        return evaluate(operator, form, space, changed)
-
-    if truth.ndim == 3:
-        for shift in (1, -1):
-            yield "time shifted by one: the answer", _shifted(truth, shift)
-        yield "time reversed: the answer", truth[:, ::-1]
-        for step, word in ((0, "first"), (-1, "last")):
-            cut = truth.copy()
-            cut[:, step] = 0.0
-            yield f"step missing: the {word} of the answer is zero", cut
-    if tensor.ndim == 3:
-        for shift in (1, -1):
-            yield "time shifted by one: the argument", value(_shifted(tensor, shift))
-        yield "time reversed: the argument", value(np.ascontiguousarray(tensor[:, ::-1]))
-        for step, word in ((0, "first"), (-1, "last")):
-            cut = tensor.copy()
-            cut[:, step] = 0.0
-            yield f"step missing: the {word} of the argument is not seen", value(cut)
-        mixed = np.broadcast_to(tensor.mean(axis=0, keepdims=True), tensor.shape)
-        yield "trials mixed: trials are averaged", value(np.ascontiguousarray(mixed))
-        yield "trials mixed: trials are moved by one", value(np.roll(tensor, 1, axis=0))
+def _pattern_of_answer(judge: Judge, operator: str, tensor: Array, answer: Array) -> str:
+    """As `pattern`, of the answer itself where the certificate looks at a residual, which spreads to neighbours."""
+    if operator not in ("P", "P_T"):
+        return ""
+    gap = np.abs(answer - evaluate(operator, judge.form, judge.space, tensor))
+    return pattern(gap, 0.05 * float(gap.max()))
 
 
-def _shifted(tensor: Array, shift: int) -> Array:
-    moved = np.roll(tensor, shift, axis=1)
-    moved[:, 0 if shift > 0 else -1] = 0.0
-    return moved
+def pattern(size: Array, bound: float) -> str:
+    """What the wrong entries of a tensor (B, T, H), or of the parameters, have in common.
 
-
-def _layouts(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterator[tuple[str, Array]]:
-    """Parameter vectors in another order."""
-    if operator not in ("J", "J_T", "gradient"):
-        return
-    orders: list[tuple[str, Array]] = []
-    layout = judge.form.layout
-    shapes = [site.shape(layout.n_states, layout.n_inputs) for site in layout.sites]
-    positions = np.split(np.arange(layout.size), np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
-    fortran = [p.reshape(s).ravel(order="F") for p, s in zip(positions, shapes, strict=True)]
-    orders.append(("parameter order: matrices in Fortran order", np.concatenate(fortran)))
-    for i in range(len(positions)):
-        for j in range(i):
-            swapped = list(positions)
-            swapped[i], swapped[j] = swapped[j], swapped[i]
-            names = f"{layout.sites[j].name} and {layout.sites[i].name}"
-            orders.append((f"parameter order: {names} exchanged", np.concatenate(swapped)))
-    for i, (site, block, shape) in enumerate(zip(layout.sites, positions, shapes, strict=True)):
-        if len(site.gates) > 1:
-            rows = block.reshape(len(site.gates), -1)
-            for order in permutations(range(len(site.gates))):
-                if order != tuple(range(len(site.gates))):
-                    changed = list(positions)
-                    changed[i] = rows[list(order)].ravel()
-                    orders.append((f"gate order: blocks of {site.name} in the order {order}", np.concatenate(changed)))
-    for label, permutation in orders:
-        if operator == "J":
-            yield label, evaluate("J", judge.form, judge.space, tensor[permutation])
-        else:
-            yield label, truth[permutation]
-
-
-def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[tuple[str, Array]]:
-    """One operator in place of another."""
-    form, space = judge.form, judge.space
-    weighed = space.weigh(tensor) if tensor.ndim == 3 else tensor
-
-    def k(q: Array) -> Array:
-        return evaluate("K", form, _Unweighted(), q)
-
-    calls: dict[str, list[tuple[str, Callable[[], Array]]]] = {
-        "P": [("transpose: P^T in place of P", lambda: evaluate("P_T", form, space, tensor))],
-        "P_T": [("transpose missing: P in place of P^T", lambda: evaluate("P", form, space, tensor))],
-        "P_inverse": [("inverse missing: P in place of its inverse", lambda: evaluate("P", form, space, tensor))],
-        "NTK": [
-            ("composition: K alone", lambda: k(weighed)),
-            ("composition: P K without P*", lambda: evaluate("P", form, space, k(weighed))),
-            ("composition: K P* without P", lambda: k(evaluate("P_T", form, space, weighed))),
-            (
-                "composition: P K P for P K P*",
-                lambda: evaluate("P", form, space, k(evaluate("P", form, space, weighed))),
-            ),
-        ],
-        "gradient": [("composition: P* left out", lambda: evaluate("J_T", form, space, weighed))],
-    }
-    for label, call in calls.get(operator, []):
-        yield label, call()
+    Parameters
+    ----------
+    size : ndarray
+        Size of the errors.
+    bound : float
+        Above it an entry is wrong; where all others are right, they are well below it.
+    """
+    bad = size > 0.3 * bound
+    where = np.argwhere(bad)
+    if len(where) == 1:
+        return "one entry: all others are right"
+    if bad.ndim == 1 or not len(where):
+        return ""
+    steps, counts = np.unique(where[:, 1], return_counts=True)
+    if len(steps) == 2 and np.ptp(steps) == 1 and counts.min() == 1 and np.ptp(where[:, 0]) == 0:
+        return "one entry: all others follow from it"
+    for axis, word in enumerate(("trial", "step", "unit")):
+        values = np.unique(where[:, axis])
+        if bad.shape[axis] > 1 and len(values) == 1:
+            return f"one {word}: only {word} {values[0]} is wrong"
+        run = len(values) > 1 and len(values) <= bad.shape[axis] // 2 and values[-1] - values[0] == len(values) - 1
+        if run and values[-1] == bad.shape[axis] - 1:
+            return f"last block: only the last {len(values)} {word}s are wrong"
+        if run and values[0] == 0:
+            return f"first block: only the first {len(values)} {word}s are wrong"
+    return ""

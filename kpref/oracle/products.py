@@ -8,7 +8,7 @@ backend that forms dense Jacobians first rounds their entries once more; that is
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,12 @@ from kpref.models.base import SiteModel
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.coefficients import CoefficientErrors, Spread, coefficient_errors, relative, sum_error
 
-__all__ = ["Chunk", "chunks", "jacobian", "jacobian_transpose", "parameter_product", "parameter_terms"]
+__all__ = ["Chunk", "chunks", "jacobian", "jacobian_transpose", "parameter_product", "parameter_terms", "underflow"]
 
 Array = npt.NDArray[Any]
 
-#: Entries of a (rows, B, k H) tensor that one chunk may hold: bounds the memory of the analysis.
-_CHUNK_ENTRIES = 1 << 18
+#: Entries of a (rows, B, k H) tensor that one chunk may hold: bounds the memory of the analysis, and keeps it in cache.
+_CHUNK_ENTRIES = 1 << 13
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +57,18 @@ class Chunk:
         return len(self.weight) // self.weight.shape[1]
 
 
+def underflow(arithmetic: Arithmetic) -> float:
+    """Absolute error of a number near or below the smallest normal one.
+
+    Accelerators flush such float32 and bfloat16 numbers to zero; the narrow range of float16 they extend gradually.
+    """
+    return arithmetic.smallest * (arithmetic.unit if arithmetic.largest < 1e30 else 1.0)
+
+
 def chunks(model: SiteModel, form: SiteForm, states: Array, inputs: Array, arithmetic: Arithmetic) -> Iterator[Chunk]:
     """The linearisation of `model` at states (R, B, H) under inputs (R, B, n_in), a few rows at a time."""
     rows, trials, units = states.shape
+    lost = Spread(np.array(underflow(arithmetic)), np.array(underflow(arithmetic)))
     step = max(1, _CHUNK_ENTRIES // (trials * units * form.gates.shape[2]))
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
@@ -74,9 +83,13 @@ def chunks(model: SiteModel, form: SiteForm, states: Array, inputs: Array, arith
             variable=form.variable[part],
             drive=form.drive[part],
             weight=form.weight,
-            errors=coefficient_errors(model, states[part], inputs[part], arithmetic),
+            errors=_with_underflow(coefficient_errors(model, states[part], inputs[part], arithmetic), lost),
             arithmetic=arithmetic,
         )
+
+
+def _with_underflow(errors: CoefficientErrors, lost: Spread) -> CoefficientErrors:
+    return replace(errors, **{name: getattr(errors, name) + lost for name in ("decay", "gates", "value")})
 
 
 def _weighted(weight: Array, vector: Array, carried: Spread, arithmetic: Arithmetic) -> tuple[Array, Spread]:
@@ -99,11 +112,27 @@ def _gathered(values: Array, spread: Spread, unit: float) -> tuple[Array, Spread
     return total, summed + relative(magnitudes, unit, values.shape[-2] + 1)
 
 
+def _kept_error(chunk: Chunk, x: Array) -> Spread:
+    """Error of the direct term; in a dense Jacobian it and x are operands of a matrix product.
+
+    Entries of a dense Jacobian that are too small for the arithmetic are lost one by one.
+    """
+    kept, arithmetic = chunk.decay * x, chunk.arithmetic
+    entries = relative(np.abs(x).sum(axis=-1, keepdims=True), underflow(arithmetic))
+    return (
+        entries
+        + chunk.errors.decay.times(x)
+        + relative(kept, arithmetic.unit, 3)
+        + relative(kept, arithmetic.operand, 2)
+    )
+
+
 def jacobian(chunk: Chunk, x: Array) -> tuple[Array, Spread]:
     """``A x = C0 x + sum_g G_g W_g (S x)`` and the error that a backend may make."""
     unit, errors, k = chunk.arithmetic.unit, chunk.errors, chunk.n_recurrent
     scaled = chunk.slope * x
-    carried = errors.slope.times(x) + relative(scaled, unit, 2)
+    lost = underflow(chunk.arithmetic)
+    carried = errors.slope.times(x) + relative(scaled, unit, 2) + relative(np.ones_like(x), lost)
     currents, error = _weighted(chunk.weight, scaled, carried, chunk.arithmetic)
     currents = currents.reshape(*x.shape[:2], k, x.shape[2])
     error = Spread(error.deviation.reshape(currents.shape), error.worst.reshape(currents.shape))
@@ -113,21 +142,22 @@ def jacobian(chunk: Chunk, x: Array) -> tuple[Array, Spread]:
     spread = error.times(gates) + gate_error.times(currents) + relative(terms, unit, 2)
     total, spread = _gathered(terms, spread, unit)
     kept = chunk.decay * x
-    return total + kept, spread + errors.decay.times(x) + relative(kept, unit, 3) + relative(total + kept, unit)
+    return total + kept, spread + _kept_error(chunk, x) + relative(total + kept, unit)
 
 
 def jacobian_transpose(chunk: Chunk, x: Array) -> tuple[Array, Spread]:
     """``A^T x = C0 x + S sum_g W_g^T (G_g x)`` and the error that a backend may make."""
     unit, errors, k = chunk.arithmetic.unit, chunk.errors, chunk.n_recurrent
     terms = chunk.gates[:, :, :k] * x[:, :, None]
-    carried = errors.gates[..., :k, :].times(x[:, :, None]) + relative(terms, unit, 2)
+    lost = underflow(chunk.arithmetic)
+    carried = errors.gates[..., :k, :].times(x[:, :, None]) + relative(terms, unit, 2) + relative(np.ones(1), lost)
     shape = (*x.shape[:2], -1)
     flat = Spread(carried.deviation.reshape(shape), carried.worst.reshape(shape))
     total, spread = _weighted(chunk.weight.T, terms.reshape(shape), flat, chunk.arithmetic)
     scaled = chunk.slope * total
     spread = spread.times(chunk.slope) + errors.slope.times(total) + relative(scaled, unit, 2)
     kept = chunk.decay * x
-    return scaled + kept, spread + errors.decay.times(x) + relative(kept, unit, 3) + relative(scaled + kept, unit)
+    return scaled + kept, spread + _kept_error(chunk, x) + relative(scaled + kept, unit)
 
 
 def parameter_product(chunk: Chunk, recurrent: Array, driven: Array) -> tuple[Array, Spread]:

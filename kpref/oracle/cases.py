@@ -1,0 +1,141 @@
+"""Problems on which the oracle itself is tried, and correct backends that may look suspicious on them.
+
+A problem follows from a seed: any network in discrete time, of one unit to 24, one step to several hundred, contracting
+to chaotic, driven not at all to far into saturation, its parameters of one size or spread over five powers of ten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.flow import Flow
+from kpref.models import GRU, RNN, LeakyRNN, Linear
+from kpref.models.base import SiteMap
+from kpref.oracle.arithmetic import Arithmetic
+from kpref.oracle.emulation import EmulatedBackend
+
+__all__ = ["OwnKernels", "correct_backend", "emulate", "make_flow", "random_flow"]
+
+Array = npt.NDArray[Any]
+
+#: Networks, by the seed's choice; those that do not saturate are kept from exploding.
+_SATURATING: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (GRU, {}),
+    (RNN, {"nonlinearity": "tanh"}),
+    *((LeakyRNN, {"nonlinearity": name}) for name in ("tanh", "sigmoid", "erf")),
+)
+_GROWING: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (Linear, {}),
+    *((RNN, {"nonlinearity": name}) for name in ("relu", "identity")),
+    *((LeakyRNN, {"nonlinearity": name}) for name in ("relu", "softplus", "identity")),
+)
+
+
+def random_flow(seed: int) -> Flow:
+    """The problem of a seed."""
+    rng = np.random.default_rng([seed, 1])
+    saturating = bool(rng.random() < 0.65)
+    kinds = _SATURATING if saturating else _GROWING
+    kind, options = kinds[rng.integers(len(kinds))]
+    long = bool(rng.random() < 0.03)
+    trials, inputs = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+    steps = int(rng.integers(100, 401) if long else rng.choice([1, 2, int(rng.integers(3, 31))], p=[0.05, 0.05, 0.9]))
+    units = int(rng.choice([1, int(rng.integers(2, 13 if long else 25))], p=[0.08, 0.92]))
+    gain = float(rng.choice([0.3, 1.0, 1.5, 3.0] if saturating else [0.3, 0.6, 0.9]))
+    if kind is LeakyRNN:
+        options = {**options, "alpha": float(rng.choice([0.01, 0.1, 0.5, 1.0]))}
+    model = kind.init(inputs, units, int(rng.integers(1 << 31)), gain, bool(rng.random() < 0.8), **options)
+    model = _disturbed(model, rng, spread=bool(rng.random() < 0.25) and saturating)
+    shape = (trials, steps)
+    drive = float(rng.choice([0.0, 1e-3, 1.0, 30.0], p=[0.1, 0.1, 0.65, 0.15]))
+    z0 = float(rng.choice([0.0, 1.0, 10.0], p=[0.2, 0.7, 0.1]))
+    return Flow(
+        model,
+        drive * rng.normal(size=(*shape, inputs)),
+        z0 * rng.normal(size=(trials, units)),
+        _measure(rng, shape),
+    )
+
+
+def _disturbed(model: SiteMap, rng: np.random.Generator, spread: bool) -> SiteMap:
+    """Biases that are not zero, rows of very different size where wanted, and at times a trainable subset."""
+    changed = {}
+    for name, value in model.parameters.items():
+        scale = 10.0 ** rng.uniform(-3, 2, size=(len(value), *[1] * (value.ndim - 1))) if spread else 1.0
+        changed[name] = scale * (value if value.ndim > 1 else 0.5 * rng.normal(size=value.shape))
+    model = model.with_parameters(changed)
+    names = list(model.parameters)
+    if rng.random() < 0.25:
+        chosen = rng.choice(names, size=int(rng.integers(1, len(names) + 1)), replace=False)
+        model = model.with_trainable([name for name in names if name in chosen])
+    return model
+
+
+def _measure(rng: np.random.Generator, shape: tuple[int, int]) -> Any:
+    kind = rng.integers(4)
+    if kind < 2:
+        return ("mean", "sum")[kind]
+    weights = rng.uniform(0.1, 2.0, size=shape)
+    if kind == 3:
+        weights[rng.random(size=shape) < 0.4] = 0.0
+        weights.flat[rng.integers(weights.size)] = 1.0
+    return weights
+
+
+def make_flow(model: SiteMap, shape: tuple[int, int], seed: int, measure: Any = "mean") -> Flow:
+    """A model, with random biases, on normal inputs from normal initial states; shape is (B, T)."""
+    rng = np.random.default_rng([seed, 2])
+    biases = {name: 0.5 * rng.normal(size=v.shape) for name, v in model.parameters.items() if v.ndim == 1}
+    inputs = rng.normal(size=(*shape, model.n_inputs))
+    return Flow(model.with_parameters(biases), inputs, rng.normal(size=(shape[0], model.n_states)), measure)
+
+
+def emulate(flow: Flow, arithmetic: Arithmetic, **options: Any) -> EmulatedBackend:
+    """A correct backend for the problem, its data rounded to the arithmetic."""
+    model, inputs, z0 = _rounded(flow, arithmetic)
+    return EmulatedBackend(model, inputs, z0, flow.space, arithmetic, **options)
+
+
+def _rounded(flow: Flow, arithmetic: Arithmetic) -> tuple[Any, Array, Array]:
+    model = flow.model.with_parameters({n: arithmetic.round(v) for n, v in flow.model.parameters.items()})
+    return model, arithmetic.round(flow.inputs), arithmetic.round(flow.z0)
+
+
+@dataclass(frozen=True, eq=False)
+class OwnKernels:
+    """kpref's compiled operators as a backend, in float64 or float32; linearised at the exact trajectory.
+
+    Attributes
+    ----------
+    flow : Flow
+    """
+
+    flow: Flow
+
+    def __post_init__(self) -> None:
+        flow = self.flow
+        names = ("P", "P_inverse", "J", "K", "NTK")
+        for name, operator in [(name, getattr(flow, name)) for name in names]:
+            object.__setattr__(self, name, operator)
+        object.__setattr__(self, "P_T", flow.P.T)
+        object.__setattr__(self, "J_T", flow.J.T)
+        object.__setattr__(self, "gradient", flow.D.star)
+        object.__setattr__(self, "dtype", flow.dtype)
+
+
+def correct_backend(flow: Flow, arithmetic: Arithmetic, seed: int) -> tuple[str, Any]:
+    """One of the correct backends, by the seed's choice, and what it is called."""
+    rng = np.random.default_rng([seed, 3])
+    if arithmetic.name in ("float64", "float32") and rng.random() < 0.1:
+        model, inputs, z0 = _rounded(flow, arithmetic)
+        own = Flow(model, inputs, z0, flow.space.mu, dtype=arithmetic.name)
+        return "own kernels", OwnKernels(own)
+    summation = str(rng.choice(["plain", "reversed", "blocks", "pairwise"]))
+    formulas = str(rng.choice(["accurate", "stored"]))
+    product = str(rng.choice(["gates", "dense", "fused"], p=[0.5, 0.25, 0.25]))
+    backend = emulate(flow, arithmetic, summation=summation, formulas=formulas, product=product)
+    return f"{summation}, {formulas}, {product}", backend

@@ -1,0 +1,314 @@
+"""Golden folders: a problem and probes as files, answered by a backend in any language, judged from its files.
+
+Format ``kpref-golden``, version 1. Arrays are in npz files (zip archives of npy arrays, C order, little-endian), in
+float64 for the arithmetic float64, float16 for float16 and float32 for the others; each number is exactly one that
+the arithmetic can hold.
+
+    manifest.json        {"format": "kpref-golden", "version": 1, "kpref": version of kpref, "arithmetic": name,
+                         "seed": number, "problem": {"model", "options", "parameters", "trainable"},
+                         "shape": {"trials", "steps", "states", "inputs", "parameters"},
+                         "probes": {operator: how many}}
+    README.md            what is asked for, for whoever answers
+    problem.npz          inputs (B, T, n_in), z0 (B, H), mu (B, T): the weights of the measure, states (B, T, H): the
+                         reference's trajectory, and parameter/<name> for each parameter
+    probes/<op>.npz      probes (count, B, T, H), or (count, M) for the operator J
+    answers/<op>.npz     from the other side: answers (count, B, T, H), or (count, M) for J_T and gradient: the operator
+                         applied to each probe, in order. A file that is not there means: not offered
+    answers/states.npz   from the other side, optional: states (B, T, H). If it is there, it is verified, and taken as
+                         the point of linearisation; if not, problem.npz's own states are
+
+Operators and their meaning are those of `kpref.oracle.backend`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref._archives import read_npz, replacing
+from kpref._version import __version__
+from kpref.flow import Flow
+from kpref.oracle.adapters import flow_backend
+from kpref.oracle.arithmetic import Arithmetic, get_arithmetic
+from kpref.oracle.backend import OPERATORS, Backend, BackendFault, LocalBackend
+from kpref.oracle.problem import describe, rebuild, rounded
+from kpref.oracle.verdict import Check, Report
+from kpref.oracle.verify import verify
+
+__all__ = ["FolderBackend", "check_golden", "export_golden", "folder_backend"]
+
+Array = npt.NDArray[Any]
+
+FORMAT = "kpref-golden"
+VERSION = 1
+
+_DTYPE = {"float64": "<f8", "float16": "<f2"}
+
+_README = """# Problem for a backend, made by kpref {kpref}
+
+Apply your operators to the probes, write the answers, and let kpref judge them: `kpref golden check` on this folder.
+
+Everything is in npz files (zip archives of npy arrays), in {dtype}; compute in {arithmetic}. All arrays are C order.
+B = {trials} trials, T = {steps} steps, H = {states} units, n_in = {inputs} inputs, M = {parameters} parameters.
+
+`problem.npz`: the network ({model}) and what it runs on.
+
+- `parameter/<name>`, laid out as in PyTorch; the parameter vector is {trainable}, each raveled, one after the other
+- `inputs` (B, T, n_in), `z0` (B, H), `mu` (B, T): weights of the measure, Mu below
+- `states` (B, T, H): z[1..T] as kpref computes it
+
+`probes/<operator>.npz`: `probes` (count, ...). For each write `answers/<operator>.npz` with `answers` (count, ...),
+the operator applied to each probe, in the same order. A file that you leave out is reported as not offered.
+
+| operator | answer | what it is |
+| --- | --- | --- |
+| P | (count, B, T, H) | y[n] = A[n] y[n-1] + q[n], y[-1] = 0; A[n]: derivative of step n by the state before it |
+| P_T | (count, B, T, H) | l[n] = A[n+1]^T l[n+1] + g[n], backwards |
+| P_inverse | (count, B, T, H) | q[n] = y[n] - A[n] y[n-1] |
+| J | (count, B, T, H) | from parameter vectors: derivative of each step by the parameters, its start held fixed |
+| J_T | (count, M) | the transpose of J |
+| K | (count, B, T, H) | J J^T Mu q |
+| NTK | (count, B, T, H) | P J J^T P^T Mu q |
+| gradient | (count, M) | J^T P^T Mu Err |
+
+Linearise at your own trajectory and write it to `answers/states.npz` as `states` (B, T, H), or leave that out and
+linearise at `states` of `problem.npz`.
+"""
+
+
+def export_golden(
+    path: str | os.PathLike[str], flow: Flow, arithmetic: str | Arithmetic = "float64", seed: int = 0
+) -> None:
+    """Write a golden folder.
+
+    Parameters
+    ----------
+    path : path
+        A new or an empty folder.
+    flow : Flow
+        Of a network in discrete time.
+    arithmetic : str or Arithmetic
+        What the backend will compute in.
+    seed : int
+        Of the probes.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be made, or is not empty.
+    TypeError, ValueError
+        As `kpref.oracle.verify`.
+    """
+    folder, arithmetic = Path(path), get_arithmetic(arithmetic)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not an empty folder: golden files go into a new one")
+    problem = rounded(flow, arithmetic)
+    states = _rounded_states(problem, arithmetic)
+    recorder = _Recorder(problem, arithmetic, states)
+    verify(recorder, problem, seed=seed)
+    description, arrays = describe(problem)
+    shape = dict(zip(("trials", "steps", "states"), problem.states.shape, strict=True))
+    shape |= {"inputs": problem.model.n_inputs, "parameters": problem.model.n_parameters}
+    manifest = {
+        "format": FORMAT, "version": VERSION, "kpref": __version__, "arithmetic": arithmetic.name, "seed": seed,
+        "problem": description, "shape": shape,
+        "probes": {operator: len(tensors) for operator, tensors in recorder.asked.items()},
+    }  # fmt: skip
+    dtype = np.dtype(_DTYPE.get(arithmetic.name, "<f4"))
+    (folder / "probes").mkdir(parents=True, exist_ok=True)
+    (folder / "answers").mkdir()
+    # The measure is part of the problem and not of its arithmetic: it stays in float64.
+    _write_npz(folder / "problem.npz", {**_cast({**arrays, "states": states}, dtype), "mu": arrays["mu"]})
+    for operator, tensors in recorder.asked.items():
+        _write_npz(folder / "probes" / f"{operator}.npz", {"probes": np.stack(tensors).astype(dtype)})
+    words = {**shape, "kpref": __version__, "arithmetic": arithmetic.name, "dtype": dtype.name}
+    words |= {"model": problem.model, "trainable": ", ".join(problem.model.trainable)}
+    _write(folder / "README.md", _README.format(**words).encode())
+    _write(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def check_golden(path: str | os.PathLike[str]) -> Report:
+    """The verdict on the answers in a golden folder.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the folder is not one, is of another version, or a file in it is damaged.
+    """
+    flow, manifest, _ = _read_problem(Path(path))
+    backend = folder_backend(path)
+    report = verify(backend, flow, seed=manifest["seed"])
+    if backend.has_states:
+        return report
+    # The point of linearisation came from us: that it is right says nothing about the backend.
+    first, *others = report.checks
+    blank = Check(first.identifier, first.operator, first.meaning, first.equation, "not offered")
+    return replace(report, checks=(blank, *others))
+
+
+def folder_backend(path: str | os.PathLike[str]) -> FolderBackend:
+    """The answers in a golden folder as a backend, to be verified on the folder's own problem and seed.
+
+    Its `states` are the folder's own where the other side wrote none.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `check_golden`.
+    """
+    folder = Path(path)
+    flow, manifest, states = _read_problem(folder)
+    return FolderBackend(folder, flow, manifest, states)
+
+
+class FolderBackend(Backend):
+    """Answers from files; see `folder_backend`."""
+
+    def __init__(self, folder: Path, flow: Flow, manifest: Mapping[str, Any], states: Array) -> None:
+        self.shape = (flow.states.shape[0], flow.states.shape[1], flow.states.shape[2])
+        self.n_parameters = flow.model.n_parameters
+        self.arithmetic = get_arithmetic(manifest["arithmetic"])
+        self._folder = folder
+        own = self._read_answers("states", "states")
+        #: Whether the other side wrote states of its own.
+        self.has_states: bool = own is not None
+        self._states = states if own is None else own
+        self._probes = {
+            operator: np.asarray(_entry(folder / "probes" / f"{operator}.npz", "probes"), dtype=np.float64)
+            for operator in manifest["probes"]
+            if operator in OPERATORS
+        }
+        self._answers = {operator: self._read_answers(operator, "answers") for operator in self._probes}
+
+    def _read_answers(self, operator: str, name: str) -> Array | None:
+        file = self._folder / "answers" / f"{operator}.npz"
+        return _entry(file, name) if file.exists() else None
+
+    def offers(self, operator: str) -> bool:
+        """See `Backend.offers`."""
+        return operator == "states" or self._answers.get(operator) is not None
+
+    def states(self) -> Array:
+        """See `Backend.states`."""
+        return self._local("states", lambda: self._states).states()
+
+    def __call__(self, operator: str, tensor: Array) -> Array:
+        """See `Backend.__call__`: the answer to this probe, or to one that differs by sign and a power of two."""
+        answers, probes = self._answers[operator], self._probes[operator]
+        assert answers is not None
+        if len(answers) != len(probes):
+            raise BackendFault(
+                "shape", operator, f"answers/{operator}.npz has {len(answers)} answers to {len(probes)} probes"
+            )
+        index, scale = self._find(operator, tensor)
+        return self._local(operator, lambda _: answers[index])(operator, tensor) * scale
+
+    def _find(self, operator: str, tensor: Array) -> tuple[int, float]:
+        """Which probe the tensor is. The scale of a probe depends, by a power of two, on the states."""
+        probes = self._probes[operator]
+        for index, probe in enumerate(probes):
+            if np.array_equal(probe, tensor):
+                return index, 1.0
+        for index, probe in enumerate(probes):
+            size, own = float(np.abs(tensor).max()), float(np.abs(probe).max())
+            if size > 0 and own > 0:
+                for scale in (size / own, -size / own):
+                    if abs(np.frexp(scale)[0]) == 0.5 and np.array_equal(scale * probe, tensor):
+                        return index, scale
+        raise BackendFault(
+            "no answer",
+            operator,
+            f"the folder lacks a probe of {operator} that this version of kpref needs: export anew",
+        )
+
+    def _local(self, operator: str, target: Any) -> LocalBackend:
+        """The checks of answers are those of any other backend."""
+        raw = type("Answers", (), {operator: staticmethod(target)})
+        return LocalBackend(raw, self.shape, self.n_parameters, self.arithmetic, None)
+
+
+class _Recorder(Backend):
+    """kpref's own operators, and what they are asked."""
+
+    def __init__(self, flow: Flow, arithmetic: Arithmetic, states: Array) -> None:
+        self.shape = (flow.states.shape[0], flow.states.shape[1], flow.states.shape[2])
+        self.n_parameters, self.arithmetic = flow.model.n_parameters, arithmetic
+        own = flow_backend(flow, "float64")
+        own.states = states
+        self._own = LocalBackend(own, self.shape, self.n_parameters, arithmetic, None)
+        self.asked: dict[str, list[Array]] = {}
+
+    def offers(self, operator: str) -> bool:
+        return self._own.offers(operator)
+
+    def states(self) -> Array:
+        return self._own.states()
+
+    def __call__(self, operator: str, tensor: Array) -> Array:
+        tensors = self.asked.setdefault(operator, [])
+        if not any(np.array_equal(tensor, other) for other in tensors):
+            tensors.append(tensor.copy())
+        return self.arithmetic.round(self._own(operator, tensor))
+
+
+def _rounded_states(flow: Flow, arithmetic: Arithmetic) -> Array:
+    """A trajectory of numbers that the arithmetic holds, each step right to its last bit from where it starts."""
+    model: Any = flow.model
+    z, states = flow.z0, []
+    for x in np.moveaxis(flow.inputs, 1, 0):
+        z = arithmetic.round(model.step(z, x))
+        states.append(z)
+    return np.stack(states, axis=1)
+
+
+def _read_problem(folder: Path) -> tuple[Flow, dict[str, Any], Array]:
+    """The problem, the manifest, and the folder's own trajectory."""
+    file = folder / "manifest.json"
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"its format is {manifest['format']!r}")
+        version, description = manifest["version"], manifest["problem"]
+        manifest["seed"], manifest["arithmetic"], manifest["probes"]  # noqa: B018
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not the manifest of a golden folder: {error}") from error
+    if version != VERSION:
+        raise ValueError(f"{folder} is a golden folder of version {version}; this kpref reads version {VERSION}")
+    arrays, _ = read_npz(folder / "problem.npz")
+    flow = rebuild(description, arrays)
+    states = arrays.get("states")
+    if states is None or states.shape != flow.states.shape:
+        raise ValueError(f"{folder / 'problem.npz'} has no entry 'states' of shape {flow.states.shape}")
+    return flow, manifest, states.astype(np.float64)
+
+
+def _entry(file: Path, name: str) -> Array:
+    arrays, _ = read_npz(file)
+    if name not in arrays:
+        raise ValueError(f"{file} has no entry {name!r}; it holds {', '.join(arrays) or 'nothing'}")
+    if arrays[name].ndim == 0:
+        raise ValueError(f"{file}: entry {name!r} is a single number; an array was expected")
+    return arrays[name]
+
+
+def _cast(arrays: Mapping[str, Array], dtype: npt.DTypeLike) -> dict[str, Array]:
+    return {name: value.astype(dtype) for name, value in arrays.items()}
+
+
+def _write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    _write(path, file.getvalue())
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as file:
+        file.write(content)

@@ -1,0 +1,106 @@
+"""Problems to verify a backend on: a grid of random networks and trials with what tends to go wrong.
+
+The same name and seed give the same problem, to the last bit, on every machine with the same version of NumPy's
+random generator.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from kpref.flow import Flow
+from kpref.oracle.problem import MODELS
+
+__all__ = ["PROBLEMS", "Problem", "check_names"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A random network on random trials: nothing that an operator depends on is zero by default, biases included.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``gru-one-step``; with the seed it determines the numbers.
+    model : {"gru", "rnn", "leaky", "linear"}
+    trials, steps, states, inputs : int
+        B, T, H, n_in.
+    gain : float
+        Of the recurrent weight; a large tanh network is chaotic above 1.
+    input_scale : float
+        Standard deviation of the inputs.
+    zero_start : bool
+        Whether the initial states are zero.
+    measure : {"mean", "sum", "weights"}
+        "weights": random weights, zero at about a third of the steps.
+    """
+
+    name: str
+    model: str
+    trials: int = 3
+    steps: int = 7
+    states: int = 5
+    inputs: int = 2
+    gain: float = 1.2
+    input_scale: float = 1.0
+    zero_start: bool = False
+    measure: str = "mean"
+
+    def build(self, seed: int = 0) -> Flow:
+        """The problem; different seeds give different numbers of the same kind."""
+        generator = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
+        kind: Any = MODELS[self.model]
+        network = kind.init(self.inputs, self.states, int(generator.integers(2**32)), self.gain)
+        biases = {
+            name: 0.5 * generator.normal(size=value.shape)
+            for name, value in network.parameters.items()
+            if name.startswith("bias")
+        }
+        x = self.input_scale * generator.normal(size=(self.trials, self.steps, self.inputs))
+        z0 = None if self.zero_start else 0.5 * generator.normal(size=(self.trials, self.states))
+        weights: Any = self.measure
+        if weights == "weights":
+            weights = generator.uniform(0.1, 2.0, size=x.shape[:2])
+            weights[generator.random(weights.shape) < 1 / 3] = 0.0
+            weights.flat[0] = 1.0
+        return Flow(network.with_parameters(biases), x, z0, weights)
+
+
+_KINDS: dict[str, Callable[[Problem], Problem]] = {
+    "plain": lambda problem: problem,
+    "one-trial": lambda problem: replace(problem, trials=1),
+    "one-step": lambda problem: replace(problem, steps=1),
+    "one-unit": lambda problem: replace(problem, states=1),
+    "one-of-all": lambda problem: replace(problem, trials=1, steps=1, states=1, inputs=1),
+    "zero-start": lambda problem: replace(problem, zero_start=True),
+    "sum": lambda problem: replace(problem, measure="sum"),
+    "weights": lambda problem: replace(problem, measure="weights"),
+    "chaotic": lambda problem: replace(problem, trials=2, steps=30, states=16, gain=3.0),
+    "saturated": lambda problem: replace(problem, input_scale=20.0),
+    "no-input": lambda problem: replace(problem, input_scale=0.0),
+}
+
+#: The grid, by name. A linear network of that gain is not chaotic, but grows beyond what a short number can hold.
+PROBLEMS: dict[str, Problem] = {
+    f"{model}-{kind}": change(Problem(f"{model}-{kind}", model))
+    for model in MODELS
+    for kind, change in _KINDS.items()
+    if (model, kind) != ("linear", "chaotic")
+}
+
+
+def check_names(problem: Problem) -> list[str]:
+    """Identifiers of the checks that `kpref.oracle.verify` makes of a backend that offers everything."""
+    names = ["states.residual"]
+    for operator in ("P", "P_T", "P_inverse"):
+        names += [f"{operator}.residual", f"{operator}.linearity"]
+        names += [f"{operator}.causality"] * (problem.steps > 1) + [f"{operator}.trials"] * (problem.trials > 1)
+    names += ["J.value", "J.linearity", *(f"J.{site.name}" for site in MODELS[problem.model].sites)]
+    names += [f"{operator}.{kind}" for operator in ("J_T", "K", "NTK", "gradient") for kind in ("value", "linearity")]
+    names += ["P.dot_test", "J.dot_test"]
+    return names + [f"{operator}.{kind}" for operator in ("K", "NTK") for kind in ("symmetric", "positive")]

@@ -1,0 +1,563 @@
+"""Defects as they happen, each a small change to a correct backend: what the oracle must catch.
+
+A mutant is planted in an `EmulatedBackend`, whose products (K, NTK, gradient) are made of its factors, so that a defect
+of a factor is also one of them. Its name says where it is planted; it lists the classes of defect that a guess may
+put it in (the word before the colon of `kpref.oracle.verdict.Check.guess`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.oracle.emulation import EmulatedBackend
+from kpref.oracle.evaluation import FACTORS
+from kpref.oracle.planting import (
+    at_states,
+    averaged,
+    block_transposed,
+    by_columns,
+    complement,
+    complemented,
+    computed_coarser,
+    drive,
+    exchanged,
+    forced_early,
+    full_gates,
+    gate,
+    gates_exchanged,
+    gates_of_all,
+    instead,
+    interrupted,
+    linear_step,
+    no_bias,
+    no_decay,
+    of_first_trial,
+    on_answer,
+    on_argument,
+    one_entry,
+    over_form,
+    own_step,
+    part_set,
+    per_trial,
+    points,
+    reset_before,
+    rolled,
+    run_with,
+    shifted,
+    slope_of_value,
+    transposed,
+    truncated,
+    variable_from,
+    weigh,
+    weights_exchanged,
+    with_parameters,
+    zeroed,
+)
+
+__all__ = ["MUTANTS", "Mutant"]
+
+Array = npt.NDArray[Any]
+Plant = Callable[[EmulatedBackend], None]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A defect.
+
+    Attributes
+    ----------
+    name : str
+        Operator that it is planted in, colon, defect.
+    description : str
+    classes : tuple of str
+        Guesses that are right.
+    plant : callable
+        Changes a correct backend.
+    models : tuple of str
+        Kinds that it makes sense for.
+    weighted : bool
+        Whether it shows only where the measure is not the same everywhere.
+    arithmetics : tuple of str
+        Those in which it can exist.
+    """
+
+    name: str
+    description: str
+    classes: tuple[str, ...]
+    plant: Plant
+    models: tuple[str, ...] = ("GRU", "RNN", "LeakyRNN")
+    weighted: bool = False
+    arithmetics: tuple[str, ...] = ("float64", "float32", "tf32", "bfloat16")
+
+    @property
+    def operator(self) -> str:
+        """Where it is planted."""
+        return self.name.partition(":")[0]
+
+    @property
+    def affected(self) -> frozenset[str]:
+        """Operators that it may show in: the one it is planted in, and what is made of it."""
+        return frozenset({self.operator, *(name for name, factors in FACTORS.items() if self.operator in factors)})
+
+
+_DECAYING = ("GRU", "LeakyRNN")
+_NOT_SHORTEST = ("float64", "float32", "tf32")
+_TINY = 1 + 1e-5
+
+
+#: Short, as it stands on every line below.
+_m = Mutant
+_zero_start = at_states(lambda b: replace(b, z0=np.zeros_like(b.z0)).states)
+_before = at_states(lambda b: np.concatenate([b.z0[:, None], b.states[:, :-1]], axis=1))
+_previous = run_with(lambda model, z, x, step: model.step(z, x[max(step - 1, 0)]))
+_first_trial = run_with(lambda model, z, x, step: model.step(z, 0 * x[step] + x[step][:1]))
+_TRAJECTORIES = [
+    _m("states: z0 dropped", "the trajectory starts from zero", ("z0 dropped",), _zero_start),
+    _m("states: late", "returns the state before each step", ("time shifted by one",), _before),
+    _m("states: inputs late", "each step sees the inputs of the one before", ("time shifted by one",), _previous),
+    _m("states: no bias", "biases are not added", ("bias missing",), with_parameters(no_bias)),
+    _m("states: transposed", "W^T z for W z", ("transpose",), with_parameters(block_transposed)),
+    _m("states: gate order", "update and reset exchanged", ("gate order",), with_parameters(gates_of_all), ("GRU",)),
+    _m("states: complement", "update gate complemented", ("gate",), run_with(complemented), ("GRU",)),
+    _m("states: reset first", "reset gate before the product", ("gate",), run_with(reset_before), ("GRU",)),
+    _m("states: linear", "the nonlinearity left out", ("slope",), run_with(linear_step), ("RNN",)),
+    _m("states: first trial", "all trials see the inputs of the first", ("trials mixed",), _first_trial),
+    _m(
+        "states: one entry",
+        "one entry is wrong",
+        ("one entry", "one step"),
+        at_states(lambda b: one_entry(b, b.states)),
+    ),
+    _m(
+        "states: precision",
+        "computed more coarsely than declared",
+        ("precision lower than declared",),
+        computed_coarser("states"),
+        arithmetics=_NOT_SHORTEST,
+    ),
+]
+_PROPAGATORS = [
+    _m("P: negative", "the sign of the answer", ("sign",), on_answer("P", lambda _, y: -y)),
+    _m("P: transposed weights", "W^T for W in the step", ("transpose",), over_form("P", weight=transposed)),
+    _m("P: adjoint", "P^T for P", ("transpose",), instead("P", lambda b, q: b.P_T(q))),
+    _m("P: late", "the answer one step late", ("time shifted by one",), on_answer("P", shifted)),
+    _m(
+        "P: next coefficients",
+        "coefficients of the step after",
+        ("time shifted by one",),
+        over_form("P", gates=rolled("gates", -1), slope=rolled("slope", -1), decay=rolled("decay", -1)),
+    ),
+    _m(
+        "P: stale",
+        "coefficients of the first step throughout",
+        ("stale",),
+        over_form("P", gates=lambda b: full_gates(b)[:1], decay=lambda b: np.asarray(b.form.decay)[:1]),
+        ("RNN", "GRU"),
+    ),
+    _m("P: no decay", "the direct term left out", ("decay",), over_form("P", decay=no_decay), _DECAYING),
+    _m(
+        "P: complement",
+        "u and 1 - u exchanged in the direct term",
+        ("decay",),
+        over_form("P", decay=complement),
+        _DECAYING,
+    ),
+    _m(
+        "P: no reset path",
+        "derivative of the reset gate left out",
+        ("gate",),
+        over_form("P", gates=gate(0, lambda g: 0 * g[:, :, 0])),
+        ("GRU",),
+    ),
+    _m(
+        "P: update sign",
+        "n - h for h - n",
+        ("gate",),
+        over_form("P", gates=gate(1, lambda g: -g[:, :, 1])),
+        ("GRU",),
+    ),
+    _m(
+        "P: no reset factor",
+        "r left out in the candidate's path",
+        ("gate",),
+        over_form("P", gates=gate(2, lambda g: g[:, :, 3])),
+        ("GRU",),
+    ),
+    _m(
+        "P: gate order",
+        "blocks of the weight exchanged",
+        ("gate order",),
+        over_form("P", weight=exchanged),
+        ("GRU",),
+    ),
+    _m(
+        "P: no slope",
+        "derivative of the nonlinearity left out",
+        ("slope",),
+        over_form("P", slope=lambda b: 0 * np.asarray(b.form.slope) + 1),
+        ("LeakyRNN",),
+    ),
+    _m(
+        "P: no gate",
+        "derivative of the nonlinearity left out",
+        ("slope",),
+        over_form("P", gates=lambda b: 0 * full_gates(b) + 1),
+        ("RNN",),
+    ),
+    _m(
+        "P: slope of value",
+        "derivative taken at the value",
+        ("slope",),
+        over_form("P", gates=slope_of_value),
+        ("RNN",),
+    ),
+    _m(
+        "P: first step lost",
+        "the forcing of the first step is not seen",
+        ("step missing",),
+        on_argument("P", part_set(np.s_[:, 0], 0.0)),
+    ),
+    _m(
+        "P: last step unwritten",
+        "the last step of the answer stays zero",
+        ("step missing",),
+        on_answer("P", part_set(np.s_[:, -1], 0.0)),
+    ),
+    _m(
+        "P: chunk boundary",
+        "the state is lost between two chunks of time",
+        ("one step",),
+        instead("P", interrupted),
+    ),
+    _m("P: forced early", "the forcing enters before the step", ("composition",), instead("P", forced_early)),
+    _m(
+        "P: first trial's coefficients",
+        "coefficients of the first trial for all",
+        ("trials mixed",),
+        over_form("P", gates=of_first_trial("gates"), decay=of_first_trial("decay")),
+        ("RNN", "GRU"),
+    ),
+    _m("P: offset", "a constant is added", ("not linear",), on_answer("P", lambda _, y: y + 0.5)),
+    _m(
+        "P: last units",
+        "the last partial block of units is not written",
+        ("last block", "one unit"),
+        on_answer("P", part_set(np.s_[:, :, -2:], 0.0)),
+    ),
+    _m("P: one entry", "one entry is wrong", ("one entry", "one step"), on_answer("P", one_entry)),
+    _m(
+        "P: one trial",
+        "the last trial is not computed",
+        ("trial missing", "one trial", "last block"),
+        on_answer("P", part_set(-1, 0.0)),
+    ),
+    _m(
+        "P: 1 + 1e-5",
+        "a constant in one gate's derivative",
+        ("gate",),
+        over_form("P", gates=gate(-1, lambda g: _TINY * g[:, :, -1])),
+        ("RNN", "LeakyRNN"),
+    ),
+    _m(
+        "P: update 1 + 1e-5",
+        "a constant in the update gate's derivative",
+        ("gate",),
+        over_form("P", gates=gate(1, lambda g: _TINY * g[:, :, 1])),
+        ("GRU",),
+    ),
+    _m(
+        "P: precision",
+        "computed more coarsely than declared",
+        ("precision lower than declared",),
+        computed_coarser("P"),
+        arithmetics=_NOT_SHORTEST,
+    ),
+]
+_ADJOINTS = [
+    _m("P_T: negative", "the sign of the answer", ("sign",), on_answer("P_T", lambda _, y: -y)),
+    _m("P_T: not transposed", "W for W^T in the step", ("transpose",), over_form("P_T", weight=transposed)),
+    _m("P_T: tangent", "P for P^T", ("transpose",), instead("P_T", lambda b, g: b.P(g))),
+    _m(
+        "P_T: reversed",
+        "the answer still in reversed time",
+        ("time reversed",),
+        on_answer("P_T", lambda _, y: y[:, ::-1]),
+    ),
+    _m(
+        "P_T: previous coefficients",
+        "A[n] for A[n+1]",
+        ("time shifted by one",),
+        over_form("P_T", gates=rolled("gates", 1), slope=rolled("slope", 1), decay=rolled("decay", 1)),
+    ),
+    _m("P_T: no decay", "the direct term left out", ("decay",), over_form("P_T", decay=no_decay), _DECAYING),
+    _m(
+        "P_T: last step lost",
+        "the last step of the argument is not seen",
+        ("step missing",),
+        on_argument("P_T", part_set(np.s_[:, -1], 0.0)),
+    ),
+    _m(
+        "P_T: trials averaged",
+        "the argument is averaged over trials",
+        ("trials mixed",),
+        on_argument("P_T", averaged),
+    ),
+    _m(
+        "P_T: last trial",
+        "the last trial is not computed",
+        ("trial missing", "one trial", "last block"),
+        on_answer("P_T", part_set(-1, 0.0)),
+    ),
+    _m(
+        "P_T: gate order",
+        "blocks of the weight exchanged",
+        ("gate order",),
+        over_form("P_T", weight=exchanged),
+        ("GRU",),
+    ),
+    _m(
+        "P_T: early",
+        "the answer one step early",
+        ("time shifted by one",),
+        on_answer("P_T", lambda b, y: shifted(b, y, -1)),
+    ),
+    _m(
+        "P_T: precision",
+        "computed more coarsely than declared",
+        ("precision lower than declared",),
+        computed_coarser("P_T"),
+        arithmetics=_NOT_SHORTEST,
+    ),
+]
+_INVERSES = [
+    _m("P_inverse: P", "P for its inverse", ("inverse",), instead("P_inverse", lambda b, y: b.P(y))),
+    _m(
+        "P_inverse: own step",
+        "A[n] y[n] for A[n] y[n-1]",
+        ("time shifted by one", "composition"),
+        instead("P_inverse", own_step),
+    ),
+    _m(
+        "P_inverse: plus",
+        "the product is added",
+        ("sign", "recurrence"),
+        instead("P_inverse", lambda b, y: 2 * y - b.P_inverse(y)),
+    ),
+    _m("P_inverse: transposed", "W^T for W", ("transpose",), over_form("P_inverse", weight=transposed)),
+    _m(
+        "P_inverse: first step",
+        "the first step stays zero",
+        ("step missing",),
+        on_answer("P_inverse", part_set(np.s_[:, 0], 0.0)),
+    ),
+    _m(
+        "P_inverse: no decay",
+        "the direct term left out",
+        ("decay",),
+        over_form("P_inverse", decay=no_decay),
+        _DECAYING,
+    ),
+]
+_BIAS = slice(-1, None)
+_JACOBIANS = [
+    _m("J: no bias", "biases have no derivative", ("bias missing", "bias"), over_form("J", drive=drive(_BIAS, 0.0))),
+    _m(
+        "J: no inputs",
+        "input weights have no derivative",
+        ("inputs missing", "inputs"),
+        over_form("J", drive=drive(slice(-1), 0.0)),
+    ),
+    _m("J: order", "the two weights in the other order", ("parameter order",), on_argument("J", weights_exchanged)),
+    _m("J: Fortran", "matrices read by columns", ("parameter order",), on_argument("J", by_columns)),
+    _m(
+        "J: gate order",
+        "blocks of reset and update exchanged",
+        ("gate order",),
+        on_argument("J", gates_exchanged),
+        ("GRU",),
+    ),
+    _m(
+        "J: z0 dropped",
+        "zero multiplies the weight in the first step",
+        ("z0 dropped",),
+        over_form("J", variable=variable_from(0)),
+    ),
+    _m(
+        "J: next states",
+        "states of the step after multiply the weight",
+        ("time shifted by one",),
+        over_form("J", variable=rolled("variable", -1)),
+    ),
+    _m(
+        "J: hidden bias",
+        "r left out for weight_hh and bias_hh of the candidate",
+        ("gate",),
+        over_form("J", gates=gate(2, lambda g: g[:, :, 3])),
+        ("GRU",),
+    ),
+    _m(
+        "J: states",
+        "z for phi(z)",
+        ("slope",),
+        over_form("J", variable=lambda b: np.moveaxis(np.concatenate([b.z0[:, None], b.states[:, :-1]], axis=1), 1, 0)),
+        ("LeakyRNN",),
+    ),
+    _m(
+        "J: clipped",
+        "entries beyond one are clipped",
+        ("not linear",),
+        on_argument("J", lambda _, theta: np.clip(theta, -1, 1)),
+    ),
+    _m("J: negative", "the sign of the answer", ("sign",), on_answer("J", lambda _, y: -y)),
+    _m(
+        "J: 1 + 1e-5",
+        "a constant in one gate's derivative",
+        ("gate", "factor"),
+        over_form("J", gates=gate(0, lambda g: _TINY * g[:, :, 0])),
+    ),
+    _m(
+        "J: precision",
+        "computed more coarsely than declared",
+        ("precision lower than declared",),
+        computed_coarser("J"),
+        arithmetics=_NOT_SHORTEST,
+    ),
+]
+_TRANSPOSES = [
+    _m(
+        "J_T: last chunk",
+        "the last steps are not accumulated",
+        ("step missing",),
+        on_argument("J_T", part_set(np.s_[:, -3:], 0.0)),
+    ),
+    _m(
+        "J_T: last trial",
+        "the last trial is not accumulated",
+        ("trial missing",),
+        on_argument("J_T", part_set(-1, 0.0)),
+    ),
+    _m("J_T: no bias", "biases stay zero", ("bias missing", "bias"), on_answer("J_T", zeroed("bias"))),
+    _m(
+        "J_T: one bias",
+        "bias_hh stays zero",
+        ("bias", "bias missing"),
+        on_answer("J_T", zeroed("bias_hh")),
+        ("RNN", "GRU"),
+    ),
+    _m(
+        "J_T: z0 dropped",
+        "zero multiplies in the first step",
+        ("z0 dropped",),
+        over_form("J_T", variable=variable_from(0)),
+    ),
+    _m(
+        "J_T: order",
+        "the two weights in the other order",
+        ("parameter order",),
+        on_answer("J_T", weights_exchanged),
+    ),
+    _m("J_T: Fortran", "matrices written by columns", ("parameter order",), on_answer("J_T", by_columns)),
+    _m(
+        "J_T: gate order",
+        "blocks of reset and update exchanged",
+        ("gate order",),
+        on_answer("J_T", gates_exchanged),
+        ("GRU",),
+    ),
+    _m(
+        "J_T: mean",
+        "averaged over trials",
+        ("factor",),
+        on_answer("J_T", lambda b, theta: theta / b.space.shape[0]),
+    ),
+    _m("J_T: one entry", "one entry is wrong", ("one entry",), on_answer("J_T", one_entry)),
+    _m("J_T: late", "the argument one step late", ("time shifted by one",), on_argument("J_T", shifted)),
+    _m(
+        "J_T: update 1 + 1e-5",
+        "a constant in one gate's derivative",
+        ("gate",),
+        over_form("J_T", gates=gate(1, lambda g: _TINY * g[:, :, 1])),
+        ("GRU",),
+    ),
+    _m(
+        "J_T: precision",
+        "computed more coarsely than declared",
+        ("precision lower than declared",),
+        computed_coarser("J_T"),
+        arithmetics=_NOT_SHORTEST,
+    ),
+]
+_MEASURE = ("measure",)
+_KERNELS = [
+    _m("K: sum", "sum for mean", _MEASURE, on_answer("K", lambda b, y: points(b) * y)),
+    _m("K: twice", "divided twice", _MEASURE, on_answer("K", lambda b, y: y / points(b))),
+    _m(
+        "K: trials",
+        "not divided by the number of trials",
+        _MEASURE,
+        on_answer("K", lambda b, y: b.space.shape[0] * y),
+    ),
+    _m("K: weights ignored", "all weights one", _MEASURE, instead("K", lambda b, q: b.J(b.J_T(q))), weighted=True),
+    _m(
+        "K: weights outside",
+        "weights on the answer",
+        _MEASURE,
+        instead("K", lambda b, q: weigh(b, b.J(b.J_T(q)))),
+        weighted=True,
+    ),
+    _m("K: trials apart", "no sum over trials", ("composition",), instead("K", per_trial)),
+    _m("K: absolute", "absolute values of the argument", ("not linear",), on_argument("K", lambda _, q: np.abs(q))),
+    _m("K: negative", "the sign of the answer", ("sign",), on_answer("K", lambda _, y: -y)),
+    _m("NTK: K", "no propagators", ("composition",), instead("NTK", lambda b, q: b.K(q))),
+    _m("NTK: no adjoint", "P K for P K P*", ("composition",), instead("NTK", lambda b, q: b.P(b.K(q)))),
+    _m("NTK: no P", "K P* for P K P*", ("composition",), instead("NTK", lambda b, q: b.J(b.gradient(q)))),
+    _m("NTK: P K P", "P for P*", ("composition",), instead("NTK", lambda b, q: b.P(b.J(b.J_T(b.P(weigh(b, q))))))),
+    _m("NTK: sum", "sum for mean", _MEASURE, on_answer("NTK", lambda b, y: points(b) * y)),
+    _m(
+        "NTK: weights outside",
+        "weights on the answer",
+        _MEASURE,
+        instead("NTK", lambda b, q: weigh(b, b.P(b.J(b.J_T(b.P_T(q)))))),
+        weighted=True,
+    ),
+    _m("NTK: negative", "the sign of the answer", ("sign",), on_answer("NTK", lambda _, y: -y)),
+    _m("NTK: late", "the answer one step late", ("time shifted by one",), on_answer("NTK", shifted)),
+    _m(
+        "gradient: no adjoint",
+        "no backpropagation through time",
+        ("composition",),
+        instead("gradient", lambda b, e: b.J_T(weigh(b, e))),
+    ),
+    _m(
+        "gradient: truncated",
+        "backpropagation stops after three steps",
+        ("truncated",),
+        instead("gradient", truncated),
+    ),
+    _m("gradient: sum", "sum for mean", _MEASURE, on_answer("gradient", lambda b, g: points(b) * g)),
+    _m("gradient: ascent", "the sign of the answer", ("sign",), on_answer("gradient", lambda _, g: -g)),
+    _m(
+        "gradient: weights ignored",
+        "all weights one",
+        _MEASURE,
+        instead("gradient", lambda b, e: b.J_T(b.P_T(e))),
+        weighted=True,
+    ),
+    _m(
+        "gradient: last trial",
+        "the last trial is not seen",
+        ("trial missing",),
+        on_argument("gradient", part_set(-1, 0.0)),
+    ),
+]
+
+#: The mutants by name.
+MUTANTS: dict[str, Mutant] = {
+    mutant.name: mutant
+    for mutant in (*_TRAJECTORIES, *_PROPAGATORS, *_ADJOINTS, *_INVERSES, *_JACOBIANS, *_TRANSPOSES, *_KERNELS)
+}

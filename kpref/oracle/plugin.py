@@ -1,0 +1,213 @@
+"""Pytest plugin: ``pytest --kpref-backend=module:factory`` makes every check of a backend a test of its own.
+
+The factory is a function of a `kpref.Flow`, the problem, and returns a backend as `kpref.oracle.backend` describes it;
+where it does not know a model it raises NotImplementedError, and the tests of that problem are skipped. There is a
+test for every check on every problem of `kpref.oracle.grid`, named ``kpref::<problem>::<check>``, with the mark
+`kpref`, so that ``-k gru``, ``-k P_T`` or ``-m kpref`` selects some. A check of what the backend does not offer is
+skipped with the reason. The test ``<problem>::verdict`` fails if the factory does (the others are then skipped), if a
+check without a test of its own does, or if none could be made. If all tests were skipped, the exit status is 5, as if
+there were none.
+
+Without the option the plugin does nothing and imports nothing of kpref but its version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from kpref.oracle.verdict import Check, Report
+
+ARITHMETICS = ("float64", "float32", "tf32", "bfloat16", "float16")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    group = parser.getgroup("kpref", "verification of a backend by kpref")
+    group.addoption("--kpref-backend", metavar="MODULE:FACTORY", help="function of a kpref.Flow that makes the backend")
+    group.addoption("--kpref-arithmetic", choices=ARITHMETICS, help="by default what the backend declares")
+    group.addoption("--kpref-seed", type=int, default=0, metavar="N", help="of the problems (default: 0)")
+    group.addoption("--kpref-timeout", type=float, default=60.0, metavar="S", help="seconds for a call (default: 60)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark, and the plugin that makes the tests where a backend is named."""
+    config.addinivalue_line("markers", "kpref: verification of a backend by kpref")
+    if config.getoption("--kpref-backend") is not None:
+        config.pluginmanager.register(_Verification(config), "kpref-verification")
+
+
+class CaseFailure(Exception):
+    """A check that failed; its text is all there is to show."""
+
+
+class _Problem:
+    """One problem of the grid; the backend is verified on it when its first test runs."""
+
+    def __init__(self, name: str, config: pytest.Config) -> None:
+        self.name, self._config = name, config
+        self._outcome: Report | Exception | None = None
+        self._traceback: TracebackType | None = None
+
+    def names(self) -> list[str]:
+        """Names of the tests."""
+        from kpref.oracle.grid import PROBLEMS, check_names
+
+        return [*check_names(PROBLEMS[self.name]), "verdict"]
+
+    def report(self) -> Report:
+        """The report, or the error that stood in its way, the same each time."""
+        if self._outcome is None:
+            try:
+                self._outcome = self._verify()
+            except Exception as error:
+                self._outcome, self._traceback = error, error.__traceback__
+            except SystemExit as error:  # which would end the whole run
+                self._outcome = RuntimeError(f"the factory ended the program: SystemExit({error})")
+        if isinstance(self._outcome, Exception):
+            raise self._outcome.with_traceback(self._traceback)  # else it grows with every test that raises it
+        return self._outcome
+
+    def _verify(self) -> Report:
+        from kpref.oracle.grid import PROBLEMS
+        from kpref.oracle.verify import verify
+        from kpref.oracle.worker import load_factory
+
+        option = self._config.getoption
+        seed = option("--kpref-seed")
+        flow = PROBLEMS[self.name].build(seed)
+        backend = load_factory(option("--kpref-backend"))(flow)
+        return verify(backend, flow, option("--kpref-arithmetic"), seed, option("--kpref-timeout"))
+
+    @property
+    def repeat(self) -> str:
+        """How to have the same problem again, outside of pytest."""
+        seed = self._config.getoption("--kpref-seed")
+        return f"the problem: kpref.oracle.grid.PROBLEMS[{self.name!r}].build(seed={seed})"
+
+
+class CheckItem(pytest.Item):
+    """The test of one check on one problem."""
+
+    def __init__(self, *, problem: _Problem, **options: Any) -> None:
+        super().__init__(**options)
+        self.problem = problem
+        self.add_marker(pytest.mark.kpref)
+
+    def runtest(self) -> None:
+        """Pass, skip or fail as the check did."""
+        __tracebackhide__ = True
+        try:
+            report = self.problem.report()
+        except NotImplementedError as error:
+            pytest.skip(f"the factory does not know this problem: {error}")
+        except Exception as error:
+            if self.name == "verdict":
+                raise
+            pytest.skip(f"not reached: {type(error).__name__}, see verdict")
+        if self.name == "verdict":
+            self._verdict(report)
+        else:
+            self._check({check.identifier: check for check in report.checks})
+
+    def _check(self, checks: dict[str, Check]) -> None:
+        operator = self.name.split(".")[0]
+        check = checks.get(self.name)
+        if check is None:
+            first = next((other for other in checks.values() if other.operator == operator), None)
+            if first is None or first.verdict == "not offered":
+                pytest.skip(f"{operator} is not offered")
+            pytest.skip(f"not reached: see {first.identifier}")
+        if check.verdict == "not offered":
+            pytest.skip(f"{operator} is not offered")
+        if check.verdict != "pass":
+            raise CaseFailure(self._text([check]))
+
+    def _verdict(self, report: Report) -> None:
+        own = set(self.problem.names())
+        bad = [c for c in report.checks if c.identifier not in own and c.verdict in ("defect", "could not run")]
+        if bad:
+            raise CaseFailure(self._text(bad))
+        if all(check.verdict == "not offered" for check in report.checks):
+            raise CaseFailure("the backend offers nothing that can be verified")
+
+    def _text(self, checks: list[Check]) -> str:
+        """What is shown: the gist in the first line, which is all that pytest's summary has room for."""
+        gist = checks[0].guess or checks[0].message or checks[0].meaning
+        return "\n".join([gist, *(f"{check}\n{'':<14}{check.equation}" for check in checks), self.problem.repeat])
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The check as text; a traceback where it is the backend's own code that raised."""
+        if isinstance(excinfo.value, CaseFailure):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[str, None, str]:
+        """Where the test stands: in no file."""
+        return "kpref", None, f"{self.problem.name}::{self.name}"
+
+
+class ProblemNode(pytest.Collector):
+    """The node that the tests of a problem hang on."""
+
+    def __init__(self, *, problem: _Problem, **options: Any) -> None:
+        super().__init__(**options)
+        self.problem = problem
+
+    def collect(self) -> list[pytest.Item]:
+        """A test for each check, and the verdict."""
+        names = self.problem.names()
+        return [CheckItem.from_parent(self, name=name, problem=self.problem) for name in names]
+
+
+class _Verification:
+    """Makes the tests, and sees to it that a run in which all of them were skipped does not look like a success."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.outcomes: set[str] = set()
+
+    def pytest_report_header(self) -> str:
+        """The backend and the seed."""
+        option = self.config.getoption
+        arithmetic = option("--kpref-arithmetic") or "its own arithmetic"
+        return f"kpref: {option('--kpref-backend')}, {arithmetic}, --kpref-seed={option('--kpref-seed')}"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        """Add the tests, before anything else selects among them."""
+        from kpref.oracle.backend import BackendFault
+        from kpref.oracle.worker import load_factory
+
+        try:
+            load_factory(self.config.getoption("--kpref-backend"))
+        except BackendFault as fault:
+            raise pytest.UsageError(f"--kpref-backend: {fault}") from fault
+        items += list(self._items(session))
+
+    def _items(self, session: pytest.Session) -> Iterator[pytest.Item]:
+        from kpref.oracle.grid import PROBLEMS
+
+        for name in PROBLEMS:
+            problem = _Problem(name, self.config)
+            node = ProblemNode.from_parent(session, name=name, nodeid=f"kpref::{name}", problem=problem)
+            # As pytest itself does with a file: the terminal and other plugins count what they are told of.
+            session.ihook.pytest_collectstart(collector=node)
+            report = session.ihook.pytest_make_collect_report(collector=node)
+            session.ihook.pytest_collectreport(report=report)
+            yield from report.result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note what became of our tests."""
+        if report.nodeid.startswith("kpref::") and (report.when == "call" or report.outcome != "passed"):
+            self.outcomes.add(report.outcome)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Exit status 5 if everything was skipped."""
+        if self.outcomes == {"skipped"} and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED

@@ -1,0 +1,76 @@
+"""A flow in discrete time as plain data: JSON and named float64 arrays, to be rebuilt elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.flow import Flow
+from kpref.models import GRU, RNN, LeakyRNN, Linear
+from kpref.models.base import SiteMap
+from kpref.oracle.arithmetic import Arithmetic
+
+__all__ = ["MODELS", "describe", "rebuild", "rounded"]
+
+Array = npt.NDArray[Any]
+
+#: The networks in discrete time by the names that files and the command line use.
+MODELS: dict[str, type[SiteMap]] = {"gru": GRU, "rnn": RNN, "leaky": LeakyRNN, "linear": Linear}
+
+
+def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
+    """A flow as plain data.
+
+    Returns
+    -------
+    description : dict
+        As JSON takes it: ``model``, ``options`` (nonlinearity, alpha), ``parameters`` (names in order), ``trainable``.
+    arrays : dict of str to ndarray
+        ``inputs`` (B, T, n_in), ``z0`` (B, H), ``mu`` (B, T) and ``parameter/<name>``.
+
+    Raises
+    ------
+    TypeError
+        If the model is not one of `MODELS`.
+    """
+    model = flow.model
+    name = next((name for name, kind in MODELS.items() if type(model) is kind), None)
+    if name is None:
+        raise TypeError(f"only flows of {', '.join(MODELS)} can be handed to another process; got {model}")
+    options = {key: getattr(model, key) for key in ("alpha",) if hasattr(model, key)}
+    if hasattr(model, "nonlinearity"):
+        options["nonlinearity"] = model.nonlinearity.name
+    description = {
+        "model": name,
+        "options": options,
+        "parameters": list(model.parameters),
+        "trainable": list(model.trainable),
+    }
+    arrays = {"inputs": np.asarray(flow.inputs, dtype=float), "z0": np.asarray(flow.z0), "mu": flow.space.mu}
+    return description, arrays | {f"parameter/{key}": value for key, value in model.parameters.items()}
+
+
+def rebuild(description: Mapping[str, Any], arrays: Mapping[str, Array]) -> Flow:
+    """The flow that `describe` described.
+
+    Raises
+    ------
+    ValueError
+        If something is missing or does not fit.
+    """
+    try:
+        kind: Any = MODELS[description["model"]]
+        parameters = {name: arrays[f"parameter/{name}"] for name in description["parameters"]}
+        model = kind(**parameters, **description["options"], trainable=description["trainable"])
+        return Flow(model, arrays["inputs"], arrays["z0"], arrays["mu"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the description of a problem is incomplete or of another kind: {error}") from error
+
+
+def rounded(flow: Flow, arithmetic: Arithmetic, dtype: npt.DTypeLike = np.float64) -> Flow:
+    """The flow of the problem as an arithmetic can hold it: parameters, inputs and initial states rounded."""
+    model = flow.model.with_parameters({k: arithmetic.round(v) for k, v in flow.model.parameters.items()})
+    return Flow(model, arithmetic.round(flow.inputs), arithmetic.round(flow.z0), flow.space.mu, dtype)

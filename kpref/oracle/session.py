@@ -1,0 +1,175 @@
+"""One backend on one problem: what it is applied to, how its answers are held against the reference, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.flow import Flow
+from kpref.models.base import SiteModel
+from kpref.oracle.backend import OPERATORS, Backend
+from kpref.oracle.certificates import Comparison, Judge
+from kpref.oracle.evaluation import stages
+from kpref.oracle.verdict import Check, Place, Verdict
+
+__all__ = ["LOCAL_BOUND", "SWEPT_BOUND", "Answer", "OutOfRange", "Session", "bound_of"]
+
+Array = npt.NDArray[Any]
+
+#: Bounds in standard deviations: of one product, and of errors that a sweep has carried along.
+LOCAL_BOUND = 10.0
+SWEPT_BOUND = 15.0
+
+#: Numbers beyond it are not asked for: the analysis squares them.
+_LARGEST = 1e70
+
+
+class OutOfRange(Exception):
+    """No tensor of numbers of the arithmetic leads to an answer of such."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What an operator was applied to, what it gave, and what rounding explains of it."""
+
+    operator: str
+    tensor: Array
+    answer: Array
+    comparison: Comparison
+
+
+def bound_of(operator: str) -> float:
+    """What the certificate of an operator is held to."""
+    return SWEPT_BOUND if operator in ("NTK", "gradient") else LOCAL_BOUND
+
+
+@dataclass
+class Session:
+    """A backend on the problem of a flow, its data rounded to what the arithmetic holds.
+
+    Attributes
+    ----------
+    backend : Backend
+    flow : Flow
+    generator : numpy.random.Generator
+        Of the tensors that operators are applied to.
+    judge : Judge
+        At the backend's trajectory, or at the model's own.
+    """
+
+    backend: Backend
+    flow: Flow
+    generator: np.random.Generator
+
+    def __post_init__(self) -> None:
+        self.arithmetic = self.backend.arithmetic
+        model = self.flow.model
+        assert isinstance(model, SiteModel)
+        self.model: Any = model.with_parameters(
+            {name: self.arithmetic.round(value) for name, value in model.parameters.items()}
+        )
+        self.inputs = self.arithmetic.round(self.flow.inputs)
+        self.z0 = self.arithmetic.round(self.flow.z0)
+        self.defective: set[str] = set()  # operators whose certificate failed
+        self.waiting: Answer | None = None  # of an operator whose transpose is still to come
+        self.take_states(None)
+
+    def take_states(self, states: Array | None) -> None:
+        """Linearise at the backend's trajectory, or at the model's own."""
+        if states is None:
+            states = np.asarray(self.model.iterate(self.z0, self.inputs))
+        starts = np.concatenate([self.z0[:, None], states[:, :-1]], axis=1)
+        self.judge = Judge(self.model, starts, self.inputs, self.flow.space, self.arithmetic)
+
+    def probe(self, operator: str) -> Array:
+        """A random tensor that the arithmetic holds, scaled so that everything on the way stays in range.
+
+        Where the dynamics grow beyond the range, only the part that travels least far is other than zero.
+        """
+        shape = self.backend.shape_of(OPERATORS[operator][0])
+        tensor = self.generator.standard_normal(shape)
+        # A wide range leaves room on both sides for what arises on the way; of a narrow one nearly all is needed.
+        wide = self.arithmetic.largest > 1e30
+        limit = min(np.sqrt(self.arithmetic.largest), _LARGEST) if wide else self.arithmetic.largest / 64
+        least = max(self.arithmetic.smallest / self.arithmetic.unit, 1 / _LARGEST) if wide else self.arithmetic.smallest
+        length = self.backend.shape[1]
+        while True:
+            with np.errstate(over="ignore", invalid="ignore"):
+                sizes = [np.abs(value).max() for value in stages(operator, self.judge.form, self.flow.space, tensor)]
+            size = float(np.max(sizes))
+            scale = 2.0 ** min(0.0, np.floor(np.log2(limit / max(size, 1.0)))) if np.isfinite(size) else 0.0
+            if scale >= least:
+                return self.arithmetic.round(tensor * scale)
+            length //= 2
+            if operator not in ("P", "P_T", "gradient") or length == 0:
+                raise OutOfRange(f"the dynamics grow beyond the range of {self.arithmetic.name}")
+            tensor[:, slice(None, -length) if operator == "P" else slice(length, None)] = 0.0
+
+    def compare(self, operator: str, tensor: Array, answer: Array) -> Comparison:
+        """The certificate of an operator's answer."""
+        judge = self.judge
+        calls: dict[str, Callable[[Array, Array], Comparison]] = {
+            "P": judge.propagator,
+            "P_T": judge.adjoint,
+            "P_inverse": judge.propagator_inverse,
+            "J": judge.parameter_jacobian,
+            "J_T": judge.parameter_transpose,
+            "K": judge.kernel,
+            "NTK": judge.tangent_kernel,
+            "gradient": judge.gradient,
+        }
+        return calls[operator](tensor, answer)
+
+    def judged(self, blank: Check, comparison: Comparison, bound: float) -> Check:
+        """A check with figure, verdict and places filled in."""
+        ratio = comparison.ratio()
+        largest = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+        figure = float(ratio[largest])
+        verdict: Verdict = "pass" if figure <= bound else "defect"
+        first = None
+        if verdict == "defect":
+            first = self._place(ratio, self._first(ratio > bound))
+        return replace(
+            blank,
+            verdict=verdict,
+            figure=figure,
+            bound=bound,
+            worst_case=float(comparison.ratio(worst=True).max()),
+            first=first,
+            largest=self._place(ratio, largest),
+            map=ratio.max(axis=2) if ratio.ndim == 3 else None,
+        )
+
+    @staticmethod
+    def _first(bad: Array) -> tuple[int, ...]:
+        """The first bad entry, in the order of time for a tensor."""
+        if bad.ndim == 1:
+            return (int(np.argmax(bad)),)
+        step, trial, unit = np.argwhere(np.moveaxis(bad, 1, 0))[0]
+        return int(trial), int(step), int(unit)
+
+    def _place(self, ratio: Array, index: Any) -> Place:
+        value = float(ratio[tuple(index)])
+        if ratio.ndim == 3:
+            trial, step, unit = (int(i) for i in index)
+            return Place(value, trial, step, unit)
+        return Place(value, parameter=self._parameter_name(int(index[0])))
+
+    def _parameter_name(self, position: int) -> str:
+        for name in self.model.trainable:
+            array = self.model.parameters[name]
+            if position < array.size:
+                entry = np.unravel_index(position, array.shape)
+                return f"{name}[{', '.join(str(int(i)) for i in entry)}]"
+            position -= array.size
+        raise IndexError("position beyond the parameters")
+
+    @staticmethod
+    def scalar(blank: Check, error: float, deviation: float, bound: float) -> Check:
+        """A check of one number."""
+        figure = 0.0 if error == 0 else abs(error) / deviation if deviation > 0 else np.inf
+        return replace(blank, verdict="pass" if figure <= bound else "defect", figure=float(figure), bound=bound)

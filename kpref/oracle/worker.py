@@ -1,0 +1,99 @@
+"""The child process of `kpref.oracle.isolation`: makes a backend and applies its operators on request."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from kpref.oracle.backend import OPERATORS, Backend, BackendFault, raised_fault
+from kpref.oracle.isolation import receive, send
+from kpref.oracle.problem import rebuild
+
+__all__ = ["load_factory", "main"]
+
+
+def load_factory(spec: str) -> Any:
+    """The function that ``module:function`` names; the current directory is importable.
+
+    Raises
+    ------
+    BackendFault
+        If there is none.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise BackendFault("raised", "backend", f"the factory must be named as module:function; got {spec!r}")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        target: Any = importlib.import_module(module_name)
+        for name in attribute.split("."):
+            target = getattr(target, name)
+    except BaseException as error:  # the module may do anything when it is imported
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise raised_fault(f"importing {spec}", error) from error
+    if not callable(target):
+        raise BackendFault("raised", "backend", f"{spec} is a {type(target).__name__}; a function was expected")
+    return target
+
+
+def make_backend(spec: str, flow: Any, arithmetic: str | None) -> Backend:
+    """Call the factory and wrap what it returns.
+
+    Raises
+    ------
+    BackendFault
+        If that cannot be done.
+    """
+    factory = load_factory(spec)
+    try:
+        raw = factory(flow)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise raised_fault(spec, error) from error
+    if raw is None:
+        raise BackendFault("raised", "backend", f"{spec} returned None; a backend was expected")
+    try:
+        # The parent keeps the time and kills this process, so that calls can be made in its main thread.
+        return Backend.of(raw, flow.states.shape, flow.model.n_parameters, arithmetic, timeout=None)
+    except ValueError as error:
+        raise BackendFault("raised", "backend", str(error)) from error
+
+
+def main() -> None:
+    """Answer requests until the other side closes the pipe."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    backend: Any = None
+    while True:
+        try:
+            message, arrays = receive(requests)
+        except EOFError:
+            return
+        try:
+            if backend is None:
+                flow = rebuild(message["description"], dict(zip(message["names"], arrays, strict=True)))
+                backend = make_backend(message["factory"], flow, message["arithmetic"])
+                offered = {name: backend.offers(name) for name in ("states", *OPERATORS)}
+                send(answers, {"arithmetic": backend.arithmetic.name, "offered": offered})
+            elif message["operator"] == "states":
+                send(answers, {}, [backend.states()])
+            elif len(arrays) == 2:
+                backend.check_independence(message["operator"], *arrays)
+                send(answers, {})
+            else:
+                send(answers, {}, [backend(message["operator"], arrays[0])])
+        except BackendFault as fault:
+            send(answers, {"fault": fault.kind, "message": str(fault)})
+            if backend is None:
+                return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""``kpref verify MODULE:FACTORY``: the oracle's verdict on a backend, which runs in a process of its own.
+
+Exit status 0 if every check that could be made passed, 1 if one found a defect, 2 if a check or the backend could not
+run. The report goes to standard output; what the backend prints, and the progress, to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from kpref._archives import replacing
+from kpref.bench import positive_integer
+from kpref.checkpoints import load_checkpoint
+from kpref.flow import Flow
+from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.backend import BackendFault
+from kpref.oracle.grid import Problem
+from kpref.oracle.isolation import IsolatedBackend
+from kpref.oracle.problem import MODELS
+from kpref.oracle.verdict import Check, Report
+from kpref.oracle.verify import verify
+from kpref.trials import Trials
+
+__all__ = ["add_arguments", "add_output_arguments", "add_problem_arguments", "make_flow", "run", "write_results"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``kpref verify``."""
+    parser.epilog = (
+        "FACTORY is a function of a kpref.Flow, the problem, that returns an object with some of states, P, P_T, "
+        "P_inverse, J, J_T, K, NTK and gradient; the current directory is importable. The exit status is 0 for a pass, "
+        "1 for a defect, 2 if something could not run."
+    )
+    parser.add_argument("factory", metavar="MODULE:FACTORY", help="function that makes the backend for a problem")
+    add_problem_arguments(parser)
+    parser.add_argument("--arithmetic", choices=tuple(ARITHMETICS), help="by default what the backend declares")
+    parser.add_argument(
+        "--timeout", type=_seconds, default=60.0, metavar="S", help="seconds for one call (default: %(default)g)"
+    )
+    add_output_arguments(parser)
+
+
+def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that choose a problem."""
+    add = parser.add_argument
+    add("--model", choices=tuple(MODELS), default="gru", help="kind of random network (default: %(default)s)")
+    add("--trials", type=positive_integer, default=20, metavar="B", help="trials (default: %(default)s)")
+    add("--steps", type=positive_integer, default=60, metavar="T", help="steps of a trial (default: %(default)s)")
+    add("--states", type=positive_integer, default=64, metavar="H", help="units (default: %(default)s)")
+    add("--inputs", type=positive_integer, default=3, metavar="N", help="input channels (default: %(default)s)")
+    add("--gain", type=float, default=1.0, metavar="G", help="of the recurrent weights (default: %(default)s)")
+    add("--measure", choices=("mean", "sum"), default="mean", help="weights of trials and steps")
+    add("--seed", type=_seed, default=0, help="of the network, the trials and the probes (default: %(default)s)")
+    add("--checkpoint", type=Path, metavar="FILE", help="a trained network instead of a random one")
+    add("--trials-file", type=Path, metavar="FILE", help="npz file with the inputs of the trained network")
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments for files of results."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file too")
+    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw where the errors are")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify, print the report, write the files.
+
+    Returns
+    -------
+    int
+        The report's exit status.
+
+    Raises
+    ------
+    ValueError, OSError
+        For a problem that cannot be made, or a file that cannot be written.
+    """
+    require_folders(args)
+    flow = make_flow(args)
+    report = _verify(args, flow)
+    print(report)
+    write_results(report, args)
+    return report.exit_status
+
+
+def make_flow(args: argparse.Namespace) -> Flow:
+    """The problem that the arguments choose.
+
+    Raises
+    ------
+    ValueError, OSError
+        If files do not fit each other or cannot be read.
+    """
+    if args.checkpoint is None:
+        if args.trials_file is not None:
+            raise ValueError("--trials-file needs --checkpoint, the network that takes these inputs")
+        sizes = {name: getattr(args, name) for name in ("trials", "steps", "states", "inputs", "gain", "measure")}
+        return Problem("command line", args.model, **sizes).build(args.seed)
+    model, _ = load_checkpoint(args.checkpoint)
+    if args.trials_file is not None:
+        inputs = Trials.load(args.trials_file).inputs
+    else:
+        inputs = np.random.default_rng(args.seed).normal(size=(args.trials, args.steps, model.n_inputs))
+    return Flow(model, inputs, measure=args.measure)
+
+
+def require_folders(args: argparse.Namespace) -> None:
+    """Make sure, before any work, that the files of results can be put where they are wanted."""
+    for path in (args.json, args.figure):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise OSError(f"cannot write {path}: {path.absolute().parent} is not a folder")
+
+
+def write_results(report: Report, args: argparse.Namespace) -> None:
+    """Write the JSON file and the figure, where they are asked for."""
+    if args.json is not None:
+        with replacing(args.json) as file:
+            file.write(json.dumps(_finite(report.to_dict()), indent=1, allow_nan=False).encode())
+    if args.figure is not None:
+        from kpref.oracle.figure import draw_report  # matplotlib is slow to import
+
+        try:
+            image = draw_report(report)
+        except ValueError as error:
+            print(f"no figure: {error}", file=sys.stderr)
+            return
+        with replacing(args.figure) as file:
+            file.write(image)
+
+
+def _verify(args: argparse.Namespace, flow: Flow) -> Report:
+    form = "{desc}: {n} calls, {elapsed}"
+    with tqdm(desc=f"making {args.factory}", leave=False, file=sys.stderr, bar_format=form) as bar:
+
+        def tell(operator: str) -> None:
+            bar.set_description_str(operator, refresh=False)
+            bar.update()
+
+        try:
+            with IsolatedBackend(args.factory, flow, args.arithmetic, args.timeout, tell) as backend:
+                return verify(backend, flow, seed=args.seed)
+        except BackendFault as fault:
+            check = Check(
+                "backend.factory", "backend", "the factory makes a backend", "", "could not run", message=str(fault)
+            )
+            return Report((check,), args.arithmetic or "arithmetic unknown", repr(flow))
+
+
+def _finite(value: Any) -> Any:
+    """The same structure with the numbers that JSON does not know as text."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return repr(value) if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be positive and finite, got {text}")
+    return value
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a non-negative integer, got {text!r}")
+    return int(text)

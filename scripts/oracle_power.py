@@ -1,0 +1,229 @@
+"""What the oracle catches, and whom it accuses: two tables.
+
+The first plants every mutant of `kpref.oracle.mutants` in every kind of network that it makes sense for, in float64,
+float32, TF32 and bfloat16. A mutant that escapes is planted once more in float64, where it is all that is wrong, and
+its size given in deviations of the rounding errors of the arithmetic: below the bound of the check it is counted as
+hidden, above it as escaped. The second shows correct backends, suspicious ones included, to the oracle.
+
+    python scripts/oracle_power.py [--cases N] [--problems N] [--processes N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from kpref import Flow
+from kpref.models import GRU, RNN, LeakyRNN
+from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.cases import correct_backend, emulate, make_flow, random_flow
+from kpref.oracle.mutants import MUTANTS
+from kpref.oracle.verdict import Report
+from kpref.oracle.verify import verify
+
+NAMES = ("float64", "float32", "tf32", "bfloat16")
+KINDS: dict[str, Any] = {"GRU": GRU, "RNN": RNN, "LeakyRNN": LeakyRNN}
+
+
+@dataclass(frozen=True)
+class Catch:
+    """What became of a mutant.
+
+    Attributes
+    ----------
+    mutant, kind, arithmetic : str
+    outcome : {"caught", "hidden", "escaped"}
+    right_operator : bool
+        Whether no operator is named that it cannot show in.
+    right_class : bool
+    guess : str
+        Of the first defect found in its operator.
+    size : float
+        Largest error in deviations; of one that is hidden, of the defect alone.
+    seed : int
+        Of the problem.
+    """
+
+    mutant: str
+    kind: str
+    arithmetic: str
+    outcome: str
+    right_operator: bool
+    right_class: bool
+    guess: str
+    size: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What the oracle said to a correct backend."""
+
+    seed: int
+    backend: str
+    arithmetic: str
+    verdict: str
+    complaints: tuple[str, ...]
+    figures: tuple[tuple[str, float], ...]
+
+
+def mutant_flow(kind: str, weighted: bool, seed: int = 0, shape: tuple[int, int] = (3, 12), units: int = 6) -> Flow:
+    """The problem that mutants are planted in."""
+    model = KINDS[kind].init(2, units, seed, gain=1.2, **({"alpha": 0.3} if kind == "LeakyRNN" else {}))
+    weights = np.random.default_rng([seed, 4]).uniform(0.1, 2.0, size=shape)
+    return make_flow(model, shape, seed, weights if weighted else "mean")
+
+
+def try_mutant(task: tuple[str, str, str, int]) -> Catch:
+    """Plant a mutant in a kind of network, in an arithmetic, for a seed."""
+    name, kind, arithmetic, seed = task
+    mutant = MUTANTS[name]
+    flow = mutant_flow(kind, mutant.weighted, seed)
+    backend = emulate(flow, ARITHMETICS[arithmetic])
+    mutant.plant(backend)
+    report = verify(backend, flow, seed=seed)
+    accused = {check.operator for check in report.defects}
+    found = [check for check in report.defects if check.operator == mutant.operator]
+    if not found:
+        alone = _alone(name, flow, arithmetic, seed)
+        figures = [c.figure for c in alone.checks if c.operator == mutant.operator and c.figure is not None]
+        hidden = not any(check.operator == mutant.operator for check in alone.defects)
+        outcome = "hidden" if hidden else "escaped"
+        return Catch(name, kind, arithmetic, outcome, False, False, "", max(figures), seed)
+    right = mutant.operator in accused and accused <= mutant.affected
+    guess = next((check.guess for check in found if check.guess), "")
+    classes = guess.split(":")[0] in mutant.classes
+    size = max(check.figure or np.inf for check in found)
+    return Catch(name, kind, arithmetic, "caught", right, classes, guess, size, seed)
+
+
+def _alone(name: str, flow: Flow, arithmetic: str, seed: int) -> Report:
+    """The mutant in a backend that does not round otherwise, judged by the bounds of the arithmetic."""
+    round_ = ARITHMETICS[arithmetic].round
+    model = flow.model.with_parameters({key: round_(value) for key, value in flow.model.parameters.items()})
+    exact = Flow(model, round_(flow.inputs), round_(flow.z0), flow.space.mu)
+    backend = emulate(exact, ARITHMETICS["float64"])
+    MUTANTS[name].plant(backend)
+    return verify(backend, exact, arithmetic, seed)
+
+
+def mutant_tasks(arithmetics: Iterable[str] = NAMES, problems: int = 1) -> list[tuple[str, str, str, int]]:
+    """Every mutant in every kind of network and arithmetic that it can exist in, in a number of problems each."""
+    return [
+        (name, kind, arithmetic, seed)
+        for (name, mutant), arithmetic in itertools.product(MUTANTS.items(), arithmetics)
+        if arithmetic in mutant.arithmetics
+        for kind in mutant.models
+        for seed in range(problems)
+    ]
+
+
+def try_correct(task: tuple[str, int]) -> Alarm:
+    """Show a correct backend to the oracle."""
+    arithmetic, seed = task
+    flow = random_flow(seed)
+    name, backend = correct_backend(flow, ARITHMETICS[arithmetic], seed)
+    report = verify(backend, flow, seed=seed)
+    complaints = tuple(str(check) for check in report.checks if check.verdict in ("defect", "could not run"))
+    figures = tuple((check.identifier, check.figure) for check in report.checks if check.figure is not None)
+    verdict = "defect" if report.defects else "pass" if report.passed else "could not run"
+    return Alarm(seed, f"{name}; {flow}", arithmetic, verdict, complaints, figures)
+
+
+def power_table(catches: list[Catch]) -> str:
+    """Counts for each arithmetic, and every mutant that was not caught, or was put in the wrong class."""
+    lines = [f"{'':<10}{'planted':>9}{'caught':>9}{'hidden':>9}{'escaped':>9}{'operator':>10}{'class':>9}"]
+    for name in dict.fromkeys(catch.arithmetic for catch in catches):
+        here = [catch for catch in catches if catch.arithmetic == name]
+        caught = [catch for catch in here if catch.outcome == "caught"]
+        counts = [sum(catch.outcome == outcome for catch in here) for outcome in ("caught", "hidden", "escaped")]
+        operator, kind = (sum(getattr(c, f"right_{what}") for c in caught) for what in ("operator", "class"))
+        lines.append(
+            f"{name:<10}{len(here):>9}" + "".join(f"{count:>9}" for count in counts)
+            + f"{operator / max(len(caught), 1):>10.1%}{kind / max(len(caught), 1):>9.1%}"
+        )  # fmt: skip
+    for title, wanted in (
+        ("hidden below the arithmetic's own noise (largest error of the defect alone, in deviations)", "hidden"),
+        ("escaped", "escaped"),
+    ):
+        chosen = [catch for catch in catches if catch.outcome == wanted]
+        lines += [f"{title}:"] * bool(chosen)
+        lines += [f"  {c.arithmetic:<9} {c.kind:<9} {c.mutant:<32} {c.size:.3g} in problem {c.seed}" for c in chosen]
+    wrong = [c for c in catches if c.outcome == "caught" and not (c.right_operator and c.right_class)]
+    lines += ["caught, but the operator or the class is wrong:"] * bool(wrong)
+    for c in wrong:
+        what = "class" if c.right_operator else "operator"
+        lines.append(
+            f"  {c.arithmetic:<9} {c.kind:<9} {c.mutant:<32} in problem {c.seed}, {what}: {c.guess or 'no guess'}"
+        )
+    return "\n".join(lines)
+
+
+def alarm_table(alarms: list[Alarm]) -> str:
+    """Counts for each arithmetic, the largest figures, and every accusation."""
+    columns = ("residual", "value", "swept", "identity")
+    lines = [f"{'':<10}{'cases':>8}{'accused':>9}{'no run':>8}" + "".join(f"{c:>10}" for c in columns)]
+    for name in dict.fromkeys(alarm.arithmetic for alarm in alarms):
+        here = [alarm for alarm in alarms if alarm.arithmetic == name]
+        largest = dict.fromkeys(columns, 0.0)
+        for identifier, figure in itertools.chain.from_iterable(alarm.figures for alarm in here):
+            operator, kind = identifier.split(".")
+            kind = "swept" if operator in ("NTK", "gradient") and kind == "value" else kind
+            kind = "value" if operator == "J" and kind.startswith(("weight", "bias")) else kind
+            kind = kind if kind in columns else "identity"
+            largest[kind] = max(largest[kind], figure)
+        counts = [sum(alarm.verdict == verdict for alarm in here) for verdict in ("defect", "could not run")]
+        lines.append(
+            f"{name:<10}{len(here):>8}{counts[0]:>9}{counts[1]:>8}" + "".join(f"{v:>10.3g}" for v in largest.values())
+        )
+    for alarm in alarms:
+        if alarm.verdict != "pass":
+            lines.append(f"seed {alarm.seed}, {alarm.arithmetic}, {alarm.backend}:")
+            lines += [f"  {line}" for text in alarm.complaints for line in text.splitlines()]
+    return "\n".join(lines)
+
+
+def run(function: Callable[[Any], Any], tasks: list[Any], processes: int, title: str) -> list[Any]:
+    """Results of all tasks, in order, with a progress bar."""
+    return list(tqdm(_results(function, tasks, processes), total=len(tasks), desc=title, smoothing=0.02))
+
+
+def _results(function: Callable[[Any], Any], tasks: list[Any], processes: int) -> Iterator[Any]:
+    if processes == 1:
+        yield from map(function, tasks)
+        return
+    # One thread each; the variables are read when a new process starts its libraries.
+    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", KPREF_NUM_THREADS="1")
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(function, tasks, chunksize=8)
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=2000, help="correct backends per arithmetic (default: 2000)")
+    parser.add_argument("--problems", type=int, default=1, help="problems for each mutant and kind (default: 1)")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--arithmetics", nargs="+", default=NAMES, choices=[*ARITHMETICS])
+    arguments = parser.parse_args()
+    chosen = [name for name in arguments.arithmetics if name in NAMES]
+    catches = run(try_mutant, mutant_tasks(chosen, arguments.problems), arguments.processes, "mutants")
+    print("Power: mutants planted in correct backends")
+    print(power_table(catches), flush=True)
+    cases = list(itertools.product(arguments.arithmetics, range(arguments.cases)))
+    alarms = run(try_correct, cases, arguments.processes, "correct backends")
+    print("\nFalse alarms: correct backends, and the largest figure of each kind of check")
+    print(alarm_table(alarms))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Certificates: correct products of all arithmetics are explained by rounding, and nothing else is."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kpref import Flow
+from kpref.models import GRU, LeakyRNN
+from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.cases import emulate, make_flow
+from kpref.oracle.certificates import Judge
+from kpref.oracle.evaluation import FACTORS, evaluate, stages
+from tests.strategies import SEEDS, STRUCTURES, examples, make_model
+
+CHECKS = {
+    "P": "propagator",
+    "P_T": "adjoint",
+    "P_inverse": "propagator_inverse",
+    "J": "parameter_jacobian",
+    "J_T": "parameter_transpose",
+    "K": "kernel",
+    "NTK": "tangent_kernel",
+    "gradient": "gradient",
+}
+
+
+def judge_of(flow, backend):
+    """The judge at a backend's trajectory."""
+    starts = np.concatenate([backend.z0[:, None], backend.states[:, :-1]], axis=1)
+    return Judge(backend.model, starts, backend.inputs, flow.space, backend.arithmetic)
+
+
+def probe(operator, flow, arithmetic, seed=0):
+    shape = (flow.model.n_parameters,) if operator == "J" else flow.states.shape
+    return arithmetic.round(np.random.default_rng(seed).normal(size=shape))
+
+
+def compare(operator, flow, backend, seed=0):
+    tensor = probe(operator, flow, backend.arithmetic, seed)
+    return getattr(judge_of(flow, backend), CHECKS[operator])(tensor, getattr(backend, operator)(tensor))
+
+
+@given(
+    kind=st.sampled_from(STRUCTURES),
+    name=st.sampled_from(["float32", "tf32", "bfloat16", "float16"]),
+    seed=SEEDS,
+    summation=st.sampled_from(["plain", "reversed", "blocks", "pairwise"]),
+    formulas=st.sampled_from(["accurate", "stored"]),
+    product=st.sampled_from(["gates", "dense", "fused"]),
+    data=st.data(),
+)
+@examples(20)
+def test_correct_products_err_by_a_deviation(kind, name, seed, summation, formulas, product, data):
+    shape = (data.draw(st.integers(1, 3)), data.draw(st.integers(1, 12)))
+    flow = make_flow(make_model(kind, 2, data.draw(st.integers(1, 8)), seed, gain=1.2), shape, seed)
+    backend = emulate(flow, ARITHMETICS[name], summation=summation, formulas=formulas, product=product)
+    assert judge_of(flow, backend).states(backend.states).ratio().max() < 5
+    for operator in CHECKS:
+        ratio = compare(operator, flow, backend, seed).ratio()
+        assert ratio.max() < (10 if operator in ("NTK", "gradient") else 5), operator
+        assert np.sqrt(np.mean(ratio**2)) < 2, operator
+
+
+@pytest.mark.parametrize("operator", CHECKS)
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_deviations_are_no_larger_than_the_errors_of_a_backend_allow(operator, name):
+    # Without this, a judge whose deviations are too large would pass every test above.
+    flow = make_flow(GRU.init(2, 8, 0, gain=1.2), (3, 12), 0)
+    ratio = compare(operator, flow, emulate(flow, ARITHMETICS[name], formulas="stored")).ratio()
+    assert np.sqrt(np.mean(ratio**2)) > 0.05
+
+
+@pytest.mark.parametrize("operator", CHECKS)
+def test_an_error_of_a_thousandth_is_seen_in_float32_and_where_it_is(operator):
+    flow = make_flow(GRU.init(2, 6, 0), (2, 8), 0)
+    backend = emulate(flow, ARITHMETICS["float32"])
+    tensor = probe(operator, flow, backend.arithmetic)
+    answer = np.array(getattr(backend, operator)(tensor))
+    place = (1, 5, 3) if answer.ndim == 3 else (7,)
+    answer[place] += 1e-3 * np.abs(answer).max()
+    ratio = getattr(judge_of(flow, backend), CHECKS[operator])(tensor, answer).ratio()
+    assert ratio[place] > 50
+    alone = np.ones(ratio.shape, bool)
+    alone[place] = False
+    if operator in ("P", "P_inverse"):
+        alone[1, 6] = False  # the residual of the step after sees it too
+    if operator == "P_T":
+        alone[1, 4] = False  # and of the step before
+    assert ratio[alone].max() < 5
+
+
+def test_chaos_amplifies_nothing():
+    # Perturbations of the states grow by many orders of magnitude over these steps; residuals do not know.
+    model = make_model("RNN-tanh", 2, 24, 0, gain=3.0)
+    flow = make_flow(model, (2, 120), 0)
+    backend = emulate(flow, ARITHMETICS["float32"])
+    growth = np.abs(evaluate("P", judge_of(flow, backend).form, flow.space, np.ones(flow.states.shape))).max()
+    assert growth > 1e8
+    assert judge_of(flow, backend).states(backend.states).ratio().max() < 5
+    for operator in ("P", "P_T", "P_inverse"):
+        tensor = probe(operator, flow, backend.arithmetic)
+        ratio = getattr(judge_of(flow, backend), CHECKS[operator])(tensor, getattr(backend, operator)(tensor)).ratio()
+        assert ratio.max() < 5
+
+
+@pytest.mark.parametrize("operator", ["gradient", "NTK"])
+def test_a_leak_is_rounded_once_for_all_steps(operator):
+    # The error of 1 - alpha is the same in all steps and adds up over the memory of 100 steps.
+    flow = make_flow(LeakyRNN.init(2, 8, 0, alpha=0.01), (2, 200), 0, "sum")
+    backend = emulate(flow, ARITHMETICS["float32"])
+    assert compare(operator, flow, backend).ratio().max() < 5
+    judge = judge_of(flow, backend)
+    once = replace(judge.form, decay=judge.form.decay * (1 + 2.0**-24))
+    tensor = probe(operator, flow, backend.arithmetic)
+    answer = evaluate(operator, once, flow.space, tensor)
+    assert getattr(judge, CHECKS[operator])(tensor, answer).ratio().max() < 5
+
+
+def test_saturation_is_judged_by_what_formulas_lose_there():
+    # 1 - t**2 has no correct digits left where t is within a unit of one; the accurate formula has all.
+    flow = make_flow(make_model("RNN-tanh", 2, 6, 0), (2, 6), 0)
+    flow = Flow(flow.model, 30 * flow.inputs, flow.z0)
+    for formulas in ("accurate", "stored"):
+        for name in ("float64", "bfloat16"):
+            backend = emulate(flow, ARITHMETICS[name], formulas=formulas)
+            for operator in CHECKS:
+                assert compare(operator, flow, backend).ratio().max() < 10
+
+
+@pytest.mark.parametrize("operator", FACTORS)
+def test_products_are_made_of_their_factors(operator):
+    flow = make_flow(GRU.init(2, 4, 0), (2, 5), 0)
+    tensor = probe(operator, flow, ARITHMETICS["float64"])
+    values = list(stages(operator, flow.linearization, flow.space, tensor))
+    assert len(values) == len(FACTORS[operator])
+    expected = {"K": flow.K, "NTK": flow.NTK, "gradient": flow.D.star}[operator](tensor)
+    # The same kernels in the same order; only the measure may be multiplied at another place.
+    np.testing.assert_allclose(values[-1], expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())

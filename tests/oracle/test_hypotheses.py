@@ -1,0 +1,184 @@
+"""Guesses at the class of a defect: what is built into the backend is named, and named plainly."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kpref.models import GRU, LeakyRNN
+from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.cases import emulate, make_flow
+from kpref.oracle.defects import defects, only_gate
+from kpref.oracle.evaluation import evaluate
+from kpref.oracle.hypotheses import pattern
+from kpref.oracle.verify import verify
+
+GATED = make_flow(GRU.init(2, 6, 0, gain=1.2), (3, 10), 0)
+LEAKY = make_flow(LeakyRNN.init(2, 6, 0, alpha=0.3), (3, 10), 0)
+
+
+def guess(operator, change, flow=GATED, name="float64"):
+    """The guess at an operator whose answer `change(backend as it was, tensor)` gives."""
+    backend = emulate(flow, ARITHMETICS[name])
+    right = backend.with_form(backend.form)
+    setattr(backend, operator, lambda tensor: backend.arithmetic.round(change(right, tensor)))
+    report = verify(backend, flow)
+    return next(check.guess for check in report.defects if check.operator == operator)
+
+
+def over_gates(operator, change, flow=GATED, name="float64"):
+    """The guess at an operator whose gates are changed."""
+
+    def apply(backend, tensor):
+        gates = np.array(backend.form.gates)
+        change(gates)
+        return getattr(backend.with_form(replace(backend.form, gates=backend.wrap(gates))), operator)(tensor)
+
+    return guess(operator, apply, flow, name)
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "tf32", "bfloat16"])
+def test_a_named_defect_goes_before_the_factor_that_it_amounts_to(name):
+    points = GATED.states.shape[0] * GATED.states.shape[1]
+    assert guess("K", lambda b, q: points * b.K(q), name=name) == "measure: sum for mean"
+    assert guess("K", lambda b, q: -b.K(q), name=name) == "sign: the negative of the right answer"
+
+
+def test_a_factor_without_a_name_is_fitted():
+    assert guess("NTK", lambda b, q: 1.25 * b.NTK(q)) == "factor: the right answer times 1.25"
+    assert guess("J_T", lambda b, g: 0.75 * b.J_T(g)) == "factor: the right answer times 0.75"
+    assert guess("P_inverse", lambda b, y: 0.75 * b.P_inverse(y)) == "factor: the right answer times 0.75"
+
+
+@pytest.mark.parametrize("operator", ["P", "P_T", "P_inverse", "J", "J_T"])
+@pytest.mark.parametrize("gate", [0, 1, 2])
+def test_a_factor_of_one_gate_is_fitted(operator, gate):
+    def change(gates):
+        gates[:, :, gate] *= 1.5
+
+    assert over_gates(operator, change) == f"gate: gate {gate} times 1.5"
+
+
+@pytest.mark.parametrize("operator", ["P", "P_T", "P_inverse"])
+def test_a_factor_of_the_direct_term_is_fitted(operator):
+    def apply(backend, tensor):
+        decay = backend.wrap(1.01 * np.asarray(backend.form.decay))
+        return getattr(backend.with_form(replace(backend.form, decay=decay)), operator)(tensor)
+
+    assert guess(operator, apply) == "decay: the direct term times 1.01"
+    assert guess(operator, apply, LEAKY) == "decay: the direct term times 1.01"
+
+
+def test_a_gate_that_is_left_out_or_has_the_wrong_sign():
+    def without(gates):
+        gates[:, :, 0] = 0.0
+
+    def negative(gates):
+        gates[:, :, 1] *= -1
+
+    assert over_gates("P", without) == "gate: gate 0 left out"
+    assert over_gates("P_T", negative) == "gate: gate 1 negative"
+
+
+def test_one_parameter_is_named():
+    positions = slice(-18, None)  # bias_hh
+
+    def halved(backend, g):
+        theta = backend.J_T(g)
+        theta[positions] *= 0.5
+        return theta
+
+    assert guess("J_T", halved) == "bias: bias_hh times 0.5"
+
+
+def test_what_is_not_linear_is_said_to_be_so():
+    for change in (lambda b, q: b.K(np.abs(q)), lambda b, q: b.K(q) + 0.1, lambda b, q: b.K(np.clip(q, -1, 1))):
+        assert guess("K", change).startswith("not linear")
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+def test_truncated_backpropagation(window):
+    def truncated(backend, err):
+        source = GATED.space.weigh(err)
+        costate = source
+        for _ in range(window - 1):
+            back = [backend.retreat(n, costate[None, :, n])[0] for n in range(1, source.shape[1])]
+            costate = source + np.concatenate([np.stack(back, axis=1), np.zeros_like(source[:, :1])], axis=1)
+        return backend.J_T(costate)
+
+    expected = "composition: P* left out" if window == 1 else f"truncated: costates reach back {window} steps"
+    assert guess("gradient", truncated) == expected
+
+
+@pytest.mark.parametrize("declared, used", [("float64", "float32"), ("float32", "tf32"), ("tf32", "bfloat16")])
+def test_a_coarser_arithmetic_than_declared(declared, used):
+    def coarse(backend, q):
+        other = replace(backend, arithmetic=ARITHMETICS[used])
+        return other.at(backend.states).P(q)
+
+    expected = f"precision lower than declared: the errors are those of {used}"
+    assert guess("P", coarse, name=declared) == expected
+
+
+def test_nothing_is_made_up():
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(GATED.model.n_parameters, GATED.space.size))
+    assert not guess("J_T", lambda b, g: matrix @ g.ravel())
+
+
+@pytest.mark.parametrize("operator", ["P", "P_T", "P_inverse", "J", "J_T", "K", "NTK", "gradient"])
+@pytest.mark.parametrize("flow", [GATED, LEAKY], ids=["GRU", "LeakyRNN"])
+def test_hypothetical_defects_are_defects_and_say_which(operator, flow):
+    from kpref.oracle.certificates import Judge
+
+    starts = np.concatenate([flow.z0[:, None], flow.states[:, :-1]], axis=1)
+    judge = Judge(flow.model, starts, flow.inputs, flow.space, ARITHMETICS["float64"])
+    shape = (flow.model.n_parameters,) if operator == "J" else flow.states.shape
+    tensor = np.random.default_rng(0).normal(size=shape)
+    truth = evaluate(operator, judge.form, flow.space, tensor)
+    labels = set()
+    for defect in defects(judge, operator, tensor, truth):
+        form = defect.form or judge.form
+        value = defect.value() if defect.value else evaluate(operator, form, flow.space, tensor)
+        assert value.shape == truth.shape, defect.label
+        assert np.isfinite(value).all(), defect.label
+        kind, _, rest = defect.label.partition(": ")
+        assert kind
+        assert rest
+        labels.add(defect.label)
+    assert len(labels) > 20
+    np.testing.assert_array_equal(evaluate(operator, judge.form, flow.space, tensor), truth)  # nothing was changed
+
+
+def test_the_parts_of_a_linearisation_sum_to_it():
+    form, space = GATED.linearization, GATED.space
+    tensor = np.random.default_rng(0).normal(size=space.shape)
+    parts = [only_gate(form, gate) for gate in (None, 0, 1, 2, 3)]
+    carried = sum(tensor - evaluate("P_inverse", part, space, tensor) for part in parts)
+    # Five sums of six products and their sum: a few units of rounding of numbers of order one.
+    np.testing.assert_allclose(carried, tensor - evaluate("P_inverse", form, space, tensor), atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "index, expected",
+    [
+        ((1, 2, 3), "one entry"),
+        ((slice(None), 4, slice(None)), "one step: only step 4"),
+        ((2,), "one trial: only trial 2"),
+        ((slice(None), slice(None), 1), "one unit: only unit 1"),
+        ((slice(None), slice(None), slice(-2, None)), "last block: only the last 2 units"),
+        ((slice(None), slice(2)), "first block: only the first 2 steps"),
+        ((slice(None),), ""),
+    ],
+)
+def test_places_have_something_in_common(index, expected):
+    size = np.ones((3, 6, 5))
+    size[index] = 100.0
+    assert pattern(size, 10.0).startswith(expected)
+    assert bool(pattern(size, 10.0)) == bool(expected)
+
+
+def test_an_entry_that_barely_stands_out_is_no_pattern():
+    size = np.full((3, 6, 5), 8.0)
+    size[0, 0, 0] = 11.0
+    assert pattern(size, 10.0) == ""

@@ -1,0 +1,99 @@
+"""Mutants: each is caught in the operator that it is planted in, and the guess at its class is right."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.backend import OPERATORS
+from kpref.oracle.cases import emulate
+from kpref.oracle.mutants import MUTANTS
+from tests.conftest import PROFILE
+
+PATH = Path(__file__).parents[2] / "scripts" / "oracle_power.py"
+
+
+def load_script():
+    """The script as a module; processes that it starts need it by name."""
+    spec = importlib.util.spec_from_file_location("oracle_power", PATH)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["oracle_power"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+power = load_script()
+
+
+def tasks():
+    """Every other mutant in one kind and arithmetic, all of these in turn; everything in the thorough profile."""
+    if PROFILE == "thorough":
+        return power.mutant_tasks(problems=2)
+    chosen = []
+    for index, (name, mutant) in enumerate(list(MUTANTS.items())[::2]):
+        arithmetic = mutant.arithmetics[index % len(mutant.arithmetics)]
+        chosen.append((name, mutant.models[index % len(mutant.models)], arithmetic, 0))
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def catches():
+    return [power.try_mutant(task) for task in tasks()]
+
+
+def test_there_are_mutants_of_every_operator():
+    assert len(MUTANTS) >= 50
+    assert {mutant.operator for mutant in MUTANTS.values()} == {"states", *OPERATORS}
+    assert all(mutant.classes and mutant.description and mutant.models for mutant in MUTANTS.values())
+
+
+def test_every_mutant_is_caught_or_too_small_to_be(catches):
+    assert not [catch for catch in catches if catch.outcome == "escaped"]
+    hidden = [catch for catch in catches if catch.outcome == "hidden"]
+    # A hundred-thousandth is below the units of TF32 and bfloat16, and nothing else may hide.
+    assert all("1 + 1e-5" in catch.mutant and catch.arithmetic in ("tf32", "bfloat16") for catch in hidden)
+    assert all(catch.size < 1 for catch in hidden)
+
+
+def test_the_operator_is_named(catches):
+    assert not [catch for catch in catches if catch.outcome == "caught" and not catch.right_operator]
+
+
+def test_the_class_is_guessed(catches):
+    caught = [catch for catch in catches if catch.outcome == "caught"]
+    wrong = [(catch.mutant, catch.arithmetic, catch.guess) for catch in caught if not catch.right_class]
+    assert len(wrong) <= 0.1 * len(caught), wrong
+
+
+@pytest.mark.parametrize("kind", ["GRU", "RNN", "LeakyRNN"])
+def test_without_a_mutant_the_problems_pass(kind):
+    # Otherwise mutants would be caught for another reason.
+    for weighted in (False, True):
+        flow = power.mutant_flow(kind, weighted)
+        for name in power.NAMES:
+            assert power.verify(emulate(flow, ARITHMETICS[name]), flow).passed
+
+
+def test_the_tables_count(catches):
+    table = power.power_table(catches)
+    assert "escaped:" not in table
+    assert all(name in table for name in power.NAMES)
+    alarms = [power.try_correct((name, seed)) for name in power.NAMES for seed in range(2)]
+    lines = power.alarm_table(alarms).splitlines()
+    assert len(lines) == 1 + len(power.NAMES)
+    for line in lines[1:]:
+        _, cases, accused, no_run, *_ = line.split()
+        assert (cases, accused, no_run) == ("2", "0", "0")
+
+
+def test_an_accusation_is_shown():
+    alarm = power.Alarm(
+        7, "plain", "float32", "defect", ("defect  P.residual\n  first at ...",), (("P.residual", 20.0),)
+    )
+    table = power.alarm_table([alarm])
+    assert "seed 7, float32, plain" in table
+    assert "P.residual" in table
+    escaped = power.Catch("P: late", "RNN", "tf32", "escaped", False, False, "", 12.0, 0)
+    assert "escaped:\n  tf32" in power.power_table([escaped])

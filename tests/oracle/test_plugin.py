@@ -1,0 +1,150 @@
+"""The pytest plugin, in a scratch project of its own."""
+
+import subprocess
+import sys
+import xml.etree.ElementTree
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import kpref
+from kpref.oracle.grid import PROBLEMS, check_names
+
+pytest_plugins = ["pytester"]
+
+# A project with nothing but NumPy: P and P^T of the tanh network, right and with one transpose left out.
+BACKEND = """
+import numpy as np
+
+class TanhNetwork:
+    dtype = "float64"
+    transposed = True
+
+    def __init__(self, flow):
+        if type(flow.model).__name__ != "RNN":
+            raise NotImplementedError("only tanh networks")
+        p = flow.model.parameters
+        self.weight, z, states = p["weight_hh"], flow.z0, []
+        for x in flow.inputs.swapaxes(0, 1):
+            z = np.tanh(z @ self.weight.T + x @ p["weight_ih"].T + p["bias_ih"] + p["bias_hh"])
+            states.append(z)
+        self.states = np.stack(states, axis=1)
+        self.slope = 1 - self.states**2
+
+    def P(self, q):
+        y = q.copy()
+        for n in range(1, q.shape[1]):
+            y[:, n] += self.slope[:, n] * (y[:, n - 1] @ self.weight.T)
+        return y
+
+    def P_T(self, g):
+        l = g.copy()
+        for n in range(g.shape[1] - 1, 0, -1):
+            l[:, n - 1] += (self.slope[:, n] * l[:, n]) @ (self.weight if self.transposed else self.weight.T)
+        return l
+
+class Wrong(TanhNetwork):
+    transposed = False
+
+def in_short_numbers(flow):
+    backend = TanhNetwork(flow)
+    backend.P = lambda q: (TanhNetwork.P(backend, q).astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32)
+    return backend
+
+def failing(flow):
+    raise RuntimeError("no device")
+
+def empty(flow):
+    return object()
+
+def unknown(flow):
+    raise NotImplementedError("nothing at all")
+"""
+
+
+@pytest.fixture
+def run(pytester, monkeypatch):
+    """Run pytest in a project that has the backend and no test."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(kpref.__file__).parents[1]))
+    pytester.makepyfile(scratch=BACKEND)
+    installed = any(point.name == "kpref" for point in entry_points(group="pytest11"))
+
+    def run(*arguments):
+        plugin = [] if installed else ["-p", "kpref.oracle.plugin"]
+        return pytester.runpytest_subprocess(*plugin, "-p", "no:cacheprovider", *arguments)
+
+    return run
+
+
+def test_a_right_backend_passes_and_what_it_lacks_is_skipped(run, pytester):
+    result = run("--kpref-backend=scratch:TanhNetwork", "-rs", "--junitxml=report.xml", "-k", "rnn or gru-plain")
+    assert result.ret == 0
+    problems = [problem for problem in PROBLEMS.values() if problem.model == "rnn"]
+    offered = ("states", "P.", "P_T.")
+    passed = sum(name.startswith(offered) for problem in problems for name in check_names(problem)) + len(problems)
+    names = [name for problem in (*problems, PROBLEMS["gru-plain"]) for name in (*check_names(problem), "verdict")]
+    result.assert_outcomes(passed=passed, skipped=len(names) - passed, deselected=result.parseoutcomes()["deselected"])
+    result.stdout.fnmatch_lines(["*kpref: scratch:TanhNetwork*--kpref-seed=0*"])
+    result.stdout.fnmatch_lines(["*does not know this problem: only tanh networks*"])
+    result.stdout.fnmatch_lines(["*K is not offered*"])
+    tree = xml.etree.ElementTree.parse(pytester.path / "report.xml")
+    cases = {case.get("classname") + "." + case.get("name") for case in tree.iter("testcase")}
+    assert len(cases) == len(names)
+    assert any("rnn-one-step" in case and case.endswith("P_T.residual") for case in cases)
+
+
+def test_a_defect_is_a_failure_with_place_class_and_seed(run):
+    result = run("--kpref-backend=scratch:Wrong", "--kpref-seed=7", "-k", "rnn-plain or rnn-one-step")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "*rnn-plain::P_T.residual*",
+            "transpose: recurrent weight transposed",
+            "*first at trial *, step *, unit *",
+            "*rnn-plain*build(seed=7)*",
+            "FAILED kpref::rnn-plain::P_T.residual - transpose*",
+        ]
+    )
+    assert "FAILED kpref::rnn-one-step" not in result.stdout.str()  # one step has no recurrence
+
+
+def test_the_seed_and_the_arithmetic_reach_the_problem(run):
+    arguments = ("--kpref-backend=scratch:in_short_numbers", "-k", "rnn-plain and P.residual", "--kpref-seed=1")
+    result = run(*arguments, "--kpref-arithmetic=bfloat16")
+    result.assert_outcomes(passed=1, deselected=result.parseoutcomes()["deselected"])
+    result = run(*arguments)
+    result.stdout.fnmatch_lines(["precision lower than declared*", "*rnn-plain*build(seed=1)*"])
+
+
+@pytest.mark.parametrize(
+    "factory, select, status, lines",
+    [
+        ("failing", "gru-plain", 1, ["*RuntimeError: no device*", "FAILED kpref::gru-plain::verdict*", "*1 failed*"]),
+        ("empty", "gru-plain", 1, ["*offers nothing*", "*1 failed*"]),
+        ("unknown", "gru-plain", 5, ["*skipped*"]),
+        ("nowhere", "gru-plain", 4, ["*--kpref-backend*no attribute 'nowhere'*"]),
+    ],
+)
+def test_backends_that_cannot_be_made(run, factory, select, status, lines):
+    result = run(f"--kpref-backend=scratch:{factory}", "-k", select)
+    assert result.ret == status
+    output = result.stdout.str() + result.stderr.str()
+    pytest.LineMatcher(output.splitlines()).fnmatch_lines(lines)
+
+
+def test_the_tests_join_those_of_the_project(run, pytester):
+    pytester.makepyfile(test_own="def test_own(): pass")
+    result = run("--kpref-backend=scratch:TanhNetwork", "-m", "kpref or not kpref", "-k", "own or rnn-one-of-all")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*test_own.py*"])
+    result = run()
+    result.assert_outcomes(passed=1)
+
+
+def test_importing_the_plugin_costs_nothing():
+    code = (
+        "import sys, pytest; before = set(sys.modules); import kpref.oracle.plugin; print(*set(sys.modules) - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=60, check=True)
+    assert {name.split(".")[0] for name in done.stdout.split()} <= {"kpref", "importlib"}

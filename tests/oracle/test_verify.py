@@ -1,0 +1,228 @@
+"""`verify` as a backend's author sees it: verdicts, places, reports."""
+
+import json
+import tracemalloc
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kpref import Flow
+from kpref.models import GRU, Rate
+from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.backend import OPERATORS
+from kpref.oracle.cases import OwnKernels, correct_backend, emulate, make_flow, random_flow
+from kpref.oracle.verdict import Check, Place, Report
+from kpref.oracle.verify import verify
+from tests.strategies import examples, make_model
+
+NAMES = ("float64", "float32", "tf32", "bfloat16")
+
+
+def gru_flow(shape=(3, 10), units=6, seed=0):
+    return make_flow(GRU.init(2, units, seed, gain=1.2), shape, seed)
+
+
+def check_of(report, identifier):
+    return next(check for check in report.checks if check.identifier == identifier)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(seed=st.integers(0, 2**31))
+@examples(4)
+def test_no_correct_backend_is_accused(name, seed):
+    flow = random_flow(seed)
+    label, backend = correct_backend(flow, ARITHMETICS[name], seed)
+    report = verify(backend, flow, seed=seed)
+    assert not report.defects, f"{label}\n{report}"
+
+
+@pytest.mark.parametrize("name", ["float64", "float32"])
+@pytest.mark.parametrize("kind", ["GRU", "RNN-tanh", "LeakyRNN-softplus", "Linear"])
+def test_kprefs_own_kernels_pass(kind, name):
+    flow = make_flow(make_model(kind, 2, 7, 0), (3, 9), 0)
+    arithmetic = ARITHMETICS[name]
+    parameters = {key: arithmetic.round(value) for key, value in flow.model.parameters.items()}
+    model, inputs, z0 = flow.model.with_parameters(parameters), arithmetic.round(flow.inputs), arithmetic.round(flow.z0)
+    report = verify(OwnKernels(Flow(model, inputs, z0, dtype=name)), flow)
+    assert report.passed, str(report)
+    assert report.arithmetic == name
+
+
+@pytest.mark.parametrize("steps, trials, units", [(1, 3, 4), (5, 1, 4), (5, 3, 1), (1, 1, 1)])
+def test_single_steps_trials_and_units(steps, trials, units):
+    flow = gru_flow((trials, steps), units)
+    assert verify(emulate(flow, ARITHMETICS["float32"]), flow).passed
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_what_is_not_offered_is_not_passed(operator):
+    flow = gru_flow()
+    backend = emulate(flow, ARITHMETICS["float32"])
+    alone = SimpleNamespace(arithmetic="float32", **{operator: getattr(backend, operator)}, states=backend.states)
+    report = verify(alone, flow)
+    for other in OPERATORS:
+        checks = [check for check in report.checks if check.operator == other]
+        assert {check.verdict for check in checks} == {"pass" if other == operator else "not offered"}
+    assert report.passed
+    nothing = verify(SimpleNamespace(dtype="float32"), flow)
+    assert not nothing.passed
+    assert nothing.exit_status == 2
+
+
+@pytest.mark.parametrize("name, caught", [("float64", True), ("float32", True), ("bfloat16", False)])
+@pytest.mark.parametrize("operator", ["P", "P_T", "P_inverse", "J", "J_T"])
+def test_a_constant_of_a_hundred_thousandth_in_one_gate(operator, name, caught):
+    flow = gru_flow()
+    backend = emulate(flow, ARITHMETICS[name])
+    gates = np.array(backend.form.gates)
+    gates[:, :, 1] *= 1 + 1e-5
+    setattr(backend, operator, getattr(backend.with_form(replace(backend.form, gates=backend.wrap(gates))), operator))
+    report = verify(backend, flow)
+    own = [check for check in report.defects if check.operator == operator]
+    if not caught:
+        assert not report.defects
+    elif name == "float64":
+        assert own[0].guess == "gate: gate 1 times 1.00001"
+    else:
+        # A hundredth of a thousandth is 168 units of float32, which currents and their sums err by too.
+        assert all(check.operator in (operator, "K", "NTK", "gradient") for check in report.defects)
+
+
+def test_the_first_violation_is_the_planted_one():
+    flow = gru_flow()
+    backend = emulate(flow, ARITHMETICS["float32"])
+    right = backend.P
+
+    def wrong(q):
+        # From step 4 on, unit 3 of trial 2 is computed with a forcing that is off.
+        changed = q.copy()
+        changed[2, 4:, 3] *= 1.01
+        return right(changed)
+
+    backend.P = wrong
+    check = check_of(verify(backend, flow), "P.residual")
+    assert check.verdict == "defect"
+    assert (check.first.trial, check.first.step, check.first.unit) == (2, 4, 3)
+    assert check.map.shape == (3, 10)
+    assert (check.map[2, 4:] > 10).all()
+    assert check.map[:2].max() < 10
+    assert check.map[2, :4].max() < 10
+    assert "trial 2, step 4, unit 3" in str(check)
+
+
+def test_a_wrong_parameter_is_named():
+    flow = gru_flow()
+    backend = emulate(flow, ARITHMETICS["float64"])
+    right = backend.J_T
+    start = backend.model.parameters["weight_ih"].size
+    backend.J_T = lambda g: right(g) * (1 + 0.1 * (np.arange(flow.model.n_parameters) == start + 7))
+    check = check_of(verify(backend, flow), "J_T.value")
+    assert check.first.parameter == "weight_hh[1, 1]"
+    assert check.guess.startswith("one entry")
+
+
+def test_a_defect_of_a_factor_is_told_from_one_of_the_product():
+    flow = gru_flow()
+    backend = emulate(flow, ARITHMETICS["float64"])
+    right = backend.P
+    backend.P = lambda q: right(q)[:, ::-1]
+    report = verify(backend, flow)
+    assert {check.operator for check in report.defects} == {"P", "NTK"}
+    assert check_of(report, "P.residual").guess == "time reversed: the answer"
+    assert check_of(report, "NTK.value").guess == "follows: from the defect of P"
+    assert check_of(report, "P.dot_test").operator == "P"
+
+
+def test_the_report_as_text_and_as_json():
+    flow = gru_flow()
+    backend = emulate(flow, ARITHMETICS["float32"])
+    good = verify(backend, flow)
+    assert good.exit_status == 0
+    assert str(good).startswith("PASS: Flow(GRU(")
+    backend.K = lambda q: np.zeros_like(q)
+    bad = verify(backend, flow)
+    assert bad.exit_status == 1
+    text, plain = str(bad), json.loads(json.dumps(bad.to_dict()))
+    assert text.startswith("DEFECT: ")
+    assert "explained by: zero: nothing was computed" in text
+    assert plain["passed"] is False
+    assert len(plain["checks"]) == len(bad.checks)
+    found = next(check for check in plain["checks"] if check["identifier"] == "K.value")
+    assert found["verdict"] == "defect"
+    assert found["bound"] == 10
+    assert found["figure"] > 10
+    assert found["largest"]["parameter"] is None
+    assert set(found) >= {"equation", "meaning", "operator", "guess", "first", "worst_case", "message"}
+    assert "map" not in found
+
+
+def test_infinite_figures_become_strings():
+    check = Check("a", "b", "c", "d", "defect", figure=np.inf, bound=1.0, worst_case=np.nan)
+    assert check.to_dict()["figure"] == "inf"
+    assert str(Place(1.0, 1, 2, 3)) == "trial 1, step 2, unit 3"
+    assert Report((check,), "float64", "p").exit_status == 1
+
+
+def test_a_backend_that_raises_could_not_run():
+    flow = gru_flow()
+    backend = emulate(flow, ARITHMETICS["float64"])
+
+    def broken(q):
+        raise ZeroDivisionError("no")
+
+    backend.P = broken
+    report = verify(backend, flow)
+    assert check_of(report, "P.residual").verdict == "could not run"
+    assert "ZeroDivisionError" in check_of(report, "P.residual").message
+    assert report.exit_status == 2
+
+
+def test_growth_beyond_the_range_of_float16_is_no_defect():
+    # The kernel grows like 3^26, and the range of float16 is 2^30.
+    model = make_model("Linear", 1, 2, 0).with_parameters({"weight_hh": 3 * np.eye(2)})
+    flow = make_flow(model, (1, 14), 0)
+    flow = Flow(flow.model.with_parameters({"bias": np.zeros(2)}), 1e-3 * flow.inputs, 0 * flow.z0)
+    report = verify(emulate(flow, ARITHMETICS["float16"]), flow)
+    assert not report.defects
+    assert "beyond the range of float16" in check_of(report, "NTK.value").message
+
+
+def test_continuous_time_is_refused():
+    flow = Flow(Rate.init(2, 3, 0), np.zeros((2, 4, 2)), dt=0.1)
+    with pytest.raises(TypeError, match="discrete time"):
+        verify(SimpleNamespace(dtype="float64"), flow)
+
+
+def test_the_same_seed_gives_the_same_report():
+    flow = gru_flow()
+    backend = emulate(flow, ARITHMETICS["bfloat16"])
+    assert str(verify(backend, flow, seed=3)) == str(verify(backend, flow, seed=3))
+    assert str(verify(backend, flow, seed=3)) != str(verify(backend, flow, seed=4))
+
+
+def test_memory_stays_within_twice_that_of_the_flow():
+    shape, units = (20, 60), 64
+    flow = gru_flow(shape, units)
+    backend = OwnKernels(Flow(flow.model, flow.inputs, flow.z0))
+    small = gru_flow()
+    verify(OwnKernels(Flow(small.model, small.inputs, small.z0)), small)  # compiles
+
+    def build_and_apply():
+        own = Flow(flow.model, flow.inputs, flow.z0)
+        own.NTK(np.ones(flow.states.shape))
+
+    assert _peak(lambda: verify(backend, flow)) < 2 * _peak(build_and_apply)
+
+
+def _peak(function):
+    """Memory that a call needs beyond what is there, in bytes."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
