@@ -39,9 +39,9 @@ Form = SiteForm | DenseForm
 
 # States (vectors * trials) that a sweep carries at once: enough rows for the matrix products to run at full rate,
 # few enough that there is work for all cores and that the states of a block stay in cache.
-_TRIALS_PER_BLOCK = 16
+_TRIALS_PER_BLOCK = 32
 _STATES_PER_BLOCK = 64
-_ROWS_PER_BLOCK = 512
+_ROWS_PER_BLOCK = 1024
 _MOST_BLOCKS = 64
 
 
@@ -119,7 +119,7 @@ def parameter_product(form: Form, vectors: Array) -> Array:
         return _on_one_thread(lambda: np.einsum("rbhm,vm->vbrh", form.parameter_jacobian, vectors))
     recurrent, driven = form.layout.pack(vectors)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
-    arrays, blocks = _arrays(form), _row_blocks(form)
+    arrays, blocks = _arrays(form), even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _MOST_BLOCKS)
 
     def task(block: int) -> None:
         parameters.parameter_product(arrays, recurrent, driven, out, blocks[block].start, blocks[block].stop)
@@ -133,7 +133,10 @@ def parameter_transpose(form: Form, tensors: Array) -> Array:
     tensors = _as_batch(tensors, form)
     if isinstance(form, DenseForm):
         return _on_one_thread(lambda: np.einsum("rbhm,vbrh->vm", form.parameter_jacobian, tensors))
-    arrays, blocks = _arrays(form), _row_blocks(form)
+    rows, units = form.n_steps * form.n_trials, form.n_states
+    # Each block sums in matrices of its own: together no larger than half a tensor, or filling them would take over.
+    room = max(2.0, rows * units / (2 * sum(matrix.size for matrix in form.layout.zeros(1, form.dtype))))
+    arrays, blocks = _arrays(form), even_blocks(rows, _ROWS_PER_BLOCK, min(_MOST_BLOCKS, 1 << int(np.log2(room))))
     partial = [form.layout.zeros(len(tensors), form.dtype) for _ in blocks]
 
     def task(block: int) -> None:
@@ -176,10 +179,6 @@ def _on_one_thread(compute: Callable[[], Array]) -> Array:
     results: list[Array] = []
     run_blocks(lambda _: results.append(compute()), 1)
     return results[0]
-
-
-def _row_blocks(form: Form) -> list[slice]:
-    return even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _MOST_BLOCKS)
 
 
 def _arrays(form: Form) -> SiteArrays | DenseArrays:
