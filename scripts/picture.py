@@ -1,4 +1,4 @@
-"""Makes the picture of the README from the figures of a report: `python scripts/picture.py kpref-report picture.png`."""
+"""Makes the picture of the README from a report's figures: `python scripts/picture.py kpref-report picture.png`."""
 
 from __future__ import annotations
 

@@ -330,9 +330,11 @@ def dense_flow(dtype=np.float64, **options):
 
 def lorenz_by_complex_step(flow, parameters=None, z0=None):
     model = flow.model
-    moved = {} if parameters is None else {
-        name: model.parameters[name] + 1e-30j * change for name, change in model.unflatten(parameters).items()
-    }
+    moved = (
+        {}
+        if parameters is None
+        else {name: model.parameters[name] + 1e-30j * change for name, change in model.unflatten(parameters).items()}
+    )
     start = flow.z0 + (0 if z0 is None else 1e-30j * z0)
     no_inputs = np.zeros((len(flow.z0), 0))
     times, tableau = flow.solution.times, flow.solution.tableau
