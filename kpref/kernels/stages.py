@@ -53,6 +53,37 @@ class StageTable(NamedTuple):
 
 
 @kernel
+def _stage_state(a, h, stage, carry, start, trials, slopes, out):  # type: ignore[no-untyped-def]
+    """``dZ_i = dz[n] + h sum_{j<i} a_ij dk_j``."""
+    rows, units = out.shape
+    for row in range(rows):
+        vector, trial = row // trials, start + row % trials
+        for unit in range(units):
+            out[row, unit] = carry[vector, trial, unit]
+        for other in range(stage):
+            factor = h * a[stage, other]
+            if factor != 0:
+                for unit in range(units):
+                    out[row, unit] += factor * slopes[other, row, unit]
+
+
+@kernel
+def _stage_cotangent(a, b, h, stage, carry, start, trials, mu, out):  # type: ignore[no-untyped-def]
+    """``kappa_i = h b_i lambda + h sum_{j>i} a_ji mu_j``."""
+    rows, units = out.shape
+    for row in range(rows):
+        vector, trial = row // trials, start + row % trials
+        factor = h * b[stage]
+        for unit in range(units):
+            out[row, unit] = factor * carry[vector, trial, unit]
+        for other in range(stage + 1, len(b)):
+            factor = h * a[other, stage]
+            if factor != 0:
+                for unit in range(units):
+                    out[row, unit] += factor * mu[other, row, unit]
+
+
+@kernel
 def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  # type: ignore[no-untyped-def]
     """Carry dz (vectors, trials, units) through the steps; write it to `out` where they end on a row of it.
 
@@ -66,15 +97,7 @@ def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  #
     for step in range(len(table.h)):
         h = table.h[step]
         for stage in range(stages):
-            for row in range(rows):
-                vector, trial = row // trials, start + row % trials
-                for unit in range(units):
-                    stage_state[row, unit] = carry[vector, trial, unit]
-                for other in range(stage):
-                    factor = h * table.a[stage, other]
-                    if factor != 0:
-                        for unit in range(units):
-                            stage_state[row, unit] += factor * slopes[other, row, unit]
+            _stage_state(table.a, h, stage, carry, start, trials, slopes, stage_state)
             at = step * stages + stage
             if transposed:
                 jacobian_transpose(form, at, start, trials, stage_state, scratch, currents, slopes[stage])
@@ -117,16 +140,7 @@ def stage_adjoint(form, table, transposed, source, carry, out, start, stop):  # 
                 for unit in range(units):
                     carry[vector, trial, unit] += source[vector, trial, table.row[step], unit]
         for stage in range(stages - 1, -1, -1):
-            for row in range(rows):
-                vector, trial = row // trials, start + row % trials
-                factor = h * table.b[stage]
-                for unit in range(units):
-                    kappa[row, unit] = factor * carry[vector, trial, unit]
-                for other in range(stage + 1, stages):
-                    factor = h * table.a[other, stage]
-                    if factor != 0:
-                        for unit in range(units):
-                            kappa[row, unit] += factor * mu[other, row, unit]
+            _stage_cotangent(table.a, table.b, h, stage, carry, start, trials, mu, kappa)
             for entry in range(table.source.shape[2]):
                 weight, target = table.weight[step, stage, entry], table.source[step, stage, entry]
                 if weight != 0:
@@ -167,15 +181,7 @@ def stage_costate(form, table, source, carry, out, start, stop):  # type: ignore
                 for unit in range(units):
                     out[vector, trial, table.row[step], unit] = carry[vector, trial, unit]
         for stage in range(stages - 1, -1, -1):
-            for row in range(rows):
-                vector, trial = row // trials, start + row % trials
-                factor = h * table.b[stage]
-                for unit in range(units):
-                    kappa[row, unit] = factor * carry[vector, trial, unit]
-                for other in range(stage + 1, stages):
-                    factor = h * table.a[other, stage]
-                    for unit in range(units):
-                        kappa[row, unit] += factor * mu[other, row, unit]
+            _stage_cotangent(table.a, table.b, h, stage, carry, start, trials, mu, kappa)
             at = step * stages + stage
             jacobian_transpose(form, at, start, trials, kappa, scratch, currents, mu[stage])
             for entry in range(table.source.shape[2]):
@@ -203,14 +209,7 @@ def stage_costate_transpose(form, table, impulses, carry, out, start, stop):  # 
     for step in range(len(table.h)):
         h = table.h[step]
         for stage in range(stages):
-            for row in range(rows):
-                vector, trial = row // trials, start + row % trials
-                for unit in range(units):
-                    stage_state[row, unit] = carry[vector, trial, unit]
-                for other in range(stage):
-                    factor = h * table.a[stage, other]
-                    for unit in range(units):
-                        stage_state[row, unit] += factor * slopes[other, row, unit]
+            _stage_state(table.a, h, stage, carry, start, trials, slopes, stage_state)
             for entry in range(table.source.shape[2]):
                 weight = h * table.b[stage] * table.weight[step, stage, entry]
                 target = table.source[step, stage, entry]
