@@ -22,8 +22,8 @@ Array = npt.NDArray[Any]
 
 _COMPILED = {"tanh": 0, "relu": 1, "identity": 2}
 
-#: Trials that one call of the compiled code handles.
-_TRIALS_PER_BLOCK = 24
+#: Trials that one call of the compiled code handles: fewer make more work for W, which each step reads anew.
+_TRIALS_PER_BLOCK = 48
 
 
 def leaky_form(model: Model) -> LeakyForm | None:
