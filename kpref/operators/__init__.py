@@ -8,6 +8,7 @@ from kpref.operators.propagation import (
     propagator_inverse,
     sensitivity,
 )
+from kpref.operators.reduced import average, partial_trace
 from kpref.operators.stages import (
     continuous_adjoint,
     discrete_adjoint,
@@ -22,6 +23,7 @@ from kpref.operators.tensor import Structure, TensorOperator, identity
 __all__ = [
     "Structure",
     "TensorOperator",
+    "average",
     "continuous_adjoint",
     "discrete_adjoint",
     "grid_propagator",
@@ -31,6 +33,7 @@ __all__ = [
     "kernel",
     "parameter_jacobian",
     "parameter_sensitivity",
+    "partial_trace",
     "propagator",
     "propagator_inverse",
     "sensitivity",

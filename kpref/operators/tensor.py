@@ -66,6 +66,9 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     __array_priority__ = 1000.0
     __array_ufunc__ = None
 
+    #: Of ``A A*`` made by `gram`: A. Its other Gram operator ``A* A`` has the same spectrum in another space.
+    factor: TensorOperator | None = None
+
     def __init__(
         self,
         forward: Map,
@@ -213,7 +216,10 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
                 return space_out.weigh(self._forward(space_in.unweigh(self._backward(batch))))
 
         structure = Structure(self_adjoint=True, positive=True)
-        return self._derived(forward, transpose, space_out, space_out, name or f"{self.name} {self.name}*", structure)
+        name = name or f"{self.name} {self.name}*"
+        product = self._derived(forward, transpose, space_out, space_out, name, structure)
+        product.factor = self
+        return product
 
     def _derived(
         self,

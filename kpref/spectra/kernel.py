@@ -23,9 +23,10 @@ from scipy.linalg.blas import dsyrk
 from kpref.flow import Flow
 from kpref.linearize import DenseForm, SiteForm
 from kpref.memory import require_memory
+from kpref.spectra.closed_form import gate_features
 from kpref.threads import run_blocks
 
-__all__ = ["KernelSpectrum", "kernel_spectrum"]
+__all__ = ["KernelSpectrum", "form_spectrum", "kernel_spectrum"]
 
 Array = npt.NDArray[Any]
 
@@ -74,10 +75,17 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
     With c columns in F_h: H (B T c^2 + O(c^3)) flops, or one such problem where the gates are constant. Eigenvalues
     have an absolute error of a few units of rounding of the largest.
     """
-    form = flow.linearization
+    return form_spectrum(flow.linearization, flow.space.mu, progress)
+
+
+def form_spectrum(
+    form: SiteForm | DenseForm, mu: Array, progress: Callable[[int], object] | None = None
+) -> KernelSpectrum:
+    """`kernel_spectrum` of a linearisation, mu (B, T) being the measure."""
     if isinstance(form, DenseForm):
-        return _dense_spectrum(form, flow.space.mu)
-    features = _features(form, np.sqrt(flow.space.mu.T).reshape(-1, 1))
+        return _dense_spectrum(form, mu)
+    root = np.sqrt(mu.T).reshape(-1, 1)
+    features = [root * block for block in gate_features(form)]
     units = form.n_states
     gates = form.gates.astype(np.float64, copy=False)
     if gates.shape[:2] == (1, 1) and (gates == gates[..., :1]).all():
@@ -101,19 +109,6 @@ def _dense_spectrum(form: DenseForm, mu: Array) -> KernelSpectrum:
     root = np.sqrt(mu.T)[:, :, None, None]
     matrix = (root * form.parameter_jacobian).reshape(-1, form.n_parameters)
     return _summary(np.square(svdvals(matrix))[None])
-
-
-def _features(form: SiteForm, root_mu: Array) -> list[Array]:
-    """``mu^(1/2) V_g`` for each gate, rows ordered as (time, trial)."""
-    rows = form.n_steps * form.n_trials
-    recurrent = form.variable.reshape(rows, -1)
-    inputs, ones = form.drive.reshape(rows, -1)[:, :-1], np.ones((rows, 1))
-    blocks = {"recurrent": recurrent, "input": inputs, "bias": ones}
-    features = []
-    for gate in range(form.layout.n_gates):
-        kinds = [blocks[site.kind] for site in form.layout.sites if gate in site.gates]
-        features.append(root_mu * np.concatenate([np.empty((rows, 0)), *kinds], axis=1, dtype=np.float64))
-    return features
 
 
 def _unit_spectra(gates: Array, features: list[Array], rows: int, progress: Callable[[int], object] | None) -> Array:

@@ -1,0 +1,210 @@
+"""Reduced views of an operator on trajectories: its average and its partial trace over trials, time or units.
+
+An operator A on tensors (trials, time, units) has entries A[k a, k0 a0], k the indices of the axes that are kept and
+a those of the other axes, n index values in all. Two smaller operators are made of it, which differ and are not mixed
+up here:
+
+    average          <A>[k, k0]        = (1/n^2) sum_{a, a0} A[k a, k0 a0]     all pairs of a and a0
+    partial trace    tr_other(A)[k, k0] = sum_a A[k a, k0 a]                   equal indices only
+
+The average is the reduced view of Hazelden et al. (arXiv:2507.06381): with E v the tensor that repeats v along the
+other axes it is ``E^T A E / n^2``, one product with A. The partial trace is ``sum_a (e_a (x) I)^T A (e_a (x) I)``,
+one product for each a; random signs g over the other axes, with ``E g g^T = I``, give the unbiased estimate
+
+    tr_other(A) ~ (1/p) sum_i (g_i (x) I)^T A (g_i (x) I)
+
+(Hutchinson, Commun. Stat. Simul. Comput. 1990, blockwise). Both are lazy, and plain sums of entries of A: kept spaces
+carry no measure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.memory import require_memory
+from kpref.operators.tensor import Structure, TensorOperator
+from kpref.space import EuclideanSpace
+
+__all__ = ["AXES", "average", "kept_axes", "partial_trace"]
+
+Array = npt.NDArray[Any]
+
+#: Names of the axes of a tensor, in order.
+AXES = ("trial", "time", "unit")
+
+#: Bytes of tensors that a partial trace puts through the operator at once.
+_BATCH_BYTES = 1 << 27
+
+
+def kept_axes(keep: str | Sequence[str]) -> tuple[int, ...]:
+    """Indices, in order, of axes given by name.
+
+    Raises
+    ------
+    ValueError
+        If `keep` is not one or several of ``"trial"``, ``"time"``, ``"unit"``, each at most once.
+    """
+    names = [keep] if isinstance(keep, str) else list(keep)
+    if not names or len(set(names)) < len(names) or any(name not in AXES for name in names):
+        raise ValueError(f"keep must be one or several of {', '.join(AXES)}, each at most once; got {keep!r}")
+    return tuple(axis for axis, name in enumerate(AXES) if name in names)
+
+
+def average(op: TensorOperator, keep: str | Sequence[str]) -> TensorOperator:
+    """Average of an operator over all pairs of indices of the axes that are not kept.
+
+    Parameters
+    ----------
+    op : TensorOperator
+        On one space of tensors (trials, time, units).
+    keep : str or sequence of str
+        One or several of ``"trial"``, ``"time"``, ``"unit"``; the order of the axes stays that of the tensors.
+
+    Returns
+    -------
+    TensorOperator
+        On the kept axes, without a measure. One product with `op` for each of its own.
+
+    Raises
+    ------
+    ValueError
+        For an operator on another space, or unknown axes.
+    """
+    kept = _kept(op, keep)
+    others = _others(kept)
+    shape = op.shape_in
+    number = math.prod(shape[axis] for axis in others)
+    lifted = tuple(length if axis in kept else 1 for axis, length in enumerate(shape))
+
+    def reduce(whole: TensorOperator, batch: Array) -> Array:
+        repeated = np.broadcast_to(batch.reshape(-1, *lifted), (len(batch), *shape))
+        image = whole.apply(np.ascontiguousarray(repeated))
+        return np.asarray(image.sum(axis=tuple(1 + axis for axis in others)) / op.dtype.type(number) ** 2)
+
+    return _reduced(op, kept, reduce, "average", exact=True)
+
+
+def partial_trace(
+    op: TensorOperator, keep: str | Sequence[str], probes: int | None = None, seed: int = 0
+) -> TensorOperator:
+    """Trace of an operator over the axes that are not kept: equal indices only.
+
+    Parameters
+    ----------
+    op : TensorOperator
+        On one space of tensors (trials, time, units).
+    keep : str or sequence of str
+        One or several of ``"trial"``, ``"time"``, ``"unit"``; the order of the axes stays that of the tensors.
+    probes : int, optional
+        None for the exact partial trace: each product takes n with `op`, n the number of index values of the other
+        axes. Otherwise the unbiased estimate from this many random signs: `probes` products with `op` for each. The
+        signs are drawn once, so that the estimate is one linear operator.
+    seed : int
+        Of the signs.
+
+    Returns
+    -------
+    TensorOperator
+        On the kept axes, without a measure. Declared self-adjoint where `op` is and the sum keeps that: in a uniform
+        measure; exact and for the units alone, in any positive one.
+
+    Raises
+    ------
+    ValueError
+        For an operator on another space, unknown axes, or a number of probes that is not a positive integer.
+    """
+    kept = _kept(op, keep)
+    others = _others(kept)
+    outer = tuple(op.shape_in[axis] for axis in others)
+    number = math.prod(outer)
+    if probes is None:
+        return _reduced(op, kept, lambda whole, batch: _diagonal_sum(whole, batch, kept, others), "partial trace", True)
+    if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 1:
+        raise ValueError(f"probes must be a positive integer, or None for the exact partial trace; got {probes!r}")
+    require_memory(float(op.dtype.itemsize) * probes * number, f"{probes} probes of {op.name}")
+    signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(probes, *outer)).astype(op.dtype)
+    return _reduced(
+        op, kept, lambda whole, batch: _probe_mean(whole, batch, signs, kept, others), "estimated partial trace", False
+    )
+
+
+def _kept(op: TensorOperator, keep: str | Sequence[str]) -> tuple[int, ...]:
+    if op.space_in != op.space_out or len(op.shape_in) != 3:
+        raise ValueError(
+            f"a reduced view needs an operator on one space of tensors (trials, time, units); {op.name} maps "
+            f"{op.space_in} to {op.space_out}"
+        )
+    return kept_axes(keep)
+
+
+def _others(kept: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(axis for axis in range(len(AXES)) if axis not in kept)
+
+
+def _reduced(
+    op: TensorOperator,
+    kept: tuple[int, ...],
+    reduce: Callable[[TensorOperator, Array], Array],
+    view: str,
+    exact: bool,
+) -> TensorOperator:
+    """The operator of a reduction; that of the transpose is the transpose, as both sides are reduced alike."""
+    transposed = op.T
+    space = EuclideanSpace(tuple(op.shape_in[axis] for axis in kept))
+    weights = op.space_in.weights
+    # A self-adjoint A is S Mu with S symmetric; the block of equal (trial, time) is S times a number.
+    units_alone = view == "partial trace" and exact and kept == (2,) and weights is not None and bool(weights.min() > 0)
+    inherited = op.structure if op.space_in.uniform_weight or units_alone else Structure()
+    names = ", ".join(AXES[axis] for axis in kept)
+    return TensorOperator(
+        lambda batch: reduce(op, batch),
+        lambda batch: reduce(transposed, batch),
+        space,
+        space,
+        op.dtype,
+        f"{view} of {op.name} on ({names})",
+        inherited,
+    )
+
+
+def _blocks(op: TensorOperator, total: int) -> Iterator[tuple[int, int]]:
+    size = max(1, _BATCH_BYTES // max(1, op.space_in.size * op.dtype.itemsize))
+    for start in range(0, total, size):
+        yield start, min(start + size, total)
+
+
+def _diagonal_sum(op: TensorOperator, batch: Array, kept: tuple[int, ...], others: tuple[int, ...]) -> Array:
+    """``sum_a (e_a (x) I)^T A (e_a (x) v)``: pairs of a vector v and an index a, in batches."""
+    outer = tuple(op.shape_in[axis] for axis in others)
+    number = math.prod(outer)
+    result = np.zeros(batch.shape, op.dtype)
+    order = (0, *(1 + axis for axis in others), *(1 + axis for axis in kept))
+    for start, stop in _blocks(op, len(batch) * number):
+        vector, flat = np.divmod(np.arange(start, stop), number)
+        place = (np.arange(stop - start), *np.unravel_index(flat, outer)) if outer else (np.arange(stop - start),)
+        tensors = np.zeros((stop - start, *op.shape_in), op.dtype)
+        tensors.transpose(order)[place] = batch[vector]
+        np.add.at(result, vector, op.apply(tensors).transpose(order)[place])
+    return result
+
+
+def _probe_mean(
+    op: TensorOperator, batch: Array, signs: Array, kept: tuple[int, ...], others: tuple[int, ...]
+) -> Array:
+    """``(1/p) sum_i (g_i (x) I)^T A (g_i (x) v)``."""
+    probes = len(signs)
+    result = np.zeros(batch.shape, op.dtype)
+    along_others = tuple(op.shape_in[axis] if axis in others else 1 for axis in range(len(AXES)))
+    along_kept = tuple(op.shape_in[axis] if axis in kept else 1 for axis in range(len(AXES)))
+    summed = tuple(1 + axis for axis in others)
+    for start, stop in _blocks(op, len(batch) * probes):
+        vector, probe = np.divmod(np.arange(start, stop), probes)
+        sign = signs[probe].reshape(-1, *along_others)
+        image = op.apply(sign * batch[vector].reshape(-1, *along_kept))
+        np.add.at(result, vector, (sign * image).sum(axis=summed))
+    return result / op.dtype.type(probes)

@@ -1,0 +1,80 @@
+"""Reduced views of K in closed form.
+
+K does not mix units; for unit h it is F_h F_h^T Mu with the rows ``f_h[a] = [ G_g[a, h] v_g[a]  for the gates g ]``
+of F_h, a = (trial, time) and v_g the entries of ``[ m | x | 1 ]`` that trainable parameters of gate g multiply (see
+`kpref.spectra.kernel`). Hence, with N = B T,
+
+    tr_{trials, time}(K)[h, h] = sum_a mu[a] |f_h[a]|^2 = sum_g sum_a mu[a] G_g[a, h]^2 |v_g[a]|^2
+    <K>[h, h] = (1/N^2) (sum_a f_h[a]) . (sum_a mu[a] f_h[a]),    sum_a f_h[a] = [ (G_g^T V_g)[h]  for the gates g ]
+
+and both are zero off the diagonal. Two products with each gate instead of a pass over pairs of points.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.linearize import DenseForm, SiteForm
+
+__all__ = ["gate_features", "kernel_unit_average", "kernel_unit_trace"]
+
+Array = npt.NDArray[Any]
+
+
+def gate_features(form: SiteForm) -> list[Array]:
+    """V_g for each gate, (R B, columns): rows in the order (time, trial)."""
+    rows = form.n_steps * form.n_trials
+    recurrent = form.variable.reshape(rows, -1)
+    inputs, ones = form.drive.reshape(rows, -1)[:, :-1], np.ones((rows, 1))
+    blocks = {"recurrent": recurrent, "input": inputs, "bias": ones}
+    features = []
+    for gate in range(form.layout.n_gates):
+        kinds = [blocks[site.kind] for site in form.layout.sites if gate in site.gates]
+        features.append(np.concatenate([np.empty((rows, 0)), *kinds], axis=1, dtype=np.float64))
+    return features
+
+
+def kernel_unit_trace(form: SiteForm | DenseForm, mu: Array) -> Array:
+    """Diagonal of ``tr_{trials, time}(K)``, shape (H,); K's trace is its sum.
+
+    Parameters
+    ----------
+    form : SiteForm or DenseForm
+    mu : ndarray, shape (B, T)
+        The measure.
+    """
+    weights = mu.T
+    if isinstance(form, DenseForm):
+        return np.asarray(np.einsum("nb,nbhm->h", weights, np.square(form.parameter_jacobian)))
+    total = np.zeros(form.n_states)
+    for gate, features in enumerate(gate_features(form)):
+        lengths = weights * np.square(features).sum(axis=1).reshape(weights.shape)
+        coefficient = np.broadcast_to(form.gates[:, :, gate], form.variable.shape)
+        total += np.einsum("nb,nbh->h", lengths, np.square(coefficient, dtype=np.float64))
+    return total
+
+
+def kernel_unit_average(form: SiteForm | DenseForm, mu: Array) -> Array:
+    """The average of K over all pairs of trials and times, shape (H, H); diagonal for a network in site form.
+
+    Parameters
+    ----------
+    form : SiteForm or DenseForm
+    mu : ndarray, shape (B, T)
+        The measure.
+    """
+    weights, points = mu.T, mu.size
+    if isinstance(form, DenseForm):
+        jacobian = form.parameter_jacobian
+        return np.asarray(jacobian.sum(axis=(0, 1)) @ np.einsum("nb,nbhm->mh", weights, jacobian)) / points**2
+    total = np.zeros(form.n_states)
+    for gate, features in enumerate(gate_features(form)):
+        rows = len(features)
+        coefficient = np.broadcast_to(form.gates[:, :, gate], form.variable.shape).reshape(rows, -1)
+        plain = coefficient.T @ features
+        weighed = coefficient.T @ (weights.reshape(-1, 1) * features)
+        total += (plain * weighed).sum(axis=1)
+    return np.diag(total / points**2)

@@ -1,0 +1,256 @@
+"""Operators, subspaces and sub-tasks compared.
+
+**Alignment** of A and C, operators between the same two spaces: the cosine of the angle between them in the inner
+product of Hilbert and Schmidt,
+
+    tr(A* C) / (tr(A* A) tr(C* C))^(1/2),
+
+kernel alignment where they are kernels (Cristianini et al., NeurIPS 2001). *Centred*: of ``H A H`` and ``H C H``, H
+being the projection that takes the mean in the measure over trials and time from each unit, ``H = I - 1 1^T Mu / sum
+mu`` for each unit, self-adjoint; as in centred kernel alignment (Cortes, Mohri and Rostamizadeh, JMLR 13, 2012), what
+all points share does not count.
+
+**Principal angles** between the spans of two sets of tensors, in the inner product of their space, small ones from
+their sine and large ones from their cosine (Bjorck and Golub, Math. Comp. 27, 1973; Knyazev and Argentati, SISC 23,
+2002).
+
+**Alignment of sub-tasks**: the loss falls at the rate ``<Err, NTK Err>_X`` (Hazelden et al., arXiv:2507.06381). With
+Err_i the error on the trials of group i, zero elsewhere, that is the sum over i, j of
+
+    rates[i, j] = <Err_i, NTK Err_j>_X,
+
+what learning group j does to the loss of group i. Normalised by ``(rates[i, i] rates[j, j])^(1/2)`` it is the cosine
+between the gradients of the two: 1 where learning the one learns the other, negative where it unlearns it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import svdvals
+
+from kpref._validate import finite_array
+from kpref.memory import require_memory
+from kpref.operators import Structure, TensorOperator
+from kpref.space import EuclideanSpace, TrajectorySpace
+from kpref.spectra.estimate import Estimate
+from kpref.spectra.paired_probes import DENSE_SIZE, check_probes, directions, jackknife, orthonormal_rows, split
+from kpref.spectra.symmetric import RectangularForm, require_self_adjoint
+
+__all__ = ["TaskAlignment", "alignment", "principal_angles", "task_alignment"]
+
+Array = npt.NDArray[Any]
+
+#: Bytes of tensors that an operator is applied to at once.
+_BATCH_BYTES = 1 << 27
+
+
+def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int = 0, centred: bool = False) -> Estimate:
+    """Alignment ``tr(A* B) / (tr(A* A) tr(B* B))^(1/2)`` of two operators, in the measures of their spaces.
+
+    Parameters
+    ----------
+    a, b : TensorOperator
+        Between the same two spaces, measures included; points without weight do not count.
+    probes : int
+        Products with each of the two, at least 6: a third for finding a range in which they are large (transposes
+        among them), a third there, a third for the rest. Both see the same random vectors.
+    seed : int
+        Of the random vectors.
+    centred : bool
+        Take the mean over trials and time from each unit before and after each operator. For operators on one
+        trajectory space.
+
+    Returns
+    -------
+    Estimate
+        From -1 to 1; exact up to 400 dimensions of the input space. Else with the standard error of the jackknife
+        over the random vectors; the bias is of order ``1 / probes^2``.
+
+    Raises
+    ------
+    ValueError
+        If the spaces differ, `centred` is asked for elsewhere, there are too few probes, or an operator is zero.
+    MemoryError
+        Before anything is allocated, if the vectors would not fit.
+    """
+    if a.space_in != b.space_in or a.space_out != b.space_out:
+        raise ValueError(
+            f"alignment of {a.name} and {b.name}: both must act between the same spaces, measures included; got "
+            f"{a.space_in} to {a.space_out}, and {b.space_in} to {b.space_out}"
+        )
+    check_probes(probes, 6)
+    if centred:
+        a, b = _centred(a), _centred(b)
+    first, second = RectangularForm(a), RectangularForm(b)
+    size = first.domain.size
+    if size <= max(DENSE_SIZE, probes):
+        columns = np.eye(size)
+        sums = _overlaps(first(columns.astype(a.dtype)), second(columns.astype(b.dtype))).sum(axis=0)
+        return Estimate(float(_cosine(_nonzero(sums, a, b))), 0.0, 2 * size, "exact")
+    samples, products = _sampled(first, second, probes, np.random.default_rng(seed))
+    value, error = jackknife(_cosine, _nonzero(samples, a, b))
+    return Estimate(float(np.clip(value, -1.0, 1.0)), error, products, "deflated probes, jackknife")
+
+
+def principal_angles(first: npt.ArrayLike, second: npt.ArrayLike, space: EuclideanSpace) -> Array:
+    """Principal angles between the spans of two sets of tensors, in the inner product of their space.
+
+    Parameters
+    ----------
+    first, second : array_like, shapes (k, \\*shape) and (l, \\*shape)
+        Linearly independent tensors each; not necessarily orthonormal. Entries without weight do not count.
+    space : EuclideanSpace
+
+    Returns
+    -------
+    ndarray, shape (min(k, l),)
+        In radians, increasing. Small angles are accurate to rounding, relative to a right angle.
+
+    Raises
+    ------
+    ValueError
+        For another shape, numbers that are not finite, or tensors that are linearly dependent in the measure.
+    """
+    matrices = []
+    for name, tensors in (("first", first), ("second", second)):
+        stack = finite_array(name, tensors, shape=("k", *space.shape))
+        matrix = space.scale(stack, 0.5).reshape(len(stack), space.size)
+        rank = int(np.linalg.matrix_rank(matrix)) if len(stack) else 0
+        if not len(stack) or rank < len(stack):
+            raise ValueError(
+                f"{name} must hold at least one tensor, and linearly independent ones in the measure; got "
+                f"{len(stack)} of rank {rank}"
+            )
+        matrices.append(orthonormal_rows(matrix))
+    smaller, larger = sorted(matrices, key=len)
+    overlap = smaller @ larger.T
+    cosines = np.minimum(svdvals(overlap), 1.0)  # descending: angles increase
+    sines = np.minimum(svdvals(smaller - overlap @ larger)[::-1], 1.0)
+    return np.where(cosines**2 >= 0.5, np.arcsin(sines), np.arccos(cosines))
+
+
+@dataclass(frozen=True, eq=False)
+class TaskAlignment:
+    """What learning one group of trials does to the others.
+
+    Attributes
+    ----------
+    rates : ndarray, shape (G, G)
+        ``<Err_i, NTK Err_j>_X``: the rate, per unit of the learning rate, at which the gradient of group j lowers the
+        loss of group i. The entries sum to the rate of the whole loss, ``<Err, NTK Err>_X``.
+    alignment : ndarray, shape (G, G)
+        ``rates[i, j] / (rates[i, i] rates[j, j])^(1/2)``; zero for a group without error.
+    labels : ndarray, shape (G,)
+        Of the groups, sorted.
+    """
+
+    rates: Array
+    alignment: Array
+    labels: Array
+
+
+def task_alignment(op: TensorOperator, err: npt.ArrayLike, groups: npt.ArrayLike) -> TaskAlignment:
+    """Alignment of the sub-tasks that groups of trials stand for, under a kernel such as the NTK.
+
+    Parameters
+    ----------
+    op : TensorOperator
+        Self-adjoint and positive on a trajectory space: the NTK, or another learning rule's kernel.
+    err : array_like, shape (B, T, H)
+        Derivative of the loss density by the state (``flow.gradient_flow(...).err``).
+    groups : array_like, shape (B,)
+        An integer or string for each trial.
+
+    Returns
+    -------
+    TaskAlignment
+
+    Raises
+    ------
+    ValueError
+        For an operator that is not self-adjoint, or arrays of another shape or kind.
+
+    Notes
+    -----
+    One product with `op` for each group.
+    """
+    require_self_adjoint(op)
+    space = op.space_in
+    if not isinstance(space, TrajectorySpace):
+        raise ValueError(f"alignment of sub-tasks needs an operator on a trajectory space; {op.name} acts on {space}")
+    error = finite_array("err", err, shape=space.shape, axes=("trial", "step", "unit"))
+    given = np.asarray(groups)
+    if given.shape != (space.shape[0],) or given.dtype.kind not in "biuU":
+        raise ValueError(
+            f"groups must be integers or strings of shape ({space.shape[0]},), one for each trial; got {given.dtype} "
+            f"of shape {given.shape}"
+        )
+    labels, member = np.unique(given, return_inverse=True)
+    indicator = (member == np.arange(len(labels))[:, None]).astype(float)  # (G, B)
+    weighed = space.weigh(error)
+    rates = np.empty((len(labels), len(labels)))
+    width = max(1, _BATCH_BYTES // (space.size * 8))
+    for start in range(0, len(labels), width):
+        part = slice(start, start + width)
+        images = op.apply(indicator[part, :, None, None] * error)
+        rates[:, part] = indicator @ np.einsum("bth,gbth->bg", weighed, images)
+    own = np.sqrt(np.maximum(np.diagonal(rates), 0.0))
+    scale = np.outer(own, own)
+    return TaskAlignment(rates, np.divide(rates, scale, out=np.zeros_like(rates), where=scale > 0), labels)
+
+
+def _centred(op: TensorOperator) -> TensorOperator:
+    """``H A H``, H the projection that takes out the mean over trials and time."""
+    space = op.space_in
+    if not isinstance(space, TrajectorySpace) or op.space_out != space:
+        raise ValueError(
+            f"centred alignment needs operators on one trajectory space; {op.name} maps {op.space_in} to {op.space_out}"
+        )
+    shares = (space.mu / space.mu.sum()).astype(op.dtype)
+
+    def forward(batch: Array) -> Array:
+        return np.asarray(batch - np.einsum("bt,vbth->vh", shares, batch)[:, None, None])
+
+    def transpose(batch: Array) -> Array:
+        return np.asarray(batch - shares[:, :, None] * batch.sum(axis=(1, 2), keepdims=True))
+
+    structure = Structure(self_adjoint=True, positive=True)
+    centring = TensorOperator(forward, transpose, space, space, op.dtype, "H", structure)
+    return (centring @ op @ centring).renamed(f"centred {op.name}")  # type: ignore[no-any-return]
+
+
+def _sampled(
+    first: RectangularForm, second: RectangularForm, probes: int, generator: np.random.Generator
+) -> tuple[Array, int]:
+    """Independent samples (p, 3) of ``<A, C>, <A, A>, <C, C>``, and the number of products."""
+    within, beyond = split(probes)
+    dtype = np.promote_types(first.op.dtype, second.op.dtype)
+    largest = first.domain.size + first.codomain.size
+    require_memory(4.0 * probes * largest * dtype.itemsize, f"{probes} probes of {first.op.name}")
+    white = generator.standard_normal((within, first.codomain.size)).astype(dtype)
+    half = within // 2
+    basis = orthonormal_rows(np.concatenate([first.transpose(white[:half]), second.transpose(white[half:])]))
+    known = _overlaps(first(basis), second(basis)).sum(axis=0)
+    rest = directions(generator, beyond, basis)
+    return known + _overlaps(first(rest), second(rest)), within + 2 * (within + beyond)
+
+
+def _overlaps(images: Array, others: Array) -> Array:
+    """``a.c, a.a, c.c`` of each pair of rows, (v, 3), in float64."""
+    a, c = images.astype(np.float64, copy=False), others.astype(np.float64, copy=False)
+    return np.stack([(a * c).sum(axis=1), (a * a).sum(axis=1), (c * c).sum(axis=1)], axis=1)
+
+
+def _cosine(means: Array) -> Array:
+    return np.asarray(means[..., 0] / np.sqrt(means[..., 1] * means[..., 2]))
+
+
+def _nonzero(sums: Array, a: TensorOperator, b: TensorOperator) -> Array:
+    for column, op in ((1, a), (2, b)):
+        if not np.any(sums[..., column]):
+            raise ValueError(f"the alignment with an operator that is zero is not defined; {op.name} is zero")
+    return sums
