@@ -1,0 +1,443 @@
+"""Schmidt spectra: how far an operator is from a tensor product of one over (trials, time) and one over units.
+
+With a = (trial, time), the operator A on tensors (B, T, H) is realigned to the (B T)^2 x H^2 matrix
+
+    R[(a, a'), (h, h')] = A[(a, h), (a', h')],        A = sum_i s_i X_i (x) Y_i,
+
+the sum being the singular value decomposition of R: X_i act on trials and time, Y_i on units, and s_i are the Schmidt
+values (Van Loan and Pitsianis, *Approximation with Kronecker products*, 1993; Hazelden et al., arXiv:2507.06381). Their
+effective rank ``(sum s^2)^2 / sum s^4`` is one if and only if A is a Kronecker product.
+
+A is taken in its symmetrised form ``Mu^(1/2) A Mu^(-1/2)`` everywhere in this module, zero where the measure is zero.
+A self-adjoint A stays symmetric in it, and neither the unit of mu nor its shape can be read as a lack of
+separability: Mu acts on trials and time alone, so that an A of Schmidt rank one has rank one in either form.
+
+**K** is diagonal over units. Only the columns (h, h) of R are non-zero, column h being K_h = F_h F_h^T of
+`kpref.spectra.kernel`, and the Schmidt values of K are the roots of the eigenvalues of the H x H matrix
+
+    Gamma[h, h'] = <K_h, K_h'>_F,    K_h[a, a'] = sum_g G_g[a, h] G_g[a', h] (V_g V_g^T)[a, a'].
+
+If there is one gate and it is constant along the trajectory (the linear map, leaky and rate networks), all K_h are
+multiples of V V^T and the rank is one, exactly. It is *not* one for the vanilla network ``z' = phi(a)``, whose gate
+phi'(a) differs between units, nor for the GRU.
+
+**A system in dense form** mixes units in K. With J_h the rows of ``Mu^(1/2) J`` that belong to state h,
+``(R^T R)[(h, h'), (k, k')] = <J_h^T J_k, J_h'^T J_k'>_F``.
+
+**Any operator** can be sampled: for vectors g, g' over a with ``E g g^T = E g' g'^T = I``, independent,
+
+    Y = sum_{a,a'} g_a g'_a' A[(a, .), (a', .)] = R^T (g (x) g'),    E vec(Y) vec(Y)^T = R^T R.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import eigvalsh, svdvals
+from scipy.linalg.blas import dgemm, dsyrk
+
+from kpref.flow import Flow
+from kpref.linearize import DenseForm, SiteForm
+from kpref.memory import require_memory
+from kpref.operators import TensorOperator
+from kpref.spectra.closed_form import gate_features
+from kpref.spectra.estimate import Estimate
+from kpref.threads import even_blocks, run_blocks
+
+__all__ = ["SchmidtSketch", "SchmidtSpectrum", "effective_schmidt_rank", "schmidt_sketch", "schmidt_spectrum"]
+
+Array = npt.NDArray[Any]
+
+#: Entries of the (pairs x H) matrix of one tile, so that it is still in cache when it is multiplied.
+_TILE_ENTRIES = 1 << 18
+#: Partial sums of Gamma: as many threads can work, whatever their number.
+_PARTS = 16
+#: Operators up to this size are realigned as they are.
+_DENSE_SIZE = 600
+#: Most vectors over (trials, time) that each probe is contracted with; they cost no products.
+_ROWS_PER_PROBE = 32
+#: Entries of the batch of tensors that a probe sends through the operator at once.
+_BATCH_ENTRIES = 1 << 21
+
+
+@dataclass(frozen=True, eq=False)
+class SchmidtSpectrum:
+    """Exact Schmidt spectrum of K.
+
+    Attributes
+    ----------
+    values : ndarray, shape (H,), or (H^2,) for a system in dense form
+        Schmidt values that can be different from zero, descending. As roots of eigenvalues of ``R^T R`` they are known
+        to about 1e-8 of the largest: below that, half the digits are lost, and nothing can be said.
+    effective_rank : float
+        ``(sum s^2)^2 / sum s^4``, from trace and norm of ``R^T R`` and so to rounding.
+    """
+
+    values: Array
+    effective_rank: float
+
+
+@dataclass(frozen=True, eq=False)
+class SchmidtSketch:
+    """Leading Schmidt values of an operator, estimated.
+
+    Attributes
+    ----------
+    values, standard_errors : ndarray, shape (k,)
+        Descending; the errors are zero where the values are exact.
+    n_products : int
+        Products with the operator.
+    """
+
+    values: Array
+    standard_errors: Array
+    n_products: int
+
+
+def schmidt_spectrum(flow: Flow, progress: Callable[[int], object] | None = None) -> SchmidtSpectrum:
+    """Exact Schmidt spectrum of ``flow.K``, K never being formed.
+
+    Parameters
+    ----------
+    flow : Flow
+    progress : callable, optional
+        Called with 1 after each of the parts that the work is cut into.
+
+    Returns
+    -------
+    SchmidtSpectrum
+
+    Raises
+    ------
+    MemoryError
+        Before anything is allocated, if the work arrays would not fit.
+
+    Notes
+    -----
+    With c columns in F_h, the smaller of ``(B T H)^2 / 2`` flops, by tiles of pairs (a, a') and dsyrk, and
+    ``B T (c H)^2``, from ``Gamma[h, h'] = |F_h^T F_h'|_F^2``; plus O(H^3). With one constant gate ``B T c^2`` suffices.
+    Dense form: ``2 B T (H M)^2 + H^4 M^2`` flops.
+    """
+    form = flow.linearization
+    if isinstance(form, DenseForm):
+        return _from_gram(_dense_gram(form, flow.space.mu))
+    root_mu = np.sqrt(flow.space.mu.T).reshape(-1, 1)
+    features = [root_mu * block for block in gate_features(form)]
+    gates = form.gates.astype(np.float64, copy=False)
+    if gates.shape[:3] == (1, 1, 1):
+        # Gamma = c c^T with c_h = G_h^2 |V V^T|_F: one Schmidt value, its length.
+        values = np.zeros(form.n_states)
+        values[0] = np.linalg.norm(np.square(gates[0, 0, 0])) * np.linalg.norm(_gram(features[0]))
+        return SchmidtSpectrum(values, 1.0 if values[0] else 0.0)
+    by_row = np.broadcast_to(gates, (form.n_steps, form.n_trials, *gates.shape[2:])).reshape(-1, *gates.shape[2:])
+    columns = sum(block.shape[1] for block in features)
+    if 2 * columns**2 < len(by_row):
+        return _from_gram(_gram_by_columns(by_row, features, progress))
+    return _from_gram(_gram_by_pairs(by_row, features, _gates_by_columns(form), progress))
+
+
+def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) -> Estimate:
+    """Effective Schmidt rank of any operator on tensors (..., units): P, K, NTK, ``P.gram()``, ...
+
+    Sampled as in the module's docstring. From independent probes j, each with S_j such that ``E S_j = R^T R``,
+
+        (sum s^2)^2 = E tr(S_j) tr(S_l),    sum s^4 = E <S_j, S_l>_F,    j != l,
+
+    are averaged over all pairs: both are unbiased (U-statistics), and their ratio is so up to O(1 / probes). The
+    standard error is the jackknife's, over probes.
+
+    Parameters
+    ----------
+    op : TensorOperator
+        On one space whose last axis is that of units. It need not be self-adjoint.
+    probes : int
+        At least 3.
+    seed : int
+
+    Returns
+    -------
+    Estimate
+        Exact up to 600 states.
+
+    Raises
+    ------
+    ValueError
+        If the operator maps between two spaces, the space has fewer than two axes, or for fewer than 3 probes.
+
+    Notes
+    -----
+    H products with the operator a probe. Memory: 32 H^2 numbers a probe, and a few batches of 16 MiB or of one tensor.
+    """
+    _check(op, probes)
+    if op.space_in.size <= _DENSE_SIZE:
+        values = svdvals(_realigned(op))
+        total, square = np.square(values).sum(), (values**4).sum()
+        return Estimate(float(total**2 / square) if square else 0.0, 0.0, op.space_in.size, "exact")
+    samples = _samples(op, probes, seed)
+    trace = np.square(samples).sum(axis=(1, 2))
+    overlap = np.empty((len(samples), len(samples)))
+
+    def row(probe: int) -> None:
+        overlap[probe] = [np.square(samples[probe] @ other.T).sum() for other in samples]
+
+    run_blocks(row, len(samples))
+    products = np.outer(trace, trace)
+    for matrix in (products, overlap):
+        np.fill_diagonal(matrix, 0.0)  # of one probe with itself: not independent
+
+    def ratio(without: Array | float) -> Any:
+        return (products.sum() - without * 2 * products.sum(axis=0)) / (
+            overlap.sum() - without * 2 * overlap.sum(axis=0)
+        )
+
+    if not trace.any():
+        return Estimate(0.0, 0.0, probes * op.shape_in[-1], "sampled, jackknife")
+    value = float(ratio(0.0)[0])
+    return Estimate(value, float(_jackknife(ratio(1.0))), probes * op.shape_in[-1], "sampled, jackknife")
+
+
+def schmidt_sketch(op: TensorOperator, k: int, probes: int = 16, seed: int = 0) -> SchmidtSketch:
+    """The k leading Schmidt values of any operator on tensors (..., units).
+
+    They are the singular values of ``Omega^T R``, Omega of random Kronecker products g (x) g': a subspace embedding
+    (Woodruff, *Sketching as a tool for numerical linear algebra*, 2014). Their standard error is the jackknife's, over
+    probes, and they have a bias of relative order (effective rank) / probes, which lifts the leading ones: take more
+    probes until the values stay.
+
+    Parameters
+    ----------
+    op : TensorOperator
+        On one space whose last axis is that of units.
+    k : int
+        From 1 to min(H^2, probes).
+    probes : int
+        At least 3.
+    seed : int
+
+    Returns
+    -------
+    SchmidtSketch
+        Exact up to 600 states.
+
+    Raises
+    ------
+    ValueError
+        If the operator maps between two spaces, the space has fewer than two axes, or k or `probes` is out of range.
+
+    Notes
+    -----
+    H products with the operator a probe, and singular values of ``probes`` matrices (32 probes) x H^2.
+    """
+    _check(op, probes)
+    largest = min(op.shape_in[-1] ** 2, probes)
+    if isinstance(k, bool) or int(k) != k or not 1 <= k <= largest:
+        raise ValueError(f"k must be an integer from 1 to {largest}, min(units squared, probes); got {k!r}")
+    if op.space_in.size <= _DENSE_SIZE:
+        exact = svdvals(_realigned(op))[:k]
+        return SchmidtSketch(np.pad(exact, (0, k - len(exact))), np.zeros(k), op.space_in.size)
+    samples = _samples(op, probes, seed)
+    flat = samples.reshape(-1, samples.shape[2])
+    gram = flat @ flat.T if len(flat) < flat.shape[1] else None
+
+    def leading(kept: Array) -> Array:
+        """Values from the rows of some probes, by whichever Gram matrix is smaller."""
+        small = flat[kept].T @ flat[kept] if gram is None else gram[np.ix_(kept, kept)]
+        size = len(small)
+        squares = eigvalsh(small, subset_by_index=(max(0, size - k), size - 1))[::-1]
+        values = np.zeros(k)
+        values[: len(squares)] = np.sqrt(np.maximum(squares, 0.0) * samples.shape[1] / kept.sum())
+        return values
+
+    owner = np.repeat(np.arange(probes), samples.shape[1])
+    found = np.empty((probes + 1, k))
+
+    def task(probe: int) -> None:
+        found[probe] = leading(owner != probe)  # the last one leaves nobody out
+
+    run_blocks(task, probes + 1)
+    return SchmidtSketch(found[-1], _jackknife(found[:-1]), probes * op.shape_in[-1])
+
+
+# K, exactly
+
+
+def _from_gram(gram: Array) -> SchmidtSpectrum:
+    trace, square = float(np.trace(gram)), float(np.square(gram).sum())
+    values = np.sqrt(np.maximum(eigvalsh(gram), 0.0))[::-1]
+    return SchmidtSpectrum(values, trace**2 / square if square else 0.0)
+
+
+def _gram(matrix: Array) -> Array:
+    """``V^T V`` or ``V V^T``, whichever is smaller: they have the same norm."""
+    return np.asarray(matrix @ matrix.T if matrix.shape[1] > matrix.shape[0] else matrix.T @ matrix)
+
+
+def _gates_by_columns(form: SiteForm) -> list[list[int]]:
+    """The gates in groups that multiply the same columns: they share V V^T."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for gate in range(form.layout.n_gates):
+        groups.setdefault(tuple(site.kind for site in form.layout.sites if gate in site.gates), []).append(gate)
+    return [gates for kinds, gates in groups.items() if kinds]
+
+
+def _gram_by_pairs(
+    gates: Array, features: list[Array], groups: list[list[int]], progress: Callable[[int], object] | None
+) -> Array:
+    """Gamma as a sum over tiles of pairs (a, a'), those above the diagonal counted twice."""
+    rows, _, units = gates.shape
+    edge = max(1, int((_TILE_ENTRIES / units) ** 0.5))
+    strips = [slice(start, min(start + edge, rows)) for start in range(0, rows, edge)]
+    tiles = [(one, other) for one in range(len(strips)) for other in range(one, len(strips))]
+    parts = even_blocks(len(tiles), 1, _PARTS)
+    require_memory(8.0 * (len(parts) * units**2 + gates.size), "the Schmidt spectrum of K")
+    by_gate = np.ascontiguousarray(np.moveaxis(gates, 1, 0))  # (k, B T, H)
+    partial = np.zeros((len(parts), units, units)).transpose(0, 2, 1)  # Fortran order, for dsyrk
+
+    def task(part: int) -> None:
+        total = partial[part]
+        for one, other in tiles[parts[part]]:
+            left, right = strips[one], strips[other]
+            pairs: Array | None = None
+            for group in groups:
+                overlap = features[group[0]][left] @ features[group[0]][right].T
+                term = by_gate[group[0], left, None] * by_gate[group[0], None, right]
+                for gate in group[1:]:
+                    term += by_gate[gate, left, None] * by_gate[gate, None, right]
+                term *= overlap[:, :, None]
+                pairs = term if pairs is None else np.add(pairs, term, out=pairs)
+            if pairs is not None:
+                weight = 1.0 if one == other else 2.0
+                dsyrk(weight, pairs.reshape(-1, units).T, beta=1.0, c=total, lower=1, overwrite_c=1)
+        if progress is not None:
+            progress(1)
+
+    run_blocks(task, len(parts))
+    return _symmetric(partial)
+
+
+def _gram_by_columns(gates: Array, features: list[Array], progress: Callable[[int], object] | None) -> Array:
+    """``Gamma[h, h'] = |F_h^T F_h'|_F^2``, for few columns and many pairs (a, a')."""
+    rows, _, units = gates.shape
+    columns = sum(block.shape[1] for block in features)
+    chunk = max(1, _TILE_ENTRIES // (units * columns))
+    require_memory(8.0 * (units * columns) ** 2, "the Schmidt spectrum of K")
+    wide = units * columns
+    parts = even_blocks(units, 1, _PARTS)
+    gamma = np.zeros((units, units))
+
+    def factor(part: slice, which: slice) -> Array:
+        """F_h for some units, (rows of the chunk, units * c)."""
+        blocks = [gates[part, gate, which, None] * block[part, None, :] for gate, block in enumerate(features)]
+        return np.concatenate(blocks, axis=2).reshape(part.stop - part.start, -1)
+
+    def task(index: int) -> None:
+        own = parts[index]
+        product = np.zeros(((own.stop - own.start) * columns, wide), order="F")
+        for start in range(0, rows, chunk):
+            part = slice(start, min(start + chunk, rows))
+            product = dgemm(
+                1.0, factor(part, own).T, factor(part, slice(0, units)).T, 1.0, product, 0, 1, overwrite_c=1
+            )
+        blocks = np.square(product).reshape(own.stop - own.start, columns, units, columns)
+        gamma[own] = blocks.sum(axis=(1, 3))
+        if progress is not None:
+            progress(1)
+
+    run_blocks(task, len(parts))
+    return (gamma + gamma.T) / 2
+
+
+def _symmetric(partial: Array) -> Array:
+    """Sum of lower triangles, in order, as a full matrix."""
+    total = np.array(partial[0])
+    for other in partial[1:]:
+        total += other
+    return np.tril(total) + np.tril(total, -1).T
+
+
+def _dense_gram(form: DenseForm, mu: Array) -> Array:
+    """``(R^T R)[(h, h'), (k, k')] = <J_h^T J_k, J_h'^T J_k'>_F``, from the (H M)^2 matrix of all J_h^T J_k."""
+    units, parameters = form.n_states, form.n_parameters
+    require_memory(8.0 * (3 * (units * parameters) ** 2 + units**4), "the Schmidt spectrum of K")
+    root = np.sqrt(mu.T)[:, :, None, None]
+    jacobian = (root * form.parameter_jacobian).reshape(-1, units * parameters)
+    inner = (jacobian.T @ jacobian).reshape(units, parameters, units, parameters)
+    pairs = inner.transpose(0, 2, 1, 3).reshape(units**2, parameters**2)  # row (h, k): J_h^T J_k
+    overlaps = (pairs @ pairs.T).reshape(units, units, units, units)
+    return np.asarray(overlaps.transpose(0, 2, 1, 3).reshape(units**2, units**2))
+
+
+# Any operator
+
+
+def _check(op: TensorOperator, probes: int) -> None:
+    if op.space_in != op.space_out or len(op.shape_in) < 2:
+        raise ValueError(
+            f"{op.name} maps {op.space_in} to {op.space_out}; a Schmidt spectrum needs an operator on one space of "
+            "tensors (..., units)"
+        )
+    if isinstance(probes, bool) or int(probes) != probes or probes < 3:
+        raise ValueError(f"probes must be an integer of at least 3; got {probes!r}")
+
+
+def _symmetrised(op: TensorOperator, batch: Array) -> Array:
+    """``Mu^(1/2) A Mu^(-1/2)`` on a batch."""
+    space = op.space_in
+    return np.asarray(space.scale(op.apply(space.scale(batch, -0.5)), 0.5))
+
+
+def _realigned(op: TensorOperator) -> Array:
+    """R, for an operator that is small enough to be a matrix."""
+    units = op.shape_in[-1]
+    size = op.space_in.size
+    basis = np.eye(size, dtype=op.dtype).reshape(size, *op.shape_in)
+    matrix = _symmetrised(op, basis).reshape(size, size).T.astype(np.float64)
+    return matrix.reshape(size // units, units, -1, units).transpose(0, 2, 1, 3).reshape(-1, units**2)
+
+
+def _samples(op: TensorOperator, probes: int, seed: int) -> Array:
+    """Rows Y for each probe, shape (probes, q, H^2), scaled so that ``E sum_i Y_i Y_i^T = R^T R`` for each probe.
+
+    A probe is one vector of signs g' and q orthogonal vectors g of length sqrt(B T), a random frame.
+    """
+    units = op.shape_in[-1]
+    points = op.space_in.size // units
+    rows = min(points, _ROWS_PER_PROBE)
+    width = max(1, min(units, _BATCH_ENTRIES // op.space_in.size))
+    require_memory(8.0 * (probes * rows * units**2 + 4 * width * op.space_in.size), f"a Schmidt sketch of {op.name}")
+    generator = np.random.default_rng(seed)
+    samples = np.empty((probes, rows, units, units))  # (probe, i, h', h)
+    frame = np.empty((rows, points))
+
+    def draw(_: int) -> None:
+        frame[...] = np.linalg.qr(generator.standard_normal((points, rows)))[0].T * (points / rows) ** 0.5
+
+    for probe in range(probes):
+        signs = generator.choice([-1.0, 1.0], size=points)
+        run_blocks(draw, 1)  # BLAS on one thread, here and below: several would wait for each other
+        for start in range(0, units, width):
+            columns = np.arange(start, min(start + width, units))
+            batch = np.zeros((len(columns), points, units), op.dtype)
+            batch[np.arange(len(columns)), :, columns] = signs
+            image = _symmetrised(op, batch.reshape(-1, *op.shape_in)).reshape(len(columns), points, units)
+            _contract(frame, image, samples[probe, :, start : start + width])
+    return samples.reshape(probes, rows, units**2)
+
+
+def _contract(frame: Array, image: Array, out: Array) -> None:
+    """``frame @ image[k]`` into out[:, k]."""
+
+    def task(column: int) -> None:
+        out[:, column] = frame @ image[column]
+
+    run_blocks(task, len(image))
+
+
+def _jackknife(without: Array) -> Any:
+    """Standard error from the values that are found without each of the probes."""
+    count = len(without)
+    return np.sqrt((count - 1) / count * np.square(without - without.mean(axis=0)).sum(axis=0))
