@@ -1,25 +1,40 @@
-"""Leading eigenpairs of self-adjoint operators, in the inner product of their space."""
+"""Leading eigenpairs of self-adjoint operators, in the inner product of their space.
+
+An operator that knows its factor, ``A = F F*`` (`TensorOperator.gram`), has the eigenvalues of ``F* F``, which acts on
+the other space of F: the parameters, for K and the NTK. Where that space is smaller, the iteration runs there, with
+
+    F* F v = lambda v,    u = F v / lambda^(1/2),    A u = lambda u,
+
+and costs the same products but smaller bases. Eigenfunctions of eigenvalues that are zero to rounding are arbitrary:
+they are filled up with random functions orthogonal to all others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh as dense_eigh
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import LinearOperator
 
+from kpref._validate import finite_array
+from kpref.memory import require_memory
 from kpref.operators import TensorOperator
-from kpref.spectra.symmetric import SymmetricForm, require_self_adjoint
+from kpref.spectra.lanczos import NoConvergence, SymmetricSearch, append_orthonormal, blend, iterate, noise
+from kpref.spectra.symmetric import RectangularForm, SymmetricForm, require_self_adjoint
 
-__all__ = ["Eigen", "eigh"]
+__all__ = ["Eigen", "check_count", "check_start", "eigh", "signs"]
 
 Array = npt.NDArray[Any]
+Map = Callable[[Array], Array]
 
 #: Below this size, or where most of the spectrum is asked for, a dense solver is faster and gives everything.
 _DENSE_SIZE = 200
+METHODS = ("auto", "lanczos", "block", "dense", "primme")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,38 +48,52 @@ class Eigen:
     vectors : ndarray, shape (k, \\*shape)
         Eigenfunctions, orthonormal in the inner product of the space. The entry of largest magnitude is positive.
     residuals : ndarray, shape (k,)
-        ``||A v - lambda v|| / |lambda_1|`` in the norm of the space: by the theorem of Bauer and Fike for self-adjoint
-        operators, an eigenvalue lies within this relative distance.
+        ``||A v - lambda v|| / |lambda_1|`` in the norm of the space, computed anew from the operator: by the theorem of
+        Bauer and Fike for self-adjoint operators, an eigenvalue lies within this relative distance.
     n_products : int
-        Products with the operator that were needed.
+        Products with the operator that were needed, those for the residuals included. With a factor F of the operator,
+        products with F.
+    converged : ndarray of bool, shape (k,)
+        All True, but in `kpref.spectra.NoConvergence.partial`.
     """
 
     values: Array
     vectors: Array
     residuals: Array
     n_products: int
+    converged: Array
 
 
 def eigh(
-    op: TensorOperator, k: int, seed: int = 0, tol: float = 1e-10, progress: Callable[[int], object] | None = None
+    op: TensorOperator,
+    k: int,
+    seed: int = 0,
+    tol: float = 1e-10,
+    start: npt.ArrayLike | None = None,
+    method: str = "auto",
+    progress: Callable[[int], object] | None = None,
 ) -> Eigen:
     """The k largest eigenvalues of a self-adjoint operator, and their eigenfunctions.
-
-    The operator is symmetrised, ``Mu^(1/2) A Mu^(-1/2)`` on the support of the measure, and given to the implicitly
-    restarted Lanczos method of `scipy.sparse.linalg.eigsh`; small ones are solved densely.
 
     Parameters
     ----------
     op : TensorOperator
         Self-adjoint in the inner product of its space: K, NTK, ``P.gram()``, ...
     k : int
-        Number of eigenpairs, at most the size of the space.
+        Number of eigenpairs, at most the size of the space (of the support of the measure, where that has zeros).
     seed : int
-        Of the starting vector.
+        Of the random vectors.
     tol : float
-        Relative accuracy asked of the eigenvalues.
+        Largest residual asked for, relative to the largest eigenvalue. Below about 50 units of rounding of the
+        operator's precision it counts as that.
+    start : array_like, shape (j, \\*shape), optional
+        Approximate eigenfunctions, such as those of a neighbouring checkpoint, in any number and not necessarily
+        orthogonal: the closer, the fewer products.
+    method : {"auto", "lanczos", "block", "dense", "primme"}
+        Lanczos iteration with full orthogonalisation, one vector or k vectors at a time; a dense solver; or the package
+        PRIMME, if it is installed. "auto" takes a dense solver for small problems and otherwise "lanczos".
     progress : callable, optional
-        Called with 1 after each product.
+        Called with the number of products after each call of the operator.
 
     Returns
     -------
@@ -73,45 +102,134 @@ def eigh(
     Raises
     ------
     ValueError
-        If the operator is not self-adjoint (by its declared structure, or else by a test on random tensors), or k is
-        out of range.
-    RuntimeError
-        If the method does not converge; says how many pairs did.
+        If the operator is not self-adjoint (by its declared structure, or else by a test on random tensors), k is out
+        of range, or `start` has another shape or a number that is not finite.
+    NoConvergence
+        A RuntimeError that holds the partial result, if the iteration does not converge.
+    ImportError
+        If PRIMME is asked for and not there.
+    MemoryError
+        Before anything is allocated, if the bases would not fit.
+
+    Notes
+    -----
+    `kpref.spectra.lanczos` describes the iteration. Copies of multiple eigenvalues are looked for, one by one; where
+    the multiplicities are those of a known block structure, ``kpref.spectra.blocks.block_eigh`` needs fewer products.
     """
     require_self_adjoint(op, seed)
     form = SymmetricForm(op, progress)
-    if isinstance(k, bool) or int(k) != k or not 1 <= k <= form.size:
-        raise ValueError(f"k must be an integer from 1 to {form.size}, the size of the space; got {k!r}")
-    if form.size <= _DENSE_SIZE or k > form.size // 2:
-        matrix = form(np.eye(form.size, dtype=op.dtype))
-        values, vectors = dense_eigh((matrix + matrix.T) / 2, subset_by_index=(form.size - k, form.size - 1))
+    count = check_count(k, form.size)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    initial = check_start(start, op.shape_in)
+    factor = None if op.factor is None else RectangularForm(op.factor, progress)
+    rng = np.random.default_rng([seed, 1])
+    if factor is None or factor.domain.size >= form.size:
+        rows = None if initial is None else form.coordinates.to_vectors(initial)
+        values, vectors, converged = _solve(form, form.size, count, rows, tol, method, op, seed)
+        used = form.n_products
     else:
-        values, vectors = _lanczos(form, int(k), seed, tol)
-    order = np.argsort(-values, kind="stable")
-    values = values[order]
-    tensors = form.to_tensors(np.ascontiguousarray(vectors.T[order]))
-    tensors *= _signs(tensors)
-    return Eigen(values, tensors, _residuals(op, values, tensors), form.n_products + len(values))
+        rows = None if initial is None else factor.transpose(form.coordinates.to_vectors(initial))
+        inner = min(count, factor.domain.size)
+
+        def small(batch: Array) -> Array:
+            return factor.transpose(factor(batch))
+
+        values, vectors, converged = _solve(small, factor.domain.size, inner, rows, tol, method, op, seed)
+        values, vectors, converged = _lift(factor, values, vectors, converged, count, rng)
+        used = factor.n_products
+    tensors = form.to_tensors(vectors)
+    tensors *= signs(tensors)
+    result = Eigen(values, tensors, _residuals(op, values, tensors), used + count, converged)
+    if not converged.all():
+        message = f"{op.name}: {converged.sum()} of {count} eigenpairs converged to {tol:g} in {used} products"
+        raise NoConvergence(message, result)
+    return result
 
 
-def _lanczos(form: SymmetricForm, k: int, seed: int, tol: float) -> tuple[Array, Array]:
-    size, dtype = form.size, form.op.dtype
-    operator = LinearOperator((size, size), matvec=lambda x: form(x.reshape(1, -1))[0], dtype=dtype)
-    start = np.random.default_rng(seed).normal(size=size).astype(dtype)
+def check_count(k: int, size: int) -> int:
+    """A number of pairs from 1 to `size`, or ValueError."""
+    if isinstance(k, bool) or int(k) != k or not 1 <= k <= size:
+        raise ValueError(f"k must be an integer from 1 to {size}, the size of the space; got {k!r}")
+    return int(k)
+
+
+def check_start(start: npt.ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
+    """Starting tensors (j, \\*shape), or ValueError."""
+    if start is None:
+        return None
+    tensors = finite_array("start", start, shape=("j", *shape))
+    if not tensors.any():
+        raise ValueError(f"start must hold at least one tensor that is not zero; got {len(tensors)} of them")
+    return tensors
+
+
+def signs(tensors: Array) -> Array:
+    """For each tensor of a batch the sign that makes its entry of largest magnitude positive."""
+    flat = tensors.reshape(len(tensors), -1)
+    largest = np.take_along_axis(flat, np.abs(flat).argmax(axis=1)[:, None], axis=1)
+    return np.where(largest < 0, -1.0, 1.0).astype(tensors.dtype).reshape(-1, *([1] * (tensors.ndim - 1)))
+
+
+def _solve(
+    apply: Map, size: int, k: int, start: Array | None, tol: float, method: str, op: TensorOperator, seed: int
+) -> tuple[Array, Array, Array]:
+    """Values (k,), vectors (k, n) and whether they converged, of a symmetric matrix given by its map of vectors."""
+    if method == "dense" or (method == "auto" and (size <= _DENSE_SIZE or 5 * k > size)):
+        return _dense(apply, size, k, op)
+    if method == "primme":
+        return _primme(apply, size, k, start, tol, op.dtype, seed)
+    search = SymmetricSearch(apply, size, k, op.dtype, seed, op.name)
+    rows = None if start is None else start.astype(op.dtype)
+    if method == "block":
+        (values, vectors), converged = iterate(search, rows, tol, k)
+    else:
+        (values, vectors), converged = iterate(search, None if rows is None else blend(rows), tol)
+    return values, vectors, converged
+
+
+def _dense(apply: Map, size: int, k: int, op: TensorOperator) -> tuple[Array, Array, Array]:
+    require_memory(4.0 * op.dtype.itemsize * size**2, f"{op.name} as a dense {size} x {size} matrix")
+    matrix = apply(np.eye(size, dtype=op.dtype))
+    values, vectors = dense_eigh((matrix + matrix.T) / 2, subset_by_index=(size - k, size - 1))
+    return values[::-1], np.ascontiguousarray(vectors[:, ::-1].T), np.ones(k, bool)
+
+
+def _primme(
+    apply: Map, size: int, k: int, start: Array | None, tol: float, dtype: np.dtype[Any], seed: int
+) -> tuple[Array, Array, Array]:
     try:
-        found: tuple[Array, Array] = eigsh(operator, k, which="LA", v0=start, tol=tol, ncv=min(size, 2 * k + 20))
-    except ArpackNoConvergence as error:
-        raise RuntimeError(f"{form.op.name}: {len(error.eigenvalues)} of {k} eigenpairs converged") from error
-    return found
+        primme = import_module("primme")
+    except ImportError as error:
+        raise ImportError('method "primme" needs the package primme (pip install primme)') from error
+    first = np.random.default_rng(seed).standard_normal((1, size)) if start is None else start
+    matrix = LinearOperator((size, size), matvec=lambda x: apply(x.reshape(1, -1))[0], dtype=dtype)
+    values, vectors, stats = primme.eigsh(
+        matrix, k, which="LA", v0=first[:k].T.astype(dtype), tol=max(tol, noise(dtype)), return_stats=True,
+        return_unconverged=True, raise_for_unconverged=False,
+    )  # fmt: skip
+    order = np.argsort(-values, kind="stable")
+    limit = 2 * max(tol, noise(dtype)) * stats["estimateLargestSVal"]
+    return values[order], np.ascontiguousarray(vectors.T[order]), stats["rnorms"][order] <= limit
+
+
+def _lift(
+    factor: RectangularForm, values: Array, vectors: Array, converged: Array, k: int, generator: np.random.Generator
+) -> tuple[Array, Array, Array]:
+    """Eigenpairs of F F^T from those of F^T F, k of them: the null space of F^T fills up what is missing."""
+    size = factor.codomain.size
+    rounding = np.finfo(vectors.dtype).eps * len(vectors[0]) * float(values[0])
+    images, lifted = factor(vectors), np.empty((k, size), vectors.dtype)
+    for index in range(k):
+        # Rounding leaves parts of larger modes in the image of a small one: orthonormalise in descending order.
+        there = index < len(values) and values[index] > rounding
+        row = images[index] if there else generator.standard_normal(size).astype(vectors.dtype)
+        append_orthonormal(lifted, index, row, generator)
+    missing = k - len(values)
+    return np.append(values, np.zeros(missing)), lifted, np.append(converged, np.ones(missing, bool))
 
 
 def _residuals(op: TensorOperator, values: Array, tensors: Array) -> Array:
     space = op.space_in
     scale = np.abs(values).max() or 1.0
     return np.array([space.norm(op(v) - value * v) / scale for value, v in zip(values, tensors, strict=True)])
-
-
-def _signs(tensors: Array) -> Array:
-    flat = tensors.reshape(len(tensors), -1)
-    largest = np.take_along_axis(flat, np.abs(flat).argmax(axis=1)[:, None], axis=1)
-    return np.where(largest < 0, -1.0, 1.0).reshape(-1, *([1] * (tensors.ndim - 1)))

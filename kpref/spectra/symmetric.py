@@ -1,4 +1,8 @@
-"""The symmetric form of a self-adjoint operator: what an algorithm for symmetric matrices may see."""
+"""Operators in coordinates in which inner products are plain sums: what an algorithm for matrices may see.
+
+A tensor q has the coordinates ``W^(1/2) q`` on the support of the weights W of its space. In those of its two spaces,
+an operator A is the matrix ``W_out^(1/2) A W_in^(-1/2)``, and its adjoint the transpose of that.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,83 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.operators import TensorOperator
+from kpref.space import EuclideanSpace
 
-__all__ = ["SymmetricForm", "require_self_adjoint"]
+__all__ = ["Coordinates", "RectangularForm", "SymmetricForm", "require_self_adjoint"]
 
 Array = npt.NDArray[Any]
+
+
+class Coordinates:
+    """Flat vectors of the entries of tensors where their weight is positive.
+
+    Parameters
+    ----------
+    space : EuclideanSpace
+
+    Attributes
+    ----------
+    size : int
+        Number n of entries whose weight is positive.
+    """
+
+    def __init__(self, space: EuclideanSpace) -> None:
+        self.space = space
+        full = np.ones(space.shape) if space.weights is None else np.broadcast_to(space.weights, space.shape)
+        self.support = np.flatnonzero(full.reshape(-1) > 0)
+        self.size = len(self.support)
+
+    def to_tensors(self, vectors: Array) -> Array:
+        """Vectors (v, n) as tensors (v, \\*shape): ``W^(-1/2)``, zero off the support."""
+        if self.size == self.space.size:
+            flat = vectors
+        else:
+            flat = np.zeros((len(vectors), self.space.size), vectors.dtype)
+            flat[:, self.support] = vectors
+        return self.space.scale(flat.reshape(-1, *self.space.shape), -0.5)
+
+    def to_vectors(self, tensors: Array) -> Array:
+        """Vectors (v, n) of tensors (v, \\*shape): ``W^(1/2)``."""
+        flat = self.space.scale(np.asarray(tensors), 0.5).reshape(len(tensors), -1)
+        return flat if self.size == self.space.size else flat[:, self.support]
+
+
+class RectangularForm:
+    """``W_out^(1/2) A W_in^(-1/2)`` on the supports of the weights, on flat vectors, and its transpose.
+
+    Parameters
+    ----------
+    op : TensorOperator
+    progress : callable, optional
+        Called with the number of products with A after each call.
+
+    Attributes
+    ----------
+    domain, codomain : Coordinates
+        Of the two spaces.
+    n_products : int
+        Products with A so far; those with the adjoint come on top where an algorithm needs both.
+    """
+
+    def __init__(self, op: TensorOperator, progress: Callable[[int], object] | None = None) -> None:
+        self.op, self._progress = op, progress
+        self.domain, self.codomain = Coordinates(op.space_in), Coordinates(op.space_out)
+        self._transpose = op.T
+        self.n_products = 0
+
+    def __call__(self, vectors: Array) -> Array:
+        """Apply to vectors (v, n)."""
+        images = self.codomain.to_vectors(self.op.apply(self.domain.to_tensors(vectors)))
+        self.n_products += len(vectors)
+        if self._progress is not None:
+            self._progress(len(vectors))
+        return images
+
+    def transpose(self, vectors: Array) -> Array:
+        """Apply the transpose to vectors (v, m)."""
+        space_in, space_out = self.op.space_in, self.op.space_out
+        weighted = space_out.weigh(self.codomain.to_tensors(vectors))
+        return self.domain.to_vectors(space_in.unweigh(self._transpose.apply(weighted)))
 
 
 class SymmetricForm:
@@ -37,29 +114,25 @@ class SymmetricForm:
 
     def __init__(self, op: TensorOperator, progress: Callable[[int], object] | None = None) -> None:
         self.op, self.space, self._progress = op, op.space_in, progress
-        weights = self.space.weights
-        full = np.ones(self.space.shape) if weights is None else np.broadcast_to(weights, self.space.shape)
-        self._support = np.flatnonzero(full.reshape(-1) > 0)
-        self.size = len(self._support)
+        self.coordinates = Coordinates(self.space)
+        self.size = self.coordinates.size
         self.n_products = 0
 
     def __call__(self, vectors: Array) -> Array:
         """Apply to vectors (v, n)."""
-        image = self.space.scale(self.op.apply(self.to_tensors(vectors)), 0.5)
+        images = self.coordinates.to_vectors(self.op.apply(self.to_tensors(vectors)))
         self.n_products += len(vectors)
         if self._progress is not None:
             self._progress(len(vectors))
-        return self.to_vectors(image)
+        return images
 
     def to_tensors(self, vectors: Array) -> Array:
         """Vectors (v, n) as tensors (v, \\*shape): ``Mu^(-1/2)``, zero off the support."""
-        flat = np.zeros((len(vectors), self.space.size), vectors.dtype)
-        flat[:, self._support] = vectors
-        return self.space.scale(flat.reshape(-1, *self.space.shape), -0.5)
+        return self.coordinates.to_tensors(vectors)
 
     def to_vectors(self, tensors: Array) -> Array:
         """Entries of tensors (v, \\*shape) on the support."""
-        return np.asarray(tensors).reshape(len(tensors), -1)[:, self._support]
+        return np.asarray(tensors).reshape(len(tensors), -1)[:, self.coordinates.support]
 
 
 def require_self_adjoint(op: TensorOperator, seed: int = 0) -> None:

@@ -1,0 +1,394 @@
+"""Traces and Frobenius norms from random vectors, in the measure, each with its standard error.
+
+For g of mean zero and covariance I, E g.S g = tr S (Girard; Hutchinson): O(1/eps^2) products for an accuracy of eps.
+Methods that first find the range in which S is large, and use random vectors only for the rest, take O(1/eps) in the
+worst case, and far fewer where the spectrum decays:
+
+    hutchinson   mean of g.S g
+    hutch++      a third of the products finds a range, a third evaluates S there, a third serves the rest
+                 (Meyer, Musco, Musco and Woodruff, SOSA 2021)
+    xtrace       the same vectors serve both purposes, leaving out one at a time (Epperly, Tropp and Webber, 2024)
+    xnystrace    the same for positive operators, with one product for each vector in place of two
+
+S is ``Mu^(1/2) A Mu^(-1/2)`` on the support of the measure, which has the trace of A on the restricted space, and
+whose Frobenius norm is the Hilbert-Schmidt norm of A in the measure. Of a random vector only the direction is used,
+uniform on the sphere, which removes the noise of the length.
+
+Standard errors: the terms of Hutchinson's mean are independent, those of Hutch++ are so given the range, and both
+estimates are unbiased given it; so the scatter of the terms tells the variance without bias. For the other two see
+`kpref.spectra.sketches`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.memory import require_memory
+from kpref.operators import TensorOperator
+from kpref.spectra.estimate import Estimate
+from kpref.spectra.sketches import (
+    NYSTROM,
+    RANGE_FROBENIUS,
+    RANGE_TRACE,
+    RangeSketch,
+    extend_range,
+    frobenius_samples,
+    nystrom_samples,
+    nystrom_values,
+    range_samples,
+    range_total,
+    range_values,
+    standard_error,
+)
+from kpref.spectra.symmetric import SymmetricForm
+from kpref.threads import run_blocks
+
+__all__ = ["adjoint_trace", "frobenius_squared", "trace"]
+
+Array = npt.NDArray[Any]
+Product = Callable[[Array], Array]
+Progress = Callable[[int], object]
+
+Grow = Callable[[int], tuple[float, float]]
+
+_FIRST = 16  # products before the standard error is first compared with the tolerance
+_PANEL = 1 << 23  # numbers in the vectors that an operator is applied to at once
+
+
+def trace(
+    op: TensorOperator,
+    method: str = "auto",
+    probes: int = 64,
+    tol: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Estimate:
+    """Trace of an operator on one space, restricted to where the measure is positive.
+
+    Parameters
+    ----------
+    op : TensorOperator
+        From a space to itself.
+    method : {"auto", "xnystrace", "xtrace", "hutch++", "hutchinson"}
+        "xnystrace" needs an operator declared positive; "auto" is "xnystrace" for those and "xtrace" for others.
+    probes : int
+        Number of products with the operator, at most; xtrace takes the largest even, hutch++ the largest multiple of
+        three below it. If it is not smaller than the space, the trace is computed exactly.
+    tol : float, optional
+        Standard error wanted, relative to the value. Products are then taken in doubling numbers until it is reached,
+        each result building on the products before.
+    seed : int
+        Of the random vectors.
+    progress : callable, optional
+        Called with the number of products after each block of them.
+
+    Returns
+    -------
+    Estimate
+        ``standard_error`` is the standard deviation of the estimate; for xtrace and xnystrace it rests on a model of
+        the spectrum, see `kpref.spectra.sketches`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, an operator between two spaces, one that is not positive for xnystrace, too few probes.
+    RuntimeError
+        If `tol` is not reached.
+    MemoryError
+        Before anything is allocated, if the vectors would not fit.
+
+    Notes
+    -----
+    k products, and O(n k^2 + k^3) flops and 4 k n numbers at most beside them.
+    """
+    _require_one_space(op)
+    if method not in ("auto", *METHODS):
+        raise ValueError(f"method must be one of auto, {', '.join(METHODS)}; got {method!r}")
+    if method == "auto":
+        method = "xnystrace" if op.structure.positive else "xtrace"
+    if method == "xnystrace" and not op.structure.positive:
+        raise ValueError(f"xnystrace needs an operator declared self-adjoint and positive; {op.name} is not")
+    form = SymmetricForm(op, progress)
+    return _estimate(op, METHODS[method], form, form.size, probes, tol, seed, lambda rows: float(np.trace(rows)))
+
+
+def frobenius_squared(
+    op: TensorOperator, probes: int = 64, tol: float | None = None, seed: int = 0, progress: Progress | None = None
+) -> Estimate:
+    """Squared Hilbert-Schmidt norm ``tr(A* A)`` in the measures of the two spaces; tr A^2 for a self-adjoint A.
+
+    For an operator on one space from the range sketch of XTrace, each part of whose estimate is a squared norm:
+    ``|S|_F^2 = |S Q|_F^2 + |S (1 - Q Q^T)|_F^2`` holds for any orthonormal Q, and the range is a good choice where S is
+    close to symmetric. Otherwise the mean of ``|A g|^2``.
+
+    Parameters
+    ----------
+    op : TensorOperator
+    probes, tol, seed, progress
+        See `trace`. No transpose is used.
+
+    Returns
+    -------
+    Estimate
+
+    Raises
+    ------
+    ValueError, RuntimeError, MemoryError
+        See `trace`.
+    """
+    if op.space_in != op.space_out:
+        return _mean_square(op, -0.5, probes, tol, seed, progress)
+    form = SymmetricForm(op, progress)
+    return _estimate(op, _RANGE_NORM, form, form.size, probes, tol, seed, _sum_of_squares)
+
+
+def adjoint_trace(
+    op: TensorOperator, probes: int = 64, tol: float | None = None, seed: int = 0, progress: Progress | None = None
+) -> Estimate:
+    """``tr(A A*)`` from transposes alone, as the mean of ``|A* g|^2`` for white g.
+
+    For ``A = D``, the sensitivity of the states to the parameters, it is the trace of the neural tangent kernel, at the
+    cost of one backward pass for each random vector (Hazelden et al., arXiv:2511.10796).
+
+    Parameters
+    ----------
+    op : TensorOperator
+        Between any two spaces.
+    probes, tol, seed, progress
+        See `trace`; `probes` is the number of transposes.
+
+    Returns
+    -------
+    Estimate
+
+    Raises
+    ------
+    ValueError, RuntimeError, MemoryError
+        See `trace`.
+    """
+    return _mean_square(op.T, 0.5, probes, tol, seed, progress)
+
+
+def _mean_square(
+    op: TensorOperator, power: float, probes: int, tol: float | None, seed: int, progress: Progress | None
+) -> Estimate:
+    """``|W_out^-power A W_in^power|_F^2`` on the supports, A being `op`; power -1/2, or 1/2 for a transpose."""
+    space = op.space_in
+    weights = np.ones(space.shape) if space.weights is None else np.broadcast_to(space.weights, space.shape)
+    support = np.flatnonzero(weights.reshape(-1) > 0)
+
+    def product(vectors: Array) -> Array:
+        flat = np.zeros((len(vectors), space.size))
+        flat[:, support] = vectors
+        image = op.apply(space.scale(flat.reshape(-1, *space.shape), power))
+        if progress is not None:
+            progress(len(vectors))
+        return op.space_out.scale(image, -power).reshape(len(vectors), -1)
+
+    return _estimate(op, _MEAN_SQUARE, product, len(support), probes, tol, seed, _sum_of_squares)
+
+
+# One estimate
+
+
+@dataclass(frozen=True)
+class Method:
+    """A name, the number of products for each random vector, and what makes the estimator.
+
+    ``start(product, size, seed, op)`` returns a function from a number of vectors, which must grow from call to call,
+    to the estimate and its standard error.
+    """
+
+    name: str
+    cost: int
+    start: Callable[[Product, int, int, TensorOperator], Grow]
+    stores: bool = True
+
+
+def _estimate(
+    op: TensorOperator,
+    method: Method,
+    apply: Product,
+    size: int,
+    probes: int,
+    tol: float | None,
+    seed: int,
+    exact: Callable[[Array], float],
+) -> Estimate:
+    """Exact in a small space; else with all the products, or as many as the tolerance takes."""
+    probes = _natural("probes", probes, 1)
+    seed = _natural("seed", seed, 0)
+    if tol is not None and not (np.isfinite(tol) and tol > 0):
+        raise ValueError(f"tol must be positive and finite; got {tol!r}")
+    product = _in_blocks(apply, size)
+    if size <= probes:
+        require_memory(16.0 * size * (size + op.shape[0]), f"{op.name} as a dense matrix of {size} columns")
+        return Estimate(exact(product(np.eye(size))), 0.0, size, "exact")
+    if probes < 2 * method.cost:
+        raise ValueError(f"{method.name} needs probes of at least {2 * method.cost}; got {probes}")
+    eps = float(np.finfo(op.dtype).eps)
+    grow = method.start(product, size, seed, op)
+    products = probes if tol is None else min(max(_FIRST, 2 * method.cost), probes)
+    while True:
+        if method.stores:
+            require_memory(32.0 * products * size, f"{products} vectors of {size} numbers for the trace of {op.name}")
+        try:
+            value, error = grow(products // method.cost)
+        except np.linalg.LinAlgError as failure:
+            raise ValueError(f"{op.name} is declared positive, but a sketch of it is not: {failure}") from failure
+        error = max(error, eps * abs(value))  # rounding is there even where sampling has no error left
+        if tol is None or error <= tol * abs(value):
+            return Estimate(value, error, products // method.cost * method.cost, method.name)
+        if products == probes:
+            raise RuntimeError(
+                f"{op.name}: {method.name} reached a relative standard error of {error / abs(value):.2g} with {probes} "
+                f"products; tol was {tol:g}"
+            )
+        products = min(2 * products, probes)
+
+
+def _require_one_space(op: TensorOperator) -> None:
+    if op.space_in != op.space_out:
+        raise ValueError(f"a trace needs an operator on one space; {op.name} maps {op.space_in} to {op.space_out}")
+
+
+def _natural(name: str, value: Any, least: int) -> int:
+    try:
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
+    return number
+
+
+def _sum_of_squares(rows: Array) -> float:
+    return float(np.vdot(rows, rows))
+
+
+def _in_blocks(apply: Product, size: int) -> Product:
+    """The product on rows, a few at a time, in float64."""
+    block = max(1, _PANEL // size)
+
+    def product(vectors: Array) -> Array:
+        parts = [apply(vectors[start : start + block]) for start in range(0, len(vectors), block)]
+        return np.concatenate(parts, dtype=np.float64)
+
+    return product
+
+
+def _normal(size: int, seed: int, stream: int = 0) -> Callable[[int], Array]:
+    """A source of normal vectors (count, size); how many are drawn at once does not matter."""
+    generator = np.random.default_rng([seed, stream])
+    return lambda count: generator.standard_normal((count, size))
+
+
+def _serial(task: Callable[[], Any]) -> Any:
+    """The result of a task, during which BLAS has one thread: with more, the last bits depend on how many."""
+    results: list[Any] = []
+    run_blocks(lambda _: results.append(task()), 1)
+    return results[0]
+
+
+def _rowwise(left: Array, right: Array) -> Array:
+    return np.asarray(np.einsum("ij,ij->i", left, right))
+
+
+def _mean(samples: Array) -> tuple[float, float]:
+    """Mean of independent terms and its standard error."""
+    return float(samples.mean()), float(np.std(samples, ddof=1)) / len(samples) ** 0.5
+
+
+# The estimators
+
+
+def _averaging(square: bool) -> Callable[[Product, int, int, TensorOperator], Grow]:
+    """The mean of g.S g, or of |S g|^2, for directions g, times the dimension."""
+
+    def start(product: Product, size: int, seed: int, op: TensorOperator) -> Grow:
+        draw, terms, block = _normal(size, seed), np.empty(0), max(1, _PANEL // size)
+
+        def grow(count: int) -> tuple[float, float]:
+            nonlocal terms
+            while len(terms) < count:
+                vectors = draw(min(block, count - len(terms)))
+                images = product(vectors)
+                quadratic = _rowwise(images if square else vectors, images)
+                terms = np.append(terms, size * quadratic / _rowwise(vectors, vectors))
+            return _mean(terms)
+
+        return grow
+
+    return start
+
+
+def _hutch_pp(product: Product, size: int, seed: int, op: TensorOperator) -> Grow:
+    draw_sketch, draw_test = _normal(size, seed), _normal(size, seed, 1)
+    sketch: RangeSketch | None = None
+    tests, images = np.empty((2, 0, size))
+
+    def grow(count: int) -> tuple[float, float]:
+        nonlocal sketch, tests, images
+        sketch = extend_range(product, draw_sketch(count - len(tests)), sketch)
+        vectors = draw_test(count - len(tests))
+        tests, images = np.concatenate([tests, vectors]), np.concatenate([images, product(vectors)])
+        inside = tests @ sketch.basis.T
+        rest, image = tests - inside @ sketch.basis, images - inside @ sketch.images
+        terms = (size - count) * _rowwise(rest, image) / _rowwise(rest, rest)
+        return _mean(np.vdot(sketch.basis, sketch.images) + terms)
+
+    return lambda count: _serial(lambda: grow(count))
+
+
+def _range_sketch(norm: bool) -> Callable[[Product, int, int, TensorOperator], Grow]:
+    """XTrace, or the squared norm from the same sketch."""
+
+    def start(product: Product, size: int, seed: int, op: TensorOperator) -> Grow:
+        draw = _normal(size, seed)
+        sketch: RangeSketch | None = None
+
+        def grow(count: int) -> tuple[float, float]:
+            nonlocal sketch
+            known = 0 if sketch is None else len(sketch.probes)
+            sketch = extend_range(product, draw(count - known), sketch)
+            samples = (frobenius_samples if norm else range_samples)(sketch, size)
+            model = RANGE_FROBENIUS if norm else RANGE_TRACE
+            error = standard_error(
+                model, samples, range_values(sketch), range_total(sketch, size, op.structure.positive), size, seed
+            )
+            return float(samples.mean()), error
+
+        return lambda count: _serial(lambda: grow(count))
+
+    return start
+
+
+def _xnystrace(product: Product, size: int, seed: int, op: TensorOperator) -> Grow:
+    draw, eps = _normal(size, seed), float(np.finfo(op.dtype).eps)
+    probes, images = np.empty((2, 0, size))
+
+    def grow(count: int) -> tuple[float, float]:
+        nonlocal probes, images
+        vectors = draw(count - len(probes))
+        probes, images = np.concatenate([probes, vectors]), np.concatenate([images, product(vectors)])
+        samples = nystrom_samples(probes, images, size, eps)
+        value = float(samples.mean())
+        return value, standard_error(NYSTROM, samples, nystrom_values(probes, images, size, eps), value, size, seed)
+
+    return lambda count: _serial(lambda: grow(count))
+
+
+METHODS = {
+    "xnystrace": Method("XNysTrace", 1, _xnystrace),
+    "xtrace": Method("XTrace", 2, _range_sketch(norm=False)),
+    "hutch++": Method("Hutch++", 3, _hutch_pp),
+    "hutchinson": Method("Hutchinson", 1, _averaging(square=False), stores=False),
+}
+_RANGE_NORM = Method("leave-one-out range sketch", 2, _range_sketch(norm=True))
+_MEAN_SQUARE = Method("mean square", 1, _averaging(square=True), stores=False)

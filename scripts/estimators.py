@@ -1,0 +1,186 @@
+"""How good the estimators of traces are, and their standard errors.
+
+    python scripts/estimators.py [--checkpoint FOLDER] [--figure PATH] [--seeds N]
+
+prints, for small flows, the bias of each estimator in standard errors of the mean over N seeds, and the standard error
+that it states (root mean square) over the standard deviation of its values; then, for the NTK of a trained network, the
+relative error against the number of products with the operator, and draws it. The network is the last checkpoint in
+FOLDER with all trials of its ``trials.npz``, by default the bundled example.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
+
+from kpref import Flow, load_checkpoint
+from kpref.data import example_folder
+from kpref.models import GRU, RNN, Rate
+from kpref.plots import STYLE
+from kpref.spectra.estimate import Estimate
+from kpref.spectra.symmetric import SymmetricForm
+from kpref.spectra.traces import METHODS, adjoint_trace, frobenius_squared, trace
+from kpref.trials import Trials
+
+TRACES = {"xnystrace": "XNysTrace", "xtrace": "XTrace", "hutch++": "Hutch++", "hutchinson": "Hutchinson"}
+COLORS = {"xnystrace": "#0072B2", "xtrace": "#009E73", "hutch++": "#E69F00", "hutchinson": "#CC3377"}
+"""Told apart by the colour-blind too."""
+
+COUNTS = (6, 12, 24, 48, 96)
+LONG = 192
+"""Products for the reference, whose error must be small beside those that are measured."""
+
+REPEATS = 5
+TARGET = 0.01
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=example_folder(), help="folder of a trained network")
+    parser.add_argument("--figure", type=Path, default=Path("estimators.png"), help="where the figure goes")
+    parser.add_argument("--seeds", type=int, default=2000, help="runs of each estimator; 0 leaves the table out")
+    options = parser.parse_args(arguments)
+    if options.seeds:
+        print(
+            f"{options.seeds} seeds\n| system | products | estimator | relative deviation | bias | stated / observed |"
+        )
+        print("| --- | --- | --- | --- | --- | --- |")
+        for row in small_systems(options.seeds):
+            print(row, flush=True)
+    flow = trained(options.checkpoint)
+    reference, errors = against_products(flow)
+    print(f"\ntr NTK of {flow.model}, states {flow.states.shape}: {reference}")
+    print(f"root mean square relative error over {REPEATS} seeds; interpolated products for {TARGET:.0%}")
+    for method, curve in errors.items():
+        shown = "  ".join(f"{count}: {error:.1e}" for count, error in curve.items())
+        print(f"  {TRACES[method]:10}  {shown}  |  {needed(curve):.0f}")
+    print("wrote", draw(errors, flow, options.figure))
+
+
+# Small systems
+
+
+def flows() -> Iterator[tuple[str, Flow]]:
+    """Maps and an ODE, with from 40 to 390 states."""
+    rng = np.random.default_rng(0)
+    yield "RNN, 2 x 5 x 4", Flow(RNN.init(2, 4, 4, gain=1.2), rng.normal(size=(2, 5, 2)))
+    yield "GRU, 3 x 4 x 4", Flow(GRU.init(2, 4, 3), rng.normal(size=(3, 4, 2)))
+    yield "RNN, 5 x 6 x 5", Flow(RNN.init(2, 5, 2, gain=1.4), rng.normal(size=(5, 6, 2)))
+    yield "GRU, 4 x 8 x 8", Flow(GRU.init(2, 8, 1), rng.normal(size=(4, 8, 2)))
+    yield "rate ODE, 5 x 13 x 6", Flow(Rate.init(2, 6, 1), rng.normal(size=(5, 13, 2)), dt=0.15)
+
+
+def small_systems(seeds: int) -> Iterator[str]:
+    """Rows of the table."""
+    for name, flow in flows():
+        values = np.linalg.eigvals(flow.NTK.to_dense()).real
+        total, squares = float(values.sum()), float(np.square(values).sum())
+        for probes in (max(6, flow.states.size // 8), max(9, flow.states.size // 4)):
+            for label, estimate, truth in estimators(flow, probes, total, squares):
+                found = [estimate(seed) for seed in tqdm(range(seeds), desc=f"{name} {label}", leave=False)]
+                means = np.array([one.value for one in found])
+                stated = np.sqrt(np.mean([one.standard_error**2 for one in found]))
+                deviation = means.std(ddof=1)
+                bias = (means.mean() - truth) / (deviation / seeds**0.5)
+                ratios = f"{deviation / truth:.1e} | {bias:+.1f} | {stated / deviation:.2f}"
+                yield f"| {name} | {probes} | {label} | {ratios} |"
+
+
+Runs = list[tuple[str, Callable[[int], Estimate], float]]
+
+
+def estimators(flow: Flow, probes: int, total: float, squares: float) -> Runs:
+    """All estimators as functions of a seed, each with the exact value."""
+    runs: Runs = [
+        (label, lambda seed, method=method: trace(flow.NTK, method, probes, seed=seed), total)  # type: ignore[misc]
+        for method, label in TRACES.items()
+    ]
+    runs.append(("tr D D* by D*", lambda seed: adjoint_trace(flow.D, probes, seed=seed), total))
+    runs.append(("Frobenius", lambda seed: frobenius_squared(flow.NTK, probes, seed=seed), squares))
+    return runs
+
+
+# A trained network
+
+
+def trained(folder: Path) -> Flow:
+    """The last checkpoint of a folder on its trials."""
+    checkpoints = sorted(folder.glob("*.safetensors"))
+    if not checkpoints:
+        raise SystemExit(f"no checkpoints (*.safetensors) in {folder}")
+    model, _ = load_checkpoint(checkpoints[-1])
+    return Flow(model, Trials.load(folder / "trials.npz").inputs)
+
+
+def against_products(flow: Flow) -> tuple[Estimate, dict[str, dict[int, float]]]:
+    """The reference, and for each method the error at each number of products."""
+    work = LONG + REPEATS * len(TRACES) * max(COUNTS)
+    errors: dict[str, dict[int, float]] = {}
+    with tqdm(total=work, desc="products with the NTK", unit="product") as progress:
+        reference = trace(flow.NTK, "xnystrace", LONG, seed=10**6, progress=progress.update)
+        for method in TRACES:
+            start, cost, values = METHODS[method].start, METHODS[method].cost, []
+            for seed in range(REPEATS):
+                form = SymmetricForm(flow.NTK, progress.update)
+                grow = start(form, form.size, seed, flow.NTK)  # each result builds on the products before
+                values.append([grow(count // cost)[0] for count in COUNTS])
+            rms = np.sqrt(np.square(np.array(values) / reference.value - 1.0).mean(axis=0))
+            errors[method] = dict(zip(COUNTS, rms.tolist(), strict=True))
+    return reference, errors
+
+
+def needed(curve: dict[int, float]) -> float:
+    """Products at which the error crosses the target, by a power law between, or beyond, the measured numbers."""
+    counts, errors = np.log(list(curve)), np.log(list(curve.values()))
+    below = np.flatnonzero(errors <= np.log(TARGET))
+    index = min(max(int(below[0]) if below.size else len(counts) - 1, 1), len(counts) - 1)
+    slope = (errors[index] - errors[index - 1]) / (counts[index] - counts[index - 1])
+    return float(np.exp(counts[index] + (np.log(TARGET) - errors[index]) / slope))
+
+
+def draw(errors: dict[str, dict[int, float]], flow: Flow, path: Path) -> Path:
+    """Error against products, one line for each method, labelled at its end."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 4.8), layout="constrained")
+        axes = figure.subplots()
+        for method, curve in errors.items():
+            axes.plot(*zip(*curve.items(), strict=True), "o-", color=COLORS[method], lw=1.8, ms=5)
+        ends = sorted((curve[COUNTS[-1]], method) for method, curve in errors.items())
+        heights: list[float] = []
+        for error, _ in ends:  # labels of lines that end together are set apart
+            heights.append(max(error, 1.35 * heights[-1]) if heights else error)
+        for (error, method), height in zip(ends, heights, strict=True):
+            axes.annotate(
+                TRACES[method], (COUNTS[-1], error), xytext=(COUNTS[-1] * 1.12, height), va="center",
+                color=COLORS[method], fontweight="bold", annotation_clip=False,
+            )  # fmt: skip
+        axes.axhline(TARGET, color="#5b6470", lw=1, ls="--")
+        axes.text(COUNTS[0], TARGET * 1.06, "1 % error", color="#5b6470", va="bottom")
+        axes.set(xscale="log", yscale="log", xlabel="Products with the NTK", ylabel="Relative error of the trace (rms)")
+        axes.set_xlim(COUNTS[0] * 0.9, COUNTS[-1] * 1.7)
+        axes.set_xticks(COUNTS, [str(count) for count in COUNTS])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 * error:g} %"))
+        trials, steps, units = flow.states.shape
+        axes.set_title(
+            f"Error of the estimated trace of the NTK of a trained network\n"
+            f"{trials} trials x {steps} steps x {units} units; {REPEATS} seeds each"
+        )
+        figure.savefig(path)
+    return path
+
+
+if __name__ == "__main__":
+    main()
