@@ -45,6 +45,14 @@ class Arithmetic:
     smallest: float
     largest: float
 
+    @property
+    def underflow(self) -> float:
+        """Absolute error of a number near or below the smallest normal one.
+
+        Accelerators flush such float32 and bfloat16 numbers to zero; the narrow range of float16 they extend gradually.
+        """
+        return self.smallest * (self.unit if self.largest < 1e30 else 1.0)
+
     def round(self, values: npt.ArrayLike) -> Array:
         """Values rounded to storage, as float64; overflow gives infinity."""
         return _STORE[self.name](np.asarray(values, dtype=np.float64))

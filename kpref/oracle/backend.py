@@ -13,6 +13,8 @@ can read. With B trials, T steps, H units, M trainable parameters and the weight
     K                (B, T, H) -> (B, T, H)      J J^T Mu
     NTK              (B, T, H) -> (B, T, H)      P J J^T P^T Mu
     gradient         (B, T, H) -> (M,)           J^T P^T Mu Err
+    metrics          optional: a mapping of names in `kpref.oracle.metrics.METRICS` to numbers, matrices (H, H), or
+                     functions of no arguments that return them; a pair is a value and its standard error
     arithmetic       optional: "float64", "float32", "tf32", "bfloat16" or "float16"; else the name of `dtype`
 
 An attribute that is missing or None is not offered. The transpose of a LinearOperator that knows it is taken as P_T
@@ -25,7 +27,7 @@ import math
 import threading
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -153,6 +155,26 @@ class Backend(ABC):
             If there is no usable answer.
         """
 
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics that the backend offers.
+
+        Raises
+        ------
+        BackendFault
+            If they cannot be read.
+        """
+        return ()
+
+    def metric(self, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """A metric, as float64 of this shape, and its standard error, zero if it is not an estimate.
+
+        Raises
+        ------
+        BackendFault
+            If there is no usable answer.
+        """
+        raise BackendFault("no answer", "metrics", f"the backend has no metric {name!r}")
+
     def check_independence(self, operator: str, first: Array, second: Array) -> None:  # noqa: B027
         """Raise a BackendFault if a second call changes the answer of the first: a view of memory that is used again.
 
@@ -208,6 +230,29 @@ class LocalBackend(Backend):
             raise BackendFault(
                 "overwritten", operator, f"a later call of {operator} changes the answer of an earlier one"
             )
+
+    def metric_names(self) -> tuple[str, ...]:
+        """See `Backend.metric_names`."""
+        metrics = self._target("metrics")
+        if metrics is None:
+            return ()
+        if not isinstance(metrics, Mapping):
+            raise BackendFault("dtype", "metrics", f"metrics is a {type(metrics).__name__}; a mapping was expected")
+        return tuple(str(name) for name in metrics)
+
+    def metric(self, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """See `Backend.metric`."""
+        value = self._call("metrics", lambda: self._target("metrics")[name])
+        answer = self._call(f"metrics[{name!r}]", value) if callable(value) else value
+        pair = answer if isinstance(answer, tuple) else (answer, np.zeros(shape))
+        if len(pair) != 2:
+            raise BackendFault(
+                "shape", "metrics", f"metrics[{name!r}] returned {len(pair)} values; one, or one and its standard error"
+            )
+        checked = [_checked(f"metrics[{name!r}]", part, shape) for part in pair]
+        if (checked[1] < 0).any():
+            raise BackendFault("not finite", "metrics", f"metrics[{name!r}] has a negative standard error")
+        return checked[0], checked[1]
 
     def _apply(self, operator: str, given: Array) -> Any:
         target = self._target(operator)

@@ -209,6 +209,17 @@ class Judge:
         spread = self._swept("NTK", q, response, swept) + relative(response, self.arithmetic.unit)
         return self._floor(Comparison(y - response, spread))
 
+    def sensitivity(self, theta: Array) -> Spread:
+        """What rounding does to ``D theta = P J theta``."""
+        forcing = kernels.parameter_product(self.form, theta[None])[0]
+        response = kernels.tangent(self.form, forcing[None])[0]
+        local = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
+
+        def swept(generator: np.random.Generator) -> Array:
+            return kernels.tangent(self.form, _draw(generator, local))[0]
+
+        return self._swept("D", theta, response, swept) + relative(response, self.arithmetic.unit)
+
     def _costate(self, err: Array) -> tuple[Array, Spread]:
         """``P^T Mu err``, and the size of the random errors of a backend in each of its steps."""
         source = self.space.weigh(err)
@@ -334,7 +345,7 @@ class Judge:
     @property
     def floor(self) -> float:
         """Absolute error below the smallest normal number: of a few lost numbers for each entry, times a weight."""
-        lost = 4 * products.underflow(self.arithmetic) * max(1.0, float(np.abs(self.form.weight).max()))
+        lost = 4 * self.arithmetic.underflow * max(1.0, float(np.abs(self.form.weight).max()))
         return max(lost, _VANISHING)
 
     def _floor(self, result: Any) -> Comparison:

@@ -127,8 +127,7 @@ def _current_error(
     model: Any, m: Array, spread: Spread | None, x: Array, arithmetic: Arithmetic
 ) -> tuple[Array, Array, Spread, Spread]:
     """Recurrent and input currents with their biases, and their errors."""
-    unit = arithmetic.unit
-    results = []
+    unit, results = arithmetic.unit, []
     for weight, biases, vector, carried in (
         ("weight_hh", ("bias_hh", "bias"), m, spread),
         ("weight_ih", ("bias_ih",), x, None),
@@ -138,7 +137,8 @@ def _current_error(
             if bias in model.parameters:
                 total = total + model.parameters[bias]
                 error = error + relative(total, unit)
-        results.append((total, error))
+        lost = np.full_like(total, arithmetic.underflow)  # tells on which side of zero a tiny current is
+        results.append((total, error + Spread(lost, lost)))
     (recurrent, recurrent_error), (driven, driven_error) = results
     return recurrent, driven, recurrent_error, driven_error
 

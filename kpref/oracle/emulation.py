@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from kpref.linearize import ParameterLayout, SiteForm
 from kpref.models import GRU, RNN
 from kpref.models.base import SiteCoefficients, SiteMap, network_current
 from kpref.oracle.arithmetic import Arithmetic
+from kpref.oracle.metrics import METRICS
 from kpref.space import TrajectorySpace
 
 __all__ = ["EmulatedBackend", "Formulas", "Product", "Rounded", "Summation", "stored_coefficients"]
@@ -35,6 +37,10 @@ Formulas = Literal["accurate", "stored"]
 
 #: How one step is computed: by gates, from dense Jacobians that are stored, or fused, rounded only at its end.
 Product = Literal["gates", "dense", "fused"]
+
+
+#: Entries of D up to which metrics are offered.
+_STORED_ENTRIES = 1 << 18
 
 
 class Rounded(np.ndarray):
@@ -187,6 +193,12 @@ class EmulatedBackend:
             layout=ParameterLayout.of(self.model),
         )
 
+    @property
+    def metrics(self) -> dict[str, Callable[[], Array]]:
+        """The metrics of `kpref.oracle.metrics`, each a call of `metric`, where D can be stored."""
+        size = self.form.n_parameters * self.states.size
+        return {name: partial(self.metric, name) for name in METRICS} if size <= _STORED_ENTRIES else {}
+
     def with_form(self, form: SiteForm) -> EmulatedBackend:
         """The same backend over another linearisation."""
         other = copy.copy(self)
@@ -229,12 +241,7 @@ class EmulatedBackend:
 
     def P(self, q: Array) -> Array:
         """``P q``."""
-        q, out = self.wrap(q), np.empty(q.shape)
-        state: Array = np.zeros((1, *q[:, 0].shape))
-        for step in range(q.shape[1]):
-            state = np.asarray(self.wrap(self.advance(step, state) + q[None, :, step]))
-            out[:, step] = state[0]
-        return out
+        return self._propagate(q[None])[0]
 
     def P_T(self, g: Array) -> Array:
         """``P^T g``."""
@@ -294,6 +301,60 @@ class EmulatedBackend:
     def gradient(self, err: Array) -> Array:
         """``J^T P^T Mu Err``."""
         return self.J_T(self.P_T(np.asarray(self.wrap(err) * self.wrap(self.space.mu)[:, :, None])))
+
+    # Metrics
+
+    def metric(self, name: str) -> Array:
+        """A metric from the matrices of the operators, each entry rounded, sums in the precision of accumulation."""
+        operator = METRICS[name].operator
+        if name.startswith("average"):
+            return self.store(self.matrix(operator).mean(axis=(0, 2)))
+        if name.startswith("partial_trace"):
+            return self.store(np.einsum("aiaj->ij", self.matrix(operator)))
+        gram = self.gram(operator)
+        if name == "alignment_K_NTK":
+            other = self.gram("K")
+            return self.store(np.vdot(other, gram) / (np.linalg.norm(other) * np.linalg.norm(gram)))
+        trace, square = np.trace(gram), np.vdot(gram, gram)
+        if name.startswith("trace"):
+            return self.store(trace)
+        return self.store(np.sqrt(square) if name.startswith("frobenius") else trace**2 / square)
+
+    def store(self, value: npt.ArrayLike) -> Array:
+        """A result rounded to storage."""
+        return np.asarray(self.arithmetic.round(value))
+
+    def gram(self, operator: str) -> Array:
+        """K or NTK as a symmetric matrix, ``Mu^(1/2) A Mu^(-1/2)``."""
+        matrix = self.factor(operator) * np.sqrt(self.store(self.space.mu))[None, :, :, None]
+        flat = self.store(matrix).reshape(len(matrix), -1)
+        return np.asarray(self.wrap(flat.T) @ self.wrap(flat))
+
+    def matrix(self, operator: str) -> Array:
+        """An operator as a matrix, (B T, H, B T, H)."""
+        points, units = self.states.shape[0] * self.states.shape[1], self.states.shape[2]
+        if operator == "P":
+            basis = np.eye(points * units).reshape(-1, *self.states.shape)
+            return np.moveaxis(self._propagate(basis).reshape(points, units, points, units), (0, 1), (2, 3))
+        flat = self.factor(operator).reshape(self.form.n_parameters, -1)
+        weights = np.repeat(self.store(self.space.mu).reshape(-1), units)
+        product = np.asarray(self.wrap(flat.T) @ self.wrap(self.store(flat * weights)))
+        return product.reshape(points, units, points, units)
+
+    def factor(self, operator: str) -> Array:
+        """J (for K) or D (for the NTK) as a matrix, parameters first: (M, B, T, H)."""
+        columns = np.eye(self.form.n_parameters)
+        jacobian = np.stack([np.asarray(EmulatedBackend.J(self, theta)) for theta in columns])
+        return jacobian if operator == "K" else self._propagate(jacobian)
+
+    def _propagate(self, batch: Array) -> Array:
+        """P of tensors (v, B, T, H)."""
+        batch, out = self.wrap(batch), np.empty(batch.shape)
+        state: Array = np.zeros((*batch.shape[:2], batch.shape[3]))
+        for step in range(batch.shape[2]):
+            state = np.asarray(self.wrap(self.advance(step, state) + batch[:, :, step]))
+            out[:, :, step] = state
+        return out
 
 
 def _plain(form: SiteForm) -> SiteForm:

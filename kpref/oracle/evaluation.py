@@ -22,11 +22,11 @@ def evaluate(operator: str, form: SiteForm, space: EuclideanSpace, tensor: Array
 
     Parameters
     ----------
-    operator : {"P", "P_T", "P_inverse", "J", "J_T", "K", "NTK", "gradient"}
+    operator : {"P", "P_T", "P_inverse", "J", "J_T", "K", "NTK", "gradient", "D"}
     form : SiteForm
     space : EuclideanSpace
         Its weights are the measure.
-    tensor : ndarray, shape (B, T, H), or (M,) for J
+    tensor : ndarray, shape (B, T, H), or (M,) for J and D
     """
     *_, value = stages(operator, form, space, tensor)
     return value
@@ -41,7 +41,7 @@ def stages(operator: str, form: SiteForm, space: EuclideanSpace, tensor: Array) 
 
 
 #: Operators made of others, first applied first, behind the measure.
-FACTORS = {"K": ("J_T", "J"), "NTK": ("P_T", "J_T", "J", "P"), "gradient": ("P_T", "J_T")}
+FACTORS = {"K": ("J_T", "J"), "NTK": ("P_T", "J_T", "J", "P"), "gradient": ("P_T", "J_T"), "D": ("J", "P")}
 
 _SINGLE: dict[str, Any] = {
     "P": kernels.tangent,

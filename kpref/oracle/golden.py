@@ -17,6 +17,9 @@ the arithmetic can hold.
     answers/states.npz   from the other side, optional: states (B, T, H). If it is there, it is verified, and taken as
                          the point of linearisation; if not, problem.npz's own states are
 
+    answers/metrics.npz  from the other side, optional: an entry for each metric of `kpref.oracle.metrics`, a number or
+                         (H, H), and <name>.standard_error beside it where it is an estimate
+
 Operators and their meaning are those of `kpref.oracle.backend`.
 """
 
@@ -28,6 +31,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,6 +43,7 @@ from kpref.flow import Flow
 from kpref.oracle.adapters import flow_backend
 from kpref.oracle.arithmetic import Arithmetic, get_arithmetic
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault, LocalBackend
+from kpref.oracle.metrics import METRICS
 from kpref.oracle.problem import describe, rebuild, rounded
 from kpref.oracle.verdict import Check, Report
 from kpref.oracle.verify import verify
@@ -48,6 +53,7 @@ __all__ = ["FolderBackend", "check_golden", "export_golden", "folder_backend"]
 Array = npt.NDArray[Any]
 
 FORMAT = "kpref-golden"
+_STANDARD_ERROR = ".standard_error"
 VERSION = 1
 
 _DTYPE = {"float64": "<f8", "float16": "<f2"}
@@ -78,6 +84,11 @@ the operator applied to each probe, in the same order. A file that you leave out
 | K | (count, B, T, H) | J J^T Mu q |
 | NTK | (count, B, T, H) | P J J^T P^T Mu q |
 | gradient | (count, M) | J^T P^T Mu Err |
+
+Optionally `answers/metrics.npz`, with any of these entries: numbers, or matrices (H, H) over units. An estimate has its
+standard error beside it, `<name>.standard_error`.
+
+{metrics}
 
 Linearise at your own trajectory and write it to `answers/states.npz` as `states` (B, T, H), or leave that out and
 linearise at `states` of `problem.npz`.
@@ -130,6 +141,7 @@ def export_golden(
     for operator, tensors in recorder.asked.items():
         _write_npz(folder / "probes" / f"{operator}.npz", {"probes": np.stack(tensors).astype(dtype)})
     words = {**shape, "kpref": __version__, "arithmetic": arithmetic.name, "dtype": dtype.name}
+    words["metrics"] = "\n".join(f"- `{name}`: {metric.meaning}, {metric.equation}" for name, metric in METRICS.items())
     words |= {"model": problem.model, "trainable": ", ".join(problem.model.trainable)}
     _write(folder / "README.md", _README.format(**words).encode())
     _write(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
@@ -187,6 +199,8 @@ class FolderBackend(Backend):
             if operator in OPERATORS
         }
         self._answers = {operator: self._read_answers(operator, "answers") for operator in self._probes}
+        file = folder / "answers" / "metrics.npz"
+        self._metrics: dict[str, Array] = read_npz(file)[0] if file.exists() else {}
 
     def _read_answers(self, operator: str, name: str) -> Array | None:
         file = self._folder / "answers" / f"{operator}.npz"
@@ -211,6 +225,15 @@ class FolderBackend(Backend):
         index, scale = self._find(operator, tensor)
         return self._local(operator, lambda _: answers[index])(operator, tensor) * scale
 
+    def metric_names(self) -> tuple[str, ...]:
+        """See `Backend.metric_names`."""
+        return tuple(name for name in self._metrics if not name.endswith(_STANDARD_ERROR))
+
+    def metric(self, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """See `Backend.metric`."""
+        value = self._metrics[name], self._metrics.get(f"{name}{_STANDARD_ERROR}", np.zeros(shape))
+        return self._local("metrics", {name: value}).metric(name, shape)
+
     def _find(self, operator: str, tensor: Array) -> tuple[int, float]:
         """Which probe the tensor is. The scale of a probe depends, by a power of two, on the states."""
         probes = self._probes[operator]
@@ -231,7 +254,7 @@ class FolderBackend(Backend):
 
     def _local(self, operator: str, target: Any) -> LocalBackend:
         """The checks of answers are those of any other backend."""
-        raw = type("Answers", (), {operator: staticmethod(target)})
+        raw = SimpleNamespace(**{operator: target})
         return LocalBackend(raw, self.shape, self.n_parameters, self.arithmetic, None)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kpref.flow import Flow
+from kpref.oracle.metrics import METRICS
 from kpref.oracle.problem import MODELS
 
 __all__ = ["PROBLEMS", "Problem", "check_names"]
@@ -103,4 +104,5 @@ def check_names(problem: Problem) -> list[str]:
     names += ["J.value", "J.linearity", *(f"J.{site.name}" for site in MODELS[problem.model].sites)]
     names += [f"{operator}.{kind}" for operator in ("J_T", "K", "NTK", "gradient") for kind in ("value", "linearity")]
     names += ["P.dot_test", "J.dot_test"]
-    return names + [f"{operator}.{kind}" for operator in ("K", "NTK") for kind in ("symmetric", "positive")]
+    names += [f"{operator}.{kind}" for operator in ("K", "NTK") for kind in ("symmetric", "positive")]
+    return names + [f"metrics.{name}" for name in METRICS]

@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 
 def send(file: BinaryIO, message: Mapping[str, Any], arrays: Sequence[Array] = ()) -> None:
     """Write a message with arrays of float64."""
-    plain = [np.ascontiguousarray(array, dtype="<f8") for array in arrays]
+    plain = [np.asarray(array, dtype="<f8", order="C") for array in arrays]
     head = {**message, "shapes": [array.shape for array in plain]}
     file.write(json.dumps(head).encode() + b"\n")
     for array in plain:
@@ -97,6 +97,8 @@ class IsolatedBackend(Backend):
         self._timeout, self._tell = timeout, tell
         self._process: subprocess.Popen[bytes] | None = None
         self._offered: dict[str, bool] = {}
+        self._metrics: tuple[str, ...] = ()
+        self._unreadable: BackendFault | None = None
         self._declared = arithmetic
         self.arithmetic = get_arithmetic(arithmetic or "float64")
         self._start()
@@ -119,6 +121,18 @@ class IsolatedBackend(Backend):
         """See `Backend.__call__`."""
         return self._ask(operator, [tensor])[0]
 
+    def metric_names(self) -> tuple[str, ...]:
+        """See `Backend.metric_names`."""
+        if self._unreadable is not None:
+            raise self._unreadable
+        return self._metrics
+
+    def metric(self, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """See `Backend.metric`."""
+        message = {"operator": "metrics", "metric": name, "shape": shape}
+        value, standard_error = self._ask(f"metrics[{name!r}]", [], message)
+        return value, standard_error
+
     def check_independence(self, operator: str, first: Array, second: Array) -> None:
         """See `Backend.check_independence`."""
         self._ask(operator, [first, second])
@@ -136,6 +150,8 @@ class IsolatedBackend(Backend):
         answer, _ = self._exchange("backend", message, list(arrays.values()))
         self.arithmetic = get_arithmetic(answer["arithmetic"])
         self._offered = answer["offered"]
+        self._metrics, fault = tuple(answer["metrics"]), answer["metrics_fault"]
+        self._unreadable = None if fault is None else BackendFault(fault[0], "metrics", fault[1])
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -143,12 +159,13 @@ class IsolatedBackend(Backend):
             self._process.communicate()
             self._process = None
 
-    def _ask(self, operator: str, tensors: list[Array]) -> list[Array]:
+    def _ask(self, operator: str, tensors: list[Array], message: Mapping[str, Any] | None = None) -> list[Array]:
         if self._tell is not None:
             self._tell(operator)
         if self._process is None:  # the last one hung or crashed
             self._start()
-        return self._exchange(operator, {"operator": operator}, tensors)[1]
+        answer: list[Array] = self._exchange(operator, message or {"operator": operator}, tensors)[1]
+        return answer
 
     def _exchange(self, operator: str, message: Mapping[str, Any], arrays: list[Array]) -> Any:
         """Send a message and wait for its answer, in a thread: reading and writing pipes knows no time limit."""

@@ -34,6 +34,7 @@ from kpref.oracle.planting import (
     instead,
     interrupted,
     linear_step,
+    metric_instead,
     no_bias,
     no_decay,
     of_first_trial,
@@ -556,8 +557,70 @@ _KERNELS = [
     ),
 ]
 
+
+def _metric(name: str, description: str, classes: tuple[str, ...], compute: Any, **options: Any) -> Mutant:
+    """A mutant of a metric."""
+    return Mutant(
+        f"metrics: {description}", f"{name}: {description}", classes, metric_instead(name, compute), **options
+    )
+
+
+_METRICS = [
+    _metric("trace_K", "Frobenius norm for trace", ("reduction",), lambda b: b.metric("frobenius_K")),
+    _metric("trace_K", "trace without the measure", _MEASURE, lambda b: points(b) * b.metric("trace_K")),
+    _metric(
+        "trace_K", "trace 1 + 1e-5", ("precision lower than declared", "factor"), lambda b: _TINY * b.metric("trace_K")
+    ),
+    _metric("frobenius_K", "norm squared", ("power",), lambda b: np.square(b.metric("frobenius_K"))),
+    _metric("effective_dimension_K", "inverse dimension", ("power",), lambda b: 1 / b.metric("effective_dimension_K")),
+    _metric("average_K", "partial trace for average", ("reduction",), lambda b: b.metric("partial_trace_K")),
+    _metric("partial_trace_K", "average for partial trace", ("reduction",), lambda b: b.metric("average_K")),
+    _metric("average_P", "average transposed", ("transpose",), lambda b: b.metric("average_P").T),
+    _metric(
+        "average_P",
+        "partial trace of P for average",
+        ("reduction",),
+        lambda b: points(b) * np.eye(len(b.metric("average_P"))),
+    ),
+    _metric("trace_NTK", "trace of K for the NTK", ("composition",), lambda b: b.metric("trace_K")),
+    _metric("frobenius_NTK", "root of the norm", ("power",), lambda b: np.sqrt(b.metric("frobenius_NTK"))),
+    _metric(
+        "effective_dimension_NTK",
+        "dimension of K for the NTK",
+        ("composition",),
+        lambda b: b.metric("effective_dimension_K"),
+    ),
+    _metric("average_NTK", "sum for mean", _MEASURE, lambda b: points(b) * b.metric("average_NTK")),
+    _metric(
+        "average_NTK", "partial trace of the NTK for average", ("reduction",), lambda b: b.metric("partial_trace_NTK")
+    ),
+    _metric(
+        "partial_trace_NTK",
+        "off-diagonal dropped",
+        ("reduction",),
+        lambda b: np.diag(np.diag(b.metric("partial_trace_NTK"))),
+    ),
+    _metric("alignment_K_NTK", "not normalised", ("reduction",), lambda b: np.vdot(b.gram("K"), b.gram("NTK"))),
+    _m(
+        "metrics: precision",
+        "computed more coarsely than declared",
+        ("precision lower than declared",),
+        computed_coarser("metric"),
+        arithmetics=_NOT_SHORTEST,
+    ),
+]
+
 #: The mutants by name.
 MUTANTS: dict[str, Mutant] = {
     mutant.name: mutant
-    for mutant in (*_TRAJECTORIES, *_PROPAGATORS, *_ADJOINTS, *_INVERSES, *_JACOBIANS, *_TRANSPOSES, *_KERNELS)
+    for mutant in (
+        *_TRAJECTORIES,
+        *_PROPAGATORS,
+        *_ADJOINTS,
+        *_INVERSES,
+        *_JACOBIANS,
+        *_TRANSPOSES,
+        *_KERNELS,
+        *_METRICS,
+    )
 }

@@ -69,6 +69,20 @@ def over_form(operators: str, **changes: Callable[[EmulatedBackend], Array]) -> 
     return plant
 
 
+def metric_instead(name: str, compute: Callable[[EmulatedBackend], npt.ArrayLike]) -> Plant:
+    """Compute another number or matrix for a metric: `compute(backend as it was)`."""
+
+    def plant(backend: EmulatedBackend) -> None:
+        right = backend.with_form(backend.form)
+
+        def metric(asked: str) -> Array:
+            return backend.store(compute(right)) if asked == name else right.metric(asked)
+
+        setattr(backend, "metric", metric)  # noqa: B010 - a method of this one backend
+
+    return plant
+
+
 def at_states(change: Callable[[EmulatedBackend], Array]) -> Plant:
     """Change the trajectory; the operators are linearised there."""
 

@@ -19,7 +19,7 @@ from kpref.models.base import SiteModel
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.coefficients import CoefficientErrors, Spread, coefficient_errors, relative, sum_error
 
-__all__ = ["Chunk", "chunks", "jacobian", "jacobian_transpose", "parameter_product", "parameter_terms", "underflow"]
+__all__ = ["Chunk", "chunks", "jacobian", "jacobian_transpose", "parameter_product", "parameter_terms"]
 
 Array = npt.NDArray[Any]
 
@@ -57,18 +57,10 @@ class Chunk:
         return len(self.weight) // self.weight.shape[1]
 
 
-def underflow(arithmetic: Arithmetic) -> float:
-    """Absolute error of a number near or below the smallest normal one.
-
-    Accelerators flush such float32 and bfloat16 numbers to zero; the narrow range of float16 they extend gradually.
-    """
-    return arithmetic.smallest * (arithmetic.unit if arithmetic.largest < 1e30 else 1.0)
-
-
 def chunks(model: SiteModel, form: SiteForm, states: Array, inputs: Array, arithmetic: Arithmetic) -> Iterator[Chunk]:
     """The linearisation of `model` at states (R, B, H) under inputs (R, B, n_in), a few rows at a time."""
     rows, trials, units = states.shape
-    lost = Spread(np.array(underflow(arithmetic)), np.array(underflow(arithmetic)))
+    lost = Spread(np.array(arithmetic.underflow), np.array(arithmetic.underflow))
     step = max(1, _CHUNK_ENTRIES // (trials * units * form.gates.shape[2]))
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
@@ -118,7 +110,7 @@ def _kept_error(chunk: Chunk, x: Array) -> Spread:
     Entries of a dense Jacobian that are too small for the arithmetic are lost one by one.
     """
     kept, arithmetic = chunk.decay * x, chunk.arithmetic
-    entries = relative(np.abs(x).sum(axis=-1, keepdims=True), underflow(arithmetic))
+    entries = relative(np.abs(x).sum(axis=-1, keepdims=True), arithmetic.underflow)
     return (
         entries
         + chunk.errors.decay.times(x)
@@ -131,7 +123,7 @@ def jacobian(chunk: Chunk, x: Array) -> tuple[Array, Spread]:
     """``A x = C0 x + sum_g G_g W_g (S x)`` and the error that a backend may make."""
     unit, errors, k = chunk.arithmetic.unit, chunk.errors, chunk.n_recurrent
     scaled = chunk.slope * x
-    lost = underflow(chunk.arithmetic)
+    lost = chunk.arithmetic.underflow
     carried = errors.slope.times(x) + relative(scaled, unit, 2) + relative(np.ones_like(x), lost)
     currents, error = _weighted(chunk.weight, scaled, carried, chunk.arithmetic)
     currents = currents.reshape(*x.shape[:2], k, x.shape[2])
@@ -149,7 +141,7 @@ def jacobian_transpose(chunk: Chunk, x: Array) -> tuple[Array, Spread]:
     """``A^T x = C0 x + S sum_g W_g^T (G_g x)`` and the error that a backend may make."""
     unit, errors, k = chunk.arithmetic.unit, chunk.errors, chunk.n_recurrent
     terms = chunk.gates[:, :, :k] * x[:, :, None]
-    lost = underflow(chunk.arithmetic)
+    lost = chunk.arithmetic.underflow
     carried = errors.gates[..., :k, :].times(x[:, :, None]) + relative(terms, unit, 2) + relative(np.ones(1), lost)
     shape = (*x.shape[:2], -1)
     flat = Spread(carried.deviation.reshape(shape), carried.worst.reshape(shape))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from kpref.flow import Flow
 from kpref.models.base import SiteModel
+from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS, Backend
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.evaluation import stages
@@ -23,6 +24,9 @@ Array = npt.NDArray[Any]
 #: Bounds in standard deviations: of one product, and of errors that a sweep has carried along.
 LOCAL_BOUND = 10.0
 SWEPT_BOUND = 15.0
+
+#: A coarser arithmetic explains errors only if they reach this part of a deviation of it.
+_IDLE = 0.05
 
 #: Numbers beyond it are not asked for: the analysis squares them.
 _LARGEST = 1e70
@@ -123,6 +127,22 @@ class Session:
             "gradient": judge.gradient,
         }
         return calls[operator](tensor, answer)
+
+    def precision(self, compare: Callable[[], Comparison], bound: float = LOCAL_BOUND) -> str | None:
+        """The finest arithmetic coarser than the declared one that explains the errors."""
+        declared, judge = self.arithmetic, self.judge
+        for name in ("float32", "tf32", "float16", "bfloat16"):
+            other = ARITHMETICS[name]
+            if max(other.unit, other.operand) <= max(declared.unit, declared.operand):
+                continue
+            self.judge = judge.with_arithmetic(other)
+            try:
+                ratio = compare().ratio()
+            finally:
+                self.judge = judge
+            if ratio.max() <= bound and ratio.max() > _IDLE:
+                return f"precision lower than declared: the errors are those of {name}"
+        return None
 
     def judged(self, blank: Check, comparison: Comparison, bound: float) -> Check:
         """A check with figure, verdict and places filled in."""

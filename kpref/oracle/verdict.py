@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Check", "Place", "Report", "Verdict"]
+from kpref.oracle.backend import BackendFault
+
+__all__ = ["Check", "Place", "Report", "Verdict", "faulty"]
 
 Array = npt.NDArray[Any]
 Verdict = Literal["pass", "defect", "not offered", "could not run"]
@@ -36,7 +38,8 @@ class Place:
     def __str__(self) -> str:
         if self.parameter is not None:
             return self.parameter
-        return f"trial {self.trial}, step {self.step}, unit {self.unit}"
+        parts = ((name, getattr(self, name)) for name in ("trial", "step", "unit"))
+        return ", ".join(f"{name} {index}" for name, index in parts if index is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,3 +152,9 @@ class Report:
     def __str__(self) -> str:
         verdict = "PASS" if self.passed else "DEFECT" if self.defects else "COULD NOT RUN"
         return "\n".join([f"{verdict}: {self.problem}, {self.arithmetic}", *(str(check) for check in self.checks)])
+
+
+def faulty(blank: Check, fault: BackendFault) -> Check:
+    """A backend that raises or hangs could not be judged; one that answers with nonsense is wrong."""
+    verdict: Verdict = "could not run" if fault.could_not_run else "defect"
+    return replace(blank, verdict=verdict, message=str(fault), guess=None)

@@ -8,7 +8,6 @@ estimated, from a few random errors of the size of each step's; there the bound 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,21 +17,19 @@ import numpy.typing as npt
 from kpref.flow import Flow
 from kpref.models.base import Map, SiteModel
 from kpref.oracle import hypotheses
-from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
+from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.coefficients import Spread
 from kpref.oracle.evaluation import FACTORS, evaluate
+from kpref.oracle.metrics import check_metrics
 from kpref.oracle.session import LOCAL_BOUND, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
 from kpref.oracle.trajectories import explain_states
-from kpref.oracle.verdict import Check, Report, Verdict
+from kpref.oracle.verdict import Check, Report, faulty
 
 __all__ = ["verify"]
 
 Array = npt.NDArray[Any]
-
-#: A coarser arithmetic explains errors only if they reach this part of a deviation of it.
-_IDLE = 0.05
 
 _NOT_LINEAR = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
 
@@ -63,7 +60,7 @@ def verify(
     backend : object
         Has some of `states`, `P`, `P_T`, `P_inverse`, `J`, `J_T`, `K`, `NTK`, `gradient`: callables on tensors of the
         flow's shapes, or LinearOperators on flat vectors. `states`, where offered, are the points of linearisation;
-        they are certified first.
+        they are certified first. And, optionally, `metrics`; see `kpref.oracle.backend`.
     flow : Flow
         Of a network in discrete time: the problem that the backend was given. Parameters, inputs and initial states are
         rounded to what the backend's arithmetic can hold.
@@ -96,6 +93,8 @@ def verify(
         # The same probes of an operator whatever else is offered: golden folders hold answers to them.
         session.generator = np.random.default_rng([seed, position])
         checks += session.operator(operator)
+    session.generator = np.random.default_rng([seed, len(OPERATORS)])
+    checks += check_metrics(session)
     return Report(tuple(checks), wrapped.arithmetic.name, repr(flow))
 
 
@@ -111,13 +110,13 @@ class _Verification(Session):
         try:
             states = self.backend.states()
         except BackendFault as fault:
-            return [_fault(blank, fault)]
+            return [faulty(blank, fault)]
         self.take_states(states)
         comparison = self.judge.states(states)
         check = self.judged(blank, comparison, LOCAL_BOUND)
         if check.verdict == "defect":
             guess = explain_states(self.judge, self.z0, states, comparison, LOCAL_BOUND)
-            check = replace(check, guess=guess or self._precision(lambda: self.judge.states(states)))
+            check = replace(check, guess=guess or self.precision(lambda: self.judge.states(states)))
         return [check]
 
     def operator(self, operator: str) -> list[Check]:
@@ -132,7 +131,7 @@ class _Verification(Session):
             answer = self.backend(operator, tensor)
             self.backend.check_independence(operator, tensor, self.probe(operator))
         except BackendFault as fault:
-            return [_fault(blank, fault)]
+            return [faulty(blank, fault)]
         except OutOfRange as reason:
             return [replace(blank, verdict="could not run", message=str(reason))]
         comparison = self.compare(operator, tensor, answer)
@@ -146,7 +145,7 @@ class _Verification(Session):
             try:
                 checks += make(result)
             except BackendFault as fault:
-                checks.append(_fault(identity, fault))
+                checks.append(faulty(identity, fault))
             except OutOfRange as reason:
                 checks.append(replace(identity, verdict="could not run", message=str(reason)))
         if check.verdict == "defect":
@@ -161,7 +160,7 @@ class _Verification(Session):
         if culprits and self._follows(result):
             return f"follows: from the defect of {' and '.join(culprits)}"
         explained = hypotheses.explain(self.judge, operator, tensor, answer, result.comparison, bound_of(operator))
-        return explained or self._precision(lambda: self.compare(operator, tensor, answer), bound_of(operator))
+        return explained or self.precision(lambda: self.compare(operator, tensor, answer), bound_of(operator))
 
     def _follows(self, result: Answer) -> bool:
         """Whether the backend's own factors, one after another, give what its product of them does."""
@@ -176,22 +175,6 @@ class _Verification(Session):
         gap = Comparison(result.answer - value, result.comparison.spread).ratio()
         # An answer that is too large carries rounding errors that are too large.
         return bool(np.median(gap) <= 0.1 * np.median(result.comparison.ratio()) or np.max(gap) <= SWEPT_BOUND)
-
-    def _precision(self, compare: Callable[[], Comparison], bound: float = LOCAL_BOUND) -> str | None:
-        """The finest arithmetic coarser than the declared one that explains the errors."""
-        declared, judge = self.arithmetic, self.judge
-        for name in ("float32", "tf32", "float16", "bfloat16"):
-            other = ARITHMETICS[name]
-            if max(other.unit, other.operand) <= max(declared.unit, declared.operand):
-                continue
-            self.judge = judge.with_arithmetic(other)
-            try:
-                ratio = compare().ratio()
-            finally:
-                self.judge = judge
-            if ratio.max() <= bound and ratio.max() > _IDLE:
-                return f"precision lower than declared: the errors are those of {name}"
-        return None
 
     # Identities
 
@@ -331,9 +314,3 @@ class _Verification(Session):
             self.scalar(symmetric, gap, float(deviation), SWEPT_BOUND),
             self.scalar(positive, min(energy, 0.0), float(np.linalg.norm(own * weighed_q)), SWEPT_BOUND),
         ]
-
-
-def _fault(blank: Check, fault: BackendFault) -> Check:
-    """A backend that raises or hangs could not be judged; one that answers with nonsense is wrong."""
-    verdict: Verdict = "could not run" if fault.could_not_run else "defect"
-    return replace(blank, verdict=verdict, message=str(fault), guess=None)

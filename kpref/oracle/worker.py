@@ -64,6 +64,18 @@ def make_backend(spec: str, flow: Any, arithmetic: str | None) -> Backend:
         raise BackendFault("raised", "backend", str(error)) from error
 
 
+def _offer(backend: Backend) -> dict[str, Any]:
+    """What a backend declares; a fault of its list of metrics is told, and does not end the conversation."""
+    offered = {name: backend.offers(name) for name in ("states", *OPERATORS)}
+    metrics: tuple[str, ...] = ()
+    fault = None
+    try:
+        metrics = backend.metric_names()
+    except BackendFault as error:
+        fault = [error.kind, str(error)]
+    return {"arithmetic": backend.arithmetic.name, "offered": offered, "metrics": metrics, "metrics_fault": fault}
+
+
 def main() -> None:
     """Answer requests until the other side closes the pipe."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
@@ -80,10 +92,11 @@ def main() -> None:
             if backend is None:
                 flow = rebuild(message["description"], dict(zip(message["names"], arrays, strict=True)))
                 backend = make_backend(message["factory"], flow, message["arithmetic"])
-                offered = {name: backend.offers(name) for name in ("states", *OPERATORS)}
-                send(answers, {"arithmetic": backend.arithmetic.name, "offered": offered})
+                send(answers, _offer(backend))
             elif message["operator"] == "states":
                 send(answers, {}, [backend.states()])
+            elif message["operator"] == "metrics":
+                send(answers, {}, backend.metric(message["metric"], tuple(message["shape"])))
             elif len(arrays) == 2:
                 backend.check_independence(message["operator"], *arrays)
                 send(answers, {})

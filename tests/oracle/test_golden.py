@@ -49,6 +49,7 @@ def test_right_answers_pass_in_every_arithmetic(tmp_path, arithmetic):
     backend = emulate(flow, get_arithmetic(arithmetic))
     answer(folder, backend)
     np.savez(folder / "answers" / "states.npz", states=backend.states)
+    np.savez(folder / "answers" / "metrics.npz", **{name: call() for name, call in backend.metrics.items()})
     report = check_golden(folder)
     assert report.passed, str(report)
     assert report.arithmetic == arithmetic

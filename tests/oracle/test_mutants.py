@@ -45,16 +45,19 @@ def catches():
 
 def test_there_are_mutants_of_every_operator():
     assert len(MUTANTS) >= 50
-    assert {mutant.operator for mutant in MUTANTS.values()} == {"states", *OPERATORS}
+    assert {mutant.operator for mutant in MUTANTS.values()} == {"states", *OPERATORS, "metrics"}
     assert all(mutant.classes and mutant.description and mutant.models for mutant in MUTANTS.values())
 
 
 def test_every_mutant_is_caught_or_too_small_to_be(catches):
     assert not [catch for catch in catches if catch.outcome == "escaped"]
     hidden = [catch for catch in catches if catch.outcome == "hidden"]
-    # A hundred-thousandth is below the units of TF32 and bfloat16, and nothing else may hide.
-    assert all("1 + 1e-5" in catch.mutant and catch.arithmetic in ("tf32", "bfloat16") for catch in hidden)
-    assert all(catch.size < 1 for catch in hidden)
+    # A hundred-thousandth is below the units of TF32 and bfloat16, and numbers of dynamics that amplify the rounding of
+    # short numbers say little; nothing else may hide.
+    operators = [catch for catch in hidden if not catch.mutant.startswith("metrics")]
+    assert all("1 + 1e-5" in catch.mutant and catch.arithmetic in ("tf32", "bfloat16") for catch in operators)
+    assert all(catch.size < 1 for catch in operators)
+    assert all(catch.arithmetic in ("tf32", "bfloat16") for catch in hidden)
 
 
 def test_the_operator_is_named(catches):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +14,9 @@ from kpref.oracle.arithmetic import get_arithmetic
 from kpref.oracle.problem import rounded
 
 __all__ = ["flow_backend"]
+
+#: Entries of a state tensor up to which products for each of them are cheap.
+_SMALL = 2000
 
 
 def flow_backend(flow: Flow, dtype: str | None = None) -> SimpleNamespace:
@@ -33,5 +39,42 @@ def flow_backend(flow: Flow, dtype: str | None = None) -> SimpleNamespace:
     own = rounded(flow, get_arithmetic(name), np.dtype(name))
     return SimpleNamespace(
         arithmetic=name, states=own.states, P=own.P, P_T=own.P.T, P_inverse=own.P_inverse, J=own.J, J_T=own.J.T,
-        K=own.K, NTK=own.NTK, gradient=own.D.star,
+        K=own.K, NTK=own.NTK, gradient=own.D.star, metrics=flow_metrics(own),
     )  # fmt: skip
+
+
+def flow_metrics(flow: Flow) -> dict[str, Callable[[], Any]]:
+    """The metrics of `kpref.oracle.metrics` as kpref computes them: those of K and all averages exactly.
+
+    Numbers of the NTK are estimates with their standard errors where the flow is not small; its partial trace, one
+    product for each point of the trajectories and unit, is offered only where it is.
+    """
+    from kpref import spectra
+    from kpref.operators import average, partial_trace
+
+    spectrum = cache(lambda: spectra.kernel_spectrum(flow))
+    metrics: dict[str, Callable[[], Any]] = {
+        "trace_K": lambda: spectrum().trace,
+        "frobenius_K": lambda: spectrum().frobenius,
+        "effective_dimension_K": lambda: spectrum().effective_dimension,
+        "partial_trace_K": lambda: np.diag(spectra.kernel_unit_trace(flow.linearization, flow.space.mu)),
+        "average_K": lambda: average(flow.K, "unit").to_dense(),
+        "average_P": lambda: average(flow.P, "unit").to_dense(),
+        "average_NTK": lambda: average(flow.NTK, "unit").to_dense(),
+        "trace_NTK": lambda: _pair(spectra.adjoint_trace(flow.D)),
+        "frobenius_NTK": lambda: _root(spectra.frobenius_squared(flow.NTK)),
+        "effective_dimension_NTK": lambda: _pair(spectra.effective_dimension(flow.NTK, probes=24)),
+        "alignment_K_NTK": lambda: _pair(spectra.alignment(flow.K, flow.NTK, probes=24)),
+    }
+    if flow.states.size <= _SMALL:
+        metrics["partial_trace_NTK"] = lambda: partial_trace(flow.NTK, "unit").to_dense()
+    return metrics
+
+
+def _pair(estimate: Any) -> tuple[float, float]:
+    return estimate.value, estimate.standard_error
+
+
+def _root(square: Any) -> tuple[float, float]:
+    value = np.sqrt(square.value)
+    return value, square.standard_error / (2 * value) if value else 0.0

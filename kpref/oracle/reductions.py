@@ -1,0 +1,276 @@
+"""The numbers that operators are summed up in, and what rounding can do to a backend's.
+
+Traces, norms and reduced views of K = J J^T Mu and NTK = D D^T Mu, D = P J, follow from the rows of ``Mu^(1/2) J`` and
+``Mu^(1/2) D``; so do their errors. If a backend's D errs by dD, the root mean square of ``dD theta`` over white theta
+is the Frobenius norm of dD, unit by unit, and the certificates know how large rounding makes it. To first order, and if
+all errors conspired,
+
+    |d tr(D D^T)| <= 2 |D| |dD|,      |d |D D^T|_F| <= 2 ||D||_2 |dD| <= 2 |D D^T|_F^(1/2) |dD|,
+    |d <D_k, D_l>| <= |D_k| |dD_l| + |dD_k| |D_l|      with D_k the rows of unit k,
+
+the norms being those of Frobenius. An average over all pairs of points is the mean of a product over points,
+``<A> s = mean of A (1 (x) s) / (B T)``, whose certificate is at hand. Where the NTK is too large for its exact numbers
+they are estimated from random probes, and the sampling error is added to what rounding explains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref import kernels
+from kpref.oracle.certificates import Comparison, Judge
+from kpref.oracle.coefficients import Spread
+from kpref.oracle.evaluation import evaluate, stages
+from kpref.spectra.closed_form import kernel_unit_average, kernel_unit_trace
+from kpref.spectra.kernel import form_spectrum
+
+__all__ = ["Moments", "Reductions", "Target"]
+
+Array = npt.NDArray[Any]
+
+#: Entries of D up to which numbers of the NTK are computed exactly.
+_EXACT_ENTRIES = 1 << 22
+#: Random probes where they are not, and parameter vectors that errors of J and D are measured on.
+_PROBES, _VECTORS = 32, 4
+#: How many times a standard error of sampling counts: deviations of rounding are those of errors that conspire, which
+#: are met and hardly exceeded, but an estimate may well lie several standard errors off.
+_SAMPLING = 4.0
+#: Tensors that a kernel handles at once.
+_BATCH = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The right value of a metric and how far a backend's may be from it.
+
+    Attributes
+    ----------
+    value, deviation : ndarray
+        A number (shape ()), a matrix over units (H, H), or its product with `probes`.
+    probes : ndarray or None
+        (H, count): the matrix is compared by its products with these.
+    size : float
+        Largest number on the way to an average.
+    """
+
+    value: Array
+    deviation: Array
+    probes: Array | None = None
+    size: float = 0.0
+
+    def compare(self, claimed: Array, standard_error: Array) -> Comparison:
+        """A claimed value, which may have a sampling error of its own, against this one."""
+        if self.probes is not None:
+            claimed = claimed @ self.probes
+            standard_error = np.sqrt(np.square(standard_error) @ np.square(self.probes))
+        size = np.hypot(self.deviation, _SAMPLING * standard_error)
+        return Comparison(claimed - self.value, Spread(size, size))
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Trace and Frobenius norm of a Gram operator with their deviations.
+
+    Attributes
+    ----------
+    trace, frobenius : float
+    trace_error, frobenius_error : float
+    rows : ndarray, shape (H,)
+        Size of the errors of its factor, unit by unit.
+    """
+
+    trace: float
+    frobenius: float
+    trace_error: float
+    frobenius_error: float
+    rows: Array
+
+
+class Reductions:
+    """Reference values of metrics at the judge's linearisation.
+
+    Parameters
+    ----------
+    judge : Judge
+    generator : numpy.random.Generator
+        Of probes.
+    """
+
+    def __init__(self, judge: Judge, generator: np.random.Generator) -> None:
+        self.judge, self._generator = judge, generator
+        self._form, self._mu = judge.form, judge.space.mu
+        self._root = np.sqrt(self._mu)[:, :, None]
+        self.shape: tuple[int, int, int] = (*self._mu.shape, judge.form.n_states)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the numbers of the NTK are exact, and not estimated."""
+        return int(self._form.n_parameters * np.prod(self.shape)) <= _EXACT_ENTRIES
+
+    # Reduced views
+
+    def average(self, operator: str) -> Target:
+        """``<A>`` by its products with two vectors of random signs."""
+        units = self.shape[2]
+        probes = self._generator.choice([-1.0, 1.0], size=(units, 2))
+        columns, sizes, largest = [], [], 0.0
+        for vector in probes.T:
+            q = np.broadcast_to(vector, self.shape).copy()
+            *others, y = stages(operator, self._form, self.judge.space, q)
+            largest = max(largest, *(float(np.abs(value).max()) for value in (*others, y)))
+            calls = {"P": self.judge.propagator, "K": self.judge.kernel, "NTK": self.judge.tangent_kernel}
+            own = calls[operator](q, y).spread.deviation
+            if operator == "P":  # the certificate has the errors of each step
+                own = self._response(own)
+            own = own + self._summing(np.abs(y))
+            columns.append(y.mean(axis=(0, 1)) / self._mu.size)
+            sizes.append(own.mean(axis=(0, 1)) / self._mu.size)  # as if the errors of all points were one
+        return Target(np.stack(columns, axis=1), np.stack(sizes, axis=1), probes, largest)
+
+    def average_matrix(self, operator: str) -> Array:
+        """``<A>``, (H, H)."""
+        if operator == "K":
+            return kernel_unit_average(self._form, self._mu)
+        units = np.eye(self.shape[2])
+        columns = [
+            evaluate(operator, self._form, self.judge.space, np.broadcast_to(unit, self.shape).copy()).mean(axis=(0, 1))
+            for unit in units
+        ]
+        return np.stack(columns, axis=1) / self._mu.size
+
+    def _response(self, local: Array) -> Array:
+        """What P makes of random errors of each step."""
+        squares = np.zeros(self.shape)
+        for _ in range(_BATCH):
+            noise = self._generator.standard_normal(self.shape) * local
+            squares += np.square(kernels.tangent(self._form, noise[None])[0]) / _BATCH
+        return np.asarray(np.sqrt(squares))
+
+    def _summing(self, sizes: Array) -> Array:
+        """Rounding of a sum over all points and of its result, for each of its terms."""
+        arithmetic = self.judge.arithmetic
+        return (4 * arithmetic.unit + arithmetic.accumulate * np.sqrt(self._mu.size)) * sizes
+
+    # Moments
+
+    @cached_property
+    def K(self) -> Moments:
+        """Of the parameter operator, exact."""
+        spectrum = form_spectrum(self._form, self._mu)
+        rows = self._row_errors(lambda theta: self.judge.parameter_jacobian(theta, self._image(theta, "J")).spread)
+        return self._moments(spectrum.trace, spectrum.frobenius, rows, np.zeros(2))
+
+    @cached_property
+    def NTK(self) -> Moments:
+        """Of the neural tangent kernel, exact or estimated."""
+        rows = self._row_errors(self.judge.sensitivity)
+        if self._columns is not None:
+            wide = self._columns.reshape(len(self._columns), -1)
+            gram = wide @ wide.T if len(wide) < wide.shape[1] else wide.T @ wide
+            return self._moments(float(np.trace(gram)), float(np.linalg.norm(gram)), rows, np.zeros(2))
+        traces, squares = self._samples[:2]
+        frobenius = float(np.sqrt(squares.mean()))
+        sampling = np.array([_standard_error(traces), _standard_error(squares) / (2 * frobenius)])
+        return self._moments(float(traces.mean()), frobenius, rows, sampling)
+
+    def units(self, operator: str) -> Target:
+        """Partial trace over trials and time, (H, H)."""
+        sampling: Array | float = 0.0
+        if operator == "K":
+            value = np.diag(kernel_unit_trace(self._form, self._mu))
+        elif self._columns is not None:
+            flat = np.moveaxis(self._columns, 3, 0).reshape(self.shape[2], -1)
+            value = flat @ flat.T
+        else:
+            value, sampling = self._sampled_units()
+        rows = (self.K if operator == "K" else self.NTK).rows
+        crossed = np.outer(np.sqrt(np.maximum(np.diag(value), 0.0)), rows)
+        rounding = crossed + crossed.T + np.outer(rows, rows) + self._summing(np.abs(value)) + self.judge.floor
+        return Target(value, np.hypot(rounding, _SAMPLING * sampling))
+
+    def alignment(self) -> tuple[float, float]:
+        """``tr(K* NTK) / (|K| |NTK|)``, and its deviation."""
+        if self._columns is not None:
+            images = [
+                kernels.parameter_transpose(self._form, np.ascontiguousarray(self._root * part))
+                for part in _batches(self._columns)
+            ]
+            cross, sampling = float(sum(np.square(image).sum() for image in images)), 0.0
+        else:
+            cross, sampling = float(self._samples[2].mean()), _standard_error(self._samples[2])
+        value = cross / (self.K.frobenius * self.NTK.frobenius)
+        errors = [2 * moments.frobenius_error / moments.frobenius for moments in (self.K, self.NTK)]
+        return value, float(np.hypot(sum(errors), value * _SAMPLING * sampling / cross))
+
+    def _moments(self, trace: float, frobenius: float, rows: Array, sampling: Array) -> Moments:
+        total, sizes = float(np.linalg.norm(rows)), np.array([trace, frobenius])
+        errors = 2 * np.sqrt(sizes) * total + total**2 + self._summing(sizes)
+        trace_error, frobenius_error = np.hypot(errors, _SAMPLING * sampling)
+        return Moments(trace, frobenius, float(trace_error), float(frobenius_error), rows)
+
+    def _row_errors(self, spread: Callable[[Array], Spread]) -> Array:
+        """Frobenius norm of the errors of ``Mu^(1/2) J`` or ``Mu^(1/2) D`` for each unit, (H,)."""
+        squares = np.zeros(self.shape[2])
+        for _ in range(_VECTORS):
+            theta = self._generator.standard_normal(self._form.n_parameters)
+            squares += np.square(self._root * spread(theta).deviation).sum(axis=(0, 1)) / _VECTORS
+        return np.sqrt(squares)
+
+    def _image(self, theta: Array, operator: str) -> Array:
+        return evaluate(operator, self._form, self.judge.space, theta)
+
+    # The NTK, exactly or by probes
+
+    @cached_property
+    def _columns(self) -> Array | None:
+        """``Mu^(1/2) D``, parameters first (M, B, T, H), if it is small enough."""
+        parameters = self._form.n_parameters
+        if not self.exact:
+            return None
+        out = np.empty((parameters, *self.shape))
+        for part in range(0, parameters, _BATCH):
+            basis = np.eye(parameters)[part : part + _BATCH]
+            out[part : part + _BATCH] = kernels.tangent(self._form, kernels.parameter_product(self._form, basis))
+        return out * self._root
+
+    @cached_property
+    def _samples(self) -> Array:
+        """``|D^T Mu^(1/2) g|^2``, ``|S g|^2`` and ``g . K S g`` for white g, S and K in symmetric form: (3, probes)."""
+        found = np.empty((3, _PROBES))
+        for probe in range(_PROBES):
+            g = self._generator.standard_normal((1, *self.shape))
+            theta = kernels.parameter_transpose(self._form, kernels.adjoint(self._form, self._root * g))
+            image = kernels.tangent(self._form, kernels.parameter_product(self._form, theta)) * self._root
+            by_parameters = [kernels.parameter_transpose(self._form, self._root * value) for value in (g, image)]
+            found[:, probe] = np.vdot(theta, theta), np.vdot(image, image), np.vdot(*by_parameters)
+        return found
+
+    def _sampled_units(self) -> tuple[Array, Array]:
+        """Partial trace of the NTK over trials and time, and its standard error."""
+        units, samples = self.shape[2], []
+        for _ in range(_BATCH):
+            signs = self._generator.choice([-1.0, 1.0], size=(*self.shape[:2], 1)) * self._root
+            rows = np.empty((units, self._form.n_parameters))
+            for start in range(0, units, _BATCH):
+                basis = signs[None] * np.eye(units)[start : start + _BATCH, None, None]
+                rows[start : start + _BATCH] = kernels.parameter_transpose(
+                    self._form, kernels.adjoint(self._form, basis)
+                )
+            samples.append(rows @ rows.T)
+        # Few samples may agree by chance: no entry is taken to be surer than they are on average.
+        errors = np.std(samples, axis=0, ddof=1) / np.sqrt(_BATCH)
+        return np.mean(samples, axis=0), np.maximum(errors, np.sqrt(np.mean(np.square(errors))))
+
+
+def _standard_error(samples: Array) -> float:
+    return float(np.std(samples, ddof=1) / np.sqrt(len(samples)))
+
+
+def _batches(tensors: Array) -> Iterator[Array]:
+    return (tensors[start : start + _BATCH] for start in range(0, len(tensors), _BATCH))
