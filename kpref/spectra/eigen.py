@@ -71,6 +71,7 @@ def eigh(
     tol: float = 1e-10,
     start: npt.ArrayLike | None = None,
     method: str = "auto",
+    copies: bool = True,
     progress: Callable[[int], object] | None = None,
 ) -> Eigen:
     """The k largest eigenvalues of a self-adjoint operator, and their eigenfunctions.
@@ -92,6 +93,9 @@ def eigh(
     method : {"auto", "lanczos", "block", "dense", "primme"}
         Lanczos iteration with full orthogonalisation, one vector or k vectors at a time; a dense solver; or the package
         PRIMME, if it is installed. "auto" takes a dense solver for small problems and otherwise "lanczos".
+    copies : bool
+        Whether to make sure that no copy of a multiple eigenvalue is missed, which takes some 10 products more. SciPy's
+        `eigsh` does not; where all eigenvalues are known to be simple there is no need to.
     progress : callable, optional
         Called with the number of products after each call of the operator.
 
@@ -126,7 +130,7 @@ def eigh(
     rng = np.random.default_rng([seed, 1])
     if factor is None or factor.domain.size >= form.size:
         rows = None if initial is None else form.coordinates.to_vectors(initial)
-        values, vectors, converged = _solve(form, form.size, count, rows, tol, method, op, seed)
+        values, vectors, converged = _solve(form, form.size, count, rows, tol, method, op, seed, copies)
         used = form.n_products
     else:
         rows = None if initial is None else factor.transpose(form.coordinates.to_vectors(initial))
@@ -135,7 +139,7 @@ def eigh(
         def small(batch: Array) -> Array:
             return factor.transpose(factor(batch))
 
-        values, vectors, converged = _solve(small, factor.domain.size, inner, rows, tol, method, op, seed)
+        values, vectors, converged = _solve(small, factor.domain.size, inner, rows, tol, method, op, seed, copies)
         values, vectors, converged = _lift(factor, values, vectors, converged, count, rng)
         used = factor.n_products
     tensors = form.to_tensors(vectors)
@@ -172,7 +176,15 @@ def signs(tensors: Array) -> Array:
 
 
 def _solve(
-    apply: Map, size: int, k: int, start: Array | None, tol: float, method: str, op: TensorOperator, seed: int
+    apply: Map,
+    size: int,
+    k: int,
+    start: Array | None,
+    tol: float,
+    method: str,
+    op: TensorOperator,
+    seed: int,
+    copies: bool,
 ) -> tuple[Array, Array, Array]:
     """Values (k,), vectors (k, n) and whether they converged, of a symmetric matrix given by its map of vectors."""
     if method == "dense" or (method == "auto" and (size <= _DENSE_SIZE or 5 * k > size)):
@@ -182,9 +194,9 @@ def _solve(
     search = SymmetricSearch(apply, size, k, op.dtype, seed, op.name)
     rows = None if start is None else start.astype(op.dtype)
     if method == "block":
-        (values, vectors), converged = iterate(search, rows, tol, k)
+        (values, vectors), converged = iterate(search, rows, tol, k, copies)
     else:
-        (values, vectors), converged = iterate(search, None if rows is None else blend(rows), tol)
+        (values, vectors), converged = iterate(search, None if rows is None else blend(rows), tol, copies=copies)
     return values, vectors, converged
 
 

@@ -300,7 +300,9 @@ class RectangularSearch(Search):
         return left, self.values[: self.k].copy(), self._rotations[: self.k] @ self.basis[: self.used]
 
 
-def iterate(search: Search, start: Array | None, tol: float, block: int = 1) -> tuple[tuple[Array, ...], Array]:
+def iterate(
+    search: Search, start: Array | None, tol: float, block: int = 1, copies: bool = True
+) -> tuple[tuple[Array, ...], Array]:
     """Let a search run until its k leading pairs have converged and nothing seems to be missed.
 
     Parameters
@@ -312,6 +314,8 @@ def iterate(search: Search, start: Array | None, tol: float, block: int = 1) -> 
         Largest residual relative to the largest value; no smaller than `noise`.
     block : int
         Vectors that a step adds.
+    copies : bool
+        Whether to look for missed copies of the leading values.
 
     Returns
     -------
@@ -332,7 +336,7 @@ def iterate(search: Search, start: Array | None, tol: float, block: int = 1) -> 
             search.grow([search.random()])
         else:
             pairs = search.pairs()
-            if _nothing_missed(search, tol):
+            if not copies or _nothing_missed(search, tol):
                 return pairs, np.ones(search.k, bool)
     complete, limit = search.used == search.size, search.threshold(tol)
     good = [i < search.used and bool(np.linalg.norm(search.residual(i)) <= limit) for i in range(search.k)]

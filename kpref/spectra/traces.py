@@ -76,7 +76,8 @@ def trace(
     op : TensorOperator
         From a space to itself.
     method : {"auto", "xnystrace", "xtrace", "hutch++", "hutchinson"}
-        "xnystrace" needs an operator declared positive; "auto" is "xnystrace" for those and "xtrace" for others.
+        "xnystrace" needs an operator declared positive, and is the best where the spectrum falls fast. "auto" is
+        "xtrace", which does not suffer from the slow tails that neural tangent kernels have (`scripts/estimators.py`).
     probes : int
         Number of products with the operator, at most; xtrace takes the largest even, hutch++ the largest multiple of
         three below it. If it is not smaller than the space, the trace is computed exactly.
@@ -111,7 +112,7 @@ def trace(
     if method not in ("auto", *METHODS):
         raise ValueError(f"method must be one of auto, {', '.join(METHODS)}; got {method!r}")
     if method == "auto":
-        method = "xnystrace" if op.structure.positive else "xtrace"
+        method = "xtrace"
     if method == "xnystrace" and not op.structure.positive:
         raise ValueError(f"xnystrace needs an operator declared self-adjoint and positive; {op.name} is not")
     form = SymmetricForm(op, progress)
