@@ -9,30 +9,56 @@ if TYPE_CHECKING:
     from kpref import models
     from kpref.checkpoints import load_checkpoint, save_checkpoint
     from kpref.flow import Flow
-    from kpref.operators import TensorOperator
+    from kpref.operators import TensorOperator, average, partial_trace
     from kpref.readout import Readout
     from kpref.space import EuclideanSpace, TrajectorySpace
-    from kpref.spectra import eigh, kernel_spectrum
+    from kpref.spectra import (
+        Estimate,
+        alignment,
+        effective_dimension,
+        eigh,
+        kernel_spectrum,
+        lyapunov_exponents,
+        operator_norm,
+        principal_angles,
+        schmidt_spectrum,
+        svd,
+        task_alignment,
+        trace,
+    )
     from kpref.threads import get_num_threads, set_num_threads
     from kpref.trials import Trials
 
 # Names are imported when they are first used: `import kpref` itself costs next to nothing.
 _HOMES = {
+    "load_checkpoint": "kpref.checkpoints",
+    "save_checkpoint": "kpref.checkpoints",
     "Flow": "kpref.flow",
     "TensorOperator": "kpref.operators",
+    "average": "kpref.operators",
+    "partial_trace": "kpref.operators",
     "Readout": "kpref.readout",
     "EuclideanSpace": "kpref.space",
     "TrajectorySpace": "kpref.space",
-    "Trials": "kpref.trials",
+    "Estimate": "kpref.spectra",
+    "alignment": "kpref.spectra",
+    "effective_dimension": "kpref.spectra",
     "eigh": "kpref.spectra",
     "kernel_spectrum": "kpref.spectra",
+    "lyapunov_exponents": "kpref.spectra",
+    "operator_norm": "kpref.spectra",
+    "principal_angles": "kpref.spectra",
+    "schmidt_spectrum": "kpref.spectra",
+    "svd": "kpref.spectra",
+    "task_alignment": "kpref.spectra",
+    "trace": "kpref.spectra",
     "get_num_threads": "kpref.threads",
-    "load_checkpoint": "kpref.checkpoints",
-    "save_checkpoint": "kpref.checkpoints",
     "set_num_threads": "kpref.threads",
+    "Trials": "kpref.trials",
 }
 
 __all__ = [
+    "Estimate",
     "EuclideanSpace",
     "Flow",
     "Readout",
@@ -40,13 +66,24 @@ __all__ = [
     "TrajectorySpace",
     "Trials",
     "__version__",
+    "alignment",
+    "average",
+    "effective_dimension",
     "eigh",
     "get_num_threads",
     "kernel_spectrum",
     "load_checkpoint",
+    "lyapunov_exponents",
     "models",
+    "operator_norm",
+    "partial_trace",
+    "principal_angles",
     "save_checkpoint",
+    "schmidt_spectrum",
     "set_num_threads",
+    "svd",
+    "task_alignment",
+    "trace",
 ]
 
 

@@ -134,6 +134,11 @@ class Flow:
         self.space: TrajectorySpace = self._dynamics.space
 
     @property
+    def dynamics(self) -> Dynamics:
+        """The discrete flow behind the operators: a map, or a Runge-Kutta method with its stages."""
+        return self._dynamics
+
+    @property
     def linearization(self) -> SiteForm | DenseForm:
         """Coefficients of the linearisation at the points of the trajectory."""
         return self._dynamics.linearization

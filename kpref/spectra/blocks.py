@@ -17,7 +17,7 @@ import numpy.typing as npt
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 
-__all__ = ["BlockEigen", "block_eigh"]
+__all__ = ["BlockEigen", "block_eigh", "extend_blocks"]
 
 Array = npt.NDArray[Any]
 
@@ -40,8 +40,6 @@ class BlockEigen:
         Which block each belongs to.
     residuals : ndarray, shape (k,)
         ``||A v - lambda v|| / lambda_1``, as in `kpref.spectra.Eigen`.
-    leading : ndarray, shape (number of blocks,)
-        The largest eigenvalue of each block.
     n_products : int
         Products with the operator that were needed.
     """
@@ -50,7 +48,6 @@ class BlockEigen:
     vectors: Array
     blocks: Array
     residuals: Array
-    leading: Array
     n_products: int
 
 
@@ -116,7 +113,7 @@ def block_eigh(
 
     shape = (number, space.size // number)
     require_memory(8.0 * space.size * (min(shape[1], k + _EXTRA) + k + 4), f"the Lanczos bases of {op.name}")
-    leading, values, blocks, rows = _lanczos(symmetric, shape, int(k), np.random.default_rng(seed), tol, op.name)
+    values, blocks, rows = _lanczos(symmetric, shape, int(k), np.random.default_rng(seed), tol, op.name)
     residuals, vectors = np.empty(len(values)), np.empty((len(values), *inner))
     for index, block in enumerate(blocks):
         whole = np.zeros(shape)
@@ -124,7 +121,7 @@ def block_eigh(
         residuals[index] = np.linalg.norm(symmetric(whole) - values[index] * whole) / (values[0] or 1.0)
         vectors[index] = np.moveaxis(space.scale(tensor(whole), -0.5), axis, 0)[block]
         vectors[index] *= np.sign(vectors[index].flat[np.abs(vectors[index]).argmax()]) or 1.0
-    return BlockEigen(values, vectors, blocks, residuals, leading, products)
+    return BlockEigen(values, vectors, blocks, residuals, products)
 
 
 def _lanczos(
@@ -134,8 +131,8 @@ def _lanczos(
     generator: np.random.Generator,
     tol: float,
     name: str,
-) -> tuple[Array, Array, Array, Array]:
-    """Largest Ritz value of each block; and of the k largest of all: values, blocks, vectors (k, size)."""
+) -> tuple[Array, Array, Array]:
+    """Values of the k largest pairs of all blocks, their blocks, and vectors (k, size)."""
     number, size = shape
     kept = min(k, size)
     width = min(size, kept + _EXTRA)
@@ -144,7 +141,7 @@ def _lanczos(
     basis[:, 0] /= np.linalg.norm(basis[:, 0], axis=1, keepdims=True)
     projected, first = np.zeros((number, width, width)), 0
     for _ in range(_MAX_RESTARTS):
-        beta = _extend(symmetric, basis, projected, first)
+        beta = extend_blocks(symmetric, basis, projected, first)
         ritz, rotations = np.linalg.eigh(projected)
         ritz, rotations = ritz[:, ::-1][:, :kept], rotations[:, :, ::-1][:, :, :kept]
         order = np.argsort(-ritz, axis=None, kind="stable")[:k]
@@ -153,7 +150,7 @@ def _lanczos(
             blocks, columns = np.unravel_index(order, ritz.shape)
             pairs = zip(blocks, columns, strict=True)
             rows = [rotations[block, :, column] @ basis[block, :width] for block, column in pairs]
-            return ritz[:, 0], ritz.flat[order], blocks, np.array(rows)
+            return ritz.flat[order], blocks, np.array(rows)
         basis[:, :kept] = rotations.swapaxes(1, 2) @ basis[:, :width]
         basis[:, kept] = basis[:, width]
         projected[...] = 0.0
@@ -162,7 +159,7 @@ def _lanczos(
     raise RuntimeError(f"{name}: the Lanczos process did not converge to {tol:g} in {_MAX_RESTARTS} restarts")
 
 
-def _extend(symmetric: Callable[[Array], Array], basis: Array, projected: Array, first: int) -> Array:
+def extend_blocks(symmetric: Callable[[Array], Array], basis: Array, projected: Array, first: int) -> Array:
     """Fill the basis from vector `first` on, and the projected matrix; returns the norms of what is left over.
 
     A block whose Krylov space is exhausted goes on with zero vectors, which add zeros to its spectrum.

@@ -32,7 +32,7 @@ from kpref.kernels import reference
 from kpref.linearize import DenseForm, SiteForm
 from kpref.memory import require_memory
 from kpref.runge_kutta import Forcing, Segment, StageSystem
-from kpref.spectra.blocks import _extend
+from kpref.spectra.blocks import extend_blocks
 from kpref.threads import even_blocks, run_blocks
 
 __all__ = ["Lyapunov", "lyapunov_exponents", "propagator_growth", "trial_norms"]
@@ -207,7 +207,7 @@ def trial_norms(flow: Flow, seed: int = 0, tol: float = 1e-6) -> Array:
     for _ in range(_MAX_RESTARTS):
         basis[:, 0] = start / np.linalg.norm(start, axis=1, keepdims=True)
         projected = np.zeros((trials, width, width))
-        left_over = _extend(symmetric, basis, projected, 0)
+        left_over = extend_blocks(symmetric, basis, projected, 0)
         ritz, rotations = np.linalg.eigh(projected)
         converged = left_over * np.abs(rotations[:, -1, -1]) <= tol * ritz[:, -1]
         if converged.all():
@@ -279,8 +279,8 @@ def _integer(name: str, value: Any, low: int, high: int) -> int:
 
 def _advance(flow: Flow) -> tuple[Advance, Array]:
     """How vectors get from row to row, and the times of the rows, the initial states being row 0."""
-    if isinstance(flow._dynamics, FieldDynamics):
-        return _advance_field(flow._dynamics.system), flow.solution.times
+    if isinstance(flow.dynamics, FieldDynamics):
+        return _advance_field(flow.dynamics.system), flow.solution.times
     form = flow.linearization
 
     def advance(start: int, stop: int, vectors: Array) -> Array:
