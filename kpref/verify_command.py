@@ -19,6 +19,7 @@ from kpref._archives import replacing
 from kpref.bench import positive_integer
 from kpref.checkpoints import load_checkpoint
 from kpref.flow import Flow
+from kpref.models import Field
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import BackendFault
 from kpref.oracle.grid import Problem
@@ -35,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``kpref verify``."""
     parser.epilog = (
         "FACTORY is a function of a kpref.Flow, the problem, that returns an object with some of states, P, P_T, "
-        "P_inverse, J, J_T, K, NTK and gradient; the current directory is importable. The exit status is 0 for a pass, "
-        "1 for a defect, 2 if something could not run."
+        "P_inverse, J, J_T, K, NTK, gradient and metrics; the current directory is importable. The exit status is 0 "
+        "for a pass, 1 for a defect, 2 if something could not run."
     )
     parser.add_argument("factory", metavar="MODULE:FACTORY", help="function that makes the backend for a problem")
     add_problem_arguments(parser)
@@ -103,6 +104,8 @@ def make_flow(args: argparse.Namespace) -> Flow:
         sizes = {name: getattr(args, name) for name in ("trials", "steps", "states", "inputs", "gain", "measure")}
         return Problem("command line", args.model, **sizes).build(args.seed)
     model, _ = load_checkpoint(args.checkpoint)
+    if isinstance(model, Field):
+        raise ValueError(f"{args.checkpoint} holds a network in continuous time; networks in discrete time are verified")
     if args.trials_file is not None:
         inputs = Trials.load(args.trials_file).inputs
     else:

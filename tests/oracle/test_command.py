@@ -9,7 +9,7 @@ import pytest
 
 import kpref
 from kpref import cli, save_checkpoint
-from kpref.models import GRU
+from kpref.models import GRU, Rate
 from kpref.oracle import flow_backend
 from kpref.oracle.arithmetic import get_arithmetic
 from kpref.oracle.figure import draw_report
@@ -147,6 +147,10 @@ def test_the_problem_is_random_or_a_trained_network(folder):
     np.testing.assert_array_equal(flow.model.vector, model.vector)
     np.testing.assert_array_equal(flow.inputs, np.ones((3, 4, 2)))
     assert make_flow(arguments("--checkpoint", "network.npz", "--steps", "7")).states.shape == (20, 7, 5)
+
+    save_checkpoint("rate.npz", Rate.init(2, 5, 0))
+    with pytest.raises(ValueError, match="rate.npz holds a network in continuous time; networks in discrete time are"):
+        make_flow(arguments("--checkpoint", "rate.npz"))
 
 
 def test_golden_there_and_back(capfd, folder):
