@@ -105,7 +105,7 @@ def make_flow(args: argparse.Namespace) -> Flow:
         return Problem("command line", args.model, **sizes).build(args.seed)
     model, _ = load_checkpoint(args.checkpoint)
     if isinstance(model, Field):
-        raise ValueError(f"{args.checkpoint} holds a network in continuous time; networks in discrete time are verified")
+        raise ValueError(f"{args.checkpoint} holds a network in continuous time; only maps can be verified")
     if args.trials_file is not None:
         inputs = Trials.load(args.trials_file).inputs
     else:

@@ -1,5 +1,7 @@
 """Estimators of traces against dense matrices, and leave-one-out formulas against leaving out one vector at a time."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from continuous import fields
@@ -8,10 +10,12 @@ from strategies import make_flow
 from kpref.operators import TensorOperator
 from kpref.operators.tensor import Structure
 from kpref.space import EuclideanSpace
-from kpref.spectra.sketches import extend_range, frobenius_samples, nystrom_samples, range_samples
+from kpref.spectra.sketches import extend_range, frobenius_samples, gram_samples, nystrom_samples, range_samples
 from kpref.spectra.traces import adjoint_trace, frobenius_squared, trace
 
 METHODS = ("hutchinson", "hutch++", "xtrace", "xnystrace")
+#: For operators A A* with A known.
+GRAM_METHODS = (*METHODS, "xtrace*")
 
 
 def masked_measure(trials, steps):
@@ -54,7 +58,7 @@ def decaying(size, seed=0, rate=0.8):
 def test_small_spaces_are_exact_in_the_measure(name):
     flow = FLOWS[name]
     dense, factor = symmetrised(flow.NTK), symmetrised(flow.D)
-    found = [trace(flow.NTK, method, probes=500) for method in METHODS]
+    found = [trace(flow.NTK, method, probes=500) for method in GRAM_METHODS]
     found += [adjoint_trace(flow.D, probes=500), frobenius_squared(flow.D, probes=500)]
     for estimate in found:
         assert estimate.method == "exact"
@@ -87,6 +91,39 @@ def test_range_sketch_leaves_out_one_vector_at_a_time(symmetric):
     # The triangle has a condition of about 1e3 here: 1e-16 times that, with a margin for the sums.
     np.testing.assert_allclose(range_samples(sketch, size), traces, rtol=1e-10)
     np.testing.assert_allclose(frobenius_samples(sketch, size), squares, rtol=1e-10)
+
+
+def test_gram_sketch_is_the_range_sketch_and_vectors_that_see_what_it_leaves_out():
+    size, count = 30, 7
+    rng = np.random.default_rng(4)
+    factor = rng.normal(size=(size, 12)) @ np.diag(0.7 ** np.arange(12))
+    matrix, probes, tests = factor @ factor.T, rng.normal(size=(count, size)), rng.normal(size=(4, size))
+    sketch = extend_range(lambda x: x @ matrix, probes, half=lambda x: x @ factor)
+    found = gram_samples(sketch, tests, tests @ factor, size)
+    whole = extend_range(lambda x: x @ matrix, probes)
+    np.testing.assert_allclose(found[:count], range_samples(whole, size), rtol=1e-10)
+    rest = tests - tests @ whole.basis.T @ whole.basis
+    energy = np.einsum("ti,ij,tj->t", rest, matrix, rest) / np.square(rest).sum(axis=1)
+    expected = np.trace(whole.basis @ matrix @ whole.basis.T) + (size - count) * energy
+    np.testing.assert_allclose(found[count:], expected, rtol=1e-10)
+
+
+def test_the_factor_counts_half():
+    flow, calls = FLOWS["GRU"], []
+    backward = TensorOperator(
+        lambda x: flow.D.apply(x),
+        lambda x: (calls.append(len(x)), flow.D.T.apply(x))[1],
+        flow.D.space_in,
+        flow.D.space_out,
+        name="D",
+    )
+    op = backward.gram()
+    for tol in (None, 1e-9):
+        calls.clear()
+        with pytest.raises(RuntimeError, match="XTrace\\* reached") if tol else nullcontext():
+            assert trace(op, "xtrace*", probes=20, tol=tol).n_products == 20
+        # Ten products with A A*, each of which takes one with A*; ten with A* alone for the basis, ten for the tests.
+        assert sum(calls) == 30
 
 
 def test_nystrom_leaves_out_one_vector_at_a_time():
@@ -125,7 +162,7 @@ def test_a_sketch_larger_than_the_rank_is_exact(method, rank):
 def estimators():
     flow = FLOWS["GRU"]
     dense = symmetrised(flow.NTK)
-    for method in METHODS:
+    for method in GRAM_METHODS:
         yield method, lambda seed, method=method: trace(flow.NTK, method, 12, seed=seed), np.trace(dense)
     yield "adjoint", lambda seed: adjoint_trace(flow.D, 12, seed=seed), np.trace(dense)
     yield "frobenius", lambda seed: frobenius_squared(flow.NTK, 12, seed=seed), np.sum(dense**2)
@@ -165,17 +202,17 @@ def test_a_tolerance_is_reached_by_building_on_earlier_products(method):
 def test_single_precision_and_equal_bits():
     flow = make_flow("GRU", (3, 5, 4), 1, dtype=np.float32)
     wide = make_flow("GRU", (3, 5, 4), 1)
-    for method in METHODS:
+    for method in GRAM_METHODS:
         single, double = trace(flow.NTK, method, 24), trace(wide.NTK, method, 24)
         # Products to 1e-6; the Nystroem factor takes square roots of their errors where the spectrum ends.
         np.testing.assert_allclose(single.value, double.value, rtol=1e-3)
         assert trace(flow.NTK, method, 24) == single
 
 
-def test_auto_is_xtrace():
+def test_auto_is_xtrace_from_the_factor_where_there_is_one():
     flow = FLOWS["GRU"]
-    for op in (flow.NTK, flow.P):
-        assert trace(op, probes=10) == trace(op, "xtrace", probes=10)
+    for op, method in ((flow.NTK, "xtrace*"), (flow.K, "xtrace*"), (flow.P, "xtrace")):
+        assert trace(op, probes=10) == trace(op, method, probes=10)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +220,7 @@ def test_auto_is_xtrace():
     [
         (lambda f: trace(f.D), "operator on one space"),
         (lambda f: trace(f.P, "xnystrace", 10), "declared self-adjoint and positive"),
+        (lambda f: trace(f.P, "xtrace*", 10), "made by gram\\(\\), whose factor is known; P is not"),
         (lambda f: trace(f.NTK, "lanczos"), "method must be one of auto"),
         (lambda f: trace(f.NTK, probes=0), "probes must be an integer of at least 1; got 0"),
         (lambda f: trace(f.NTK, probes=True), "probes must be an integer"),

@@ -8,7 +8,9 @@ worst case, and far fewer where the spectrum decays:
     hutch++      a third of the products finds a range, a third evaluates S there, a third serves the rest
                  (Meyer, Musco, Musco and Woodruff, SOSA 2021)
     xtrace       the same vectors serve both purposes, leaving out one at a time (Epperly, Tropp and Webber, 2024)
-    xnystrace    the same for positive operators, with one product for each vector in place of two
+    xtrace*      the same for A A* with A known: what comes after the range takes products with A* alone, half the cost,
+                 and the savings go into further random vectors
+    xnystrace    as xtrace for positive operators, with one product for each vector in place of two
 
 S is ``Mu^(1/2) A Mu^(-1/2)`` on the support of the measure, which has the trace of A on the restricted space, and
 whose Frobenius norm is the Hilbert-Schmidt norm of A in the measure. Of a random vector only the direction is used,
@@ -33,12 +35,15 @@ from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.sketches import (
+    GRAM_TRACE,
     NYSTROM,
     RANGE_FROBENIUS,
     RANGE_TRACE,
     RangeSketch,
     extend_range,
     frobenius_samples,
+    gram_samples,
+    gram_values,
     nystrom_samples,
     nystrom_values,
     range_samples,
@@ -46,7 +51,7 @@ from kpref.spectra.sketches import (
     range_values,
     standard_error,
 )
-from kpref.spectra.symmetric import SymmetricForm
+from kpref.spectra.symmetric import RectangularForm, SymmetricForm
 from kpref.threads import run_blocks
 
 __all__ = ["adjoint_trace", "frobenius_squared", "trace"]
@@ -75,12 +80,14 @@ def trace(
     ----------
     op : TensorOperator
         From a space to itself.
-    method : {"auto", "xnystrace", "xtrace", "hutch++", "hutchinson"}
-        "xnystrace" needs an operator declared positive, and is the best where the spectrum falls fast. "auto" is
-        "xtrace", which does not suffer from the slow tails that neural tangent kernels have (`scripts/estimators.py`).
+    method : {"auto", "xtrace*", "xnystrace", "xtrace", "hutch++", "hutchinson"}
+        "xnystrace" needs an operator declared positive, and is the best where the spectrum falls fast; "xtrace*" one
+        made by `TensorOperator.gram`, such as K, the NTK, ``P.gram()``. "auto" is "xtrace*" for those and "xtrace" for
+        others: they do not suffer from the slow tails that neural tangent kernels have (`scripts/estimators.py`).
     probes : int
-        Number of products with the operator, at most; xtrace takes the largest even, hutch++ the largest multiple of
-        three below it. If it is not smaller than the space, the trace is computed exactly.
+        Number of products with the operator, at most, those with A* counted half; xtrace and xtrace* take the largest
+        even, hutch++ the largest multiple of three below it. If it is not smaller than the space, the trace is computed
+        exactly.
     tol : float, optional
         Standard error wanted, relative to the value. Products are then taken in doubling numbers until it is reached,
         each result building on the products before.
@@ -98,7 +105,8 @@ def trace(
     Raises
     ------
     ValueError
-        For an unknown method, an operator between two spaces, one that is not positive for xnystrace, too few probes.
+        For an unknown method, an operator between two spaces, one that is not positive for xnystrace or has no known
+        factor for xtrace*, too few probes.
     RuntimeError
         If `tol` is not reached.
     MemoryError
@@ -112,9 +120,11 @@ def trace(
     if method not in ("auto", *METHODS):
         raise ValueError(f"method must be one of auto, {', '.join(METHODS)}; got {method!r}")
     if method == "auto":
-        method = "xtrace"
+        method = "xtrace" if op.factor is None else "xtrace*"
     if method == "xnystrace" and not op.structure.positive:
         raise ValueError(f"xnystrace needs an operator declared self-adjoint and positive; {op.name} is not")
+    if method == "xtrace*" and op.factor is None:
+        raise ValueError(f"xtrace* needs an operator made by gram(), whose factor is known; {op.name} is not")
     form = SymmetricForm(op, progress)
     return _estimate(op, METHODS[method], form, form.size, probes, tol, seed, lambda rows: float(np.trace(rows)))
 
@@ -370,6 +380,27 @@ def _range_sketch(norm: bool) -> Callable[[Product, int, int, TensorOperator], G
     return start
 
 
+def _gram_sketch(product: Product, size: int, seed: int, op: TensorOperator) -> Grow:
+    assert op.factor is not None
+    draw, draw_test = _normal(size, seed), _normal(size, seed, 1)
+    half = _in_blocks(RectangularForm(op.factor).transpose, size)
+    sketch: RangeSketch | None = None
+    tests, halves = np.empty((0, size)), np.empty((0, 0))
+
+    def grow(count: int) -> tuple[float, float]:
+        nonlocal sketch, tests, halves
+        fresh = count - len(tests)
+        sketch = extend_range(product, draw(fresh), sketch, half)
+        vectors = draw_test(fresh)
+        images = half(vectors)
+        tests, halves = np.concatenate([tests, vectors]), np.concatenate([halves.reshape(-1, images.shape[1]), images])
+        samples = gram_samples(sketch, tests, halves, size)
+        value = float(samples.mean())
+        return value, standard_error(GRAM_TRACE, samples, gram_values(sketch), value, size, seed)
+
+    return lambda count: _serial(lambda: grow(count))
+
+
 def _xnystrace(product: Product, size: int, seed: int, op: TensorOperator) -> Grow:
     draw, eps = _normal(size, seed), float(np.finfo(op.dtype).eps)
     probes, images = np.empty((2, 0, size))
@@ -387,6 +418,7 @@ def _xnystrace(product: Product, size: int, seed: int, op: TensorOperator) -> Gr
 
 METHODS = {
     "xnystrace": Method("XNysTrace", 1, _xnystrace),
+    "xtrace*": Method("XTrace*", 2, _gram_sketch),
     "xtrace": Method("XTrace", 2, _range_sketch(norm=False)),
     "hutch++": Method("Hutch++", 3, _hutch_pp),
     "hutchinson": Method("Hutchinson", 1, _averaging(square=False), stores=False),

@@ -149,7 +149,7 @@ def test_the_problem_is_random_or_a_trained_network(folder):
     assert make_flow(arguments("--checkpoint", "network.npz", "--steps", "7")).states.shape == (20, 7, 5)
 
     save_checkpoint("rate.npz", Rate.init(2, 5, 0))
-    with pytest.raises(ValueError, match="rate.npz holds a network in continuous time; networks in discrete time are"):
+    with pytest.raises(ValueError, match="rate.npz holds a network in continuous time; only maps"):
         make_flow(arguments("--checkpoint", "rate.npz"))
 
 
