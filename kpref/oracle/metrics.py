@@ -72,6 +72,8 @@ def _average(operator: str) -> Metric:
 
 #: Deviations that a number or a partial trace may be off: those of errors that all conspire, hardly ever reached.
 _MOMENT_BOUND = 3.0
+#: Part of it that errors of a coarser arithmetic reach at least.
+_LEAST = 1e-3
 
 #: What a backend may offer, by name.
 METRICS: dict[str, Metric] = {
@@ -130,7 +132,7 @@ def _check(name: str, session: Session, reductions: Reductions) -> Check:
             other = Reductions(session.judge, session.generator)
             return _target(name, other, session.arithmetic).compare(claimed, standard_error)
 
-        guess = session.precision(again, bound)
+        guess = session.precision(again, bound, _LEAST)
     guess = guess or _factor(right, claimed, standard_error, bound)
     if not METRICS[name].matrix:
         return replace(check, verdict="defect", guess=guess, message=f"{claimed:.7g}, where {right.value:.7g} is right")

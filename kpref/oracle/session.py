@@ -128,8 +128,10 @@ class Session:
         }
         return calls[operator](tensor, answer)
 
-    def precision(self, compare: Callable[[], Comparison], bound: float = LOCAL_BOUND) -> str | None:
-        """The finest arithmetic coarser than the declared one that explains the errors."""
+    def precision(
+        self, compare: Callable[[], Comparison], bound: float = LOCAL_BOUND, least: float = _IDLE
+    ) -> str | None:
+        """The finest arithmetic coarser than the declared one that explains the errors: from `least` to `bound`."""
         declared, judge = self.arithmetic, self.judge
         for name in ("float32", "tf32", "float16", "bfloat16"):
             other = ARITHMETICS[name]
@@ -140,7 +142,7 @@ class Session:
                 ratio = compare().ratio()
             finally:
                 self.judge = judge
-            if ratio.max() <= bound and ratio.max() > _IDLE:
+            if ratio.max() <= bound and ratio.max() > least:
                 return f"precision lower than declared: the errors are those of {name}"
         return None
 
