@@ -15,7 +15,7 @@ from strategies import weights
 from kpref import Flow, models
 from kpref.operators import TensorOperator
 from kpref.space import EuclideanSpace, TrajectorySpace
-from kpref.spectra import kernel_spectrum, lanczos
+from kpref.spectra import eigen, kernel_spectrum, lanczos
 from kpref.spectra.eigen import eigh
 
 MASK = np.random.default_rng(0).uniform(0.1, 2.0, size=(6, 12)) * (np.arange(12) % 5 > 0)
@@ -211,3 +211,15 @@ def test_without_the_search_for_copies_there_are_fewer_products():
     sure, quick = (eigh(flow.NTK, 3, tol=1e-8, method="lanczos", copies=copies) for copies in (True, False))
     assert quick.n_products < sure.n_products
     np.testing.assert_allclose(quick.values, sure.values, rtol=1e-12)
+
+
+def test_left_vectors_that_cannot_be_kept_are_lifted(monkeypatch):
+    flow = strategies.make_flow("GRU", (40, 12, 9), seed=3)
+    assert flow.D.shape[1] < flow.D.shape[0]
+    kept = eigh(flow.NTK, 3, method="lanczos")
+    monkeypatch.setattr(eigen, "LEFT_ENTRIES", 0)
+    lifted = eigh(flow.NTK, 3, method="lanczos")
+    assert lifted.n_products > kept.n_products
+    np.testing.assert_allclose(lifted.values, kept.values, rtol=1e-12)
+    # Residuals of 1e-10 over gaps of a tenth or more.
+    np.testing.assert_allclose(lifted.vectors, kept.vectors, atol=1e-8)

@@ -1,12 +1,13 @@
 """Leading eigenpairs of self-adjoint operators, in the inner product of their space.
 
 An operator that knows its factor, ``A = F F*`` (`TensorOperator.gram`), has the eigenvalues of ``F* F``, which acts on
-the other space of F: the parameters, for K and the NTK. Where that space is smaller, the iteration runs there, with
+the other space of F: the parameters, for K and the NTK. Where that space is smaller, the iteration runs there: as the
+bidiagonalisation of F, ``F v = sigma u``, ``A u = sigma^2 u``, if the vectors u can be kept; otherwise with
 
     F* F v = lambda v,    u = F v / lambda^(1/2),    A u = lambda u,
 
-and costs the same products but smaller bases. Eigenfunctions of eigenvalues that are zero to rounding are arbitrary:
-they are filled up with random functions orthogonal to all others.
+which costs products for the u in the end, but memory for the v alone. Eigenfunctions of eigenvalues that are zero to
+rounding are arbitrary: they are filled up with random functions orthogonal to all others.
 """
 
 from __future__ import annotations
@@ -24,7 +25,16 @@ from scipy.sparse.linalg import LinearOperator
 from kpref._validate import finite_array
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
-from kpref.spectra.lanczos import NoConvergence, SymmetricSearch, append_orthonormal, blend, iterate, noise
+from kpref.spectra.lanczos import (
+    LEFT_ENTRIES,
+    NoConvergence,
+    RectangularSearch,
+    SymmetricSearch,
+    append_orthonormal,
+    blend,
+    iterate,
+    noise,
+)
 from kpref.spectra.symmetric import RectangularForm, SymmetricForm, require_self_adjoint
 
 __all__ = ["Eigen", "check_count", "check_start", "eigh", "signs"]
@@ -117,8 +127,9 @@ def eigh(
 
     Notes
     -----
-    `kpref.spectra.lanczos` describes the iteration. Copies of multiple eigenvalues are looked for, one by one; where
-    the multiplicities are those of a known block structure, ``kpref.spectra.blocks.block_eigh`` needs fewer products.
+    Of ``A A*`` with A known and on a smaller space, the iteration runs there. `kpref.spectra.lanczos` describes it.
+    Copies of multiple eigenvalues are looked for, one by one; where the multiplicities are those of a known block
+    structure, ``kpref.spectra.blocks.block_eigh`` needs fewer products.
     """
     require_self_adjoint(op, seed)
     form = SymmetricForm(op, progress)
@@ -132,6 +143,14 @@ def eigh(
         rows = None if initial is None else form.coordinates.to_vectors(initial)
         values, vectors, converged = _solve(form, form.size, count, rows, tol, method, op, seed, copies)
         used = form.n_products
+    elif method in ("auto", "lanczos") and _bidiagonal(factor, count):
+        rows = (
+            None if initial is None else blend(factor.transpose(form.coordinates.to_vectors(initial))).astype(op.dtype)
+        )
+        shape = form.size, factor.domain.size
+        search = RectangularSearch(factor, factor.transpose, shape, count, op.dtype, seed, op.name, gram=True)
+        (vectors, values, _), converged = iterate(search, rows, tol, copies=copies)
+        values, used = np.square(values), factor.n_products
     else:
         rows = None if initial is None else factor.transpose(form.coordinates.to_vectors(initial))
         inner = min(count, factor.domain.size)
@@ -149,6 +168,15 @@ def eigh(
         message = f"{op.name}: {converged.sum()} of {count} eigenpairs converged to {tol:g} in {used} products"
         raise NoConvergence(message, result)
     return result
+
+
+def _bidiagonal(factor: RectangularForm, k: int) -> bool:
+    """Whether eigenpairs of F F^T are taken from singular triplets of F, whose left vectors have to be kept.
+
+    That saves the products that lift eigenvectors of F^T F, and needs more memory.
+    """
+    rows, columns = factor.codomain.size, factor.domain.size
+    return columns > _DENSE_SIZE and 5 * k <= columns and rows * (2 * k + 24) <= LEFT_ENTRIES
 
 
 def check_count(k: int, size: int) -> int:

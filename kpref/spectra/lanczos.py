@@ -37,6 +37,7 @@ from scipy.linalg import eigh, svd
 from kpref.memory import require_memory
 
 __all__ = [
+    "LEFT_ENTRIES",
     "NoConvergence",
     "RectangularSearch",
     "SymmetricSearch",
@@ -53,6 +54,8 @@ Map = Callable[[Array], Array]
 _MAX_PRODUCTS = 200
 #: Entries of a basis that has a hundred vectors to spare: with more room there are fewer restarts, and fewer products.
 _ROOMY = 1 << 24
+#: Entries of a basis of left vectors: 512 MiB in double precision.
+LEFT_ENTRIES = 1 << 26
 _CHAIN = 20
 #: Probability delta that a chain overlooks an eigenvector.
 _MISS = 1e-2
@@ -181,6 +184,10 @@ class Search:
         """Residual of a Ritz pair."""
         raise NotImplementedError
 
+    def error(self, residual: Array) -> float:
+        """Size of a residual, as it is compared with `threshold`."""
+        return float(np.linalg.norm(residual))
+
     def image(self) -> Array:
         """Image of the last row of the basis under the symmetric matrix."""
         raise NotImplementedError
@@ -243,15 +250,29 @@ class SymmetricSearch(Search):
 
 
 class RectangularSearch(Search):
-    """For the largest singular values of a matrix (m, n), m >= n, given by its map of vectors and its transpose's."""
+    """For the largest singular values of a matrix (m, n), m >= n, given by its map of vectors and its transpose's.
+
+    With `gram`, for the eigenpairs (sigma^2, U p) of B B^T. Their residuals are ``B r``; how long these are, the image
+    of the last vector of the basis foretells.
+    """
 
     power = 2
 
     def __init__(
-        self, apply: Map, transpose: Map, shape: tuple[int, int], k: int, dtype: npt.DTypeLike, seed: int, name: str
+        self,
+        apply: Map,
+        transpose: Map,
+        shape: tuple[int, int],
+        k: int,
+        dtype: npt.DTypeLike,
+        seed: int,
+        name: str,
+        gram: bool = False,
     ) -> None:
         rows, columns = shape
+        self._gram = gram
         super().__init__(columns, k, dtype, seed)
+        self.width = min(self.width, max(2 * k + 24, LEFT_ENTRIES // rows))
         self._apply, self._transpose = apply, transpose
         entries = (self.width + k) * (2.0 * columns + rows)
         require_memory(entries * self.dtype.itemsize, f"the Lanczos bases of {name}")
@@ -275,6 +296,12 @@ class RectangularSearch(Search):
     def residual(self, index: int) -> Array:  # noqa: D102
         scaled = self.dtype.type(self.values[index]) * self._rotations[index]
         return np.asarray(self._left_rotations[index] @ self._images[: self.used] - scaled @ self.basis[: self.used])
+
+    def error(self, residual: Array) -> float:  # noqa: D102
+        length = super().error(residual)
+        if not self._gram or self.values[0] == 0:
+            return length
+        return length * float(np.linalg.norm(self._matrix[: self.used, self.used - 1])) / float(self.values[0])
 
     def image(self) -> Array:  # noqa: D102
         column = self._matrix[: self.used, self.used - 1].astype(self.dtype)
@@ -339,7 +366,7 @@ def iterate(
             if not copies or _nothing_missed(search, tol):
                 return pairs, np.ones(search.k, bool)
     complete, limit = search.used == search.size, search.threshold(tol)
-    good = [i < search.used and bool(np.linalg.norm(search.residual(i)) <= limit) for i in range(search.k)]
+    good = [i < search.used and bool(search.error(search.residual(i)) <= limit) for i in range(search.k)]
     return search.pairs(), np.array(good) | complete
 
 
@@ -349,7 +376,7 @@ def _unconverged(search: Search, first: int, tol: float, block: int) -> tuple[in
     begin, fresh = wanted, []
     for index in range(first, wanted):
         residual = search.residual(index)
-        if np.linalg.norm(residual) > limit:
+        if search.error(residual) > limit:
             begin = min(begin, index)
             fresh.append(residual)
         if len(fresh) == block:
