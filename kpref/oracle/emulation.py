@@ -39,8 +39,8 @@ Formulas = Literal["accurate", "stored"]
 Product = Literal["gates", "dense", "fused"]
 
 
-#: Entries of D up to which metrics are offered.
-_STORED_ENTRIES = 1 << 18
+#: Entries of D, and of P, up to which metrics are offered.
+_STORED_ENTRIES = 1 << 18, 1 << 22
 
 
 class Rounded(np.ndarray):
@@ -195,9 +195,10 @@ class EmulatedBackend:
 
     @property
     def metrics(self) -> dict[str, Callable[[], Array]]:
-        """The metrics of `kpref.oracle.metrics`, each a call of `metric`, where D can be stored."""
-        size = self.form.n_parameters * self.states.size
-        return {name: partial(self.metric, name) for name in METRICS} if size <= _STORED_ENTRIES else {}
+        """The metrics of `kpref.oracle.metrics`, each a call of `metric`, where D and P can be stored."""
+        sizes = self.form.n_parameters * self.states.size, self.states.size**2
+        small = all(size <= most for size, most in zip(sizes, _STORED_ENTRIES, strict=True))
+        return {name: partial(self.metric, name) for name in METRICS} if small else {}
 
     def with_form(self, form: SiteForm) -> EmulatedBackend:
         """The same backend over another linearisation."""
