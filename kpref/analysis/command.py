@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from kpref.analysis.alignments import MOST_TASKS
 from kpref.analysis.comparison import Study, compare_all
 from kpref.analysis.folders import require_replaceable, write_folder
 from kpref.analysis.numbers import STAGES, Analysis, analyze_checkpoint
@@ -28,7 +29,7 @@ from kpref.analysis.request import (
     short_names,
     thinned,
 )
-from kpref.analysis.settings import Integration
+from kpref.analysis.settings import Integration, Objective
 from kpref.checkpoints import load_checkpoint
 from kpref.integrate import TABLEAUS
 from kpref.memory import require_memory
@@ -40,6 +41,7 @@ __all__ = ["add_arguments", "run"]
 _MEASURES = ("mean", "sum")
 _INPUT_KINDS = ("hold", "linear", "cubic")
 _LANCZOS_EXTRA = 24  # tensors beyond three for each mode that the analysis of a checkpoint holds at its peak
+_FLOW_TENSORS = 11  # of a checkpoint that is kept for comparisons: states, outputs, coefficients of the operators
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,13 +129,14 @@ def run(args: argparse.Namespace) -> int:
     for path, (_, readout) in zip(paths, networks, strict=True):
         if readout is None and objective is not None:
             notes.append(f"{path.name} has no readout: all that needs a loss is left out for it.")
+    notes += _note_on_tasks(trials, objective)
     largest = max(model.n_states for model, _ in networks)
-    tensors = len(paths) * (args.modes + 3) + 3 * args.modes + _LANCZOS_EXTRA
+    tensors = len(paths) * (args.modes + _FLOW_TENSORS) + 3 * args.modes + _LANCZOS_EXTRA
     require_memory(8.0 * tensors * trials.n_trials * trials.n_steps * largest, "this analysis")
 
     names = short_names(paths)
     analyses: list[Analysis] = []
-    total = len(paths) * STAGES + 1
+    total = len(paths) * STAGES + 2
     with tqdm(
         total=total,
         unit="stage",
@@ -168,10 +171,12 @@ def run(args: argparse.Namespace) -> int:
                     integration,
                 )
             )
+        tell("comparisons")
+        comparisons = compare_all(analyses, args.seed)
         tell("figures and report")
         study = Study(
             analyses=tuple(analyses),
-            comparisons=compare_all(analyses),
+            comparisons=comparisons,
             trials=trials,
             objective=objective,
             measure=args.measure,
@@ -185,6 +190,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _prefixed(tell: Callable[[str], object], name: str, stage: str) -> None:
     tell(f"{name}: {stage}")
+
+
+def _note_on_tasks(trials: Trials, objective: Objective | None) -> list[str]:
+    """Why the alignment of sub-tasks is left out, where it is and nothing else says so."""
+    if objective is None:
+        return []
+    if trials.labels is None or trials.labels.ndim != 1:
+        return [
+            "The trials do not carry one label each, which would say what the sub-tasks are: their alignment is left "
+            "out."
+        ]
+    number = len(np.unique(trials.labels))
+    if number > MOST_TASKS:
+        return [
+            f"The trials have {number} different labels: alignment of more than {MOST_TASKS} sub-tasks is left out."
+        ]
+    return []
 
 
 def _facts(

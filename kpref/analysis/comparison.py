@@ -8,15 +8,34 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import svdvals
 
+from kpref.analysis.alignments import aligned
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.settings import Integration, Objective
+from kpref.spectra import principal_angles
 from kpref.trials import Trials
 
-__all__ = ["Comparison", "Study", "compare", "compare_all"]
+__all__ = ["Alignments", "Comparison", "Study", "compare", "compare_all"]
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Alignments:
+    """Alignments of K and the NTK of two checkpoints, each with each.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the n operators.
+    values, errors : ndarray, shape (n, n)
+        Symmetric; the errors are standard errors, zero where exact. NaN for an operator that is zero, and for K of
+        one checkpoint with the NTK of the other, which is not computed.
+    """
+
+    names: tuple[str, ...]
+    values: Array
+    errors: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +54,8 @@ class Comparison:
         Principal angles between the spans of the k leading eigenfunctions of the NTK, increasing, in radians.
     overlap : float
         Mean squared cosine of the angles: 1 for the same span, 0 for orthogonal ones.
+    alignments : Alignments
+        Of K and the NTK of the two.
     """
 
     before: str
@@ -43,6 +64,7 @@ class Comparison:
     outputs: float | None
     angles: Array
     overlap: float
+    alignments: Alignments
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,28 +98,46 @@ class Study:
     notes: tuple[str, ...]
 
 
-def compare(before: Analysis, after: Analysis) -> Comparison | None:
-    """Compare two checkpoints; None if their numbers of trials, steps or units differ.
-
-    Principal angles are those of the inner product of the space (Bjorck and Golub, Math. Comp. 1973).
-    """
+def compare(before: Analysis, after: Analysis, seed: int = 0) -> Comparison | None:
+    """Compare two checkpoints; None if their numbers of trials, steps or units differ. `seed`: of random vectors."""
     space = before.space
     if after.space != space:
         return None
-    first, second = (
-        space.scale(a.ntk_modes.vectors, 0.5).reshape(len(a.ntk_modes.values), -1) for a in (before, after)
-    )
-    cosines = np.minimum(svdvals(first @ second.T), 1.0)
+    angles = principal_angles(before.ntk_modes.vectors, after.ntk_modes.vectors, space)
     outputs = None
     if before.outputs is not None and after.outputs is not None and before.outputs.shape == after.outputs.shape:
         outputs = float(np.sqrt(np.mean((after.outputs - before.outputs) ** 2)))
     change, size = space.norm(after.states - before.states), space.norm(before.states)
     return Comparison(
-        before.name, after.name, change / (size or 1.0), outputs, np.arccos(cosines), float(np.mean(cosines**2))
+        before.name,
+        after.name,
+        change / (size or 1.0),
+        outputs,
+        angles,
+        float(np.mean(np.cos(angles) ** 2)),
+        _alignments(before, after, seed),
     )
 
 
-def compare_all(analyses: Sequence[Analysis]) -> tuple[Comparison, ...]:
+def compare_all(analyses: Sequence[Analysis], seed: int = 0) -> tuple[Comparison, ...]:
     """The first checkpoint with each later one, leaving out those of another shape."""
-    found = (compare(analyses[0], later) for later in analyses[1:])
+    found = (compare(analyses[0], later, seed) for later in analyses[1:])
     return tuple(comparison for comparison in found if comparison is not None)
+
+
+def _alignments(before: Analysis, after: Analysis, seed: int) -> Alignments:
+    found = {
+        (0, 1): aligned(before.flow.K, after.flow.K, seed),
+        (2, 3): aligned(before.flow.NTK, after.flow.NTK, seed),
+        (0, 2): before.kernel_ntk,
+        (1, 3): after.kernel_ntk,
+    }
+    names = tuple(f"{symbol}, {analysis.name}" for symbol in ("K", "NTK") for analysis in (before, after))
+    values, errors = np.full((2, len(names), len(names)), np.nan)
+    np.fill_diagonal(values, 1.0)
+    np.fill_diagonal(errors, 0.0)
+    for (row, column), estimate in found.items():
+        if estimate is not None:
+            values[row, column] = values[column, row] = estimate.value
+            errors[row, column] = errors[column, row] = estimate.standard_error
+    return Alignments(names, values, errors)

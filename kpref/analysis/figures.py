@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kpref.analysis.comparison import Study
+from kpref.analysis.exhibits import Exhibit, draw_panel, legend_panel
 from kpref.analysis.findings import number
+from kpref.analysis.metric_figures import alignments, dimensions, stability
+from kpref.analysis.numbers import Analysis
 from kpref.coloring import TrialColoring, color_trials
 from kpref.plots import (
     STYLE,
@@ -24,53 +23,16 @@ from kpref.plots import (
     plot_change,
     plot_cumulative,
     plot_errors,
-    plot_legend_of_trials,
+    plot_modes_over_time,
     plot_outputs,
     plot_spectrum,
     plot_trials,
 )
 
-__all__ = ["Exhibit", "Panel", "draw_exhibits"]
+__all__ = ["draw_exhibits"]
 
-_SIZE = (4.9, 3.5)  # inches: three fit beside each other on a desk, one fills the width of a phone, readable on both
 _MOST_OUTPUTS = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """One picture.
-
-    Attributes
-    ----------
-    name : str
-        Of its file.
-    png : bytes
-    description : str
-        In words, for those who do not see it.
-    """
-
-    name: str
-    png: bytes
-    description: str
-
-
-@dataclass(frozen=True, eq=False)
-class Exhibit:
-    """Pictures that belong together.
-
-    Attributes
-    ----------
-    section : {"outputs", "modes", "spectra", "shares", "steps", "changes", "check"}
-    title : str
-    caption : str
-        How to read them.
-    panels : tuple of Panel
-    """
-
-    section: str
-    title: str
-    caption: str
-    panels: tuple[Panel, ...]
+_MOST_LENGTHS = 5  # modes in one picture over time
 
 
 def draw_exhibits(study: Study, progress: Callable[[str], object] | None = None) -> list[Exhibit]:
@@ -89,7 +51,10 @@ def draw_exhibits(study: Study, progress: Callable[[str], object] | None = None)
     exhibits = []
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         coloring = color_trials(study.trials)
-        makers = [_spectra, _modes, _shares, _steps, _changes, _outputs, _angles, _differences]
+        makers = [
+            _spectra, _modes, dimensions, stability, alignments, _shares, _steps, _changes, _outputs, _angles,
+            _differences,
+        ]  # fmt: skip
         for maker in makers:
             for exhibit in maker(study, coloring):
                 exhibits.append(exhibit)
@@ -107,7 +72,7 @@ def _outputs(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         if study.trials.targets is not None:
             targets = study.trials.targets
             panels = [
-                _panel(
+                draw_panel(
                     f"outputs_{name}_{channel + 1}",
                     f"output {channel + 1} of {name} and its target over time",
                     partial(
@@ -129,7 +94,7 @@ def _outputs(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         else:
             right = _probability_of_label(study, outputs)
             panels = [
-                _panel(
+                draw_panel(
                     f"outputs_{name}",
                     f"probability of the right answer of {name} over time",
                     partial(
@@ -145,7 +110,7 @@ def _outputs(study: Study, coloring: TrialColoring) -> list[Exhibit]:
                 "The probability that the readout gives to the right class if it is asked at that step: thin lines are "
                 "trials, thick ones the mean of each class. Up and to the left is better."
             )
-        panels.append(_legend(coloring, f"outputs_{name}_colors"))
+        panels.append(legend_panel(coloring, f"outputs_{name}_colors"))
         exhibits.append(Exhibit("outputs", f"Readout of {name}", caption, tuple(panels)))
     return exhibits
 
@@ -168,16 +133,31 @@ def _modes(study: Study, coloring: TrialColoring) -> list[Exhibit]:
                 axes.set_title(f"mode {index + 1}: λ = {number(value)}, shown: {profile.share:.0%}")
 
             description = f"eigenfunction {index + 1} of the NTK of {analysis.name} over time, one line a trial"
-            panels.append(_panel(f"modes_{analysis.name}_{index + 1}", description, draw))
-        panels.append(_legend(coloring, f"modes_{analysis.name}_colors"))
+            panels.append(draw_panel(f"modes_{analysis.name}_{index + 1}", description, draw))
+        panels.append(legend_panel(coloring, f"modes_{analysis.name}_colors"))
+        panels.append(
+            draw_panel(
+                f"modes_{analysis.name}_over_time",
+                f"length over time of the leading modes of the NTK of {analysis.name}",
+                partial(_lengths, analysis=analysis),
+            )
+        )
         caption = (
             "The ways in which one gradient step can move the states most: each panel is an eigenfunction of the NTK, "
             "seen along the direction of state space that holds the percentage written above it. Where lines of "
             "different colours part, training can move those trials apart; where they run together, it can only move "
-            "them together. Panels that look alike differ in their direction. The sign is arbitrary."
+            "them together. Panels that look alike differ in their direction. The sign is arbitrary. "
+            "Last panel: how long each mode is at each time, over all units and trials; where it is high, training "
+            "moves the states along that mode."
         )
         exhibits.append(Exhibit("modes", f"Leading modes of the NTK, {analysis.name}", caption, tuple(panels)))
     return exhibits
+
+
+def _lengths(axes: Axes, analysis: Analysis) -> None:
+    modes = analysis.ntk_modes
+    plot_modes_over_time(modes.vectors[:_MOST_LENGTHS], modes.values, analysis.times, axes)
+    axes.set_title("where in time the modes live")
 
 
 def _spectra(study: Study, coloring: TrialColoring) -> list[Exhibit]:
@@ -193,7 +173,7 @@ def _spectra(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         def draw(axes: Axes, title: str = title, spectra: Any = spectra) -> None:
             plot_spectrum(axes, spectra, colors, "eigenvalue").set_title(title)
 
-        panels.append(_panel(f"eigenvalues_{key}", f"leading eigenvalues: {title}", draw))
+        panels.append(draw_panel(f"eigenvalues_{key}", f"leading eigenvalues: {title}", draw))
     leading = Exhibit(
         "spectra",
         "Leading eigenvalues",
@@ -204,7 +184,8 @@ def _spectra(study: Study, coloring: TrialColoring) -> list[Exhibit]:
     )
 
     def full(axes: Axes) -> None:
-        plot_spectrum(axes, [(a.name, a.kernel.values) for a in analyses], colors, "eigenvalue of K")
+        dimensions = [a.kernel.effective_dimension for a in analyses]
+        plot_spectrum(axes, [(a.name, a.kernel.values) for a in analyses], colors, "eigenvalue of K", dimensions)
 
     def cumulative(axes: Axes) -> None:
         for analysis, color in zip(analyses, colors, strict=True):
@@ -222,8 +203,8 @@ def _spectra(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         "mark the effective dimension: about so many independent changes of the dynamics carry most of what the "
         "parameters can do.",
         (
-            _panel("spectrum_K", "all eigenvalues of K on logarithmic axes", full),
-            _panel("spectrum_K_cumulative", "running sum of the eigenvalues of K", cumulative),
+            draw_panel("spectrum_K", "all eigenvalues of K on logarithmic axes", full),
+            draw_panel("spectrum_K_cumulative", "running sum of the eigenvalues of K", cumulative),
         ),
     )
     return [leading, exact]
@@ -246,7 +227,7 @@ def _shares(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         def draw(axes: Axes, shares: Any = shares, title: str = title, label: str = label) -> None:
             plot_cumulative(axes, shares, used, label).set_title(title)
 
-        panels.append(_panel(f"shares_{key}", f"share {title} in the leading NTK modes", draw))
+        panels.append(draw_panel(f"shares_{key}", f"share {title} in the leading NTK modes", draw))
     caption = (
         "How much of the error lies in the leading modes of the NTK (first; mind the scale), and how much of the speed "
         "at which gradient descent lowers the loss comes from them (second). A low curve first and a high one second: "
@@ -280,8 +261,8 @@ def _steps(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         "in percent of the predicted change; below the dashed line at 10 % the prediction is a good picture of reality."
     )
     panels = (
-        _panel("step_gap", "difference of realised and predicted change against the learning rate", gaps),
-        _panel("step_relative_error", "relative error of the prediction against the learning rate", ratios),
+        draw_panel("step_gap", "difference of realised and predicted change against the learning rate", gaps),
+        draw_panel("step_relative_error", "relative error of the prediction against the learning rate", ratios),
     )
     return [Exhibit("steps", "Does the prediction hold?", caption, panels)]
 
@@ -307,7 +288,7 @@ def _changes(study: Study, coloring: TrialColoring) -> list[Exhibit]:
                 axes.figure.colorbar(image, ax=axes, label="change, in states", pad=0.02)
                 axes.set_title(title)
 
-            panels.append(_panel(f"change_{analysis.name}_{index + 1}", f"{title} change of states", draw))
+            panels.append(draw_panel(f"change_{analysis.name}_{index + 1}", f"{title} change of states", draw))
         error = step.relative_error[step.chosen]
         caption = (
             f"Change of the states by one step of gradient descent with η = {step.etas[step.chosen]:.3g}, along the "
@@ -341,7 +322,7 @@ def _angles(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         "checkpoint. 0° means that a pattern of change is shared by both, 90° that it is in none of the leading modes "
         "of the other."
     )
-    panel = _panel("principal_angles", "principal angles between leading NTK modes of two checkpoints", draw)
+    panel = draw_panel("principal_angles", "principal angles between leading NTK modes of two checkpoints", draw)
     return [Exhibit("changes", "How far the leading modes turned", caption, (panel,))]
 
 
@@ -358,7 +339,7 @@ def _differences(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         f"{derivative} against central finite differences of the plain network. An exact derivative shows as a fall "
         "with slope 2 until rounding takes over at the far left; a wrong one would level off at its error."
     )
-    panel = _panel("finite_differences", "error of finite differences against their step", draw)
+    panel = draw_panel("finite_differences", "error of finite differences against their step", draw)
     return [Exhibit("check", "Derivatives against finite differences", caption, (panel,))]
 
 
@@ -370,17 +351,3 @@ def _probability_of_label(study: Study, outputs: Any) -> Any:
     wanted = np.broadcast_to(labels if labels.ndim == 2 else labels[:, None], outputs.shape[:2])
     chosen = np.take_along_axis(shifted, wanted[:, :, None], axis=2)[:, :, 0]
     return chosen / shifted.sum(axis=2)
-
-
-def _legend(coloring: TrialColoring, name: str) -> Panel:
-    return _panel(
-        name, f"colours of the trials: {coloring.name}", lambda axes: plot_legend_of_trials(axes, coloring), (4.9, 0.8)
-    )
-
-
-def _panel(name: str, description: str, draw: Callable[[Axes], object], size: tuple[float, float] = _SIZE) -> Panel:
-    figure = Figure(figsize=size, layout="constrained")
-    draw(figure.add_subplot())
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return Panel(f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.png", file.getvalue(), description)

@@ -9,7 +9,7 @@ import numpy as np
 from kpref.analysis.comparison import Study
 from kpref.analysis.numbers import Analysis
 
-__all__ = ["findings", "number"]
+__all__ = ["findings", "number", "with_error"]
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -26,8 +26,22 @@ def number(value: float, digits: int = 3) -> str:
     return f"{mantissa.replace('-', '−')}×10{str(exponent).translate(_SUPERSCRIPTS)}"
 
 
+def with_error(value: float, error: float | None) -> str:
+    """A number with its error; the number has no more digits than that supports."""
+    if value != value:
+        return "–"
+    if not error or error != error:
+        return number(value)
+    digits = 2 + _power(value) - _power(error) if value else 2
+    return f"{number(value, max(2, min(digits, 5)))} ± {number(error, 2)}"
+
+
+def _power(value: float) -> int:
+    return int(f"{value:e}".split("e")[1])
+
+
 def findings(study: Study) -> list[str]:
-    """Three to five sentences on a study, the most important first.
+    """Three to six sentences on a study, the most important first.
 
     Parameters
     ----------
@@ -38,7 +52,9 @@ def findings(study: Study) -> list[str]:
     list of str
     """
     first, last = study.analyses[0], study.analyses[-1]
-    sentences = [_performance(first, last), _concentration(last, first), _prediction(study), _turning(study)]
+    sentences = [
+        _performance(first, last), _concentration(last, first), _dimensions(study), _prediction(study), _turning(study)
+    ]  # fmt: skip
     return [sentence for sentence in sentences if sentence] + [_trust(study)]
 
 
@@ -55,10 +71,10 @@ def _performance(first: Analysis, last: Analysis) -> str:
 
 
 def _concentration(last: Analysis, first: Analysis) -> str:
-    values, share = last.ntk_modes.values, last.ntk_modes.values.sum() / (last.ntk_trace or 1.0)
+    values, share = last.ntk_modes.values, last.ntk_modes.values.sum() / (last.dimensions.ntk_trace.value or 1.0)
     text = f"In {last.name} the first {len(values)} modes of the NTK hold {share:.0%} of its trace"
     if first is not last:
-        earlier = first.ntk_modes.values.sum() / (first.ntk_trace or 1.0)
+        earlier = first.ntk_modes.values.sum() / (first.dimensions.ntk_trace.value or 1.0)
         text += f" ({earlier:.0%} in {first.name})"
     if last.shares is not None:
         rate, error = last.shares.rate.sum(), last.shares.error.sum()
@@ -67,6 +83,25 @@ def _concentration(last: Analysis, first: Analysis) -> str:
             f"error itself"
         )
     return text + "."
+
+
+def _dimensions(study: Study) -> str:
+    last = study.analyses[-1]
+    ends = [study.analyses[0], last] if len(study.analyses) > 1 else [last]
+    known = [(a.name, a.dimensions.ntk) for a in ends]
+    sizes = " and ".join(f"{with_error(ntk.value, ntk.standard_error)} in {name}" for name, ntk in known)
+    text = f"The effective dimension of the NTK is {sizes}"
+    exponents = last.stability.exponents
+    largest, error = float(exponents.mean[0]), float(exponents.standard_error[0])
+    if not math.isfinite(largest):
+        return text + "."
+    per, several = ("step", "steps") if study.integration is None else ("unit of time", "units of time")
+    value = f"{with_error(largest, error)} nats per {per}"
+    text += f"; the largest finite-time Lyapunov exponent of {last.name} is {value}"
+    if abs(largest) <= 2 * error or largest == 0:
+        return text + ", not to be told from zero, at which small differences are kept."
+    fate = "grow" if largest > 0 else "fade"
+    return text + f": small differences {fate} by a factor e in {number(1 / abs(largest), 2)} {several}."
 
 
 def _prediction(study: Study) -> str:

@@ -10,6 +10,8 @@ import numpy as np
 from kpref._version import __version__
 from kpref.analysis.comparison import Comparison, Study
 from kpref.analysis.numbers import Analysis
+from kpref.analysis.quantities import quantities
+from kpref.analysis.stability import NORM_TOLERANCE
 
 __all__ = ["HOW", "metrics"]
 
@@ -18,6 +20,14 @@ HOW = {
     "kernel": "exact to rounding: all nonzero eigenvalues from one dense problem for each unit",
     "eigenvalues": "iterated (Lanczos): each is within residual * largest eigenvalue of an exact one",
     "ntk_trace": "estimated: leading eigenvalues plus Hutchinson's estimate of the rest, with its standard error",
+    "metrics": "each with words of its own; standard_error is 0 for exact values, null where nothing tells it",
+    "lyapunov": "exact to rounding for each trial; mean over trials with its standard error, nats per step or time",
+    "trial_norms": f"iterated (Lanczos), relative residual of the square at most {NORM_TOLERANCE:g}, on "
+    "stability_trials, as lyapunov",
+    "growth": "log of a singular value, exact to rounding, on the trials listed",
+    "tasks": "exact to rounding: a product with the NTK for each label",
+    "alignments": "of K and the NTK of the two checkpoints: estimated from random vectors, with standard errors "
+    "(jackknife), or exact where those are zero",
     "shares": "as accurate as the iterated eigenpairs",
     "discretisation": "of P K P* from the NTK, relative, on the first mode of the NTK; continuous time only",
     "step": "computed by running the network again; slope by least squares",
@@ -58,6 +68,7 @@ def metrics(study: Study) -> dict[str, Any]:
 def _checkpoint(analysis: Analysis) -> dict[str, Any]:
     trials, steps, units = analysis.space.shape
     kernel, shares, step = analysis.kernel, analysis.shares, analysis.step
+    stability, tasks = analysis.stability, analysis.tasks
     eigenpairs = (("K", analysis.kernel_modes), ("PP*", analysis.propagator_modes), ("NTK", analysis.ntk_modes))
     return {
         "name": analysis.name,
@@ -78,7 +89,26 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
             name: {"values": modes.values, "residuals": modes.residuals, "products": modes.n_products}
             for name, modes in eigenpairs
         },
-        "ntk_trace": {"value": analysis.ntk_trace, "standard_error": analysis.ntk_trace_error},
+        "ntk_trace": {
+            "value": analysis.dimensions.ntk_trace.value,
+            "standard_error": analysis.dimensions.ntk_trace.standard_error,
+        },
+        "metrics": {
+            quantity.key: {"value": quantity.value, "standard_error": quantity.error, "how": quantity.how}
+            for quantity in quantities(analysis)
+        },
+        "lyapunov": {
+            "mean": stability.exponents.mean,
+            "standard_error": stability.exponents.standard_error,
+            "times": stability.exponents.times,
+            "running_mean": stability.exponents.running.mean(axis=0),
+        },
+        "stability_trials": stability.trials,
+        "trial_norms": stability.trial_norms,
+        "growth": {"trials": stability.growth_trials, "log": stability.growth},
+        "tasks": None
+        if tasks is None
+        else {"labels": tasks.labels, "rates": tasks.rates, "alignment": tasks.alignment},
         "discretisation": analysis.discretisation,
         "mode_profile_shares": [profile.share for profile in analysis.profiles],
         "shares": None if shares is None else {"error": shares.error, "rate": shares.rate},
@@ -131,6 +161,11 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "outputs_rms_change": comparison.outputs,
         "ntk_principal_angles_degrees": np.degrees(comparison.angles),
         "ntk_subspace_overlap": comparison.overlap,
+        "alignments": {
+            "operators": comparison.alignments.names,
+            "values": comparison.alignments.values,
+            "standard_errors": comparison.alignments.errors,
+        },
     }
 
 

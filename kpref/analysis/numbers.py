@@ -2,7 +2,8 @@
 
 Everything is computed from a `Flow` without forming a matrix of the operators: the spectrum of K exactly from its
 blocks, the leading eigenpairs of ``P P*`` and the NTK by Lanczos iterations, the gradient flow by one backward and one
-forward pass, and its realisation by running the network again after parameter steps of several sizes.
+forward pass, and its realisation by running the network again after parameter steps of several sizes. Traces and
+dimensions are in `kpref.analysis.dimensions`, norms and exponents in `kpref.analysis.stability`.
 """
 
 from __future__ import annotations
@@ -14,50 +15,49 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref.analysis.alignments import align_tasks, aligned
+from kpref.analysis.dimensions import Dimensions, measure_dimensions, schmidt_trials
+from kpref.analysis.profile import Profile, leading_profile
 from kpref.analysis.selfcheck import Check, SelfCheck, log_slope, self_check
 from kpref.analysis.settings import Integration, Objective
+from kpref.analysis.stability import Stability, growth_trials, measure_stability, stability_trials
 from kpref.flow import Flow
 from kpref.gradient import GradientFlow
 from kpref.loss import evaluate_loss
 from kpref.models import Field, Model, Rate
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
-from kpref.spectra import Eigen, KernelSpectrum, eigh, kernel_spectrum
+from kpref.spectra import (
+    Eigen,
+    Estimate,
+    KernelSpectrum,
+    TaskAlignment,
+    eigh,
+    kernel_spectrum,
+)
 from kpref.spectra.blocks import BlockEigen, block_eigh
 from kpref.trials import Trials
 
-__all__ = ["Analysis", "ErrorShares", "Profile", "StepTest", "analyze_checkpoint", "leading_profile"]
+__all__ = [
+    "Analysis",
+    "ErrorShares",
+    "Profile",
+    "StepTest",
+    "analyze_checkpoint",
+    "evenly_spread",
+    "leading_profile",
+]
 
 Array = npt.NDArray[Any]
 
 #: Stages that `analyze_checkpoint` reports as its progress.
-STAGES = 6
+STAGES = 8
 #: Eigenfunctions of the NTK that are drawn.
 SHOWN_MODES = 3
 #: Predicted relative changes of the states at which the prediction is put to the test, largest first.
 _STEP_SIZES = 10.0 ** -np.arange(0.0, 5.5, 0.5)
 #: The prediction is shown at the largest step at which it is off by no more than this.
 _GOOD_ERROR = 0.1
-_PROBES = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Profile:
-    """The best one-dimensional picture of a tensor (B, T, H).
-
-    Attributes
-    ----------
-    amplitude : ndarray, shape (B, T)
-        Its component along `direction`.
-    direction : ndarray, shape (H,)
-        The unit vector of state space that holds most of it (the leading right singular vector of the (B T, H) matrix).
-    share : float
-        Share of the squared norm that lies along `direction`.
-    """
-
-    amplitude: Array
-    direction: Array
-    share: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +130,8 @@ class Analysis:
     times : ndarray, shape (T,), or None
         The times of the trials in continuous time.
     states : ndarray, shape (B, T, H)
+    flow : Flow
+        The network on its trials, for comparisons.
     kernel : KernelSpectrum
         Exact spectrum of K.
     kernel_modes : BlockEigen
@@ -139,8 +141,10 @@ class Analysis:
     ntk_modes : Eigen
     profiles : tuple of Profile
         Of the first modes of the NTK.
-    ntk_trace, ntk_trace_error : float
-        Trace of the NTK: the leading eigenvalues, plus an estimate of the rest with its standard error.
+    dimensions : Dimensions
+    stability : Stability
+    kernel_ntk : Estimate or None
+        Alignment of K with the NTK; None if one of them is zero.
     check : SelfCheck
     discretisation : float or None
         Of a network in continuous time, ``|P K P* v - NTK v| / |NTK v|`` for the first mode v: the two have the same
@@ -150,6 +154,9 @@ class Analysis:
     outputs : ndarray, shape (B, T, n_out), or None
     shares : ErrorShares or None
     step : StepTest or None
+    tasks : TaskAlignment or None
+        Alignment of the sub-tasks that the labels stand for; None without a label for each trial, or with more than
+        `kpref.analysis.alignments.MOST_TASKS` of them.
     """
 
     name: str
@@ -157,13 +164,15 @@ class Analysis:
     space: TrajectorySpace
     times: Array | None
     states: Array
+    flow: Flow
     kernel: KernelSpectrum
     kernel_modes: BlockEigen
     propagator_modes: BlockEigen
     ntk_modes: Eigen
     profiles: tuple[Profile, ...]
-    ntk_trace: float
-    ntk_trace_error: float
+    dimensions: Dimensions
+    stability: Stability
+    kernel_ntk: Estimate | None
     check: SelfCheck
     discretisation: float | None = None
     loss: float | None = None
@@ -173,6 +182,7 @@ class Analysis:
     outputs: Array | None = None
     shares: ErrorShares | None = None
     step: StepTest | None = None
+    tasks: TaskAlignment | None = None
 
 
 def analyze_checkpoint(
@@ -227,7 +237,12 @@ def analyze_checkpoint(
     """
     tell = progress or (lambda stage: None)
     tell("running the network")
-    flow = Flow(model, trials.inputs, measure=measure, **({} if integration is None else integration.arguments()))
+
+    def flow_on(chosen: Array) -> Flow:
+        inputs = trials.inputs if len(chosen) == trials.n_trials else trials.inputs[chosen]
+        return Flow(model, inputs, measure=measure, **({} if integration is None else integration.arguments()))
+
+    flow = flow_on(np.arange(trials.n_trials))
     k = min(modes, flow.space.size)
     tell("spectrum of K")
     kernel = kernel_spectrum(flow, progress=tick)
@@ -236,7 +251,15 @@ def analyze_checkpoint(
     propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed, progress=tick)
     tell("modes of the NTK")
     ntk_modes = eigh(flow.NTK, k, seed=seed, progress=tick)
-    trace, trace_error = _trace(flow, ntk_modes, seed)
+    tell("traces and dimensions")
+    few, fewer = (flow_on(evenly_spread(trials.n_trials, number)) for number in schmidt_trials(flow.space))
+    dimensions = measure_dimensions(flow, ntk_modes, few, fewer, seed)
+    kernel_ntk = aligned(flow.K, flow.NTK, seed)
+    tell("norms and exponents")
+    some, followed = (
+        evenly_spread(trials.n_trials, number) for number in (stability_trials(flow.space), growth_trials(flow.space))
+    )
+    stability = measure_stability(propagator_modes, flow_on(some), some, flow_on(followed), followed, seed)
     tell("self-check")
     check = self_check(flow, seed, progress=tick)
     analysis = Analysis(
@@ -245,13 +268,15 @@ def analyze_checkpoint(
         space=flow.space,
         times=flow.solution.times if isinstance(model, Field) else None,
         states=flow.states,
+        flow=flow,
         kernel=kernel,
         kernel_modes=kernel_modes,
         propagator_modes=propagator_modes,
         ntk_modes=ntk_modes,
         profiles=tuple(leading_profile(v, flow.space) for v in ntk_modes.vectors[:SHOWN_MODES]),
-        ntk_trace=trace,
-        ntk_trace_error=trace_error,
+        dimensions=dimensions,
+        stability=stability,
+        kernel_ntk=kernel_ntk,
         check=replace(check, checks=(*check.checks, _spectrum_check(kernel, kernel_modes))),
         discretisation=_discretisation(flow, ntk_modes) if isinstance(model, Field) else None,
     )
@@ -272,14 +297,9 @@ def _in_words(model: Model) -> str:
     )
 
 
-def leading_profile(tensor: Array, space: TrajectorySpace) -> Profile:
-    """The direction of state space that holds most of a tensor (B, T, H), and the component along it."""
-    weighted = space.weigh(tensor).reshape(-1, tensor.shape[2])
-    values, vectors = np.linalg.eigh(weighted.T @ tensor.reshape(weighted.shape))
-    amplitude = tensor @ vectors[:, -1]
-    sign = np.sign(amplitude.flat[np.abs(amplitude).argmax()]) or 1.0
-    total = values.sum()
-    return Profile(sign * amplitude, sign * vectors[:, -1], float(values[-1] / total) if total > 0 else 0.0)
+def evenly_spread(total: int, number: int) -> Array:
+    """Indices of so many of the trials, from the first to the last."""
+    return np.unique(np.linspace(0, total - 1, number).round().astype(int))
 
 
 def _with_loss(
@@ -296,6 +316,7 @@ def _with_loss(
         outputs=value.outputs,
         shares=_error_shares(analysis.ntk_modes, gradient, space) if moving else None,
         step=_step_test(gradient, readout, trials, objective) if moving else None,
+        tasks=align_tasks(gradient, trials) if moving else None,
     )
 
 
@@ -344,21 +365,6 @@ def _discretisation(flow: Flow, modes: Eigen) -> float:
     mode = modes.vectors[0]
     exact = flow.NTK(mode)
     return flow.space.norm(flow.P(flow.K(flow.P.star(mode))) - exact) / (flow.space.norm(exact) or 1.0)
-
-
-def _trace(flow: Flow, modes: Eigen, seed: int) -> tuple[float, float]:
-    """Trace of the NTK: exact on the leading modes, Hutchinson's estimate with random signs on what is orthogonal.
-
-    The standard error is that of the mean over the probes.
-    """
-    space, rng, rest = flow.space, np.random.default_rng(seed), []
-    for _ in range(_PROBES):
-        probe = space.scale(rng.choice([-1.0, 1.0], size=space.shape), -0.5)
-        for v in modes.vectors:
-            probe -= space.inner(v, probe) * v
-        rest.append(float(np.square(flow.D.T(space.weigh(probe))).sum()))
-    error = np.std(rest, ddof=1) / np.sqrt(_PROBES)
-    return float(modes.values.sum() + np.mean(rest)), float(error)
 
 
 def _spectrum_check(kernel: KernelSpectrum, modes: BlockEigen) -> Check:

@@ -14,10 +14,11 @@ import numpy as np
 
 from kpref._version import __version__
 from kpref.analysis.comparison import Study
-from kpref.analysis.figures import Exhibit, Panel
-from kpref.analysis.findings import findings, number
+from kpref.analysis.exhibits import Exhibit, Panel
+from kpref.analysis.findings import findings, number, with_error
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.style import STYLE_SHEET
+from kpref.analysis.tables import alignment_table, breakable, quantity_table, table
 
 __all__ = ["render"]
 
@@ -32,6 +33,26 @@ _GLOSSARY = (
         "an eigenfunction of the NTK: a pattern over trials, time and units that moves independently of the others",
     ),
     ("effective dimension", "about how many eigenvalues carry the trace: (sum λ)² / sum λ²"),
+    (
+        "trace",
+        "the sum of all eigenvalues: the total strength of an operator over all independent ways",
+    ),
+    (
+        "Schmidt rank",
+        "how many products of a pattern over trials and time with a pattern over units an operator is the sum of, "
+        "weighted as the effective dimension is: 1 if space and time do not mix in it",
+    ),
+    ("operator norm of P", "the most that P can lengthen a nudge: the root of the largest eigenvalue of P P*"),
+    (
+        "Lyapunov exponent",
+        "the rate, in nats a step, at which small differences grow (above zero) or fade (below): a factor e for each "
+        "nat. Finite-time: over the length of a trial, not for ever",
+    ),
+    (
+        "alignment",
+        "the cosine between two operators taken as vectors: 1 if they are the same up to a factor, 0 if they have "
+        "nothing in common",
+    ),
     ("η", "learning rate: the parameters move by −η times the gradient of the loss"),
 )
 _CONTINUOUS_GLOSSARY = (
@@ -76,6 +97,14 @@ def render(study: Study, exhibits: Sequence[Exhibit]) -> str:
         section("What the network does", "outputs"),
         section("Where gradient descent can move the states", "modes"),
         section("How strong the leading ways are", "spectra", *map(_eigenvalue_table, study.analyses)),
+        section("How many ways there are", "dimensions", quantity_table(study, "dimensions")),
+        section("Does the network forget or amplify?", "stability", quantity_table(study, "stability")),
+        section(
+            "What points the same way",
+            "alignments",
+            quantity_table(study, "alignments"),
+            *(alignment_table(comparison) for comparison in study.comparisons),
+        ),
         section("What that means for the loss", "shares"),
         section("Prediction and reality", "steps", *map(_step_table, study.analyses)),
         section(
@@ -146,19 +175,6 @@ def _image(panel: Panel) -> str:
     return f'<img alt="{escape(panel.description)}" src="data:image/png;base64,{data}">'
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], note: str = "", folded: bool = False) -> str:
-    """A table whose first column names the row; cells are HTML already."""
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    lines = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
-    )
-    table = f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
-    note = f'<p class="caption">{note}</p>' if note else ""
-    if folded:
-        return f"<details><summary>{escape(title)}</summary>{table}{note}</details>"
-    return f"<h3>{escape(title)}</h3>{table}{note}"
-
-
 def _overview_table(study: Study) -> str:
     analyses = study.analyses
 
@@ -188,17 +204,17 @@ def _overview_table(study: Study) -> str:
         row("largest eigenvalue of the NTK", _residual(analyses, "ntk_modes"),
             [number(a.ntk_modes.values[0]) for a in analyses]),
         row("trace of the NTK", "estimated, ± standard error",
-            [f"{number(a.ntk_trace)} ± {number(a.ntk_trace_error, 2)}" for a in analyses]),
+            [with_error(a.dimensions.ntk_trace.value, a.dimensions.ntk_trace.standard_error) for a in analyses]),
         row(f"share of it in the first {len(analyses[0].ntk_modes.values)} modes", "estimated",
-            [f"{a.ntk_modes.values.sum() / (a.ntk_trace or 1.0):.1%}" for a in analyses]),
+            [f"{a.ntk_modes.values.sum() / (a.dimensions.ntk_trace.value or 1.0):.1%}" for a in analyses]),
     ]  # fmt: skip
     if any(a.discretisation is not None for a in analyses):
         differences = ["–" if a.discretisation is None else f"{100 * a.discretisation:.2g} %" for a in analyses]
         rows.append(row("P K P* against the NTK, on its first mode", "size of the discretisation", differences))
-    head = ["", *(_breakable(a.name) for a in analyses), "how it is known"]
+    head = ["", *(breakable(a.name) for a in analyses), "how it is known"]
     note = "“Exact” means up to rounding in double precision"
     note += "." if study.integration is None else ", for the discrete flow of the method."
-    return _table("The main numbers", head, rows, note)
+    return table("The main numbers", head, rows, note)
 
 
 def _residual(analyses: Sequence[Analysis], attribute: str) -> str:
@@ -232,7 +248,7 @@ def _eigenvalue_table(analysis: Analysis) -> str:
         "An iterated eigenvalue is off by at most residual × largest eigenvalue. P does not mix "
         "trials, so that each of its modes belongs to one trial (counted from 0)."
     )
-    return _table(f"Leading eigenvalues of {analysis.name}", head, rows, note, folded=True)
+    return table(f"Leading eigenvalues of {analysis.name}", head, rows, note, folded=True)
 
 
 def _step_table(analysis: Analysis) -> str:
@@ -248,7 +264,7 @@ def _step_table(analysis: Analysis) -> str:
     ]
     slope = "not measured, too few small steps" if step.slope is None else f"{step.slope:.4f}"
     note = f"All numbers exact to rounding. Fitted slope of |realised − predicted| against η: {slope} (expected: 2)."
-    return _table(f"Steps of {analysis.name}", head, rows, note, folded=True)
+    return table(f"Steps of {analysis.name}", head, rows, note, folded=True)
 
 
 def _comparison_table(study: Study) -> str:
@@ -260,9 +276,9 @@ def _comparison_table(study: Study) -> str:
         ["angles between leading NTK modes", *(f"{a[0]:.1f}° to {a[-1]:.1f}°" for a in degrees), "iterated"],
         ["shared part of their spaces", *(f"{c.overlap:.1%}" for c in found), "iterated"],
     ]
-    head = ["", *(f"{_breakable(c.before)} → {_breakable(c.after)}" for c in found), "how it is known"]
+    head = ["", *(f"{breakable(c.before)} → {breakable(c.after)}" for c in found), "how it is known"]
     note = "Shared part: mean squared cosine of the angles, 100 % if both spaces are the same and 0 % if orthogonal."
-    return _table("First checkpoint against the later", head, rows, note)
+    return table("First checkpoint against the later", head, rows, note)
 
 
 def _check_table(analysis: Analysis) -> str:
@@ -290,12 +306,7 @@ def _check_table(analysis: Analysis) -> str:
             f"it differs by {100 * analysis.discretisation:.2g} %, which is the size of the discretisation."
         )
     head = ["check", "", "error", "bound", "where the bound comes from"]
-    return _table(f"Self-check of {analysis.name}", head, rows, note)
-
-
-def _breakable(name: str) -> str:
-    """A name that a narrow screen may break behind an underscore."""
-    return escape(name).replace("_", "_<wbr>")
+    return table(f"Self-check of {analysis.name}", head, rows, note)
 
 
 def _typeset(text: str) -> str:

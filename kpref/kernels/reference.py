@@ -42,7 +42,7 @@ def jacobian(form: SiteForm | DenseForm, step: int, x: Array) -> Array:
     """``A[step] x`` for x of shape (v, B, H)."""
     if isinstance(form, DenseForm):
         return np.einsum("bij,vbj->vbi", form.state_jacobian[step], x)
-    currents = (_slope(form, step) * x) @ form.weight.T
+    currents = (_slope(form, step) * x).reshape(-1, x.shape[2]) @ form.weight.T  # one product, not one for each v
     split = currents.reshape(*x.shape[:2], -1, x.shape[2])
     recurrent = _row(form.gates, step)[:, : split.shape[2]]
     return _row(form.decay, step) * x + (recurrent * split).sum(axis=2)
@@ -54,7 +54,8 @@ def jacobian_transpose(form: SiteForm | DenseForm, step: int, x: Array) -> Array
         return np.einsum("bji,vbj->vbi", form.state_jacobian[step], x)
     recurrent = _row(form.gates, step)[:, : len(form.weight) // form.n_states]
     split = recurrent * x[:, :, None, :]
-    return _row(form.decay, step) * x + _slope(form, step) * (split.reshape(*x.shape[:2], -1) @ form.weight)
+    currents = split.reshape(len(x) * x.shape[1], -1) @ form.weight
+    return _row(form.decay, step) * x + _slope(form, step) * currents.reshape(x.shape)
 
 
 def tangent(form: SiteForm | DenseForm, forcing: Array) -> Array:

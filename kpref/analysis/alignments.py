@@ -1,0 +1,32 @@
+"""Alignments for a report: of two operators, and of the sub-tasks that labels stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kpref.gradient import GradientFlow
+from kpref.operators import TensorOperator
+from kpref.spectra import Estimate, TaskAlignment, alignment, task_alignment
+from kpref.trials import Trials
+
+__all__ = ["MOST_TASKS", "align_tasks", "aligned"]
+
+#: Sub-tasks (labels) up to which their alignment is computed: a product with the NTK for each.
+MOST_TASKS = 30
+_PROBES = 12
+
+
+def aligned(first: TensorOperator, second: TensorOperator, seed: int) -> Estimate | None:
+    """Alignment of two operators; None if one of them is zero."""
+    try:
+        return alignment(first, second, probes=_PROBES, seed=seed)
+    except ValueError:  # the spaces are equal wherever this is called: an operator is zero
+        return None
+
+
+def align_tasks(gradient: GradientFlow, trials: Trials) -> TaskAlignment | None:
+    """Alignment of sub-tasks; None unless each trial has one label, of `MOST_TASKS` different ones at most."""
+    labels = trials.labels
+    if labels is None or labels.ndim != 1 or len(np.unique(labels)) > MOST_TASKS:
+        return None
+    return task_alignment(gradient.flow.NTK, gradient.err, labels)

@@ -1,0 +1,44 @@
+"""A tensor over trials, time and units as one number for each trial and time, to be drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.space import TrajectorySpace
+
+__all__ = ["Profile", "leading_profile"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """The best one-dimensional picture of a tensor (B, T, H).
+
+    Attributes
+    ----------
+    amplitude : ndarray, shape (B, T)
+        Its component along `direction`.
+    direction : ndarray, shape (H,)
+        The unit vector of state space that holds most of it (the leading right singular vector of the (B T, H) matrix).
+    share : float
+        Share of the squared norm that lies along `direction`.
+    """
+
+    amplitude: Array
+    direction: Array
+    share: float
+
+
+def leading_profile(tensor: Array, space: TrajectorySpace) -> Profile:
+    """The direction of state space that holds most of a tensor (B, T, H), and the component along it."""
+    weighted = space.weigh(tensor).reshape(-1, tensor.shape[2])
+    values, vectors = np.linalg.eigh(weighted.T @ tensor.reshape(weighted.shape))
+    amplitude = tensor @ vectors[:, -1]
+    sign = np.sign(amplitude.flat[np.abs(amplitude).argmax()]) or 1.0
+    total = values.sum()
+    return Profile(sign * amplitude, sign * vectors[:, -1], float(values[-1] / total) if total > 0 else 0.0)

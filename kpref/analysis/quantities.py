@@ -1,0 +1,141 @@
+"""Each metric of a checkpoint as a value, its error, and words on how it is known: for tables and for metrics.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.analysis.dimensions import KEPT, Dimensions
+from kpref.analysis.numbers import Analysis
+from kpref.analysis.stability import NORM_TOLERANCE
+from kpref.spectra import Estimate
+
+__all__ = ["Quantity", "alignment_words", "quantities"]
+
+Array = npt.NDArray[Any]
+
+_EXACT = "exact"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number of a report.
+
+    Attributes
+    ----------
+    key : str
+        Its name in ``metrics.json``.
+    label : str
+        Its name for people.
+    group : {"dimensions", "stability", "alignments"}
+    value : float
+    error : float or None
+        Standard error, or a bound where `how` says so; 0 for exact values; None where there is nothing to tell it from.
+    how : str
+        Exact, estimated, iterated or a mean; and how well it is known.
+    """
+
+    key: str
+    label: str
+    group: str
+    value: float
+    error: float | None
+    how: str
+
+
+def quantities(analysis: Analysis) -> tuple[Quantity, ...]:
+    """All metrics of one checkpoint, in the order in which they are shown."""
+    found = [*_sizes(analysis), *_stability(analysis)]
+    if analysis.kernel_ntk is not None:
+        label = "alignment of K with the NTK"
+        found.append(_of("alignment_K_NTK", label, "alignments", analysis.kernel_ntk, alignment_words()))
+    return tuple(found)
+
+
+def alignment_words() -> str:
+    """How an alignment is known that is not exact."""
+    return "estimated from random vectors, ± standard error (jackknife)"
+
+
+def _of(key: str, label: str, group: str, estimate: Estimate, how: str = "") -> Quantity:
+    words = _EXACT if estimate.exact else how
+    return Quantity(key, label, group, estimate.value, estimate.standard_error, words)
+
+
+def _sizes(analysis: Analysis) -> list[Quantity]:
+    sizes: Dimensions = analysis.dimensions
+    trials, group = analysis.space.shape[0], "dimensions"
+    random = "estimated from random vectors, ± standard error"
+
+    def fixed(key: str, label: str, value: float) -> Quantity:
+        return Quantity(key, label, group, value, 0.0, _EXACT)
+
+    def schmidt(key: str, label: str, estimate: Estimate, used: int) -> Quantity:
+        words = (_EXACT if estimate.exact else f"{random} (jackknife)") + _part(used, trials)
+        return Quantity(key, label, group, estimate.value, estimate.standard_error, words)
+
+    trace_words = "estimated: leading eigenvalues, random vectors for the rest, ± standard error"
+    return [
+        fixed("trace_K", "trace of K", analysis.kernel.trace),
+        _of("trace_PP*", "trace of P P*", group, sizes.propagator_trace, random),
+        _of("trace_NTK", "trace of the NTK", group, sizes.ntk_trace, trace_words),
+        fixed("effective_dimension_K", "effective dimension of K", analysis.kernel.effective_dimension),
+        *(
+            _of(
+                f"effective_dimension_K_{axis}",
+                f"effective dimension of K along {axis}s",
+                group,
+                sizes.kernel_kept[axis],
+            )
+            for axis in KEPT
+        ),
+        _of("effective_dimension_PP*", "effective dimension of P P*", group, sizes.propagator, f"{random} (jackknife)"),
+        _of("effective_dimension_NTK", "effective dimension of the NTK", group, sizes.ntk, f"{random} (jackknife)"),
+        schmidt("schmidt_rank_K", "Schmidt rank of K", sizes.kernel_schmidt, sizes.kernel_schmidt_trials),
+        schmidt("schmidt_rank_NTK", "Schmidt rank of the NTK", sizes.ntk_schmidt, sizes.ntk_schmidt_trials),
+    ]
+
+
+def _stability(analysis: Analysis) -> list[Quantity]:
+    stability, total, group = analysis.stability, analysis.space.shape[0], "stability"
+    per = "step" if analysis.times is None else "unit of time"
+    norms, last = stability.trial_norms, stability.growth[:, -1]
+    middle, smallest = float(np.median(norms)), float(norms.min())
+    iterated = f"iterated, relative residual ≤ {NORM_TOLERANCE:g}{_part(len(norms), total)}"
+    followed = f"exact, median of {_of_all(len(last), total)}"
+
+    def mean(key: str, label: str, value: float, error: float) -> Quantity:
+        if not np.isfinite(error):
+            return Quantity(key, label, group, value, None, "exact for one trial; one alone has no standard error")
+        words = f"exact for each trial, mean of {_of_all(len(norms), total)} ± its standard error"
+        return Quantity(key, label, group, value, error, words)
+
+    exponents = stability.exponents
+    counts = (exponents.values > 0).sum(axis=1)
+    spread = float(counts.std(ddof=1) / len(counts) ** 0.5) if len(counts) > 1 else np.nan
+    peak = float(np.median(stability.growth.max(axis=1)))
+    largest, error = float(exponents.mean[0]), float(exponents.standard_error[0])
+    return [
+        _of("norm_P", "operator norm of P", group, stability.norm, "iterated, ± bound from the residual"),
+        Quantity("norm_P_median", "operator norm of P on one trial, median", group, middle, NORM_TOLERANCE * middle,
+                 iterated),
+        Quantity("norm_P_smallest", "operator norm of P on one trial, smallest", group, smallest,
+                 NORM_TOLERANCE * smallest, iterated),
+        Quantity("growth_end", "log growth of an early change to the end, median", group, float(np.median(last)), 0.0,
+                 followed),
+        Quantity("growth_peak", "log growth of an early change to its maximum, median", group, peak, 0.0, followed),
+        mean("lyapunov_1", f"largest Lyapunov exponent (nats per {per}), mean", largest, error),
+        mean("lyapunov_positive", f"exponents above zero, of the leading {len(exponents.mean)}, mean",
+             float(counts.mean()), spread),
+    ]  # fmt: skip
+
+
+def _part(used: int, total: int) -> str:
+    return "" if used == total else f", on {used} of the {total:,} trials"
+
+
+def _of_all(used: int, total: int) -> str:
+    return f"all {total:,} trials" if used == total else f"{used} of the {total:,} trials"

@@ -1,0 +1,96 @@
+"""Stability of one network along its trials: how far P lets the past grow, and at which rates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from kpref.flow import Flow
+from kpref.space import TrajectorySpace
+from kpref.spectra import Estimate, Lyapunov, lyapunov_exponents
+from kpref.spectra.blocks import BlockEigen
+from kpref.spectra.lyapunov import propagator_growth, trial_norms
+
+__all__ = ["NORM_TOLERANCE", "Stability", "growth_trials", "measure_stability", "stability_trials"]
+
+Array = npt.NDArray[Any]
+
+#: Residual of the norm of P on each trial, relative to its square.
+NORM_TOLERANCE = 1e-4
+#: Leading Lyapunov exponents, at most.
+_EXPONENTS = 16
+#: States B T H of the trials that have norms and exponents of their own, at most.
+_ENTRIES = 200_000
+#: Products T H^3 of one trial, in all, up to which the growth of P is followed; and trials, for a median and a band.
+_GROWTH_WORK = 1e9
+_GROWTH_TRIALS = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """Norms and growth of P, and Lyapunov exponents.
+
+    Attributes
+    ----------
+    norm : Estimate
+        Operator norm of P; its error is a bound, half the residual of the iterated eigenvalue of ``P P*``.
+    trials : ndarray, shape (c,)
+        The trials that norms and exponents belong to, evenly spread.
+    trial_norms : ndarray, shape (c,)
+        Norm of each trial's part of P, to `NORM_TOLERANCE`.
+    growth : ndarray, shape (b, T)
+        Logarithm of the largest singular value of what carries a change of the initial state to each time, exact.
+    growth_trials : ndarray, shape (b,)
+        The trials that it belongs to, evenly spread.
+    exponents : Lyapunov
+        Leading finite-time exponents of the same trials as the norms.
+    """
+
+    norm: Estimate
+    trials: Array
+    trial_norms: Array
+    growth: Array
+    growth_trials: Array
+    exponents: Lyapunov
+
+
+def measure_stability(
+    propagator_modes: BlockEigen, part: Flow, part_trials: Array, few: Flow, few_trials: Array, seed: int
+) -> Stability:
+    """Stability of a flow.
+
+    Parameters
+    ----------
+    propagator_modes : BlockEigen
+        Leading eigenpairs of its ``P P*``.
+    part, part_trials : Flow and ndarray, shape (c,)
+        The same network on some of the trials, see `stability_trials`.
+    few, few_trials : Flow and ndarray, shape (b,)
+        And on those of `growth_trials`.
+    seed : int
+        Of starting vectors.
+    """
+    largest, residual = float(propagator_modes.values[0]), float(propagator_modes.residuals[0])
+    root = max(largest, 0.0) ** 0.5
+    return Stability(
+        norm=Estimate(root, residual * root / 2, propagator_modes.n_products, "Lanczos"),
+        trials=part_trials,
+        trial_norms=trial_norms(part, seed, NORM_TOLERANCE),
+        growth=propagator_growth(few),
+        growth_trials=few_trials,
+        exponents=lyapunov_exponents(part, min(part.space.shape[2], _EXPONENTS), seed=seed),
+    )
+
+
+def stability_trials(space: TrajectorySpace) -> int:
+    """Number of trials that have norms and exponents of their own: all, if they are few and small."""
+    trials, steps, units = space.shape
+    return min(trials, max(1, _ENTRIES // (steps * units)))
+
+
+def growth_trials(space: TrajectorySpace) -> int:
+    """Number of trials on which the growth of P is followed: all, if they are few and small."""
+    trials, steps, units = space.shape
+    return min(trials, _GROWTH_TRIALS, max(1, int(_GROWTH_WORK / (steps * float(units) ** 3))))

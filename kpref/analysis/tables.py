@@ -1,0 +1,77 @@
+"""Tables of a report: HTML of any table, and those of the metrics, with how each number is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from kpref.analysis.comparison import Comparison, Study
+from kpref.analysis.findings import with_error
+from kpref.analysis.quantities import Quantity, alignment_words, quantities
+
+__all__ = ["alignment_table", "breakable", "quantity_table", "table"]
+
+_NOTES = {
+    "dimensions": "A dimension of K along units is that of K summed over trials and times, and so on: how many "
+    "independent units, trials or times carry what the parameters can do.",
+    "stability": "An early change: of the initial state. Its log growth is the logarithm of the most that any such "
+    "change has been lengthened by that time.",
+    "alignments": "",
+}
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], note: str = "", folded: bool = False) -> str:
+    """A table whose first column names the row; cells are HTML already."""
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    lines = "".join(
+        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
+    )
+    body = f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
+    note = f'<p class="caption">{note}</p>' if note else ""
+    if folded:
+        return f"<details><summary>{escape(title)}</summary>{body}{note}</details>"
+    return f"<h3>{escape(title)}</h3>{body}{note}"
+
+
+def quantity_table(study: Study, group: str) -> str:
+    """The metrics of one group: a row for each, a column for each checkpoint, and how they are known."""
+    found = [[q for q in quantities(analysis) if q.group == group] for analysis in study.analyses]
+    by_key: dict[str, dict[int, Quantity]] = {}
+    for index, of_one in enumerate(found):
+        for quantity in of_one:
+            by_key.setdefault(quantity.key, {})[index] = quantity
+    if not by_key:
+        return ""
+    columns = range(len(study.analyses))
+    rows = []
+    for quantity_of in by_key.values():
+        first = next(iter(quantity_of.values()))
+        words = dict.fromkeys(quantity.how for quantity in quantity_of.values())
+        values = [with_error(quantity_of[i].value, quantity_of[i].error) if i in quantity_of else "–" for i in columns]
+        rows.append([escape(first.label), *values, escape("; ".join(words))])
+    head = ["metric", *(breakable(analysis.name) for analysis in study.analyses), "exact or estimated, and how well"]
+    return table("The numbers", head, rows, _NOTES[group])
+
+
+def alignment_table(comparison: Comparison) -> str:
+    """The alignments of K and the NTK of two checkpoints as a folded table."""
+    found = comparison.alignments
+    rows = [
+        [
+            f"{breakable(found.names[row])} with {breakable(found.names[column])}",
+            with_error(float(found.values[row, column]), float(found.errors[row, column])),
+            "exact" if found.errors[row, column] == 0 else alignment_words(),
+        ]
+        for row in range(len(found.names))
+        for column in range(row + 1, len(found.names))
+        if np.isfinite(found.values[row, column])
+    ]
+    title = f"Alignments of {comparison.before} and {comparison.after}"
+    return table(title, ["operators", "alignment", "exact or estimated, and how well"], rows, folded=True)
+
+
+def breakable(name: str) -> str:
+    """A name that a narrow screen may break behind an underscore."""
+    return escape(name).replace("_", "_<wbr>")

@@ -1,0 +1,350 @@
+"""The metrics of `kpref analyze` against dense definitions, each with how it is known; and their figures."""
+
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from kpref import Flow, Readout, cli, load_checkpoint, plots, save_checkpoint
+from kpref.analysis.dimensions import schmidt_trials
+from kpref.analysis.findings import with_error
+from kpref.analysis.metric_figures import alignments, dimensions, stability
+from kpref.analysis.numbers import evenly_spread
+from kpref.analysis.stability import growth_trials, stability_trials
+from kpref.coloring import color_trials
+from kpref.models import GRU, RNN
+from kpref.space import TrajectorySpace
+from kpref.spectra import task_alignment
+from kpref.trials import Trials
+
+B, T, N_IN, H, N_OUT, MODES = 4, 5, 2, 3, 3, 4
+
+
+def analyze(*argv):
+    return cli.main(["analyze", *map(str, argv), "--modes", str(MODES)])
+
+
+def metrics_of(out):
+    return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path, rng = tmp_path_factory.mktemp("run"), np.random.default_rng(3)
+    for seed in (0, 1):
+        readout = Readout(rng.normal(size=(N_OUT, H)), rng.normal(size=N_OUT))
+        save_checkpoint(path / f"at_{seed}.npz", GRU.init(N_IN, H, seed=seed, gain=1.3), readout)
+    np.savez(path / "trials.npz", inputs=rng.normal(size=(B, T, N_IN)), labels=np.array([0, 2, 2, 0]))
+    return path
+
+
+def new_figures(study, progress):
+    """Those of the metrics only: the others have tests of their own, and take time."""
+    coloring = color_trials(study.trials)
+    return [exhibit for make in (dimensions, stability, alignments) for exhibit in make(study, coloring)]
+
+
+@pytest.fixture(scope="module")
+def report(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reports") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kpref.analysis.figures.draw_exhibits", new_figures)
+        assert analyze(folder, "--out", out) == 0
+    return out
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Draw nothing."""
+    monkeypatch.setattr("kpref.analysis.figures.draw_exhibits", lambda *args: [])
+
+
+@pytest.fixture(scope="module")
+def flows(folder):
+    trials = Trials.load(folder / "trials.npz")
+    return [Flow(load_checkpoint(folder / f"at_{seed}.npz")[0], trials.inputs) for seed in (0, 1)]
+
+
+def dimension(matrix):
+    return np.trace(matrix) ** 2 / np.sum(matrix**2)
+
+
+def schmidt_rank(matrix):
+    points, units = B * T, H
+    realigned = matrix.reshape(points, units, points, units).transpose(0, 2, 1, 3).reshape(points**2, units**2)
+    squares = np.linalg.svd(realigned, compute_uv=False) ** 2
+    return squares.sum() ** 2 / np.sum(squares**2)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_sizes_are_those_of_dense_matrices(report, flows, index):
+    flow, found = flows[index], metrics_of(report)["checkpoints"][index]["metrics"]
+    K, P = flow.K.to_dense(), flow.P.to_dense()
+    matrices = {"K": K, "PP*": P @ P.T, "NTK": P @ K @ P.T}  # the measure is uniform: adjoints are transposes
+    expected = {}
+    for name, matrix in matrices.items():
+        expected[f"trace_{name}"] = np.trace(matrix)
+        expected[f"effective_dimension_{name}"] = dimension(matrix)
+    tensor = K.reshape(B, T, H, B, T, H)
+    for axis, sums in (("trial", "ithjth->ij"), ("time", "bihbjh->ij"), ("unit", "btibtj->ij")):
+        expected[f"effective_dimension_K_{axis}"] = dimension(np.einsum(sums, tensor))
+    expected |= {f"schmidt_rank_{name}": schmidt_rank(matrices[name]) for name in ("K", "NTK")}
+    expected["alignment_K_NTK"] = np.vdot(K, matrices["NTK"]) / np.linalg.norm(K) / np.linalg.norm(matrices["NTK"])
+    assert set(expected) < set(found)
+    for key, value in expected.items():
+        if found[key]["how"] == "exact":
+            # Sums of at most (B T H)^2 = 3600 terms, and a square root of rounding in none of them.
+            assert found[key]["value"] == pytest.approx(value, rel=1e-11), key
+            assert found[key]["standard_error"] == 0
+        else:  # four standard errors; the random vectors are fixed by the seed
+            assert abs(found[key]["value"] - value) < 4 * found[key]["standard_error"], key
+    assert [key for key in expected if found[key]["how"] != "exact"] == ["trace_NTK"]  # the rest is small enough
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_stability_is_that_of_dense_matrices(report, flows, index):
+    flow, found = flows[index], metrics_of(report)["checkpoints"][index]
+    P = flow.P.to_dense().reshape(B, T, H, B, T, H)
+    norms = [np.linalg.norm(P[b, :, :, b].reshape(T * H, T * H), 2) for b in range(B)]
+    metrics = found["metrics"]
+    # The residual bounds the error of the square.
+    np.testing.assert_allclose(found["trial_norms"], norms, rtol=1e-4)
+    assert metrics["norm_P"]["value"] == pytest.approx(max(norms), rel=1e-9)
+    assert metrics["norm_P"]["standard_error"] < 1e-8
+    assert metrics["norm_P_median"]["value"] == np.median(found["trial_norms"])
+    assert metrics["norm_P_smallest"]["value"] == min(found["trial_norms"])
+    # Phi(n, 0) = Phi(n, 1) A[1], A[1] from a difference of two columns of the recursion: z[1] depends on z0 by D_z0.
+    D = flow.D_z0.to_dense().reshape(B, T, H, B, H)
+    logs = np.log([[np.linalg.norm(D[b, n, :, b], 2) for n in range(T)] for b in range(B)])
+    np.testing.assert_allclose(found["growth"]["log"], logs, rtol=0, atol=1e-11)
+    assert found["growth"]["trials"] == list(range(B))
+    assert metrics["growth_end"]["value"] == pytest.approx(np.median(logs[:, -1]), abs=1e-11)
+    assert metrics["growth_peak"]["value"] == pytest.approx(np.median(logs.max(axis=1)), abs=1e-11)
+    # With as many exponents as units their sum is the growth of volumes.
+    volumes = [np.linalg.slogdet(D[b, -1, :, b])[1] / T for b in range(B)]
+    assert sum(found["lyapunov"]["mean"]) == pytest.approx(np.mean(volumes), abs=1e-11)
+    assert metrics["lyapunov_1"]["value"] == found["lyapunov"]["mean"][0]
+    assert metrics["lyapunov_1"]["standard_error"] == found["lyapunov"]["standard_error"][0] > 0
+    assert found["lyapunov"]["running_mean"][-1] == pytest.approx(found["lyapunov"]["mean"])
+
+
+def test_alignments_are_those_of_dense_matrices(report, flows):
+    (comparison,) = metrics_of(report)["comparisons"]
+    found = comparison["alignments"]
+    assert found["operators"] == ["K, at_0", "K, at_1", "NTK, at_0", "NTK, at_1"]
+    rows = np.stack([op.to_dense().ravel() for op in (flows[0].K, flows[1].K, flows[0].NTK, flows[1].NTK)])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    values = np.array(found["values"], dtype=float)
+    known = ~np.eye(4, dtype=bool)[::-1]  # K of one with the NTK of the other is left out
+    np.testing.assert_allclose(values[known], (rows @ rows.T)[known], rtol=0, atol=1e-12)
+    assert np.isnan(values[~known]).all()
+    assert not np.any(np.array(found["standard_errors"], dtype=float)[known])
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_sub_tasks(folder, report, flows, index):
+    trials, readout = Trials.load(folder / "trials.npz"), load_checkpoint(folder / f"at_{index}.npz")[1]
+    flow, found = flows[index], metrics_of(report)["checkpoints"][index]["tasks"]
+    gradient = flow.gradient_flow(readout, labels=trials.labels, loss="cross_entropy", at="last")
+    direct = task_alignment(flow.NTK, gradient.err, trials.labels)
+    assert found["labels"] == [0, 2]
+    np.testing.assert_allclose(found["rates"], direct.rates, rtol=1e-12)
+    np.testing.assert_allclose(np.diag(found["alignment"]), 1.0, rtol=1e-12)
+    assert np.sum(found["rates"]) == pytest.approx(-gradient.loss_rate, rel=1e-11)
+
+
+def test_every_number_says_how_it_is_known(report):
+    metrics = metrics_of(report)
+    for checkpoint in metrics["checkpoints"]:
+        for key, entry in checkpoint["metrics"].items():
+            exact = entry["how"].startswith("exact")
+            assert exact or any(word in entry["how"] for word in ("±", "residual ≤")), key
+            assert entry["standard_error"] is not None, key
+            assert exact or entry["standard_error"] > 0, key
+        assert {"lyapunov", "trial_norms", "growth", "tasks", "metrics"} <= set(checkpoint) & set(metrics["how"])
+    assert "alignments" in metrics["how"]
+
+
+def test_every_number_of_the_page_says_so_too(report):
+    text = (report / "report.html").read_text(encoding="utf-8")
+    for section in ("dimensions", "stability", "alignments"):
+        part = text.split(f'<section id="{section}">')[1].split("</section>")[0]
+        rows = part.split("<tbody>")[1].split("</tbody>")[0].split("</tr>")[:-1]
+        assert rows
+        for row in rows:
+            assert any(word in row for word in ("exact", "±", "residual ≤")), row
+        assert part.count("<img") == part.count('alt="') > 0
+
+
+def test_parts_are_said(folder, tmp_path, monkeypatch, quick):
+    """Where a number stands for some of the trials only, it says for how many, and which."""
+    monkeypatch.setattr("kpref.analysis.dimensions._KERNEL_ENTRIES", 2 * T * H)
+    monkeypatch.setattr("kpref.analysis.dimensions._NTK_ENTRIES", 3 * T * H)
+    monkeypatch.setattr("kpref.analysis.stability._GROWTH_WORK", 2.0 * T * H**3)
+    monkeypatch.setattr("kpref.analysis.stability._ENTRIES", 3 * T * H)
+    assert analyze(folder / "at_1.npz", "--trials", folder / "trials.npz", "--out", tmp_path / "out") == 0
+    (found,) = metrics_of(tmp_path / "out")["checkpoints"]
+    assert found["metrics"]["schmidt_rank_K"]["how"] == "exact, on 2 of the 4 trials"
+    assert found["metrics"]["schmidt_rank_NTK"]["how"] == "exact, on 3 of the 4 trials"
+    assert found["metrics"]["growth_end"]["how"] == "exact, median of 2 of the 4 trials"
+    assert found["growth"]["trials"] == [0, 3]
+    assert found["stability_trials"] == [0, 2, 3]  # half a trial rounds to the even one
+    assert len(found["trial_norms"]) == 3
+    assert found["metrics"]["norm_P_median"]["how"].endswith(", on 3 of the 4 trials")
+    assert "mean of 3 of the 4 trials" in found["metrics"]["lyapunov_1"]["how"]
+
+
+def test_smallest_network(tmp_path, quick):
+    """One unit, one step, one trial: nothing is divided by zero, and what one trial cannot tell is left open."""
+    save_checkpoint(tmp_path / "one.npz", RNN.init(1, 1, seed=0), Readout(np.ones((1, 1))))
+    np.savez(tmp_path / "trials.npz", inputs=np.ones((1, 1, 1)), targets=np.ones((1, 1, 1)))
+    assert analyze(tmp_path / "one.npz", "--trials", tmp_path / "trials.npz", "--out", tmp_path / "out") == 0
+    (found,) = metrics_of(tmp_path / "out")["checkpoints"]
+    for key in ("effective_dimension_K", "effective_dimension_PP*", "effective_dimension_NTK", "schmidt_rank_K"):
+        assert found["metrics"][key]["value"] == pytest.approx(1.0)
+    assert found["metrics"]["norm_P"]["value"] == pytest.approx(1.0)
+    assert found["metrics"]["lyapunov_1"]["standard_error"] is None
+    assert "no standard error" in found["metrics"]["lyapunov_1"]["how"]
+    assert found["tasks"] is None
+    assert any("do not carry one label each" in note for note in metrics_of(tmp_path / "out")["notes"])
+
+
+def test_numbers_of_trials_stay_in_range():
+    small, large = TrajectorySpace((3, 4, 5)), TrajectorySpace((40, 1000, 2000))
+    assert (*schmidt_trials(small), growth_trials(small), stability_trials(small)) == (3,) * 4
+    assert (*schmidt_trials(large), growth_trials(large), stability_trials(large)) == (1,) * 4
+    np.testing.assert_array_equal(evenly_spread(10, 3), [0, 4, 9])
+    np.testing.assert_array_equal(evenly_spread(5, 5), np.arange(5))
+    np.testing.assert_array_equal(evenly_spread(7, 1), [0])
+
+
+@pytest.mark.parametrize(
+    "value, error, text",
+    [
+        (2.5, 0.0, "2.50"),
+        (2.5, None, "2.50"),
+        (2545.66, 22.44, "2,546 ± 22"),
+        (-0.0214356, 0.00047, "−0.02144 ± 0.00047"),
+        (0.03, 0.5, "0.030 ± 0.50"),
+        (float("nan"), 0.1, "–"),
+    ],
+)
+def test_no_more_digits_than_the_error_supports(value, error, text):
+    assert with_error(value, error) == text
+
+
+# Figures
+
+
+@pytest.fixture
+def axes():
+    return Figure(layout="constrained").add_subplot()
+
+
+def drawn(axes):
+    axes.figure.canvas.draw()
+    return bool(axes.get_xlabel() and axes.get_ylabel())
+
+
+def test_modes_over_time(axes):
+    modes = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
+    assert plots.plot_modes_over_time(modes, np.array([2.0, 1.0]), None, axes) is axes
+    expected = np.sqrt(np.mean(np.sum(modes[1] ** 2, axis=-1), axis=0))
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), expected)
+    assert drawn(axes)
+
+
+def test_dimension_against_training(axes):
+    values, errors = np.array([3.0, 40.0, 0.0]), np.array([0.1, 2.0, 0.0])
+    curves = [("K", values, errors), ("NTK", np.full(3, np.nan), errors)]
+    assert plots.plot_dimension_against_training(["a", "b", "c"], curves, ax=axes) is axes
+    np.testing.assert_array_equal(axes.containers[0].lines[0].get_ydata(), values[:2])
+    (bars,) = axes.containers[0].lines[2]
+    np.testing.assert_allclose(bars.get_segments()[1][:, 1], [38.0, 42.0])
+    assert drawn(axes)
+    other = Figure().add_subplot()
+    plots.plot_dimension_against_training([0, 1500], [("K", np.array([3.0, 2.0]), np.zeros(2))], ax=other)
+    np.testing.assert_array_equal(other.containers[0].lines[0].get_xdata(), [0, 1500])
+    assert other.get_xlabel() == "training iteration"
+
+
+def test_dimension_of_zero_operators(axes):
+    plots.plot_dimension_against_training(["only"], [("K", np.zeros(1), np.zeros(1))], ax=axes)
+    assert drawn(axes)
+
+
+def test_alignment_matrix(axes):
+    values = np.array([[1.0, -0.25], [-0.004, np.nan]])
+    assert plots.plot_alignment_matrix(values, ["a", "b"], np.array([[0, 0.02], [0, 0]]), axes) is axes
+    (image,) = axes.images
+    assert image.get_clim() == (-1.0, 1.0)
+    assert [text.get_text() for text in axes.texts] == ["1.00", "−0.25\n±0.02", "0.00", "–"]
+    middle = image.cmap(image.norm(0.0))[:3]
+    assert min(middle) > 0.95  # white at zero
+    axes.figure.canvas.draw()
+    large = Figure().add_subplot()
+    plots.plot_alignment_matrix(np.eye(20), [str(label) for label in range(20)], ax=large)
+    assert not large.texts
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (6, 4)])
+def test_exponents(axes, shape):
+    values = np.random.default_rng(0).normal(size=shape)
+    assert plots.plot_exponents([("a", values)], ax=axes) is axes
+    ordered = np.sort(values, axis=1)[:, ::-1]
+    np.testing.assert_allclose(axes.lines[-1].get_ydata(), np.median(ordered, axis=0))
+    assert drawn(axes)
+
+
+def test_infinite_exponents(axes):
+    values = np.array([[-np.inf, -1.0], [-2.0, -np.inf]])
+    plots.plot_exponents([("singular", values), ("all", np.full((2, 2), -np.inf))], ax=axes)
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), [-1.5])
+    assert drawn(axes)
+
+
+def test_running_exponents(axes):
+    running = np.random.default_rng(0).normal(size=(4, 3))
+    assert plots.plot_running_exponents(np.array([1, 2, 4, 8]), running, ax=axes) is axes
+    np.testing.assert_array_equal(axes.lines[-1].get_ydata(), running[:, 2])
+    assert drawn(axes)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7)])
+def test_growth(axes, shape):
+    values = np.random.default_rng(0).normal(size=shape)
+    assert plots.plot_growth([("a", values)], ax=axes) is axes
+    np.testing.assert_allclose(axes.lines[-1].get_ydata(), np.median(values, axis=0))
+    np.testing.assert_array_equal(axes.lines[-1].get_xdata(), np.arange(1, shape[1] + 1))
+    assert drawn(axes)
+
+
+def test_growth_of_a_singular_map(axes):
+    plots.plot_growth([("dead", np.full((2, 3), -np.inf))], 0.1 * np.arange(3), ax=axes)
+    assert axes.get_xlabel() == "time"
+    assert drawn(axes)
+
+
+def test_trial_norms(axes):
+    assert plots.plot_trial_norms([("a", np.array([1.0, 3.0, 2.0])), ("zero", np.zeros(1))], ax=axes) is axes
+    np.testing.assert_array_equal(axes.collections[0].get_offsets()[:, 1], [1.0, 3.0, 2.0])
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [2.0, 2.0])
+    assert drawn(axes)
+
+
+def test_spectrum_marks_the_effective_dimension(axes):
+    spectra = [("a", np.array([3.0, 2.0, 1.0])), ("zero", np.zeros(3))]
+    assert plots.plot_spectrum(axes, spectra, dimensions=[2.6, 0.0]) is axes
+    assert [line.get_xdata()[0] for line in axes.lines[2:]] == [2.6]
+    assert drawn(axes)
+
+
+def test_new_axes_if_none_are_given():
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")
+    made = plots.plot_growth([("a", np.zeros((2, 3)))])
+    assert drawn(made)
+    assert drawn(plots.plot_spectrum(None, [("a", np.ones(3))]))
+    pyplot.close("all")
