@@ -22,7 +22,7 @@ NORM_TOLERANCE = 1e-4
 #: Leading Lyapunov exponents, at most.
 _EXPONENTS = 16
 #: States B T H of the trials that have norms and exponents of their own, at most.
-_ENTRIES = 200_000
+_ENTRIES = 1 << 21
 #: Products T H^3 of one trial, in all, up to which the growth of P is followed; and trials, for a median and a band.
 _GROWTH_WORK = 1e9
 _GROWTH_TRIALS = 50
