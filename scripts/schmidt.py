@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from kpref import Flow, models
 from kpref.plots import STYLE
-from kpref.spectra.schmidt import effective_schmidt_rank, schmidt_spectrum
+from kpref.spectra import effective_schmidt_rank, schmidt_spectrum
 
 SIZES = (16, 32, 64, 128, 256)
 SEEDS = range(5)

@@ -9,13 +9,8 @@ from kpref.spectra.exact_traces import ntk_trace_exact, propagator_gram_trace
 from kpref.spectra.kernel import KernelSpectrum, kernel_spectrum
 from kpref.spectra.lanczos import NoConvergence
 from kpref.spectra.lyapunov import Lyapunov, lyapunov_exponents, propagator_growth, trial_norms
-from kpref.spectra.schmidt import (
-    SchmidtSketch,
-    SchmidtSpectrum,
-    effective_schmidt_rank,
-    schmidt_sketch,
-    schmidt_spectrum,
-)
+from kpref.spectra.schmidt import SchmidtSpectrum, schmidt_spectrum
+from kpref.spectra.schmidt_sampling import SchmidtSketch, effective_schmidt_rank, schmidt_sketch
 from kpref.spectra.singular import Singular, svd
 from kpref.spectra.traces import adjoint_trace, frobenius_squared, trace
 

@@ -18,7 +18,7 @@ uniform on the sphere, which removes the noise of the length.
 
 Standard errors: the terms of Hutchinson's mean are independent, those of Hutch++ are so given the range, and both
 estimates are unbiased given it; so the scatter of the terms tells the variance without bias. For the other two see
-`kpref.spectra.sketches`.
+`kpref.spectra.bootstrap`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,9 @@ import numpy.typing as npt
 
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
+from kpref.spectra.bootstrap import GRAM_TRACE, NYSTROM, RANGE_FROBENIUS, RANGE_TRACE, standard_error
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.sketches import (
-    GRAM_TRACE,
-    NYSTROM,
-    RANGE_FROBENIUS,
-    RANGE_TRACE,
     RangeSketch,
     extend_range,
     frobenius_samples,
@@ -49,7 +46,6 @@ from kpref.spectra.sketches import (
     range_samples,
     range_total,
     range_values,
-    standard_error,
 )
 from kpref.spectra.symmetric import RectangularForm, SymmetricForm
 from kpref.threads import run_blocks
@@ -100,7 +96,7 @@ def trace(
     -------
     Estimate
         ``standard_error`` is the standard deviation of the estimate; for xtrace and xnystrace it rests on a model of
-        the spectrum, see `kpref.spectra.sketches`.
+        the spectrum, see `kpref.spectra.bootstrap`.
 
     Raises
     ------
