@@ -109,7 +109,7 @@ def small_systems(seeds: int) -> Iterator[str]:
     for name, flow in flows():
         values = np.linalg.eigvals(flow.NTK.to_dense()).real
         total, squares = float(values.sum()), float(np.square(values).sum())
-        for probes in (max(6, flow.states.size // 8), max(9, flow.states.size // 4)):
+        for probes in (max(6, flow.states.size // 8), min(64, max(9, flow.states.size // 4))):
             for label, estimate, truth in estimators(flow, probes, total, squares):
                 found = [estimate(seed) for seed in tqdm(range(seeds), desc=f"{name} {label}", leave=False)]
                 means = np.array([one.value for one in found])
