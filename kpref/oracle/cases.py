@@ -6,7 +6,6 @@ to chaotic, driven not at all to far into saturation, its parameters of one size
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,11 @@ import numpy.typing as npt
 from kpref.flow import Flow
 from kpref.models import GRU, RNN, LeakyRNN, Linear
 from kpref.models.base import SiteMap
+from kpref.oracle.adapters import flow_backend
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.emulation import EmulatedBackend
 
-__all__ = ["OwnKernels", "correct_backend", "emulate", "make_flow", "random_flow"]
+__all__ = ["correct_backend", "emulate", "make_flow", "random_flow"]
 
 Array = npt.NDArray[Any]
 
@@ -105,35 +105,11 @@ def _rounded(flow: Flow, arithmetic: Arithmetic) -> tuple[Any, Array, Array]:
     return model, arithmetic.round(flow.inputs), arithmetic.round(flow.z0)
 
 
-@dataclass(frozen=True, eq=False)
-class OwnKernels:
-    """kpref's compiled operators as a backend, in float64 or float32; linearised at the exact trajectory.
-
-    Attributes
-    ----------
-    flow : Flow
-    """
-
-    flow: Flow
-
-    def __post_init__(self) -> None:
-        flow = self.flow
-        names = ("P", "P_inverse", "J", "K", "NTK")
-        for name, operator in [(name, getattr(flow, name)) for name in names]:
-            object.__setattr__(self, name, operator)
-        object.__setattr__(self, "P_T", flow.P.T)
-        object.__setattr__(self, "J_T", flow.J.T)
-        object.__setattr__(self, "gradient", flow.D.star)
-        object.__setattr__(self, "dtype", flow.dtype)
-
-
 def correct_backend(flow: Flow, arithmetic: Arithmetic, seed: int) -> tuple[str, Any]:
     """One of the correct backends, by the seed's choice, and what it is called."""
     rng = np.random.default_rng([seed, 3])
     if arithmetic.name in ("float64", "float32") and rng.random() < 0.1:
-        model, inputs, z0 = _rounded(flow, arithmetic)
-        own = Flow(model, inputs, z0, flow.space.mu, dtype=arithmetic.name)
-        return "own kernels", OwnKernels(own)
+        return "own kernels", flow_backend(flow, arithmetic.name)
     summation = str(rng.choice(["plain", "reversed", "blocks", "pairwise"]))
     formulas = str(rng.choice(["accurate", "stored"]))
     product = str(rng.choice(["gates", "dense", "fused"], p=[0.5, 0.25, 0.25]))

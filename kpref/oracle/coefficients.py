@@ -137,7 +137,7 @@ def _current_error(
             if bias in model.parameters:
                 total = total + model.parameters[bias]
                 error = error + relative(total, unit)
-        lost = np.full_like(total, arithmetic.underflow)  # tells on which side of zero a tiny current is
+        lost = arithmetic.underflow * (error.worst > 0)  # it may hide on which side of zero a tiny current is
         results.append((total, error + Spread(lost, lost)))
     (recurrent, recurrent_error), (driven, driven_error) = results
     return recurrent, driven, recurrent_error, driven_error

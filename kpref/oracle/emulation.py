@@ -329,7 +329,7 @@ class EmulatedBackend:
         """K or NTK as a symmetric matrix, ``Mu^(1/2) A Mu^(-1/2)``."""
         matrix = self.factor(operator) * np.sqrt(self.store(self.space.mu))[None, :, :, None]
         flat = self.store(matrix).reshape(len(matrix), -1)
-        return np.asarray(self.wrap(flat.T) @ self.wrap(flat))
+        return self._product_of(flat.T, flat)
 
     def matrix(self, operator: str) -> Array:
         """An operator as a matrix, (B T, H, B T, H)."""
@@ -339,8 +339,11 @@ class EmulatedBackend:
             return np.moveaxis(self._propagate(basis).reshape(points, units, points, units), (0, 1), (2, 3))
         flat = self.factor(operator).reshape(self.form.n_parameters, -1)
         weights = np.repeat(self.store(self.space.mu).reshape(-1), units)
-        product = np.asarray(self.wrap(flat.T) @ self.wrap(self.store(flat * weights)))
-        return product.reshape(points, units, points, units)
+        return self._product_of(flat.T, self.store(flat * weights)).reshape(points, units, points, units)
+
+    def _product_of(self, left: Array, right: Array) -> Array:
+        """A product of large matrices, summed as NumPy does."""
+        return np.asarray(Rounded.of(left, self.arithmetic) @ Rounded.of(right, self.arithmetic))
 
     def factor(self, operator: str) -> Array:
         """J (for K) or D (for the NTK) as a matrix, parameters first: (M, B, T, H)."""

@@ -71,7 +71,7 @@ def _average(operator: str) -> Metric:
 
 
 #: Deviations that a number or a partial trace may be off: those of errors that all conspire, hardly ever reached.
-_MOMENT_BOUND = 3.0
+_MOMENT_BOUND = 5.0
 #: Part of it that errors of a coarser arithmetic reach at least.
 _LEAST = 1e-3
 
@@ -180,6 +180,8 @@ def _target(name: str, reductions: Reductions, arithmetic: Arithmetic) -> Target
     used = [moments] if name != "alignment_K_NTK" else [moments, _moments(reductions, "K")]
     for own in used:
         _require_range((own.trace, own.frobenius), arithmetic)
+        if name.startswith(("effective", "alignment")) and own.frobenius_error > own.frobenius / 2:
+            raise Undefined(f"rounding in {arithmetic.name} may leave nothing of the operator")
     if name.startswith("partial_trace"):
         return reductions.units(metric.operator)
     if name == "alignment_K_NTK":

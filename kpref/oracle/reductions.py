@@ -119,7 +119,7 @@ class Reductions:
         """``<A>`` by its products with two vectors of random signs."""
         units = self.shape[2]
         probes = self._generator.choice([-1.0, 1.0], size=(units, 2))
-        columns, sizes, largest = [], [], 0.0
+        columns, sizes, largest, summing = [], [], 0.0, self._summing_pairs(operator)
         for vector in probes.T:
             q = np.broadcast_to(vector, self.shape).copy()
             *others, y = stages(operator, self._form, self.judge.space, q)
@@ -128,9 +128,8 @@ class Reductions:
             own = calls[operator](q, y).spread.deviation
             if operator == "P":  # the certificate has the errors of each step
                 own = self._response(own)
-            own = own + self._summing(np.abs(y))
             columns.append(y.mean(axis=(0, 1)) / self._mu.size)
-            sizes.append(own.mean(axis=(0, 1)) / self._mu.size)  # as if the errors of all points were one
+            sizes.append((own.mean(axis=(0, 1)) + summing) / self._mu.size)  # as if the errors of all points were one
         return Target(np.stack(columns, axis=1), np.stack(sizes, axis=1), probes, largest)
 
     def average_matrix(self, operator: str) -> Array:
@@ -152,10 +151,27 @@ class Reductions:
             squares += np.square(kernels.tangent(self._form, noise[None])[0]) / _BATCH
         return np.asarray(np.sqrt(squares))
 
-    def _summing(self, sizes: Array) -> Array:
-        """Rounding of a sum over all points and of its result, for each of its terms."""
+    def _summing_pairs(self, operator: str) -> Array:
+        """Rounding of ``<A> s`` where each entry of <A> is a sum over pairs of points, one after another: (H,).
+
+        Nothing cancels between units before the sums are rounded: of H random signs, the root mean square of a
+        product, times H^(1/2), stands for the sum of the magnitudes.
+        """
+        squares = np.zeros(self.shape[2])
+        for _ in range(_BATCH):
+            signs = self._generator.choice([-1.0, 1.0], size=self.shape[2])
+            y = evaluate(operator, self._form, self.judge.space, np.broadcast_to(signs, self.shape).copy())
+            squares += np.square(y).mean(axis=(0, 1)) / _BATCH
+        return self._summing(np.sqrt(self.shape[2] * squares), self._mu.size**2)
+
+    def _summing(self, sizes: Array | float, terms: float) -> Array:
+        """Rounding of a sum of many terms that add up to this size, one after another, and of its result.
+
+        Partial sums are rounded as often as there are terms. Terms that are all alike are rounded alike, and their
+        errors do not average out quite as random ones do; hence the factor of four.
+        """
         arithmetic = self.judge.arithmetic
-        return (4 * arithmetic.unit + arithmetic.accumulate * np.sqrt(self._mu.size)) * sizes
+        return np.asarray(4 * (arithmetic.unit + arithmetic.accumulate * np.sqrt(terms)) * np.asarray(sizes))
 
     # Moments
 
@@ -191,7 +207,13 @@ class Reductions:
             value, sampling = self._sampled_units()
         rows = (self.K if operator == "K" else self.NTK).rows
         crossed = np.outer(np.sqrt(np.maximum(np.diag(value), 0.0)), rows)
-        rounding = crossed + crossed.T + np.outer(rows, rows) + self._summing(np.abs(value)) + self.judge.floor
+        rounding = (
+            crossed
+            + crossed.T
+            + np.outer(rows, rows)
+            + self._summing(np.abs(value), self._mu.size * self._form.n_parameters)
+            + self.judge.floor
+        )
         return Target(value, np.hypot(rounding, _SAMPLING * sampling))
 
     def alignment(self) -> tuple[float, float]:
@@ -210,7 +232,9 @@ class Reductions:
 
     def _moments(self, trace: float, frobenius: float, rows: Array, sampling: Array) -> Moments:
         total, sizes = float(np.linalg.norm(rows)), np.array([trace, frobenius])
-        errors = 2 * np.sqrt(sizes) * total + total**2 + self._summing(sizes)
+        errors = (
+            2 * np.sqrt(sizes) * total + total**2 + self._summing(sizes, np.square(np.prod(self.shape, dtype=float)))
+        )
         trace_error, frobenius_error = np.hypot(errors, _SAMPLING * sampling)
         return Moments(trace, frobenius, float(trace_error), float(frobenius_error), rows)
 

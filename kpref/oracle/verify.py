@@ -3,7 +3,7 @@
 Each check holds an error against the standard deviation that the backend's own rounding can give it, entry by entry
 (`kpref.oracle.certificates`). A check of one product passes below 10 deviations: rounding errors are bounded, and the
 largest of a million independent ones stays below 5. Where errors pass through a whole sweep, the deviation is itself
-estimated, from a few random errors of the size of each step's; there the bound is 15. Metrics are held to three times
+estimated, from a few random errors of the size of each step's; there the bound is 15. Metrics are held to five times
 what errors can do that all conspire (`kpref.oracle.reductions`).
 """
 

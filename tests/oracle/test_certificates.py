@@ -130,7 +130,7 @@ def test_saturation_is_judged_by_what_formulas_lose_there():
                 assert compare(operator, flow, backend).ratio().max() < 10
 
 
-@pytest.mark.parametrize("operator", FACTORS)
+@pytest.mark.parametrize("operator", ["K", "NTK", "gradient"])
 def test_products_are_made_of_their_factors(operator):
     flow = make_flow(GRU.init(2, 4, 0), (2, 5), 0)
     tensor = probe(operator, flow, ARITHMETICS["float64"])
