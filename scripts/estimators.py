@@ -56,7 +56,7 @@ COLORS = {
 """Told apart by the colour-blind too."""
 
 COUNTS = (6, 12, 18, 24, 36, 48, 96)
-REPEATS = 20
+REPEATS = 12
 TARGET = 0.01
 LEADING = 60
 """Eigenvalues for the least number of products."""
