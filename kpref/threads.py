@@ -15,10 +15,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from importlib import import_module
+from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["even_blocks", "get_num_threads", "run_blocks", "set_num_threads"]
+__all__ = ["even_blocks", "get_num_threads", "run_blocks", "set_num_threads", "with_serial_blas"]
+
+Result = TypeVar("Result")
 
 
 def _default_num_threads() -> int:
@@ -92,6 +95,17 @@ def run_blocks(task: Callable[[int], object], number: int) -> None:
                 future.cancel()
             wait(futures)
             raise
+
+
+def with_serial_blas(task: Callable[[], Result]) -> Result:
+    """The result of a task during which NumPy's products have one thread; `run_blocks` inside it has all of them.
+
+    The last bits of a product depend on the number of its threads; and OpenBLAS's go on spinning for a while after it,
+    which nearly halves the speed of kernels that run next.
+    """
+    results: list[Result] = []
+    run_blocks(lambda _: results.append(task()), 1)
+    return results[0]
 
 
 @cache

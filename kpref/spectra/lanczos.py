@@ -32,9 +32,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import eigh, svd
+from scipy.linalg import eigh, get_blas_funcs, svd
 
 from kpref.memory import require_memory
+from kpref.threads import with_serial_blas
 
 __all__ = [
     "LEFT_ENTRIES",
@@ -57,6 +58,8 @@ _ROOMY = 1 << 24
 #: Entries of a basis of left vectors: 512 MiB in double precision.
 LEFT_ENTRIES = 1 << 26
 _CHAIN = 20
+#: Shortest new part of a left vector, relative to the longest, for which one-sided orthogonalisation is enough.
+_WELL_CONDITIONED = 0.1
 #: Probability delta that a chain overlooks an eigenvector.
 _MISS = 1e-2
 
@@ -278,13 +281,34 @@ class RectangularSearch(Search):
         require_memory(entries * self.dtype.itemsize, f"the Lanczos bases of {name}")
         self.basis, self._images = np.empty((2, self.width, columns), self.dtype)
         self._left = np.empty((self.width, rows), self.dtype)
+        self._largest = 0.0
         self._matrix = np.zeros((self.width, self.width))
 
     def _multiply(self, first: int) -> None:
         for column, image in enumerate(self._apply(self.basis[first : self.used]), first):
-            overlaps, length = append_orthonormal(self._left, column, image, self.generator)
-            self._matrix[:column, column], self._matrix[column, column] = overlaps, length
-        self._images[first : self.used] = self._transpose(self._left[first : self.used])
+            self._append_left(column, image)
+            self._images[column] = self._transpose(self._left[column : column + 1])[0]
+
+    def _append_left(self, column: int, image: Array) -> None:
+        """Make the image of a row of the basis orthonormal to the left vectors, and note the triangle's column.
+
+        ``u_i . B v = (B^T u_i) . v`` is a product of short vectors, and nearly all of these are zero in a Krylov space:
+        left vectors need not be made orthogonal anew as long as the basis is orthonormal and the triangle is well
+        conditioned (Simon and Zha, SIAM J. Sci. Comput. 21, 2000).
+        """
+        overlaps = self._images[:column] @ self.basis[column]
+        length = float(np.linalg.norm(image))
+        there = np.flatnonzero(np.abs(overlaps) > np.finfo(self.dtype).eps ** 0.75 * length)
+        vector, (axpy,) = image.copy(), get_blas_funcs(("axpy",), (image,))
+        for index in there:
+            vector = axpy(self._left[index], vector, a=-overlaps[index])  # in place: these are long
+        left = float(np.linalg.norm(vector))
+        self._largest = max(self._largest, left)
+        if left > _WELL_CONDITIONED * self._largest:
+            np.divide(vector, left, out=self._left[column])
+        else:
+            overlaps, left = append_orthonormal(self._left, column, image, self.generator)
+        self._matrix[:column, column], self._matrix[column, column] = overlaps, left
 
     def _solve(self) -> None:
         left, self.values, right = svd(
@@ -351,6 +375,12 @@ def iterate(
     converged : ndarray of bool, shape (k,)
         Which have converged: all, unless there were too many products.
     """
+    return with_serial_blas(lambda: _iterate(search, start, tol, block, copies))
+
+
+def _iterate(
+    search: Search, start: Array | None, tol: float, block: int, copies: bool
+) -> tuple[tuple[Array, ...], Array]:
     search.grow([search.random() for _ in range(block)] if start is None else list(start[: search.width]))
     done, most = 0, _MAX_PRODUCTS * (search.k + 10)
     while search.used < search.size and search.n_products < most:

@@ -48,7 +48,7 @@ from kpref.spectra.sketches import (
     range_values,
 )
 from kpref.spectra.symmetric import RectangularForm, SymmetricForm
-from kpref.threads import run_blocks
+from kpref.threads import with_serial_blas
 
 __all__ = ["adjoint_trace", "frobenius_squared", "trace"]
 
@@ -296,13 +296,6 @@ def _normal(size: int, seed: int, stream: int = 0) -> Callable[[int], Array]:
     return lambda count: generator.standard_normal((count, size))
 
 
-def _serial(task: Callable[[], Any]) -> Any:
-    """The result of a task, during which BLAS has one thread: with more, the last bits depend on how many."""
-    results: list[Any] = []
-    run_blocks(lambda _: results.append(task()), 1)
-    return results[0]
-
-
 def _rowwise(left: Array, right: Array) -> Array:
     return np.asarray(np.einsum("ij,ij->i", left, right))
 
@@ -350,7 +343,7 @@ def _hutch_pp(product: Product, size: int, seed: int, op: TensorOperator) -> Gro
         terms = (size - count) * _rowwise(rest, image) / _rowwise(rest, rest)
         return _mean(np.vdot(sketch.basis, sketch.images) + terms)
 
-    return lambda count: _serial(lambda: grow(count))
+    return lambda count: with_serial_blas(lambda: grow(count))
 
 
 def _range_sketch(norm: bool) -> Callable[[Product, int, int, TensorOperator], Grow]:
@@ -371,7 +364,7 @@ def _range_sketch(norm: bool) -> Callable[[Product, int, int, TensorOperator], G
             )
             return float(samples.mean()), error
 
-        return lambda count: _serial(lambda: grow(count))
+        return lambda count: with_serial_blas(lambda: grow(count))
 
     return start
 
@@ -394,7 +387,7 @@ def _gram_sketch(product: Product, size: int, seed: int, op: TensorOperator) -> 
         value = float(samples.mean())
         return value, standard_error(GRAM_TRACE, samples, gram_values(sketch), value, size, seed)
 
-    return lambda count: _serial(lambda: grow(count))
+    return lambda count: with_serial_blas(lambda: grow(count))
 
 
 def _xnystrace(product: Product, size: int, seed: int, op: TensorOperator) -> Grow:
@@ -409,7 +402,7 @@ def _xnystrace(product: Product, size: int, seed: int, op: TensorOperator) -> Gr
         value = float(samples.mean())
         return value, standard_error(NYSTROM, samples, nystrom_values(probes, images, size, eps), value, size, seed)
 
-    return lambda count: _serial(lambda: grow(count))
+    return lambda count: with_serial_blas(lambda: grow(count))
 
 
 METHODS = {
