@@ -55,7 +55,7 @@ COLORS = {
 }
 """Told apart by the colour-blind too."""
 
-COUNTS = (6, 12, 18, 24, 36, 48, 96)
+COUNTS = (6, 12, 18, 24, 36, 48)
 REPEATS = 12
 TARGET = 0.01
 LEADING = 60
