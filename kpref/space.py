@@ -97,12 +97,12 @@ class EuclideanSpace:
         inverse = np.divide(1.0, self.weights, out=np.zeros_like(self.weights), where=self.weights > 0)
         return batch * inverse.astype(batch.dtype, copy=False)
 
-    def scale(self, batch: Array, power: float) -> Array:
+    def scale(self, batch: Array, power: float, out: Array | None = None) -> Array:
         """``W^power q`` on the support of the weights, zero off it; used to symmetrise self-adjoint operators."""
         if self.weights is None:
             return batch
         factor = np.power(self.weights, power, out=np.zeros_like(self.weights), where=self.weights > 0)
-        return batch * factor.astype(batch.dtype, copy=False)
+        return np.multiply(batch, factor.astype(batch.dtype, copy=False), out=out)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EuclideanSpace) or self.shape != other.shape:

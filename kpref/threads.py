@@ -13,14 +13,15 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, wraps
 from importlib import import_module
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["even_blocks", "get_num_threads", "run_blocks", "set_num_threads", "with_serial_blas"]
+__all__ = ["even_blocks", "get_num_threads", "run_blocks", "serial_blas", "set_num_threads"]
 
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
@@ -97,15 +98,20 @@ def run_blocks(task: Callable[[int], object], number: int) -> None:
             raise
 
 
-def with_serial_blas(task: Callable[[], Result]) -> Result:
-    """The result of a task during which NumPy's products have one thread; `run_blocks` inside it has all of them.
+def serial_blas(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A decorator: NumPy's products have one thread inside the function; `run_blocks` has all of them there too.
 
     The last bits of a product depend on the number of its threads; and OpenBLAS's go on spinning for a while after it,
     which nearly halves the speed of kernels that run next.
     """
-    results: list[Result] = []
-    run_blocks(lambda _: results.append(task()), 1)
-    return results[0]
+
+    @wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        results: list[Result] = []
+        run_blocks(lambda _: results.append(function(*args, **kwargs)), 1)
+        return results[0]
+
+    return call
 
 
 @cache

@@ -5,7 +5,9 @@
 prints, for small flows, the bias of each estimator in standard errors of the mean over N seeds, and the standard error
 that it states (root mean square) over the standard deviation of its values; then, for the NTK of a trained network, the
 relative error against the number of products with the operator, and draws it. The network is the last checkpoint in
-FOLDER with all trials of its ``trials.npz``, by default the bundled example.
+FOLDER with all trials of its ``trials.npz``, by default the bundled example. As only the spectrum matters to these
+methods, they run once more, with many more seeds, on a diagonal matrix with the leading eigenvalues of the NTK and a
+tail with the rest of its trace: the error that is to be expected.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from scipy.optimize import brentq
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
@@ -26,7 +29,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever th
 from kpref import Flow, load_checkpoint
 from kpref.data import example_folder
 from kpref.models import GRU, RNN, Rate
+from kpref.operators import TensorOperator
 from kpref.plots import STYLE
+from kpref.space import EuclideanSpace
 from kpref.spectra.eigen import eigh
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.exact_traces import ntk_trace_exact
@@ -35,6 +40,7 @@ from kpref.spectra.traces import METHODS, adjoint_trace, frobenius_squared, trac
 from kpref.trials import Trials
 
 Array = npt.NDArray[np.float64]
+Curves = dict[str, dict[int, float]]
 
 TRACES = {
     "xtrace*": "XTrace*",
@@ -56,10 +62,11 @@ COLORS = {
 """Told apart by the colour-blind too."""
 
 COUNTS = (6, 12, 18, 24, 36, 48)
-REPEATS = 12
+REPEATS = 24
+EXPECTED_REPEATS = 400
 TARGET = 0.01
-LEADING = 60
-"""Eigenvalues for the least number of products."""
+LEADING, TAIL = 60, 4000
+"""Eigenvalues that are computed, and those of the tail that stands for all others."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,17 +85,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(row, flush=True)
     flow = trained(options.checkpoint)
     truth = ntk_trace_exact(flow)
-    errors = against_products(flow, truth)
     print(f"\ntr NTK of {flow.model}, states {flow.states.shape}: {truth:.6g} (exact)")
+    errors = against_products(flow.NTK, truth, REPEATS)
     print(f"root mean square relative error over {REPEATS} seeds; interpolated products for {TARGET:.0%}")
-    for method, curve in errors.items():
-        shown = "  ".join(f"{count}: {error:.1e}" for count, error in curve.items())
-        print(f"  {TRACES[method]:10}  {shown}  |  {needed(curve):.0f}")
+    show(errors)
     values = eigh(flow.NTK, LEADING, tol=1e-6).values
+    expected = against_products(like_spectrum(values, truth), truth, EXPECTED_REPEATS)
+    print(f"of a diagonal matrix with its spectrum, over {EXPECTED_REPEATS} seeds")
+    show(expected)
     print(f"with the leading eigenvectors known exactly, {TARGET:.0%} would take no less than")
     for method, shares in SHARES.items():
         print(f"  {TRACES[method]:10}  {least(values, truth, *shares):.0f} products")
-    print("wrote", draw(errors, flow, options.figure))
+    print("wrote", draw(errors, expected, flow, options.figure))
+
+
+def show(errors: Curves) -> None:
+    """Print a line for each method."""
+    for method, curve in errors.items():
+        shown = "  ".join(f"{count}: {error:.1e}" for count, error in curve.items())
+        print(f"  {TRACES[method]:10}  {shown}  |  {needed(curve):.1f}", flush=True)
 
 
 # Small systems
@@ -146,16 +161,30 @@ def trained(folder: Path) -> Flow:
     return Flow(model, Trials.load(folder / "trials.npz").inputs)
 
 
-def against_products(flow: Flow, truth: float) -> dict[str, dict[int, float]]:
+def like_spectrum(leading: Array, total: float) -> TensorOperator:
+    """A diagonal matrix with these eigenvalues, and a tail by a power law with the rest of the trace."""
+    rest, last = total - leading.sum(), leading[-1]
+    places = np.arange(1, TAIL + 1) / len(leading) + 1
+
+    def tail(power: float) -> Array:
+        return last * places**-power
+
+    power = brentq(lambda p: tail(p).sum() - rest, 0.0, 100.0)
+    root = np.sqrt(np.append(leading, tail(power)))
+    space = EuclideanSpace(root.shape)
+    return TensorOperator(lambda rows: rows * root, lambda rows: rows * root, space, space, name="diagonal").gram()
+
+
+def against_products(op: TensorOperator, truth: float, repeats: int) -> Curves:
     """For each method the error at each number of products."""
-    errors: dict[str, dict[int, float]] = {}
-    work = REPEATS * len(TRACES) * max(COUNTS)
-    with tqdm(total=work, desc="products with the NTK", unit="product") as progress:
+    errors: Curves = {}
+    work = repeats * len(TRACES) * max(COUNTS)
+    with tqdm(total=work, desc=f"products with {op.name}", unit="product") as progress:
         for method in TRACES:
             start, cost, values = METHODS[method].start, METHODS[method].cost, []
-            for seed in range(REPEATS):
-                form = SymmetricForm(flow.NTK, progress.update)
-                grow = start(form, form.size, seed, flow.NTK)  # each result builds on the products before
+            for seed in range(repeats):
+                form = SymmetricForm(op, progress.update)
+                grow = start(form, form.size, seed, op)  # each result builds on the products before
                 values.append([grow(count // cost)[0] for count in COUNTS])
             rms = np.sqrt(np.square(np.array(values) / truth - 1.0).mean(axis=0))
             errors[method] = dict(zip(COUNTS, rms.tolist(), strict=True))
@@ -183,8 +212,8 @@ def needed(curve: dict[int, float]) -> float:
     return float(np.exp(counts[index] + (np.log(TARGET) - errors[index]) / slope))
 
 
-def draw(errors: dict[str, dict[int, float]], flow: Flow, path: Path) -> Path:
-    """Error against products, one line for each method, labelled at its end."""
+def draw(errors: Curves, expected: Curves, flow: Flow, path: Path) -> Path:
+    """Error against products, one line for each method, labelled at its end; what is expected in thin lines."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
@@ -192,6 +221,7 @@ def draw(errors: dict[str, dict[int, float]], flow: Flow, path: Path) -> Path:
         axes = figure.subplots()
         for method, curve in errors.items():
             axes.plot(*zip(*curve.items(), strict=True), "o-", color=COLORS[method], lw=1.8, ms=5)
+            axes.plot(*zip(*expected[method].items(), strict=True), ":", color=COLORS[method], lw=1.2)
         ends = sorted((curve[COUNTS[-1]], method) for method, curve in errors.items())
         heights: list[float] = []
         for error, _ in ends:  # labels of lines that end together are set apart
@@ -211,7 +241,7 @@ def draw(errors: dict[str, dict[int, float]], flow: Flow, path: Path) -> Path:
         trials, steps, units = flow.states.shape
         axes.set_title(
             f"Error of the estimated trace of the NTK of a trained network\n"
-            f"{trials} trials x {steps} steps x {units} units; {REPEATS} seeds each"
+            f"{trials} trials x {steps} steps x {units} units; {REPEATS} seeds each; dotted: expected from its spectrum"
         )
         figure.savefig(path)
     return path

@@ -80,12 +80,12 @@ def parameter_jacobian(form: SiteForm | DenseForm, space: TrajectorySpace) -> Te
 
 
 def sensitivity(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
-    """``D = P J = dZ/dtheta``, the sum over time done in the memory of the image of J."""
+    """``D = P J = dZ/dtheta``."""
     from kpref import kernels
 
     return TensorOperator(
-        lambda batch: kernels.tangent(form, kernels.parameter_product(form, batch), overwrite=True),
-        lambda batch: kernels.parameter_transpose(form, kernels.adjoint(form, batch)),
+        lambda batch: kernels.sensitivity(form, batch),
+        lambda batch: kernels.sensitivity_transpose(form, batch),
         EuclideanSpace((form.n_parameters,)),
         space,
         form.dtype,

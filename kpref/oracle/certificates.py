@@ -187,7 +187,7 @@ class Judge:
         value, spread = self._transpose_value(costate, extra=1)
 
         def swept(generator: np.random.Generator) -> Array:
-            return kernels.parameter_transpose(self.form, kernels.adjoint(self.form, _draw(generator, local)))[0]
+            return kernels.sensitivity_transpose(self.form, _draw(generator, local))[0]
 
         return self._floor(Comparison(theta - value, spread + self._swept("gradient", err, value, swept)))
 

@@ -260,7 +260,7 @@ class Reductions:
         out = np.empty((parameters, *self.shape))
         for part in range(0, parameters, _BATCH):
             basis = np.eye(parameters)[part : part + _BATCH]
-            out[part : part + _BATCH] = kernels.tangent(self._form, kernels.parameter_product(self._form, basis))
+            out[part : part + _BATCH] = kernels.sensitivity(self._form, basis)
         return out * self._root
 
     @cached_property
@@ -269,8 +269,8 @@ class Reductions:
         found = np.empty((3, _PROBES))
         for probe in range(_PROBES):
             g = self._generator.standard_normal((1, *self.shape))
-            theta = kernels.parameter_transpose(self._form, kernels.adjoint(self._form, self._root * g))
-            image = kernels.tangent(self._form, kernels.parameter_product(self._form, theta)) * self._root
+            theta = kernels.sensitivity_transpose(self._form, self._root * g)
+            image = kernels.sensitivity(self._form, theta) * self._root
             by_parameters = [kernels.parameter_transpose(self._form, self._root * value) for value in (g, image)]
             found[:, probe] = np.vdot(theta, theta), np.vdot(image, image), np.vdot(*by_parameters)
         return found
@@ -283,9 +283,7 @@ class Reductions:
             rows = np.empty((units, self._form.n_parameters))
             for start in range(0, units, _BATCH):
                 basis = signs[None] * np.eye(units)[start : start + _BATCH, None, None]
-                rows[start : start + _BATCH] = kernels.parameter_transpose(
-                    self._form, kernels.adjoint(self._form, basis)
-                )
+                rows[start : start + _BATCH] = kernels.sensitivity_transpose(self._form, basis)
             samples.append(rows @ rows.T)
         # Few samples may agree by chance: no entry is taken to be surer than they are on average.
         errors = np.std(samples, axis=0, ddof=1) / np.sqrt(_BATCH)

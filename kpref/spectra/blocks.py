@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
-from kpref.threads import with_serial_blas
+from kpref.threads import serial_blas
 
 __all__ = ["BlockEigen", "block_eigh", "extend_blocks"]
 
@@ -52,6 +52,7 @@ class BlockEigen:
     n_products: int
 
 
+@serial_blas
 def block_eigh(
     op: TensorOperator,
     k: int,
@@ -114,9 +115,7 @@ def block_eigh(
 
     shape = (number, space.size // number)
     require_memory(8.0 * space.size * (min(shape[1], k + _EXTRA) + k + 4), f"the Lanczos bases of {op.name}")
-    values, blocks, rows = with_serial_blas(
-        lambda: _lanczos(symmetric, shape, int(k), np.random.default_rng(seed), tol, op.name)
-    )
+    values, blocks, rows = _lanczos(symmetric, shape, int(k), np.random.default_rng(seed), tol, op.name)
     residuals, vectors = np.empty(len(values)), np.empty((len(values), *inner))
     for index, block in enumerate(blocks):
         whole = np.zeros(shape)

@@ -1,13 +1,12 @@
 """Leading eigenpairs of self-adjoint operators, in the inner product of their space.
 
 An operator that knows its factor, ``A = F F*`` (`TensorOperator.gram`), has the eigenvalues of ``F* F``, which acts on
-the other space of F: the parameters, for K and the NTK. Where that space is smaller, the iteration runs there: as the
-bidiagonalisation of F, ``F v = sigma u``, ``A u = sigma^2 u``, if the vectors u can be kept; otherwise with
+the other space of F: the parameters, for K and the NTK. Where that space is smaller, the iteration runs there,
 
-    F* F v = lambda v,    u = F v / lambda^(1/2),    A u = lambda u,
+    F* F v = lambda v,    u = F v / lambda^(1/2),    A u = lambda u.
 
-which costs products for the u in the end, but memory for the v alone. Eigenfunctions of eigenvalues that are zero to
-rounding are arbitrary: they are filled up with random functions orthogonal to all others.
+Eigenfunctions of eigenvalues that are zero to rounding are arbitrary: they are filled up with random functions
+orthogonal to all others.
 """
 
 from __future__ import annotations
@@ -25,17 +24,10 @@ from scipy.sparse.linalg import LinearOperator
 from kpref._validate import finite_array
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
-from kpref.spectra.lanczos import (
-    LEFT_ENTRIES,
-    NoConvergence,
-    RectangularSearch,
-    SymmetricSearch,
-    append_orthonormal,
-    blend,
-    iterate,
-    noise,
-)
+from kpref.spectra.bases import GramSearch, Search, SymmetricSearch, append_orthonormal, noise
+from kpref.spectra.lanczos import NoConvergence, blend, iterate
 from kpref.spectra.symmetric import RectangularForm, SymmetricForm, require_self_adjoint
+from kpref.threads import serial_blas
 
 __all__ = ["Eigen", "check_count", "check_start", "eigh", "signs"]
 
@@ -74,6 +66,7 @@ class Eigen:
     converged: Array
 
 
+@serial_blas
 def eigh(
     op: TensorOperator,
     k: int,
@@ -138,45 +131,21 @@ def eigh(
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     initial = check_start(start, op.shape_in)
     factor = None if op.factor is None else RectangularForm(op.factor, progress)
-    rng = np.random.default_rng([seed, 1])
+    task = _Task(op, count, tol, method, seed, copies)
+    rows = None if initial is None else form.coordinates.to_vectors(initial)
     if factor is None or factor.domain.size >= form.size:
-        rows = None if initial is None else form.coordinates.to_vectors(initial)
-        values, vectors, converged = _solve(form, form.size, count, rows, tol, method, op, seed, copies)
+        values, vectors, converged = task.direct(form, rows)
         used = form.n_products
-    elif method in ("auto", "lanczos") and _bidiagonal(factor, count):
-        rows = (
-            None if initial is None else blend(factor.transpose(form.coordinates.to_vectors(initial))).astype(op.dtype)
-        )
-        shape = form.size, factor.domain.size
-        search = RectangularSearch(factor, factor.transpose, shape, count, op.dtype, seed, op.name, gram=True)
-        (vectors, values, _), converged = iterate(search, rows, tol, copies=copies)
-        values, used = np.square(values), factor.n_products
     else:
-        rows = None if initial is None else factor.transpose(form.coordinates.to_vectors(initial))
-        inner = min(count, factor.domain.size)
-
-        def small(batch: Array) -> Array:
-            return factor.transpose(factor(batch))
-
-        values, vectors, converged = _solve(small, factor.domain.size, inner, rows, tol, method, op, seed, copies)
-        values, vectors, converged = _lift(factor, values, vectors, converged, count, rng)
+        values, vectors, converged = task.through(factor, rows)
         used = factor.n_products
-    tensors = form.to_tensors(vectors)
+    tensors = form.to_tensors(vectors, overwrite=True)
     tensors *= signs(tensors)
     result = Eigen(values, tensors, _residuals(op, values, tensors), used + count, converged)
     if not converged.all():
         message = f"{op.name}: {converged.sum()} of {count} eigenpairs converged to {tol:g} in {used} products"
         raise NoConvergence(message, result)
     return result
-
-
-def _bidiagonal(factor: RectangularForm, k: int) -> bool:
-    """Whether eigenpairs of F F^T are taken from singular triplets of F, whose left vectors have to be kept.
-
-    That saves the products that lift eigenvectors of F^T F, and needs more memory.
-    """
-    rows, columns = factor.codomain.size, factor.domain.size
-    return columns > _DENSE_SIZE and 5 * k <= columns and rows * (2 * k + 24) <= LEFT_ENTRIES
 
 
 def check_count(k: int, size: int) -> int:
@@ -199,33 +168,56 @@ def check_start(start: npt.ArrayLike | None, shape: tuple[int, ...]) -> Array | 
 def signs(tensors: Array) -> Array:
     """For each tensor of a batch the sign that makes its entry of largest magnitude positive."""
     flat = tensors.reshape(len(tensors), -1)
-    largest = np.take_along_axis(flat, np.abs(flat).argmax(axis=1)[:, None], axis=1)
-    return np.where(largest < 0, -1.0, 1.0).astype(tensors.dtype).reshape(-1, *([1] * (tensors.ndim - 1)))
+    negative = -flat.min(axis=1) > flat.max(axis=1)
+    return np.where(negative, -1.0, 1.0).astype(tensors.dtype).reshape(-1, *([1] * (tensors.ndim - 1)))
 
 
-def _solve(
-    apply: Map,
-    size: int,
-    k: int,
-    start: Array | None,
-    tol: float,
-    method: str,
-    op: TensorOperator,
-    seed: int,
-    copies: bool,
-) -> tuple[Array, Array, Array]:
-    """Values (k,), vectors (k, n) and whether they converged, of a symmetric matrix given by its map of vectors."""
-    if method == "dense" or (method == "auto" and (size <= _DENSE_SIZE or 5 * k > size)):
-        return _dense(apply, size, k, op)
-    if method == "primme":
-        return _primme(apply, size, k, start, tol, op.dtype, seed)
-    search = SymmetricSearch(apply, size, k, op.dtype, seed, op.name)
-    rows = None if start is None else start.astype(op.dtype)
-    if method == "block":
-        (values, vectors), converged = iterate(search, rows, tol, k, copies)
-    else:
-        (values, vectors), converged = iterate(search, None if rows is None else blend(rows), tol, copies=copies)
-    return values, vectors, converged
+@dataclass(frozen=True)
+class _Task:
+    """What `eigh` was asked for. Its methods give values (k,), vectors (k, n) and whether they converged."""
+
+    op: TensorOperator
+    k: int
+    tol: float
+    method: str
+    seed: int
+    copies: bool
+
+    def direct(self, form: SymmetricForm, start: Array | None) -> tuple[Array, Array, Array]:
+        """Pairs of the matrix itself."""
+        if self._at_once(form.size, self.k):
+            return self._by_others(form, form.size, self.k, start)
+        search = SymmetricSearch(form, form.size, self.k, self.op.dtype, self.seed, self.op.name)
+        (values, vectors), converged = self._iterate(search, start)
+        return values, vectors, converged
+
+    def through(self, factor: RectangularForm, start: Array | None) -> tuple[Array, Array, Array]:
+        """Pairs of F F^T from those of F^T F."""
+        small = factor.domain.size
+        initial, k = None if start is None else factor.transpose(start), min(self.k, small)
+        if self._at_once(small, k):
+            values, right, converged = self._by_others(factor.gram, small, k, initial)
+        else:
+            search = GramSearch(factor.gram, small, k, self.op.dtype, self.seed, self.op.name)
+            (values, right), converged = self._iterate(search, initial)
+        return _lift(factor(right), values, converged, self.k, np.random.default_rng([self.seed, 1]))
+
+    def _at_once(self, size: int, k: int) -> bool:
+        """Whether a solver of somebody else's finds k pairs of a matrix of this size."""
+        if self.method == "auto":
+            return size <= _DENSE_SIZE or 5 * k > size
+        return self.method in ("dense", "primme")
+
+    def _by_others(self, apply: Map, size: int, k: int, start: Array | None) -> tuple[Array, Array, Array]:
+        if self.method == "primme":
+            return _primme(apply, size, k, start, self.tol, self.op.dtype, self.seed)
+        return _dense(apply, size, k, self.op)
+
+    def _iterate(self, search: Search, start: Array | None) -> tuple[tuple[Array, ...], Array]:
+        rows = None if start is None else start.astype(search.dtype)
+        if self.method == "block":
+            return iterate(search, rows, self.tol, search.k, self.copies)
+        return iterate(search, None if rows is None else blend(rows), self.tol, copies=self.copies)
 
 
 def _dense(apply: Map, size: int, k: int, op: TensorOperator) -> tuple[Array, Array, Array]:
@@ -254,19 +246,19 @@ def _primme(
 
 
 def _lift(
-    factor: RectangularForm, values: Array, vectors: Array, converged: Array, k: int, generator: np.random.Generator
+    images: Array, values: Array, converged: Array, k: int, generator: np.random.Generator
 ) -> tuple[Array, Array, Array]:
-    """Eigenpairs of F F^T from those of F^T F, k of them: the null space of F^T fills up what is missing."""
-    size = factor.codomain.size
-    rounding = np.finfo(vectors.dtype).eps * len(vectors[0]) * float(values[0])
-    images, lifted = factor(vectors), np.empty((k, size), vectors.dtype)
+    """Eigenpairs of F F^T, k of them, from images ``F v`` (overwritten): the null space of F^T fills up the rest."""
+    found, size = images.shape
+    rounding = np.finfo(images.dtype).eps * size * float(values[0])
+    missing = k - found
+    rows = np.concatenate([images, np.zeros((missing, size), images.dtype)]) if missing else images
     for index in range(k):
         # Rounding leaves parts of larger modes in the image of a small one: orthonormalise in descending order.
-        there = index < len(values) and values[index] > rounding
-        row = images[index] if there else generator.standard_normal(size).astype(vectors.dtype)
-        append_orthonormal(lifted, index, row, generator)
-    missing = k - len(values)
-    return np.append(values, np.zeros(missing)), lifted, np.append(converged, np.ones(missing, bool))
+        there = index < found and values[index] > rounding
+        row = rows[index] if there else generator.standard_normal((size,)).astype(images.dtype)
+        append_orthonormal(rows, index, row, generator)
+    return np.append(values, np.zeros(missing)), rows, np.append(converged, np.ones(missing, bool))
 
 
 def _residuals(op: TensorOperator, values: Array, tensors: Array) -> Array:

@@ -20,9 +20,11 @@ from scipy.linalg import svd as dense_svd
 
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
+from kpref.spectra.bases import RectangularSearch
 from kpref.spectra.eigen import check_count, check_start, signs
-from kpref.spectra.lanczos import NoConvergence, RectangularSearch, blend, iterate
+from kpref.spectra.lanczos import NoConvergence, blend, iterate
 from kpref.spectra.symmetric import RectangularForm
+from kpref.threads import serial_blas
 
 __all__ = ["Singular", "svd"]
 
@@ -62,6 +64,7 @@ class Singular:
     converged: Array
 
 
+@serial_blas
 def svd(
     op: TensorOperator,
     k: int,

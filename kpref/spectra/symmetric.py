@@ -39,19 +39,28 @@ class Coordinates:
         self.support = np.flatnonzero(full.reshape(-1) > 0)
         self.size = len(self.support)
 
-    def to_tensors(self, vectors: Array) -> Array:
-        """Vectors (v, n) as tensors (v, \\*shape): ``W^(-1/2)``, zero off the support."""
+    def embed(self, vectors: Array) -> Array:
+        """Entries (v, n) as tensors (v, \\*shape), zero off the support."""
         if self.size == self.space.size:
             flat = vectors
         else:
             flat = np.zeros((len(vectors), self.space.size), vectors.dtype)
             flat[:, self.support] = vectors
-        return self.space.scale(flat.reshape(-1, *self.space.shape), -0.5)
+        return flat.reshape(-1, *self.space.shape)
+
+    def restrict(self, tensors: Array) -> Array:
+        """Entries (v, n) of tensors (v, \\*shape) on the support."""
+        flat = np.asarray(tensors).reshape(len(tensors), -1)
+        return flat if self.size == self.space.size else flat[:, self.support]
+
+    def to_tensors(self, vectors: Array, overwrite: bool = False) -> Array:
+        """Vectors (v, n) as tensors (v, \\*shape): ``W^(-1/2)``, zero off the support; in place if they may go."""
+        flat = self.embed(vectors)
+        return self.space.scale(flat, -0.5, out=flat if overwrite else None)
 
     def to_vectors(self, tensors: Array) -> Array:
         """Vectors (v, n) of tensors (v, \\*shape): ``W^(1/2)``."""
-        flat = self.space.scale(np.asarray(tensors), 0.5).reshape(len(tensors), -1)
-        return flat if self.size == self.space.size else flat[:, self.support]
+        return self.restrict(self.space.scale(np.asarray(tensors), 0.5))
 
 
 class RectangularForm:
@@ -79,7 +88,7 @@ class RectangularForm:
 
     def __call__(self, vectors: Array) -> Array:
         """Apply to vectors (v, n)."""
-        images = self.codomain.to_vectors(self.op.apply(self.domain.to_tensors(vectors)))
+        images = self._scaled(self.op, self.domain, self.codomain, vectors, 1.0)
         self.n_products += len(vectors)
         if self._progress is not None:
             self._progress(len(vectors))
@@ -87,9 +96,25 @@ class RectangularForm:
 
     def transpose(self, vectors: Array) -> Array:
         """Apply the transpose to vectors (v, m)."""
-        space_in, space_out = self.op.space_in, self.op.space_out
-        weighted = space_out.weigh(self.codomain.to_tensors(vectors))
-        return self.domain.to_vectors(space_in.unweigh(self._transpose.apply(weighted)))
+        return self._scaled(self._transpose, self.codomain, self.domain, vectors, -1.0)
+
+    def gram(self, vectors: Array) -> Array:
+        """Apply the transpose after the matrix itself to vectors (v, n)."""
+        return self.transpose(self(vectors))
+
+    def _scaled(
+        self, op: TensorOperator, before: Coordinates, after: Coordinates, vectors: Array, sign: float
+    ) -> Array:
+        """``W_after^(sign/2) op W_before^(-sign/2)``."""
+        weights = before.space.uniform_weight, after.space.uniform_weight
+        if not (weights[0] and weights[1]):
+            images = op.apply(before.space.scale(before.embed(vectors), -sign / 2))
+            return after.restrict(after.space.scale(images, sign / 2))
+        # A number commutes with everything: it goes where there are fewer entries.
+        number = np.asarray((weights[1] / weights[0]) ** (sign / 2), op.dtype)
+        if before.size < after.size:
+            return after.restrict(op.apply(before.embed(number * vectors)))
+        return number * after.restrict(op.apply(before.embed(vectors)))
 
 
 class SymmetricForm:
@@ -126,13 +151,9 @@ class SymmetricForm:
             self._progress(len(vectors))
         return images
 
-    def to_tensors(self, vectors: Array) -> Array:
-        """Vectors (v, n) as tensors (v, \\*shape): ``Mu^(-1/2)``, zero off the support."""
-        return self.coordinates.to_tensors(vectors)
-
-    def to_vectors(self, tensors: Array) -> Array:
-        """Entries of tensors (v, \\*shape) on the support."""
-        return np.asarray(tensors).reshape(len(tensors), -1)[:, self.coordinates.support]
+    def to_tensors(self, vectors: Array, overwrite: bool = False) -> Array:
+        """Vectors (v, n) as tensors (v, \\*shape): ``Mu^(-1/2)``, zero off the support; in place if they may go."""
+        return self.coordinates.to_tensors(vectors, overwrite)
 
 
 def require_self_adjoint(op: TensorOperator, seed: int = 0) -> None:

@@ -48,7 +48,7 @@ from kpref.spectra.sketches import (
     range_values,
 )
 from kpref.spectra.symmetric import RectangularForm, SymmetricForm
-from kpref.threads import with_serial_blas
+from kpref.threads import serial_blas
 
 __all__ = ["adjoint_trace", "frobenius_squared", "trace"]
 
@@ -343,7 +343,7 @@ def _hutch_pp(product: Product, size: int, seed: int, op: TensorOperator) -> Gro
         terms = (size - count) * _rowwise(rest, image) / _rowwise(rest, rest)
         return _mean(np.vdot(sketch.basis, sketch.images) + terms)
 
-    return lambda count: with_serial_blas(lambda: grow(count))
+    return serial_blas(grow)
 
 
 def _range_sketch(norm: bool) -> Callable[[Product, int, int, TensorOperator], Grow]:
@@ -364,7 +364,7 @@ def _range_sketch(norm: bool) -> Callable[[Product, int, int, TensorOperator], G
             )
             return float(samples.mean()), error
 
-        return lambda count: with_serial_blas(lambda: grow(count))
+        return serial_blas(grow)
 
     return start
 
@@ -387,7 +387,7 @@ def _gram_sketch(product: Product, size: int, seed: int, op: TensorOperator) -> 
         value = float(samples.mean())
         return value, standard_error(GRAM_TRACE, samples, gram_values(sketch), value, size, seed)
 
-    return lambda count: with_serial_blas(lambda: grow(count))
+    return serial_blas(grow)
 
 
 def _xnystrace(product: Product, size: int, seed: int, op: TensorOperator) -> Grow:
@@ -402,7 +402,7 @@ def _xnystrace(product: Product, size: int, seed: int, op: TensorOperator) -> Gr
         value = float(samples.mean())
         return value, standard_error(NYSTROM, samples, nystrom_values(probes, images, size, eps), value, size, seed)
 
-    return lambda count: with_serial_blas(lambda: grow(count))
+    return serial_blas(grow)
 
 
 METHODS = {
