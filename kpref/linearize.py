@@ -7,7 +7,6 @@ of length one is constant along rows or trials.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,21 +66,9 @@ class ParameterLayout:
 
     def zeros(self, count: int, dtype: npt.DTypeLike) -> tuple[Array, Array]:
         """Matrices of zeros for `count` vectors: recurrent (count, H, k_r H) and driven (count, n_in + 1, k H)."""
-        return self.matrices(np.zeros(self.matrix_size(count), dtype), count)
-
-    def matrix_size(self, count: int) -> int:
-        """Number of entries of the matrices of `count` vectors."""
-        return sum(math.prod(shape) for shape in self._matrix_shapes(count))
-
-    def matrices(self, entries: Array, count: int) -> tuple[Array, Array]:
-        """The matrices of `count` vectors as views of a flat array."""
-        recurrent, driven = self._matrix_shapes(count)
-        split = math.prod(recurrent)
-        return entries[:split].reshape(recurrent), entries[split:].reshape(driven)
-
-    def _matrix_shapes(self, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         columns = self.n_recurrent_gates * self.n_states if self.has_recurrent else 0
-        return (count, self.n_states, columns), (count, self.n_inputs + 1, self.n_gates * self.n_states)
+        recurrent = np.zeros((count, self.n_states, columns), dtype)
+        return recurrent, np.zeros((count, self.n_inputs + 1, self.n_gates * self.n_states), dtype)
 
     def pack(self, vectors: Array) -> tuple[Array, Array]:
         """Parameter vectors (v, M) as matrices."""

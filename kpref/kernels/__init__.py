@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from kpref.kernels import parameters, stages, sweeps
 from kpref.kernels.jacobian import DenseArrays, SiteArrays
-from kpref.kernels.scratch import scratch
 from kpref.kernels.stages import StageTable
 from kpref.linearize import DenseForm, SiteForm
 from kpref.threads import even_blocks, run_blocks
@@ -53,13 +52,12 @@ def tangent(form: Form, forcing: Array, overwrite: bool = False) -> Array:
 
     With `overwrite` the memory of `forcing` may be used for the result.
     """
-    forcing = _as_batch(forcing, form)
-    return _sweep(sweeps.tangent, form, forcing, forcing if overwrite else None)
+    return _sweep(sweeps.tangent, form, forcing, overwrite)
 
 
-def adjoint(form: Form, forcing: Array, out: Array | None = None) -> Array:
-    """``P^T g``: l[n] = A[n+1]^T l[n+1] + g[n], backwards, into `out`. Costs 2 B T k_r H^2 flops a vector."""
-    return _sweep(sweeps.adjoint, form, forcing, out)
+def adjoint(form: Form, forcing: Array) -> Array:
+    """``P^T g``: l[n] = A[n+1]^T l[n+1] + g[n], backwards. Costs 2 B T k_r H^2 flops a vector."""
+    return _sweep(sweeps.adjoint, form, forcing)
 
 
 def sensitivity(form: Form, vectors: Array) -> Array:
@@ -69,8 +67,7 @@ def sensitivity(form: Form, vectors: Array) -> Array:
 
 def sensitivity_transpose(form: Form, tensors: Array) -> Array:
     """``D^T g = J^T P^T g``."""
-    with scratch(form, tensors.shape) as costates:
-        return parameter_transpose(form, adjoint(form, tensors, costates))
+    return parameter_transpose(form, adjoint(form, tensors))
 
 
 def inverse(form: Form, response: Array) -> Array:
@@ -150,25 +147,24 @@ def parameter_transpose(form: Form, tensors: Array) -> Array:
         return _on_one_thread(lambda: np.einsum("rbhm,vbrh->vm", form.parameter_jacobian, tensors))
     rows, units = form.n_steps * form.n_trials, form.n_states
     # Each block sums in matrices of its own: together no larger than half a tensor, or filling them would take over.
-    size = form.layout.matrix_size(len(tensors))
-    room = max(2.0, rows * units / (2 * form.layout.matrix_size(1)))
+    room = max(2.0, rows * units / (2 * sum(matrix.size for matrix in form.layout.zeros(1, form.dtype))))
     arrays, blocks = _arrays(form), even_blocks(rows, _ROWS_PER_BLOCK, min(_MOST_BLOCKS, 1 << int(np.log2(room))))
-    with scratch(form, (len(blocks), size)) as partial:
+    partial = [form.layout.zeros(len(tensors), form.dtype) for _ in blocks]
 
-        def task(block: int) -> None:
-            partial[block] = 0.0
-            matrices = form.layout.matrices(partial[block], len(tensors))
-            parameters.parameter_transpose(arrays, tensors, *matrices, blocks[block].start, blocks[block].stop)
+    def task(block: int) -> None:
+        parameters.parameter_transpose(arrays, tensors, *partial[block], blocks[block].start, blocks[block].stop)
 
-        run_blocks(task, len(blocks))
-        for other in partial[1:]:
-            partial[0] += other
-        return form.layout.unpack(*form.layout.matrices(partial[0], len(tensors)))
+    run_blocks(task, len(partial))
+    recurrent, driven = partial[0]
+    for other_recurrent, other_driven in partial[1:]:
+        recurrent += other_recurrent
+        driven += other_driven
+    return form.layout.unpack(recurrent, driven)
 
 
-def _sweep(kernel: Callable[..., None], form: Form, tensors: Array, out: Array | None = None) -> Array:
+def _sweep(kernel: Callable[..., None], form: Form, tensors: Array, overwrite: bool = False) -> Array:
     tensors = _as_batch(tensors, form)
-    out = np.empty_like(tensors) if out is None else out
+    out = tensors if overwrite else np.empty_like(tensors)
     _over_blocks(
         form, len(tensors), lambda arrays, part, start, stop: kernel(arrays, tensors[part], out[part], start, stop)
     )
