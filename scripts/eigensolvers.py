@@ -94,13 +94,9 @@ def scipy_search(apply: Callable[[np.ndarray], np.ndarray], size: int, seed: int
     raise RuntimeError("eigsh did not reach the residual")
 
 
-def torch_run(tol: float) -> Run | None:
-    """One run of eigsh on PyTorch's operator, from the first start, without the time to build it."""
-    try:
-        peer = TorchStored(PROBLEM)
-    except ImportError:
-        print("| eigsh on PyTorch's operator | not there | | |")
-        return None
+def torch_product() -> Callable[[np.ndarray], np.ndarray]:
+    """The product with the NTK in PyTorch, its Jacobians stored; ImportError without it."""
+    peer = TorchStored(PROBLEM)
     torch = peer.torch
     peer.inputs, peer.z0, peer.tensor = (torch.tensor(array) for array in PROBLEM.make_trials())
     peer.parameters = {name: torch.tensor(value) for name, value in PROBLEM.make_model().parameters.items()}
@@ -112,7 +108,7 @@ def torch_run(tol: float) -> Run | None:
         peer.tensor = torch.from_numpy(x.reshape(PROBLEM.shape))
         return peer.apply(built, "NTK").numpy().ravel()
 
-    return scipy_run(apply, int(np.prod(PROBLEM.shape)), tol, seed=0)
+    return apply
 
 
 def random_network(flow: Flow) -> None:
@@ -127,15 +123,25 @@ def random_network(flow: Flow) -> None:
     seconds = show("kpref.eigh(copies=False)", ours)
     tols, theirs = zip(*(scipy_search(lambda x: flow.NTK @ x, flow.space.size, seed) for seed in seeds), strict=True)
     show("eigsh on kpref's operator", list(theirs))
-    peer = torch_run(tols[0])
-    if peer is not None:
-        show("eigsh on torch.func with stored Jacobians, first start", [peer])
-        product, other = product_seconds(flow), peer.inside / peer.products
-        print(f"\na product takes {1e3 * product:.0f} ms in kpref and {1e3 * other:.0f} ms in PyTorch")
-        print(f"eigsh on PyTorch's operator takes {peer.seconds / seconds:.1f} times as long as kpref.eigh,")
-        print(f"and {peer.seconds / (ours[0].products * product):.1f} times as long as its products alone")
+    against_torch(flow, ours, seconds, tols)
     values = eigh(flow.NTK, PAIRS, tol=WANTED).values
     print(f"\neigenvalues over the first: {np.array2string(values / values[0], precision=4)}")
+
+
+def against_torch(flow: Flow, ours: list[Run], seconds: float, tols: tuple[float, ...]) -> None:
+    """Eigsh on PyTorch's operator from the same starts, and what the products alone account for."""
+    try:
+        apply = torch_product()
+    except ImportError:
+        print("| eigsh on PyTorch's operator | not there | | |")
+        return
+    runs = [scipy_run(apply, flow.space.size, tol, seed) for seed, tol in enumerate(tols)]
+    other = show("eigsh on torch.func with stored Jacobians", runs)
+    product, theirs = product_seconds(flow), sum(run.inside for run in runs) / sum(run.products for run in runs)
+    alone = float(np.median([run.products for run in ours])) * product
+    print(f"\na product takes {1e3 * product:.0f} ms in kpref and {1e3 * theirs:.0f} ms in PyTorch")
+    print(f"eigsh on PyTorch's operator takes {other / seconds:.1f} times as long as kpref.eigh(copies=False),")
+    print(f"and {other / alone:.1f} times as long as the products of that alone")
 
 
 def product_seconds(flow: Flow) -> float:
