@@ -220,3 +220,14 @@ def test_residuals_found_through_the_parameters_are_those_asked_for(tol):
     for seed in range(10):
         found = eigh(flow.NTK, 3, tol=tol, method="lanczos", seed=seed)
         assert found.residuals.max() <= tol
+
+
+@pytest.mark.parametrize(
+    ("operator", "available", "what"),
+    [("NTK", 1_000, "3 eigenfunctions of NTK"), ("NTK", 250_000, "Lanczos bases of NTK"), ("K", 1_000, "of K")],
+)
+def test_what_would_not_fit_is_refused_before_it_is_allocated(monkeypatch, operator, available, what):
+    flow = strategies.make_flow("GRU", (40, 12, 9), seed=3)
+    monkeypatch.setattr("kpref.memory.available_memory", lambda: available)
+    with pytest.raises(MemoryError, match=what):
+        eigh(getattr(flow, operator), 3)

@@ -116,7 +116,7 @@ def eigh(
     ImportError
         If PRIMME is asked for and not there.
     MemoryError
-        Before anything is allocated, if the bases would not fit.
+        Before anything is allocated, if the bases or the eigenfunctions would not fit.
 
     Notes
     -----
@@ -130,6 +130,7 @@ def eigh(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     initial = check_start(start, op.shape_in)
+    require_memory(2.0 * op.dtype.itemsize * count * form.size, f"{count} eigenfunctions of {op.name}")
     factor = None if op.factor is None else RectangularForm(op.factor, progress)
     task = _Task(op, count, tol, method, seed, copies)
     rows = None if initial is None else form.coordinates.to_vectors(initial)
