@@ -43,17 +43,17 @@ Array = npt.NDArray[np.float64]
 Curves = dict[str, dict[int, float]]
 
 TRACES = {
-    "xtrace*": "XTrace*",
+    "krylov": "Krylov",
     "xnystrace": "XNysTrace",
     "xtrace": "XTrace",
     "hutch++": "Hutch++",
     "hutchinson": "Hutchinson",
 }
-SHARES = {"xtrace*": (1 / 2, 1.0), "xnystrace": (1.0, 1.0), "xtrace": (1 / 2, 1 / 2), "hutch++": (1 / 3, 1 / 3)}
+SHARES = {"krylov": (1 / 2, 1.0), "xnystrace": (1.0, 1.0), "xtrace": (1 / 2, 1 / 2), "hutch++": (1 / 3, 1 / 3)}
 """For each product, the eigenvectors that are found at best, and the random vectors that serve the rest."""
 
 COLORS = {
-    "xtrace*": "#1b1f24",
+    "krylov": "#1b1f24",
     "xnystrace": "#0072B2",
     "xtrace": "#009E73",
     "hutch++": "#E69F00",
@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=example_folder(), help="folder of a trained network")
     parser.add_argument("--figure", type=Path, default=Path("estimators.png"), help="where the figure goes")
+    parser.add_argument("--methods", nargs="+", choices=TRACES, default=list(TRACES), help="estimators of the trace")
     parser.add_argument("--seeds", type=int, default=2000, help="runs of each estimator; 0 leaves the table out")
     options = parser.parse_args(arguments)
     if options.seeds:
@@ -82,21 +83,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{options.seeds} seeds\n| system | products | estimator | relative deviation | bias | stated / observed |"
         )
         print("| --- | --- | --- | --- | --- | --- |")
-        for row in small_systems(options.seeds):
+        for row in small_systems(options.seeds, options.methods):
             print(row, flush=True)
     flow = trained(options.checkpoint)
     truth = ntk_trace_exact(flow)
     print(f"\ntr NTK of {flow.model}, states {flow.states.shape}: {truth:.6g} (exact)")
-    errors = against_products(flow.NTK, truth, REPEATS)
+    errors = against_products(flow.NTK, options.methods, truth, REPEATS)
     print(f"root mean square relative error over {REPEATS} seeds; interpolated products for {TARGET:.0%}")
     show(errors)
     values = eigh(flow.NTK, LEADING, tol=1e-6).values
-    expected = against_products(like_spectrum(values, truth), truth, EXPECTED_REPEATS)
+    expected = against_products(like_spectrum(values, truth), options.methods, truth, EXPECTED_REPEATS)
     print(f"of a diagonal matrix with its spectrum, over {EXPECTED_REPEATS} seeds")
     show(expected)
     print(f"with the leading eigenvectors known exactly, {TARGET:.0%} would take no less than")
-    for method, shares in SHARES.items():
-        print(f"  {TRACES[method]:10}  {least(values, truth, *shares):.0f} products")
+    for method in (method for method in options.methods if method in SHARES):
+        print(f"  {TRACES[method]:10}  {least(values, truth, *SHARES[method]):.0f} products")
     print("wrote", draw(errors, expected, flow, options.figure))
 
 
@@ -120,13 +121,13 @@ def flows() -> Iterator[tuple[str, Flow]]:
     yield "rate ODE, 5 x 13 x 6", Flow(Rate.init(2, 6, 1), rng.normal(size=(5, 13, 2)), dt=0.15)
 
 
-def small_systems(seeds: int) -> Iterator[str]:
+def small_systems(seeds: int, methods: Sequence[str]) -> Iterator[str]:
     """Rows of the table."""
     for name, flow in flows():
         values = np.linalg.eigvals(flow.NTK.to_dense()).real
         total, squares = float(values.sum()), float(np.square(values).sum())
         for probes in (max(6, flow.states.size // 8), min(64, max(9, flow.states.size // 4))):
-            for label, estimate, truth in estimators(flow, probes, total, squares):
+            for label, estimate, truth in estimators(flow, methods, probes, total, squares):
                 found = [estimate(seed) for seed in tqdm(range(seeds), desc=f"{name} {label}", leave=False)]
                 means = np.array([one.value for one in found])
                 stated = np.sqrt(np.mean([one.standard_error**2 for one in found]))
@@ -141,11 +142,11 @@ def small_systems(seeds: int) -> Iterator[str]:
 Runs = list[tuple[str, Callable[[int], Estimate], float]]
 
 
-def estimators(flow: Flow, probes: int, total: float, squares: float) -> Runs:
+def estimators(flow: Flow, methods: Sequence[str], probes: int, total: float, squares: float) -> Runs:
     """All estimators as functions of a seed, each with the exact value."""
     runs: Runs = [
-        (label, lambda seed, method=method: trace(flow.NTK, method, probes, seed=seed), total)  # type: ignore[misc]
-        for method, label in TRACES.items()
+        (TRACES[method], lambda seed, method=method: trace(flow.NTK, method, probes, seed=seed), total)  # type: ignore[misc]
+        for method in methods
     ]
     runs.append(("tr D D* by D*", lambda seed: adjoint_trace(flow.D, probes, seed=seed), total))
     runs.append(("Frobenius", lambda seed: frobenius_squared(flow.NTK, probes, seed=seed), squares))
@@ -178,16 +179,16 @@ def like_spectrum(leading: Array, total: float) -> TensorOperator:
     return TensorOperator(lambda rows: rows * root, lambda rows: rows * root, space, space, name="diagonal").gram()
 
 
-def against_products(op: TensorOperator, truth: float, repeats: int) -> Curves:
+def against_products(op: TensorOperator, methods: Sequence[str], truth: float, repeats: int) -> Curves:
     """For each method the error at each number of products."""
     errors: Curves = {}
-    work = repeats * len(TRACES) * max(COUNTS)
+    work = repeats * len(methods) * max(COUNTS)
     with tqdm(total=work, desc=f"products with {op.name}", unit="product") as progress:
-        for method in TRACES:
+        for method in methods:
             start, cost, values = METHODS[method].start, METHODS[method].cost, []
             for seed in range(repeats):
                 form = SymmetricForm(op, progress.update)
-                grow = start(form, form.size, seed, op)  # each result builds on the products before
+                grow = start(form, form.size, seed, op, progress.update)  # each result builds on the products before
                 values.append([grow(count // cost)[0] for count in COUNTS])
             rms = np.sqrt(np.square(np.array(values) / truth - 1.0).mean(axis=0))
             errors[method] = dict(zip(COUNTS, rms.tolist(), strict=True))
@@ -244,7 +245,7 @@ def draw(errors: Curves, expected: Curves, flow: Flow, path: Path) -> Path:
         trials, steps, units = flow.states.shape
         axes.set_title(
             f"Error of the estimated trace of the NTK of a trained network\n"
-            f"{trials} trials x {steps} steps x {units} units; {REPEATS} seeds each; dotted: expected from its spectrum"
+            f"{trials} trials x {steps} steps x {units} units, {REPEATS} seeds; dotted: expected"
         )
         figure.savefig(path)
     return path

@@ -10,12 +10,12 @@ from strategies import make_flow
 from kpref.operators import TensorOperator
 from kpref.operators.tensor import Structure
 from kpref.space import EuclideanSpace
-from kpref.spectra.sketches import extend_range, frobenius_samples, gram_samples, nystrom_samples, range_samples
+from kpref.spectra.sketches import extend_range, frobenius_samples, nystrom_samples, range_samples
 from kpref.spectra.traces import adjoint_trace, frobenius_squared, trace
 
 METHODS = ("hutchinson", "hutch++", "xtrace", "xnystrace")
 #: For operators A A* with A known.
-GRAM_METHODS = (*METHODS, "xtrace*")
+GRAM_METHODS = (*METHODS, "krylov")
 
 
 def masked_measure(trials, steps):
@@ -93,19 +93,25 @@ def test_range_sketch_leaves_out_one_vector_at_a_time(symmetric):
     np.testing.assert_allclose(frobenius_samples(sketch, size), squares, rtol=1e-10)
 
 
-def test_gram_sketch_is_the_range_sketch_and_vectors_that_see_what_it_leaves_out():
-    size, count = 30, 7
-    rng = np.random.default_rng(4)
-    factor = rng.normal(size=(size, 12)) @ np.diag(0.7 ** np.arange(12))
-    matrix, probes, tests = factor @ factor.T, rng.normal(size=(count, size)), rng.normal(size=(4, size))
-    sketch = extend_range(lambda x: x @ matrix, probes, half=lambda x: x @ factor)
-    found = gram_samples(sketch, tests, tests @ factor, size)
-    whole = extend_range(lambda x: x @ matrix, probes)
-    np.testing.assert_allclose(found[:count], range_samples(whole, size), rtol=1e-10)
-    rest = tests - tests @ whole.basis.T @ whole.basis
-    energy = np.einsum("ti,ij,tj->t", rest, matrix, rest) / np.square(rest).sum(axis=1)
-    expected = np.trace(whole.basis @ matrix @ whole.basis.T) + (size - count) * energy
-    np.testing.assert_allclose(found[count:], expected, rtol=1e-10)
+def test_krylov_is_the_trace_in_a_krylov_space_and_random_vectors_that_see_the_rest():
+    size, small, steps, seed = 40, 30, 5, 3
+    factor = np.random.default_rng(4).normal(size=(size, small)) @ decaying(small)
+    spaces = EuclideanSpace((small,)), EuclideanSpace((size,))
+    op = TensorOperator(lambda x: x @ factor.T, lambda x: x @ factor, *spaces).gram()
+    start, *_ = np.random.default_rng([seed, 0]).standard_normal((1, size))
+    powers = [factor.T @ start]
+    for _ in range(steps - 1):
+        powers.append(factor.T @ (factor @ powers[-1]))
+    basis = np.linalg.qr(np.transpose(powers))[0]
+    tests = np.random.default_rng([seed, 1]).standard_normal((2 * steps, size))
+    tests *= np.sqrt(size) / np.linalg.norm(tests, axis=1, keepdims=True)
+    left = factor @ (np.eye(small) - basis @ basis.T)
+    expected = np.sum((factor @ basis) ** 2) + np.square(tests @ left).sum(axis=1)
+    found = trace(op, "krylov", probes=2 * steps, seed=seed)
+    # Powers lose digits, a factor of 1e3 or so at the fifth.
+    np.testing.assert_allclose(found.value, expected.mean(), rtol=1e-10)
+    np.testing.assert_allclose(found.standard_error, expected.std(ddof=1) / np.sqrt(2 * steps), rtol=1e-8)
+    assert found.n_products == 2 * steps
 
 
 def test_the_factor_counts_half():
@@ -120,9 +126,9 @@ def test_the_factor_counts_half():
     op = backward.gram()
     for tol in (None, 1e-9):
         calls.clear()
-        with pytest.raises(RuntimeError, match="XTrace\\* reached") if tol else nullcontext():
-            assert trace(op, "xtrace*", probes=20, tol=tol).n_products == 20
-        # Ten products with A A*, each of which takes one with A*; ten with A* alone for the basis, ten for the tests.
+        with pytest.raises(RuntimeError, match="Krylov reached") if tol else nullcontext():
+            assert trace(op, "krylov", probes=20, tol=tol).n_products == 20
+        # Ten steps, each of which takes one product with A and one with A*; twenty with A* alone for the rest.
         assert sum(calls) == 30
 
 
@@ -199,6 +205,22 @@ def test_a_tolerance_is_reached_by_building_on_earlier_products(method):
         trace(op, "hutchinson", probes=40, tol=1e-5)
 
 
+def test_krylov_builds_on_earlier_products_and_counts_them_all():
+    flow, calls = make_flow("GRU", (12, 20, 8), 1), []
+    found = trace(flow.NTK, "krylov", probes=256, tol=0.02, progress=calls.append)
+    assert found.standard_error <= 0.02 * found.value
+    assert sum(calls) == found.n_products < 256
+    once = trace(flow.NTK, "krylov", probes=found.n_products)
+    np.testing.assert_allclose(found.value, once.value, rtol=1e-10)
+
+
+def test_krylov_with_more_steps_than_parameters_is_exact():
+    factor = np.random.default_rng(0).normal(size=(40, 6))
+    spaces = EuclideanSpace((6,)), EuclideanSpace((40,))
+    op = TensorOperator(lambda x: x @ factor.T, lambda x: x @ factor, *spaces).gram()
+    np.testing.assert_allclose(trace(op, "krylov", probes=20).value, np.sum(factor**2), rtol=1e-13)
+
+
 def test_single_precision_and_equal_bits():
     flow = make_flow("GRU", (3, 5, 4), 1, dtype=np.float32)
     wide = make_flow("GRU", (3, 5, 4), 1)
@@ -209,9 +231,9 @@ def test_single_precision_and_equal_bits():
         assert trace(flow.NTK, method, 24) == single
 
 
-def test_auto_is_xtrace_from_the_factor_where_there_is_one():
+def test_auto_is_krylov_where_there_is_a_factor():
     flow = FLOWS["GRU"]
-    for op, method in ((flow.NTK, "xtrace*"), (flow.K, "xtrace*"), (flow.P, "xtrace")):
+    for op, method in ((flow.NTK, "krylov"), (flow.K, "krylov"), (flow.P, "xtrace")):
         assert trace(op, probes=10) == trace(op, method, probes=10)
 
 
@@ -220,7 +242,7 @@ def test_auto_is_xtrace_from_the_factor_where_there_is_one():
     [
         (lambda f: trace(f.D), "operator on one space"),
         (lambda f: trace(f.P, "xnystrace", 10), "declared self-adjoint and positive"),
-        (lambda f: trace(f.P, "xtrace*", 10), "made by gram\\(\\), whose factor is known; P is not"),
+        (lambda f: trace(f.P, "krylov", 10), "made by gram\\(\\), whose factor is known; P is not"),
         (lambda f: trace(f.NTK, "lanczos"), "method must be one of auto"),
         (lambda f: trace(f.NTK, probes=0), "probes must be an integer of at least 1; got 0"),
         (lambda f: trace(f.NTK, probes=True), "probes must be an integer"),

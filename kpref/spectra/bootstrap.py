@@ -23,14 +23,13 @@ from scipy.optimize import brentq
 from kpref.spectra.sketches import (
     extend_range,
     frobenius_samples,
-    gram_samples,
     nystrom_samples,
     nystrom_values,
     range_samples,
     range_values,
 )
 
-__all__ = ["GRAM_TRACE", "NYSTROM", "RANGE_FROBENIUS", "RANGE_TRACE", "LeaveOneOut", "standard_error"]
+__all__ = ["NYSTROM", "RANGE_FROBENIUS", "RANGE_TRACE", "LeaveOneOut", "standard_error"]
 
 Array = npt.NDArray[Any]
 Product = Callable[[Array], Array]
@@ -68,20 +67,6 @@ NYSTROM = LeaveOneOut(
 )
 RANGE_TRACE = LeaveOneOut(
     lambda product, probes, size: range_samples(extend_range(product, probes), size),
-    lambda product, probes, size: range_values(extend_range(product, probes)),
-    head=0.75,
-)
-
-
-def _simulated_gram(product: Product, probes: Array, size: int) -> Array:
-    """Half of the probes make the sketch; the matrix is diagonal, and so is its root."""
-    root = np.sqrt(product(np.ones(probes.shape[-1])))
-    first, tests = np.split(probes, [probes.shape[-2] // 2], axis=-2)
-    return gram_samples(extend_range(product, first, half=lambda rows: rows * root), tests, tests * root, size)
-
-
-GRAM_TRACE = LeaveOneOut(
-    _simulated_gram,
     lambda product, probes, size: range_values(extend_range(product, probes)),
     head=0.75,
 )

@@ -12,13 +12,6 @@ and g_i has the coordinates u_i = (I - s_i s_i^T) Q^T g_i there. With v_i = g_i 
     tr S     ~ tr H - s_i.H s_i + c_i v_i.S v_i,             v_i.S v_i = g_i.S g_i - Z^T g_i.u_i - u_i.R e_i + u_i.H u_i
     |S|_F^2  ~ |Z|_F^2 - |Z s_i|^2 + c_i |S v_i|^2,          S v_i = Q R e_i - Z u_i.
 
-**Gram sketch**, S = F F^T: with Th = F^T Q, H is Th^T Th, and Z^T g_i = R e_i. A range sketch then takes a product with
-F^T for each q_j, half of one with S; and other vectors t cost as much, which see what all of Q leaves out,
-
-    tr S     ~ tr H + (n - k) |F^T t - Th Q^T t|^2 / |t - Q Q^T t|^2 .
-
-With k of them, the cost is that of the range sketch, and twice as many vectors share in the mean.
-
 **Nystroem sketch**, S symmetric and positive: Y = S W, W^T Y = C^T C, F = Y C^-1; F F^T is the Nystroem approximation.
 It agrees with S on the span of W. To leave g_i out subtracts F s_i s_i^T F^T, with s_i row i of C^-1 normalised, and
 
@@ -43,8 +36,6 @@ __all__ = [
     "RangeSketch",
     "extend_range",
     "frobenius_samples",
-    "gram_samples",
-    "gram_values",
     "nystrom_samples",
     "nystrom_values",
     "range_samples",
@@ -57,7 +48,7 @@ Product = Callable[[Array], Array]
 
 
 class RangeSketch(NamedTuple):
-    """Rows are vectors: probes g_i, orthonormal basis q_j, (..., k, n); images S q_j or F^T q_j; R (..., k, k)."""
+    """Rows are vectors: probes g_i, orthonormal basis q_j, (..., k, n); images S q_j; R (..., k, k)."""
 
     probes: Array
     basis: Array
@@ -65,9 +56,7 @@ class RangeSketch(NamedTuple):
     triangle: Array
 
 
-def extend_range(
-    product: Product, probes: Array, known: RangeSketch | None = None, half: Product | None = None
-) -> RangeSketch:
+def extend_range(product: Product, probes: Array, known: RangeSketch | None = None) -> RangeSketch:
     """Range sketch with further probes (..., k, n); costs two products for each.
 
     Parameters
@@ -77,13 +66,11 @@ def extend_range(
     probes : ndarray, shape (..., k, n)
     known : RangeSketch, optional
         An earlier sketch, whose products are reused.
-    half : callable, optional
-        F^T on rows, for a Gram sketch.
     """
-    fresh, second = product(probes), half or product
+    fresh = product(probes)
     if known is None:
         basis, triangle = _orthonormal(fresh)
-        return RangeSketch(probes, basis, second(basis), triangle)
+        return RangeSketch(probes, basis, product(basis), triangle)
     # Householder reflections of the old basis and the new vectors together: the new directions are orthogonal to the
     # old ones even where the range is exhausted. The old ones come back with signs.
     count = len(known.basis)
@@ -94,42 +81,14 @@ def extend_range(
     return RangeSketch(
         np.concatenate([known.probes, probes]),
         np.concatenate([known.basis, basis]),
-        np.concatenate([known.images, second(basis)]),
+        np.concatenate([known.images, product(basis)]),
         triangle,
     )
 
 
 def range_samples(sketch: RangeSketch, size: int) -> Array:
     """The k estimates of tr S (..., k) in a space of `size` dimensions; O(n k^2)."""
-    return _trace_samples(sketch, sketch.basis @ _t(sketch.images), sketch.probes @ _t(sketch.images), size)
-
-
-def gram_samples(sketch: RangeSketch, tests: Array, halves: Array, size: int) -> Array:
-    """The k estimates of tr S (..., k + t) of a Gram sketch, and those of t other vectors; O(n k (k + t)).
-
-    Parameters
-    ----------
-    sketch : RangeSketch
-    tests, halves : ndarray, shape (..., t, n) and (..., t, m)
-        The other vectors and F^T of them.
-    size : int
-        Dimension of the space.
-    """
-    core = sketch.images @ _t(sketch.images)
-    left_out = _trace_samples(sketch, core, _t(sketch.triangle), size)
-    inside = tests @ _t(sketch.basis)
-    rest, image = tests - inside @ sketch.basis, halves - inside @ sketch.images
-    others = _trace(core) + (size - core.shape[-1]) * _dots(image, image) / _dots(rest, rest)
-    return np.concatenate([left_out, others], axis=-1)
-
-
-def gram_values(sketch: RangeSketch) -> Array:
-    """Ritz values of S (..., k), descending."""
-    return np.square(np.linalg.svd(sketch.images, compute_uv=False))
-
-
-def _trace_samples(sketch: RangeSketch, core: Array, crossed: Array, size: int) -> Array:
-    """Leave-one-out estimates of tr S from H and Z^T g_i, the rows of `crossed`."""
+    core, crossed = sketch.basis @ _t(sketch.images), sketch.probes @ _t(sketch.images)
     left_out, inside, factor = _left_out(sketch, size)
     right = _t(sketch.triangle)
     along = _dots(sketch.probes @ _t(sketch.basis), right)

@@ -8,17 +8,25 @@ worst case, and far fewer where the spectrum decays:
     hutch++      a third of the products finds a range, a third evaluates S there, a third serves the rest
                  (Meyer, Musco, Musco and Woodruff, SOSA 2021)
     xtrace       the same vectors serve both purposes, leaving out one at a time (Epperly, Tropp and Webber, 2024)
-    xtrace*      the same for A A* with A known: what comes after the range takes products with A* alone, half the cost,
-                 and the savings go into further random vectors
+    krylov       for A A* with A known: leading directions from Lanczos steps in the domain of A, and random vectors for
+                 the rest that pass through A* alone, at half the cost, and serve however many steps there are
+                 (after Chen and Hallman, SIAM J. Matrix Anal. Appl. 44, 2023)
     xnystrace    as xtrace for positive operators, with one product for each vector in place of two
 
 S is ``Mu^(1/2) A Mu^(-1/2)`` on the support of the measure, which has the trace of A on the restricted space, and
 whose Frobenius norm is the Hilbert-Schmidt norm of A in the measure. Of a random vector only the direction is used,
 uniform on the sphere, which removes the noise of the length.
 
-Standard errors: the terms of Hutchinson's mean are independent, those of Hutch++ are so given the range, and both
-estimates are unbiased given it; so the scatter of the terms tells the variance without bias. For the other two see
-`kpref.spectra.bootstrap`.
+Standard errors: the terms of Hutchinson's mean are independent, those of Hutch++ and of krylov are so given the range,
+and the estimates are unbiased given it; so the scatter of the terms tells the variance without bias. For the other two
+see `kpref.spectra.bootstrap`.
+
+**krylov.** With ``F = W_out^(1/2) A W_in^(-1/2)`` and an orthonormal V in its domain,
+
+    tr A A* = |F|_F^2 = |F V|_F^2 + |F (1 - V V^T)|_F^2 = |F V|_F^2 + E |(1 - V V^T) F^T t|^2,
+
+and F^T t does not depend on V. Of d steps from F^T g the Krylov space of F^T F takes d products, and as many are spent
+on 2 d vectors t.
 """
 
 from __future__ import annotations
@@ -33,14 +41,13 @@ import numpy.typing as npt
 
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
-from kpref.spectra.bootstrap import GRAM_TRACE, NYSTROM, RANGE_FROBENIUS, RANGE_TRACE, standard_error
+from kpref.spectra.bases import append_orthonormal
+from kpref.spectra.bootstrap import NYSTROM, RANGE_FROBENIUS, RANGE_TRACE, standard_error
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.sketches import (
     RangeSketch,
     extend_range,
     frobenius_samples,
-    gram_samples,
-    gram_values,
     nystrom_samples,
     nystrom_values,
     range_samples,
@@ -57,6 +64,7 @@ Product = Callable[[Array], Array]
 Progress = Callable[[int], object]
 
 Grow = Callable[[int], tuple[float, float]]
+Start = Callable[[Product, int, int, TensorOperator, Progress | None], Grow]
 
 _FIRST = 16  # products before the standard error is first compared with the tolerance
 _PANEL = 1 << 23  # numbers in the vectors that an operator is applied to at once
@@ -76,14 +84,14 @@ def trace(
     ----------
     op : TensorOperator
         From a space to itself.
-    method : {"auto", "xtrace*", "xnystrace", "xtrace", "hutch++", "hutchinson"}
-        "xnystrace" needs an operator declared positive, and is the best where the spectrum falls fast; "xtrace*" one
-        made by `TensorOperator.gram`, such as K, the NTK, ``P.gram()``. "auto" is "xtrace*" for those and "xtrace" for
+    method : {"auto", "krylov", "xnystrace", "xtrace", "hutch++", "hutchinson"}
+        "xnystrace" needs an operator declared positive, and is the best where the spectrum falls fast; "krylov" one
+        made by `TensorOperator.gram`, such as K, the NTK, ``P.gram()``. "auto" is "krylov" for those and "xtrace" for
         others: they do not suffer from the slow tails that neural tangent kernels have (`scripts/estimators.py`).
     probes : int
-        Number of products with the operator, at most, those with A* counted half; xtrace and xtrace* take the largest
-        even, hutch++ the largest multiple of three below it. If it is not smaller than the space, the trace is computed
-        exactly.
+        Number of products with the operator, at most, those with A or A* counted half; xtrace and krylov take the
+        largest even, hutch++ the largest multiple of three below it. If it is not smaller than the space, the trace is
+        computed exactly.
     tol : float, optional
         Standard error wanted, relative to the value. Products are then taken in doubling numbers until it is reached,
         each result building on the products before.
@@ -102,7 +110,7 @@ def trace(
     ------
     ValueError
         For an unknown method, an operator between two spaces, one that is not positive for xnystrace or has no known
-        factor for xtrace*, too few probes.
+        factor for krylov, too few probes.
     RuntimeError
         If `tol` is not reached.
     MemoryError
@@ -110,19 +118,22 @@ def trace(
 
     Notes
     -----
-    k products, and O(n k^2 + k^3) flops and 4 k n numbers at most beside them.
+    k products, and O(n k^2 + k^3) flops and 4 k n numbers at most beside them; for krylov n is the size of the domain
+    of A, the number of parameters for K and the NTK.
     """
     _require_one_space(op)
     if method not in ("auto", *METHODS):
         raise ValueError(f"method must be one of auto, {', '.join(METHODS)}; got {method!r}")
     if method == "auto":
-        method = "xtrace" if op.factor is None else "xtrace*"
+        method = "xtrace" if op.factor is None else "krylov"
     if method == "xnystrace" and not op.structure.positive:
         raise ValueError(f"xnystrace needs an operator declared self-adjoint and positive; {op.name} is not")
-    if method == "xtrace*" and op.factor is None:
-        raise ValueError(f"xtrace* needs an operator made by gram(), whose factor is known; {op.name} is not")
+    if method == "krylov" and op.factor is None:
+        raise ValueError(f"krylov needs an operator made by gram(), whose factor is known; {op.name} is not")
     form = SymmetricForm(op, progress)
-    return _estimate(op, METHODS[method], form, form.size, probes, tol, seed, lambda rows: float(np.trace(rows)))
+    return _estimate(
+        op, METHODS[method], form, form.size, probes, tol, seed, progress, lambda rows: float(np.trace(rows))
+    )
 
 
 def frobenius_squared(
@@ -152,7 +163,7 @@ def frobenius_squared(
     if op.space_in != op.space_out:
         return _mean_square(op, -0.5, probes, tol, seed, progress)
     form = SymmetricForm(op, progress)
-    return _estimate(op, _RANGE_NORM, form, form.size, probes, tol, seed, _sum_of_squares)
+    return _estimate(op, _RANGE_NORM, form, form.size, probes, tol, seed, progress, _sum_of_squares)
 
 
 def adjoint_trace(
@@ -198,7 +209,7 @@ def _mean_square(
             progress(len(vectors))
         return op.space_out.scale(image, -power).reshape(len(vectors), -1)
 
-    return _estimate(op, _MEAN_SQUARE, product, len(support), probes, tol, seed, _sum_of_squares)
+    return _estimate(op, _MEAN_SQUARE, product, len(support), probes, tol, seed, progress, _sum_of_squares)
 
 
 # One estimate
@@ -208,13 +219,13 @@ def _mean_square(
 class Method:
     """A name, the number of products for each random vector, and what makes the estimator.
 
-    ``start(product, size, seed, op)`` returns a function from a number of vectors, which must grow from call to call,
-    to the estimate and its standard error.
+    ``start(product, size, seed, op, progress)`` returns a function from a number of vectors, which must grow from call
+    to call, to the estimate and its standard error; `progress` is for products other than with `product`.
     """
 
     name: str
     cost: int
-    start: Callable[[Product, int, int, TensorOperator], Grow]
+    start: Start
     stores: bool = True
 
 
@@ -226,6 +237,7 @@ def _estimate(
     probes: int,
     tol: float | None,
     seed: int,
+    progress: Progress | None,
     exact: Callable[[Array], float],
 ) -> Estimate:
     """Exact in a small space; else with all the products, or as many as the tolerance takes."""
@@ -240,7 +252,7 @@ def _estimate(
     if probes < 2 * method.cost:
         raise ValueError(f"{method.name} needs probes of at least {2 * method.cost}; got {probes}")
     eps = float(np.finfo(op.dtype).eps)
-    grow = method.start(product, size, seed, op)
+    grow = method.start(product, size, seed, op, progress)
     products = probes if tol is None else min(max(_FIRST, 2 * method.cost), probes)
     while True:
         if method.stores:
@@ -308,10 +320,10 @@ def _mean(samples: Array) -> tuple[float, float]:
 # The estimators
 
 
-def _averaging(square: bool) -> Callable[[Product, int, int, TensorOperator], Grow]:
+def _averaging(square: bool) -> Start:
     """The mean of g.S g, or of |S g|^2, for directions g, times the dimension."""
 
-    def start(product: Product, size: int, seed: int, op: TensorOperator) -> Grow:
+    def start(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
         draw, terms, block = _normal(size, seed), np.empty(0), max(1, _PANEL // size)
 
         def grow(count: int) -> tuple[float, float]:
@@ -328,7 +340,7 @@ def _averaging(square: bool) -> Callable[[Product, int, int, TensorOperator], Gr
     return start
 
 
-def _hutch_pp(product: Product, size: int, seed: int, op: TensorOperator) -> Grow:
+def _hutch_pp(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
     draw_sketch, draw_test = _normal(size, seed), _normal(size, seed, 1)
     sketch: RangeSketch | None = None
     tests, images = np.empty((2, 0, size))
@@ -346,10 +358,10 @@ def _hutch_pp(product: Product, size: int, seed: int, op: TensorOperator) -> Gro
     return serial_blas(grow)
 
 
-def _range_sketch(norm: bool) -> Callable[[Product, int, int, TensorOperator], Grow]:
+def _range_sketch(norm: bool) -> Start:
     """XTrace, or the squared norm from the same sketch."""
 
-    def start(product: Product, size: int, seed: int, op: TensorOperator) -> Grow:
+    def start(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
         draw = _normal(size, seed)
         sketch: RangeSketch | None = None
 
@@ -369,28 +381,35 @@ def _range_sketch(norm: bool) -> Callable[[Product, int, int, TensorOperator], G
     return start
 
 
-def _gram_sketch(product: Product, size: int, seed: int, op: TensorOperator) -> Grow:
+def _krylov(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
     assert op.factor is not None
-    draw, draw_test = _normal(size, seed), _normal(size, seed, 1)
-    half = _in_blocks(RectangularForm(op.factor).transpose, size)
-    sketch: RangeSketch | None = None
-    tests, halves = np.empty((0, size)), np.empty((0, 0))
+    factor = RectangularForm(op.factor, progress)
+    half, small, block = _in_blocks(factor.transpose, size), factor.domain.size, max(1, _PANEL // size)
+    draw_test, generator = _normal(size, seed, 1), np.random.default_rng([seed, 2])
+    image, basis, inside = _normal(size, seed)(1), np.empty((0, small)), 0.0
+    halves, squares = np.empty((0, small)), np.empty(0)
 
     def grow(count: int) -> tuple[float, float]:
-        nonlocal sketch, tests, halves
-        fresh = count - len(tests)
-        sketch = extend_range(product, draw(fresh), sketch, half)
-        vectors = draw_test(fresh)
-        images = half(vectors)
-        tests, halves = np.concatenate([tests, vectors]), np.concatenate([halves.reshape(-1, images.shape[1]), images])
-        samples = gram_samples(sketch, tests, halves, size)
-        value = float(samples.mean())
-        return value, standard_error(GRAM_TRACE, samples, gram_values(sketch), value, size, seed)
+        nonlocal image, basis, inside, halves, squares
+        require_memory(48.0 * count * small, f"{3 * count} vectors of {small} numbers for the trace of {op.name}")
+        used, wanted = len(basis), min(count, small)
+        basis = np.concatenate([basis, np.empty((wanted - used, small))])
+        for index in range(used, wanted):
+            append_orthonormal(basis, index, half(image)[0], generator)
+            image = factor(basis[index : index + 1])
+            inside += _sum_of_squares(image)
+        while len(halves) < 2 * count:
+            tests, before = draw_test(min(block, 2 * count - len(halves))), len(halves)
+            halves, squares = np.concatenate([halves, half(tests)]), np.append(squares, _rowwise(tests, tests))
+            if progress is not None:
+                progress(len(halves) // 2 - before // 2)
+        rest = halves - (halves @ basis.T) @ basis
+        return _mean(inside + size * _rowwise(rest, rest) / squares)
 
     return serial_blas(grow)
 
 
-def _xnystrace(product: Product, size: int, seed: int, op: TensorOperator) -> Grow:
+def _xnystrace(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
     draw, eps = _normal(size, seed), float(np.finfo(op.dtype).eps)
     probes, images = np.empty((2, 0, size))
 
@@ -407,7 +426,7 @@ def _xnystrace(product: Product, size: int, seed: int, op: TensorOperator) -> Gr
 
 METHODS = {
     "xnystrace": Method("XNysTrace", 1, _xnystrace),
-    "xtrace*": Method("XTrace*", 2, _gram_sketch),
+    "krylov": Method("Krylov", 2, _krylov, stores=False),
     "xtrace": Method("XTrace", 2, _range_sketch(norm=False)),
     "hutch++": Method("Hutch++", 3, _hutch_pp),
     "hutchinson": Method("Hutchinson", 1, _averaging(square=False), stores=False),
