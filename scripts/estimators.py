@@ -36,7 +36,8 @@ from kpref.spectra.eigen import eigh
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.exact_traces import ntk_trace_exact
 from kpref.spectra.symmetric import SymmetricForm
-from kpref.spectra.traces import METHODS, adjoint_trace, frobenius_squared, trace
+from kpref.spectra.trace_methods import METHODS
+from kpref.spectra.traces import adjoint_trace, frobenius_squared, trace
 from kpref.trials import Trials
 
 Array = npt.NDArray[np.float64]

@@ -217,7 +217,7 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = [name for name in arguments.arithmetics if name in NAMES]
     catches = run(try_mutant, mutant_tasks(chosen, arguments.problems), arguments.processes, "mutants")
-    print("Power: mutants planted in correct backends")
+    print(f"Power: {len(MUTANTS)} mutants planted in correct backends")
     print(power_table(catches), flush=True)
     cases = list(itertools.product(arguments.arithmetics, range(arguments.cases)))
     alarms = run(try_correct, cases, arguments.processes, "correct backends")

@@ -19,21 +19,13 @@ uniform on the sphere, which removes the noise of the length.
 
 Standard errors: the terms of Hutchinson's mean are independent, those of Hutch++ and of krylov are so given the range,
 and the estimates are unbiased given it; so the scatter of the terms tells the variance without bias. For the other two
-see `kpref.spectra.bootstrap`.
-
-**krylov.** With ``F = W_out^(1/2) A W_in^(-1/2)`` and an orthonormal V in its domain,
-
-    tr A A* = |F|_F^2 = |F V|_F^2 + |F (1 - V V^T)|_F^2 = |F V|_F^2 + E |(1 - V V^T) F^T t|^2,
-
-and F^T t does not depend on V. Of d steps from F^T g the Krylov space of F^T F takes d products, and as many are spent
-on 2 d vectors t.
+see `kpref.spectra.bootstrap`, and for the derivations `kpref.spectra.sketches` and `kpref.spectra.trace_methods`.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,33 +33,23 @@ import numpy.typing as npt
 
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
-from kpref.spectra.bases import append_orthonormal
-from kpref.spectra.bootstrap import NYSTROM, RANGE_FROBENIUS, RANGE_TRACE, standard_error
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.sketches import (
-    RangeSketch,
-    extend_range,
-    frobenius_samples,
-    nystrom_samples,
-    nystrom_values,
-    range_samples,
-    range_total,
-    range_values,
+from kpref.spectra.symmetric import SymmetricForm
+from kpref.spectra.trace_methods import (
+    MEAN_SQUARE,
+    METHODS,
+    RANGE_NORM,
+    Method,
+    Product,
+    Progress,
+    in_blocks,
+    sum_of_squares,
 )
-from kpref.spectra.symmetric import RectangularForm, SymmetricForm
-from kpref.threads import serial_blas
 
 __all__ = ["adjoint_trace", "frobenius_squared", "trace"]
 
 Array = npt.NDArray[Any]
-Product = Callable[[Array], Array]
-Progress = Callable[[int], object]
-
-Grow = Callable[[int], tuple[float, float]]
-Start = Callable[[Product, int, int, TensorOperator, Progress | None], Grow]
-
 _FIRST = 16  # products before the standard error is first compared with the tolerance
-_PANEL = 1 << 23  # numbers in the vectors that an operator is applied to at once
 
 
 def trace(
@@ -163,7 +145,7 @@ def frobenius_squared(
     if op.space_in != op.space_out:
         return _mean_square(op, -0.5, probes, tol, seed, progress)
     form = SymmetricForm(op, progress)
-    return _estimate(op, _RANGE_NORM, form, form.size, probes, tol, seed, progress, _sum_of_squares)
+    return _estimate(op, RANGE_NORM, form, form.size, probes, tol, seed, progress, sum_of_squares)
 
 
 def adjoint_trace(
@@ -209,24 +191,7 @@ def _mean_square(
             progress(len(vectors))
         return op.space_out.scale(image, -power).reshape(len(vectors), -1)
 
-    return _estimate(op, _MEAN_SQUARE, product, len(support), probes, tol, seed, progress, _sum_of_squares)
-
-
-# One estimate
-
-
-@dataclass(frozen=True)
-class Method:
-    """A name, the number of products for each random vector, and what makes the estimator.
-
-    ``start(product, size, seed, op, progress)`` returns a function from a number of vectors, which must grow from call
-    to call, to the estimate and its standard error; `progress` is for products other than with `product`.
-    """
-
-    name: str
-    cost: int
-    start: Start
-    stores: bool = True
+    return _estimate(op, MEAN_SQUARE, product, len(support), probes, tol, seed, progress, sum_of_squares)
 
 
 def _estimate(
@@ -245,7 +210,7 @@ def _estimate(
     seed = _natural("seed", seed, 0)
     if tol is not None and not (np.isfinite(tol) and tol > 0):
         raise ValueError(f"tol must be positive and finite; got {tol!r}")
-    product = _in_blocks(apply, size)
+    product = in_blocks(apply, size)
     if size <= probes:
         require_memory(16.0 * size * (size + op.shape[0]), f"{op.name} as a dense matrix of {size} columns")
         return Estimate(exact(product(np.eye(size))), 0.0, size, "exact")
@@ -285,151 +250,3 @@ def _natural(name: str, value: Any, least: int) -> int:
     if number < least:
         raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
     return number
-
-
-def _sum_of_squares(rows: Array) -> float:
-    return float(np.vdot(rows, rows))
-
-
-def _in_blocks(apply: Product, size: int) -> Product:
-    """The product on rows, a few at a time, in float64."""
-    block = max(1, _PANEL // size)
-
-    def product(vectors: Array) -> Array:
-        parts = [apply(vectors[start : start + block]) for start in range(0, len(vectors), block)]
-        return np.concatenate(parts, dtype=np.float64)
-
-    return product
-
-
-def _normal(size: int, seed: int, stream: int = 0) -> Callable[[int], Array]:
-    """A source of normal vectors (count, size); how many are drawn at once does not matter."""
-    generator = np.random.default_rng([seed, stream])
-    return lambda count: generator.standard_normal((count, size))
-
-
-def _rowwise(left: Array, right: Array) -> Array:
-    return np.asarray(np.einsum("ij,ij->i", left, right))
-
-
-def _mean(samples: Array) -> tuple[float, float]:
-    """Mean of independent terms and its standard error."""
-    return float(samples.mean()), float(np.std(samples, ddof=1)) / len(samples) ** 0.5
-
-
-# The estimators
-
-
-def _averaging(square: bool) -> Start:
-    """The mean of g.S g, or of |S g|^2, for directions g, times the dimension."""
-
-    def start(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
-        draw, terms, block = _normal(size, seed), np.empty(0), max(1, _PANEL // size)
-
-        def grow(count: int) -> tuple[float, float]:
-            nonlocal terms
-            while len(terms) < count:
-                vectors = draw(min(block, count - len(terms)))
-                images = product(vectors)
-                quadratic = _rowwise(images if square else vectors, images)
-                terms = np.append(terms, size * quadratic / _rowwise(vectors, vectors))
-            return _mean(terms)
-
-        return grow
-
-    return start
-
-
-def _hutch_pp(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
-    draw_sketch, draw_test = _normal(size, seed), _normal(size, seed, 1)
-    sketch: RangeSketch | None = None
-    tests, images = np.empty((2, 0, size))
-
-    def grow(count: int) -> tuple[float, float]:
-        nonlocal sketch, tests, images
-        sketch = extend_range(product, draw_sketch(count - len(tests)), sketch)
-        vectors = draw_test(count - len(tests))
-        tests, images = np.concatenate([tests, vectors]), np.concatenate([images, product(vectors)])
-        inside = tests @ sketch.basis.T
-        rest, image = tests - inside @ sketch.basis, images - inside @ sketch.images
-        terms = (size - count) * _rowwise(rest, image) / _rowwise(rest, rest)
-        return _mean(np.vdot(sketch.basis, sketch.images) + terms)
-
-    return serial_blas(grow)
-
-
-def _range_sketch(norm: bool) -> Start:
-    """XTrace, or the squared norm from the same sketch."""
-
-    def start(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
-        draw = _normal(size, seed)
-        sketch: RangeSketch | None = None
-
-        def grow(count: int) -> tuple[float, float]:
-            nonlocal sketch
-            known = 0 if sketch is None else len(sketch.probes)
-            sketch = extend_range(product, draw(count - known), sketch)
-            samples = (frobenius_samples if norm else range_samples)(sketch, size)
-            model = RANGE_FROBENIUS if norm else RANGE_TRACE
-            error = standard_error(
-                model, samples, range_values(sketch), range_total(sketch, size, op.structure.positive), size, seed
-            )
-            return float(samples.mean()), error
-
-        return serial_blas(grow)
-
-    return start
-
-
-def _krylov(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
-    assert op.factor is not None
-    factor = RectangularForm(op.factor, progress)
-    half, small, block = _in_blocks(factor.transpose, size), factor.domain.size, max(1, _PANEL // size)
-    draw_test, generator = _normal(size, seed, 1), np.random.default_rng([seed, 2])
-    image, basis, inside = _normal(size, seed)(1), np.empty((0, small)), 0.0
-    halves, squares = np.empty((0, small)), np.empty(0)
-
-    def grow(count: int) -> tuple[float, float]:
-        nonlocal image, basis, inside, halves, squares
-        require_memory(48.0 * count * small, f"{3 * count} vectors of {small} numbers for the trace of {op.name}")
-        used, wanted = len(basis), min(count, small)
-        basis = np.concatenate([basis, np.empty((wanted - used, small))])
-        for index in range(used, wanted):
-            append_orthonormal(basis, index, half(image)[0], generator)
-            image = factor(basis[index : index + 1])
-            inside += _sum_of_squares(image)
-        while len(halves) < 2 * count:
-            tests, before = draw_test(min(block, 2 * count - len(halves))), len(halves)
-            halves, squares = np.concatenate([halves, half(tests)]), np.append(squares, _rowwise(tests, tests))
-            if progress is not None:
-                progress(len(halves) // 2 - before // 2)
-        rest = halves - (halves @ basis.T) @ basis
-        return _mean(inside + size * _rowwise(rest, rest) / squares)
-
-    return serial_blas(grow)
-
-
-def _xnystrace(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
-    draw, eps = _normal(size, seed), float(np.finfo(op.dtype).eps)
-    probes, images = np.empty((2, 0, size))
-
-    def grow(count: int) -> tuple[float, float]:
-        nonlocal probes, images
-        vectors = draw(count - len(probes))
-        probes, images = np.concatenate([probes, vectors]), np.concatenate([images, product(vectors)])
-        samples = nystrom_samples(probes, images, size, eps)
-        value = float(samples.mean())
-        return value, standard_error(NYSTROM, samples, nystrom_values(probes, images, size, eps), value, size, seed)
-
-    return serial_blas(grow)
-
-
-METHODS = {
-    "xnystrace": Method("XNysTrace", 1, _xnystrace),
-    "krylov": Method("Krylov", 2, _krylov, stores=False),
-    "xtrace": Method("XTrace", 2, _range_sketch(norm=False)),
-    "hutch++": Method("Hutch++", 3, _hutch_pp),
-    "hutchinson": Method("Hutchinson", 1, _averaging(square=False), stores=False),
-}
-_RANGE_NORM = Method("leave-one-out range sketch", 2, _range_sketch(norm=True))
-_MEAN_SQUARE = Method("mean square", 1, _averaging(square=True), stores=False)
