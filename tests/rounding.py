@@ -21,12 +21,13 @@ def gamma(count, dtype=np.float64):
 def roundings(form):
     """The most roundings that one entry of one factor of an operator goes through.
 
-    P and its kin: a product of length k_r H, two factors, the decay, the sum. J: H + n_in + 1, and k gates. J^T: one
-    product for each of the B T rows, and a factor. The measure adds two, the second order of all this less than one.
+    P and its kin: a product of length k_r H, two factors, the decay, the sum. J: H + n_in + 1, and k gates; in one sweep
+    with P another H of its product. J^T: one product for each of the B T rows, and a factor. The measure adds two, the
+    second order of all this less than one.
     """
     units, trials, steps = form.n_states, form.n_trials, form.n_steps
     sweep = len(form.weight) + form.gates.shape[2] + 4
-    product = units + form.drive.shape[2] + form.gates.shape[2] + 1
+    product = 2 * units + form.drive.shape[2] + form.gates.shape[2] + 1
     return max(sweep, product, trials * steps + 1) + 3
 
 
@@ -53,6 +54,10 @@ FORWARD = {
     "P": (reference.tangent, reference.adjoint),
     "P^-1": (reference.inverse, reference.inverse_transpose),
     "J": (reference.parameter_product, reference.parameter_transpose),
+    "D": (
+        lambda form, x: reference.tangent(form, reference.parameter_product(form, x)),
+        lambda form, g: reference.parameter_transpose(form, reference.adjoint(form, g)),
+    ),
     "E": (_enter, lambda form, g: reference.jacobian_transpose(form, 0, g[:, :, 0])),
 }
 FACTORS = FORWARD | {f"{name}^T": (transpose, forward) for name, (forward, transpose) in FORWARD.items()}
@@ -106,5 +111,10 @@ def dot(p, q):
 
 def entry_error(name, form, x, y):
     """Bound on the rounding error of each entry of ``y = F x`` over gamma, for a batch x."""
+    if name in ("D", "D^T"):
+        first, second = ("J", "P") if name == "D" else ("P^T", "J^T")
+        between = FACTORS[first][0](form, x)
+        carried = FACTORS[second][0](absolute(form), entry_error(first, form, x, between))
+        return carried + entry_error(second, form, between, y)
     error = local_error(name, form, x, y)
     return FACTORS[name][0](absolute(form), error) if name in ("P", "P^T") else error

@@ -22,6 +22,8 @@ NAMES = {
     "P^-1^T": kernels.inverse_transpose,
     "J": kernels.parameter_product,
     "J^T": kernels.parameter_transpose,
+    "D": kernels.sensitivity,
+    "D^T": kernels.sensitivity_transpose,
 }
 
 
@@ -31,7 +33,7 @@ def rng():
 
 
 def batch(form, name, count, rng):
-    shape = (form.layout.size,) if name == "J" else (form.n_trials, form.n_steps, form.n_states)
+    shape = (form.layout.size,) if name in ("J", "D") else (form.n_trials, form.n_steps, form.n_states)
     return rng.normal(size=(count, *shape)).astype(form.dtype)
 
 
@@ -63,8 +65,25 @@ def test_like_twin(kind, dtype):
     check()
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("kind", KINDS)
+def test_sensitivity_like_twin_in_small_blocks(kind, dtype, monkeypatch):
+    """One sweep for J and P, over blocks of two trials and chunks of three steps: few of either fill more than one."""
+    monkeypatch.setattr(kernels, "_TRIALS_PER_BLOCK", 2)
+    monkeypatch.setattr(kernels, "_ROWS_PER_CHUNK", 6)
+
+    @examples(15)
+    @given(flows(kind, dtype=dtype), st.integers(1, 3))
+    def check(case, count):
+        flow, rng = case
+        for name in ("D", "D^T"):
+            assert_like_twin(flow.linearization, name, batch(flow.linearization, name, count, rng))
+
+    check()
+
+
 @pytest.mark.parametrize("kind", STRUCTURES)
-@pytest.mark.parametrize("shape, count", [((50, 9, 5), 3), ((23, 4, 3), 70), ((1, 1300, 2), 2), ((300, 3, 2), 1)])
+@pytest.mark.parametrize("shape, count", [((50, 9, 5), 3), ((23, 4, 3), 70), ((1, 1300, 2), 2), ((300, 3, 2), 1), ((120, 1, 9), 2)])
 def test_like_twin_over_several_blocks(kind, shape, count, rng):
     """More trials, vectors and rows than one block, or one chunk of it, holds; in numbers that blocks do not divide."""
     form = make_flow(kind, shape, gain=0.7).linearization
@@ -187,5 +206,6 @@ def test_compiled_code_on_disk_goes_stale_with_what_it_calls(changed, tmp_path):
     calling = ("tangent", "adjoint", "inverse", "inverse_transpose")
     if changed == "blas.py":
         calling += ("parameter_product", "parameter_transpose")
+    calling += ("sensitivity", "sensitivity_transpose")
     stale = [name for name in calling if any(before[key] == after[key] for key in before if key.endswith(f".{name}"))]
     assert stale == []

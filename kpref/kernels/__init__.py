@@ -9,12 +9,12 @@ sums are added in a fixed order: the number of threads does not change a bit of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref.kernels import parameters, stages, sweeps
+from kpref.kernels import parameters, sensitivities, stages, sweeps
 from kpref.kernels.jacobian import DenseArrays, SiteArrays
 from kpref.kernels.stages import StageTable
 from kpref.linearize import DenseForm, SiteForm
@@ -45,6 +45,8 @@ _TRIALS_PER_BLOCK = 32
 _STATES_PER_BLOCK = 64
 _ROWS_PER_BLOCK = 1024
 _MOST_BLOCKS = 64
+# Rows of a product with a matrix of parameters inside a sweep.
+_ROWS_PER_CHUNK = 128
 
 
 def tangent(form: Form, forcing: Array, overwrite: bool = False) -> Array:
@@ -61,13 +63,36 @@ def adjoint(form: Form, forcing: Array) -> Array:
 
 
 def sensitivity(form: Form, vectors: Array) -> Array:
-    """``D dtheta = P J dtheta``, the sum over time done in the memory of the image of J."""
-    return tangent(form, parameter_product(form, vectors), overwrite=True)
+    """``D dtheta = P J dtheta`` for parameter vectors (v, M). Costs as P and J, whose gates it reads only once."""
+    blocks = _trial_blocks(form)
+    if not _in_one_sweep(form, blocks):
+        return tangent(form, parameter_product(form, vectors), overwrite=True)
+    recurrent, driven = form.layout.pack(_as_batch(vectors, form))
+    out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
+    arrays, chunk = _arrays(form), _steps_per_chunk(blocks)
+
+    def task(index: int) -> None:
+        vector, block = divmod(index, len(blocks))
+        one, trials = slice(vector, vector + 1), blocks[block]
+        sensitivities.sensitivity(arrays, recurrent[one], driven[one], out[one], trials.start, trials.stop, chunk)
+
+    run_blocks(task, len(blocks) * len(vectors))
+    return out
 
 
 def sensitivity_transpose(form: Form, tensors: Array) -> Array:
-    """``D^T g = J^T P^T g``."""
-    return parameter_transpose(form, adjoint(form, tensors))
+    """``D^T g = J^T P^T g`` for tensors (v, B, T, H): parameter vectors (v, M). Costs as `sensitivity`."""
+    blocks = _trial_blocks(form)
+    if not _in_one_sweep(form, blocks):
+        return parameter_transpose(form, adjoint(form, tensors))
+    tensors = _as_batch(tensors, form)
+    arrays, chunk = _arrays(form), _steps_per_chunk(blocks)
+
+    def add(part: slice, recurrent: Array, driven: Array) -> None:
+        for trials in blocks[part]:
+            sensitivities.sensitivity_transpose(arrays, tensors, recurrent, driven, trials.start, trials.stop, chunk)
+
+    return _sum_of_parts(form, len(tensors), even_blocks(len(blocks), 1, _most_parts(form)), add)
 
 
 def inverse(form: Form, response: Array) -> Array:
@@ -145,21 +170,32 @@ def parameter_transpose(form: Form, tensors: Array) -> Array:
     tensors = _as_batch(tensors, form)
     if isinstance(form, DenseForm):
         return _on_one_thread(lambda: np.einsum("rbhm,vbrh->vm", form.parameter_jacobian, tensors))
-    rows, units = form.n_steps * form.n_trials, form.n_states
-    # Each block sums in matrices of its own: together no larger than half a tensor, or filling them would take over.
-    room = max(2.0, rows * units / (2 * sum(matrix.size for matrix in form.layout.zeros(1, form.dtype))))
-    arrays, blocks = _arrays(form), even_blocks(rows, _ROWS_PER_BLOCK, min(_MOST_BLOCKS, 1 << int(np.log2(room))))
-    partial = [form.layout.zeros(len(tensors), form.dtype) for _ in blocks]
+    arrays, rows = _arrays(form), form.n_steps * form.n_trials
 
-    def task(block: int) -> None:
-        parameters.parameter_transpose(arrays, tensors, *partial[block], blocks[block].start, blocks[block].stop)
+    def add(part: slice, recurrent: Array, driven: Array) -> None:
+        parameters.parameter_transpose(arrays, tensors, recurrent, driven, part.start, part.stop)
 
-    run_blocks(task, len(partial))
-    recurrent, driven = partial[0]
-    for other_recurrent, other_driven in partial[1:]:
+    return _sum_of_parts(form, len(tensors), even_blocks(rows, _ROWS_PER_BLOCK, _most_parts(form)), add)
+
+
+def _sum_of_parts(
+    form: SiteForm, vectors: int, parts: list[slice], add: Callable[[slice, Array, Array], None]
+) -> Array:
+    """Parameter vectors (v, M), of which `add` adds the share of each part to matrices of its own."""
+    sums = [form.layout.zeros(vectors, form.dtype) for _ in parts]
+    run_blocks(lambda index: add(parts[index], *sums[index]), len(parts))
+    recurrent, driven = sums[0]
+    for other_recurrent, other_driven in sums[1:]:
         recurrent += other_recurrent
         driven += other_driven
     return form.layout.unpack(recurrent, driven)
+
+
+def _most_parts(form: SiteForm) -> int:
+    """Number of parts: their matrices together no larger than half a tensor, or filling them would take over."""
+    entries = sum(matrix.size for matrix in form.layout.zeros(1, form.dtype))
+    room = form.n_steps * form.n_trials * form.n_states / (2 * entries)
+    return min(_MOST_BLOCKS, 1 << int(np.log2(max(2.0, room))))
 
 
 def _sweep(kernel: Callable[..., None], form: Form, tensors: Array, overwrite: bool = False) -> Array:
@@ -174,7 +210,7 @@ def _sweep(kernel: Callable[..., None], form: Form, tensors: Array, overwrite: b
 def _over_blocks(form: Form, vectors: int, call: Callable[[Any, slice, int, int], None]) -> None:
     """Call a kernel for each block of trials and group of vectors, in parallel."""
     arrays = _arrays(form)
-    blocks = even_blocks(form.n_trials, _TRIALS_PER_BLOCK)
+    blocks = _trial_blocks(form)
     width = max(1, _STATES_PER_BLOCK * len(blocks) // form.n_trials)
     groups = range(0, vectors, width)
 
@@ -184,6 +220,19 @@ def _over_blocks(form: Form, vectors: int, call: Callable[[Any, slice, int, int]
         call(arrays, slice(groups[group], groups[group] + width), trials.start, trials.stop)
 
     run_blocks(task, len(blocks) * len(groups))
+
+
+def _trial_blocks(form: Form) -> list[slice]:
+    return even_blocks(form.n_trials, _TRIALS_PER_BLOCK)
+
+
+def _in_one_sweep(form: Form, blocks: list[slice]) -> TypeGuard[SiteForm]:
+    """Whether D is applied in one sweep: not where J alone, cut along time, would have more blocks for the cores."""
+    return isinstance(form, SiteForm) and len(blocks) > 1
+
+
+def _steps_per_chunk(blocks: list[slice]) -> int:
+    return max(1, _ROWS_PER_CHUNK // (blocks[0].stop - blocks[0].start))
 
 
 def _on_one_thread(compute: Callable[[], Array]) -> Array:

@@ -11,7 +11,17 @@ from numba.extending import overload
 from kpref.kernels.blas import product
 from kpref.kernels.compilation import kernel
 
-__all__ = ["DenseArrays", "SiteArrays", "jacobian", "jacobian_transpose", "workspace"]
+__all__ = [
+    "DenseArrays",
+    "SiteArrays",
+    "decayed_sum",
+    "gated",
+    "gated_sum",
+    "jacobian",
+    "jacobian_transpose",
+    "sloped",
+    "workspace",
+]
 
 Array = npt.NDArray[Any]
 
@@ -75,48 +85,77 @@ def _site_workspace(form, rows):  # type: ignore[no-untyped-def]
 
 def _site_jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
     """A x = C0 * x + sum_g G_g * (W_g (S * x)). `y` may be `x`."""
-    rows, units = x.shape
-    if form.slope.shape[2] > 0:
-        for row in range(rows):
-            trial = start + row % trials
-            for unit in range(units):
-                scratch[row, unit] = form.slope[step, trial, unit] * x[row, unit]
-        product(scratch, form.weight_transposed, currents)
-    else:
-        product(x, form.weight_transposed, currents)
-    decay_step, gate_step = _along(form.decay, step), _along(form.gates, step)
-    for row in range(rows):
-        trial = start + row % trials
-        decay_trial = trial if form.decay.shape[1] > 1 else 0
-        gate_trial = trial if form.gates.shape[1] > 1 else 0
-        for unit in range(units):
-            y[row, unit] = form.decay[decay_step, decay_trial, unit] * x[row, unit]
-        for gate in range(currents.shape[1] // units):
-            first = gate * units
-            for unit in range(units):
-                y[row, unit] += form.gates[gate_step, gate_trial, gate, unit] * currents[row, first + unit]
+    product(sloped(form, step, start, trials, x, scratch), form.weight_transposed, currents)
+    gated_sum(form, step, start, trials, x, currents, y)
 
 
 def _site_jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
     """A^T x = C0 * x + S * sum_g W_g^T (G_g * x). `y` may be `x`."""
+    gated(form, step, start, trials, x, currents)
+    product(currents, form.weight, scratch)
+    decayed_sum(form, step, start, trials, x, scratch, y)
+
+
+@kernel
+def sloped(form, step, start, trials, x, scratch):  # type: ignore[no-untyped-def]
+    """``S * x``, in `scratch`, or x itself where S = 1."""
+    if form.slope.shape[2] == 0:
+        return x
+    rows, units = x.shape
+    for first in range(0, rows, trials):
+        for trial in range(trials):
+            for unit in range(units):
+                scratch[first + trial, unit] = form.slope[step, start + trial, unit] * x[first + trial, unit]
+    return scratch
+
+
+@kernel
+def gated_sum(form, step, start, trials, x, currents, y):  # type: ignore[no-untyped-def]
+    """``y = C0 * x + sum_g G_g * currents_g``, over as many gates as there are currents of. `y` may be `x`."""
     rows, units = x.shape
     decay_step, gate_step = _along(form.decay, step), _along(form.gates, step)
-    for row in range(rows):
-        gate_trial = start + row % trials if form.gates.shape[1] > 1 else 0
-        for gate in range(currents.shape[1] // units):
-            first = gate * units
+    for first in range(0, rows, trials):
+        for trial in range(trials):
+            row = first + trial
+            decay_trial = start + trial if form.decay.shape[1] > 1 else 0
+            gate_trial = start + trial if form.gates.shape[1] > 1 else 0
             for unit in range(units):
-                currents[row, first + unit] = form.gates[gate_step, gate_trial, gate, unit] * x[row, unit]
-    product(currents, form.weight, scratch)
-    sloped = form.slope.shape[2] > 0
-    for row in range(rows):
-        trial = start + row % trials
-        decay_trial = trial if form.decay.shape[1] > 1 else 0
-        if sloped:
+                y[row, unit] = form.decay[decay_step, decay_trial, unit] * x[row, unit]
+            for gate in range(currents.shape[1] // units):
+                column = gate * units
+                for unit in range(units):
+                    y[row, unit] += form.gates[gate_step, gate_trial, gate, unit] * currents[row, column + unit]
+
+
+@kernel
+def gated(form, step, start, trials, x, currents):  # type: ignore[no-untyped-def]
+    """``currents_g = G_g * x``, for as many gates as there is room for."""
+    rows, units = x.shape
+    gate_step = _along(form.gates, step)
+    for first in range(0, rows, trials):
+        for trial in range(trials):
+            row = first + trial
+            gate_trial = start + trial if form.gates.shape[1] > 1 else 0
+            for gate in range(currents.shape[1] // units):
+                column = gate * units
+                for unit in range(units):
+                    currents[row, column + unit] = form.gates[gate_step, gate_trial, gate, unit] * x[row, unit]
+
+
+@kernel
+def decayed_sum(form, step, start, trials, x, scratch, y):  # type: ignore[no-untyped-def]
+    """``y = C0 * x + S * scratch``. `y` may be `x`; `scratch` is overwritten."""
+    rows, units = x.shape
+    decay_step, with_slope = _along(form.decay, step), form.slope.shape[2] > 0
+    for first in range(0, rows, trials):
+        for trial in range(trials):
+            row = first + trial
+            decay_trial = start + trial if form.decay.shape[1] > 1 else 0
+            if with_slope:
+                for unit in range(units):
+                    scratch[row, unit] *= form.slope[step, start + trial, unit]
             for unit in range(units):
-                scratch[row, unit] *= form.slope[step, trial, unit]
-        for unit in range(units):
-            y[row, unit] = form.decay[decay_step, decay_trial, unit] * x[row, unit] + scratch[row, unit]
+                y[row, unit] = form.decay[decay_step, decay_trial, unit] * x[row, unit] + scratch[row, unit]
 
 
 @kernel

@@ -12,7 +12,7 @@ import numpy as np
 from kpref.kernels.blas import add_product, add_transposed_product, product
 from kpref.kernels.compilation import kernel
 
-__all__ = ["parameter_product", "parameter_transpose"]
+__all__ = ["add_outer_products", "parameter_product", "parameter_transpose", "site_currents"]
 
 # Rows that one matrix product handles: the products are near their best rate, and their operands stay in cache.
 _CHUNK = 128
@@ -29,10 +29,9 @@ def parameter_product(form, recurrent, driven, out, start, stop):  # type: ignor
     for vector in range(driven.shape[0]):
         for first in range(start, stop, _CHUNK):
             last = min(first + _CHUNK, stop)
-            part = currents[: last - first]
-            product(drive[first:last], driven[vector], part)
-            if recurrent.shape[2] > 0:
-                add_product(variable[first:last], recurrent[vector], part[:, : recurrent.shape[2]])
+            site_currents(
+                variable[first:last], drive[first:last], recurrent[vector], driven[vector], currents[: last - first]
+            )
             for row in range(first, last):
                 step, trial = row // trials, row % trials
                 gate_step = step if form.gates.shape[0] > 1 else 0
@@ -70,7 +69,22 @@ def parameter_transpose(form, tensor, recurrent, driven, start, stop):  # type: 
                         currents[row - first, column + unit] = (
                             form.gates[gate_step, gate_trial, gate, unit] * tensor[vector, trial, step, unit]
                         )
-            part = currents[: last - first]
-            add_transposed_product(drive[first:last], part, driven[vector])
-            if recurrent.shape[2] > 0:
-                add_transposed_product(variable[first:last], part[:, : recurrent.shape[2]], recurrent[vector])
+            add_outer_products(
+                variable[first:last], drive[first:last], currents[: last - first], recurrent[vector], driven[vector]
+            )
+
+
+@kernel
+def site_currents(variable, drive, recurrent, driven, currents):  # type: ignore[no-untyped-def]
+    """``currents_g = dW_g m + dU_g x + db_g`` for rows of m and (x, 1)."""
+    product(drive, driven, currents)
+    if recurrent.shape[1] > 0:
+        add_product(variable, recurrent, currents[:, : recurrent.shape[1]])
+
+
+@kernel
+def add_outer_products(variable, drive, currents, recurrent, driven):  # type: ignore[no-untyped-def]
+    """The transpose of `site_currents`, added: dW_g += currents_g^T m, (dU_g, db_g) += currents_g^T (x, 1)."""
+    add_transposed_product(drive, currents, driven)
+    if recurrent.shape[1] > 0:
+        add_transposed_product(variable, currents[:, : recurrent.shape[1]], recurrent)

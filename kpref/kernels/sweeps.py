@@ -21,12 +21,13 @@ def tangent(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
     for step in range(steps):
         if step > 0:
             jacobian(form, step, start, trials, state, scratch, currents, state)
-        for row in range(vectors * trials):
-            vector, trial = row // trials, start + row % trials
-            for unit in range(units):
-                state[row, unit] += forcing[vector, trial, step, unit]
-            for unit in range(units):
-                out[vector, trial, step, unit] = state[row, unit]
+        for vector in range(vectors):
+            for trial in range(trials):
+                row, place = vector * trials + trial, start + trial
+                for unit in range(units):
+                    state[row, unit] += forcing[vector, place, step, unit]
+                for unit in range(units):
+                    out[vector, place, step, unit] = state[row, unit]
 
 
 @kernel
@@ -38,12 +39,13 @@ def adjoint(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
     for step in range(steps - 1, -1, -1):
         if step < steps - 1:
             jacobian_transpose(form, step + 1, start, trials, state, scratch, currents, state)
-        for row in range(vectors * trials):
-            vector, trial = row // trials, start + row % trials
-            for unit in range(units):
-                state[row, unit] += forcing[vector, trial, step, unit]
-            for unit in range(units):
-                out[vector, trial, step, unit] = state[row, unit]
+        for vector in range(vectors):
+            for trial in range(trials):
+                row, place = vector * trials + trial, start + trial
+                for unit in range(units):
+                    state[row, unit] += forcing[vector, place, step, unit]
+                for unit in range(units):
+                    out[vector, place, step, unit] = state[row, unit]
 
 
 @kernel
@@ -55,12 +57,13 @@ def inverse(form, response, out, start, stop):  # type: ignore[no-untyped-def]
     for step in range(steps):
         if step > 0:
             jacobian(form, step, start, trials, state, scratch, currents, state)
-        for row in range(vectors * trials):
-            vector, trial = row // trials, start + row % trials
-            for unit in range(units):
-                value = response[vector, trial, step, unit]
-                out[vector, trial, step, unit] = value - state[row, unit]
-                state[row, unit] = value
+        for vector in range(vectors):
+            for trial in range(trials):
+                row, place = vector * trials + trial, start + trial
+                for unit in range(units):
+                    value = response[vector, place, step, unit]
+                    out[vector, place, step, unit] = value - state[row, unit]
+                    state[row, unit] = value
 
 
 @kernel
@@ -72,9 +75,10 @@ def inverse_transpose(form, forcing, out, start, stop):  # type: ignore[no-untyp
     for step in range(steps - 1, -1, -1):
         if step < steps - 1:
             jacobian_transpose(form, step + 1, start, trials, state, scratch, currents, state)
-        for row in range(vectors * trials):
-            vector, trial = row // trials, start + row % trials
-            for unit in range(units):
-                value = forcing[vector, trial, step, unit]
-                out[vector, trial, step, unit] = value - state[row, unit]
-                state[row, unit] = value
+        for vector in range(vectors):
+            for trial in range(trials):
+                row, place = vector * trials + trial, start + trial
+                for unit in range(units):
+                    value = forcing[vector, place, step, unit]
+                    out[vector, place, step, unit] = value - state[row, unit]
+                    state[row, unit] = value
