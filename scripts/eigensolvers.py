@@ -25,6 +25,7 @@ from kpref.checkpoints import load_checkpoint
 from kpref.spectra import kernel_spectrum
 from kpref.spectra.blocks import block_eigh
 from kpref.spectra.eigen import eigh
+from kpref.threads import blas_names, get_num_threads
 
 PROBLEM = Problem("gru", trials=100, steps=90, states=128, inputs=3, dtype="float64")
 PAIRS = 5
@@ -113,9 +114,8 @@ def torch_product() -> Callable[[np.ndarray], np.ndarray]:
 
 def random_network(flow: Flow) -> None:
     """The leading pairs of the NTK of the random network."""
-    print(
-        f"NTK of a random GRU, states {flow.space.shape}, {PAIRS} pairs to a residual of {WANTED:g}, {STARTS} starts\n"
-    )
+    print(f"NTK of a random GRU, states {flow.space.shape}, {PAIRS} pairs to a residual of {WANTED:g}, {STARTS} starts")
+    print(f"{get_num_threads()} threads, {blas_names()}\n")
     print("| what | products, median (least to most) | median seconds | largest residual |\n| --- | --- | --- | --- |")
     seeds = range(STARTS)
     show("kpref.eigh", [kpref_run(flow, seed, copies=True) for seed in seeds])

@@ -21,9 +21,9 @@ def gamma(count, dtype=np.float64):
 def roundings(form):
     """The most roundings that one entry of one factor of an operator goes through.
 
-    P and its kin: a product of length k_r H, two factors, the decay, the sum. J: H + n_in + 1, and k gates; in one sweep
-    with P another H of its product. J^T: one product for each of the B T rows, and a factor. The measure adds two, the
-    second order of all this less than one.
+    P and its kin: a product of length k_r H, two factors, the decay, the sum. J: H + n_in + 1, and k gates; in one
+    sweep with P another H of its product. J^T: one product for each of the B T rows, and a factor. The measure adds
+    two, the second order of all this less than one.
     """
     units, trials, steps = form.n_states, form.n_trials, form.n_steps
     sweep = len(form.weight) + form.gates.shape[2] + 4

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from kpref import cli
 from kpref.bench import command as bench
@@ -90,6 +91,9 @@ def test_run_without_peers(capsys, tmp_path):
     assert "jax" not in output
     assert list(tmp_path.iterdir()) == [file]
     content = json.loads(file.read_text())
+    architectures = {library["architecture"] for library in threadpool_info() if library["user_api"] == "blas"}
+    assert all(f"for {architecture}" in content["libraries"] for architecture in architectures)
+    assert f"libraries: {content['libraries']}" in output
     seconds = content["records"]["kpref"]["seconds"]
     assert [len(seconds[column]) for column in TINY.columns] == [2, 3, 3, 3, 3]
     assert all(value > 0 for column in seconds.values() for value in column)
@@ -162,7 +166,7 @@ def test_peers_that_are_not_installed_are_left_out(monkeypatch, problem):
 
 
 def failed():
-    return bench.Benchmark(TINY, 1, {"kpref": Record(error="why")})
+    return bench.Benchmark(TINY, 1, "", {"kpref": Record(error="why")})
 
 
 def test_folder_that_is_not_there(capsys, tmp_path):

@@ -83,7 +83,9 @@ def test_sensitivity_like_twin_in_small_blocks(kind, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", STRUCTURES)
-@pytest.mark.parametrize("shape, count", [((50, 9, 5), 3), ((23, 4, 3), 70), ((1, 1300, 2), 2), ((300, 3, 2), 1), ((120, 1, 9), 2)])
+@pytest.mark.parametrize(
+    "shape, count", [((50, 9, 5), 3), ((23, 4, 3), 70), ((1, 1300, 2), 2), ((300, 3, 2), 1), ((120, 1, 9), 2)]
+)
 def test_like_twin_over_several_blocks(kind, shape, count, rng):
     """More trials, vectors and rows than one block, or one chunk of it, holds; in numbers that blocks do not divide."""
     form = make_flow(kind, shape, gain=0.7).linearization

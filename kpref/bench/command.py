@@ -42,7 +42,7 @@ from kpref.bench.peers import CONTENDERS
 from kpref.bench.problem import MODELS, Problem, count_operations
 from kpref.integrate import TABLEAUS
 from kpref.models.base import Field
-from kpref.threads import get_num_threads
+from kpref.threads import blas_names, get_num_threads
 
 AGREEMENT = {"float64": 1e-10, "float32": 3e-4}
 """Difference from kpref, over the largest entry, from which a contender is wrong. The operators can be
@@ -155,6 +155,8 @@ class Benchmark:
     ----------
     problem : Problem
     threads : int
+    libraries : str
+        The BLAS libraries, and the processors that they have code for.
     records : dict of str to Record
         By contender.
     rates : list of float
@@ -165,6 +167,7 @@ class Benchmark:
 
     problem: Problem
     threads: int
+    libraries: str
     records: dict[str, Record]
     rates: list[float] = field(default_factory=list)
     ratios: dict[str, list[float]] = field(default_factory=dict)
@@ -246,7 +249,8 @@ def measure(problem: Problem, names: Sequence[str], repeats: int) -> Benchmark:
             bar.set_description(f"{name}: memory")
             workers[name] = stack.enter_context(Worker(name, problem))
             bar.update()
-        benchmark = Benchmark(problem, get_num_threads(), {name: worker.record for name, worker in workers.items()})
+        records = {name: worker.record for name, worker in workers.items()}
+        benchmark = Benchmark(problem, get_num_threads(), blas_names(), records)
         benchmark.ratios = {column: [] for column in problem.columns}
         compare(workers)
         for _ in range(repeats):
@@ -323,6 +327,7 @@ def format_report(benchmark: Benchmark) -> str:
         f"states, {problem.inputs} inputs, {problem.dtype}, {benchmark.threads} threads",
         f"matrix products: {np.median(benchmark.rates) / 1e9:.1f} GFLOP/s "
         f"({library} of size {SQUARE}, median of {len(benchmark.rates)} between the timings)",
+        f"libraries: {benchmark.libraries}",
         "",
         _row("milliseconds", columns, "peak memory (tensors)"),
         _row("floor", [_milliseconds(benchmark.floor(column)) for column in columns]),
