@@ -77,21 +77,20 @@ def linearize_stages(
         )  # fmt: skip
 
     run_blocks(task, len(blocks) * len(parts))
-    weight = model.parameters["weight_hh"].copy()
     return SiteForm(
         decay=_writeable(form.decay)[None, None],
         gates=_writeable(form.gate)[None, None, None],
         slope=slope,
         variable=variable,
         drive=drive,
-        weight=weight,
-        weight_transposed=np.ascontiguousarray(weight.T),
+        weight=model.parameters["weight_hh"].copy(),
         layout=ParameterLayout.of(model),
     )
 
 
 def _arrays(model: SiteModel, form: LeakyForm) -> Any:
     from kpref.kernels.leaky import LeakyArrays
+    from kpref.kernels.panels import as_panels
 
     parameters = model.parameters
     bias = parameters.get("bias", np.zeros(model.n_states))
@@ -99,7 +98,7 @@ def _arrays(model: SiteModel, form: LeakyForm) -> Any:
         nonlinearity=_COMPILED[form.nonlinearity],
         decay=_writeable(form.decay),
         gate=_writeable(form.gate),
-        weight_transposed=_writeable(parameters["weight_hh"].T),
+        weight_transposed=as_panels(parameters["weight_hh"].T),
         drive_transposed=_writeable(np.concatenate([parameters["weight_ih"].T, bias[None]])),
     )
 

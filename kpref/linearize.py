@@ -121,8 +121,6 @@ class SiteForm:
         The inputs, and ones.
     weight : ndarray, shape (k_r H, H)
         The recurrent weight.
-    weight_transposed : ndarray, shape (H, k_r H)
-        The same, transposed and contiguous: products with it need no packing.
     layout : ParameterLayout
     """
 
@@ -132,7 +130,6 @@ class SiteForm:
     variable: Array
     drive: Array
     weight: Array
-    weight_transposed: Array
     layout: ParameterLayout
 
     @property
@@ -163,7 +160,7 @@ class SiteForm:
     @property
     def nbytes(self) -> int:
         """Memory of the coefficients; the site variable may be shared with the trajectory."""
-        arrays = (self.decay, self.gates, self.slope, self.variable, self.drive, self.weight, self.weight_transposed)
+        arrays = (self.decay, self.gates, self.slope, self.variable, self.drive, self.weight)
         return sum(array.nbytes for array in arrays)
 
 
@@ -279,7 +276,6 @@ def _site_form(model: SiteModel, states: Array, inputs: Array, dtype: npt.DTypeL
         variable=np.ascontiguousarray(variable),
         drive=drive,
         weight=weight,
-        weight_transposed=np.ascontiguousarray(weight.T),
         layout=ParameterLayout.of(model),
     )
 

@@ -15,11 +15,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, wraps
 from importlib import import_module
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["blas_names", "even_blocks", "get_num_threads", "run_blocks", "serial_blas", "set_num_threads"]
+__all__ = [
+    "blas_libraries",
+    "blas_names",
+    "even_blocks",
+    "get_num_threads",
+    "run_blocks",
+    "serial_blas",
+    "set_num_threads",
+]
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -123,12 +131,16 @@ def _blas_libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+def blas_libraries() -> list[dict[str, Any]]:
+    """What threadpoolctl knows of the BLAS libraries of NumPy and SciPy."""
+    return [library for library in _blas_libraries().info() if library["user_api"] == "blas"]
+
+
 def blas_names() -> str:
     """The BLAS libraries in use, and the processor that each has chosen its code for: it makes a factor in speed."""
     names = {
         f"{library['internal_api']} {library['version']} for {library.get('architecture', 'this processor')}"
-        for library in _blas_libraries().info()
-        if library["user_api"] == "blas"
+        for library in blas_libraries()
     }
     return ", ".join(sorted(names))
 

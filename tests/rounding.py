@@ -33,13 +33,13 @@ def roundings(form):
 
 def absolute(form):
     """The linearisation with the absolute values of all coefficients: it bounds every intermediate sum."""
-    names = ("decay", "gates", "slope", "variable", "drive", "weight", "weight_transposed")
+    names = ("decay", "gates", "slope", "variable", "drive", "weight")
     return replace(form, **{name: np.abs(getattr(form, name).astype(np.float64)) for name in names})
 
 
 def in_double(form):
     """The same linearisation, to the last bit, in float64."""
-    names = ("decay", "gates", "slope", "variable", "drive", "weight", "weight_transposed")
+    names = ("decay", "gates", "slope", "variable", "drive", "weight")
     return replace(form, **{name: getattr(form, name).astype(np.float64) for name in names})
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeGuard
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref.kernels import parameters, sensitivities, stages, sweeps
 from kpref.kernels.jacobian import DenseArrays, SiteArrays
+from kpref.kernels.panels import Panels, as_panels
 from kpref.kernels.stages import StageTable
 from kpref.linearize import DenseForm, SiteForm
 from kpref.threads import even_blocks, run_blocks
@@ -69,14 +71,15 @@ def sensitivity(form: Form, vectors: Array) -> Array:
     blocks = _trial_blocks(form)
     if not _in_one_sweep(form, blocks):
         return tangent(form, parameter_product(form, vectors), overwrite=True)
-    recurrent, driven = form.layout.pack(_as_batch(vectors, form))
+    recurrent, driven = _pack(form, _as_batch(vectors, form))
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
     arrays, chunk = _arrays(form), _steps_per_chunk(blocks)
 
     def task(index: int) -> None:
         vector, block = divmod(index, len(blocks))
         one, trials = slice(vector, vector + 1), blocks[block]
-        sensitivities.sensitivity(arrays, recurrent[one], driven[one], out[one], trials.start, trials.stop, chunk)
+        matrix = recurrent._replace(entries=recurrent.entries[one])
+        sensitivities.sensitivity(arrays, matrix, driven[one], out[one], trials.start, trials.stop, chunk)
 
     run_blocks(task, len(blocks) * len(vectors))
     return out
@@ -156,7 +159,7 @@ def parameter_product(form: Form, vectors: Array) -> Array:
     vectors = _as_batch(vectors, form)
     if isinstance(form, DenseForm):
         return _on_one_thread(lambda: np.einsum("rbhm,vm->vbrh", form.parameter_jacobian, vectors))
-    recurrent, driven = form.layout.pack(vectors)
+    recurrent, driven = _pack(form, vectors)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
     arrays, blocks = _arrays(form), even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _MOST_BLOCKS)
 
@@ -245,10 +248,24 @@ def _on_one_thread(compute: Callable[[], Array]) -> Array:
     return results[0]
 
 
+def _pack(form: SiteForm, vectors: Array) -> tuple[Panels, Array]:
+    """Parameter vectors (v, M) as matrices: recurrent ones in panels, and driven ones (v, n_in + 1, k H)."""
+    recurrent, driven = form.layout.pack(vectors)
+    return as_panels(recurrent), driven
+
+
+_known: WeakKeyDictionary[SiteForm, SiteArrays] = WeakKeyDictionary()
+
+
 def _arrays(form: Form) -> SiteArrays | DenseArrays:
     if isinstance(form, DenseForm):
         return DenseArrays(form.state_jacobian)
-    return SiteArrays(*(getattr(form, name) for name in SiteArrays._fields))
+    if form not in _known:  # weights are copied to panels: once
+        _known[form] = SiteArrays(
+            form.decay, form.gates, form.slope, form.variable, form.drive,
+            weight=as_panels(form.weight), weight_transposed=as_panels(form.weight.T),
+        )  # fmt: skip
+    return _known[form]
 
 
 def _as_batch(batch: Array, form: Form) -> Array:

@@ -16,16 +16,14 @@ from numba.extending import get_cython_function_address, intrinsic
 
 from kpref.kernels.compilation import kernel
 
-__all__ = ["add_product", "add_transposed_product", "product"]
+__all__ = ["add_panel_product", "add_product", "add_transposed_product", "panel_product", "product"]
 
 for _letter in "ds":
     llvmlite.binding.add_symbol(
         f"kpref_{_letter}gemm", get_cython_function_address("scipy.linalg.cython_blas", f"{_letter}gemm")
     )
 
-# OpenBLAS multiplies matrices of up to a million multiplications without packing them first, at the rate of its best
-# large products. The weight of a network stays the same from step to step, so packing it at each is pure loss: we cut
-# it into panels of columns that stay below that size (measured on AVX-512: 105 instead of 75 GFLOP/s on two cores).
+# Products of so many multiplications go without packing (see `kpref.kernels.panels`), so larger ones are cut up.
 _UNPACKED_SIZE = 1_000_000
 _NARROWEST_PANEL = 32
 _COLUMN_MULTIPLE = 16
@@ -118,3 +116,36 @@ def add_product(a, b, c):  # type: ignore[no-untyped-def]
 def add_transposed_product(a, b, c):  # type: ignore[no-untyped-def]
     """``c += a.T @ b``."""
     _multiply(a, b, c, c.dtype.type(1.0), True)
+
+
+@kernel
+def _multiply_panels(a, b, c, beta):  # type: ignore[no-untyped-def]
+    """``c = a b + beta c`` for `kpref.kernels.panels.Panels` b; row-major a and c with contiguous rows of a block."""
+    rows, inner = a.shape
+    size = c.itemsize
+    # Narrow panels are for products without packing: long ones are cut into sums. A single panel is multiplied whole.
+    length = max(1, inner if b.width >= b.columns else _UNPACKED_SIZE // max(1, rows * b.width))
+    lda, ldc = max(a.strides[0] // size, inner), max(c.strides[0] // size, b.columns)
+    if not (_has_contiguous_rows(a) and _has_contiguous_rows(c)):
+        raise ValueError("a matrix product needs rows that are contiguous")
+    for column in range(0, b.columns, b.width):
+        width = min(b.width, b.columns - column)
+        for first in range(0, inner, length):
+            _gemm(
+                _N, _N, width, rows, min(length, inner - first),
+                b.entries.ctypes.data + (column * inner + first * width) * size, width,
+                a.ctypes.data + first * size, lda,
+                beta if first == 0 else c.dtype.type(1.0), c.ctypes.data + column * size, ldc,
+            )  # fmt: skip
+
+
+@kernel
+def panel_product(a, b, c):  # type: ignore[no-untyped-def]
+    """``c = a @ b`` for a matrix b in panels."""
+    _multiply_panels(a, b, c, c.dtype.type(0.0))
+
+
+@kernel
+def add_panel_product(a, b, c):  # type: ignore[no-untyped-def]
+    """``c += a @ b`` for a matrix b in panels."""
+    _multiply_panels(a, b, c, c.dtype.type(1.0))

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import overload
 
-from kpref.kernels.blas import product
+from kpref.kernels.blas import panel_product
 from kpref.kernels.compilation import kernel
+from kpref.kernels.panels import Panels
 
 __all__ = [
     "DenseArrays",
@@ -34,8 +35,8 @@ class SiteArrays(NamedTuple):
     slope: Array
     variable: Array
     drive: Array
-    weight: Array
-    weight_transposed: Array
+    weight: Panels
+    weight_transposed: Panels
 
 
 class DenseArrays(NamedTuple):
@@ -78,21 +79,21 @@ def _jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # 
 
 
 def _site_workspace(form, rows):  # type: ignore[no-untyped-def]
-    units = form.weight.shape[1]
-    kind = form.weight.dtype
-    return np.zeros((rows, units), kind), np.empty((rows, units), kind), np.empty((rows, form.weight.shape[0]), kind)
+    units, kind = form.weight.columns, form.variable.dtype
+    currents = np.empty((rows, form.weight_transposed.columns), kind)
+    return np.zeros((rows, units), kind), np.empty((rows, units), kind), currents
 
 
 def _site_jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
     """A x = C0 * x + sum_g G_g * (W_g (S * x)). `y` may be `x`."""
-    product(sloped(form, step, start, trials, x, scratch), form.weight_transposed, currents)
+    panel_product(sloped(form, step, start, trials, x, scratch), form.weight_transposed, currents)
     gated_sum(form, step, start, trials, x, currents, y)
 
 
 def _site_jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
     """A^T x = C0 * x + S * sum_g W_g^T (G_g * x). `y` may be `x`."""
     gated(form, step, start, trials, x, currents)
-    product(currents, form.weight, scratch)
+    panel_product(currents, form.weight, scratch)
     decayed_sum(form, step, start, trials, x, scratch, y)
 
 

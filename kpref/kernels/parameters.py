@@ -1,18 +1,19 @@
 """Compiled products with the parameter Jacobian J of a map and with its transpose, over a block of rows.
 
 A row is one (time, trial) pair, in the order of the coefficients: row = step * B + trial. Parameters come as the two
-matrices of `kpref.linearize.ParameterLayout`: recurrent (H, k_r H), with no columns where it is not trainable, and
-driven (n_in + 1, k H).
+matrices of `kpref.linearize.ParameterLayout`: recurrent (H, k_r H), with no columns where it is not trainable, in
+panels where it is multiplied by; and driven (n_in + 1, k H).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from kpref.kernels.blas import add_product, add_transposed_product, product
+from kpref.kernels.blas import add_panel_product, add_transposed_product, product
 from kpref.kernels.compilation import kernel
+from kpref.kernels.panels import Panels
 
-__all__ = ["add_outer_products", "parameter_product", "parameter_transpose", "site_currents"]
+__all__ = ["add_outer_products", "one", "parameter_product", "parameter_transpose", "site_currents"]
 
 # Rows that one matrix product handles: the products are near their best rate, and their operands stay in cache.
 _CHUNK = 128
@@ -30,7 +31,11 @@ def parameter_product(form, recurrent, driven, out, start, stop):  # type: ignor
         for first in range(start, stop, _CHUNK):
             last = min(first + _CHUNK, stop)
             site_currents(
-                variable[first:last], drive[first:last], recurrent[vector], driven[vector], currents[: last - first]
+                variable[first:last],
+                drive[first:last],
+                one(recurrent, vector),
+                driven[vector],
+                currents[: last - first],
             )
             for row in range(first, last):
                 step, trial = row // trials, row % trials
@@ -75,11 +80,17 @@ def parameter_transpose(form, tensor, recurrent, driven, start, stop):  # type: 
 
 
 @kernel
+def one(matrices, vector):  # type: ignore[no-untyped-def]
+    """One of several matrices in panels."""
+    return Panels(matrices.entries[vector], matrices.columns, matrices.width)
+
+
+@kernel
 def site_currents(variable, drive, recurrent, driven, currents):  # type: ignore[no-untyped-def]
     """``currents_g = dW_g m + dU_g x + db_g`` for rows of m and (x, 1)."""
     product(drive, driven, currents)
-    if recurrent.shape[1] > 0:
-        add_product(variable, recurrent, currents[:, : recurrent.shape[1]])
+    if recurrent.columns > 0:
+        add_panel_product(variable, recurrent, currents[:, : recurrent.columns])
 
 
 @kernel

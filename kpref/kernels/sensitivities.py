@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from kpref.kernels.blas import add_product, product
+from kpref.kernels.blas import add_panel_product, panel_product
 from kpref.kernels.compilation import kernel
 from kpref.kernels.jacobian import decayed_sum, gated, gated_sum, sloped
-from kpref.kernels.parameters import add_outer_products, site_currents
+from kpref.kernels.parameters import add_outer_products, one, site_currents
 
 __all__ = ["sensitivity", "sensitivity_transpose"]
 
@@ -34,11 +34,11 @@ def sensitivity(form, recurrent, driven, out, start, stop, chunk):  # type: igno
             place = step % chunk
             if place == 0:
                 rows = _gather(form, step, min(step + chunk, steps), start, stop, variable, drive)
-                site_currents(variable[:rows], drive[:rows], recurrent[vector], driven[vector], currents[:rows])
+                site_currents(variable[:rows], drive[:rows], one(recurrent, vector), driven[vector], currents[:rows])
             here = currents[place * trials : (place + 1) * trials]
             if step > 0:
                 x = sloped(form, step, start, trials, state, scratch)
-                add_product(x, form.weight_transposed, here[:, : form.weight.shape[0]])
+                add_panel_product(x, form.weight_transposed, here[:, : form.weight_transposed.columns])
             gated_sum(form, step, start, trials, state, here, state)
             for trial in range(trials):
                 for unit in range(units):
@@ -61,7 +61,7 @@ def sensitivity_transpose(form, tensors, recurrent, driven, start, stop, chunk):
             here = currents[place * trials : (place + 1) * trials]
             gated(form, step, start, trials, costate, here)
             if step > 0:
-                product(here[:, : form.weight.shape[0]], form.weight, scratch)
+                panel_product(here[:, : form.weight_transposed.columns], form.weight, scratch)
                 decayed_sum(form, step, start, trials, costate, scratch, costate)
             if place == 0:
                 rows = _gather(form, step, min(step + chunk, steps), start, stop, variable, drive)

@@ -282,7 +282,7 @@ class Judge:
         constant = form.gates.shape[0] == 1
         entry = np.hypot(self.arithmetic.operand, unit if constant else 0.0)
         weight = form.weight * (1.0 + step * entry * generator.standard_normal(form.weight.shape))
-        changed: dict[str, Any] = {"weight": weight, "weight_transposed": np.ascontiguousarray(weight.T)}
+        changed: dict[str, Any] = {"weight": weight}
         if constant:
             shared = 2 * generator.standard_normal(2)
             own = generator.standard_normal(form.decay.shape)

@@ -85,7 +85,7 @@ def _orders(count: int) -> list[tuple[int, ...]]:
 
 def _with_weight(form: SiteForm, blocks: Array) -> SiteForm:
     weight = np.ascontiguousarray(blocks.reshape(form.weight.shape))
-    return replace(form, weight=weight, weight_transposed=np.ascontiguousarray(weight.T))
+    return replace(form, weight=weight)
 
 
 def _gates(judge: Judge) -> Iterator[Defect]:

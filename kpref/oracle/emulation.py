@@ -189,7 +189,6 @@ class EmulatedBackend:
             variable=before if part.variable is None else full(part.variable, 1),
             drive=self.wrap(np.concatenate([np.asarray(x), ones], axis=2)),
             weight=self.wrap(self.model.parameters["weight_hh"]),
-            weight_transposed=self.wrap(self.model.parameters["weight_hh"].T),
             layout=ParameterLayout.of(self.model),
         )
 
@@ -363,7 +362,7 @@ class EmulatedBackend:
 
 def _plain(form: SiteForm) -> SiteForm:
     """The same numbers as ordinary arrays, whose operations do not round."""
-    names = ("decay", "gates", "slope", "variable", "drive", "weight", "weight_transposed")
+    names = ("decay", "gates", "slope", "variable", "drive", "weight")
     arrays: dict[str, Any] = {name: np.asarray(getattr(form, name)) for name in names}
     return replace(form, **arrays)
 

@@ -60,8 +60,6 @@ def over_form(operators: str, **changes: Callable[[EmulatedBackend], Array]) -> 
 
     def plant(backend: EmulatedBackend) -> None:
         arrays: dict[str, Any] = {name: backend.wrap(change(backend)) for name, change in changes.items()}
-        if "weight" in arrays:
-            arrays["weight_transposed"] = backend.wrap(np.asarray(arrays["weight"]).T)
         other = backend.with_form(replace(backend.form, **arrays))
         for operator in operators.split():
             setattr(backend, operator, getattr(other, operator))

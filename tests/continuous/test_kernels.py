@@ -37,13 +37,13 @@ def roundings(form, table):
 def absolute(form):
     """All coefficients by their absolute values, in double precision: they bound every intermediate sum."""
     dense = isinstance(form, DenseForm)
-    names = ("state_jacobian",) if dense else ("decay", "gates", "slope", "weight", "weight_transposed")
+    names = ("state_jacobian",) if dense else ("decay", "gates", "slope", "weight")
     return replace(form, **{name: np.abs(getattr(form, name).astype(np.float64)) for name in names})
 
 
 def in_double(form):
     dense = isinstance(form, DenseForm)
-    names = ("state_jacobian",) if dense else ("decay", "gates", "slope", "weight", "weight_transposed")
+    names = ("state_jacobian",) if dense else ("decay", "gates", "slope", "weight")
     return replace(form, **{name: getattr(form, name).astype(np.float64) for name in names})
 
 
