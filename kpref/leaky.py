@@ -99,7 +99,7 @@ def _arrays(model: SiteModel, form: LeakyForm) -> Any:
         decay=_writeable(form.decay),
         gate=_writeable(form.gate),
         weight_transposed=as_panels(parameters["weight_hh"].T),
-        drive_transposed=_writeable(np.concatenate([parameters["weight_ih"].T, bias[None]])),
+        drive_transposed=as_panels(np.concatenate([parameters["weight_ih"].T, bias[None]])),
     )
 
 

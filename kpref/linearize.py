@@ -64,11 +64,16 @@ class ParameterLayout:
         """Number M of trainable parameters."""
         return sum(int(np.prod(site.shape(self.n_states, self.n_inputs))) for site in self.sites)
 
-    def zeros(self, count: int, dtype: npt.DTypeLike) -> tuple[Array, Array]:
-        """Matrices of zeros for `count` vectors: recurrent (count, H, k_r H) and driven (count, n_in + 1, k H)."""
+    @property
+    def shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Of the two matrices: recurrent (H, k_r H), with no columns if it is not trainable; driven (n_in + 1, k H)."""
         columns = self.n_recurrent_gates * self.n_states if self.has_recurrent else 0
-        recurrent = np.zeros((count, self.n_states, columns), dtype)
-        return recurrent, np.zeros((count, self.n_inputs + 1, self.n_gates * self.n_states), dtype)
+        return (self.n_states, columns), (self.n_inputs + 1, self.n_gates * self.n_states)
+
+    def zeros(self, count: int, dtype: npt.DTypeLike) -> tuple[Array, Array]:
+        """Matrices of zeros for `count` vectors."""
+        recurrent, driven = (np.zeros((count, *shape), dtype) for shape in self.shapes)
+        return recurrent, driven
 
     def pack(self, vectors: Array) -> tuple[Array, Array]:
         """Parameter vectors (v, M) as matrices."""

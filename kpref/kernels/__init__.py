@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from kpref.kernels import parameters, sensitivities, stages, sweeps
 from kpref.kernels.jacobian import DenseArrays, SiteArrays
-from kpref.kernels.panels import Panels, as_panels
+from kpref.kernels.panels import Panels, as_matrices, as_panels, zero_panels
 from kpref.kernels.stages import StageTable
 from kpref.linearize import DenseForm, SiteForm
 from kpref.threads import even_blocks, run_blocks
@@ -78,8 +78,8 @@ def sensitivity(form: Form, vectors: Array) -> Array:
     def task(index: int) -> None:
         vector, block = divmod(index, len(blocks))
         one, trials = slice(vector, vector + 1), blocks[block]
-        matrix = recurrent._replace(entries=recurrent.entries[one])
-        sensitivities.sensitivity(arrays, matrix, driven[one], out[one], trials.start, trials.stop, chunk)
+        matrices = (several._replace(entries=several.entries[one]) for several in (recurrent, driven))
+        sensitivities.sensitivity(arrays, *matrices, out[one], trials.start, trials.stop, chunk)
 
     run_blocks(task, len(blocks) * len(vectors))
     return out
@@ -93,7 +93,7 @@ def sensitivity_transpose(form: Form, tensors: Array) -> Array:
     tensors = _as_batch(tensors, form)
     arrays, chunk = _arrays(form), _steps_per_chunk(blocks)
 
-    def add(part: slice, recurrent: Array, driven: Array) -> None:
+    def add(part: slice, recurrent: Panels, driven: Panels) -> None:
         for trials in blocks[part]:
             sensitivities.sensitivity_transpose(arrays, tensors, recurrent, driven, trials.start, trials.stop, chunk)
 
@@ -177,28 +177,27 @@ def parameter_transpose(form: Form, tensors: Array) -> Array:
         return _on_one_thread(lambda: np.einsum("rbhm,vbrh->vm", form.parameter_jacobian, tensors))
     arrays, rows = _arrays(form), form.n_steps * form.n_trials
 
-    def add(part: slice, recurrent: Array, driven: Array) -> None:
+    def add(part: slice, recurrent: Panels, driven: Panels) -> None:
         parameters.parameter_transpose(arrays, tensors, recurrent, driven, part.start, part.stop)
 
     return _sum_of_parts(form, len(tensors), even_blocks(rows, _ROWS_PER_BLOCK, _most_parts(form)), add)
 
 
 def _sum_of_parts(
-    form: SiteForm, vectors: int, parts: list[slice], add: Callable[[slice, Array, Array], None]
+    form: SiteForm, vectors: int, parts: list[slice], add: Callable[[slice, Panels, Panels], None]
 ) -> Array:
     """Parameter vectors (v, M), of which `add` adds the share of each part to matrices of its own."""
-    sums = [form.layout.zeros(vectors, form.dtype) for _ in parts]
+    sums = [[zero_panels((vectors, *shape), form.dtype) for shape in form.layout.shapes] for _ in parts]
     run_blocks(lambda index: add(parts[index], *sums[index]), len(parts))
-    recurrent, driven = sums[0]
-    for other_recurrent, other_driven in sums[1:]:
-        recurrent += other_recurrent
-        driven += other_driven
-    return form.layout.unpack(recurrent, driven)
+    for others in sums[1:]:
+        for total, other in zip(sums[0], others, strict=True):
+            np.add(total.entries, other.entries, out=total.entries)
+    return form.layout.unpack(*map(as_matrices, sums[0]))
 
 
 def _most_parts(form: SiteForm) -> int:
     """Number of parts: their matrices together no larger than half a tensor, or filling them would take over."""
-    entries = sum(matrix.size for matrix in form.layout.zeros(1, form.dtype))
+    entries = sum(rows * columns for rows, columns in form.layout.shapes)
     room = form.n_steps * form.n_trials * form.n_states / (2 * entries)
     return min(_MOST_BLOCKS, 1 << int(np.log2(max(2.0, room))))
 
@@ -248,10 +247,10 @@ def _on_one_thread(compute: Callable[[], Array]) -> Array:
     return results[0]
 
 
-def _pack(form: SiteForm, vectors: Array) -> tuple[Panels, Array]:
-    """Parameter vectors (v, M) as matrices: recurrent ones in panels, and driven ones (v, n_in + 1, k H)."""
+def _pack(form: SiteForm, vectors: Array) -> tuple[Panels, Panels]:
+    """Parameter vectors (v, M) as matrices, recurrent and driven ones."""
     recurrent, driven = form.layout.pack(vectors)
-    return as_panels(recurrent), driven
+    return as_panels(recurrent), as_panels(driven)
 
 
 _known: WeakKeyDictionary[SiteForm, SiteArrays] = WeakKeyDictionary()

@@ -16,17 +16,15 @@ from numba.extending import get_cython_function_address, intrinsic
 
 from kpref.kernels.compilation import kernel
 
-__all__ = ["add_panel_product", "add_product", "add_transposed_product", "panel_product", "product"]
+__all__ = ["add_product", "add_transposed_product", "product", "row_length"]
 
 for _letter in "ds":
     llvmlite.binding.add_symbol(
         f"kpref_{_letter}gemm", get_cython_function_address("scipy.linalg.cython_blas", f"{_letter}gemm")
     )
 
-# Products of so many multiplications go without packing (see `kpref.kernels.panels`), so larger ones are cut up.
+# The most multiplications of a product that goes without packing, see `kpref.kernels.panels`: larger ones are cut up.
 _UNPACKED_SIZE = 1_000_000
-_NARROWEST_PANEL = 32
-_COLUMN_MULTIPLE = 16
 
 
 @intrinsic  # type: ignore[misc]
@@ -76,76 +74,71 @@ def _has_contiguous_rows(matrix):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _multiply(a, b, c, beta, transposed):  # type: ignore[no-untyped-def]
-    """``c = a b + beta c``, or with a^T in place of a; row-major matrices, a and c with contiguous rows of a block."""
-    rows, columns = c.shape
-    inner = b.shape[0]
-    panel = _UNPACKED_SIZE // max(1, rows * inner)
-    panel = panel // _COLUMN_MULTIPLE * _COLUMN_MULTIPLE
-    if panel < _NARROWEST_PANEL or panel > columns:
-        panel = columns
-    size = c.itemsize
-    # The stride of a matrix with one row may be anything, and BLAS refuses a leading dimension below the row length.
-    lda = max(a.strides[0] // size, a.shape[1])
-    ldb, ldc = max(b.strides[0] // size, columns), max(c.strides[0] // size, columns)
-    if not (_has_contiguous_rows(a) and _has_contiguous_rows(b) and _has_contiguous_rows(c)):
+def _depth(rows, panels, inner):  # type: ignore[no-untyped-def]
+    """How much of a sum over `inner` goes into one product with a panel; a single panel is multiplied whole."""
+    return max(
+        1, inner if panels.width >= panels.columns else min(inner, _UNPACKED_SIZE // max(1, rows * panels.width))
+    )
+
+
+@kernel
+def _leading(matrix):  # type: ignore[no-untyped-def]
+    """Its leading dimension. The stride of a matrix with one row may be anything, and BLAS refuses a short one."""
+    if not _has_contiguous_rows(matrix):
         raise ValueError("a matrix product needs rows that are contiguous")
-    for start in range(0, columns, panel):
-        width = min(panel, columns - start)
-        offset = start * size
-        # Row-major c is column-major c^T = b^T a^T.
-        _gemm(
-            _N, _T if transposed else _N, width, rows, inner,
-            b.ctypes.data + offset, ldb, a.ctypes.data, lda, beta, c.ctypes.data + offset, ldc,
-        )  # fmt: skip
+    return max(matrix.strides[0] // matrix.itemsize, matrix.shape[1])
 
 
 @kernel
-def product(a, b, c):  # type: ignore[no-untyped-def]
-    """``c = a @ b``."""
-    _multiply(a, b, c, c.dtype.type(0.0), False)
-
-
-@kernel
-def add_product(a, b, c):  # type: ignore[no-untyped-def]
-    """``c += a @ b``."""
-    _multiply(a, b, c, c.dtype.type(1.0), False)
-
-
-@kernel
-def add_transposed_product(a, b, c):  # type: ignore[no-untyped-def]
-    """``c += a.T @ b``."""
-    _multiply(a, b, c, c.dtype.type(1.0), True)
-
-
-@kernel
-def _multiply_panels(a, b, c, beta):  # type: ignore[no-untyped-def]
-    """``c = a b + beta c`` for `kpref.kernels.panels.Panels` b; row-major a and c with contiguous rows of a block."""
-    rows, inner = a.shape
-    size = c.itemsize
-    # Narrow panels are for products without packing: long ones are cut into sums. A single panel is multiplied whole.
-    length = max(1, inner if b.width >= b.columns else _UNPACKED_SIZE // max(1, rows * b.width))
-    lda, ldc = max(a.strides[0] // size, inner), max(c.strides[0] // size, b.columns)
-    if not (_has_contiguous_rows(a) and _has_contiguous_rows(c)):
-        raise ValueError("a matrix product needs rows that are contiguous")
+def _multiply(a, b, c, beta):  # type: ignore[no-untyped-def]
+    """``c = a b + beta c``. Row-major c is column-major c^T = b^T a^T."""
+    rows, size, lda, ldc = a.shape[0], c.itemsize, _leading(a), _leading(c)
+    depth = _depth(rows, b, b.rows)
     for column in range(0, b.columns, b.width):
         width = min(b.width, b.columns - column)
-        for first in range(0, inner, length):
+        for first in range(0, b.rows, depth):
             _gemm(
-                _N, _N, width, rows, min(length, inner - first),
-                b.entries.ctypes.data + (column * inner + first * width) * size, width,
+                _N, _N, width, rows, min(depth, b.rows - first),
+                b.entries.ctypes.data + (column * b.rows + first * width) * size, width,
                 a.ctypes.data + first * size, lda,
                 beta if first == 0 else c.dtype.type(1.0), c.ctypes.data + column * size, ldc,
             )  # fmt: skip
 
 
 @kernel
-def panel_product(a, b, c):  # type: ignore[no-untyped-def]
-    """``c = a @ b`` for a matrix b in panels."""
-    _multiply_panels(a, b, c, c.dtype.type(0.0))
+def product(a, b, c):  # type: ignore[no-untyped-def]
+    """``c = a @ b`` for a matrix b in panels; a and c may have more columns than b has rows, and columns."""
+    _multiply(a, b, c, c.dtype.type(0.0))
 
 
 @kernel
-def add_panel_product(a, b, c):  # type: ignore[no-untyped-def]
-    """``c += a @ b`` for a matrix b in panels."""
-    _multiply_panels(a, b, c, c.dtype.type(1.0))
+def add_product(a, b, c):  # type: ignore[no-untyped-def]
+    """``c += a @ b``, as `product`."""
+    _multiply(a, b, c, c.dtype.type(1.0))
+
+
+@kernel
+def add_transposed_product(a, b, c):  # type: ignore[no-untyped-def]
+    """``c += a.T @ b`` for a matrix c in panels; b may have more columns than c."""
+    inner, size, lda, ldb = a.shape[0], a.itemsize, _leading(a), _leading(b)
+    depth = _depth(c.rows, c, inner)
+    for column in range(0, c.columns, c.width):
+        width = min(c.width, c.columns - column)
+        for first in range(0, inner, depth):
+            _gemm(
+                _N, _T, width, c.rows, min(depth, inner - first),
+                b.ctypes.data + (first * ldb + column) * size, ldb,
+                a.ctypes.data + first * lda * size, lda,
+                a.dtype.type(1.0), c.entries.ctypes.data + column * c.rows * size, width,
+            )  # fmt: skip
+
+
+@kernel
+def row_length(columns, units, itemsize):  # type: ignore[no-untyped-def]
+    """Room for a row of so many columns, some multiple of `units`; what is beyond them is less than another `units`.
+
+    If rows followed each other at a multiple of 2 KiB, those of a product would fight for a few places of the cache:
+    up to a quarter of the speed.
+    """
+    spare = 64 // itemsize
+    return columns + spare if columns * itemsize % 2048 == 0 and spare < units else columns

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import overload
 
-from kpref.kernels.blas import panel_product
+from kpref.kernels.blas import product, row_length
 from kpref.kernels.compilation import kernel
 from kpref.kernels.panels import Panels
 
@@ -80,20 +80,21 @@ def _jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # 
 
 def _site_workspace(form, rows):  # type: ignore[no-untyped-def]
     units, kind = form.weight.columns, form.variable.dtype
-    currents = np.empty((rows, form.weight_transposed.columns), kind)
+    columns = row_length(form.weight.rows, units, form.variable.itemsize)
+    currents = np.empty((rows, columns), kind)
     return np.zeros((rows, units), kind), np.empty((rows, units), kind), currents
 
 
 def _site_jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
     """A x = C0 * x + sum_g G_g * (W_g (S * x)). `y` may be `x`."""
-    panel_product(sloped(form, step, start, trials, x, scratch), form.weight_transposed, currents)
+    product(sloped(form, step, start, trials, x, scratch), form.weight_transposed, currents)
     gated_sum(form, step, start, trials, x, currents, y)
 
 
 def _site_jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
     """A^T x = C0 * x + S * sum_g W_g^T (G_g * x). `y` may be `x`."""
     gated(form, step, start, trials, x, currents)
-    panel_product(currents, form.weight, scratch)
+    product(currents, form.weight, scratch)
     decayed_sum(form, step, start, trials, x, scratch, y)
 
 

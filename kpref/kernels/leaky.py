@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kpref.kernels.blas import add_panel_product, product
+from kpref.kernels.blas import add_product, product
 from kpref.kernels.compilation import kernel
 from kpref.kernels.panels import Panels
 from kpref.kernels.pointwise import pointwise
@@ -31,7 +31,7 @@ class LeakyArrays(NamedTuple):
     decay, gate : ndarray, shape (H,)
     weight_transposed : Panels, shape (H, H)
         W^T.
-    drive_transposed : ndarray, shape (n_in + 1, H)
+    drive_transposed : Panels, shape (n_in + 1, H)
         U^T above b.
     """
 
@@ -39,7 +39,7 @@ class LeakyArrays(NamedTuple):
     decay: Array
     gate: Array
     weight_transposed: Panels
-    drive_transposed: Array
+    drive_transposed: Panels
 
 
 @kernel
@@ -61,7 +61,7 @@ def _velocity(network, drive, state, value, out):  # type: ignore[no-untyped-def
     """``out = F(state)`` given value = phi(state)."""
     rows, units = state.shape
     product(drive, network.drive_transposed, out)
-    add_panel_product(value, network.weight_transposed, out)
+    add_product(value, network.weight_transposed, out)
     for row in range(rows):
         for unit in range(units):
             out[row, unit] = network.decay[unit] * state[row, unit] + network.gate[unit] * out[row, unit]

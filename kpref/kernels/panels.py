@@ -9,6 +9,7 @@ code narrow panels would be slower, and one panel holds the whole matrix.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,50 +18,71 @@ import numpy.typing as npt
 
 from kpref.threads import blas_libraries
 
-__all__ = ["Panels", "as_panels", "panel_width"]
+__all__ = ["Panels", "as_matrices", "as_panels", "panel_width", "zero_panels"]
 
 Array = npt.NDArray[Any]
 
 #: Bytes of a row of a panel.
 _ROW_BYTES = 256
+#: Rows from which on a matrix is cut into panels.
+_FEW_ROWS = 16
 #: What OpenBLAS calls the processors for which it has code for small matrices.
 _SMALL_PRODUCTS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
 
 class Panels(NamedTuple):
-    """A matrix (n, columns), in a form that compiled code takes.
+    """A matrix (rows, columns), or several of the same shape, in a form that compiled code takes.
 
     Attributes
     ----------
-    entries : ndarray, shape (n * columns,), or (v, n * columns) for several matrices
-        The panels one after the other, each of n contiguous rows.
-    columns : int
-        Number of columns.
+    entries : ndarray, shape (rows * columns,), or (v, rows * columns) for several
+        The panels one after the other, each of contiguous rows.
+    rows, columns : int
     width : int
         Columns of a panel; the last may have fewer.
     """
 
     entries: Array
+    rows: int
     columns: int
     width: int
 
 
+def zero_panels(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Panels:
+    """Zeros: a matrix (rows, columns), or several (v, rows, columns)."""
+    *several, rows, columns = shape
+    return Panels(np.zeros((*several, rows * columns), dtype), rows, columns, panel_width(rows, columns, dtype))
+
+
 def as_panels(matrices: Array) -> Panels:
-    """A matrix (n, columns), or several (v, n, columns), in panels."""
-    *several, rows, columns = matrices.shape
-    width = panel_width(columns, matrices.dtype)
-    entries = np.empty((*several, rows * columns), matrices.dtype)
+    """A matrix, or several, in panels."""
+    panels = zero_panels(matrices.shape, matrices.dtype)
+    for part, columns in _parts(panels):
+        part[...] = matrices[..., columns]
+    return panels
+
+
+def as_matrices(panels: Panels) -> Array:
+    """The matrix, or several, as an array of its shape."""
+    matrices = np.empty((*panels.entries.shape[:-1], panels.rows, panels.columns), panels.entries.dtype)
+    for part, columns in _parts(panels):
+        matrices[..., columns] = part
+    return matrices
+
+
+def _parts(panels: Panels) -> Iterator[tuple[Array, slice]]:
+    """A view (..., rows, width) of each panel, and its columns."""
+    entries, rows, columns, width = panels
     for first in range(0, columns, width):
         last = min(first + width, columns)
         part = entries[..., rows * first : rows * last]
-        part[...] = matrices[..., first:last].reshape(part.shape)
-    return Panels(entries, columns, width)
+        yield part.reshape(*entries.shape[:-1], rows, last - first), slice(first, last)
 
 
-def panel_width(columns: int, dtype: npt.DTypeLike) -> int:
-    """Columns of a panel of a matrix with so many columns."""
+def panel_width(rows: int, columns: int, dtype: npt.DTypeLike) -> int:
+    """Columns of a panel; matrices of a few rows stay whole, their products are small anyway."""
     narrow = _ROW_BYTES // np.dtype(dtype).itemsize
-    return narrow if narrow < columns and _has_small_products() else max(1, columns)
+    return narrow if narrow < columns and rows >= _FEW_ROWS and _has_small_products() else max(1, columns)
 
 
 @cache

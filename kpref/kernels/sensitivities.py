@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kpref.kernels.blas import add_panel_product, panel_product
+from kpref.kernels.blas import add_product, product, row_length
 from kpref.kernels.compilation import kernel
 from kpref.kernels.jacobian import decayed_sum, gated, gated_sum, sloped
 from kpref.kernels.parameters import add_outer_products, one, site_currents
@@ -28,17 +28,19 @@ def sensitivity(form, recurrent, driven, out, start, stop, chunk):  # type: igno
     steps, _, units = form.variable.shape
     trials = stop - start
     state, scratch, currents, variable, drive = _workspace(form, trials, chunk)
-    for vector in range(driven.shape[0]):
+    for vector in range(driven.entries.shape[0]):
         state[:] = 0
         for step in range(steps):
             place = step % chunk
             if place == 0:
                 rows = _gather(form, step, min(step + chunk, steps), start, stop, variable, drive)
-                site_currents(variable[:rows], drive[:rows], one(recurrent, vector), driven[vector], currents[:rows])
+                site_currents(
+                    variable[:rows], drive[:rows], one(recurrent, vector), one(driven, vector), currents[:rows]
+                )
             here = currents[place * trials : (place + 1) * trials]
             if step > 0:
                 x = sloped(form, step, start, trials, state, scratch)
-                add_panel_product(x, form.weight_transposed, here[:, : form.weight_transposed.columns])
+                add_product(x, form.weight_transposed, here)
             gated_sum(form, step, start, trials, state, here, state)
             for trial in range(trials):
                 for unit in range(units):
@@ -51,7 +53,7 @@ def sensitivity_transpose(form, tensors, recurrent, driven, start, stop, chunk):
     steps, _, units = form.variable.shape
     trials = stop - start
     costate, scratch, currents, variable, drive = _workspace(form, trials, chunk)
-    for vector in range(driven.shape[0]):
+    for vector in range(driven.entries.shape[0]):
         costate[:] = 0
         for step in range(steps - 1, -1, -1):
             for trial in range(trials):
@@ -61,11 +63,13 @@ def sensitivity_transpose(form, tensors, recurrent, driven, start, stop, chunk):
             here = currents[place * trials : (place + 1) * trials]
             gated(form, step, start, trials, costate, here)
             if step > 0:
-                panel_product(here[:, : form.weight_transposed.columns], form.weight, scratch)
+                product(here, form.weight, scratch)
                 decayed_sum(form, step, start, trials, costate, scratch, costate)
             if place == 0:
                 rows = _gather(form, step, min(step + chunk, steps), start, stop, variable, drive)
-                add_outer_products(variable[:rows], drive[:rows], currents[:rows], recurrent[vector], driven[vector])
+                add_outer_products(
+                    variable[:rows], drive[:rows], currents[:rows], one(recurrent, vector), one(driven, vector)
+                )
 
 
 @kernel
@@ -73,10 +77,11 @@ def _workspace(form, trials, chunk):  # type: ignore[no-untyped-def]
     """A state of zeros, room for another, and for the currents, the site variable and the drive of a chunk."""
     units, kind = form.variable.shape[2], form.variable.dtype
     rows = min(chunk, form.variable.shape[0]) * trials
+    columns = row_length(form.gates.shape[2] * units, units, form.variable.itemsize)
     return (
         np.zeros((trials, units), kind),
         np.empty((trials, units), kind),
-        np.empty((rows, form.gates.shape[2] * units), kind),
+        np.empty((rows, columns), kind),
         np.empty((rows, units), kind),
         np.empty((rows, form.drive.shape[2]), kind),
     )

@@ -282,7 +282,7 @@ class EmulatedBackend:
         form = self.form
         terms = form.gates * self.wrap(np.moveaxis(np.asarray(g), 1, 0))[:, :, None]
         flat = terms.reshape(-1, terms.shape[2] * terms.shape[3])
-        columns = form.layout.zeros(1, np.float64)[0].shape[2]
+        columns = form.layout.shapes[0][1]
         driven = form.drive.reshape(len(flat), -1).T @ flat
         recurrent = (
             form.variable.reshape(len(flat), -1).T @ flat[:, :columns] if columns else np.zeros((form.n_states, 0))
