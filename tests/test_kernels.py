@@ -14,6 +14,7 @@ from strategies import KINDS, STRUCTURES, examples, flows, make_flow
 
 import kpref
 from kpref import kernels
+from kpref.kernels import panels
 
 NAMES = {
     "P": kernels.tangent,
@@ -68,13 +69,16 @@ def test_like_twin(kind, dtype):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("kind", KINDS)
 def test_sensitivity_like_twin_in_small_blocks(kind, dtype, monkeypatch):
-    """One sweep for J and P, over blocks of two trials and chunks of three steps: few of either fill more than one."""
+    """One sweep for J and P; blocks of two trials, chunks of three steps, narrow panels: few of each fill several."""
     monkeypatch.setattr(kernels, "_TRIALS_PER_BLOCK", 2)
     monkeypatch.setattr(kernels, "_ROWS_PER_CHUNK", 6)
+    monkeypatch.setattr(panels, "_FEW_ROWS", 1)
+    monkeypatch.setattr(panels, "_ROW_BYTES", 16)
 
     @examples(15)
-    @given(flows(kind, dtype=dtype), st.integers(1, 3))
-    def check(case, count):
+    @given(flows(kind, dtype=dtype), st.integers(1, 3), st.booleans())
+    def check(case, count, narrow):
+        monkeypatch.setattr(panels, "_has_small_products", lambda: narrow)
         flow, rng = case
         for name in ("D", "D^T"):
             assert_like_twin(flow.linearization, name, batch(flow.linearization, name, count, rng))
@@ -93,17 +97,21 @@ def test_like_twin_over_several_blocks(kind, shape, count, rng):
         assert_like_twin(form, name, batch(form, name, count, rng))
 
 
+@pytest.mark.parametrize("narrow", [True, False])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_like_twin_where_products_are_cut_into_panels(dtype, rng):
-    """24 x 170 x 510 multiplications: BLAS is called on panels of columns, the last one narrower."""
-    form = make_flow("GRU", (24, 3, 170), n_inputs=3, dtype=dtype).linearization
+def test_like_twin_where_products_are_cut_into_panels(dtype, narrow, rng, monkeypatch):
+    """Two vectors of 31 trials at once, a weight of 510 x 170: panels, the last one narrower, and sums in parts."""
+    monkeypatch.setattr(panels, "_has_small_products", lambda: narrow)
+    form = make_flow("GRU", (31, 3, 170), n_inputs=3, dtype=dtype).linearization
     for name in ("P", "P^T", "P^-1", "P^-1^T"):
         assert_like_twin(form, name, batch(form, name, 2, rng))
 
 
+@pytest.mark.parametrize("narrow", [True, False])
 @pytest.mark.parametrize("name", ["J", "J^T"])
-def test_parameter_products_in_panels(name, rng):
+def test_parameter_products_in_panels(name, narrow, rng, monkeypatch):
     """As above for J; the twin would make dense Jacobians of this size, so the products are written out."""
+    monkeypatch.setattr(panels, "_has_small_products", lambda: narrow)
     flow = make_flow("GRU", (9, 30, 130))
     form, units = flow.linearization, 130
     gates = form.gates.swapaxes(0, 1)
@@ -180,6 +188,7 @@ def test_trainable_subset_picks_columns(rng):
 STAMPS = """
 import importlib, pkgutil
 from kpref import kernels
+from kpref.kernels import panels
 for module in sorted(found.name for found in pkgutil.iter_modules(kernels.__path__, "kpref.kernels.")):
     for name, function in sorted(vars(importlib.import_module(module)).items()):
         if hasattr(function, "py_func") and function.__module__ == module and hasattr(function._cache, "_cache_file"):

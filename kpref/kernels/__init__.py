@@ -50,7 +50,7 @@ _STATES_PER_BLOCK = 64
 _ROWS_PER_BLOCK = 1024
 _MOST_BLOCKS = 64
 # Rows of a product with a matrix of parameters inside a sweep.
-_ROWS_PER_CHUNK = 128
+_ROWS_PER_CHUNK = 100
 
 
 def tangent(form: Form, forcing: Array, overwrite: bool = False) -> Array:

@@ -75,10 +75,12 @@ def _has_contiguous_rows(matrix):  # type: ignore[no-untyped-def]
 
 @kernel
 def _depth(rows, panels, inner):  # type: ignore[no-untyped-def]
-    """How much of a sum over `inner` goes into one product with a panel; a single panel is multiplied whole."""
-    return max(
-        1, inner if panels.width >= panels.columns else min(inner, _UNPACKED_SIZE // max(1, rows * panels.width))
-    )
+    """How much of a sum over `inner` goes into one product with a panel: even parts. One panel is multiplied whole."""
+    if panels.width >= panels.columns:
+        return max(1, inner)
+    most = max(1, _UNPACKED_SIZE // max(1, rows * panels.width))
+    pieces = max(1, -(-inner // most))
+    return max(1, -(-inner // pieces))
 
 
 @kernel

@@ -1,0 +1,93 @@
+"""Products with matrices in panels of columns, narrow and whole, against NumPy."""
+
+import numpy as np
+import pytest
+from rounding import gamma
+
+from kpref.kernels import blas, panels
+
+SHAPES = [  # rows of the other matrix, rows and columns of the one in panels
+    (1, 1, 1),
+    (7, 5, 3),
+    (3, 16, 31),
+    (25, 15, 100),  # few rows: whole
+    (25, 128, 384),
+    (31, 40, 97),  # the last panel has one column
+    (33, 1100, 70),  # above a million multiplications with a panel of 32 columns
+    (130, 300, 65),
+    (4, 20, 0),
+]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(params=[True, False], ids=["narrow", "whole"])
+def narrow(request, monkeypatch):
+    """Both layouts are right with any BLAS; which one is faster depends on it."""
+    monkeypatch.setattr(panels, "_has_small_products", lambda: request.param)
+    return request.param
+
+
+def with_room(matrix, extra=5):
+    """The same matrix as the first columns of a wider one, the others not to be read."""
+    wide = np.full((matrix.shape[0], matrix.shape[1] + extra), np.nan, matrix.dtype)
+    wide[:, : matrix.shape[1]] = matrix
+    return wide
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_round_trip(shape, dtype, narrow, rng):
+    for several in ((), (3,)):
+        matrices = rng.normal(size=(*several, *shape[1:])).astype(dtype)
+        stored = panels.as_panels(matrices)
+        np.testing.assert_array_equal(panels.as_matrices(stored), matrices)
+        assert stored.entries.flags.c_contiguous
+        assert stored.entries.shape == (*several, shape[1] * shape[2])
+    cut = narrow and shape[1] >= 16 and shape[2] > 256 // np.dtype(dtype).itemsize
+    assert stored.width == (256 // np.dtype(dtype).itemsize if cut else max(1, shape[2]))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("rows, inner, columns", SHAPES)
+def test_products(rows, inner, columns, dtype, narrow, rng):
+    """Sums of `inner` products in another order: 2 gamma of the absolute sum; the sum with 1 rounds once more."""
+    a, b = rng.normal(size=(rows, inner)).astype(dtype), rng.normal(size=(inner, columns)).astype(dtype)
+    wanted, size = a.astype(float) @ b.astype(float), np.abs(a) @ np.abs(b)
+    c = with_room(np.zeros((rows, columns), dtype))
+    blas.product(with_room(a), panels.as_panels(b), c)
+    allowed = 2 * gamma(inner + 2, dtype) * (size + 1)
+    assert (np.abs(c[:, :columns] - wanted) <= allowed).all()
+    assert np.isnan(c[:, columns:]).all()
+    c[:, :columns] = 1.0
+    blas.add_product(with_room(a), panels.as_panels(b), c)
+    assert (np.abs(c[:, :columns] - 1.0 - wanted) <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("inner, rows, columns", SHAPES)
+def test_transposed_product(inner, rows, columns, dtype, narrow, rng):
+    a, b = rng.normal(size=(inner, rows)).astype(dtype), rng.normal(size=(inner, columns)).astype(dtype)
+    c = panels.as_panels(np.ones((rows, columns), dtype))
+    blas.add_transposed_product(a, with_room(b), c)
+    wanted, size = a.astype(float).T @ b.astype(float), np.abs(a).T @ np.abs(b)
+    assert (np.abs(panels.as_matrices(c) - 1.0 - wanted) <= 2 * gamma(inner + 2, dtype) * (size + 1)).all()
+
+
+def test_rows_of_a_product_do_not_fall_into_step():
+    """At a multiple of 2 KiB all rows would use the same few places of the cache."""
+    for units in (1, 7, 8, 9, 64, 128, 256):
+        for gates in (1, 3, 4):
+            for itemsize in (4, 8):
+                length = blas.row_length(gates * units, units, itemsize)
+                assert length // units == gates  # the kernels count gates so
+                assert length * itemsize % 2048 or units <= 64 // itemsize
+
+
+def test_strided_columns_are_refused(rng):
+    a, b = rng.normal(size=(4, 6))[:, ::2], panels.as_panels(rng.normal(size=(3, 2)))
+    with pytest.raises(ValueError, match="rows that are contiguous"):
+        blas.product(a, b, np.empty((4, 2)))
