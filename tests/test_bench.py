@@ -116,14 +116,14 @@ def test_run_of_a_rate_network_without_peers(capsys):
 @pytest.mark.backends
 @pytest.mark.parametrize(
     "problem",
-    [
-        *(replace(TINY, model=model) for model in ("gru", "rnn", "leaky")),
-        *(replace(RATE, method=method) for method in ("euler", "rk4")),
-    ],
+    [*(replace(TINY, model=model) for model in ("rnn", "leaky")), replace(RATE, method="euler")],
     ids=lambda problem: f"{problem.model} {problem.method}",
 )
 def test_peers_compute_the_same(problem):
-    """Sums of at most 12 terms of order one through 4 steps: far fewer than 1000 roundings in any entry."""
+    """Sums of at most 12 terms of order one through 4 steps: far fewer than 1000 roundings in any entry.
+
+    What the benchmark itself finds, for a GRU and RK4, is looked at below.
+    """
     for package in ("jax", "diffrax", "torch"):
         pytest.importorskip(package)
     ours = results("kpref", problem)
