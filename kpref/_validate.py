@@ -1,12 +1,79 @@
-"""Checks of arrays that come in from outside: kind, shape, finiteness, each failure as one sentence that says where."""
+"""Checks of numbers and arrays that come in from outside, each failure as one sentence that says what and where."""
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
-from typing import Any
+from numbers import Real
+from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+
+def integer(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
+    """An integer between two bounds, each of which it may equal.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not an integer; booleans and floats are none.
+    ValueError
+        If it is out of range.
+    """
+    try:
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    bounds = _bounds("of at least", least, "at most", most)
+    if number is None:
+        raise TypeError(f"{name} must be an integer{bounds}; got {short(value)}")
+    if (least is not None and number < least) or (most is not None and number > most):
+        raise ValueError(f"{name} must be an integer{bounds}; got {number}")
+    return number
+
+
+def real_number(
+    name: str,
+    value: object,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> float:
+    """A finite real number, between bounds that it may equal (`least`, `most`) or not (`above`, `below`).
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a real number; booleans and strings are none, arrays without axes are.
+    ValueError
+        If it is not finite or out of range.
+    """
+    scalar = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    bounds = _bounds("of at least", least, "at most", most) + _bounds("above", above, "below", below)
+    if isinstance(scalar, bool | np.bool_) or not isinstance(scalar, Real | np.floating | np.integer):
+        raise TypeError(f"{name} must be a real number{bounds}; got {short(value)}")
+    assert isinstance(scalar, SupportsFloat)
+    number = float(scalar)
+    within = math.isfinite(number) and (least is None or number >= least) and (most is None or number <= most)
+    if not within or (above is not None and number <= above) or (below is not None and number >= below):
+        raise ValueError(f"{name} must be a finite number{bounds}; got {number:g}")
+    return number
+
+
+def short(value: object) -> str:
+    """A value in an error, cut after 60 characters; of an array its shape and dtype."""
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} of shape {value.shape}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _bounds(low_word: str, low: float | None, high_word: str, high: float | None) -> str:
+    words = [f"{word} {bound:g}" for word, bound in ((low_word, low), (high_word, high)) if bound is not None]
+    return " " + " and ".join(words) if words else ""
 
 
 def finite_array(

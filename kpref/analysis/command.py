@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import functools
-import io
-import json
 import math
 import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from kpref.analysis.alignments import MOST_TASKS
 from kpref.analysis.comparison import Study, compare_all
+from kpref.analysis.files import report_files
 from kpref.analysis.folders import require_replaceable, write_folder
 from kpref.analysis.numbers import STAGES, Analysis, analyze_checkpoint
 from kpref.analysis.request import (
@@ -184,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
             facts=_facts(args, paths, trials_path, trials, integration),
             notes=tuple(notes),
         )
-        write_folder(out, _files(study, started, tick))
+        write_folder(out, report_files(study, started, tick))
     return _summary(study, out)
 
 
@@ -225,45 +223,6 @@ def _facts(
         "measure": args.measure,
         "seed": str(args.seed),
     }
-
-
-def _files(study: Study, started: float, tick: Callable[[object], object]) -> dict[str, bytes]:
-    """Every file of the report, by name."""
-    # Here and not above: matplotlib is slow to import, and `kpref analyze --help` does not need it.
-    from kpref.analysis.figures import draw_exhibits
-    from kpref.analysis.metrics import metrics
-    from kpref.analysis.report import render
-
-    exhibits = draw_exhibits(study, tick)
-    files = {panel.name: panel.png for exhibit in exhibits for panel in exhibit.panels}
-    study.facts["seconds"] = f"{time.monotonic() - started:.0f}"
-    files["modes.npz"] = _modes_file(study.analyses)
-    files["report.html"] = render(study, exhibits).encode()
-    names = sorted([*files, "metrics.json"])
-    content = {"program": "kpref", "files": names, **metrics(study)}
-    files["metrics.json"] = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False).encode()
-    return files
-
-
-def _modes_file(analyses: Sequence[Analysis]) -> bytes:
-    arrays: dict[str, Any] = {}
-    for analysis in analyses:
-        prefix = f"{analysis.name}/"
-        arrays[f"{prefix}mu"] = analysis.space.mu
-        if analysis.times is not None:
-            arrays[f"{prefix}times"] = analysis.times
-        arrays[f"{prefix}ntk_values"] = analysis.ntk_modes.values
-        # Single precision halves a large file; the eigenfunctions are orthonormal to 1e-7 all the same.
-        arrays[f"{prefix}ntk_modes"] = analysis.ntk_modes.vectors.astype(np.float32)
-        arrays[f"{prefix}propagator_values"] = analysis.propagator_modes.values
-        arrays[f"{prefix}propagator_modes"] = analysis.propagator_modes.vectors.astype(np.float32)
-        arrays[f"{prefix}propagator_trials"] = analysis.propagator_modes.blocks
-        arrays[f"{prefix}kernel_values"] = analysis.kernel.values
-        arrays[f"{prefix}kernel_modes"] = analysis.kernel_modes.vectors.astype(np.float32)
-        arrays[f"{prefix}kernel_units"] = analysis.kernel_modes.blocks
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
 
 
 def _summary(study: Study, out: Path) -> int:
