@@ -57,7 +57,7 @@ def analyze(*argv):
 @pytest.fixture(scope="module")
 def report(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("reports") / "out"
-    assert analyze(folder, "--out", out) == 0
+    assert analyze(folder, "--out", out, "--save-modes") == 0
     return out
 
 

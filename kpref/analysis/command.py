@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from kpref.analysis.alignments import MOST_TASKS
 from kpref.analysis.comparison import Study, compare_all
-from kpref.analysis.files import report_files
+from kpref.analysis.files import FIGURE_FORMATS, report_files
 from kpref.analysis.folders import require_replaceable, write_folder
 from kpref.analysis.numbers import STAGES, Analysis, analyze_checkpoint
 from kpref.analysis.request import (
@@ -85,6 +85,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=NONLINEARITIES,
         help="of an RNN or a rate network; by default what the file recorded, or tanh",
     )
+    parser.add_argument(
+        "--figures", choices=FIGURE_FORMATS, default="png", help="format of the figures' files (default: %(default)s)"
+    )
+    parser.add_argument("--save-modes", action="store_true", help="write the eigenfunctions too, to modes.npz")
     time_options = parser.add_argument_group(
         "continuous time", "Weights of an RNN as a rate network, tau dz/dt = -z + W phi(z) + U x + b."
     )
@@ -182,7 +186,7 @@ def run(args: argparse.Namespace) -> int:
             facts=_facts(args, paths, trials_path, trials, integration),
             notes=tuple(notes),
         )
-        write_folder(out, report_files(study, started, tick))
+        write_folder(out, report_files(study, started, tick, figures=args.figures, save_modes=args.save_modes))
     return _summary(study, out)
 
 

@@ -13,10 +13,20 @@ import numpy as np
 from kpref.analysis.comparison import Study
 from kpref.analysis.numbers import Analysis
 
-__all__ = ["report_files"]
+__all__ = ["FIGURE_FORMATS", "report_files"]
 
 
-def report_files(study: Study, started: float, tick: Callable[[object], object]) -> dict[str, bytes]:
+FIGURE_FORMATS = ("png", "svg", "pdf")
+
+
+def report_files(
+    study: Study,
+    started: float,
+    tick: Callable[[object], object],
+    *,
+    figures: str = "png",
+    save_modes: bool = False,
+) -> dict[str, bytes]:
     """Every file of the report, by name.
 
     Parameters
@@ -26,6 +36,10 @@ def report_files(study: Study, started: float, tick: Callable[[object], object])
         `time.monotonic` at the start of the work.
     tick : callable
         Called before each figure.
+    figures : {"png", "svg", "pdf"}
+        Format of the figures beside the page.
+    save_modes : bool
+        Whether to add the eigenfunctions, ``modes.npz``, which may be the largest file by far.
 
     Returns
     -------
@@ -40,7 +54,8 @@ def report_files(study: Study, started: float, tick: Callable[[object], object])
     exhibits = draw_exhibits(study, tick)
     files = {panel.name: panel.png for exhibit in exhibits for panel in exhibit.panels}
     study.facts["seconds"] = f"{time.monotonic() - started:.0f}"
-    files["modes.npz"] = _modes_file(study.analyses)
+    if save_modes:
+        files["modes.npz"] = _modes_file(study.analyses)
     files["report.html"] = render(study, exhibits).encode()
     names = sorted([*files, "metrics.json"])
     content = {"program": "kpref", "files": names, **metrics(study)}
