@@ -361,7 +361,9 @@ def test_foreign_folder_is_refused(folder, tmp_path, capsys, index, quick):
 
 
 def test_unwritable_output_is_known_before_the_work(folder, tmp_path, monkeypatch, capsys, quick):
-    monkeypatch.setattr("kpref.analysis.command.analyze_checkpoint", lambda *args: pytest.fail("work was done"))
+    monkeypatch.setattr(
+        "kpref.analysis.numbers.analyze_checkpoint", lambda *args, **options: pytest.fail("work was done")
+    )
     assert analyze(folder, "--out", tmp_path / "no" / "out") == 2
     assert f"{tmp_path / 'no'} does not exist" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
