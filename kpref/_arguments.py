@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,16 +40,17 @@ def seed(text: str) -> int:
     return _integer(text, 0, "a non-negative integer")
 
 
-def number_above(least: float) -> Callable[[str], float]:
-    """A finite number above a bound."""
+def number_above(least: float, most: float = sys.float_info.max) -> Callable[[str], float]:
+    """A finite number above one bound, and not above another."""
     words = "a positive number" if least == 0 else "a finite number"
+    words += "" if most == sys.float_info.max else f" of at most {most:g}"
 
     def read(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not least < value < math.inf:
+        if not least < value <= most:
             raise argparse.ArgumentTypeError(f"expected {words}, got {text!r}")
         return value
 
