@@ -27,7 +27,7 @@ OVER_FLOOR = 1.3
 
 _LANCZOS_EXTRA = 24  # tensors beyond three for each mode that the analysis of a network holds at its peak
 _FLOW_TENSORS = 11  # of a network that is kept for comparisons: states, outputs, coefficients of the operators
-_START = 5.0  # seconds for imports, figures and the page
+_START, _EACH = 5.0, 5.0  # seconds for imports, figures and the page, and for each network whatever its size
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,12 @@ class Plan:
     available: int | None
     operations: float
     rate: float
+    networks: int
 
     @property
     def seconds(self) -> float:
         """A rough guess."""
-        return _START + OVER_FLOOR * self.operations / self.rate
+        return _START + _EACH * self.networks + OVER_FLOOR * self.operations / self.rate
 
     def __str__(self) -> str:
         room = "" if self.available is None else f" of {self.available / 2**30:.3g} GiB available"
@@ -71,7 +72,7 @@ def make_plan(request: Request) -> Plan:
 
     operations = float(PRODUCTS * sum(_product_operations(request, index) for index in range(len(request.networks))))
     rate = measure_rate("float64", get_num_threads())
-    return Plan(memory_needed(request), available_memory(), operations, rate)
+    return Plan(memory_needed(request), available_memory(), operations, rate, len(request.networks))
 
 
 def memory_needed(request: Request) -> float:
