@@ -18,6 +18,7 @@ from kpref.analysis.alignments import MOST_TASKS
 from kpref.analysis.comparison import Study, compare_all
 from kpref.analysis.files import report_files
 from kpref.analysis.folders import require_replaceable, write_folder
+from kpref.analysis.networks import add_network_arguments, check_initial_states, load_networks, network_notes
 from kpref.analysis.numbers import STAGES, Analysis, analyze_checkpoint
 from kpref.analysis.request import (
     check_fit,
@@ -28,7 +29,7 @@ from kpref.analysis.request import (
     thinned,
 )
 from kpref.analysis.settings import Integration, Objective
-from kpref.checkpoints import load_checkpoint
+from kpref.checkpoints import Checkpoint
 from kpref.integrate import TABLEAUS
 from kpref.memory import require_memory
 from kpref.models.nonlinearity import NONLINEARITIES
@@ -85,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=NONLINEARITIES,
         help="of an RNN or a rate network; by default what the file recorded, or tanh",
     )
+    add_network_arguments(parser)
     time_options = parser.add_argument_group(
         "continuous time", "Weights of an RNN as a rate network, tau dz/dt = -z + W phi(z) + U x + b."
     )
@@ -116,11 +118,12 @@ def run(args: argparse.Namespace) -> int:
     out = require_replaceable(args.out)
     paths, trials_path = find_files(args.checkpoints, args.trials)
     trials = thinned(Trials.load(trials_path), args.max_trials)
-    networks = [
-        load_checkpoint(path, nonlinearity=args.nonlinearity, continuous=integration is not None, tau=args.tau)
-        for path in paths
-    ]
+    networks = load_networks(args, paths, continuous=integration is not None)
     notes = check_fit(paths, networks, trials, integration)
+    check_initial_states(paths, networks, trials)
+    names = short_names(paths)
+    about_networks = network_notes(names, networks)
+    notes += about_networks
     objective = choose_objective(trials, args.loss, args.at)
     if objective is None:
         notes.append("The trials have neither targets nor labels: all that needs a loss is left out.")
@@ -132,7 +135,6 @@ def run(args: argparse.Namespace) -> int:
     tensors = len(paths) * (args.modes + _FLOW_TENSORS) + 3 * args.modes + _LANCZOS_EXTRA
     require_memory(8.0 * tensors * trials.n_trials * trials.n_steps * largest, "this analysis")
 
-    names = short_names(paths)
     analyses: list[Analysis] = []
     total = len(paths) * STAGES + 2
     with tqdm(
@@ -152,13 +154,13 @@ def run(args: argparse.Namespace) -> int:
         def tick(_: object) -> None:  # nothing is counted; the clock goes on
             bar.update(0)
 
-        for name, (model, readout) in zip(names, networks, strict=True):
+        for name, network in zip(names, networks, strict=True):
             tell_of = functools.partial(_prefixed, tell, name)
             analyses.append(
                 analyze_checkpoint(
                     name,
-                    model,
-                    readout,
+                    network.model,
+                    network.readout,
                     trials,
                     objective,
                     args.modes,
@@ -167,6 +169,7 @@ def run(args: argparse.Namespace) -> int:
                     tell_of,
                     tick,
                     integration,
+                    network.z0,
                 )
             )
         tell("comparisons")
@@ -179,10 +182,12 @@ def run(args: argparse.Namespace) -> int:
             objective=objective,
             measure=args.measure,
             integration=integration,
-            facts=_facts(args, paths, trials_path, trials, integration),
+            facts=_facts(args, paths, trials_path, trials, integration, networks),
             notes=tuple(notes),
         )
         write_folder(out, report_files(study, started, tick))
+    for note in about_networks:
+        print(note)
     return _summary(study, out)
 
 
@@ -213,13 +218,15 @@ def _facts(
     trials_path: Path,
     trials: Trials,
     integration: Integration | None,
+    networks: Sequence[Checkpoint],
 ) -> dict[str, str]:
+    learnt = any(network.z0 is not None for network in networks)
     return {
         "command line": shlex.join(["kpref", *args.argv]),
         "checkpoints": ", ".join(str(path) for path in paths),
         "trials": f"{trials_path} ({trials.n_trials} trials, {trials.n_steps} steps, {trials.n_inputs} inputs)",
         "time": "discrete" if integration is None else integration.in_words(),
-        "initial states": "zero",
+        "initial states": f"{args.z0} of the checkpoints" if learnt else "zero",
         "measure": args.measure,
         "seed": str(args.seed),
     }
