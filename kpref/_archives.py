@@ -110,7 +110,7 @@ def open_zip(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
         if declared not in (len(names), 0xFFFF):  # the latter: more than there is room for here
             raise ValueError(f"{path} is a damaged zip archive: {declared} entries declared, {len(names)} found")
         require_unique(path, names)
-        require_memory(float(sum(entry.file_size for entry in archive.infolist())), f"unpacking {path}")
+        require_memory(2.0 * sum(entry.file_size for entry in archive.infolist()), f"unpacking {path}")
         yield archive
 
 
@@ -170,9 +170,10 @@ def _read_entry(path: Path, name: str, archive: zipfile.ZipFile, entry: zipfile.
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error of another library, or its type where it says nothing."""
+    """The first line of an error of another library, cut after 160 characters, or its type where it says nothing."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= 160 else f"{line[:157]}..."
 
 
 @contextmanager

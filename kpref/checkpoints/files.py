@@ -8,6 +8,7 @@ to ``torch.load(..., weights_only=True)``, which builds tensors and plain contai
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import re
@@ -68,7 +69,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Mapping[Any, Any], dict[str
         if head.startswith(b"PK"):
             with open_zip(path, file) as archive:
                 if any(name.endswith("/data.pkl") or name == "data.pkl" for name in archive.namelist()):
-                    return _read_torch(path, file, archive), {}
+                    return _read_torch(path, archive), {}
                 return read_entries(path, archive)
         if head[8:9] == b"{":
             return _read_safetensors(path, file, int.from_bytes(head[:8], "little"))
@@ -126,21 +127,15 @@ def _from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def _read_torch(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> Mapping[Any, Any]:
-    try:
-        damaged = archive.testzip()  # PyTorch does not compare the checksums
-    except Exception as error:
-        raise ValueError(f"{path} is a truncated or damaged PyTorch file: {reason(error)}") from error
-    if damaged is not None:
-        raise ValueError(f"{path} is a damaged PyTorch file: the checksum of its entry {damaged!r} is wrong")
+def _read_torch(path: Path, archive: zipfile.ZipFile) -> Mapping[Any, Any]:
     if any("/code/" in name for name in archive.namelist()):
         raise ValueError(f"{path} holds a TorchScript program, not tensors alone: {SAVE_TENSORS}")
     torch = _torch(path)
-    file.seek(0)
+    checked = _checked_copy(path, archive)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's, about its own storages
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(checked, map_location="cpu", weights_only=True)
     except Exception as error:
         # The message of PyTorch runs over many lines, with escape codes and the advice to load the file unsafely.
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -154,6 +149,27 @@ def _read_torch(path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> Mapping
             f"{SAVE_TENSORS}"
         )
     return content
+
+
+def _checked_copy(path: Path, archive: zipfile.ZipFile) -> io.BytesIO:
+    """The entries of an archive, each with the right checksum, in a new one.
+
+    PyTorch does not compare checksums, and takes an entry whose attributes in the directory say that it is a folder for
+    one of zeros. What it gets to see is therefore what was checked, and not the file.
+    """
+    copy = io.BytesIO()
+    with zipfile.ZipFile(copy, "w") as checked:
+        for entry in archive.infolist():
+            try:
+                data = archive.read(entry)
+            except Exception as error:
+                raise ValueError(
+                    f"{path} is a damaged PyTorch file: its entry {entry.filename!r} does not match its checksum or "
+                    f"cannot be read: {reason(error)}"
+                ) from error
+            checked.writestr(entry.filename, data)
+    copy.seek(0)
+    return copy
 
 
 def _torch(path: Path) -> Any:

@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from kpref._archives import Arrays
+from kpref._validate import short
 from kpref.checkpoints.files import read_file
 from kpref.checkpoints.tensors import is_array, to_array
 
@@ -79,8 +80,7 @@ def read_source(source: Any, ignore: Collection[str] = (), wanted: Collection[st
         origin, content, recorded = f"the module {type(source).__name__}", source.state_dict(), {}
     else:
         raise TypeError(
-            "a checkpoint must be a path, a mapping from names to arrays, or a torch.nn.Module; got a "
-            f"{type(source).__name__}"
+            f"a checkpoint must be a path, a mapping from names to arrays, or a torch.nn.Module; got {short(source)}"
         )
     try:
         key = _key_of_state(content, ignore, wanted)
@@ -95,8 +95,8 @@ def read_source(source: Any, ignore: Collection[str] = (), wanted: Collection[st
                 f"{listed(named)}"
             )
         arrays = {name: to_array(name, value) for name, value in named.items() if name not in ignored}
-    except ValueError as error:
-        raise ValueError(f"{origin}: {error}") from error
+    except (ValueError, MemoryError) as error:
+        raise type(error)(f"{origin}: {error}") from error
     nonlinearities = _nonlinearities(source if key is None else content[key])
     return Source(origin, arrays, ignored, {**text, **recorded}, nonlinearities)
 
