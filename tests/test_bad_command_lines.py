@@ -362,18 +362,20 @@ BENCH = [
     ("bench 5", "unrecognized arguments: 5"),
 ]  # fmt: skip
 
-TABLE = [*ITSELF, *OPTIONS, *FILES, *OUTPUTS, *VERIFY, *GOLDEN, *BENCH]
-
-# Rows that need what is not on this branch yet.
-PENDING_OTHERS = [
-    (f"{GRU_ON} {{d}}/not_last.npz", "leave no point to observe"),
+ARRAYS = [
     (f"{RUN} --readout nowhere", "nowhere"),
     (f"{RUN} --ignore nowhere", "nowhere"),
     (f"{RUN} --z0 nowhere", "nowhere"),
     (f"{RUN} --trainable nowhere", "nowhere"),
-    (f"{RUN} --map nowhere", "--map"),
+    (f"{RUN} --trainable ,", "--trainable: expected names with commas between them"),
+    (f"{RUN} --map nowhere", "--map: expected KEY=NAME"),
     (f"{RUN} --map weight_hh=nowhere", "nowhere"),
+    (f"{RUN} --map weight_hh=a --map weight_hh=b", "--map says twice what weight_hh is"),
+    (f"{RUN} --map nonsense=fc.weight", "nonsense"),
+    (f"{GRU_ON} {{d}}/not_last.npz", "does not fit the trials and the readout in {d}/gru.npz"),
 ]
+
+TABLE = [*ITSELF, *OPTIONS, *FILES, *ARRAYS, *OUTPUTS, *VERIFY, *GOLDEN, *BENCH]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kpref._arguments import number_above, path, positive_integer, seed
 from kpref._terminal import Progress, say
@@ -24,6 +24,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``kpref analyze``."""
     from kpref.analysis.files import FIGURE_FORMATS
+    from kpref.analysis.networks import add_network_arguments
     from kpref.analysis.request import AT, INPUT_KINDS, MEASURES
     from kpref.integrate import TABLEAUS
     from kpref.loss import LOSSES
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--plan", action="store_true", help="say what the run would need in memory and time, and do no more")
     add("--quiet", action="store_true", help="print nothing but errors and failed self-checks")
 
+    add_network_arguments(parser)
     text = "Weights of an RNN as a rate network, tau dz/dt = -z + W phi(z) + U x + b."
     add = parser.add_argument_group("continuous time", text).add_argument
     positive = number_above(0)
@@ -85,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     import kpref.analysis.figures  # noqa: F401
     from kpref.analysis.api import perform
     from kpref.analysis.folders import require_replaceable, sweep
+    from kpref.analysis.networks import loading
     from kpref.analysis.planning import require_room
     from kpref.analysis.request import prepare
 
@@ -93,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     request = prepare(
         args.checkpoints, args.trials, loss=args.loss, at=args.at, modes=args.modes, measure=args.measure,
         max_trials=args.max_trials, seed=args.seed, nonlinearity=args.nonlinearity, dt=args.dt, method=args.method,
-        tau=args.tau, input_kind=args.input_kind, loading=_loading(args), spell=_spell,
+        tau=args.tau, input_kind=args.input_kind, loading=loading(args), spell=_spell,
         called=shlex.join(["kpref", *args.argv]),
     )  # fmt: skip
     if args.plan:
@@ -107,15 +110,10 @@ def run(args: argparse.Namespace) -> int:
         report.save(out, args.figures, args.save_modes, bar.tick)
     lines = report.lines()
     if not args.quiet:
-        say("\n".join([*lines, f"report: {out / 'report.html'}"]))
+        say("\n".join([*request.assumptions, *lines, f"report: {out / 'report.html'}"]))
     elif not report.passed:
         print(*(line for line in lines if "FAILED" in line), sep="\n", file=sys.stderr)
     return 0 if report.passed else 1
-
-
-def _loading(args: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of `load_checkpoint` beyond those of every analysis."""
-    return {}
 
 
 def _spell(name: str) -> str:

@@ -223,7 +223,7 @@ def analyze_checkpoint(
     integration : Integration, optional
         For a model in continuous time, and only then.
     z0 : ndarray, shape (H,) or (B, H), optional
-        Initial states; zero by default.
+        Initial states, shared or one a trial; zero by default.
 
     Returns
     -------
@@ -243,8 +243,8 @@ def analyze_checkpoint(
 
     def flow_on(chosen: Array) -> Flow:
         inputs = trials.inputs if len(chosen) == trials.n_trials else trials.inputs[chosen]
-        start = z0[chosen] if z0 is not None and z0.ndim == 2 else z0
-        return Flow(model, inputs, start, measure, **({} if integration is None else integration.arguments()))
+        initial = z0[chosen] if z0 is not None and z0.ndim == 2 else z0
+        return Flow(model, inputs, initial, measure=measure, **({} if integration is None else integration.arguments()))
 
     flow = flow_on(np.arange(trials.n_trials))
     k = min(modes, flow.space.size)

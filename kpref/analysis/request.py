@@ -21,7 +21,7 @@ from kpref._terminal import one_line
 from kpref._validate import integer, real_number, short
 from kpref.analysis.alignments import MOST_TASKS
 from kpref.analysis.settings import Integration, Objective
-from kpref.checkpoints import load_checkpoint
+from kpref.checkpoints import Checkpoint, load_checkpoint
 from kpref.data import example_folder
 from kpref.integrate import TABLEAUS
 from kpref.loss import LOSSES, evaluate_loss
@@ -84,8 +84,10 @@ class Request:
         What was read.
     facts : dict of str to str
         Where it all came from, for the report.
+    assumptions : tuple of str
+        What was assumed, set aside or put together when the networks were read, in sentences.
     notes : tuple of str
-        What will be left out and why, and what was assumed, in sentences.
+        These, and what will be left out and why.
     """
 
     networks: tuple[Network, ...]
@@ -97,6 +99,7 @@ class Request:
     seed: int
     files: tuple[Path, ...]
     facts: dict[str, str]
+    assumptions: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -161,10 +164,11 @@ def prepare(
         require_file("the trials file", source)
     whole = source if isinstance(source, Trials) else Trials.load(source)
     used = _thinned(whole, max_trials)
-    networks, notes = _read_networks(sources, arguments)
+    networks, assumptions = _read_networks(sources, arguments)
     objective = _choose_objective(used, loss, at)
     for network in networks:
         _check_fit(network, used, integration, spell)
+        _check_initial_states(network, used, spell)
         _check_objective(network, used, objective, measure, spell)
     shown = source if isinstance(source, Path) else "given in memory"
     facts = {
@@ -172,12 +176,17 @@ def prepare(
         "checkpoints": ", ".join(one_line(network.origin) for network in networks),
         "trials": one_line(f"{shown} ({used.n_trials} trials, {used.n_steps} steps, {used.n_inputs} inputs)"),
         "time": "discrete" if integration is None else integration.in_words(),
-        "initial states": "zero" if all(network.z0 is None for network in networks) else "learnt",
+        "initial states": "zero"
+        if all(network.z0 is None for network in networks)
+        else str(arguments.get("z0", "given")),
         "measure": measure,
         "seed": str(seed),
     }
-    notes += _notes(networks, used, objective, spell)
-    return Request(networks, used, objective, integration, modes, measure, seed, tuple(files), facts, tuple(notes))
+    notes = [*assumptions, *_notes(networks, used, objective, spell)]
+    return Request(
+        networks, used, objective, integration, modes, measure, seed, tuple(files), facts, tuple(assumptions),
+        tuple(notes),
+    )  # fmt: skip
 
 
 # Arguments
@@ -296,21 +305,21 @@ def _thinned(trials: Trials, most: int | None) -> Trials:
 def _read_networks(sources: Sequence[Any], arguments: Mapping[str, Any]) -> tuple[tuple[Network, ...], list[str]]:
     names = _short_names(sources)
     networks: list[Network] = []
-    notes: list[str] = []
+    told: dict[str, list[str]] = {}  # each thing once, with the names of those that it is true of
     for name, source in zip(names, sources, strict=True):
         origin = str(source) if isinstance(source, Path) else f"{name} (given in memory)"
         if isinstance(source, Model):
             source = source, None
         if _is_pair(source):
-            read = source
-            if not isinstance(read[1], Readout | None):
-                raise TypeError(f"{name}: beside a model there must be a kpref.Readout or None; got {short(read[1])}")
+            if not isinstance(source[1], Readout | None):
+                raise TypeError(f"{name}: beside a model there must be a kpref.Readout or None; got {short(source[1])}")
+            read = source if isinstance(source, Checkpoint) else Checkpoint(*source)
         else:
             read = load_checkpoint(source, **arguments)
-        model, readout = read
-        networks.append(Network(name, origin, model, readout, getattr(read, "z0", None)))
-        notes += [f"{name}: {note}" for note in getattr(read, "notes", ())]
-    return tuple(networks), notes
+        networks.append(Network(name, origin, read.model, read.readout, read.z0))
+        for note in read.notes:
+            told.setdefault(note, []).append(name)
+    return tuple(networks), [f"{', '.join(named)}: {note}." for note, named in told.items()]
 
 
 def _short_names(sources: Sequence[Any]) -> list[str]:
@@ -369,6 +378,14 @@ def _check_fit(network: Network, trials: Trials, integration: Integration | None
         raise ValueError(
             f"the trials have the label {trials.labels.max()}, but the readout in {origin} has {readout.n_outputs} "
             f"outputs (labels 0 to {readout.n_outputs - 1})"
+        )
+
+
+def _check_initial_states(network: Network, trials: Trials, spell: Spelling) -> None:
+    if network.z0 is not None and network.z0.ndim == 2 and len(network.z0) != trials.n_trials:
+        raise ValueError(
+            f"the initial states ({spell('z0')}) in {network.origin} are those of {len(network.z0)} trials, and "
+            f"{trials.n_trials} trials are analyzed"
         )
 
 
