@@ -82,14 +82,10 @@ class MapDynamics:
         trials, steps, _ = inputs.shape
         self.space = TrajectorySpace((trials, steps, model.n_states), measure, lengths=lengths)
         self.lengths = np.full(trials, steps) if self.space.lengths is None else self.space.lengths
-        self.z0, self.drive = z0, np.ascontiguousarray(inputs.swapaxes(0, 1))
-        _stand_still(self.drive, self.lengths)
+        self.z0, self.drive = z0, _standing_still(np.ascontiguousarray(inputs.swapaxes(0, 1)), self.lengths)
         trajectory = self._run(model)
         self.states: Array = trajectory[1:].swapaxes(0, 1)
-        starts = trajectory[:-1]
-        if self.space.lengths is not None:
-            starts = starts.copy()
-            _stand_still(starts, self.lengths)
+        starts = _standing_still(trajectory[:-1], self.lengths)
         self.linearization: SiteForm | DenseForm = linearize(model, starts, self.drive, dtype)
 
     def propagator(self) -> TensorOperator:
@@ -133,10 +129,14 @@ class MapDynamics:
         return trajectory
 
 
-def _stand_still(rows: Array, lengths: npt.NDArray[np.int64]) -> None:
-    """Fill what comes after the end of each trial, in (T, B, ...), with its last row that exists; in place."""
+def _standing_still(rows: Array, lengths: npt.NDArray[np.int64]) -> Array:
+    """Rows (T, B, ...), what comes after the end of each trial being its last row that exists."""
+    if lengths.min() == len(rows):
+        return rows
+    filled = rows.copy()
     for trial in np.flatnonzero(lengths < len(rows)):
-        rows[lengths[trial] :, trial] = rows[lengths[trial] - 1, trial]
+        filled[lengths[trial] :, trial] = rows[lengths[trial] - 1, trial]
+    return filled
 
 
 def _require_finite(trajectory: Array) -> None:
@@ -277,7 +277,5 @@ def _until_the_end(source: Any, kind: str, forcing: str, lengths: npt.NDArray[np
         )
     if callable(source):
         return source
-    rows = np.array(source).swapaxes(0, 1)
     # Held inputs are those at the start of an interval: that of the last row of a trial belongs to no interval.
-    _stand_still(rows, lengths - 1 if kind == "hold" else lengths)
-    return rows.swapaxes(0, 1)
+    return _standing_still(source.swapaxes(0, 1), lengths - 1 if kind == "hold" else lengths).swapaxes(0, 1)

@@ -197,6 +197,11 @@ class TrajectorySpace(EuclideanSpace):
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"a trajectory space needs a shape (trials, time, units) without empty axes; got {shape}")
         require_memory(8.0 * self.shape[0] * self.shape[1], f"a measure over {self.shape[0]} x {self.shape[1]} points")
+        if times is not None and self.lengths is not None and self.lengths.min() < 2:
+            raise ValueError(
+                f"a trial in continuous time needs at least two times; got a length of 1 at trial "
+                f"{int(np.argmin(self.lengths))}"
+            )
         self.mu: Array = _weights(self.shape[:2], measure, times, self.lengths)
         self.mu.flags.writeable = False
         self.measure: str = measure if isinstance(measure, str) else "weights"
@@ -254,11 +259,6 @@ def _mean_weights(exist: Array, times: npt.ArrayLike | None) -> Array:
         gaps = np.diff(grid)
         if steps < 2 or (gaps <= 0).any():
             raise ValueError("times must be at least two increasing numbers")
-        if (exist[:, 1] == 0).any():
-            raise ValueError(
-                f"a trial in continuous time needs at least two times; got a length of 1 at trial "
-                f"{int(np.argmin(exist[:, 1]))}"
-            )
         both = exist[:, 1:] * gaps  # intervals, both ends of which exist
         ends = grid[exist.sum(axis=1).astype(int) - 1]
         shares, sizes = np.pad(both, [(0, 0), (0, 1)]) + np.pad(both, [(0, 0), (1, 0)]), 2.0 * (ends - grid[0])
