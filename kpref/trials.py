@@ -272,13 +272,13 @@ def _lengths_of(arrays: dict[str, NDArray[Any]], notes: list[str]) -> NDArray[np
     if not ((tail == 0) | np.isnan(tail)).all():
         notes.append(
             f"The mask is zero at the end of {ended:,} of {n_trials:,} trials, where the inputs are not: these steps "
-            "are taken to exist and only not to be scored. If they are padding, give the lengths of the trials."
+            "are taken to exist and only not to be scored. If they are padding, give `lengths` with the trials."
         )
         return whole
     notes.append(
-        f"The zeros at the end of the mask are taken for padding, as the inputs are zero there too: {ended:,} of "
+        f"The zeros at the end of the mask are taken for padding, as the inputs hold nothing there either: {ended:,} of "
         f"{n_trials:,} trials end early, and {lengths.sum():,} of {n_trials * n_steps:,} steps exist. If all of them "
-        f"exist and some are only not scored, give lengths of {n_steps} for every trial."
+        f"exist and some are only not scored, give `lengths` with the trials, {n_steps} for each of them."
     )
     return lengths
 

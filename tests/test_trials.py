@@ -162,7 +162,7 @@ class TestLengths:
         if trials.notes:
             assert "padding" in trials.notes[0]
             assert f"{sum(lengths)} of {B * T} steps exist" in trials.notes[0]
-            assert f"lengths of {T} for every trial" in trials.notes[0]
+            assert f"give `lengths` with the trials, {T} for each" in trials.notes[0]
 
     def test_lengths_that_are_given_win(self):
         inputs, mask = np.pad(ones(B, T, N_IN), [(0, 0), (0, 3), (0, 0)]), np.repeat([1.0, 0.0], [T, 3])
@@ -178,7 +178,7 @@ class TestLengths:
         trials = Trials(inputs, mask=mask)
         assert trials.lengths.tolist() == [T] * B
         assert "taken to exist and only not to be scored" in trials.notes[0]
-        assert "give the lengths" in trials.notes[0]
+        assert "give `lengths`" in trials.notes[0]
 
     @pytest.mark.parametrize("answers", ["targets", "labels"])
     def test_what_stands_after_the_end_is_not_looked_at(self, answers):
