@@ -46,7 +46,8 @@ class Flow:
     z0 : array_like, shape (H,) or (B, H), optional
         Initial states, shared or one a trial; zero by default.
     measure : {"mean", "sum"} or array_like
-        Weights of trials and time in the inner product; see `TrajectorySpace`.
+        Weights of trials and time in the inner product; see `TrajectorySpace`. A weight of zero takes a point out of
+        sums, and out of the adjoint of P; steps that are only not scored belong into the mask of `gradient_flow`.
     dtype : {float64, float32}
         Precision of the operators. The trajectory and the linearisation are computed in float64 in any case.
     lengths : array_like of int, shape (B,), optional
@@ -154,7 +155,12 @@ class Flow:
 
     @cached_property
     def P(self) -> TensorOperator:
-        """Linearised flow propagator: how a change of the dynamics travels through time."""
+        """Linearised flow propagator: how a change of the dynamics travels through time.
+
+        Its adjoint ``P.star`` is that of the space restricted to points with weight: with a weight of zero before one
+        that is not, it carries nothing through that step, and neither ``P K P*`` nor ``J* P* Err`` are what they stand
+        for. `NTK` and `gradient_flow` are made of D and its transpose, which are right in every measure.
+        """
         return self._dynamics.propagator()
 
     @cached_property
@@ -183,8 +189,8 @@ class Flow:
     def NTK(self) -> TensorOperator:
         """Neural tangent kernel of the states, ``D D*``, exact.
 
-        It is ``P K P*`` for maps and the limit of that for fields, where the measure is positive. With zero weights
-        ``P @ K @ P.star`` restricts the dynamics to the observed points as well, and is another operator.
+        It is ``P K P*`` for maps and the limit of that for fields, where no weight of zero comes before one that is
+        not. Otherwise ``P @ K @ P.star`` restricts the dynamics to the observed points too, and is another operator.
         """
         return self.D.gram("NTK")
 

@@ -264,23 +264,34 @@ def _lengths_of(arrays: dict[str, NDArray[Any]], notes: list[str]) -> NDArray[np
     if "mask" not in arrays:
         return whole
     scored = arrays["mask"] != 0
-    lengths = np.where(scored.any(axis=1), n_steps - np.argmax(scored[:, ::-1], axis=1), n_steps)
+    some = scored.any(axis=1)
+    starts = np.where(some, np.argmax(scored, axis=1), 0)
+    if starts.any() and _hold_nothing(arrays["inputs"][points(starts, n_steps)]):
+        notes.append(
+            f"The mask is zero at the start of {np.count_nonzero(starts):,} of {n_trials:,} trials, where the inputs "
+            "are zero too: these steps are taken to exist and only not to be scored. If they are padding, put it at "
+            "the end."
+        )
+    lengths = np.where(some, n_steps - np.argmax(scored[:, ::-1], axis=1), n_steps)
     ended = int((lengths < n_steps).sum())
     if not ended:
         return whole
-    tail = arrays["inputs"][~points(lengths, n_steps)]
-    if not ((tail == 0) | np.isnan(tail)).all():
+    if not _hold_nothing(arrays["inputs"][~points(lengths, n_steps)]):
         notes.append(
             f"The mask is zero at the end of {ended:,} of {n_trials:,} trials, where the inputs are not: these steps "
             "are taken to exist and only not to be scored. If they are padding, give `lengths` with the trials."
         )
         return whole
     notes.append(
-        f"The zeros at the end of the mask are taken for padding, as the inputs hold nothing there either: {ended:,} of "
-        f"{n_trials:,} trials end early, and {lengths.sum():,} of {n_trials * n_steps:,} steps exist. If all of them "
+        f"The zeros at the end of the mask are taken for padding, as the inputs hold nothing there either: {ended:,} "
+        f"of {n_trials:,} trials end early, and {lengths.sum():,} of {n_trials * n_steps:,} steps exist. If all of them "
         f"exist and some are only not scored, give `lengths` with the trials, {n_steps} for each of them."
     )
     return lengths
+
+
+def _hold_nothing(inputs: NDArray[Any]) -> bool:
+    return bool(((inputs == 0) | np.isnan(inputs)).all())
 
 
 def _without_tails(

@@ -180,6 +180,16 @@ class TestLengths:
         assert "taken to exist and only not to be scored" in trials.notes[0]
         assert "give `lengths`" in trials.notes[0]
 
+    def test_padding_in_front_is_not_taken_for_any(self):
+        inputs, mask = ones(B, T, N_IN), ones(B, T)
+        mask[1:, :2], inputs[1:, :2] = 0, 0
+        trials = Trials(inputs, mask=mask)
+        assert trials.lengths.tolist() == [T] * B
+        assert "start of 3 of 4 trials" in trials.notes[0]
+        assert "put it at the end" in trials.notes[0]
+        inputs[1, 0] = 1  # a stimulus, and a delay
+        assert Trials(inputs, mask=mask).notes == ()
+
     @pytest.mark.parametrize("answers", ["targets", "labels"])
     def test_what_stands_after_the_end_is_not_looked_at(self, answers):
         """NaN, infinity and -100, by which PyTorch's losses leave labels out."""

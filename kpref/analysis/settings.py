@@ -43,9 +43,9 @@ class Objective:
         scored = weights[weights > 0]
         words = [where] if self.at == "last" or len(scored) == len(weights) else []
         if len(scored) < len(weights):
-            words.append(f"scored {step}s only ({len(scored):,} of {len(weights):,})")
+            words.append(f"scored {step}s only ({len(scored):,} of {len(weights):,}, by the mask)")
         if len(np.unique(scored)) > 1:
-            words.append("weighed by the mask")
+            words.append("with the mask's weights")
         return f"{name}, {', '.join(words)}"
 
 
