@@ -238,7 +238,8 @@ def test_plan_runs_and_writes_nothing(folder, tmp_path, monkeypatch, capsys):
     output = capsys.readouterr()
     assert output.err == ""
     assert all(
-        word in output.out for word in ("network   before: GRU", "memory    ", "time      about", "mse, all steps")
+        word in output.out
+        for word in ("network   before: GRU", "memory    ", "time      about", "mean squared error, all steps")
     )
     assert os.listdir(tmp_path) == []
 

@@ -127,9 +127,9 @@ def _print_plan(request: Request, out: Path) -> None:
     trials, objective = request.trials, request.objective
     lines = [
         *(f"network   {network.name}: {network.model}, readout {network.readout}" for network in request.networks),
-        f"trials    {trials.n_trials} of {trials.n_steps} steps and {trials.n_inputs} inputs",
+        f"trials    {trials.in_words()}, {trials.n_inputs} inputs",
         f"dynamics  {request.facts['time']}",
-        f"loss      {'none' if objective is None else f'{objective.loss}, {objective.at} steps'}",
+        f"loss      {'none' if objective is None else objective.in_words(trials)}",
         str(make_plan(request)),
         f"output    {out}, {'which is replaced' if out.exists() else 'new'}",
         *(f"note      {note}" for note in request.notes),

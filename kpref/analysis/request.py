@@ -174,7 +174,7 @@ def prepare(
     facts = {
         "command line": one_line(called),
         "checkpoints": ", ".join(one_line(network.origin) for network in networks),
-        "trials": one_line(f"{shown} ({used.n_trials} trials, {used.n_steps} steps, {used.n_inputs} inputs)"),
+        "trials": one_line(f"{shown} ({used.in_words()}, {used.n_inputs} inputs)"),
         "time": "discrete" if integration is None else integration.in_words(),
         "initial states": "zero"
         if all(network.z0 is None for network in networks)
@@ -293,10 +293,10 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _thinned(trials: Trials, most: int | None) -> Trials:
-    """At most so many trials, evenly spread over all."""
-    if most is None or most >= trials.n_trials:
-        return trials
-    return trials.subset(np.linspace(0, trials.n_trials - 1, most).round().astype(int))
+    """At most so many trials, evenly spread over all, without steps that exist in none of them."""
+    if most is not None and most < trials.n_trials:
+        trials = trials.subset(np.linspace(0, trials.n_trials - 1, most).round().astype(int))
+    return trials.trimmed()
 
 
 # Networks
@@ -352,8 +352,8 @@ def _choose_objective(trials: Trials, loss: str, at: str) -> Objective | None:
 
 def _check_fit(network: Network, trials: Trials, integration: Integration | None, spell: Spelling) -> None:
     model, readout, origin = network.model, network.readout, network.origin
-    if integration is not None and trials.n_steps < 2:
-        raise ValueError(f"{spell('dt')} needs trials of at least 2 times; got 1")
+    if integration is not None and trials.lengths.min() < 2:
+        raise ValueError(f"{spell('dt')} needs trials of at least 2 times; got 1 at trial {trials.lengths.argmin()}")
     if isinstance(model, Field) and integration is None:
         raise ValueError(
             f"the network in {origin} is one in continuous time: {spell('dt')} is needed, the time from one row of the "
@@ -397,7 +397,8 @@ def _check_objective(
         return
     shape = (trials.n_trials, trials.n_steps, network.model.n_states)
     try:
-        evaluate_loss(np.zeros(shape), TrajectorySpace(shape, measure), network.readout, **objective.arguments(trials))
+        space = TrajectorySpace(shape, measure, lengths=trials.lengths)
+        evaluate_loss(np.zeros(shape), space, network.readout, **objective.arguments(trials))
     except ValueError as error:
         raise ValueError(
             f"the loss {objective.loss} at {spell('at')} {objective.at} does not fit the trials and the readout in "
@@ -407,7 +408,7 @@ def _check_objective(
 
 def _notes(networks: Sequence[Network], trials: Trials, objective: Objective | None, spell: Spelling) -> list[str]:
     """What the report should say about what it leaves out, and what was chosen where there was a choice."""
-    notes = []
+    notes = list(trials.notes)
     if len({network.model.n_states for network in networks}) > 1:
         notes.append(
             "The checkpoints have different numbers of units: those that differ from the first are not compared."
@@ -417,22 +418,20 @@ def _notes(networks: Sequence[Network], trials: Trials, objective: Objective | N
         return notes
     if trials.targets is not None and trials.labels is not None:
         notes.append(
-            f"The trials have targets and labels: the loss is {objective.loss} ({spell('loss')} chooses the other), "
-            "and labels that are one a trial say what the sub-tasks are."
+            f"The trials have targets and labels: the loss is {objective.loss}, and {spell('loss')} chooses the other."
         )
     for network in networks:
         if network.readout is None:
             where = Path(network.origin).name if Path(network.origin).suffix else network.name
             notes.append(f"{where} has no readout: all that needs a loss is left out for it.")
-    if trials.labels is None or trials.labels.ndim != 1:
+    if trials.groups is None:
         notes.append(
-            "The trials do not carry one label each, which would say what the sub-tasks are: their alignment is left "
-            "out."
+            "The trials do not carry one condition or label each, which would say what the sub-tasks are: their "
+            "alignment is left out."
         )
-    else:
-        number = len(np.unique(trials.labels))
-        if number > MOST_TASKS:
-            notes.append(
-                f"The trials have {number} different labels: alignment of more than {MOST_TASKS} sub-tasks is left out."
-            )
+    elif len(np.unique(trials.groups)) > MOST_TASKS:
+        number, what = len(np.unique(trials.groups)), "labels" if trials.conditions is None else "conditions"
+        notes.append(
+            f"The trials have {number} different {what}: alignment of more than {MOST_TASKS} sub-tasks is left out."
+        )
     return notes
