@@ -7,7 +7,7 @@ import html
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,11 @@ from kpref.analysis.request import Request, prepare
 from kpref.trials import Trials
 
 if TYPE_CHECKING:
+    from kpref.analysis.checks import Check
     from kpref.analysis.comparison import Study
+    from kpref.analysis.numbers import Analysis
 
-__all__ = ["Report", "analyze", "perform"]
+__all__ = ["Report", "analyze", "in_a_line", "perform"]
 
 Tell = Callable[[str], object]
 Tick = Callable[[object], object]
@@ -95,24 +97,9 @@ class Report:
         self.folder = path
         return path
 
-    def lines(self) -> list[str]:
-        """One line a network: its loss, its accuracy, and how its self-checks ended."""
-        found = []
-        for analysis in self.study.analyses:
-            parts = [f"{analysis.name}:"]
-            if analysis.loss is not None:
-                parts.append(f"loss {analysis.loss:.4g},")
-            if analysis.accuracy is not None:
-                parts.append(f"accuracy {analysis.accuracy:.2%},")
-            checks = analysis.check.checks
-            failed = [check.name for check in checks if not check.passed]
-            parts.append(f"{len(checks) - len(failed)} of {len(checks)} self-checks passed")
-            found.append(" ".join(parts) + (f"; FAILED: {', '.join(failed)}" if failed else ""))
-        return found
-
     def __repr__(self) -> str:
         where = "" if self.folder is None else f", in {self.folder}"
-        return f"Report({'; '.join(self.lines())}{where})"
+        return f"Report({'; '.join(map(in_a_line, self.study.analyses))}{where})"
 
     def _repr_html_(self) -> str:
         """A table with a row a metric and a column a network."""
@@ -129,9 +116,7 @@ class Report:
             for quantity in quantities(analysis):
                 error = f" ± {quantity.error:.1g}" if quantity.error else ""
                 rows.setdefault(quantity.label, {})[name] = f"{quantity.value:.4g}{error}"
-            failed = [check.name for check in checks if not check.passed]
-            words = f"FAILED: {', '.join(failed)}" if failed else f"{len(checks)} of {len(checks)} passed"
-            rows.setdefault("self-checks", {})[name] = words
+            rows.setdefault("self-checks", {})[name] = _verdict(checks)
         head = "".join(f"<th>{html.escape(analysis.name)}</th>" for analysis in analyses)
         body = "".join(
             f"<tr><th style='text-align:left'>{html.escape(label)}</th>"
@@ -141,6 +126,24 @@ class Report:
         )
         where = "" if self.folder is None else f"<p>report: {html.escape(str(self.folder / 'report.html'))}</p>"
         return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>{where}"
+
+
+def in_a_line(analysis: Analysis) -> str:
+    """A network's loss, its accuracy, and how its self-checks ended."""
+    parts = [f"{analysis.name}:"]
+    if analysis.loss is not None:
+        parts.append(f"loss {analysis.loss:.4g},")
+    if analysis.accuracy is not None:
+        parts.append(f"accuracy {analysis.accuracy:.2%},")
+    return " ".join([*parts, _verdict(analysis.check.checks)])
+
+
+def _verdict(checks: Sequence[Check]) -> str:
+    failed = [check.name for check in checks if not check.passed]
+    idle = sum(check.idle for check in checks if check.passed)
+    passed = f"{len(checks) - len(failed) - idle} of {len(checks)} self-checks passed"
+    passed += f" ({idle} had nothing to test)" if idle else ""
+    return passed + (f"; FAILED: {', '.join(failed)}" if failed else "")
 
 
 def analyze(

@@ -16,6 +16,7 @@ from kpref._arguments import number_above, path, positive_integer, seed
 from kpref._terminal import Progress, say
 
 if TYPE_CHECKING:
+    from kpref.analysis.numbers import Analysis
     from kpref.analysis.request import Request
 
 __all__ = ["add_arguments", "run"]
@@ -108,12 +109,25 @@ def run(args: argparse.Namespace) -> int:
         report = perform(request, started, bar.stage, bar.tick)
         bar.stage("figures and report")
         report.save(out, args.figures, args.save_modes, bar.tick)
-    lines = report.lines()
+    found = {analysis: _findings(analysis) for analysis in report.study.analyses}
     if not args.quiet:
+        lines = [line for lines in found.values() for line in lines]
         say("\n".join([*request.assumptions, *lines, f"report: {out / 'report.html'}"]))
-    elif not report.passed:
-        print(*(line for line in lines if "FAILED" in line), sep="\n", file=sys.stderr)
+    else:
+        failed = [line for analysis, lines in found.items() if not analysis.check.passed for line in lines]
+        print(*failed, sep="\n", end="\n" if failed else "", file=sys.stderr)
     return 0 if report.passed else 1
+
+
+def _findings(analysis: Analysis) -> list[str]:
+    """What is printed of a network: one line, and what is wrong with it or with the analysis, each in a sentence."""
+    from kpref.analysis.api import in_a_line
+    from kpref.analysis.symptoms import symptoms
+
+    verdicts = [
+        f"{check.name}: {check.verdict}" for check in analysis.check.checks if not check.passed and check.verdict
+    ]
+    return [in_a_line(analysis), *(f"  {sentence}" for sentence in (*symptoms(analysis), *verdicts))]
 
 
 def _spell(name: str) -> str:
