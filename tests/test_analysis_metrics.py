@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 
 from kpref import Flow, Readout, cli, load_checkpoint, plots, save_checkpoint
 from kpref.analysis.dimensions import schmidt_trials
-from kpref.analysis.findings import with_error
 from kpref.analysis.metric_figures import alignments, dimensions, stability
 from kpref.analysis.numbers import evenly_spread
 from kpref.analysis.stability import growth_trials, stability_trials
+from kpref.analysis.wording import with_error
 from kpref.coloring import color_trials
 from kpref.models import GRU, RNN
 from kpref.space import TrajectorySpace

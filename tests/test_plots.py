@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from kpref import plots
-from kpref.analysis.findings import number
+from kpref.analysis.wording import number
 from kpref.coloring import color_trials
 from kpref.trials import Trials
 

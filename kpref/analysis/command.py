@@ -19,6 +19,7 @@ from kpref.analysis.comparison import Study, compare_all
 from kpref.analysis.files import FIGURE_FORMATS, report_files
 from kpref.analysis.folders import require_replaceable, write_folder
 from kpref.analysis.numbers import STAGES, Analysis, analyze_checkpoint
+from kpref.analysis.provenance import fingerprints
 from kpref.analysis.request import (
     check_fit,
     choose_integration,
@@ -226,6 +227,7 @@ def _facts(
         "initial states": "zero",
         "measure": args.measure,
         "seed": str(args.seed),
+        **fingerprints([*paths, trials_path]),
     }
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kpref.analysis.dimensions import KEPT, Dimensions
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.stability import NORM_TOLERANCE
+from kpref.analysis.wording import LEVEL
 from kpref.spectra import Estimate
 
 __all__ = ["Quantity", "alignment_words", "quantities"]
@@ -36,6 +37,8 @@ class Quantity:
         Standard error, or a bound where `how` says so; 0 for exact values; None where there is nothing to tell it from.
     how : str
         Exact, estimated, iterated or a mean; and how well it is known.
+    interval : tuple of float or None
+        That contains the value with a probability of 95 %; None where `error` says it all.
     """
 
     key: str
@@ -44,6 +47,7 @@ class Quantity:
     value: float
     error: float | None
     how: str
+    interval: tuple[float, float] | None = None
 
 
 def quantities(analysis: Analysis) -> tuple[Quantity, ...]:
@@ -57,27 +61,27 @@ def quantities(analysis: Analysis) -> tuple[Quantity, ...]:
 
 def alignment_words() -> str:
     """How an alignment is known that is not exact."""
-    return "estimated from random vectors, ± standard error (jackknife)"
+    return "estimated from random vectors, 95 % interval"
 
 
 def _of(key: str, label: str, group: str, estimate: Estimate, how: str = "") -> Quantity:
     words = _EXACT if estimate.exact else how
-    return Quantity(key, label, group, estimate.value, estimate.standard_error, words)
+    return Quantity(key, label, group, estimate.value, estimate.standard_error, words, estimate.interval(LEVEL))
 
 
 def _sizes(analysis: Analysis) -> list[Quantity]:
     sizes: Dimensions = analysis.dimensions
     trials, group = analysis.space.shape[0], "dimensions"
-    random = "estimated from random vectors, ± standard error"
+    random = "estimated from random vectors, 95 % interval"
 
     def fixed(key: str, label: str, value: float) -> Quantity:
         return Quantity(key, label, group, value, 0.0, _EXACT)
 
     def schmidt(key: str, label: str, estimate: Estimate, used: int) -> Quantity:
-        words = (_EXACT if estimate.exact else f"{random} (jackknife)") + _part(used, trials)
-        return Quantity(key, label, group, estimate.value, estimate.standard_error, words)
+        words = (_EXACT if estimate.exact else random) + _part(used, trials)
+        return Quantity(key, label, group, estimate.value, estimate.standard_error, words, estimate.interval(LEVEL))
 
-    trace_words = "estimated: leading eigenvalues, random vectors for the rest, ± standard error"
+    trace_words = "estimated: leading eigenvalues, random vectors for the rest, 95 % interval"
     return [
         fixed("trace_K", "trace of K", analysis.kernel.trace),
         _of("trace_PP*", "trace of P P*", group, sizes.propagator_trace, random),
@@ -92,8 +96,8 @@ def _sizes(analysis: Analysis) -> list[Quantity]:
             )
             for axis in KEPT
         ),
-        _of("effective_dimension_PP*", "effective dimension of P P*", group, sizes.propagator, f"{random} (jackknife)"),
-        _of("effective_dimension_NTK", "effective dimension of the NTK", group, sizes.ntk, f"{random} (jackknife)"),
+        _of("effective_dimension_PP*", "effective dimension of P P*", group, sizes.propagator, random),
+        _of("effective_dimension_NTK", "effective dimension of the NTK", group, sizes.ntk, random),
         schmidt("schmidt_rank_K", "Schmidt rank of K", sizes.kernel_schmidt, sizes.kernel_schmidt_trials),
         schmidt("schmidt_rank_NTK", "Schmidt rank of the NTK", sizes.ntk_schmidt, sizes.ntk_schmidt_trials),
     ]
@@ -110,8 +114,9 @@ def _stability(analysis: Analysis) -> list[Quantity]:
     def mean(key: str, label: str, value: float, error: float) -> Quantity:
         if not np.isfinite(error):
             return Quantity(key, label, group, value, None, "exact for one trial; one alone has no standard error")
-        words = f"exact for each trial, mean of {_of_all(len(norms), total)} ± its standard error"
-        return Quantity(key, label, group, value, error, words)
+        words = f"exact for each trial, mean of {_of_all(len(norms), total)}, 95 % interval of the mean"
+        over_trials = Estimate(value, error, 0, "mean", degrees=len(norms) - 1)
+        return Quantity(key, label, group, value, error, words, over_trials.interval(LEVEL))
 
     exponents = stability.exponents
     counts = (exponents.values > 0).sum(axis=1)
@@ -119,7 +124,7 @@ def _stability(analysis: Analysis) -> list[Quantity]:
     peak = float(np.median(stability.growth.max(axis=1)))
     largest, error = float(exponents.mean[0]), float(exponents.standard_error[0])
     return [
-        _of("norm_P", "operator norm of P", group, stability.norm, "iterated, ± bound from the residual"),
+        _of("norm_P", "operator norm of P", group, stability.norm, "iterated, bound from the residual"),
         Quantity("norm_P_median", "operator norm of P on one trial, median", group, middle, NORM_TOLERANCE * middle,
                  iterated),
         Quantity("norm_P_smallest", "operator norm of P on one trial, smallest", group, smallest,
