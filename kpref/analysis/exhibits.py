@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 
 from kpref.coloring import TrialColoring
 from kpref.plots import STYLE, plot_legend_of_trials
+from kpref.plots.style import legend_columns, plain_names
 
-__all__ = ["KINDS", "SIZE", "Exhibit", "Panel", "exhibit", "key_panel", "with_own_names"]
+__all__ = ["KINDS", "SIZE", "Exhibit", "Panel", "exhibit", "key_panel", "size_with_names", "with_own_names"]
 
 #: File formats of figures, and what makes the same picture the same file.
 KINDS = {
@@ -94,6 +95,13 @@ def exhibit(section: str, title: str, caption: str, panels: Sequence[Panel], key
     several = len(panels) > 1
     lettered = [replace(panel, letter=_letter(index) if several else "") for index, panel in enumerate(panels)]
     return Exhibit(section, title, caption, (*lettered, *([] if key is None else [key])))
+
+
+def size_with_names(names: Sequence[str]) -> tuple[float, float]:
+    """Of a panel with these names in its legend: `SIZE`, and what a legend below the axes takes."""
+    columns = legend_columns(plain_names(names))
+    rows = -(-min(len(names) + 1, 13) // columns) if columns else 0
+    return SIZE[0], SIZE[1] + (0.25 + 0.17 * rows if columns else 0.0)
 
 
 def _letter(index: int) -> str:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from kpref.analysis.comparison import Study
 from kpref.analysis.exhibits import Exhibit, Panel, exhibit, key_panel, with_own_names
-from kpref.analysis.metric_figures import alignments, dimensions, stability
+from kpref.analysis.metric_figures import alignments, dimensions, size_of, stability
 from kpref.analysis.numbers import Analysis, StepTest
 from kpref.analysis.profile import Profile
 from kpref.analysis.runs import ends_in_words, scored, until_end
@@ -186,14 +186,16 @@ def _lengths(ax: Axes, study: Study, analysis: Analysis) -> None:
 
 def _spectra(study: Study, coloring: TrialColoring) -> list[Exhibit]:
     analyses = study.analyses
-    shown = len(analyses[0].ntk_modes.values)
+    shown, size = len(analyses[0].ntk_modes.values), size_of(study)
     wanted = [
         ("K", "parameters (K)", [(a.name, a.kernel.values[:shown]) for a in analyses]),
         ("PP", "dynamics (P P*)", [(a.name, a.propagator_modes.values) for a in analyses]),
         ("NTK", "both together (NTK)", [(a.name, a.ntk_modes.values) for a in analyses]),
     ]
     panels = [
-        Panel(f"eigenvalues_{key}", f"leading eigenvalues: {title}", partial(_leading, spectra=spectra, title=title))
+        Panel(
+            f"eigenvalues_{key}", f"leading eigenvalues: {title}", partial(_leading, spectra=spectra, title=title), size
+        )
         for key, title, spectra in wanted
     ]
     leading = exhibit(
@@ -213,8 +215,10 @@ def _spectra(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         "effective dimension: about so many independent changes of the dynamics carry most of what the parameters can "
         "do.",
         [
-            Panel("spectrum_K", "all eigenvalues of K on logarithmic axes", partial(_whole, study=study)),
-            Panel("spectrum_K_cumulative", "running sum of the eigenvalues of K", partial(_running_sum, study=study)),
+            Panel("spectrum_K", "all eigenvalues of K on logarithmic axes", partial(_whole, study=study), size),
+            Panel(
+                "spectrum_K_cumulative", "running sum of the eigenvalues of K", partial(_running_sum, study=study), size
+            ),
         ],
     )
     return [leading, exact]
@@ -242,7 +246,7 @@ def _shares(study: Study, coloring: TrialColoring) -> list[Exhibit]:
     have = [(a.name, a.shares, color) for a, color in zip(study.analyses, colors, strict=True) if a.shares is not None]
     if not have:
         return []
-    used = [color for *_, color in have]
+    used, size = [color for *_, color in have], size_of(study)
     parts = [
         ("error", "of the error |Err|²", "share of |Err|² (%)"),
         ("rate", "of the fall of the loss", "share of the rate of fall (%)"),
@@ -255,7 +259,7 @@ def _shares(study: Study, coloring: TrialColoring) -> list[Exhibit]:
             plot_cumulative(shares, label, "number of leading NTK modes", colors=used, ax=ax)
             title_of(ax, title)
 
-        panels.append(Panel(f"shares_{key}", f"share {title} in the leading NTK modes", draw))
+        panels.append(Panel(f"shares_{key}", f"share {title} in the leading NTK modes", draw, size))
     caption = (
         "A: how much of the error lies in the leading modes of the NTK (mind the scale). B: how much of the speed at "
         "which gradient descent lowers the loss comes from them. A low curve in A and a high one in B: the loss falls "
@@ -269,7 +273,7 @@ def _steps(study: Study, coloring: TrialColoring) -> list[Exhibit]:
     have = [(a.name, a.step, color) for a, color in zip(study.analyses, colors, strict=True) if a.step is not None]
     if not have:
         return []
-    used = [color for *_, color in have]
+    used, size = [color for *_, color in have], size_of(study)
 
     def gaps(ax: Axes) -> None:
         curves = [(name, step.etas, step.gap) for name, step, _ in have]
@@ -288,8 +292,8 @@ def _steps(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         "of the predicted change; below the dashed line at 10 % the prediction is a good picture of reality."
     )
     panels = [
-        Panel("step_gap", "difference of realised and predicted change against the learning rate", gaps),
-        Panel("step_relative_error", "relative error of the prediction against the learning rate", ratios),
+        Panel("step_gap", "difference of realised and predicted change against the learning rate", gaps, size),
+        Panel("step_relative_error", "relative error of the prediction against the learning rate", ratios, size),
     ]
     return [exhibit("steps", "Does the prediction hold?", caption, panels)]
 
@@ -359,7 +363,9 @@ def _angles(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         "checkpoint. 0° means that a pattern of change is shared by both, 90° that it is in none of the leading modes "
         "of the other."
     )
-    panel = Panel("principal_angles", "principal angles between leading NTK modes of two checkpoints", draw)
+    panel = Panel(
+        "principal_angles", "principal angles between leading NTK modes of two checkpoints", draw, size_of(study)
+    )
     return [exhibit("changes", "How far the leading modes turned", caption, [panel])]
 
 
@@ -375,7 +381,7 @@ def _differences(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         f"{derivative} against central finite differences of the plain network. An exact derivative shows as a fall "
         "with slope 2 until rounding takes over at the far left; a wrong one would level off at its error."
     )
-    panel = Panel("finite_differences", "error of finite differences against their step", draw)
+    panel = Panel("finite_differences", "error of finite differences against their step", draw, size_of(study))
     return [exhibit("check", "Derivatives against finite differences", caption, [panel])]
 
 

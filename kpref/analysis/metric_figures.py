@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from kpref.analysis.comparison import Study
-from kpref.analysis.exhibits import SIZE, Exhibit, Panel, exhibit
+from kpref.analysis.exhibits import SIZE, Exhibit, Panel, exhibit, size_with_names
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.quantities import quantities
 from kpref.analysis.runs import until_end
@@ -26,7 +26,7 @@ from kpref.plots import (
 )
 from kpref.plots.style import title_of
 
-__all__ = ["alignments", "dimensions", "stability"]
+__all__ = ["alignments", "dimensions", "size_of", "stability"]
 
 #: Keys of `quantities` and names of the operators.
 _OPERATORS = (("K", "K"), ("PP*", "P P*"), ("NTK", "NTK"))
@@ -99,8 +99,8 @@ def stability(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         title_of(ax, "norm of P, one point a trial")
 
     panels = [
-        Panel("growth", "logarithm of the growth of the propagator over time", growth),
-        Panel("lyapunov_exponents", "finite-time Lyapunov exponents, sorted", exponents),
+        Panel("growth", "logarithm of the growth of the propagator over time", growth, size_of(study)),
+        Panel("lyapunov_exponents", "finite-time Lyapunov exponents, sorted", exponents, size_of(study)),
         Panel("trial_norms", "operator norm of P on each trial", norms),
     ]
     for analysis in analyses:
@@ -163,6 +163,11 @@ def alignments(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         )
         exhibits.append(exhibit("alignments", "Do the sub-tasks help each other?", caption, panels))
     return exhibits
+
+
+def size_of(study: Study) -> tuple[float, float]:
+    """Of a panel whose legend holds the checkpoints."""
+    return size_with_names([analysis.name for analysis in study.analyses])
 
 
 def _against_training(ax: Axes, study: Study, curves: list[tuple[str, str]], label: str, title: str) -> None:

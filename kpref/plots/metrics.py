@@ -52,7 +52,7 @@ _LARGEST_WITH_NUMBERS = 12  # matrices with a number in each cell
 def plot_modes_over_time(
     modes: Array,
     values: Array | None = None,
-    label: str = "length of the mode, rms over trials",
+    label: str = "length, rms over trials",
     times: Array | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -82,7 +82,8 @@ def plot_modes_over_time(
     ax = given_or_new(ax)
     places = time_axis(ax, times, modes.shape[2])
     colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, len(modes)))
-    lengths = [np.sqrt(mean_over(np.square(shown(mode)).sum(axis=2), axis=0)) for mode in modes]
+    scale = float(np.nanmax(np.abs(shown(modes)), initial=0.0)) or 1.0  # so that squares do not overflow
+    lengths = [scale * np.sqrt(mean_over(np.square(shown(mode) / scale).sum(axis=2), axis=0)) for mode in modes]
     for index, (length, color) in enumerate(zip(lengths, colors, strict=True)):
         name = f"mode {index + 1}" + ("" if values is None else f", λ = {_short(values[index])}")
         ax.plot(places, length, color=color, linewidth=1.6, label=name, **_dot(places))
@@ -189,7 +190,8 @@ def plot_alignment_matrix(
         if not np.isfinite(value):
             ax.text(column, row, "–", ha="center", va="center", color=MUTED)
             continue
-        text = f"{round(float(value), 2) + 0.0:.2f}".replace("-", "−")  # + 0.0: no -0.00
+        text = f"{round(float(value), 2) + 0.0:.2f}" if abs(value) < 10 else f"{value:.1g}"  # + 0.0: no -0.00
+        text = text.replace("-", "−")
         if errors is not None and 0 < errors[row, column] < np.inf:
             text += f"\n±{errors[row, column]:.1g}"
         dark = np.dot(image.to_rgba(value)[:3], [0.3, 0.59, 0.11]) < 0.55
@@ -240,7 +242,7 @@ def plot_exponents(
 def plot_running_exponents(
     times: Array,
     running: Array,
-    label: str = "exponent up to then (nats per step)",
+    label: str = "nats per step, up to then",
     horizontal: str = "time step",
     ax: Axes | None = None,
 ) -> Axes:

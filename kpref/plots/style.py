@@ -25,6 +25,7 @@ __all__ = [
     "STYLE",
     "checkpoint_colors",
     "given_or_new",
+    "legend_columns",
     "legend_of_names",
     "log_axis",
     "markers",
@@ -231,6 +232,14 @@ def name_ticks(ax: Axes, names: Sequence[object]) -> None:
     ax.set_xlim(-0.6, len(names) - 0.4)
 
 
+def legend_columns(names: Sequence[str]) -> int:
+    """Columns of a legend below the axes; 0 where it is small enough to stand inside."""
+    longest = max(map(len, names), default=0)
+    if len(names) <= _FEW_NAMES and longest <= 24:
+        return 0
+    return 2 if longest <= 22 else 1
+
+
 def legend_of_names(ax: Axes, title: str | None = None) -> None:
     """A legend where there is room: inside for a few short names, else below the axes; of very many, twelve of them."""
     handles, labels = ax.get_legend_handles_labels()
@@ -239,13 +248,13 @@ def legend_of_names(ax: Axes, title: str | None = None) -> None:
     if len(labels) > _MOST_NAMES:
         some = np.linspace(0, len(labels) - 1, _MOST_NAMES).round().astype(int)
         handles, labels = [handles[index] for index in some], [labels[index] for index in some]
-    longest = max(map(len, labels))
-    if len(labels) <= _FEW_NAMES and longest <= 24:
+    columns = legend_columns(labels)
+    if not columns:
         ax.legend(handles, labels, title=title, framealpha=0.7, frameon=True, edgecolor="none")
         return
-    size, columns = (9.0, 2 if longest <= 22 else 1) if len(labels) <= 8 else (7.5, 3 if longest <= 18 else 2)
     below = ax.transAxes + matplotlib.transforms.ScaledTranslation(0, -38 / 72, ax.figure.dpi_scale_trans)
     where: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (-0.1, 0.0), "bbox_transform": below}
+    size = 9.0 if len(labels) <= 8 else 7.5
     ax.legend(handles, labels, title=title, fontsize=size, ncols=columns, borderaxespad=0.2, **where)
 
 
