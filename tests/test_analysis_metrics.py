@@ -10,7 +10,7 @@ from kpref.analysis.dimensions import schmidt_trials
 from kpref.analysis.metric_figures import alignments, dimensions, stability
 from kpref.analysis.numbers import evenly_spread
 from kpref.analysis.stability import growth_trials, stability_trials
-from kpref.analysis.wording import with_error
+from kpref.analysis.wording import with_error, with_interval
 from kpref.coloring import color_trials
 from kpref.models import GRU, RNN
 from kpref.space import TrajectorySpace
@@ -158,9 +158,13 @@ def test_every_number_says_how_it_is_known(report):
     for checkpoint in metrics["checkpoints"]:
         for key, entry in checkpoint["metrics"].items():
             exact = entry["how"].startswith("exact")
-            assert exact or any(word in entry["how"] for word in ("±", "residual ≤")), key
+            assert exact or any(word in entry["how"] for word in ("95 % interval", "bound", "residual ≤")), key
             assert entry["standard_error"] is not None, key
-            assert exact or entry["standard_error"] > 0, key
+            low, high = entry["interval"]
+            if entry["standard_error"] == 0:
+                assert low == high == entry["value"], key
+            else:
+                assert low < entry["value"] < high, key
         assert {"lyapunov", "trial_norms", "growth", "tasks", "metrics"} <= set(checkpoint) & set(metrics["how"])
     assert "alignments" in metrics["how"]
 
@@ -172,7 +176,7 @@ def test_every_number_of_the_page_says_so_too(report):
         rows = part.split("<tbody>")[1].split("</tbody>")[0].split("</tr>")[:-1]
         assert rows
         for row in rows:
-            assert any(word in row for word in ("exact", "±", "residual ≤")), row
+            assert any(word in row for word in ("exact", "95 % interval", "bound", "residual ≤")), row
         assert part.count("<img") == part.count('alt="') > 0
 
 
@@ -231,3 +235,23 @@ def test_numbers_of_trials_stay_in_range():
 )
 def test_no_more_digits_than_the_error_supports(value, error, text):
     assert with_error(value, error) == text
+
+
+@pytest.mark.parametrize(
+    "value, low, high, text",
+    [
+        (3.7812, 3.7021, 3.8644, "3.781 (3.702 to 3.864)"),
+        (2.5, 2.5, 2.5, "2.50"),
+        (2.5, np.nan, np.nan, "2.50"),
+        (2545.66, 2501.1, 2590.2, "2,546 (2,501 to 2,590)"),
+        (118400.0, 118280.0, 118520.0, "118,400 (118,280 to 118,520)"),
+        (4.3, -5.2, 13.8, "4.3 (−5.2 to 13.8)"),
+        (0.03, -0.0004, 0.0604, "0.030 (0 to 0.060)"),
+        (411.2134, 411.2134 - 1e-9, 411.2134 + 1e-9, "411.21"),
+        (-2.5e-9, -3.1e-9, -1.9e-9, "−2.50×10⁻⁹ (−3.10×10⁻⁹ to −1.90×10⁻⁹)"),
+        (np.nan, np.nan, np.nan, "–"),
+        (3.0, 1.0, np.inf, "3.0 (1.0 to inf)"),
+    ],
+)
+def test_intervals_for_people(value, low, high, text):
+    assert with_interval(value, low, high) == text
