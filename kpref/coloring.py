@@ -78,8 +78,8 @@ def color_trials(trials: Trials) -> TrialColoring:
     neighbouring channels of the targets (or the inputs) hold its cosine and sine; else their coordinate along the first
     principal component of targets (or inputs).
     """
-    if (conditions := getattr(trials, "conditions", None)) is not None:
-        found, codes = np.unique(conditions, return_inverse=True)
+    if trials.conditions is not None:
+        found, codes = np.unique(trials.conditions, return_inverse=True)
         return _by_category("condition", codes, tuple(map(str, found)))
     if trials.labels is not None and trials.labels.ndim == 1:
         return _by_category("label", trials.labels, tuple(map(str, np.unique(trials.labels))))

@@ -209,9 +209,8 @@ def test_any_shape(kind):
 
 
 def test_conditions_of_any_names():
-    trials = Trials(np.random.default_rng(1).normal(size=(6, 3, 2)))
-    object.__setattr__(trials, "conditions", np.array(["a rather long name"] * 2 + ["模型", "$", "_x", "b" * 90]))
-    colors = plots.color_trials(trials)
+    names = np.array(["a rather long name"] * 2 + ["模型", "$", "_x", "b" * 90])
+    colors = plots.color_trials(Trials(np.random.default_rng(1).normal(size=(6, 3, 2)), conditions=names))
     assert colors.name == "condition"
     assert len(colors.categories) == 5
     panel = key_panel(colors, "key")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from kpref import Readout, Trials, __version__, cli, save_checkpoint
 from kpref.analysis.comparison import Study, compare_all
@@ -19,7 +20,7 @@ from kpref.analysis.figures import draw_exhibits
 from kpref.analysis.files import FIGURE_FORMATS, report_files
 from kpref.analysis.numbers import analyze_checkpoint
 from kpref.analysis.report import render
-from kpref.analysis.runs import lengths_in_words, scored_in_words, until_end
+from kpref.analysis.runs import until_end
 from kpref.analysis.settings import Objective
 from kpref.models import GRU, RNN
 from kpref.plots import STYLE
@@ -204,23 +205,22 @@ def test_equal_trials_with_labels():
     assert any("probability" in panel.description for shown in exhibits for panel in shown.panels)
 
 
-def with_lengths(trials, lengths):
-    object.__setattr__(trials, "lengths", np.asarray(lengths))
-    return trials
-
-
-def test_lengths_and_masks_are_said_and_drawn():
-    mask = np.ones((B, T))
-    mask[:, :2] = 0.0
-    trials = Trials(INPUTS, TARGETS, mask=mask)
-    assert lengths_in_words(trials, "step") == "6 steps"
-    assert scored_in_words(trials) == " (16 of the 24 steps of all trials are scored: mask)"
-    trials = with_lengths(trials, [6, 3, 4, 6])
-    assert lengths_in_words(trials, "step") == "3 to 6 steps"
-    assert scored_in_words(trials) == " (11 of the 19 steps of all trials are scored: mask)"
-    ended = until_end(np.zeros((B, T)), trials)
-    np.testing.assert_array_equal(np.isnan(ended).sum(axis=1), [0, 3, 2, 0])
+def test_steps_after_the_end_are_not_drawn():
+    trials = Trials(INPUTS, TARGETS, lengths=np.array([6, 3, 4, 6]))
+    np.testing.assert_array_equal(np.isnan(until_end(np.zeros((B, T)), trials)).sum(axis=1), [0, 3, 2, 0])
     assert np.isnan(until_end(np.zeros((2, B, T, H)), trials, axis=1)).sum() == 2 * H * 5
+    study = study_of([GRU.init(N_IN, H, seed=0)], trials)
+    exhibits = {shown.section: shown for shown in clean_exhibits(study)}
+    assert "Lines end where their trials end." in exhibits["modes"].caption
+    ax = axes_of(exhibits["modes"].panels[0])
+    ends = [np.isfinite(segment[:, 1]).sum() for segment in ax.collections[0].get_segments()]
+    assert sorted(ends) == [3, 4, 6, 6]
+
+
+def axes_of(panel):
+    ax = Figure().add_subplot()
+    panel.draw(ax)
+    return ax
 
 
 def test_the_head_of_the_page_names_lengths_and_masks(monkeypatch):
@@ -231,7 +231,7 @@ def test_the_head_of_the_page_names_lengths_and_masks(monkeypatch):
     page = render(study, draw_exhibits(study))
     head = page.split("<header>")[1].split("</header>")[0]
     assert "4 trials of 6 steps" in head
-    assert "16 of the 24 steps of all trials are scored: mask" in head
+    assert "scored steps only (16 of 24, by the mask)" in head
     assert "tanh" in head
     assert "A note." in page.split('id="findings"')[1].split("</section>")[0]
     assert "Grey: steps that the loss does not count." in page

@@ -91,7 +91,7 @@ def metrics_table(study: Study) -> str:
             ("accuracy", "share of correct answers", analysis.accuracy),
             ("error_norm", "size of the error, |Err|", analysis.error_norm),
             ("loss_rate", "change of the loss per unit η", analysis.loss_rate),
-            ("states_rms", "rms of the states", float(np.sqrt(np.mean(analysis.states**2)))),
+            ("states_rms", "rms of the states", analysis.states_rms),
         ]
         for key, label, value in single:
             if value is not None:
@@ -119,7 +119,7 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
         "accuracy": analysis.accuracy,
         "error_norm": analysis.error_norm,
         "loss_rate": analysis.loss_rate,
-        "states_rms": float(np.sqrt(np.mean(analysis.states**2))),
+        "states_rms": analysis.states_rms,
         "kernel": {
             "leading": kernel.values[: len(analysis.kernel_modes.values)],
             "trace": kernel.trace,

@@ -17,7 +17,6 @@ from kpref.analysis.comparison import Study
 from kpref.analysis.exhibits import Exhibit, Panel
 from kpref.analysis.findings import findings
 from kpref.analysis.numbers import Analysis
-from kpref.analysis.runs import lengths_in_words, scored_in_words
 from kpref.analysis.style import STYLE_SHEET
 from kpref.analysis.tables import alignment_table, breakable, quantity_table, table
 from kpref.analysis.wording import LEVEL, number, with_interval
@@ -143,24 +142,21 @@ def _contents(sections: Sequence[tuple[str, str]]) -> str:
 
 
 def _header(study: Study) -> str:
-    first, trials = study.analyses[0], study.trials
+    first = study.analyses[0]
     names = " → ".join(escape(analysis.name) for analysis in study.analyses)
     objective, integration = study.objective, study.integration
     step = "step" if integration is None else "time"
     loss = method = ""
     if objective is not None:
-        words = {"mse": "mean squared error", "cross_entropy": "cross-entropy"}[objective.loss]
-        at = f"all {step}s" if objective.at == "all" else f"last {step} only"
-        loss = f" Loss: {words}, {at}{scored_in_words(trials)}."
+        loss = f" Loss: {objective.in_words(study.trials, step)}."
     if integration is not None:
         words = integration.in_words()
         method = f" {words[0].upper()}{words[1:]}."
-    number_of_trials = f"{trials.n_trials:,} {'trial' if trials.n_trials == 1 else 'trials'}"
     return (
         f'<header><p class="kicker">kpref {escape(__version__)} · K-P flow of a recurrent network</p>'
         f"<h1>What gradient descent does to the states</h1>"
-        f'<p class="sub"><strong>{names}</strong><br>{escape(_model_in_words(first))}; {number_of_trials} of '
-        f"{lengths_in_words(trials, step)}.{escape(method)}{escape(loss)}</p>"
+        f'<p class="sub"><strong>{names}</strong><br>{escape(_model_in_words(first))}; '
+        f"{study.trials.in_words(step)}.{escape(method)}{escape(loss)}</p>"
         "</header>"
     )
 
@@ -219,7 +215,7 @@ def _overview_table(study: Study) -> str:
             )
         rows.append(row("size of the error, |Err|", "exact", [optional(a.error_norm) for a in analyses]))
         rows.append(row("change of the loss per unit η", "exact", [optional(a.loss_rate) for a in analyses]))
-    states = [number(float(np.sqrt(np.mean(a.states**2)))) for a in analyses]
+    states = [number(a.states_rms) for a in analyses]
     rows += [
         row("rms of the states", "exact", states),
         row("largest eigenvalue of K", "exact", [number(a.kernel.values[0]) for a in analyses]),
