@@ -174,8 +174,8 @@ def _against_training(ax: Axes, study: Study, curves: list[tuple[str, str]], lab
     found = [{q.key: q for q in quantities(analysis)} for analysis in study.analyses]
     drawn = []
     for key, name in curves:
-        values = np.array([of[key].value for of in found])
-        low, high = np.array([interval_of(of[key]) for of in found]).T
+        values = np.array([of[key].value if key in of else np.nan for of in found])
+        low, high = np.array([interval_of(of[key]) if key in of else (np.nan, np.nan) for of in found]).T
         drawn.append((name, values, np.stack([values - low, high - values])))
     plot_dimension_against_training([a.name for a in study.analyses], drawn, label, ax)
     title_of(ax, title)

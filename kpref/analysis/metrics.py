@@ -25,9 +25,10 @@ HOW = {
     "loss": "exact to rounding",
     "kernel": "exact to rounding: all nonzero eigenvalues from one dense problem for each unit",
     "eigenvalues": "iterated (Lanczos): each is within residual * largest eigenvalue of an exact one",
-    "ntk_trace": "estimated: leading eigenvalues plus Hutchinson's estimate of the rest, with its standard error",
+    "ntk_trace": "estimated: leading eigenvalues plus random vectors for the rest, with its standard error",
     "metrics": "each with words of its own; standard_error is 0 for exact values, null where nothing tells it; "
-    f"interval contains the value with a probability of {LEVEL:g}",
+    "interval: 95 %, over random vectors; trial_error: standard error from the finite number of trials, by a jackknife "
+    "over groups of them; products_for_5_percent: where half the interval is wider than that",
     "lyapunov": "exact to rounding for each trial; mean over trials with its standard error, nats per step or time",
     "trial_norms": f"iterated (Lanczos), relative residual of the square at most {NORM_TOLERANCE:g}, on "
     "stability_trials, as lyapunov",
@@ -73,13 +74,15 @@ def metrics(study: Study) -> dict[str, Any]:
     return plain
 
 
-_COLUMNS = ("checkpoint", "key", "label", "value", "standard_error", "interval_low", "interval_high", "how")
+_COLUMNS = ("checkpoint", "key", "label", "value", "standard_error", "interval_low", "interval_high",
+            "trial_error", "how")  # fmt: skip
 
 
 def metrics_table(study: Study) -> str:
     """A study as CSV: a row for each metric of each checkpoint, and a head.
 
-    Columns: checkpoint, key, label, value, standard_error, interval_low, interval_high (95 %), how. A number that is
+    Columns: checkpoint, key, label, value, standard_error, interval_low and interval_high (95 %, over random vectors),
+    trial_error (standard error from the finite number of trials), how. A number that is
     not known, or not finite, is an empty field; all others have the digits that identify them.
     """
     file = io.StringIO()
@@ -95,9 +98,9 @@ def metrics_table(study: Study) -> str:
         ]
         for key, label, value in single:
             if value is not None:
-                rows.writerow([analysis.name, key, label, _field(value), "0", *[_field(value)] * 2, "exact"])
+                rows.writerow([analysis.name, key, label, _field(value), "0", *[_field(value)] * 2, "", "exact"])
         for quantity in quantities(analysis):
-            numbers = (quantity.value, quantity.error, *interval_of(quantity))
+            numbers = (quantity.value, quantity.error, *interval_of(quantity), quantity.trial_error)
             rows.writerow([analysis.name, quantity.key, quantity.label, *map(_field, numbers), quantity.how])
     return file.getvalue()
 
@@ -140,6 +143,8 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
                 "value": quantity.value,
                 "standard_error": quantity.error,
                 "interval": interval_of(quantity),
+                "trial_error": quantity.trial_error,
+                "products_for_5_percent": quantity.products_needed,
                 "how": quantity.how,
             }
             for quantity in quantities(analysis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from html import escape
@@ -10,13 +11,14 @@ import numpy as np
 
 from kpref.analysis.comparison import Comparison, Study
 from kpref.analysis.quantities import Quantity, quantities
-from kpref.analysis.wording import interval_of, with_error, with_interval
+from kpref.analysis.wording import interval_of, number, with_error, with_interval
 
 __all__ = ["alignment_table", "breakable", "quantity_table", "table"]
 
 _NOTES = {
     "dimensions": "In brackets: the interval that contains the number with a probability of 95 %, over the random "
-    "vectors behind it. A dimension of K along units is that of K summed over trials and times, and so on: how many "
+    "vectors behind it. ± trials: how far the number would change with other trials of the same kind (standard error, "
+    "jackknife over groups of trials), which is another thing. A dimension of K along units is that of K summed over trials and times, and so on: how many "
     "independent units, trials or times carry what the parameters can do.",
     "stability": "An early change: of the initial state. Its log growth is the logarithm of the most that any such "
     "change has been lengthened by that time.",
@@ -63,17 +65,27 @@ def quantity_table(study: Study, group: str) -> str:
     rows = []
     for quantity_of in by_key.values():
         first = next(iter(quantity_of.values()))
-        words = dict.fromkeys(quantity.how for quantity in quantity_of.values())
         values = [_in_cell(quantity_of[i]) if i in quantity_of else "–" for i in columns]
-        rows.append([escape(first.label), *values, escape("; ".join(words))])
-    head = ["metric", *(breakable(analysis.name) for analysis in study.analyses), "exact or estimated, and how well"]
+        rows.append([escape(first.label), *values, _how_known(list(quantity_of.values()))])
+    head = ["metric", *(breakable(analysis.name) for analysis in study.analyses), "how it is known"]
     return table("The numbers", head, rows, _NOTES[group])
 
 
 def _in_cell(quantity: Quantity) -> str:
-    """The value, and its interval in smaller letters, where a narrow column may break."""
+    """The value, and in smaller letters its interval and what other trials would change, where a column may break."""
     value, bracket, interval = with_interval(quantity.value, *interval_of(quantity)).partition(" (")
-    return f"{value} <small>({interval}</small>" if bracket else value
+    parts = [value] + ([f"<small>({interval}</small>"] if bracket else [])
+    if quantity.trial_error is not None and math.isfinite(quantity.trial_error):
+        parts.append(f"<small>± {number(quantity.trial_error, 2)} trials</small>")
+    return " ".join(parts)
+
+
+def _how_known(found: Sequence[Quantity]) -> str:
+    words = list(dict.fromkeys(quantity.how for quantity in found))
+    needed = max((quantity.products_needed or 0 for quantity in found), default=0)
+    if needed:
+        words.append(f"5 % would take about {number(needed, 2)} products")
+    return escape("; ".join(words))
 
 
 def alignment_table(comparison: Comparison) -> str:
@@ -90,7 +102,7 @@ def alignment_table(comparison: Comparison) -> str:
         if np.isfinite(found.values[row, column])
     ]
     title = f"Alignments of {comparison.before} and {comparison.after}"
-    return table(title, ["operators", "alignment", "exact or estimated, and how well"], rows, folded=True)
+    return table(title, ["operators", "alignment", "how it is known"], rows, folded=True)
 
 
 def breakable(name: str) -> str:
