@@ -104,6 +104,7 @@ class Report:
     def _repr_html_(self) -> str:
         """A table with a row a metric and a column a network."""
         from kpref.analysis.quantities import quantities
+        from kpref.analysis.wording import LEVEL, interval_of, with_interval
 
         analyses = self.study.analyses
         rows: dict[str, dict[str, str]] = {"network": {analysis.name: analysis.model for analysis in analyses}}
@@ -114,8 +115,7 @@ class Report:
             if analysis.accuracy is not None:
                 rows.setdefault("accuracy", {})[name] = f"{analysis.accuracy:.2%}"
             for quantity in quantities(analysis):
-                error = f" ± {quantity.error:.1g}" if quantity.error else ""
-                rows.setdefault(quantity.label, {})[name] = f"{quantity.value:.4g}{error}"
+                rows.setdefault(quantity.label, {})[name] = with_interval(quantity.value, *interval_of(quantity))
             rows.setdefault("self-checks", {})[name] = _verdict(checks)
         head = "".join(f"<th>{html.escape(analysis.name)}</th>" for analysis in analyses)
         body = "".join(
@@ -124,8 +124,9 @@ class Report:
             + "</tr>"
             for label, cells in rows.items()
         )
+        note = f"<p>in brackets: intervals at {LEVEL:.0%}</p>"
         where = "" if self.folder is None else f"<p>report: {html.escape(str(self.folder / 'report.html'))}</p>"
-        return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>{where}"
+        return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>{note}{where}"
 
 
 def in_a_line(analysis: Analysis) -> str:

@@ -20,6 +20,7 @@ from kpref._arguments import MOST_SEED, require_file
 from kpref._terminal import one_line
 from kpref._validate import integer, real_number, short
 from kpref.analysis.alignments import MOST_TASKS
+from kpref.analysis.provenance import fingerprints
 from kpref.analysis.settings import Integration, Objective
 from kpref.checkpoints import Checkpoint, load_checkpoint
 from kpref.data import example_folder
@@ -181,6 +182,7 @@ def prepare(
         else str(arguments.get("z0", "given")),
         "measure": measure,
         "seed": str(seed),
+        **fingerprints(files),
     }
     notes = [*assumptions, *_notes(networks, used, objective, spell)]
     return Request(
