@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._arguments import MOST_SEED, require_file
+from kpref._reprs import short_repr
 from kpref._terminal import one_line
 from kpref._validate import integer, real_number, short
 from kpref.analysis.alignments import MOST_TASKS
@@ -64,6 +65,8 @@ class Network:
     readout: Readout | None
     z0: Array | None = None
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True, eq=False)
 class Request:
@@ -102,6 +105,8 @@ class Request:
     facts: dict[str, str]
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
+
+    __repr__ = short_repr
 
 
 def prepare(
