@@ -110,7 +110,7 @@ def open_zip(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
         if declared not in (len(names), 0xFFFF):  # the latter: more than there is room for here
             raise ValueError(f"{path} is a damaged zip archive: {declared} entries declared, {len(names)} found")
         require_unique(path, names)
-        require_memory(2.0 * sum(entry.file_size for entry in archive.infolist()), f"unpacking {path}")
+        require_memory(float(sum(entry.file_size for entry in archive.infolist())), f"unpacking {path}")
         yield archive
 
 
