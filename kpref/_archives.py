@@ -110,7 +110,7 @@ def open_zip(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
         if declared not in (len(names), 0xFFFF):  # the latter: more than there is room for here
             raise ValueError(f"{path} is a damaged zip archive: {declared} entries declared, {len(names)} found")
         require_unique(path, names)
-        require_memory(2.0 * sum(entry.file_size for entry in archive.infolist()), f"unpacking {path}")
+        require_memory(float(sum(entry.file_size for entry in archive.infolist())), f"unpacking {path}")
         yield archive
 
 
@@ -193,7 +193,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises
     ------
     OSError
-        If the folder does not exist or cannot be written.
+        If the folder does not exist or cannot be written, or the disk is full; it names `path`.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -203,6 +203,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with open(temporary, "xb") as file:
             yield file
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # of a full disk Python names no file
         raise
