@@ -204,6 +204,20 @@ def test_wrong_trials(pair):
         analyze(pair)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names of any bytes are POSIX")
+def test_paths_of_any_bytes_can_be_written_and_printed(pair, folder, tmp_path):
+    """Latin-1, a line break, an escape sequence."""
+    path = tmp_path / os.fsdecode(b"caf\xe9\n\x1b[31m.npz")
+    try:
+        save_checkpoint(path, pair[0])
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    request = prepare(path, folder / "trials.npz", called=f"kpref analyze {path}")
+    for text in (request.networks[0].name, *request.facts, *request.facts.values(), *request.notes):
+        assert text.encode()
+        assert text.isprintable()
+
+
 def test_a_loss_that_observes_nothing_is_found_before_the_work(pair):
     mask = np.ones((B, T))
     mask[:, -1] = 0

@@ -184,9 +184,9 @@ def prepare(
         _check_objective(network, used, objective, measure, spell)
     shown = source if isinstance(source, Path) else "given in memory"
     facts = {
-        "command line": one_line(called),
-        "checkpoints": ", ".join(one_line(network.origin) for network in networks),
-        "trials": one_line(f"{shown} ({used.in_words()}, {used.n_inputs} inputs)"),
+        "command line": called,
+        "checkpoints": ", ".join(network.origin for network in networks),
+        "trials": f"{shown} ({used.in_words()}, {used.n_inputs} inputs)",
         "time": "discrete" if integration is None else integration.in_words(),
         "initial states": "zero"
         if all(network.z0 is None for network in networks)
@@ -195,11 +195,11 @@ def prepare(
         "seed": str(seed),
         **fingerprints(files),
     }
-    notes = [*assumptions, *_notes(networks, used, objective, spell)]
-    return Request(
-        networks, used, objective, integration, modes, measure, seed, tuple(files), facts, tuple(assumptions),
-        tuple(notes),
-    )  # fmt: skip
+    # Paths may hold anything, and what is said of them goes into files and onto terminals.
+    facts = {one_line(key): one_line(value) for key, value in facts.items()}
+    told = tuple(one_line(note) for note in assumptions)
+    notes = (*told, *(one_line(note) for note in _notes(networks, used, objective, spell)))
+    return Request(networks, used, objective, integration, modes, measure, seed, tuple(files), facts, told, notes)
 
 
 def memory_needed(networks: Sequence[Network], trials: Trials, modes: int) -> float:
