@@ -85,7 +85,10 @@ def run(args: argparse.Namespace) -> int:
         If an eigensolver does not converge.
     """
     # Here and not above: these import all of kpref, and matplotlib, whose troubles should come before the work.
-    import kpref.analysis.figures  # noqa: F401
+    try:
+        import kpref.analysis.figures  # noqa: F401
+    except Exception as error:
+        raise ImportError(f"matplotlib, which draws the figures, cannot be loaded: {error}") from error
     from kpref.analysis.api import perform
     from kpref.analysis.folders import require_replaceable, sweep
     from kpref.analysis.networks import loading
