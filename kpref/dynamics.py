@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
+from kpref._validate import short
 from kpref.integrate import InputSignal, Solution, Tableau
 from kpref.linearize import DenseForm, SiteForm, linearize
 from kpref.models.base import Field, Map
@@ -95,7 +96,8 @@ class MapDynamics:
         steps, trials, _ = self.drive.shape
         trajectory = np.empty((steps + 1, trials, model.n_states))
         trajectory[0] = self.z0
-        blocks = even_blocks(trials, _TRIALS_PER_BLOCK)
+        # A function of the user's sees all trials at once.
+        blocks = even_blocks(trials, _TRIALS_PER_BLOCK) if model.thread_safe else [slice(0, trials)]
 
         def task(index: int) -> None:
             block = blocks[index]
@@ -103,7 +105,7 @@ class MapDynamics:
                 for step in range(steps):
                     trajectory[step + 1, block] = model.step(trajectory[step, block], self.drive[step, block])
 
-        run_blocks(task, len(blocks))
+        run_blocks(task, len(blocks), here=not model.thread_safe)
         _require_finite(trajectory)
         return trajectory
 
@@ -214,8 +216,8 @@ class FieldDynamics:
     def adjoint(self, kind: str) -> TensorOperator:
         """Solution operator of the adjoint equation, discrete or continuous."""
         makers = {"discrete": operators.discrete_adjoint, "continuous": operators.continuous_adjoint}
-        if kind not in makers:
-            raise ValueError(f'adjoint must be "discrete" or "continuous"; got {kind!r}')
+        if not isinstance(kind, str) or kind not in makers:
+            raise ValueError(f'the kind of adjoint must be "discrete" or "continuous"; got {short(kind)}')
         return makers[kind](self.system, self.space, self.forcing)
 
     def rerun(self, model: Field) -> Array:

@@ -131,7 +131,7 @@ def complex_step(function: Function, point: npt.ArrayLike, direction: npt.ArrayL
     x, directions = _arguments(point, direction)
     columns = []
     for d in directions:
-        value = np.asarray(function(x + 1j * (_COMPLEX_STEP * d)))
+        value = numeric_array("the value of the function", function(x + 1j * (_COMPLEX_STEP * d)), "biufc")
         if value.dtype.kind != "c":
             raise TypeError(
                 f"complex steps need a function that returns complex numbers for a complex point; got {value.dtype}: "
@@ -254,7 +254,8 @@ def taylor_test(
     h = finite_array("steps", steps, ndim=1)
     if len(h) < 2 or (h <= 0).any():
         raise ValueError(f"steps must be at least two positive numbers; got {h}")
-    start, slope = np.asarray(function(x)), np.asarray(derivative(d))
+    start = np.array(numeric_array("the value of function", function(x), "biuf"))
+    slope = np.array(numeric_array("the value of derivative", derivative(d), "biuf"))
     if slope.shape != start.shape:
         raise ValueError(f"derivative must return the shape of the function, {start.shape}; got {slope.shape}")
     errors = np.array([np.linalg.norm(np.ravel(function(x + step * d) - start - step * slope)) for step in h])
@@ -292,7 +293,8 @@ def _central(function: Function, x: Array, d: Array) -> FiniteDifference:
     value, error = np.zeros(()), np.full((), np.inf)
     above: list[Array] = []  # the row T[i-1, :] of the table
     for h in _STEPS:
-        ahead = numeric_array("the value of the function", function(x + h * d), "biuf")
+        # A copy: the function may fill the same array at each call.
+        ahead = np.array(numeric_array("the value of the function", function(x + h * d), "biuf"))
         behind = numeric_array("the value of the function", function(x - h * d), "biuf")
         with np.errstate(invalid="ignore", over="ignore"):
             unit = np.finfo(np.result_type(ahead, np.float32)).eps
