@@ -17,6 +17,7 @@ import numpy.typing as npt
 from kpref._validate import finite_array
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
+from kpref.threads import serial_blas
 
 __all__ = ["LOSSES", "LossValue", "evaluate_loss"]
 
@@ -49,6 +50,7 @@ class LossValue:
     accuracy: float | None
 
 
+@serial_blas
 def evaluate_loss(
     states: Array,
     space: TrajectorySpace,

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._validate import finite_array
+from kpref.threads import serial_blas
 
 __all__ = ["Readout"]
 
@@ -46,6 +47,7 @@ class Readout:
         """Number H of states that the readout takes."""
         return int(self.weight.shape[1])
 
+    @serial_blas
     def __call__(self, states: npt.ArrayLike) -> Array:
         """Outputs (..., n_out) of states (..., H).
 

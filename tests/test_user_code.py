@@ -484,8 +484,7 @@ def test_worst_error_along_a_trajectory_is_kept():
         return parameters["k"] * z + np.where(z > 4, roughness * np.sin(3e4 * z), 0)
 
     mild, rough = (
-        UserField(lambda z, x, p, size=size: function(z, x, p, size), 1, parameters={"k": 1.0})
-        for size in (1e-10, 0.1)
+        UserField(lambda z, x, p, size=size: function(z, x, p, size), 1, parameters={"k": 1.0}) for size in (1e-10, 0.1)
     )
     flow = Flow(mild, z0=[[1.0]], times=np.linspace(0, 1, 11))
     flow.NTK(np.ones(flow.states.shape))

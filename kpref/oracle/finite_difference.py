@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._validate import finite_array, first_index, numeric_array
+from kpref.threads import serial_blas
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -97,6 +98,7 @@ class TaylorTest:
     slope: float
 
 
+@serial_blas
 def complex_step(function: Function, point: npt.ArrayLike, direction: npt.ArrayLike | None = None) -> Array:
     """Derivative of an analytic function, ``Im f(x + i h d) / h`` with h = 2**-100.
 
@@ -141,6 +143,7 @@ def complex_step(function: Function, point: npt.ArrayLike, direction: npt.ArrayL
     return columns[0] if direction is not None else _as_jacobian(columns, x.shape)
 
 
+@serial_blas
 def finite_difference(
     function: Function, point: npt.ArrayLike, direction: npt.ArrayLike | None = None
 ) -> FiniteDifference:
@@ -189,6 +192,7 @@ def finite_difference(
     return FiniteDifference(value / scale, error / scale)
 
 
+@serial_blas
 def dot_test(operator: LinearOperator, seed: int = 0) -> DotTest:
     """Whether two halves of a linear operator are adjoint: ``<w, A v> = <A^H w, v>`` for random v and w.
 
@@ -219,6 +223,7 @@ def dot_test(operator: LinearOperator, seed: int = 0) -> DotTest:
     return DotTest(ahead.sum().item(), back.sum().item(), distance / scale if scale else 0.0)
 
 
+@serial_blas
 def taylor_test(
     function: Function,
     derivative: Function,
