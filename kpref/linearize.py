@@ -280,7 +280,7 @@ def _site_form(model: SiteModel, states: Array, inputs: Array, dtype: npt.DTypeL
         decay=arrays["decay"],
         gates=arrays["gates"],
         slope=arrays["slope"],
-        variable=np.ascontiguousarray(variable),
+        variable=np.require(variable, requirements=["C", "W"]),  # a read-only array is another type to the kernels
         drive=drive,
         weight=weight,
         layout=ParameterLayout.of(model),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._frozen import Frozen
 from kpref._validate import finite_array
 from kpref.threads import serial_blas
 
@@ -15,7 +16,7 @@ __all__ = ["Readout"]
 Array = npt.NDArray[Any]
 
 
-class Readout:
+class Readout(Frozen):
     """A linear readout of states.
 
     Parameters

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kpref._archives import read_npz
+from kpref._frozen import Frozen
 from kpref._validate import check_shape, finite_array, first_index, numeric_array, place
 
 _KEYS = ("inputs", "targets", "labels", "mask")
@@ -17,7 +18,7 @@ _CHANNELS = ("trial", "step", "channel")
 
 
 @dataclass(frozen=True, eq=False)
-class Trials:
+class Trials(Frozen):
     """A set of B trials of T steps, checked once so that nothing downstream has to check it again.
 
     Parameters

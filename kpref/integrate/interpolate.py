@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline
 
 from kpref._foreign import returned
+from kpref._frozen import Frozen
 from kpref._validate import finite_array, numeric_array, short
 
 __all__ = ["InputKind", "InputSignal", "check_times"]
@@ -50,7 +51,7 @@ def check_times(times: ArrayLike) -> FloatArray:
     return grid
 
 
-class InputSignal:
+class InputSignal(Frozen):
     """An input x(t) to all trials, from samples on the grid or from a function.
 
     Parameters

@@ -9,6 +9,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kpref._foreign import read_only
+from kpref._frozen import Frozen
 from kpref._validate import integer, numeric_array
 from kpref.integrate.tableau import Tableau
 from kpref.threads import serial_blas
@@ -75,7 +77,7 @@ def stage_derivatives(
 
 
 @dataclass(frozen=True, eq=False)
-class Solution:
+class Solution(Frozen):
     """States of all trials along one sequence of steps.
 
     Attributes
@@ -114,6 +116,10 @@ class Solution:
     n_rejected: int
     rhs: RightHandSide = field(repr=False)
     _latest: dict[int, list[FloatArray]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("times", "t_steps", "z_steps", "interval", "jump_ends", "grid_index"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
 
     @property
     def states(self) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -63,16 +64,17 @@ def field_function(name: str, function: Any, vectorized: bool) -> FieldFunction:
     """A function of states (..., H) whose values are checked copies, made of one of states (H,) if not vectorised."""
     if not callable(function):
         raise TypeError(f"{name} must be a function of (z, x, parameters); got {type(function).__name__}")
-    over_points = function if vectorized else _one_by_one(name, function)
+    over_points = function if vectorized else partial(_one_by_one, name, function)
+    return partial(_call_checked, name, over_points)
 
-    def call(z: Array, x: Array, parameters: Parameters) -> Any:
-        value = over_points(read_only(z), read_only(x), MappingProxyType(dict(parameters)))
-        complex_ = any(np.iscomplexobj(array) for array in (z, x, *parameters.values()))
-        if isinstance(value, Mapping):
-            return {key: _own(f"{name}[{key!r}]", part, z, complex_) for key, part in value.items()}
-        return _own(name, value, z, complex_)
 
-    return call
+def _call_checked(name: str, function: FieldFunction, z: Array, x: Array, parameters: Parameters) -> Any:
+    """The value of a function, as arrays of our own."""
+    value = function(read_only(z), read_only(x), MappingProxyType(dict(parameters)))
+    complex_ = any(np.iscomplexobj(array) for array in (z, x, *parameters.values()))
+    if isinstance(value, Mapping):
+        return {key: _own(f"{name}[{key!r}]", part, z, complex_) for key, part in value.items()}
+    return _own(name, value, z, complex_)
 
 
 def _own(name: str, value: Any, z: Array, complex_: bool) -> Array:
@@ -89,19 +91,15 @@ def _own(name: str, value: Any, z: Array, complex_: bool) -> Array:
     return np.array(array)
 
 
-def _one_by_one(name: str, function: FieldFunction) -> FieldFunction:
-    """A function of one state (H,) as one of states (..., H)."""
-
-    def over_points(z: Array, x: Array, parameters: Parameters) -> Any:
-        leading = z.shape[:-1]
-        values = [_copied(name, function(z[index], x[index], parameters)) for index in np.ndindex(leading)]
-        if isinstance(values[0], Mapping):
-            columns = {key: np.stack([value[key] for value in values]) for key in values[0]}
-            return {key: column.reshape(*leading, *column.shape[1:]) for key, column in columns.items()}
-        stacked = np.stack(values)
-        return stacked.reshape(*leading, *stacked.shape[1:])
-
-    return over_points
+def _one_by_one(name: str, function: FieldFunction, z: Array, x: Array, parameters: Parameters) -> Any:
+    """A function of one state (H,) at states (..., H)."""
+    leading = z.shape[:-1]
+    values = [_copied(name, function(z[index], x[index], parameters)) for index in np.ndindex(leading)]
+    if isinstance(values[0], Mapping):
+        columns = {key: np.stack([value[key] for value in values]) for key in values[0]}
+        return {key: column.reshape(*leading, *column.shape[1:]) for key, column in columns.items()}
+    stacked = np.stack(values)
+    return stacked.reshape(*leading, *stacked.shape[1:])
 
 
 def _copied(name: str, value: Any) -> Any:
