@@ -151,10 +151,23 @@ def _line(row: Row) -> str:
 
 
 def dense_copy(op: TensorOperator) -> TensorOperator:
-    """The same operator as a matrix, on the same spaces, with its factor if it has one: cheap to apply many times."""
+    """The same operator as a matrix, on the same spaces: cheap to apply many times.
+
+    Of a Gram operator the factor is replaced by a square root, from a Euclidean space of as many dimensions, which may
+    be far fewer: no estimator can tell.
+    """
+    inward, outward = op.space_in.shape, op.space_out.shape
     if op.factor is not None:
-        return dense_copy(op.factor).gram()
-    matrix, inward, outward = op.to_dense(), op.space_in.shape, op.space_out.shape
+        values, vectors = np.linalg.eigh(symmetrised(op))
+        root, space = vectors * np.sqrt(np.maximum(values, 0.0)), EuclideanSpace((len(values),))
+        return TensorOperator(
+            lambda batch: op.space_out.scale((batch @ root.T).reshape(-1, *outward), -0.5),
+            lambda batch: op.space_out.scale(batch, -0.5).reshape(len(batch), -1) @ root,
+            space,
+            op.space_out,
+            name=op.factor.name,
+        ).gram()
+    matrix = op.to_dense()
     return TensorOperator(
         lambda batch: (batch.reshape(len(batch), -1) @ matrix.T).reshape(-1, *outward),
         lambda batch: (batch.reshape(len(batch), -1) @ matrix).reshape(-1, *inward),
