@@ -118,32 +118,27 @@ def holm(rows: Sequence[Row]) -> list[bool]:
 
 
 def table(cells: Iterable[Cell], seeds: int, only: str = "") -> int:
-    """Measure the cells whose name contains `only`, print a row for each, and return the exit status: 1 if one fails.
-
-    Rows are printed as they come, with the p-value for a verdict; at the end stand those that fail.
-    """
+    """Measure the cells whose name contains `only`, print a row for each; the exit status, 1 if one fails."""
     chosen = [cell for cell in cells if only in cell.name]
+    rows = [measure(cell, seeds) for cell in tqdm(chosen, desc="cells", leave=False)]
+    passed = holm(rows)
     print(HEADER)
-    rows = []
-    for cell in tqdm(chosen, desc="cells", leave=False):
-        rows.append(measure(cell, seeds))
-        print(_line(rows[-1]), flush=True)
-    low = [f"{row.name}: coverage {row.coverage:.1%}" for row, fine in zip(rows, holm(rows), strict=True) if not fine]
-    wide = [f"{row.name}: {row.width:.2f} times the ideal width" for row in rows if row.width > WIDEST]
+    for row, fine in zip(rows, passed, strict=True):
+        print(_line(row, fine))
+    low, wide = passed.count(False), sum(row.width > WIDEST for row in rows)
+    covered, tried = (sum(getattr(row, name) for row in rows) for name in ("covered", "seeds"))
     print(
-        f"\n{len(rows)} cells, {seeds} seeds: {len(low)} significantly below {LEVEL:.0%} (Holm, {ALPHA:.0%}), "
-        f"{len(wide)} wider than {WIDEST} times the ideal"
+        f"\n{len(rows)} cells, {seeds} seeds: {low} significantly below {LEVEL:.0%} (Holm, {ALPHA:.0%}), {wide} wider "
+        f"than {WIDEST} times the ideal; {covered / max(tried, 1):.1%} of all intervals contain the truth"
     )
-    for line in (*low, *wide):
-        print(f"  {line}")
     return 1 if low or wide or not rows else 0
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, fine: bool) -> str:
     if not row.seeds:
         return f"| {row.name} | 0 | tolerance not reached | | | |"
-    width = "rounding only" if math.isnan(row.width) else f"{row.width:.2f}"
-    verdict = f"p = {row.p_value:.2g}" if row.coverage < LEVEL else "covers"
+    width = "rounding only" if math.isnan(row.width) else f"{row.width:.2f}" + " (wide)" * (row.width > WIDEST)
+    verdict = "passes" if fine else f"fails, p = {row.p_value:.1g}"
     return f"| {row.name} | {row.seeds} | {row.coverage:.1%} | {verdict} | {width} | {row.products:.0f} |"
 
 

@@ -1,15 +1,17 @@
-"""How good the estimators of traces are, and their standard errors.
+"""How good the estimators of traces are, and their intervals.
 
     python scripts/estimators.py [--checkpoint FOLDER] [--figure PATH] [--seeds N]
     python scripts/estimators.py --coverage [--seeds N] [--only NAME]
 
 The second prints how often the 95 % intervals of everything that is estimated contain the truth, and how wide they are,
-see `calibration`; it ends with exit status 1 if a cell fails. The first prints, for small flows, the bias of each estimator in standard errors of the mean over N seeds, and the standard error
-that it states (root mean square) over the standard deviation of its values; then, for the NTK of a trained network, the
-relative error against the number of products with the operator, and draws it. The network is the last checkpoint in
-FOLDER with all trials of its ``trials.npz``, by default the bundled example. As only the spectrum matters to these
-methods, they run once more, with many more seeds, on a diagonal matrix with the leading eigenvalues of the NTK and a
-tail with the rest of its trace: the error that is to be expected.
+see `calibration`; it ends with exit status 1 if a cell fails.
+
+The first prints, for small flows, the bias of each estimator in standard errors of the mean over N seeds, and the
+standard error that it states (root mean square) over the standard deviation of its values; then, for the NTK of a
+trained network, the relative error against the number of products with the operator, and draws it. The network is the
+last checkpoint in FOLDER with all trials of its ``trials.npz``, by default the bundled example. As only the spectrum
+matters to these methods, they run once more, with many more seeds, on a diagonal matrix with the leading eigenvalues of
+the NTK and a tail with the rest of its trace: the error that is to be expected.
 """
 
 from __future__ import annotations
