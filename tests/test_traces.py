@@ -8,6 +8,7 @@ from continuous import fields
 from scipy.sparse.linalg import aslinearoperator
 from strategies import make_flow
 
+from kpref import Estimate
 from kpref.operators import TensorOperator
 from kpref.operators.tensor import Structure
 from kpref.space import EuclideanSpace
@@ -237,12 +238,21 @@ def test_auto_is_krylov_where_there_is_a_factor():
         (lambda f: frobenius_squared(f.P, seed=None), TypeError, "seed must be an integer"),
         (lambda f: trace(np.eye(3)), TypeError, "a TensorOperator, such as flow.NTK; got numpy.ndarray. A matrix"),
         (lambda f: frobenius_squared(aslinearoperator(np.eye(3))), TypeError, "becomes one by TensorOperator"),
+        (lambda f: trace(f.NTK, progress=3), TypeError, "progress must be a function of a number of products"),
+        (lambda f: trace(on_vectors(np.diag(np.full(9, 1e308)))), ValueError, "operator maps finite tensors to such"),
+        (lambda f: trace(on_vectors(np.full((9, 9), np.nan)), probes=8), ValueError, "operator maps finite tensors"),
         (lambda f: adjoint_trace(f), TypeError, "a TensorOperator, such as flow.NTK; got kpref.flow.Flow"),
     ],
 )
 def test_what_cannot_be_estimated_is_said(call, kind, message):
     with pytest.raises(kind, match=message):
         call(FLOWS["GRU"])
+
+
+def test_a_space_without_entries_has_the_trace_zero():
+    op = on_vectors(np.zeros((0, 0)))
+    for found in (trace(op), trace(op.gram()), adjoint_trace(op), frobenius_squared(op)):
+        assert found == Estimate(0.0, 0.0, 0, "exact")
 
 
 def test_a_linear_operator_becomes_one_as_the_error_says():

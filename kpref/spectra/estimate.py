@@ -103,7 +103,7 @@ class Estimate:
         if self.logarithmic and self.value > 0:
             width = reach * self.standard_error / self.value
             return self.value * math.exp(-width), self.value * math.exp(width) if width < 700 else math.inf
-        below, above = _gamma_reaches(abs(self.skewness), level) if self.skewness and not self.bound else (1.0, 1.0)
+        below, above = (1.0, 1.0) if self.bound else _gamma_reaches(abs(self.skewness), level)
         if self.skewness < 0:
             below, above = above, below
         return self.value - below * reach * self.standard_error, self.value + above * reach * self.standard_error
@@ -200,12 +200,14 @@ class Estimate:
             return f"{self.value:.{digits}g} (sure: {span}; {how})"
         hint = ""
         if self.value and _WORTH_A_HINT * abs(self.value) < self._reach() < math.inf:
-            hint = f"; +- {_WORTH_A_HINT:.0%} would take about {self.products_for(_WORTH_A_HINT)}"
+            hint = f"; +- {100 * _WORTH_A_HINT:.0f} % would take about {self.products_for(_WORTH_A_HINT)}"
         return f"{self.value:.{digits}g} (95 %: {span}; {how}{hint})"
 
 
 def _gamma_reaches(skewness: float, level: float) -> tuple[float, float]:
     """How far a gamma variable's scale may lie below and above what one value of it says, over a normal variable's."""
+    if skewness < 1e-6:  # rounding would be larger than its effect
+        return 1.0, 1.0
     shape, quantile = 4 / skewness**2, float(ndtri((1 + level) / 2))
     low, high = gammaincinv(shape, [(1 - level) / 2, (1 + level) / 2]) / shape
     return math.sqrt(shape) * (1 - 1 / high) / quantile, math.sqrt(shape) * (1 / low - 1) / quantile
@@ -215,4 +217,4 @@ def _digits(value: float, reach: float) -> int:
     """Significant digits of a value that show two of its error."""
     if not (value and 0 < reach < math.inf):
         return 3
-    return int(min(max(2 + math.floor(math.log10(abs(value))) - math.floor(math.log10(reach)), 2), 12))
+    return min(max(2 + math.floor(math.log10(abs(value))) - math.floor(math.log10(reach)), 2), 12)

@@ -76,7 +76,7 @@ def sum_of_squares(rows: Array) -> float:
 
 def in_blocks(apply: Product, size: int) -> Product:
     """The product on rows, a few at a time, in float64."""
-    block = max(1, _PANEL // size)
+    block = _PANEL // max(size, 1) or 1
 
     def product(vectors: Array) -> Array:
         parts = [apply(vectors[start : start + block]) for start in range(0, max(len(vectors), 1), block)]
@@ -108,6 +108,10 @@ def _lengths(left: Array, right: Array) -> Array:
     return np.asarray(np.sqrt(np.square(left).sum(axis=1) * np.square(right).sum(axis=1)))
 
 
+def _joined(blocks: list[Array]) -> Array:
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
 def _forms(vectors: Array, images: Array, size: int, square: bool, positive: bool) -> Found:
     """Mean of v.S v, or of |S v|^2."""
     left = images if square else vectors
@@ -119,15 +123,19 @@ def _averaging(square: bool) -> Start:
     """The mean of v.S v, or of |S v|^2, for random directions v."""
 
     def start(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
-        draw = _directions(size, seed)
+        draw, known = _directions(size, seed), 0
         tests: list[Array] = []
         images: list[Array] = []
 
         def grow(count: int) -> Found:
+            nonlocal known
             require_memory(16.0 * count * (size + op.shape[0]), f"{count} vectors and their images under {op.name}")
-            tests.append(draw(count - sum(len(known) for known in tests)))
-            images.append(product(tests[-1]))
-            return _forms(np.concatenate(tests), np.concatenate(images), size, square, op.structure.positive)
+            fresh = draw(count - known)
+            images.append(product(fresh))
+            # Of overlaps, which only correct the variance, a few digits are enough.
+            tests.append(fresh.astype(np.float32) if square else fresh)
+            known = count
+            return _forms(_joined(tests), _joined(images), size, square, op.structure.positive)
 
         return serial_blas(grow)
 
@@ -174,24 +182,28 @@ def _krylov(product: Product, size: int, seed: int, op: TensorOperator, progress
     half, small = in_blocks(factor.transpose, size), factor.domain.size
     draw, generator = _directions(size, seed, 1), np.random.default_rng([seed, 2])
     image, basis, inside = _normal(size, seed)(1), np.empty((0, small)), 0.0
-    tests, halves = draw(0), np.empty((0, small))
+    tests: list[Array] = []
+    halves: list[Array] = []
 
     def grow(products: int) -> Found:
-        nonlocal image, basis, inside, tests, halves
+        nonlocal image, basis, inside
         count = products // 2
-        require_memory(8.0 * count * (6 * small + 2 * size), f"the vectors for the trace of {op.name}")
+        require_memory(8.0 * count * (8 * small + 4 * size), f"the vectors for the trace of {op.name}")
         used, wanted = len(basis), min(count, small)
         basis = np.concatenate([basis, np.empty((wanted - used, small))])
         for index in range(used, wanted):
             append_orthonormal(basis, index, half(image)[0], generator)
             image = factor(basis[index : index + 1])
             inside += sum_of_squares(image)
-        fresh = draw(2 * count - len(tests))
-        tests, halves = np.concatenate([tests, fresh]), np.concatenate([halves, half(fresh)])
+        fresh = draw(2 * count - sum(len(known) for known in halves))
+        halves.append(half(fresh))
+        tests.append(fresh.astype(np.float32))
         if progress is not None:
             progress(len(fresh) // 2)
-        rest = halves - (halves @ basis.T) @ basis
-        mean = mean_of_forms(rest @ rest.T, tests @ tests.T, size, positive=True)
+        rest = _joined(halves)
+        rest = rest - (rest @ basis.T) @ basis
+        directions = _joined(tests)
+        mean = mean_of_forms(rest @ rest.T, directions @ directions.T, size, positive=True)
         value = inside + mean.value
         return Found(mean._replace(value=value), value, 2 * count)
 

@@ -106,12 +106,12 @@ def trace(
 
     Notes
     -----
-    k products, and O(n k^2 + k^3) flops and 4 k n numbers at most beside them; for krylov 3 k n and k m numbers, n
+    k products, and O(n k^2 + k^3) flops and 4 k n numbers at most beside them; for krylov 4 k n and k m numbers, n
     the size of the domain of A (the number of parameters for K and the NTK), m that of the space.
     """
     op = require_operator(op)
     _require_one_space(op)
-    if method not in ("auto", *METHODS):
+    if not isinstance(method, str) or method not in ("auto", *METHODS):
         raise ValueError(f"method must be one of auto, {', '.join(METHODS)}; got {short(method)}")
     if method == "auto":
         method = "hutch++" if op.factor is None else "krylov"
@@ -209,10 +209,12 @@ def _estimate(
     """Exact in a small space; else with all the products, or as many as the tolerance takes."""
     probes, seed = integer("probes", probes, 1), integer("seed", seed, 0)
     tol = None if tol is None else real_number("tol", tol, above=0)
+    if not (progress is None or callable(progress)):
+        raise TypeError(f"progress must be a function of a number of products, or None; got {short(progress)}")
     product = in_blocks(apply, size)
     if size <= probes:
         require_memory(16.0 * size * (size + op.shape[0]), f"{op.name} as a dense matrix of {size} columns")
-        return Estimate(exact(product(np.eye(size))), 0.0, size, "exact")
+        return Estimate(_finite(exact(product(np.eye(size))), op.name), 0.0, size, "exact")
     if probes < method.least:
         raise ValueError(f"{method.name} needs probes of at least {method.least}; got {probes}")
     grow, eps = method.start(product, size, seed, op, progress), float(np.finfo(op.dtype).eps)
@@ -222,7 +224,7 @@ def _estimate(
         # Ten units of rounding are there even where sampling has no error left.
         if error < 10 * eps * scale:
             error, degrees, skewness = 10 * eps * scale, math.inf, 0.0
-        return Estimate(value, error, used, method.name, degrees=degrees, skewness=skewness)
+        return Estimate(_finite(value, op.name), error, used, method.name, degrees=degrees, skewness=skewness)
 
     return estimate(probes) if tol is None else _until(estimate, probes, max(_FIRST, method.least), tol, op.name)
 
@@ -244,14 +246,21 @@ def _until(estimate: Callable[[int], Estimate], probes: int, first: int, tol: fl
         return found
     hint = f"; about {found.products_for(_NORMAL * tol)} would reach it" if found.value else ""
     raise RuntimeError(
-        f"the trace of {name} with probes = {probes} was {found}, less sure than the relative standard error "
-        f"tol = {tol:g}{hint}"
+        f"{name} with probes = {probes} gave {found}, less sure than the relative standard error tol = {tol:g}{hint}"
     )
 
 
 def _reaches(found: Estimate, tol: float) -> bool:
     low, high = found.interval(0.95)
     return high - low <= 2 * _NORMAL * tol * abs(found.value)
+
+
+def _finite(value: float, name: str) -> float:
+    if not math.isfinite(value):
+        raise ValueError(
+            f"{name} maps finite tensors to such that are not finite or too large; there is no trace of it"
+        )
+    return value
 
 
 def _require_one_space(op: TensorOperator) -> None:
