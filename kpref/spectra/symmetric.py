@@ -46,7 +46,7 @@ class Coordinates:
         else:
             flat = np.zeros((len(vectors), self.space.size), vectors.dtype)
             flat[:, self.support] = vectors
-        return flat.reshape(-1, *self.space.shape)
+        return flat.reshape(len(vectors), *self.space.shape)
 
     def restrict(self, tensors: Array) -> Array:
         """Entries (v, n) of tensors (v, \\*shape) on the support."""

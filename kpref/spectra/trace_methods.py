@@ -35,7 +35,6 @@ from kpref.operators import TensorOperator
 from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.quadratic_forms import Mean, mean_of_forms
 from kpref.spectra.symmetric import RectangularForm
-from kpref.threads import serial_blas
 
 __all__ = ["DEFLATED_SQUARE", "MEAN_SQUARE", "METHODS", "Method", "Product", "Progress", "in_blocks", "sum_of_squares"]
 
@@ -137,7 +136,7 @@ def _averaging(square: bool) -> Start:
             known = count
             return _forms(_joined(tests), _joined(images), size, square, op.structure.positive)
 
-        return serial_blas(grow)
+        return grow
 
     return start
 
@@ -171,7 +170,7 @@ def _deflated(square: bool) -> Start:
                 2 * count + test_count,
             )
 
-        return serial_blas(grow)
+        return grow
 
     return start
 
@@ -207,7 +206,7 @@ def _krylov(product: Product, size: int, seed: int, op: TensorOperator, progress
         value = inside + mean.value
         return Found(mean._replace(value=value), value, 2 * count)
 
-    return serial_blas(grow)
+    return grow
 
 
 METHODS = {
