@@ -23,7 +23,7 @@ from kpref.operators import TensorOperator
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "require_flow"]
 
 Array = npt.NDArray[Any]
 
@@ -251,6 +251,13 @@ class Flow(Frozen):
 
     def __repr__(self) -> str:
         return f"Flow({self.model}, states {self.states.shape}, measure {self.space.measure!r}, {self.dtype})"
+
+
+def require_flow(flow: object) -> Flow:
+    """A flow as it is, or TypeError."""
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow must be a kpref.Flow; got {short(flow)}")
+    return flow
 
 
 def _inputs(inputs: Any, model: Model, dtype: np.dtype[Any]) -> Array:

@@ -171,7 +171,7 @@ class TrajectorySpace(EuclideanSpace):
             raise ValueError(
                 f"a trajectory space needs a shape (trials, time, units) without empty axes; got {short(shape)}"
             )
-        require_memory(8.0 * self.shape[0] * self.shape[1], f"a measure over {self.shape[0]} x {self.shape[1]} points")
+        require_memory(8.0 * self.shape[0] * self.shape[1], f"a measure for the shape {self.shape}")
         self.mu: Array = _weights(self.shape[:2], measure, times)
         self.mu.flags.writeable = False
         self.measure: str = measure if isinstance(measure, str) else "weights"
