@@ -284,8 +284,8 @@ def _lengths_of(arrays: dict[str, NDArray[Any]], notes: list[str]) -> NDArray[np
         return whole
     notes.append(
         f"The zeros at the end of the mask are taken for padding, as the inputs hold nothing there either: {ended:,} "
-        f"of {n_trials:,} trials end early, and {lengths.sum():,} of {n_trials * n_steps:,} steps exist. If all of them "
-        f"exist and some are only not scored, give `lengths` with the trials, {n_steps} for each of them."
+        f"of {n_trials:,} trials end early, and {lengths.sum():,} of {n_trials * n_steps:,} steps exist. If all of "
+        f"them exist and some are only not scored, give `lengths` with the trials, {n_steps} for each of them."
     )
     return lengths
 
