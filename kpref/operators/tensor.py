@@ -232,9 +232,7 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         structure: Structure = Structure(),
         dtype: npt.DTypeLike | None = None,
     ) -> TensorOperator:
-        operator = TensorOperator(forward, transpose, space_in, space_out, dtype or self.dtype, name, structure)
-        operator._forward, operator._backward = forward, transpose  # made of maps that are restricted already
-        return operator
+        return TensorOperator(forward, transpose, space_in, space_out, dtype or self.dtype, name, structure)
 
     # Algebra
 
