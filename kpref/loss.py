@@ -22,6 +22,7 @@ from kpref._validate import finite_array, numeric_array
 from kpref.lengths import without_tail
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
+from kpref.threads import serial_blas
 
 __all__ = ["LOSSES", "LossValue", "evaluate_loss"]
 
@@ -54,6 +55,7 @@ class LossValue:
     accuracy: float | None
 
 
+@serial_blas
 def evaluate_loss(
     states: Array,
     space: TrajectorySpace,

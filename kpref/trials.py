@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kpref._archives import read_npz
+from kpref._frozen import Frozen
 from kpref._validate import check_shape, finite_array, first_index, numeric_array, place
 from kpref.lengths import check_lengths, joined, points, without_tail
 
@@ -19,7 +20,7 @@ _CHANNELS = ("trial", "step", "channel")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Trials:
+class Trials(Frozen):
     """A set of B trials of at most T steps, checked once so that nothing downstream has to check it again.
 
     Two kinds of zero are kept apart. Steps after the end of a trial (`lengths`) do not exist: no number of a flow

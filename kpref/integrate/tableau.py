@@ -28,6 +28,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kpref._frozen import Frozen
 from kpref.integrate.order_conditions import OrderCondition, order_conditions, tree_text
 
 __all__ = ["Tableau"]
@@ -40,7 +41,7 @@ digit."""
 
 
 @dataclass(frozen=True, eq=False)
-class Tableau:
+class Tableau(Frozen):
     """An explicit Runge-Kutta method.
 
     Parameters

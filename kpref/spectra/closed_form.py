@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from kpref.lengths import points
 from kpref.linearize import DenseForm, SiteForm
+from kpref.threads import serial_blas
 
 __all__ = ["gate_features", "kernel_unit_average", "kernel_unit_trace"]
 
@@ -38,6 +39,7 @@ def gate_features(form: SiteForm) -> list[Array]:
     return features
 
 
+@serial_blas
 def kernel_unit_trace(form: SiteForm | DenseForm, mu: Array) -> Array:
     """Diagonal of ``tr_{trials, time}(K)``, shape (H,); K's trace is its sum.
 
@@ -58,6 +60,7 @@ def kernel_unit_trace(form: SiteForm | DenseForm, mu: Array) -> Array:
     return total
 
 
+@serial_blas
 def kernel_unit_average(form: SiteForm | DenseForm, mu: Array, lengths: npt.NDArray[np.int64] | None = None) -> Array:
     """The average of K over all pairs of trials and times, shape (H, H); diagonal for a network in site form.
 

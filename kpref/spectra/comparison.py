@@ -39,6 +39,7 @@ from kpref.space import EuclideanSpace, TrajectorySpace
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.paired_probes import DENSE_SIZE, check_probes, directions, jackknife, orthonormal_rows, split
 from kpref.spectra.symmetric import RectangularForm, require_self_adjoint
+from kpref.threads import serial_blas
 
 __all__ = ["TaskAlignment", "alignment", "principal_angles", "task_alignment"]
 
@@ -48,6 +49,7 @@ Array = npt.NDArray[Any]
 _BATCH_BYTES = 1 << 27
 
 
+@serial_blas
 def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int = 0, centred: bool = False) -> Estimate:
     """Alignment ``tr(A* B) / (tr(A* A) tr(B* B))^(1/2)`` of two operators, in the measures of their spaces.
 
@@ -96,6 +98,7 @@ def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int 
     return Estimate(float(np.clip(value, -1.0, 1.0)), error, products, "deflated probes, jackknife")
 
 
+@serial_blas
 def principal_angles(first: npt.ArrayLike, second: npt.ArrayLike, space: EuclideanSpace) -> Array:
     """Principal angles between the spans of two sets of tensors, in the inner product of their space.
 
@@ -153,6 +156,7 @@ class TaskAlignment:
     labels: Array
 
 
+@serial_blas
 def task_alignment(op: TensorOperator, err: npt.ArrayLike, groups: npt.ArrayLike) -> TaskAlignment:
     """Alignment of the sub-tasks that groups of trials stand for, under a kernel such as the NTK.
 

@@ -44,7 +44,7 @@ from kpref.spectra.estimate import Estimate
 from kpref.spectra.kernel import kernel_spectrum
 from kpref.spectra.paired_probes import DENSE_SIZE, check_probes, directions, jackknife, orthonormal_rows, split
 from kpref.spectra.symmetric import SymmetricForm
-from kpref.threads import even_blocks, get_num_threads, run_blocks
+from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
 
 __all__ = ["effective_dimension", "kernel_effective_dimension", "operator_norm"]
 
@@ -57,6 +57,7 @@ _BATCH_BYTES = 1 << 27
 _BLOCK_ENTRIES = 1 << 20
 
 
+@serial_blas
 def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60, seed: int = 0) -> Estimate:
     """Effective dimension ``(tr G)^2 / tr G^2`` of an operator, or of its partial trace on kept axes.
 
@@ -114,6 +115,7 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
     return Estimate(value, error, cost * products, "deflated probes, jackknife" if whole else "probes, jackknife")
 
 
+@serial_blas
 def kernel_effective_dimension(flow: Flow, keep: Keep = None) -> Estimate:
     """Effective dimension of ``flow.K``, or of its partial trace on kept axes, exact.
 
@@ -146,6 +148,7 @@ def kernel_effective_dimension(flow: Flow, keep: Keep = None) -> Estimate:
     return _exact(trace**2 / square if square else 0.0)
 
 
+@serial_blas
 def operator_norm(op: TensorOperator, seed: int = 0, tol: float = 1e-10) -> Estimate:
     """Largest singular value of an operator in the measures of its spaces.
 

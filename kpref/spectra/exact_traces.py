@@ -36,7 +36,7 @@ from kpref.memory import require_memory
 from kpref.models.base import Map
 from kpref.operators import TensorOperator
 from kpref.spectra.closed_form import gate_features
-from kpref.threads import even_blocks, get_num_threads, run_blocks
+from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
 
 __all__ = ["ntk_trace_exact", "propagator_gram_trace"]
 
@@ -51,6 +51,7 @@ _BATCH_BYTES = 1 << 27
 _MAX_PRODUCTS = 20_000
 
 
+@serial_blas
 def propagator_gram_trace(flow: Flow, progress: Progress | None = None) -> float:
     """Exact trace of ``P P*`` on the space of a flow (restricted, where the measure is zero).
 
@@ -87,6 +88,7 @@ def propagator_gram_trace(flow: Flow, progress: Progress | None = None) -> float
     return _trace_by_blocks(flow.P, progress)
 
 
+@serial_blas
 def ntk_trace_exact(flow: Flow, progress: Progress | None = None) -> float:
     """Exact trace of the NTK on the space of a flow (restricted, where the measure is zero).
 
@@ -165,10 +167,12 @@ def _gramian_trace(form: SiteForm | DenseForm, mu: Array, progress: Progress | N
             gramian = jacobian @ gramian @ jacobian.swapaxes(1, 2)
             gramian[:, diagonal, diagonal] += inverse[block, step, None]
             traces[block] += mu[block, step] * gramian[:, diagonal, diagonal].sum(axis=1)
-        if progress is not None:
-            progress(block.stop - block.start)
 
-    run_blocks(task, len(blocks))
+    def done(index: int) -> None:
+        if progress is not None:
+            progress(blocks[index].stop - blocks[index].start)
+
+    run_blocks(task, len(blocks), done=done)
     return float(traces.sum())
 
 
@@ -224,10 +228,8 @@ def _trace_by_trials(form: SiteForm, mu: Array, progress: Progress | None) -> fl
         part = slice(0, ends[trial])
         overlaps = np.array([block[part, trial] @ block[part, trial].T for block in features])
         traces[trial] = _trial_trace(form, mu[trial, part], trial, gates[part, trial].astype(np.float64), overlaps)
-        if progress is not None:
-            progress(1)
 
-    run_blocks(task, trials)
+    run_blocks(task, trials, done=None if progress is None else lambda trial: progress(1))
     return float(traces.sum())
 
 

@@ -24,7 +24,7 @@ from kpref.flow import Flow
 from kpref.linearize import DenseForm, SiteForm
 from kpref.memory import require_memory
 from kpref.spectra.closed_form import gate_features
-from kpref.threads import run_blocks
+from kpref.threads import run_blocks, serial_blas
 
 __all__ = ["KernelSpectrum", "form_spectrum", "kernel_spectrum"]
 
@@ -57,6 +57,7 @@ class KernelSpectrum:
     effective_dimension: float
 
 
+@serial_blas
 def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None) -> KernelSpectrum:
     """Exact spectrum of ``flow.K``, multiplicities included.
 
@@ -78,6 +79,7 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
     return form_spectrum(flow.linearization, flow.space.mu, progress)
 
 
+@serial_blas
 def form_spectrum(
     form: SiteForm | DenseForm, mu: Array, progress: Callable[[int], object] | None = None
 ) -> KernelSpectrum:
@@ -125,10 +127,8 @@ def _unit_spectra(gates: Array, features: list[Array], rows: int, progress: Call
         by_gate = flat[..., unit].reshape(rows, len(features))
         gram = _gram(by_gate, features, wide)
         unit_values[unit] = np.maximum(eigvalsh(gram, lower=True, overwrite_a=True, check_finite=False), 0.0)[::-1]
-        if progress is not None:
-            progress(1)
 
-    run_blocks(task, units)
+    run_blocks(task, units, done=None if progress is None else lambda unit: progress(1))
     return unit_values
 
 

@@ -18,7 +18,7 @@ from scipy.linalg import eigvalsh, svdvals
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.estimate import Estimate
-from kpref.threads import run_blocks
+from kpref.threads import run_blocks, serial_blas
 
 __all__ = ["SchmidtSketch", "effective_schmidt_rank", "schmidt_sketch"]
 
@@ -49,6 +49,7 @@ class SchmidtSketch:
     n_products: int
 
 
+@serial_blas
 def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) -> Estimate:
     """Effective Schmidt rank of any operator on tensors (..., units): P, K, NTK, ``P.gram()``, ...
 
@@ -109,6 +110,7 @@ def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) 
     return Estimate(value, float(_jackknife(ratio(1.0))), probes * op.shape_in[-1], "sampled, jackknife")
 
 
+@serial_blas
 def schmidt_sketch(op: TensorOperator, k: int, probes: int = 16, seed: int = 0) -> SchmidtSketch:
     """The k leading Schmidt values of any operator on tensors (..., units).
 

@@ -45,6 +45,7 @@ from kpref.spectra.trace_methods import (
     in_blocks,
     sum_of_squares,
 )
+from kpref.threads import serial_blas
 
 __all__ = ["adjoint_trace", "frobenius_squared", "trace"]
 
@@ -52,6 +53,7 @@ Array = npt.NDArray[Any]
 _FIRST = 16  # products before the standard error is first compared with the tolerance
 
 
+@serial_blas
 def trace(
     op: TensorOperator,
     method: str = "auto",
@@ -118,6 +120,7 @@ def trace(
     )
 
 
+@serial_blas
 def frobenius_squared(
     op: TensorOperator, probes: int = 64, tol: float | None = None, seed: int = 0, progress: Progress | None = None
 ) -> Estimate:
@@ -148,6 +151,7 @@ def frobenius_squared(
     return _estimate(op, RANGE_NORM, form, form.size, probes, tol, seed, progress, sum_of_squares)
 
 
+@serial_blas
 def adjoint_trace(
     op: TensorOperator, probes: int = 64, tol: float | None = None, seed: int = 0, progress: Progress | None = None
 ) -> Estimate:
