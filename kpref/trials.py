@@ -375,12 +375,8 @@ def _check_weights(mask: NDArray[np.float64], axes: Sequence[str]) -> None:
 
 
 def _checked_conditions(conditions: ArrayLike, n_trials: int) -> NDArray[Any]:
-    given = np.asarray(conditions)
-    if given.dtype.kind not in "iuU" or given.shape != (n_trials,):
-        raise ValueError(
-            f"conditions must be integers or strings, one for each of the {n_trials} trials; got an array of "
-            f"{given.dtype} of shape {given.shape}"
-        )
+    given = numeric_array("conditions", conditions, "iuU")
+    check_shape("conditions", given, shape=(n_trials,))
     checked = np.array(given, dtype=np.int64 if given.dtype.kind in "iu" else None)
     checked.setflags(write=False)
     return checked
