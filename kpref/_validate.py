@@ -74,6 +74,19 @@ def precision(dtype: DTypeLike, name: str = "dtype") -> np.dtype[Any]:
     return wanted
 
 
+def function(name: str, value: object, takes: str | None = None) -> None:
+    """Raise TypeError if `value` is not a function (of what is said to be taken)."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function{f' of {takes}' if takes else ''}; got {short(value)}")
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False, or TypeError."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {short(value)}")
+    return bool(value)
+
+
 def short(value: object) -> str:
     """A value in an error, on one line and cut after 60 characters; of an array its shape and dtype."""
     if isinstance(value, np.ndarray):

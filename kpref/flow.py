@@ -25,7 +25,7 @@ from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.trials import Trials
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "require_flow"]
 
 Array = npt.NDArray[Any]
 
@@ -266,6 +266,13 @@ class Flow(Frozen):
 
     def __repr__(self) -> str:
         return f"Flow({self.model}, states {self.states.shape}, measure {self.space.measure!r}, {self.dtype})"
+
+
+def require_flow(flow: object) -> Flow:
+    """A flow as it is, or TypeError."""
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow must be a kpref.Flow; got {short(flow)}")
+    return flow
 
 
 def _with_lengths(inputs: Any, lengths: npt.ArrayLike | None) -> tuple[Any, Any]:

@@ -215,7 +215,7 @@ class TrajectorySpace(EuclideanSpace):
             raise ValueError(
                 f"a trajectory space needs a shape (trials, time, units) without empty axes; got {short(shape)}"
             )
-        require_memory(8.0 * self.shape[0] * self.shape[1], f"a measure over {self.shape[0]} x {self.shape[1]} points")
+        require_memory(8.0 * self.shape[0] * self.shape[1], f"a measure for the shape {self.shape}")
         if times is not None and self.lengths is not None and self.lengths.min() < 2:
             raise ValueError(
                 f"a trial in continuous time needs at least two times; got a length of 1 at trial "

@@ -66,8 +66,21 @@ def test_declared_structure_is_true_of_sums_products_and_multiples(rng):
     flow = make_flow("RNN-tanh", measure=rng.uniform(0.1, 1, size=(3, 5)))
     root = np.sqrt(weights(flow.space)).ravel()
     one = identity(flow.space)
-    made = [flow.K, 2 * flow.K, -flow.K, flow.K - flow.NTK, flow.K + flow.NTK, flow.K @ flow.NTK, flow.K**2, flow.P**2,
-            flow.P + flow.P, 0.5 * one - flow.K, (-flow.K) ** 2, flow.K / 3, flow.K * -1.0]  # fmt: skip
+    made = [
+        flow.K,
+        2 * flow.K,
+        -flow.K,
+        flow.K - flow.NTK,
+        flow.K + flow.NTK,
+        flow.K @ flow.NTK,
+        flow.K**2,
+        flow.P**2,
+        flow.P + flow.P,
+        0.5 * one - flow.K,
+        (-flow.K) ** 2,
+        flow.K / 3,
+        flow.K * -1.0,
+    ]
     for operator in made:
         symmetric = root[:, None] * operator.to_dense() / root
         noise = 1e-12 * np.abs(symmetric).max()
@@ -174,9 +187,12 @@ def matrix_operator(dtype, seed, careless):
     matrix = np.random.default_rng(seed).normal(size=(3, 3)).astype(np.float64 if careless else dtype)
     space = TrajectorySpace((1, 3, 1), [0.5, 1.0, 2.0])
     return TensorOperator(
-        lambda batch: np.einsum("ij,vbjh->vbih", matrix, batch), lambda batch: np.einsum("ji,vbjh->vbih", matrix, batch),
-        space, space, dtype,
-    )  # fmt: skip
+        lambda batch: np.einsum("ij,vbjh->vbih", matrix, batch),
+        lambda batch: np.einsum("ji,vbjh->vbih", matrix, batch),
+        space,
+        space,
+        dtype,
+    )
 
 
 @examples(60)
@@ -215,10 +231,14 @@ def test_promised_precision_is_delivered(data):
     x = np.random.default_rng(9).normal(size=(3, 2)).astype(data.draw(DTYPES))
     tolerance = 1e3 * np.finfo(np.float32).eps * (1 + np.abs(dense).max())
     for found, wanted in (
-        (op @ x[:, 0], dense @ x[:, 0]), (op.matvec(x[:, 0]), dense @ x[:, 0]), (op.matmat(x), dense @ x),
-        (op.rmatvec(x[:, 0]), dense.T @ x[:, 0]), (op.rmatmat(x), dense.T @ x), (op.to_dense(), dense),
+        (op @ x[:, 0], dense @ x[:, 0]),
+        (op.matvec(x[:, 0]), dense @ x[:, 0]),
+        (op.matmat(x), dense @ x),
+        (op.rmatvec(x[:, 0]), dense.T @ x[:, 0]),
+        (op.rmatmat(x), dense.T @ x),
+        (op.to_dense(), dense),
         (op(x[:, 0].reshape(1, 3, 1)).ravel(), dense @ x[:, 0]),
         (op.apply(x.T.reshape(2, 1, 3, 1)).reshape(2, 3).T, dense @ x),
-    ):  # fmt: skip
+    ):
         assert found.dtype == dtype
         np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)

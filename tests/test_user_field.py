@@ -337,8 +337,8 @@ def test_bad_derivative_functions(derivatives, message):
     [
         ({"parameters": {}}, ValueError, "at least one parameter"),
         ({"parameters": [1.0]}, TypeError, "parameters must be a mapping of names to arrays; got list"),
-        ({"parameters": {"a b": 1.0}}, ValueError, "Python identifier; got 'a b'"),
-        ({"parameters": {3: 1.0}}, ValueError, "Python identifier; got 3"),
+        ({"parameters": {"a b": 1.0}}, ValueError, "Python identifiers; got 'a b'"),
+        ({"parameters": {3: 1.0}}, ValueError, "Python identifiers; got 3"),
         ({"parameters": {"k": [1.0, np.inf]}}, ValueError, "k holds inf at index"),
         ({"parameters": {"k": "one"}}, ValueError, "k must be an array of"),
         ({"parameters": {"k": []}}, ValueError, "k must have at least one entry"),

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
 from kpref._frozen import Frozen, FrozenDict
-from kpref._validate import check_shape, finite_array, integer, numeric_array, real_number, short
+from kpref._validate import check_shape, finite_array, flag, integer, numeric_array, real_number, short
 from kpref.memory import require_memory
 from kpref.threads import serial_blas
 
@@ -391,10 +391,11 @@ def initial_parameters(
     """
     n_inputs, n_states = integer("n_inputs", n_inputs, 1), integer("n_states", n_states, 1)
     gain, seed = real_number("gain", gain), integer("seed", seed, 0)
-    if not isinstance(bias, bool | np.bool_):
-        raise TypeError(f"bias must be True or False; got {short(bias)}")
+    bias = flag("bias", bias)
     entries = n_states * (n_states + n_inputs)
-    require_memory(8.0 * entries * cls.n_gates, f"a {cls.__name__} of {n_states} units and {n_inputs} inputs")
+    require_memory(
+        8.0 * entries * cls.n_gates, f"a {cls.__name__} with n_states = {n_states} and n_inputs = {n_inputs}"
+    )
     generator = np.random.default_rng(seed)
     parameters: dict[str, Any] = {}
     for site in cls.sites:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._foreign import read_only
-from kpref._validate import finite_array, first_index, numeric_array, place
+from kpref._validate import finite_array, first_index, numeric_array, place, short
 from kpref.models.base import Array, Parameters
 from kpref.oracle.finite_difference import FiniteDifference
 
@@ -52,7 +52,7 @@ def named_arrays(parameters: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
         raise ValueError("parameters must hold at least one parameter")
     for name in parameters:
         if not (isinstance(name, str) and name.isidentifier()):
-            raise ValueError(f"the name of a parameter must be a Python identifier; got {name!r}")
+            raise ValueError(f"the names of parameters must be Python identifiers; got {short(name)}")
     checked = {name: finite_array(name, value) for name, value in parameters.items()}
     for name, value in checked.items():
         if value.size == 0:

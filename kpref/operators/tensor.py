@@ -315,6 +315,13 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
             Structure(self.structure.self_adjoint, self.structure.positive and factor >= 0),
         )
 
+    def __matmul__(self, x: Any) -> Any:
+        if np.isscalar(x):
+            raise ValueError(
+                f"{self.name} @ x takes an array or an operator, and {self.name} * x a number; got {short(x)}"
+            )
+        return super().__matmul__(x)
+
     def __rmul__(self, x: Any) -> Any:
         return self._times(x) if np.isscalar(x) else super().__rmul__(x)
 

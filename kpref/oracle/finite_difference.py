@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._validate import finite_array, first_index, numeric_array
+from kpref._validate import function as require_function
 from kpref.threads import serial_blas
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def complex_step(function: Function, point: npt.ArrayLike, direction: npt.ArrayL
     ----------
     Squire, Trapp, Using complex variables to estimate derivatives of real functions, SIAM Review 40 (1998).
     """
+    require_function("function", function, "an array")
     x, directions = _arguments(point, direction)
     columns = []
     for d in directions:
@@ -182,6 +184,7 @@ def finite_difference(
     ----------
     Ridders, Accurate computation of F'(x) and F'(x) F''(x), Advances in Engineering Software 4 (1982).
     """
+    require_function("function", function, "an array")
     x, directions = _arguments(point, direction)
     if direction is not None:
         return _central(function, x, next(directions))
@@ -254,6 +257,8 @@ def taylor_test(
     ValueError
         If an argument is not as described, the derivative has another shape than f, or a value is not finite.
     """
+    require_function("function", function, "an array")
+    require_function("derivative", derivative, "an array")
     x, directions = _arguments(point, direction)
     d = next(directions)
     h = finite_array("steps", steps, ndim=1)

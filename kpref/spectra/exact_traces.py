@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.flow import Flow
+from kpref._validate import function
+from kpref.flow import Flow, require_flow
 from kpref.linearize import DenseForm, SiteForm
 from kpref.memory import require_memory
 from kpref.models.base import Map
@@ -77,6 +78,7 @@ def propagator_gram_trace(flow: Flow, progress: Progress | None = None) -> float
     For a map, 4 B T H^3 flops. For a Runge-Kutta flow T H products with P, each of which serves one state (time, unit)
     of all trials, as P does not mix these. In float64 for a map; in the precision of the flow otherwise.
     """
+    _check(flow, progress)
     if isinstance(flow.model, Map):
         return _gramian_trace(flow.linearization, flow.space.mu, progress)
     steps, units = flow.space.shape[1:]
@@ -112,6 +114,7 @@ def ntk_trace_exact(flow: Flow, progress: Progress | None = None) -> float:
     For a map in site form the cheaper of two ways: trial by trial, B T^2 H^3 flops and 3 T H^2 numbers of memory for
     each thread; or min(M, B T H) products with D, 2 B T k_r H^2 flops each and more. Other flows go the second way.
     """
+    _check(flow, progress)
     form, shape = flow.linearization, flow.space.shape
     if isinstance(flow.model, Map) and isinstance(form, SiteForm):
         steps, units = shape[1:]
@@ -119,6 +122,12 @@ def ntk_trace_exact(flow: Flow, progress: Progress | None = None) -> float:
         if steps * units < by_products:  # both per trial, step and square of the units
             return _trace_by_trials(form, flow.space.mu, progress)
     return _trace_by_products(flow.D, progress)
+
+
+def _check(flow: object, progress: object) -> None:
+    require_flow(flow)
+    if progress is not None:
+        function("progress", progress, "a number of trials or products")
 
 
 def _step_jacobian(form: SiteForm | DenseForm, step: int, trials: slice) -> Array:

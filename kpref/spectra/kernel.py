@@ -20,7 +20,8 @@ import numpy.typing as npt
 from scipy.linalg import eigvalsh, svdvals
 from scipy.linalg.blas import dsyrk
 
-from kpref.flow import Flow
+from kpref._validate import function
+from kpref.flow import Flow, require_flow
 from kpref.linearize import DenseForm, SiteForm
 from kpref.memory import require_memory
 from kpref.spectra.closed_form import gate_features
@@ -76,6 +77,9 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
     With c columns in F_h: H (B T c^2 + O(c^3)) flops, or one such problem where the gates are constant. Eigenvalues
     have an absolute error of a few units of rounding of the largest.
     """
+    flow = require_flow(flow)
+    if progress is not None:
+        function("progress", progress, "a number of units")
     return form_spectrum(flow.linearization, flow.space.mu, progress)
 
 

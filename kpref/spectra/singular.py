@@ -21,9 +21,9 @@ from scipy.linalg import svd as dense_svd
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import RectangularSearch
-from kpref.spectra.eigen import check_count, check_start, signs
+from kpref.spectra.eigen import check_count, check_search, check_start, signs
 from kpref.spectra.lanczos import NoConvergence, blend, iterate
-from kpref.spectra.symmetric import RectangularForm
+from kpref.spectra.symmetric import RectangularForm, require_operator
 from kpref.threads import serial_blas
 
 __all__ = ["Singular", "svd"]
@@ -104,6 +104,8 @@ def svd(
     MemoryError
         Before anything is allocated, if the bases would not fit.
     """
+    op = require_operator(op)
+    tol, seed = check_search(tol, seed, progress)
     form = RectangularForm(op, progress)
     rows, columns = form.codomain.size, form.domain.size
     count = check_count(k, min(rows, columns))
