@@ -162,7 +162,7 @@ def numeric_array(name: str, value: ArrayLike, kinds: str) -> NDArray[Any]:
     ValueError
         If `value` is ragged, or an array of something else.
     """
-    words = {"b": "booleans", "i": "integers", "f": "real numbers", "c": "complex numbers"}
+    words = {"b": "booleans", "i": "integers", "f": "real numbers", "c": "complex numbers", "U": "strings"}
     expected = ", ".join(words[kind] for kind in kinds if kind in words)
     masked = _first_masked(value)
     if masked is not None:

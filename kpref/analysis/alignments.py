@@ -1,4 +1,4 @@
-"""Alignments for a report: of two operators, and of the sub-tasks that labels stand for."""
+"""Alignments for a report: of two operators, and of the sub-tasks that conditions or labels stand for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kpref.trials import Trials
 
 __all__ = ["MOST_TASKS", "align_tasks", "aligned"]
 
-#: Sub-tasks (labels) up to which their alignment is computed: a product with the NTK for each.
+#: Sub-tasks (conditions or labels) up to which their alignment is computed: a product with the NTK for each.
 MOST_TASKS = 30
 _PROBES = 12
 
@@ -25,8 +25,8 @@ def aligned(first: TensorOperator, second: TensorOperator, seed: int) -> Estimat
 
 
 def align_tasks(gradient: GradientFlow, trials: Trials) -> TaskAlignment | None:
-    """Alignment of sub-tasks; None unless each trial has one label, of `MOST_TASKS` different ones at most."""
-    labels = trials.labels
-    if labels is None or labels.ndim != 1 or len(np.unique(labels)) > MOST_TASKS:
+    """Alignment of sub-tasks: conditions, or else labels of trials; None without, or for more than `MOST_TASKS`."""
+    groups = trials.groups
+    if groups is None or len(np.unique(groups)) > MOST_TASKS:
         return None
-    return task_alignment(gradient.flow.NTK, gradient.err, labels)
+    return task_alignment(gradient.flow.NTK, gradient.err, groups)

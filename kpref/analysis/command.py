@@ -194,15 +194,15 @@ def _note_on_tasks(trials: Trials, objective: Objective | None) -> list[str]:
     """Why the alignment of sub-tasks is left out, where it is and nothing else says so."""
     if objective is None:
         return []
-    if trials.labels is None or trials.labels.ndim != 1:
+    if trials.groups is None:
         return [
-            "The trials do not carry one label each, which would say what the sub-tasks are: their alignment is left "
-            "out."
+            "The trials do not carry one condition or label each, which would say what the sub-tasks are: their "
+            "alignment is left out."
         ]
-    number = len(np.unique(trials.labels))
+    number, what = len(np.unique(trials.groups)), "labels" if trials.conditions is None else "conditions"
     if number > MOST_TASKS:
         return [
-            f"The trials have {number} different labels: alignment of more than {MOST_TASKS} sub-tasks is left out."
+            f"The trials have {number} different {what}: alignment of more than {MOST_TASKS} sub-tasks is left out."
         ]
     return []
 
@@ -217,7 +217,7 @@ def _facts(
     return {
         "command line": shlex.join(["kpref", *args.argv]),
         "checkpoints": ", ".join(str(path) for path in paths),
-        "trials": f"{trials_path} ({trials.n_trials} trials, {trials.n_steps} steps, {trials.n_inputs} inputs)",
+        "trials": f"{trials_path} ({trials.in_words()}, {trials.n_inputs} inputs)",
         "time": "discrete" if integration is None else integration.in_words(),
         "initial states": "zero",
         "measure": args.measure,

@@ -78,7 +78,7 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
         "accuracy": analysis.accuracy,
         "error_norm": analysis.error_norm,
         "loss_rate": analysis.loss_rate,
-        "states_rms": float(np.sqrt(np.mean(analysis.states**2))),
+        "states_rms": analysis.states_rms,
         "kernel": {
             "leading": kernel.values[: len(analysis.kernel_modes.values)],
             "trace": kernel.trace,

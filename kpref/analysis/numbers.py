@@ -130,6 +130,7 @@ class Analysis:
     times : ndarray, shape (T,), or None
         The times of the trials in continuous time.
     states : ndarray, shape (B, T, H)
+        Zero after the end of a trial, as are outputs.
     flow : Flow
         The network on its trials, for comparisons.
     kernel : KernelSpectrum
@@ -155,8 +156,8 @@ class Analysis:
     shares : ErrorShares or None
     step : StepTest or None
     tasks : TaskAlignment or None
-        Alignment of the sub-tasks that the labels stand for; None without a label for each trial, or with more than
-        `kpref.analysis.alignments.MOST_TASKS` of them.
+        Alignment of the sub-tasks that conditions or labels stand for; None without one for each trial, or with more
+        than `kpref.analysis.alignments.MOST_TASKS` of them.
     """
 
     name: str
@@ -183,6 +184,11 @@ class Analysis:
     shares: ErrorShares | None = None
     step: StepTest | None = None
     tasks: TaskAlignment | None = None
+
+    @property
+    def states_rms(self) -> float:
+        """Root mean square of the states, over units and the points that exist."""
+        return float(np.sqrt(np.square(self.states).sum() / (self.space.n_points * self.space.shape[2])))
 
 
 def analyze_checkpoint(
@@ -239,8 +245,8 @@ def analyze_checkpoint(
     tell("running the network")
 
     def flow_on(chosen: Array) -> Flow:
-        inputs = trials.inputs if len(chosen) == trials.n_trials else trials.inputs[chosen]
-        return Flow(model, inputs, measure=measure, **({} if integration is None else integration.arguments()))
+        part = trials if len(chosen) == trials.n_trials else trials.subset(chosen)
+        return Flow(model, part, measure=measure, **({} if integration is None else integration.arguments()))
 
     flow = flow_on(np.arange(trials.n_trials))
     k = min(modes, flow.space.size)

@@ -130,21 +130,19 @@ def render(study: Study, exhibits: Sequence[Exhibit]) -> str:
 
 def _header(study: Study) -> str:
     first = study.analyses[0]
-    trials, steps, _ = first.space.shape
     names = " → ".join(escape(analysis.name) for analysis in study.analyses)
     objective, integration = study.objective, study.integration
     step = "step" if integration is None else "time"
     loss = method = ""
     if objective is not None:
-        words = {"mse": "mean squared error", "cross_entropy": "cross-entropy"}[objective.loss]
-        loss = f" Loss: {words}, {f'all {step}s' if objective.at == 'all' else f'last {step} only'}."
+        loss = f" Loss: {objective.in_words(study.trials, step)}."
     if integration is not None:
         words = integration.in_words()
         method = f" {words[0].upper()}{words[1:]}."
     return (
         f'<header><p class="kicker">kpref {escape(__version__)} · K-P flow of a recurrent network</p>'
         f"<h1>What gradient descent does to the states</h1>"
-        f'<p class="sub">{names}<br>{escape(first.model)}; {trials:,} trials of {steps} {step}s.'
+        f'<p class="sub">{names}<br>{escape(first.model)}; {study.trials.in_words(step)}.'
         f"{escape(method)}{loss}</p>"
         "</header>"
     )
@@ -193,7 +191,7 @@ def _overview_table(study: Study) -> str:
             )
         rows.append(row("size of the error, |Err|", "exact", [optional(a.error_norm) for a in analyses]))
         rows.append(row("change of the loss per unit η", "exact", [optional(a.loss_rate) for a in analyses]))
-    states = [number(float(np.sqrt(np.mean(a.states**2)))) for a in analyses]
+    states = [number(a.states_rms) for a in analyses]
     rows += [
         row("rms of the states", "exact", states),
         row("largest eigenvalue of K", "exact", [number(a.kernel.values[0]) for a in analyses]),

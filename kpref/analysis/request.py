@@ -103,10 +103,10 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def thinned(trials: Trials, most: int | None) -> Trials:
-    """At most so many trials, evenly spread over all."""
-    if most is None or most >= trials.n_trials:
-        return trials
-    return trials.subset(np.linspace(0, trials.n_trials - 1, most).round().astype(int))
+    """At most so many trials, evenly spread over all, without steps that exist in none of them."""
+    if most is not None and most < trials.n_trials:
+        trials = trials.subset(np.linspace(0, trials.n_trials - 1, most).round().astype(int))
+    return trials.trimmed()
 
 
 def check_fit(
@@ -116,8 +116,8 @@ def check_fit(
     integration: Integration | None,
 ) -> list[str]:
     """Compare trials with networks before anything is computed; returns what the report should say about it."""
-    if integration is not None and trials.n_steps < 2:
-        raise ValueError("--dt needs trials of at least 2 times; got 1")
+    if integration is not None and trials.lengths.min() < 2:
+        raise ValueError(f"--dt needs trials of at least 2 times; got 1 at trial {trials.lengths.argmin()}")
     for path, (model, readout) in zip(paths, networks, strict=True):
         if isinstance(model, Field) and integration is None:
             raise ValueError(
@@ -140,7 +140,9 @@ def check_fit(
                 f"the trials have the label {trials.labels.max()}, but the readout in {path} has {readout.n_outputs} "
                 f"outputs (labels 0 to {readout.n_outputs - 1})"
             )
-    sizes = {model.n_states for model, _ in networks}
+    notes, sizes = list(trials.notes), {model.n_states for model, _ in networks}
     if len(sizes) > 1:
-        return ["The checkpoints have different numbers of units: those that differ from the first are not compared."]
-    return []
+        notes.append(
+            "The checkpoints have different numbers of units: those that differ from the first are not compared."
+        )
+    return notes

@@ -191,7 +191,7 @@ def inverse_tests(flow: Flow, rng: np.random.Generator, condition: float) -> lis
     terms = _terms(flow)
     bound = _rounding(terms) * condition
     reason = f"8 √k u for sums of k = {terms:,} terms, times the condition number {condition:.3g} of P"
-    q = rng.standard_normal(flow.space.shape)
+    q = flow.space.clear(rng.standard_normal(flow.space.shape))
     errors = [_norm(flow.P_inverse(flow.P(q)) - q), _norm(flow.P(flow.P_inverse(q)) - q)]
     names = (("P⁻¹ after P", "P⁻¹ P q = q"), ("P after P⁻¹", "P P⁻¹ q = q"))
     return [

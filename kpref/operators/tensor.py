@@ -48,7 +48,8 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     columns (n, 1) and matrices (n, k) as SciPy does, tensors being flattened in C order; ``op.apply(batch)`` maps a
     batch (v, \\*shape_in) at once. ``op.T`` and ``op.H`` are the Euclidean transpose, ``op.star`` the adjoint in the
     inner products of the two spaces. Sums, products and multiples of TensorOperators are TensorOperators; with any
-    other LinearOperator they are SciPy's.
+    other LinearOperator they are SciPy's. Where points of a space do not exist (trials that end early), nothing is
+    taken from them and zeros are returned.
 
     Parameters
     ----------
@@ -87,8 +88,8 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
                 raise TypeError(f"{side} must be an EuclideanSpace or a TrajectorySpace; got {short(value)}")
         super().__init__(precision(dtype), (space_out.size, space_in.size))
         self.name, self.structure = name, structure
-        self._forward = self._promised("forward", forward, space_out)
-        self._backward = self._promised("transpose", transpose, space_in)
+        self._forward = _into(space_out, self._promised("forward", forward, space_out))
+        self._backward = _into(space_in, self._promised("transpose", transpose, space_in))
         self.space_in, self.space_out = space_in, space_out
 
     def _promised(self, name: str, function: Map, space: EuclideanSpace) -> Map:
@@ -142,7 +143,7 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
             return self.apply(array.real) + 1j * self.apply(array.imag)
         if len(array) == 0:
             return np.empty((0, *self.shape_out), self.dtype)
-        return self._forward(array)
+        return self._forward(self.space_in.clear(array.astype(self.dtype, copy=False)))
 
     def _numbers(self, value: Any) -> Array:
         """An array of numbers, or TypeError: what SciPy expects of an operator that is given something else."""
@@ -375,6 +376,18 @@ def identity(space: EuclideanSpace, dtype: npt.DTypeLike = np.float64) -> Tensor
 
 def _copy(batch: Array) -> Array:
     return batch.copy()
+
+
+def _into(space: EuclideanSpace, function: Map) -> Map:
+    """A map whose images are tensors of the space: zero where nothing exists."""
+    if space.lengths is None:
+        return function
+
+    def restricted(batch: Array) -> Array:
+        image = function(batch)
+        return space.clear(image, overwrite=image.flags.writeable and not np.may_share_memory(image, batch))
+
+    return restricted
 
 
 def _inside(shape: tuple[int, ...]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref.lengths import points
 from kpref.linearize import DenseForm, SiteForm
 from kpref.threads import serial_blas
 
@@ -60,7 +61,7 @@ def kernel_unit_trace(form: SiteForm | DenseForm, mu: Array) -> Array:
 
 
 @serial_blas
-def kernel_unit_average(form: SiteForm | DenseForm, mu: Array) -> Array:
+def kernel_unit_average(form: SiteForm | DenseForm, mu: Array, lengths: npt.NDArray[np.int64] | None = None) -> Array:
     """The average of K over all pairs of trials and times, shape (H, H); diagonal for a network in site form.
 
     Parameters
@@ -68,16 +69,22 @@ def kernel_unit_average(form: SiteForm | DenseForm, mu: Array) -> Array:
     form : SiteForm or DenseForm
     mu : ndarray, shape (B, T)
         The measure.
+    lengths : ndarray of int, shape (B,), optional
+        How many of the T points of each trial exist: the average is over those.
     """
-    weights, points = mu.T, mu.size
+    weights, exist = mu.T, np.ones(mu.T.shape) if lengths is None else points(lengths, mu.shape[1]).T.astype(float)
+    number = exist.sum()
     if isinstance(form, DenseForm):
         jacobian = form.parameter_jacobian
-        return np.asarray(jacobian.sum(axis=(0, 1)) @ np.einsum("nb,nbhm->mh", weights, jacobian)) / points**2
+        return (
+            np.asarray(np.einsum("nb,nbhm->hm", exist, jacobian) @ np.einsum("nb,nbhm->mh", weights, jacobian))
+            / number**2
+        )
     total = np.zeros(form.n_states)
     for gate, features in enumerate(gate_features(form)):
         rows = len(features)
         coefficient = np.broadcast_to(form.gates[:, :, gate], form.variable.shape).reshape(rows, -1)
-        plain = coefficient.T @ features
+        plain = coefficient.T @ (exist.reshape(-1, 1) * features)
         weighed = coefficient.T @ (weights.reshape(-1, 1) * features)
         total += (plain * weighed).sum(axis=1)
-    return np.diag(total / points**2)
+    return np.diag(total / number**2)
