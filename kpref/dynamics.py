@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
+from kpref._validate import short
 from kpref.integrate import InputSignal, Solution, Tableau
 from kpref.linearize import DenseForm, SiteForm, linearize
 from kpref.models.base import Field, Map
@@ -109,7 +110,8 @@ class MapDynamics:
         steps, trials, _ = self.drive.shape
         trajectory = np.empty((steps + 1, trials, model.n_states))
         trajectory[0] = self.z0
-        blocks = even_blocks(trials, _TRIALS_PER_BLOCK)
+        # A function of the user's sees all trials at once.
+        blocks = even_blocks(trials, _TRIALS_PER_BLOCK) if model.thread_safe else [slice(0, trials)]
 
         def task(index: int) -> None:
             block = blocks[index]
@@ -124,7 +126,7 @@ class MapDynamics:
                         trajectory[step + 1, block] = 0.0
                     trajectory[step + 1, going] = model.step(trajectory[step, going], self.drive[step, going])
 
-        run_blocks(task, len(blocks))
+        run_blocks(task, len(blocks), here=not model.thread_safe)
         _require_finite(trajectory)
         return trajectory
 
@@ -252,8 +254,8 @@ class FieldDynamics:
     def adjoint(self, kind: str) -> TensorOperator:
         """Solution operator of the adjoint equation, discrete or continuous."""
         makers = {"discrete": operators.discrete_adjoint, "continuous": operators.continuous_adjoint}
-        if kind not in makers:
-            raise ValueError(f'adjoint must be "discrete" or "continuous"; got {kind!r}')
+        if not isinstance(kind, str) or kind not in makers:
+            raise ValueError(f'the kind of adjoint must be "discrete" or "continuous"; got {short(kind)}')
         if self.space.lengths is not None:
             raise ValueError("the adjoint equation is solved back from one time for all trials: cut them to one length")
         return makers[kind](self.system, self.space, self.forcing)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kpref._archives import read_npz
+from kpref._frozen import Frozen
 from kpref._validate import check_shape, finite_array, first_index, numeric_array, place
 from kpref.lengths import check_lengths, joined, points, without_tail
 
@@ -19,7 +20,7 @@ _CHANNELS = ("trial", "step", "channel")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Trials:
+class Trials(Frozen):
     """A set of B trials of at most T steps, checked once so that nothing downstream has to check it again.
 
     Two kinds of zero are kept apart. Steps after the end of a trial (`lengths`) do not exist: no number of a flow
@@ -284,8 +285,8 @@ def _lengths_of(arrays: dict[str, NDArray[Any]], notes: list[str]) -> NDArray[np
         return whole
     notes.append(
         f"The zeros at the end of the mask are taken for padding, as the inputs hold nothing there either: {ended:,} "
-        f"of {n_trials:,} trials end early, and {lengths.sum():,} of {n_trials * n_steps:,} steps exist. If all of them "
-        f"exist and some are only not scored, give `lengths` with the trials, {n_steps} for each of them."
+        f"of {n_trials:,} trials end early, and {lengths.sum():,} of {n_trials * n_steps:,} steps exist. If all of "
+        f"them exist and some are only not scored, give `lengths` with the trials, {n_steps} for each of them."
     )
     return lengths
 
@@ -374,12 +375,8 @@ def _check_weights(mask: NDArray[np.float64], axes: Sequence[str]) -> None:
 
 
 def _checked_conditions(conditions: ArrayLike, n_trials: int) -> NDArray[Any]:
-    given = np.asarray(conditions)
-    if given.dtype.kind not in "iuU" or given.shape != (n_trials,):
-        raise ValueError(
-            f"conditions must be integers or strings, one for each of the {n_trials} trials; got an array of "
-            f"{given.dtype} of shape {given.shape}"
-        )
+    given = numeric_array("conditions", conditions, "iuU")
+    check_shape("conditions", given, shape=(n_trials,))
     checked = np.array(given, dtype=np.int64 if given.dtype.kind in "iu" else None)
     checked.setflags(write=False)
     return checked

@@ -35,7 +35,7 @@ from kpref.linearize import DenseForm, SiteForm
 from kpref.memory import require_memory
 from kpref.runge_kutta import Forcing, Segment, StageSystem
 from kpref.spectra.blocks import extend_blocks
-from kpref.threads import even_blocks, run_blocks
+from kpref.threads import even_blocks, run_blocks, serial_blas
 
 __all__ = ["Lyapunov", "lyapunov_exponents", "propagator_growth", "trial_norms"]
 
@@ -75,6 +75,7 @@ class Lyapunov:
     standard_error: Array
 
 
+@serial_blas
 def lyapunov_exponents(
     flow: Flow, k: int | None = None, discard: int = 0, every: int | None = None, seed: int = 0
 ) -> Lyapunov:
@@ -139,6 +140,7 @@ def lyapunov_exponents(
     return _summary(times, np.array(rows), np.stack(growth, axis=1), ends)
 
 
+@serial_blas
 def propagator_growth(flow: Flow) -> Array:
     """Logarithm of the largest singular value of ``Phi(n, 0)``, how far P lets the past grow: shape (B, T).
 
@@ -180,6 +182,7 @@ def propagator_growth(flow: Flow) -> Array:
     return logs[:, len(times) - steps :]
 
 
+@serial_blas
 def trial_norms(flow: Flow, seed: int = 0, tol: float = 1e-6) -> Array:
     """Operator norm of P on each trial, in the inner product of the space: shape (B,).
 
