@@ -128,7 +128,9 @@ def build():
             object(),
         ),
     )
-    yield from rows("Flow", lambda **k: Flow(MODEL, INPUTS, **k), "dtype", (int, complex, None, "a", np.float16, 3.5))
+    yield from rows(
+        "Flow", lambda **k: Flow(MODEL, INPUTS, **k), "dtype", (int, complex, None, "double or so", np.float16, 3.5)
+    )
     yield Row("Flow(huge inputs)", lambda: Flow(MODEL, np.broadcast_to(0.0, (10**10, 100, N_IN))), "flow")
     for name, value in (("dt", 0.1), ("times", TIMES), ("rtol", 1e-6), ("atol", 1e-6)):
         yield Row(f"Flow(map, {name})", lambda name=name, value=value: Flow(MODEL, INPUTS, **{name: value}), name)
@@ -306,7 +308,7 @@ def build():
     yield from rows("TensorOperator", make, "transpose", (None, "f"))
     yield from rows("TensorOperator", make, "space_in", (None, 5, (5,), FLOW))
     yield from rows("TensorOperator", make, "space_out", (None, "space"))
-    yield from rows("TensorOperator", make, "dtype", (int, complex, "a", None))
+    yield from rows("TensorOperator", make, "dtype", (int, complex, "double or so", None))
     for wrong in (
         lambda b: b[:, :2],
         lambda b: b * 1j,

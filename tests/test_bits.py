@@ -153,7 +153,7 @@ def dimensions(flow):
 
 
 def traces(flow):
-    methods = ("auto", "hutchinson", "hutch++", "xtrace", "xnystrace", "krylov")
+    methods = ("auto", "hutchinson", "hutch++", "krylov")
     return [
         *(kpref.trace(flow.NTK, method, probes=24) for method in methods),
         spectra.frobenius_squared(flow.NTK, 20),

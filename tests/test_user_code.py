@@ -140,6 +140,23 @@ def test_called_in_the_thread_and_context_of_the_caller(kind, rng):
     assert {context for context, _ in witness.contexts} == {"inside"}
 
 
+def test_progress_is_called_in_the_thread_of_the_caller(rng):
+    flow = Flow(kpref.models.GRU.init(2, 12, 0), rng.normal(size=(40, 30, 2)))
+    for function, of in (
+        (kpref.kernel_spectrum, flow), (kpref.schmidt_spectrum, flow), (kpref.spectra.ntk_trace_exact, flow),
+        (kpref.spectra.propagator_gram_trace, flow), (kpref.trace, flow.NTK),
+    ):  # fmt: skip
+        witness, total = Witness(), []
+
+        def progress(number, witness=witness, total=total):
+            witness.note()
+            total.append(number)
+
+        function(of, progress=progress)
+        assert witness.threads == {threading.get_ident()}
+        assert sum(total) > 0
+
+
 def test_contexts_hold_in_the_pool():
     """Our own blocks too: an error state that the caller has set is the same for any number of threads."""
     CONTEXT.set("inside")

@@ -54,7 +54,9 @@ class UserField(DenseField):
     ----------
     function : callable
         ``f(z, x, parameters)`` with states z of shape (..., H), inputs x (..., n_inputs) and a dict of arrays by name,
-        to (..., H). Smooth, a function of nothing else, and each state by itself: no trial sees another.
+        to (..., H). Smooth, a function of nothing else, and each state by itself: no trial sees another. It is called
+        in the thread that builds or applies, with NumPy's BLAS on one thread; it cannot write to its arguments, and
+        what it returns is copied.
     n_states : int
         H.
     n_inputs : int

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from kpref._validate import integer
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
-from kpref.spectra.eigen import check_count, check_search
+from kpref.spectra.eigen import check_search
 from kpref.spectra.symmetric import require_operator
 from kpref.threads import serial_blas
 
@@ -100,7 +100,7 @@ def block_eigh(
     space = op.space_in
     if not (op.structure.self_adjoint and op.structure.positive):
         raise ValueError(f"op must be declared self-adjoint and positive; {op.name} is not")
-    k, axis = check_count(k, space.size), integer("axis", axis, 0, len(space.shape) - 1)
+    k, axis = integer("k", k, 1, space.size), integer("axis", axis, 0, len(space.shape) - 1)
     tol, seed = check_search(tol, seed, progress)
     number = space.shape[axis]
     inner = tuple(np.delete(space.shape, axis))

@@ -29,7 +29,7 @@ from kpref.spectra.lanczos import NoConvergence, blend, iterate
 from kpref.spectra.symmetric import RectangularForm, SymmetricForm, require_operator, require_self_adjoint
 from kpref.threads import serial_blas
 
-__all__ = ["Eigen", "check_count", "check_start", "eigh", "signs"]
+__all__ = ["Eigen", "check_search", "check_start", "eigh", "signs"]
 
 Array = npt.NDArray[Any]
 Map = Callable[[Array], Array]
@@ -128,7 +128,7 @@ def eigh(
     tol, seed = check_search(tol, seed, progress)
     require_self_adjoint(op, seed)
     form = SymmetricForm(op, progress)
-    count = check_count(k, form.size)
+    count = integer("k", k, 1, form.size)
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {short(method)}")
     initial = check_start(start, op.shape_in)
@@ -149,11 +149,6 @@ def eigh(
         message = f"{op.name}: {converged.sum()} of {count} eigenpairs converged to {tol:g} in {used} products"
         raise NoConvergence(message, result)
     return result
-
-
-def check_count(k: int, size: int) -> int:
-    """A number of pairs from 1 to `size`, or ValueError and TypeError."""
-    return integer("k", k, 1, size)
 
 
 def check_search(tol: float, seed: int, progress: Callable[[int], object] | None) -> tuple[float, int]:
