@@ -31,6 +31,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
 
 from calibration import table
+from ratio_cells import ratio_cells
 from trace_cells import trace_cells
 
 from kpref import Flow, load_checkpoint
@@ -50,7 +51,7 @@ from kpref.trials import Trials
 Array = npt.NDArray[np.float64]
 Curves = dict[str, dict[int, float]]
 
-FAMILIES = (trace_cells,)
+FAMILIES = (trace_cells, ratio_cells)
 """Of cells whose coverage is measured."""
 
 TRACES = {"krylov": "Krylov", "hutch++": "Hutch++", "hutchinson": "Hutchinson"}

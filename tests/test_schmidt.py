@@ -147,7 +147,7 @@ def test_estimates_agree_with_dense_values_within_their_errors(kind):
     op = getattr(flow, kind)
     dense = dense_values(op)
     estimate = effective_schmidt_rank(op, probes=40)
-    assert estimate.n_products == 240
+    assert estimate.n_products == 240 + 24  # 24 for the control
     assert not estimate.exact
     # Four standard errors; the error itself must say something.
     assert abs(estimate.value - effective_rank(dense)) < 4 * estimate.standard_error
@@ -205,11 +205,11 @@ def test_refusals():
     vector = EuclideanSpace((6,))
     with pytest.raises(ValueError, match="one space"):
         effective_schmidt_rank(identity(vector))
-    for probes in (2, 3.5, True):
-        with pytest.raises(ValueError, match="probes must be an integer of at least 3"):
+    for probes, error in ((3, ValueError), (4.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="probes must be an integer of at least 4"):
             effective_schmidt_rank(flow.P, probes)
-    for k in (0, 17, 1.5, True):
-        with pytest.raises(ValueError, match="k must be an integer from 1 to 16"):
+    for k, error in ((0, ValueError), (17, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="k must be an integer of at least 1 and at most 16"):
             schmidt_sketch(flow.P, k, probes=20)
 
 

@@ -13,13 +13,13 @@ __all__ = ["MOST_TASKS", "align_tasks", "aligned"]
 
 #: Sub-tasks (conditions or labels) up to which their alignment is computed: a product with the NTK for each.
 MOST_TASKS = 30
-_PROBES = 12
+PROBES = 18
 
 
 def aligned(first: TensorOperator, second: TensorOperator, seed: int) -> Estimate | None:
     """Alignment of two operators; None if one of them is zero."""
     try:
-        return alignment(first, second, probes=_PROBES, seed=seed)
+        return alignment(first, second, probes=PROBES, seed=seed)
     except ValueError:  # the spaces are equal wherever this is called: an operator is zero
         return None
 

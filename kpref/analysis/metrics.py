@@ -19,8 +19,10 @@ HOW = {
     "loss": "exact to rounding",
     "kernel": "exact to rounding: all nonzero eigenvalues from one dense problem for each unit",
     "eigenvalues": "iterated (Lanczos): each is within residual * largest eigenvalue of an exact one",
-    "ntk_trace": "estimated: leading eigenvalues plus Hutchinson's estimate of the rest, with its standard error",
-    "metrics": "each with words of its own; standard_error is 0 for exact values, null where nothing tells it",
+    "ntk_trace": "estimated: leading eigenvalues plus random vectors for the rest, with its standard error",
+    "metrics": "each with words of its own; standard_error is 0 for exact values, null where nothing tells it; "
+    "interval: 95 %, over random vectors; trial_error: standard error from the finite number of trials, by a jackknife "
+    "over groups of them; products_for_5_percent: where half the interval is wider than that",
     "lyapunov": "exact to rounding for each trial; mean over trials with its standard error, nats per step or time",
     "trial_norms": f"iterated (Lanczos), relative residual of the square at most {NORM_TOLERANCE:g}, on "
     "stability_trials, as lyapunov",
@@ -94,7 +96,14 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
             "standard_error": analysis.dimensions.ntk_trace.standard_error,
         },
         "metrics": {
-            quantity.key: {"value": quantity.value, "standard_error": quantity.error, "how": quantity.how}
+            quantity.key: {
+                "value": quantity.value,
+                "standard_error": quantity.error,
+                "interval": quantity.interval,
+                "trial_error": quantity.trial_error,
+                "products_for_5_percent": quantity.products_needed,
+                "how": quantity.how,
+            }
             for quantity in quantities(analysis)
         },
         "lyapunov": {

@@ -218,7 +218,7 @@ def analyze_checkpoint(
     ntk_modes = eigh(flow.NTK, k, seed=seed, tol=ASKED, progress=tick)
     tell("traces and dimensions")
     few, fewer = (flow_on(evenly_spread(trials.n_trials, number)) for number in schmidt_trials(flow.space))
-    dimensions = measure_dimensions(flow, ntk_modes, few, fewer, seed)
+    dimensions = measure_dimensions(flow, ntk_modes, propagator_modes, few, fewer, seed)
     kernel_ntk = aligned(flow.K, flow.NTK, seed)
     tell("norms and exponents")
     some, followed = (
