@@ -257,7 +257,10 @@ class FieldDynamics:
         if not isinstance(kind, str) or kind not in makers:
             raise ValueError(f'the kind of adjoint must be "discrete" or "continuous"; got {short(kind)}')
         if self.space.lengths is not None:
-            raise ValueError("the adjoint equation is solved back from one time for all trials: cut them to one length")
+            raise ValueError(
+                "the adjoint equation is solved back from the last time for all trials: it takes arrays that end where "
+                "all of them do"
+            )
         return makers[kind](self.system, self.space, self.forcing)
 
     def rerun(self, model: Field) -> Array:
@@ -274,8 +277,8 @@ def _until_the_end(source: Any, kind: str, forcing: str, lengths: npt.NDArray[np
     """Inputs that stand still after the end of each trial, at the value that its last interval ends with."""
     if forcing == "cubic" or (kind == "cubic" and not callable(source)):
         raise ValueError(
-            "cubic interpolation reaches past the end of a trial: cut the trials to one length, or take linear "
-            "interpolation (input_kind, forcing)"
+            "cubic interpolation reaches past the end of a trial: take linear interpolation (input_kind, forcing), or "
+            "arrays that end where all of the trials do"
         )
     if callable(source):
         return source

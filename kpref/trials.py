@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kpref._archives import read_npz
 from kpref._frozen import Frozen
-from kpref._validate import check_shape, finite_array, first_index, numeric_array, place
+from kpref._validate import check_shape, finite_array, first_index, numeric_array, place, short
 from kpref.lengths import check_lengths, joined, points, without_tail
 
 _KEYS = ("inputs", "targets", "labels", "mask", "lengths", "conditions")
@@ -137,7 +137,11 @@ class Trials(Frozen):
         ValueError
             If it is not an npz file, is truncated, holds Python objects, lacks `inputs`, has entries of other names,
             or its arrays are not valid trials; the error names the file and the entry.
+        TypeError
+            If `path` is not one.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path must be that of an npz file; got {short(path)}")
         arrays, notes = read_npz(path)
         unknown = [name for name in (*arrays, *notes) if name not in _KEYS or name in notes]
         if unknown:
@@ -241,9 +245,10 @@ def _same_steps(
     name: str, value: Any, trailing: Sequence[str], shape: tuple[int, int], lengths: NDArray[np.int64] | None
 ) -> NDArray[Any]:
     """An array of answers or weights; of a sequence of arrays, padded to T steps if their lengths are the trials'."""
-    array, sizes = joined(name, value, trailing)
+    kinds = "iu" if name == "labels" else "biuf"
+    array, sizes = joined(name, value, trailing, kinds)
     if sizes is None:
-        return numeric_array(name, array, "iu" if name == "labels" else "biuf")
+        return numeric_array(name, array, kinds)
     wanted = np.full(shape[0], shape[1]) if lengths is None else lengths
     if len(sizes) != shape[0]:
         raise ValueError(f"{name} must have one array for each of the {shape[0]} trials; got {len(sizes)}")

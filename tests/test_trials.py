@@ -232,6 +232,8 @@ class TestLengths:
             ({"inputs": [ones(2, 1), ones(3, 1)], "lengths": [2, 2]}, "those of the arrays in inputs"),
             ({"inputs": [ones(2, 1), ones(3, 1)], "targets": [ones(2, 1), ones(4, 1)]},
              r"targets\[1\] must have 3 steps, the length of its trial; got 4"),
+            ({"inputs": [ones(2, 1), ones(3, 1)], "labels": [[1, 2], [0, 1, 1.5]]},
+             r"labels\[1\] must be an array of integers; got dtype float64"),
             ({"inputs": ones(2, 3, 1), "targets": [ones(3, 1), ones(2, 1)]}, r"targets\[1\] must have 3 steps"),
             ({"inputs": ones(2, 3, 1), "mask": [ones(1), ones(2), ones(3)]}, "one array for each of the 2 trials; "),
             ({"inputs": ones(2, 3, 1), "mask": [1, 0, 0], "lengths": [1, 0]}, "lengths holds 0 at trial 1"),
@@ -416,6 +418,11 @@ class TestFiles:
     def test_missing_file(self, folder):
         with pytest.raises(FileNotFoundError, match="absent.npz"):
             Trials.load(folder / "absent.npz")
+
+    @pytest.mark.parametrize("path", [5, None, b"trials.npz"])
+    def test_something_else_than_a_path(self, path):
+        with pytest.raises(TypeError, match="path must be that of an npz file; got"):
+            Trials.load(path)
 
     def test_folder(self, folder):
         with pytest.raises(OSError, match=folder.name):
