@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
+from kpref._reprs import html_table
 from kpref._validate import check_shape, finite_array, numeric_array
 from kpref.dynamics import Dynamics, FieldDynamics, MapDynamics, StageOperators
 from kpref.gradient import GradientFlow
 from kpref.integrate import Solution, Tableau, check_times, get_tableau
+from kpref.lengths import joined
 from kpref.linearize import DenseForm, SiteForm
 from kpref.loss import evaluate_loss
 from kpref.memory import require_memory
@@ -21,6 +23,7 @@ from kpref.models.base import Field, Map, Model, SiteModel
 from kpref.operators import TensorOperator
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
+from kpref.trials import Trials
 
 __all__ = ["Flow"]
 
@@ -37,15 +40,20 @@ class Flow:
     ----------
     model : Model
         A map or a vector field of `kpref.models`.
-    inputs : array_like, shape (B, T, n_inputs), or callable, or None
-        One row for each step of a map, or for each time of the grid. For a field it may be a function of time that
-        returns (B, n_inputs), and None if the field has no inputs.
+    inputs : array_like, shape (B, T, n_inputs), or sequence of B arrays, or Trials, or callable, or None
+        One row for each step of a map, or for each time of the grid; of `Trials` their inputs and lengths are taken.
+        Arrays (T_b, n_inputs) of different lengths are padded, and `lengths` is then theirs.
+        For a field it may be a function of time that returns (B, n_inputs), and None if the field has no inputs.
     z0 : array_like, shape (H,) or (B, H), optional
         Initial states, shared or one a trial; zero by default.
     measure : {"mean", "sum"} or array_like
-        Weights of trials and time in the inner product; see `TrajectorySpace`.
+        Weights of trials and time in the inner product; see `TrajectorySpace`. A weight of zero takes a point out of
+        sums, and out of the adjoint of P; steps that are only not scored belong into the mask of `gradient_flow`.
     dtype : {float64, float32}
         Precision of the operators. The trajectory and the linearisation are computed in float64 in any case.
+    lengths : array_like of int, shape (B,), optional
+        How many of the T rows of each trial exist. No number depends on the others: their weights are zero, nothing
+        enters or leaves them in any operator, and states are zero there. All of them by default.
     dt : float, optional
         Step of an even time grid that starts at 0, in the unit of time of the field. Fields only.
     times : array_like, shape (N + 1,), optional
@@ -69,7 +77,8 @@ class Flow:
     model : Model
     z0 : ndarray, shape (B, H)
     states : ndarray, shape (B, T, H)
-        z[1..T] of a map; the states at the grid times of a field, row 0 being z0. Read-only.
+        z[1..T] of a map; the states at the grid times of a field, row 0 being z0. Zero after the end of a trial.
+        Read-only.
     space : TrajectorySpace
     P, P_inverse, J, K, NTK, D, D_z0 : TensorOperator
         See `kpref.operators.propagation` and, for fields, `kpref.operators.stages`.
@@ -96,11 +105,12 @@ class Flow:
     def __init__(
         self,
         model: Model,
-        inputs: npt.ArrayLike | Callable[[float], npt.ArrayLike] | None = None,
+        inputs: npt.ArrayLike | Trials | Callable[[float], npt.ArrayLike] | None = None,
         z0: npt.ArrayLike | None = None,
         measure: str | npt.ArrayLike = "mean",
         dtype: npt.DTypeLike = np.float64,
         *,
+        lengths: npt.ArrayLike | None = None,
         dt: float | None = None,
         times: npt.ArrayLike | None = None,
         method: str | Tableau = "rk4",
@@ -112,12 +122,13 @@ class Flow:
     ) -> None:
         self.model: Model = model
         self.dtype: np.dtype[Any] = _precision(dtype)
+        inputs, ends = _with_lengths(inputs, lengths)
         if isinstance(model, Map):
             if times is not None or dt is not None or rtol is not None or atol is not None:
                 raise ValueError(f"times, dt, rtol and atol are for models in continuous time; {model} is a map")
             self.inputs: Any = _inputs(inputs, model, self.dtype)
             self.z0: Array = _initial_states(z0, self.inputs.shape[0], model.n_states)
-            self._dynamics: Dynamics = MapDynamics(model, self.inputs, self.z0, measure, self.dtype)
+            self._dynamics: Dynamics = MapDynamics(model, self.inputs, self.z0, measure, self.dtype, ends)
         elif isinstance(model, Field):
             grid = _time_grid(times, dt, inputs)
             self.inputs, self.z0 = _field_inputs(inputs, z0, model, grid, self.dtype)
@@ -125,7 +136,7 @@ class Flow:
             tableau = get_tableau(method)
             self._dynamics = FieldDynamics(
                 model, self.inputs, input_kind, grid, self.z0, tableau, tolerances, forcing, measure, self.dtype,
-                stage_memory,
+                stage_memory, ends,
             )  # fmt: skip
         else:
             raise TypeError(f"model must be one of kpref.models; got {type(model).__name__}")
@@ -145,7 +156,12 @@ class Flow:
 
     @cached_property
     def P(self) -> TensorOperator:
-        """Linearised flow propagator: how a change of the dynamics travels through time."""
+        """Linearised flow propagator: how a change of the dynamics travels through time.
+
+        Its adjoint ``P.star`` is that of the space restricted to points with weight: with a weight of zero before one
+        that is not, it carries nothing through that step, and neither ``P K P*`` nor ``J* P* Err`` are what they stand
+        for. `NTK` and `gradient_flow` are made of D and its transpose, which are right in every measure.
+        """
         return self._dynamics.propagator()
 
     @cached_property
@@ -174,8 +190,8 @@ class Flow:
     def NTK(self) -> TensorOperator:
         """Neural tangent kernel of the states, ``D D*``, exact.
 
-        It is ``P K P*`` for maps and the limit of that for fields, where the measure is positive. With zero weights
-        ``P @ K @ P.star`` restricts the dynamics to the observed points as well, and is another operator.
+        It is ``P K P*`` for maps and the limit of that for fields, where no weight of zero comes before one that is
+        not. Otherwise ``P @ K @ P.star`` restricts the dynamics to the observed points too, and is another operator.
         """
         return self.D.gram("NTK")
 
@@ -237,6 +253,25 @@ class Flow:
     def __repr__(self) -> str:
         return f"Flow({self.model}, states {self.states.shape}, measure {self.space.measure!r}, {self.dtype})"
 
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        trials, steps, units = self.states.shape
+        ends = self.space.lengths
+        lengths = "" if ends is None else f", of which trials have {ends.min()} to {ends.max()}"
+        rows = [
+            ("model", repr(self.model)),
+            ("trials", f"{trials}"),
+            ("steps", f"{steps}{lengths}"),
+            ("units", f"{units}"),
+            ("measure", f"{self.space.measure}"),
+            ("operators", f"{self.dtype}"),
+        ]
+        if isinstance(self._dynamics, FieldDynamics):
+            times, tableau = self.solution.times, self.solution.tableau
+            rows[2] = ("times", f"{steps} from {times[0]:g} to {times[-1]:g}{lengths}")
+            rows.insert(3, ("method", f"{tableau.name}, {len(self.solution.h)} steps"))
+        return html_table(rows)
+
 
 def _precision(dtype: npt.DTypeLike) -> np.dtype[Any]:
     try:
@@ -246,6 +281,19 @@ def _precision(dtype: npt.DTypeLike) -> np.dtype[Any]:
     if precision not in (np.float64, np.float32):
         raise ValueError(f"dtype must be float64 or float32; got {precision}")
     return precision
+
+
+def _with_lengths(inputs: Any, lengths: npt.ArrayLike | None) -> tuple[Any, Any]:
+    """Inputs and the lengths of their trials; sampled inputs are cleared of what stands after the ends."""
+    if not isinstance(inputs, Trials):
+        inputs, sizes = joined("inputs", inputs, ("n_inputs",))
+        lengths = sizes if lengths is None else lengths
+        if lengths is None or inputs is None or callable(inputs) or np.shape(inputs)[2:] == (0,):
+            return inputs, lengths
+        inputs = Trials(inputs, lengths=lengths)  # type: ignore[arg-type]
+    elif lengths is not None:
+        raise ValueError("trials have lengths of their own: give lengths with an array of inputs only")
+    return inputs.inputs, inputs.lengths
 
 
 def _inputs(inputs: Any, model: Model, dtype: np.dtype[Any]) -> Array:

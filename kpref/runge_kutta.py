@@ -61,7 +61,13 @@ class Segment:
 
 
 def integrate(
-    field: Field, signal: InputSignal, times: Array, z0: Array, tableau: Tableau, tolerances: dict[str, Any] | None
+    field: Field,
+    signal: InputSignal,
+    times: Array,
+    z0: Array,
+    tableau: Tableau,
+    tolerances: dict[str, Any] | None,
+    lengths: npt.NDArray[np.int64] | None = None,
 ) -> Solution:
     """Solve for the states of all trials.
 
@@ -74,6 +80,8 @@ def integrate(
     tableau : Tableau
     tolerances : dict or None
         Arguments of `kpref.integrate.adaptive`; None for one step in each interval of the grid.
+    lengths : ndarray of int, shape (B,), optional
+        Grid times of each trial. After the last of its own a trial stands still, and has no say in the steps.
 
     Returns
     -------
@@ -84,13 +92,17 @@ def integrate(
     IntegrationError
         Names the trial, the time and the last accepted state.
     """
+    everyone = slice(0, len(z0))
+
+    def rhs(t: float, z: Array, interval: int, block: slice = everyone) -> Array:
+        velocity = field.velocity(z, signal(t, interval)[block])
+        return velocity if lengths is None else np.where((interval < lengths[block] - 1)[:, None], velocity, 0.0)
+
     if tolerances is not None:
-        jumps = signal.jumps
-        return adaptive(
-            lambda t, z, interval: field.velocity(z, signal(t, interval)), times, z0, tableau, jumps=jumps, **tolerances
-        )
+        ends = times[[] if lengths is None else lengths[lengths < len(times)] - 1]  # where velocities fall to zero
+        return adaptive(rhs, times, z0, tableau, jumps=np.concatenate([signal.jumps, ends]), **tolerances)
     states = np.empty((len(times), *z0.shape))
-    solution = _compiled_steps(field, signal, times, z0, tableau, states)
+    solution = None if lengths is not None else _compiled_steps(field, signal, times, z0, tableau, states)
     if solution is not None:
         return solution
     blocks = even_blocks(len(z0), _TRIALS_PER_BLOCK)
@@ -100,7 +112,7 @@ def integrate(
         block = blocks[index]
         try:
             part = fixed_steps(
-                lambda t, z, interval: field.velocity(z, signal(t, interval)[block]),
+                lambda t, z, interval: rhs(t, z, interval, block),
                 times, z0[block], tableau, states[:, block],
             )  # fmt: skip
             parts.append(part)
@@ -109,7 +121,7 @@ def integrate(
 
     run_blocks(task, len(blocks))
     # The parts differ in their trials only.
-    return replace(parts[0], z_steps=states, rhs=lambda t, z, interval: field.velocity(z, signal(t, interval)))
+    return replace(parts[0], z_steps=states, rhs=rhs)
 
 
 def _compiled_steps(

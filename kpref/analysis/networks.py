@@ -1,15 +1,11 @@
-"""Networks on the command line: options that say what the arrays of a checkpoint are, and what comes of them."""
+"""Networks on the command line: options that say what the arrays of a checkpoint are."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from kpref.checkpoints import Checkpoint, load_checkpoint
-from kpref.trials import Trials
-
-__all__ = ["add_network_arguments", "check_initial_states", "load_networks", "network_notes"]
+__all__ = ["add_network_arguments", "loading"]
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,60 +42,21 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_networks(args: argparse.Namespace, paths: Sequence[Path], continuous: bool) -> list[Checkpoint]:
-    """Read the checkpoints as the arguments say.
-
-    Parameters
-    ----------
-    args : Namespace
-        With the options of `add_network_arguments`, `nonlinearity` and `tau`.
-    paths : sequence of Path
-    continuous : bool
-        Whether the networks are rate networks in continuous time.
+def loading(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `load_checkpoint`, by the options of `add_network_arguments`.
 
     Raises
     ------
-    ValueError, OSError, ImportError, MemoryError
-        As `load_checkpoint`; also if two options say what one array is.
+    ValueError
+        If two options say what one array is.
     """
     assigned: dict[str, str] = {}
     for key, name in args.map:
         if key in assigned:
             raise ValueError(f"--map says twice what {key} is: {assigned[key]!r} and {name!r}")
         assigned[key] = name
-    return [
-        load_checkpoint(
-            path,
-            trainable=args.trainable,
-            nonlinearity=args.nonlinearity,
-            readout=args.readout,
-            continuous=continuous,
-            tau=args.tau,
-            z0=args.z0,
-            ignore=args.ignore,
-            map=assigned,
-        )
-        for path in paths
-    ]
-
-
-def check_initial_states(paths: Sequence[Path], networks: Sequence[Checkpoint], trials: Trials) -> None:
-    """Raise ValueError if there is an initial state for each of so many trials, and another number of trials."""
-    for path, network in zip(paths, networks, strict=True):
-        if network.z0 is not None and network.z0.ndim == 2 and len(network.z0) != trials.n_trials:
-            raise ValueError(
-                f"the initial states (--z0) in {path} are those of {len(network.z0)} trials, and {trials.n_trials} "
-                "trials are analyzed"
-            )
-
-
-def network_notes(names: Sequence[str], networks: Sequence[Checkpoint]) -> list[str]:
-    """What the report should say about how the networks were read, each thing once."""
-    told: dict[str, list[str]] = {}
-    for name, network in zip(names, networks, strict=True):
-        for note in network.notes:
-            told.setdefault(note, []).append(name)
-    return [f"{', '.join(named)}: {note}." for note, named in told.items()]
+    names = ("trainable", "readout", "z0", "ignore")
+    return {"map": assigned, **{name: getattr(args, name) for name in names}}
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ one product for each a; random signs g over the other axes, with ``E g g^T = I``
     tr_other(A) ~ (1/p) sum_i (g_i (x) I)^T A (g_i (x) I)
 
 (Hutchinson, Commun. Stat. Simul. Comput. 1990, blockwise). Both are lazy, and plain sums of entries of A: kept spaces
-carry no measure.
+carry no measure. Where trials end early, only points that exist are averaged over: n is then their number for each k.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref.lengths import points
 from kpref.memory import require_memory
 from kpref.operators.tensor import Structure, TensorOperator
 from kpref.space import EuclideanSpace
@@ -78,13 +79,19 @@ def average(op: TensorOperator, keep: str | Sequence[str]) -> TensorOperator:
     kept = _kept(op, keep)
     others = _others(kept)
     shape = op.shape_in
-    number = math.prod(shape[axis] for axis in others)
+    space = op.space_in
+    number: Any = op.dtype.type(math.prod(shape[axis] for axis in others))
+    if space.lengths is not None:
+        exist = np.broadcast_to(points(space.lengths, shape[1])[:, :, None], shape)
+        number = np.maximum(exist.sum(axis=others), 1).astype(op.dtype)  # 1 after the end of all: of no value
     lifted = tuple(length if axis in kept else 1 for axis, length in enumerate(shape))
 
     def reduce(whole: TensorOperator, batch: Array) -> Array:
+        if space.lengths is not None:
+            batch = batch / number
         repeated = np.broadcast_to(batch.reshape(-1, *lifted), (len(batch), *shape))
-        image = whole.apply(np.ascontiguousarray(repeated))
-        return np.asarray(image.sum(axis=tuple(1 + axis for axis in others)) / op.dtype.type(number) ** 2)
+        image = whole.apply(np.ascontiguousarray(repeated)).sum(axis=tuple(1 + axis for axis in others))
+        return np.asarray(image / (number**2 if space.lengths is None else number))
 
     return _reduced(op, kept, reduce, "average", exact=True)
 

@@ -45,7 +45,8 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     columns (n, 1) and matrices (n, k) as SciPy does, tensors being flattened in C order; ``op.apply(batch)`` maps a
     batch (v, \\*shape_in) at once. ``op.T`` and ``op.H`` are the Euclidean transpose, ``op.star`` the adjoint in the
     inner products of the two spaces. Sums, products and multiples of TensorOperators are TensorOperators; with any
-    other LinearOperator they are SciPy's.
+    other LinearOperator they are SciPy's. Where points of a space do not exist (trials that end early), nothing is
+    taken from them and zeros are returned.
 
     Parameters
     ----------
@@ -80,7 +81,7 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         structure: Structure = Structure(),
     ) -> None:
         super().__init__(np.dtype(dtype), (space_out.size, space_in.size))
-        self._forward, self._backward = forward, transpose
+        self._forward, self._backward = _into(space_out, forward), _into(space_in, transpose)
         self.space_in, self.space_out = space_in, space_out
         self.name, self.structure = name, structure
 
@@ -122,7 +123,7 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
             raise TypeError(f"{self.name} takes numbers; got an array of {array.dtype}")
         if len(array) == 0:
             return np.empty((0, *self.shape_out), self.dtype)
-        return self._forward(array.astype(self.dtype, copy=False))
+        return self._forward(self.space_in.clear(array.astype(self.dtype, copy=False)))
 
     def __call__(self, x: Any) -> Any:
         """Map a tensor of shape `shape_in`; anything else is treated as by ``op @ x``."""
@@ -231,7 +232,9 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         structure: Structure = Structure(),
         dtype: npt.DTypeLike | None = None,
     ) -> TensorOperator:
-        return TensorOperator(forward, transpose, space_in, space_out, dtype or self.dtype, name, structure)
+        operator = TensorOperator(forward, transpose, space_in, space_out, dtype or self.dtype, name, structure)
+        operator._forward, operator._backward = forward, transpose  # made of maps that are restricted already
+        return operator
 
     # Algebra
 
@@ -323,6 +326,18 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
 def identity(space: EuclideanSpace, dtype: npt.DTypeLike = np.float64) -> TensorOperator:
     """The identity on a space."""
     return TensorOperator(np.copy, np.copy, space, space, dtype, "I", Structure(self_adjoint=True, positive=True))
+
+
+def _into(space: EuclideanSpace, function: Map) -> Map:
+    """A map whose images are tensors of the space: zero where nothing exists."""
+    if space.lengths is None:
+        return function
+
+    def restricted(batch: Array) -> Array:
+        image = function(batch)
+        return space.clear(image, overwrite=image.flags.writeable and not np.may_share_memory(image, batch))
+
+    return restricted
 
 
 def _inside(shape: tuple[int, ...]) -> str:

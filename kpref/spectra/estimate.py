@@ -93,6 +93,39 @@ class Estimate:
             return self.value * math.exp(-width), self.value * math.exp(width) if width < 700 else math.inf
         return self.value - reach * self.standard_error, self.value + reach * self.standard_error
 
+    def products_for(self, relative: float) -> int:
+        """Products that would make the 95 % interval reach no further than `relative` times the value, about.
+
+        The error of a mean falls as one over the root of the number of its terms. Methods that find the leading
+        directions as they go need fewer.
+
+        Parameters
+        ----------
+        relative : float
+            Such as 0.05.
+
+        Returns
+        -------
+        int
+            `n_products` where that is reached, or where there is no chance in the number.
+
+        Raises
+        ------
+        ValueError
+            If the value is zero but uncertain.
+        """
+        relative = real_number("relative", relative, above=0)
+        if self.exact or self.bound:
+            return self.n_products
+        if not self.value or not math.isfinite(self._reach()):
+            raise ValueError(f"no number of products can be told for a relative error of {self}")
+        return max(self.n_products, math.ceil(self.n_products * (self._reach() / (relative * abs(self.value))) ** 2))
+
+    def _reach(self) -> float:
+        """Half the width of the 95 % interval."""
+        low, high = self.interval()
+        return (high - low) / 2
+
     def __float__(self) -> float:
         return float(self.value)
 

@@ -141,6 +141,12 @@ def _at(coefficient: Array, step: int, trials: slice) -> Array:
     return (row[trials] if row.shape[0] > 1 else row).astype(np.float64)
 
 
+def _last_weighed(mu: Array) -> npt.NDArray[np.int64]:
+    """The last point of each trial whose weight is positive, (B,); the first of a trial without weight."""
+    weighed = mu > 0
+    return np.where(weighed.any(axis=1), mu.shape[1] - 1 - np.argmax(weighed[:, ::-1], axis=1), 0)
+
+
 def _gramian_trace(form: SiteForm | DenseForm, mu: Array, progress: Progress | None) -> float:
     trials, units = form.n_trials, form.n_states
     blocks = even_blocks(trials, max(1, _BLOCK_ENTRIES // units**2))
@@ -148,12 +154,13 @@ def _gramian_trace(form: SiteForm | DenseForm, mu: Array, progress: Progress | N
     require_memory(8.0 * 5 * get_num_threads() * largest * units**2, "the Gramians of P")
     inverse = np.divide(1.0, mu, out=np.zeros_like(mu), where=mu > 0)
     traces = np.zeros(trials)
-    diagonal = np.arange(units)
+    diagonal, ends = np.arange(units), _last_weighed(mu) + 1
 
     def task(index: int) -> None:
         block = blocks[index]
         gramian = np.zeros((block.stop - block.start, units, units))
-        for step in range(form.n_steps):
+        for step in range(ends[block].max()):
+            gramian[ends[block] <= step] = 0.0  # nothing comes after: it might overflow
             jacobian = _step_jacobian(form, step, block)
             gramian = jacobian @ gramian @ jacobian.swapaxes(1, 2)
             gramian[:, diagonal, diagonal] += inverse[block, step, None]
@@ -211,11 +218,12 @@ def _trace_by_trials(form: SiteForm, mu: Array, progress: Progress | None) -> fl
     require_memory(8.0 * 3 * workers * steps * units**2, f"the propagators of {workers} trials of {steps} steps")
     features = [block.reshape(steps, trials, -1) for block in gate_features(form)]
     gates = np.broadcast_to(form.gates, (steps, trials, *form.gates.shape[2:]))
-    traces = np.zeros(trials)
+    traces, ends = np.zeros(trials), _last_weighed(mu) + 1
 
     def task(trial: int) -> None:
-        overlaps = np.array([block[:, trial] @ block[:, trial].T for block in features])
-        traces[trial] = _trial_trace(form, mu[trial], trial, gates[:, trial].astype(np.float64), overlaps)
+        part = slice(0, ends[trial])
+        overlaps = np.array([block[part, trial] @ block[part, trial].T for block in features])
+        traces[trial] = _trial_trace(form, mu[trial, part], trial, gates[part, trial].astype(np.float64), overlaps)
         if progress is not None:
             progress(1)
 
@@ -224,8 +232,10 @@ def _trace_by_trials(form: SiteForm, mu: Array, progress: Progress | None) -> fl
 
 
 def _trial_trace(form: SiteForm, mu: Array, trial: int, gates: Array, overlaps: Array) -> float:
-    """``tr(J J^T Q)`` of one trial; gates (T, k, H), overlaps (k, T, T) of what the parameters multiply."""
-    steps, units = form.n_steps, form.n_states
+    """``tr(J J^T Q)`` of one trial, up to its last point with weight; gates (T, k, H), overlaps (k, T, T) of what the
+    parameters multiply.
+    """
+    steps, units = len(mu), form.n_states
     block = slice(trial, trial + 1)
     observed = np.empty((steps, units, units))  # O[t]
     observed[-1] = mu[-1] * np.eye(units)

@@ -14,6 +14,8 @@ growth of volumes: the mean of log |det A| for a map, that of tr df/dz for a fie
 Between two orthonormalisations the columns lean towards the fastest direction. If lengths in the frame have come apart
 by a factor kappa, R_kk has a relative error of about kappa times the rounding unit; intervals are chosen so that kappa
 stays near the fourth root of its inverse (1e4 in double precision).
+
+A trial that ends early counts up to its own end, and its exponents stay what they were there.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ def lyapunov_exponents(
     k : int, optional
         Number of exponents; all H by default.
     discard : int
-        Rows at the start, steps of a map or intervals of the time grid, in which the frame aligns without counting.
+        Rows at the start, steps of a map or intervals of the time grid, in which the frame aligns without counting:
+        fewer than the shortest trial has.
     every : int, optional
         Rows between two orthonormalisations; by default chosen on the way, from the growth, at most 64.
     seed : int
@@ -108,9 +111,11 @@ def lyapunov_exponents(
     the error of the method.
     """
     advance, times = _advance(flow)
-    trials, units, last = flow.space.shape[0], flow.space.shape[2], len(times) - 1
+    trials, units = flow.space.shape[0], flow.space.shape[2]
+    ends = _last_rows(flow, times)
+    last = int(ends.max())
     count = units if k is None else _integer("k", k, 1, units)
-    discard = _integer("discard", discard, 0, last - 1)
+    discard = _integer("discard", discard, 0, int(ends.min()) - 1)
     fixed = None if every is None else _integer("every", every, 1, last)
     require_memory(8.0 * trials * count * (6 * units + last), "the frames of the Lyapunov exponents")
     frame = np.linalg.qr(np.random.default_rng(seed).standard_normal((units, count)))[0]
@@ -118,22 +123,27 @@ def lyapunov_exponents(
     tolerated = -np.log(np.finfo(flow.dtype).eps) / 4
     row, length, rows, growth = 0, fixed or 1, [discard], [np.zeros((trials, count))]
     while row < last:
-        stop = min(row + length, last if row >= discard else discard)
-        carried, logs = _orthonormalise(advance(row, stop, carried), times[stop])
+        stop = min(row + length, ends[ends > row].min() if row >= discard else discard)
+        carried = advance(row, stop, carried)
+        ended = ends <= row
+        if ended.any():
+            carried[:, ended] = frame.T[:, None]  # so that they cannot overflow
+        carried, logs = _orthonormalise(carried, times[stop])
+        logs[ended] = 0.0
         if fixed is None:
             length = _next_length(stop - row, logs, tolerated)
         if row >= discard:
             rows.append(stop)
             growth.append(growth[-1] + logs)
         row = stop
-    return _summary(times, np.array(rows), np.stack(growth, axis=1))
+    return _summary(times, np.array(rows), np.stack(growth, axis=1), ends)
 
 
 def propagator_growth(flow: Flow) -> Array:
     """Logarithm of the largest singular value of ``Phi(n, 0)``, how far P lets the past grow: shape (B, T).
 
     Row n belongs to row n of the trajectory: after step n of a map, at time n of a field, where row 0 is zero.
-    Minus infinity where Phi is zero.
+    Minus infinity where Phi is zero. After the end of a trial the value stays what it was there.
 
     Parameters
     ----------
@@ -158,9 +168,11 @@ def propagator_growth(flow: Flow) -> Array:
     require_memory(8.0 * trials * (4 * units**2 + steps), "the matrices of the propagator's growth")
     carried: Array = np.broadcast_to(np.eye(units)[:, None], (units, trials, units))
     logs = np.zeros((trials, len(times)))
-    norms = np.empty(trials)
+    norms, ends = np.empty(trials), _last_rows(flow, times)
     for row in range(len(times) - 1):
         carried = advance(row, row + 1, carried)
+        if (ends <= row).any():
+            carried[:, ends <= row] = np.eye(units)[:, None]  # of norm one
         _by_trial(trials, carried, lambda part, stack: norms.__setitem__(part, np.linalg.norm(stack, 2, axis=(1, 2))))
         with np.errstate(divide="ignore"):
             logs[:, row + 1] = logs[:, row] + np.log(norms)
@@ -252,15 +264,17 @@ def _next_length(length: int, logs: Array, tolerated: float) -> int:
     return max(1, int(min(allowed, 2 * length, _LONGEST)))
 
 
-def _summary(times: Array, rows: Array, growth: Array) -> Lyapunov:
-    """Exponents from the logarithms (B, C + 1, k) that have added up at rows (C + 1,)."""
+def _summary(times: Array, rows: Array, growth: Array, ends: Array) -> Lyapunov:
+    """Exponents from the logarithms (B, C + 1, k) that have added up at rows (C + 1,), up to the end of each trial."""
     elapsed = times[rows] - times[rows[0]]
-    running = growth[:, 1:] / elapsed[1:, None]
+    own = np.minimum(elapsed, (times[ends] - times[rows[0]])[:, None])
+    running = growth[:, 1:] / own[:, 1:, None]
     values = running[:, -1]
     blocks = min(-(-_SAMPLES // len(values)), len(rows) - 1)
     cuts = np.unique(np.searchsorted(elapsed, np.linspace(0.0, elapsed[-1], blocks + 1) * (1 - 1e-12)))
     with np.errstate(invalid="ignore", divide="ignore"):  # singular maps: differences of minus infinity
-        samples = (np.diff(growth[:, cuts], axis=1) / np.diff(elapsed[cuts])[:, None]).reshape(-1, growth.shape[2])
+        stretches = np.diff(own[:, cuts], axis=1)[:, :, None]  # empty after the end of a trial
+        samples = (np.diff(growth[:, cuts], axis=1) / stretches)[stretches[:, :, 0] > 0]
         if len(samples) > 1:
             error = samples.std(axis=0, ddof=1) / len(samples) ** 0.5
         else:
@@ -275,6 +289,13 @@ def _integer(name: str, value: Any, low: int, high: int) -> int:
 
 
 # Propagation
+
+
+def _last_rows(flow: Flow, times: Array) -> npt.NDArray[np.int64]:
+    """Row, of the times that `_advance` goes along, at which each trial ends: (B,)."""
+    trials, steps, _ = flow.space.shape
+    lengths = np.full(trials, steps) if flow.space.lengths is None else flow.space.lengths
+    return lengths + (len(times) - 1 - steps)
 
 
 def _advance(flow: Flow) -> tuple[Advance, Array]:
