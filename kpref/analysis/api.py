@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from kpref._reprs import html_table
 from kpref._terminal import Progress, watched
 from kpref.analysis.folders import require_replaceable, write_folder
-from kpref.analysis.planning import require_room
 from kpref.analysis.request import Request, prepare
 from kpref.trials import Trials
 
@@ -260,7 +259,6 @@ def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
     from kpref.analysis.comparison import Study, compare_all
     from kpref.analysis.numbers import analyze_checkpoint
 
-    require_room(request)
     analyses = []
     for network in request.networks:
         analyses.append(

@@ -89,7 +89,6 @@ def run(args: argparse.Namespace) -> int:
     from kpref.analysis.api import perform
     from kpref.analysis.folders import require_replaceable, sweep
     from kpref.analysis.networks import loading
-    from kpref.analysis.planning import require_room
     from kpref.analysis.request import prepare
 
     started = time.monotonic()
@@ -103,7 +102,6 @@ def run(args: argparse.Namespace) -> int:
     if args.plan:
         _print_plan(request, out)
         return 0
-    require_room(request)
     sweep(out)
     with Progress(not args.quiet) as bar:
         report = perform(request, started, bar.stage, bar.tick)
