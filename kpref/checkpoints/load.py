@@ -189,6 +189,9 @@ def _assigned(map: Mapping[str, str] | None) -> dict[str, str]:
                 f"map (--map KEY=NAME) must say of some of {listed(keys)} which arrays they are; got {short(key)}: "
                 f"{short(name)}"
             )
+    twice = [name for name in assigned.values() if list(assigned.values()).count(name) > 1]
+    if twice:
+        raise ValueError(f"map (--map KEY=NAME) takes {twice[0]!r} for two things")
     return assigned
 
 
@@ -211,8 +214,9 @@ def _nonlinearity(
         raise ValueError(f"a GRU has no nonlinearity to choose; got {given!r}")
     else:
         return GRU, None, False
-    said = given or found.nonlinearities.get(layer.module) or found.recorded.get("nonlinearity")
-    return kind, said or "tanh", said is None
+    sources = (given, found.nonlinearities.get(layer.module), found.recorded.get("nonlinearity"))
+    said = next((name for name in sources if name is not None), None)
+    return kind, "tanh" if said is None else said, said is None
 
 
 def _build(

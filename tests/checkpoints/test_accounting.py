@@ -244,6 +244,7 @@ class TestMap:
         [
             ({"weight_hx": "a"}, r"map \(--map KEY=NAME\) must say of some of 'weight_ih'.*; got 'weight_hx': 'a'"),
             ({"weight_hh": 3}, "got 'weight_hh': 3"),
+            ({"bias_ih": "b", "bias_hh": "b"}, r"map \(--map KEY=NAME\) takes 'b' for two things"),
             ({"weight_hh": "absent"}, "there is no array 'absent'; the names are"),
             ({"weight_hh": "Wout.weight.T"}, r"weight.T must have shape \(H, H\)"),
         ],
@@ -273,6 +274,13 @@ class TestResult:
             assert same(other.z0, found.z0)
             assert (other.notes, other.nonlinearity_assumed) == (found.notes, True)
         assert repr(found) == f"Checkpoint({model!r}, {readout!r}, z0 of shape (4,), 2 notes)"
+
+    @pytest.mark.parametrize("name", ["", "gelu"])
+    def test_a_nonlinearity_that_is_none_is_refused_wherever_it_was_said(self, name):
+        with pytest.raises(ValueError, match=f"nonlinearity must be one of .*{name!r}"):
+            load_checkpoint({**network(1), "nonlinearity": name})
+        with pytest.raises(ValueError, match=f"nonlinearity must be one of .*{name!r}"):
+            load_checkpoint(network(1), nonlinearity=name)
 
     @pytest.mark.parametrize(
         "gates, text, options, name, assumed",
