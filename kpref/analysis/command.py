@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     from kpref.analysis.folders import require_replaceable, sweep
     from kpref.analysis.networks import loading
     from kpref.analysis.request import prepare
+    from kpref.analysis.symptoms import rising_loss
 
     started = time.monotonic()
     out = require_replaceable(args.out)
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         report.save(out, args.figures, args.save_modes, bar.tick)
     found = {analysis: _findings(analysis) for analysis in report.study.analyses}
     if not args.quiet:
-        lines = [line for lines in found.values() for line in lines]
+        lines = [*(line for lines in found.values() for line in lines), *rising_loss(report.study.analyses)]
         say("\n".join([*request.assumptions, *lines, f"report: {out / 'report.html'}"]))
     else:
         failed = [line for analysis, lines in found.items() if not analysis.check.passed for line in lines]

@@ -159,7 +159,7 @@ def load_checkpoint(
         rest = {name: array for name, array in arrays.items() if name not in layer.used}
         initial = None if z0 is None else _initial_state(rest, z0, model.n_states)
         rest = {name: array for name, array in rest.items() if name != z0}
-        head, explained, about_heads = choose_readout(rest, model.n_states, readout, assigned)
+        head, explained, about_heads = choose_readout(rest, layer, readout, assigned)
         _require_explained({name: array for name, array in rest.items() if name not in explained}, layer)
     except ValueError as error:
         raise ValueError(f"{found.origin}: {error}") from error
@@ -189,6 +189,9 @@ def _assigned(map: Mapping[str, str] | None) -> dict[str, str]:
                 f"map (--map KEY=NAME) must say of some of {listed(keys)} which arrays they are; got {short(key)}: "
                 f"{short(name)}"
             )
+    twice = [name for name in assigned.values() if list(assigned.values()).count(name) > 1]
+    if twice:
+        raise ValueError(f"map (--map KEY=NAME) takes {twice[0]!r} for two things")
     return assigned
 
 
@@ -211,8 +214,9 @@ def _nonlinearity(
         raise ValueError(f"a GRU has no nonlinearity to choose; got {given!r}")
     else:
         return GRU, None, False
-    said = given or found.nonlinearities.get(layer.module) or found.recorded.get("nonlinearity")
-    return kind, said or "tanh", said is None
+    sources = (given, found.nonlinearities.get(layer.module), found.recorded.get("nonlinearity"))
+    said = next((name for name in sources if name is not None), None)
+    return kind, "tanh" if said is None else said, said is None
 
 
 def _build(

@@ -94,6 +94,9 @@ def read_source(source: Any, ignore: Collection[str] = (), wanted: Collection[st
                 f"there is nothing called {listed(unused)} to set aside with ignore= (--ignore); the names are "
                 f"{listed(named)}"
             )
+        odd = [name for name in named if not name.isprintable() and name not in ignored]
+        if odd:
+            raise ValueError(f"{listed(odd)} cannot be the name of an array: rename it, or set it aside with ignore=")
         arrays = {name: to_array(name, value) for name, value in named.items() if name not in ignored}
     except (ValueError, MemoryError) as error:
         raise type(error)(f"{origin}: {error}") from error

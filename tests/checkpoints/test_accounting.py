@@ -129,6 +129,22 @@ class TestReadouts:
         assert same(readout.weight, parts[weight])
         assert (readout.bias is None) if bias is None else same(readout.bias, parts[bias])
 
+    def test_words_that_the_recurrent_layer_shares_say_nothing(self):
+        """``encoder.fc`` beside ``encoder.rnn`` is the readout of an encoder, not the encoder of something."""
+        head = {"fc.weight": np.ones((N_OUT, H)), "fc.bias": np.ones(N_OUT)}
+        inside = {**network(prefix="input_encoder.rnn.", readout=None)}
+        inside |= {f"input_encoder.{name}": array for name, array in head.items()}
+        assert load_checkpoint(inside).readout.n_outputs == N_OUT
+        outside = {**network(readout=None), **{f"input_encoder.{name}": array for name, array in head.items()}}
+        with pytest.raises(ValueError, match="found 'input_encoder.fc.weight'"):
+            load_checkpoint(outside)
+
+    def test_a_layer_that_may_stand_before_the_network_is_not_taken(self):
+        layer = {"layers.0.weight": np.ones((N_IN, H)), "layers.0.bias": np.ones(N_IN)}
+        with pytest.raises(ValueError, match="found 'layers.0.weight' .*--readout"):
+            load_checkpoint({**network(readout=None), **layer})
+        assert load_checkpoint({**network(readout=None), **layer}, readout="layers.0").readout.n_outputs == N_IN
+
     def test_other_heads_are_named_in_a_note(self):
         heads = {"critic.weight": np.ones((1, H)), "critic.bias": np.ones(1)}
         with pytest.raises(ValueError, match=r"ambiguous: pick one of 'Wout.weight', 'critic.weight'.*--readout Wout"):
@@ -228,6 +244,7 @@ class TestMap:
         [
             ({"weight_hx": "a"}, r"map \(--map KEY=NAME\) must say of some of 'weight_ih'.*; got 'weight_hx': 'a'"),
             ({"weight_hh": 3}, "got 'weight_hh': 3"),
+            ({"bias_ih": "b", "bias_hh": "b"}, r"map \(--map KEY=NAME\) takes 'b' for two things"),
             ({"weight_hh": "absent"}, "there is no array 'absent'; the names are"),
             ({"weight_hh": "Wout.weight.T"}, r"weight.T must have shape \(H, H\)"),
         ],
@@ -257,6 +274,13 @@ class TestResult:
             assert same(other.z0, found.z0)
             assert (other.notes, other.nonlinearity_assumed) == (found.notes, True)
         assert repr(found) == f"Checkpoint({model!r}, {readout!r}, z0 of shape (4,), 2 notes)"
+
+    @pytest.mark.parametrize("name", ["", "gelu"])
+    def test_a_nonlinearity_that_is_none_is_refused_wherever_it_was_said(self, name):
+        with pytest.raises(ValueError, match=f"nonlinearity must be one of .*{name!r}"):
+            load_checkpoint({**network(1), "nonlinearity": name})
+        with pytest.raises(ValueError, match=f"nonlinearity must be one of .*{name!r}"):
+            load_checkpoint(network(1), nonlinearity=name)
 
     @pytest.mark.parametrize(
         "gates, text, options, name, assumed",

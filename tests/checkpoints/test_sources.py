@@ -91,6 +91,13 @@ class TestNesting:
         with pytest.raises(ValueError, match="two arrays are called 'Wout.weight'"):
             load_checkpoint({"model": network(), "Wout": {"weight": np.ones((N_OUT, H))}})
 
+    def test_names_that_a_terminal_would_obey(self):
+        arrays = {**network(), "\x1b[31mh0": np.full(H, "a")}
+        with pytest.raises(ValueError, match=r"'\\x1b\[31mh0' cannot be the name of an array") as refusal:
+            load_checkpoint(arrays)
+        assert "\x1b" not in str(refusal.value)
+        assert load_checkpoint(arrays, ignore="*h0").readout is not None
+
     @pytest.mark.parametrize("source", [3, None, b"path", [np.ones(3)]])
     def test_other_types(self, source):
         with pytest.raises(TypeError, match=r"must be a path, a mapping from names to arrays, or a torch.nn.Module"):
