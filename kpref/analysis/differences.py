@@ -96,7 +96,7 @@ def finite_differences(
         np.finfo(float).eps * _upto(flow.states), _upto(run(_IDLE_STEP)[1] - flow.states - _IDLE_STEP * exact)
     )
     errors, crossings = np.full((len(_STEPS), len(rounding)), np.nan), np.zeros(len(_STEPS), dtype=int)
-    moved = np.zeros(len(_STEPS))
+    moved, noise = np.zeros(len(_STEPS)), np.zeros_like(errors)
     previous: list[Array] = []
     for index, step in enumerate(_STEPS):
         tell(f"finite difference with step {step:.1g}")
@@ -105,6 +105,7 @@ def finite_differences(
         except ValueError:  # the network overflows after so large a step
             previous = []
             continue
+        noise[index] = np.maximum(rounding, np.finfo(float).eps * _upto(after)) / step
         moved[index] = float(_upto(after - before)[-1])
         crossings[index] = kinks_crossed(flow, one, after, other, before)
         row = [(after - before) / (2 * step)]
@@ -112,13 +113,13 @@ def finite_differences(
         for column, coarser in enumerate(previous[: _COLUMNS - 1]):
             factor = 16.0 ** (column + 1)
             row.append((factor * row[column] - coarser) / (factor - 1))
-            trace.offer(row[-1], (row[column], coarser), rounding / step)
+            trace.offer(row[-1], (row[column], coarser), noise[index])
         previous = row
     rows = trace.decided()
     most = _STILL * rounding[-1]
     still = 2 * _STEPS[0] * float(trace.size[-1]) <= most and bool((moved[len(_STEPS) // 2 :] <= most).all())
-    noise = rounding[rows - 1] / trace.scale[rows - 1] / _STEPS
-    fit = fit_slope(_STEPS, errors[:, rows - 1], np.ones(len(_STEPS)), noise, crossings)
+    shares = noise[:, rows - 1] / trace.scale[rows - 1]
+    fit = fit_slope(_STEPS, errors[:, rows - 1], np.ones(len(_STEPS)), shares, crossings)
     return FiniteDifferences(
         _STEPS, errors[:, rows - 1], fit.value, float(trace.best_error[rows - 1]), float(trace.estimate[rows - 1]),
         fit, crossings, rows, still,
