@@ -12,40 +12,13 @@ from kpref.analysis.comparison import Study
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.step_test import PREDICTED_STEP
 from kpref.analysis.symptoms import symptoms
+from kpref.analysis.wording import number, with_error
 from kpref.spectra import Lyapunov
 from kpref.spectra.lyapunov import TooShort
 
-__all__ = ["findings", "number", "with_error"]
+__all__ = ["findings"]
 
 Array = npt.NDArray[Any]
-
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def number(value: float, digits: int = 3) -> str:
-    """A number for people: ``0.0316``, ``169,000``, ``2.1×10⁻¹⁴``."""
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
-    mantissa, power = f"{value:.{digits - 1}e}".split("e")
-    exponent = int(power)
-    if -4 <= exponent < 6:
-        rounded = float(f"{mantissa}e{power}")
-        return f"{rounded:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
-    return f"{mantissa.replace('-', '−')}×10{str(exponent).translate(_SUPERSCRIPTS)}"
-
-
-def with_error(value: float, error: float | None) -> str:
-    """A number with its error; the number has no more digits than that supports."""
-    if value != value:
-        return "–"
-    if not error or error != error:
-        return number(value)
-    digits = 2 + _power(value) - _power(error) if value else 2
-    return f"{number(value, max(2, min(digits, 5)))} ± {number(error, 2)}"
-
-
-def _power(value: float) -> int:
-    return int(f"{value:e}".split("e")[1])
 
 
 def findings(study: Study) -> list[str]:

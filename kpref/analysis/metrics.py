@@ -1,7 +1,9 @@
-"""The numbers of a report as plain data for ``metrics.json``, each group with a word on how far it can be trusted."""
+"""The numbers of a report as plain data, for ``metrics.json`` and ``metrics.csv``, and how far each can be trusted."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from typing import Any
 
@@ -12,10 +14,14 @@ from kpref.analysis.comparison import Comparison, Study
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.quantities import quantities
 from kpref.analysis.stability import NORM_TOLERANCE
+from kpref.analysis.wording import LEVEL, interval_of
 from kpref.spectra import Lyapunov
 from kpref.spectra.lyapunov import TooShort
 
-__all__ = ["HOW", "metrics"]
+__all__ = ["HOW", "SCHEMA", "metrics", "metrics_table"]
+
+#: Of the entries of ``metrics.json``: raised where one is renamed, removed or means another thing.
+SCHEMA = 1
 
 HOW = {
     "loss": "exact to rounding",
@@ -56,6 +62,7 @@ def metrics(study: Study) -> dict[str, Any]:
     """
     objective, integration = study.objective, study.integration
     content = {
+        "schema": SCHEMA,
         "version": __version__,
         "facts": study.facts,
         "notes": list(study.notes),
@@ -68,6 +75,41 @@ def metrics(study: Study) -> dict[str, Any]:
     }
     plain: dict[str, Any] = _plain(content)
     return plain
+
+
+_COLUMNS = ("checkpoint", "key", "label", "value", "standard_error", "interval_low", "interval_high",
+            "trial_error", "how")  # fmt: skip
+
+
+def metrics_table(study: Study) -> str:
+    """A study as CSV: a row for each metric of each checkpoint, and a head.
+
+    Columns: checkpoint, key, label, value, standard_error, interval_low and interval_high (95 %, over random vectors),
+    trial_error (standard error from the finite number of trials), how. A number that is
+    not known, or not finite, is an empty field; all others have the digits that identify them.
+    """
+    file = io.StringIO()
+    rows = csv.writer(file, lineterminator="\r\n")  # RFC 4180
+    rows.writerow(_COLUMNS)
+    for analysis in study.analyses:
+        single = [
+            ("loss", "loss", analysis.loss),
+            ("accuracy", "share of correct answers", analysis.accuracy),
+            ("error_norm", "size of the error, |Err|", analysis.error_norm),
+            ("loss_rate", "change of the loss per unit η", analysis.loss_rate),
+            ("states_rms", "rms of the states", analysis.states_rms),
+        ]
+        for key, label, value in single:
+            if value is not None:
+                rows.writerow([analysis.name, key, label, _field(value), "0", *[_field(value)] * 2, "", "exact"])
+        for quantity in quantities(analysis):
+            numbers = (quantity.value, quantity.error, *interval_of(quantity), quantity.trial_error)
+            rows.writerow([analysis.name, quantity.key, quantity.label, *map(_field, numbers), quantity.how])
+    return file.getvalue()
+
+
+def _field(number: float | None) -> str:
+    return "" if number is None or not math.isfinite(number) else repr(float(number))
 
 
 def _checkpoint(analysis: Analysis) -> dict[str, Any]:
@@ -97,12 +139,13 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
         "ntk_trace": {
             "value": analysis.dimensions.ntk_trace.value,
             "standard_error": analysis.dimensions.ntk_trace.standard_error,
+            "interval": analysis.dimensions.ntk_trace.interval(LEVEL),
         },
         "metrics": {
             quantity.key: {
                 "value": quantity.value,
                 "standard_error": quantity.error,
-                "interval": quantity.interval,
+                "interval": interval_of(quantity),
                 "trial_error": quantity.trial_error,
                 "products_for_5_percent": quantity.products_needed,
                 "how": quantity.how,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kpref.analysis.dimensions import KEPT, Dimensions
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.stability import NORM_TOLERANCE
+from kpref.analysis.wording import LEVEL
 from kpref.spectra import Estimate
 
 __all__ = ["Quantity", "alignment_words", "quantities"]
@@ -18,7 +19,7 @@ __all__ = ["Quantity", "alignment_words", "quantities"]
 Array = npt.NDArray[Any]
 
 _EXACT = "exact"
-_OTHER_TRIALS = "other trials: ± standard error, jackknife over groups of trials"
+_OTHER_TRIALS = "± standard error from the choice of trials (jackknife over groups of them)"
 #: Half the width of an interval, relative to the value, that is called accurate.
 _ACCURACY = 0.05
 
@@ -71,7 +72,7 @@ def quantities(analysis: Analysis) -> tuple[Quantity, ...]:
 
 def alignment_words() -> str:
     """How an alignment is known that is not exact."""
-    return "estimated from random vectors, ± standard error"
+    return "estimated from random vectors, 95 % interval"
 
 
 def _of(
@@ -80,7 +81,7 @@ def _of(
     words = _EXACT if estimate.exact else how
     if trial_error is not None:
         words += f"; {_OTHER_TRIALS}"
-    interval = None if estimate.exact or estimate.bound else estimate.interval(0.95)
+    interval = None if estimate.exact or estimate.bound else estimate.interval(LEVEL)
     needed = None
     if interval is not None and interval[1] - interval[0] > 2 * _ACCURACY * abs(estimate.value) > 0:
         needed = estimate.products_for(_ACCURACY)
@@ -90,7 +91,7 @@ def _of(
 def _sizes(analysis: Analysis) -> list[Quantity]:
     sizes: Dimensions = analysis.dimensions
     trials, group, kernel = analysis.space.shape[0], "dimensions", analysis.kernel
-    random = "estimated from random vectors, ± standard error"
+    random = "estimated from random vectors, 95 % interval"
     errors = dict(sizes.trial_errors)
     if "effective_dimension_K" in errors:
         errors["effective_dimension_K"] *= kernel.effective_dimension
@@ -107,7 +108,7 @@ def _sizes(analysis: Analysis) -> list[Quantity]:
         words = (_EXACT if estimate.exact else random) + _part(used, trials)
         return [replace(_of(key, label, group, estimate), how=words)]
 
-    modes = "estimated: leading eigenvalues, random vectors for the rest, ± standard error"
+    modes = "estimated: leading eigenvalues, random vectors for the rest, 95 % interval"
     return [
         size("trace_K", "trace of K", fixed(kernel.trace)),
         size("trace_PP*", "trace of P P*", sizes.propagator_trace, modes),
@@ -135,8 +136,9 @@ def _stability(analysis: Analysis) -> list[Quantity]:
     def mean(key: str, label: str, value: float, error: float) -> Quantity:
         if not np.isfinite(error):
             return Quantity(key, label, group, value, None, "exact for one trial; one alone has no standard error")
-        words = f"exact for each trial, mean of {_of_all(len(norms), total)} ± its standard error"
-        return Quantity(key, label, group, value, error, words)
+        words = f"exact for each trial, mean of {_of_all(len(norms), total)}, 95 % interval of the mean"
+        over_trials = Estimate(value, error, 0, "mean", degrees=len(norms) - 1)
+        return Quantity(key, label, group, value, error, words, over_trials.interval(LEVEL))
 
     exponents = stability.exponents
     counts = (exponents.values > 0).sum(axis=1)
@@ -144,7 +146,7 @@ def _stability(analysis: Analysis) -> list[Quantity]:
     peak = float(np.median(stability.growth.max(axis=1)))
     largest, error = float(exponents.mean[0]), float(exponents.trial_error[0])
     return [
-        _of("norm_P", "operator norm of P", group, stability.norm, "iterated, ± bound from the residual"),
+        _of("norm_P", "operator norm of P", group, stability.norm, "iterated, bound from the residual"),
         Quantity("norm_P_median", "operator norm of P on one trial, median", group, middle, NORM_TOLERANCE * middle,
                  iterated),
         Quantity("norm_P_smallest", "operator norm of P on one trial, smallest", group, smallest,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref._validate import finite_array, first_index, numeric_array
 from kpref._validate import function as require_function
 from kpref.threads import serial_blas
@@ -97,6 +98,8 @@ class TaylorTest:
     steps: Array
     errors: Array
     slope: float
+
+    __repr__ = short_repr
 
 
 @serial_blas

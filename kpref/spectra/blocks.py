@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref._validate import integer
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
@@ -53,6 +54,8 @@ class BlockEigen:
     blocks: Array
     residuals: Array
     n_products: int
+
+    __repr__ = short_repr
 
 
 @serial_blas

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from scipy.linalg import eigvalsh, svdvals
 from scipy.linalg.blas import dsyrk
 
+from kpref._reprs import short_repr
 from kpref._validate import function
 from kpref.flow import Flow, require_flow
 from kpref.linearize import DenseForm, SiteForm
@@ -56,6 +57,8 @@ class KernelSpectrum:
     trace: float
     frobenius: float
     effective_dimension: float
+
+    __repr__ = short_repr
 
 
 @serial_blas
