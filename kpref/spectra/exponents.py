@@ -47,14 +47,15 @@ from scipy.special import fdtri, stdtrit
 
 from kpref.spectra.estimate import Estimate
 
-__all__ = ["Stretch", "TooShort", "exponent_estimates"]
+__all__ = ["MANY_TRIALS", "Stretch", "TooShort", "exponent_estimates"]
 
 Array = npt.NDArray[Any]
 
 _LEVEL = 0.95
 _KAPPA = 400.0
 _MOST_BLOCKS, _FEWEST_BLOCKS = 12, 6
-_MANY_TRIALS = 8
+#: From which on the error is told from trials, not blocks of time.
+MANY_TRIALS = 8
 #: Lengths of a block and of the window for correlations, in autocorrelation times.
 _BLOCK, _WINDOW = 8.0, 5.0
 #: Shares of the rows that may be discarded by default.
@@ -182,12 +183,12 @@ def _fluctuation(tail: Array, elapsed: Array) -> tuple[float, float, bool]:
     correlated = _correlation_time(together, elapsed)
     blocks = min(_MOST_BLOCKS, int(intervals / (_BLOCK * correlated)))
     if blocks < _FEWEST_BLOCKS:
-        if trials >= _MANY_TRIALS:
+        if trials >= MANY_TRIALS:
             return math.sqrt(_trial_variance(tail, elapsed)), trials - 1.0, False
         needed = math.ceil(_FEWEST_BLOCKS * _BLOCK * correlated / intervals * elapsed[-1])
         raise TooShort(
             f"{trials} trials of length {elapsed[-1]:g} are too few and too short to tell the exponents of the system: "
-            f"it takes a length of about {needed}, or {_MANY_TRIALS} trials; `values` has the finite-time exponents"
+            f"it takes a length of about {needed}, or {MANY_TRIALS} trials; `values` has the finite-time exponents"
         )
     cuts = np.searchsorted(elapsed, np.linspace(0.0, elapsed[-1], blocks + 1) * (1 - 1e-12))
     lengths = np.diff(elapsed[cuts])
@@ -196,7 +197,7 @@ def _fluctuation(tail: Array, elapsed: Array) -> tuple[float, float, bool]:
         return math.sqrt(common), blocks - 1.0, False
     own = _block_variance(np.diff(tail[:, cuts], axis=1), lengths) / trials
     between = _trial_variance(tail, elapsed)
-    if trials >= _MANY_TRIALS:
+    if trials >= MANY_TRIALS:
         as_trials = common <= own * float(fdtri(blocks - 1, trials * (blocks - 1), 0.95))
     else:
         as_trials = between > own * float(fdtri(trials - 1, trials * (blocks - 1), 0.99))
