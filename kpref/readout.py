@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from kpref._frozen import Frozen
-from kpref._validate import finite_array
+from kpref._validate import finite_array, numeric_array
 from kpref.threads import serial_blas
 
 __all__ = ["Readout"]
@@ -57,7 +56,7 @@ class Readout(Frozen):
         ValueError
             If the number of states differs.
         """
-        states = np.asarray(states)
+        states = numeric_array("states", states, "biufc")
         if states.ndim < 1 or states.shape[-1] != self.n_states:
             raise ValueError(f"the readout takes states of shape (..., {self.n_states}); got {states.shape}")
         outputs = states @ self.weight.T

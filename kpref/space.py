@@ -27,7 +27,7 @@ from kpref._validate import finite_array, numeric_array, short
 from kpref.lengths import check_lengths, points
 from kpref.memory import require_memory
 
-__all__ = ["EuclideanSpace", "TrajectorySpace"]
+__all__ = ["EuclideanSpace", "TrajectorySpace", "require_space"]
 
 Array = npt.NDArray[np.floating]
 
@@ -233,6 +233,13 @@ class TrajectorySpace(EuclideanSpace):
 
     def __repr__(self) -> str:
         return f"TrajectorySpace(shape={self.shape}, measure={self.measure!r})"
+
+
+def require_space(name: str, space: object) -> EuclideanSpace:
+    """A space as it is, or TypeError."""
+    if not isinstance(space, EuclideanSpace):
+        raise TypeError(f"{name} must be an EuclideanSpace or a TrajectorySpace; got {short(space)}")
+    return space
 
 
 def _weights(

@@ -454,8 +454,7 @@ def build():
     yield from rows("set_num_threads", kpref.set_num_threads, "number", (0, -1, 1.5, "a", None, True, [2]))
 
 
-def build_of_others():
-    """Doors in files that are being worked on elsewhere."""
+def build_estimates_and_data():
     for function, good_op in (
         (kpref.trace, LARGE.NTK),
         (spectra.frobenius_squared, LARGE.NTK),
@@ -496,18 +495,6 @@ def build_of_others():
         "task_alignment", task, "err", (np.ones(3), "abc", None, np.full((B, T, H), np.inf), masked(np.ones((B, T, H))))
     )
     yield from rows("task_alignment", task, "groups", ([0, 1], None, "abc", [0.5, 1, 1], 3))
-    yield from rows("lyapunov_exponents", kpref.lyapunov_exponents, "flow", NOT_FLOWS)
-    for argument, values in (
-        ("k", (0, -1, 99, "a", 1.5, True)),
-        ("discard", (-1, 99, "a", 1.5, None)),
-        ("every", (0, -1, 99, "a", 1.5)),
-        ("seed", SEEDS),
-    ):
-        yield from rows("lyapunov_exponents", lambda **k: kpref.lyapunov_exponents(FLOW, **k), argument, values)
-    yield from rows("propagator_growth", spectra.propagator_growth, "flow", NOT_FLOWS)
-    yield from rows("trial_norms", spectra.trial_norms, "flow", NOT_FLOWS)
-    yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "seed", SEEDS)
-    yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "tol", TOLERANCES)
     yield from rows("schmidt_spectrum", kpref.schmidt_spectrum, "flow", NOT_FLOWS)
     rank = over(spectra.effective_schmidt_rank, op=LARGE.NTK)
     yield from rows("effective_schmidt_rank", rank, "op", (*NOT_OPERATORS, OPERATOR), "")
@@ -561,8 +548,23 @@ def build_of_others():
     yield from rows("sparse matrices", Trials, "inputs", (scipy.sparse.eye(3),))
 
 
-TABLE = list(build())
-PENDING_OTHERS = list(build_of_others())
+def build_stability():
+    yield from rows("lyapunov_exponents", kpref.lyapunov_exponents, "flow", NOT_FLOWS)
+    for argument, values in (
+        ("k", (0, -1, 99, "a", 1.5, True)),
+        ("discard", (-1, 99, "a", 1.5, None)),
+        ("every", (0, -1, 99, "a", 1.5)),
+        ("seed", SEEDS),
+    ):
+        yield from rows("lyapunov_exponents", lambda **k: kpref.lyapunov_exponents(FLOW, **k), argument, values)
+    yield from rows("propagator_growth", spectra.propagator_growth, "flow", NOT_FLOWS)
+    yield from rows("trial_norms", spectra.trial_norms, "flow", NOT_FLOWS)
+    yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "seed", SEEDS)
+    yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "tol", TOLERANCES)
+
+
+TABLE = [*build(), *build_estimates_and_data()]
+PENDING_OTHERS = list(build_stability())
 
 #: What Python and NumPy say of such values on their own.
 RAW = re.compile(

@@ -142,8 +142,7 @@ def checkpoint(flow):
 def dimensions(flow):
     return [
         kpref.effective_dimension(flow.NTK),
-        kpref.effective_dimension(flow.NTK, keep="unit", probes=8),
-        kpref.effective_dimension(flow.NTK, keep=("trial", "time"), probes=8),
+        kpref.effective_dimension(map_flow(trials=12).K, keep="unit"),
         kpref.operator_norm(flow.K),
         *(
             spectra.kernel_effective_dimension(flow, keep)

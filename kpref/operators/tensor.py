@@ -13,7 +13,7 @@ from scipy.sparse.linalg import LinearOperator
 from kpref._foreign import is_ours, read_only, returned
 from kpref._validate import numeric_array, precision, real_number, short
 from kpref.memory import require_memory
-from kpref.space import EuclideanSpace
+from kpref.space import EuclideanSpace, require_space
 from kpref.threads import serial_blas
 
 __all__ = ["Structure", "TensorOperator", "identity"]
@@ -83,9 +83,7 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         name: str = "operator",
         structure: Structure = Structure(),
     ) -> None:
-        for side, value in (("space_in", space_in), ("space_out", space_out)):
-            if not isinstance(value, EuclideanSpace):
-                raise TypeError(f"{side} must be an EuclideanSpace or a TrajectorySpace; got {short(value)}")
+        space_in, space_out = require_space("space_in", space_in), require_space("space_out", space_out)
         super().__init__(precision(dtype), (space_out.size, space_in.size))
         self.name, self.structure = name, structure
         self._forward = _into(space_out, self._promised("forward", forward, space_out))

@@ -35,7 +35,7 @@ from scipy.linalg import svdvals
 from kpref._validate import finite_array, integer
 from kpref.memory import require_memory
 from kpref.operators import Structure, TensorOperator
-from kpref.space import EuclideanSpace, TrajectorySpace
+from kpref.space import EuclideanSpace, TrajectorySpace, require_space
 from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.paired_probes import DENSE_SIZE, directions, estimate_of, in_batches, product_of_means, rounding
@@ -130,6 +130,7 @@ def principal_angles(first: npt.ArrayLike, second: npt.ArrayLike, space: Euclide
     ValueError
         For another shape, numbers that are not finite, or tensors that are linearly dependent in the measure.
     """
+    space = require_space("space", space)
     matrices = []
     for name, tensors in (("first", first), ("second", second)):
         stack = finite_array(name, tensors, shape=("k", *space.shape))

@@ -173,6 +173,7 @@ def operator_norm(op: TensorOperator, seed: int = 0, tol: float = 1e-10) -> Esti
     NoConvergence
         If the iteration does not converge.
     """
+    op = require_operator(op)
     positive = op.structure.self_adjoint and op.structure.positive
     pair = eigh(op if positive else op.gram(), 1, seed, tol)
     value, bound = max(float(pair.values[0]), 0.0), float(pair.residuals[0])
