@@ -78,9 +78,13 @@ def set_num_threads(number: int) -> None:
 def even_blocks(length: int, size: int, most: int = 1 << 30) -> list[slice]:
     """Cut ``range(length)`` into blocks of about `size`, a power of two of them so that 2, 4, ... threads share evenly.
 
-    The cut depends on the problem alone, never on the number of threads.
+    No block is empty, and their lengths differ by one at most. The cut depends on the problem alone, never on the
+    number of threads. Nothing is cut into no blocks.
     """
-    count = min(most, 1 << max(0, round(math.log2(max(length, 1) / size))))
+    if length == 0:
+        return []
+    nearest = 1 << max(0, round(math.log2(length / size)))  # beyond the length if that is 3, 6, 7 ... and the size 1
+    count = min(most, nearest, 1 << (length.bit_length() - 1))
     bounds = [length * block // count for block in range(count + 1)]
     return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
 

@@ -459,7 +459,7 @@ def test_wrong_usage(argv, capsys):
 def test_failed_self_check_is_reported(folder, tmp_path, monkeypatch, capsys, quick):
     from kpref.analysis import selfcheck
 
-    monkeypatch.setattr(selfcheck, "_rounding", lambda terms: 0.0)
+    monkeypatch.setattr(selfcheck, "largest_rounding", lambda terms: 0.0)
     assert analyze(folder / "at_0.safetensors", "--trials", folder / "trials.npz", "--out", tmp_path / "out") == 1
     assert "FAILED: " in capsys.readouterr().out
     assert "do not rely on this report" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

@@ -66,6 +66,22 @@ def test_k_of_one_constant_gate_is_a_kronecker_product(kind):
     assert schmidt_spectrum(make_flow("RNN-tanh", (4, 6, 5))).effective_rank > 1.05  # phi' differs between units
 
 
+@pytest.mark.parametrize("units", range(1, 18))
+def test_any_number_of_units(units):
+    """Cut into a power of two of blocks beyond their number, 3, 6, 7, 12 ... units had empty ones."""
+    flow = make_flow("RNN-tanh", (20, 60, units))
+    before = np.concatenate([flow.z0[:, None], flow.states[:, :-1]], axis=1)
+    columns = np.concatenate([before, flow.inputs, np.ones((20, 60, 2))], axis=2).reshape(1200, -1)  # two biases
+    gates = 1 - flow.states.reshape(1200, units) ** 2
+    blocks = np.einsum("ah,ac->hac", gates, columns) / 1200**0.5  # K of unit h is F_h F_h^T
+    gamma = np.square(np.einsum("hac,kad->hkcd", blocks, blocks)).sum(axis=(2, 3))
+    found = schmidt_spectrum(flow)
+    np.testing.assert_allclose(
+        np.square(found.values), np.linalg.eigvalsh(gamma)[::-1], rtol=0, atol=1e-13 * gamma.sum()
+    )
+    np.testing.assert_allclose(found.effective_rank, np.trace(gamma) ** 2 / np.square(gamma).sum(), rtol=1e-12)
+
+
 def test_both_ways_to_gamma_and_any_tiles_agree(monkeypatch):
     # Inputs and biases alone are trained: few columns, so that Gamma comes from F_h^T F_h'.
     flow = make_flow("GRU", (6, 60, 5), trainable=["weight_ih", "bias_hh"])

@@ -29,6 +29,7 @@ from kpref.analysis.request import (
     thinned,
 )
 from kpref.analysis.settings import Integration, Objective
+from kpref.analysis.symptoms import symptoms
 from kpref.checkpoints import load_checkpoint
 from kpref.integrate import TABLEAUS
 from kpref.memory import require_memory
@@ -239,9 +240,13 @@ def _summary(study: Study, out: Path) -> int:
         if analysis.accuracy is not None:
             parts.append(f"accuracy {analysis.accuracy:.2%},")
         checks = analysis.check.checks
-        failed = [check.name for check in checks if not check.passed]
-        parts.append(f"{len(checks) - len(failed)} of {len(checks)} self-checks passed")
-        print(" ".join(parts) + (f"; FAILED: {', '.join(failed)}" if failed else ""))
+        failed = [check for check in checks if not check.passed]
+        idle = sum(check.idle for check in checks if check.passed)
+        parts.append(f"{len(checks) - len(failed) - idle} of {len(checks)} self-checks passed")
+        parts += [f"({idle} had nothing to test)"] if idle else []
+        print(" ".join(parts) + (f"; FAILED: {', '.join(check.name for check in failed)}" if failed else ""))
+        for sentence in (*symptoms(analysis), *(f"{check.name}: {check.verdict}" for check in failed if check.verdict)):
+            print(f"  {sentence}")
     print(f"report: {out / 'report.html'}")
     return 0 if all(analysis.check.passed for analysis in study.analyses) else 1
 

@@ -192,6 +192,8 @@ def _self_check(analysis: Analysis) -> dict[str, Any]:
                 "bound": check.bound,
                 "bound_from": check.reason,
                 "passed": check.passed,
+                "status": check.status,
+                "verdict": check.verdict,
             }
             for check in analysis.check.checks
         ],

@@ -50,8 +50,10 @@ dt { font-weight: 600; }
 dd { margin: 0; overflow-wrap: anywhere; }
 .pass { color: #00674f; font-weight: 600; }
 .fail { color: #a8003b; font-weight: 700; }
+.idle { color: #52606d; }
 .verdict { padding: 10px 14px; border-radius: 6px; margin: 0 0 16px; }
 .verdict.pass { background: #e3f5ef; }
+.verdict.idle { background: #eef0f3; }
 .verdict.fail { background: #fde7ee; }
 footer { font-size: .9rem; }
 @media (max-width: 900px) { .panels { grid-template-columns: repeat(2, minmax(0, 1fr)); } }

@@ -18,7 +18,8 @@ __all__ = ["alignment_table", "breakable", "quantity_table", "table"]
 _NOTES = {
     "dimensions": "In brackets: the interval that contains the number with a probability of 95 %, over the random "
     "vectors behind it. ± trials: how far the number would change with other trials of the same kind (standard error, "
-    "jackknife over groups of trials), which is another thing. A dimension of K along units is that of K summed over trials and times, and so on: how many "
+    "jackknife over groups of trials), which is another thing. A dimension of K along units is that of K summed over "
+    "trials and times, and so on: how many "
     "independent units, trials or times carry what the parameters can do.",
     "stability": "An early change: of the initial state. Its log growth is the logarithm of the most that any such "
     "change has been lengthened by that time.",
