@@ -7,6 +7,7 @@ from kpref._version import __version__
 
 if TYPE_CHECKING:
     from kpref import models
+    from kpref.analysis.api import analyze
     from kpref.checkpoints import load_checkpoint, save_checkpoint
     from kpref.flow import Flow
     from kpref.operators import TensorOperator, average, partial_trace
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 # Names are imported when they are first used: `import kpref` itself costs next to nothing.
 _HOMES = {
+    "analyze": "kpref.analysis.api",
     "load_checkpoint": "kpref.checkpoints",
     "save_checkpoint": "kpref.checkpoints",
     "Flow": "kpref.flow",
@@ -67,6 +69,7 @@ __all__ = [
     "Trials",
     "__version__",
     "alignment",
+    "analyze",
     "average",
     "effective_dimension",
     "eigh",

@@ -140,12 +140,18 @@ def numeric_array(name: str, value: ArrayLike, kinds: str) -> NDArray[Any]:
     """
     words = {"b": "booleans", "i": "integers", "f": "real numbers", "c": "complex numbers"}
     expected = ", ".join(words[kind] for kind in kinds if kind in words)
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{name} must be an array of {expected}; got a masked one: fill it, or cut out what is masked")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # array-likes of other libraries raise all three
         raise ValueError(f"{name} must be an array of {expected}; it cannot be converted: {error}") from error
+    if "f" in kinds and array.dtype.name.startswith(("bfloat16", "float8_", "float6_", "float4_")):
+        return array.astype(np.float32)  # the types of ml_dtypes, unknown to NumPy: float32 holds each of their numbers
     if array.dtype.kind not in kinds:
-        raise ValueError(f"{name} must be an array of {expected}; got dtype {array.dtype}")
+        lost = array.dtype.kind == "V" and array.dtype.names is None and array.dtype.itemsize <= 2
+        hint = " (bfloat16 or float8 that lost its type in an npz file? save it as float32 or in safetensors)"
+        raise ValueError(f"{name} must be an array of {expected}; got dtype {array.dtype}{hint if lost else ''}")
     return array
 
 

@@ -162,8 +162,9 @@ def analyze_checkpoint(
     progress: Callable[[str], object] | None = None,
     tick: Callable[[object], object] | None = None,
     integration: Integration | None = None,
+    z0: Array | None = None,
 ) -> Analysis:
-    """Analyze one network on its trials; the initial states are zero.
+    """Analyze one network on its trials.
 
     Parameters
     ----------
@@ -186,6 +187,8 @@ def analyze_checkpoint(
         Called now and then while a stage lasts, from several threads; its argument means nothing.
     integration : Integration, optional
         For a model in continuous time, and only then.
+    z0 : ndarray, shape (H,) or (B, H), optional
+        Initial states, shared or one a trial; zero by default.
 
     Returns
     -------
@@ -205,7 +208,8 @@ def analyze_checkpoint(
 
     def flow_on(chosen: Array) -> Flow:
         part = trials if len(chosen) == trials.n_trials else trials.subset(chosen)
-        return Flow(model, part, measure=measure, **({} if integration is None else integration.arguments()))
+        initial = z0[chosen] if z0 is not None and z0.ndim == 2 else z0
+        return Flow(model, part, initial, measure=measure, **({} if integration is None else integration.arguments()))
 
     flow = flow_on(np.arange(trials.n_trials))
     k = min(modes, flow.space.size)
