@@ -97,12 +97,16 @@ def _read_safetensors(path: Path, file: BinaryIO, header_size: int) -> tuple[dic
     # The parser of the format and that of JSON raise many types, RecursionError of deep metadata among them.
     try:
         pairs: list[tuple[str, Any]] = json.loads(data[8 : 8 + header_size], object_pairs_hook=_Pairs)
+        metadata = dict(pairs).get("__metadata__") or _Pairs()
+        names = [name for name, _ in pairs], [name for name, _ in metadata]
+    except Exception as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {reason(error)}") from error
+    for those in names:
+        require_unique(path, those)
+    try:
         entries = safetensors.deserialize(data)
     except Exception as error:
         raise ValueError(f"{path} is not a whole safetensors file: {reason(error)}") from error
-    require_unique(path, [name for name, _ in pairs])
-    metadata = dict(pairs).get("__metadata__") or _Pairs()
-    require_unique(path, [name for name, _ in metadata])
     for name, entry in entries:
         kind = entry["dtype"]
         if kind not in _SAFETENSORS_TYPES:

@@ -24,7 +24,7 @@ __all__ = ["Source", "listed", "read_source"]
 
 _DEPTH = 4  # of dictionaries within dictionaries that are looked through
 _RECURRENT = re.compile(r"(.*\.)?weight_hh(_l\d+|$|_g$|_v$|_orig$|\.).*")
-_OPTIMIZER = re.compile(r"opt|sched|.*optim", re.IGNORECASE)
+_OPTIMIZER = re.compile(r"optims?|opt(_states?)?|.*optimi[sz]ers?(_.*)?|(lr_)?sched(uler)?s?(_.*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -169,15 +169,18 @@ def _mapping(value: Any) -> Mapping[Any, Any] | None:
 
 def _of_optimizer(key: Any, value: Any) -> bool:
     """Whether this is what an optimizer or its schedule keeps: averages of the gradient and the like."""
-    return _OPTIMIZER.match(str(key)) is not None or (isinstance(value, Mapping) and "param_groups" in value)
+    return _OPTIMIZER.fullmatch(str(key)) is not None or (isinstance(value, Mapping) and "param_groups" in value)
 
 
 def _arrays_beside(items: Iterable[tuple[Any, Any]], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Arrays in dictionaries and lists beside the network; bytes, as states of random generators are, are none."""
     for key, value in items:
-        if not isinstance(key, str | int) or _of_optimizer(key, value):
+        if isinstance(value, list | tuple):
+            inner: Any = {index: item for index, item in enumerate(value) if not isinstance(item, float | int | str)}
+        else:
+            inner = _mapping(value)
+        if not isinstance(key, str | int) or (inner is not None and _of_optimizer(key, value)):
             continue
-        inner = dict(enumerate(value)) if isinstance(value, list | tuple) else _mapping(value)
         if inner is not None and depth < _DEPTH:
             yield from _arrays_beside(inner.items(), f"{prefix}{key}.", depth + 1)
         elif is_array(value) and not (str(value.dtype).endswith("uint8") and len(value.shape) == 1):

@@ -37,7 +37,7 @@ def to_array(name: str, value: Any) -> NDArray[Any]:
     ------
     ValueError
         If it holds no numbers (a tensor on the meta device, text, objects), complex ones, or is masked, sparse or
-        quantised.
+        quantised, or of unsigned integers of 16 bits, which is how bfloat16 is often kept.
     MemoryError
         If it needs more memory in float64 than there is, as an expanded tensor can.
     """
@@ -45,7 +45,13 @@ def to_array(name: str, value: Any) -> NDArray[Any]:
         return _from_torch(name, value)
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         _require_memory(name, value.shape)
-    return numeric_array(name, value, "biuf")
+    array = numeric_array(name, value, "biuf")
+    if array.dtype == np.uint16:
+        raise ValueError(
+            f"{name} holds integers of type uint16, as bfloat16 numbers are often kept: save them as float32, or as "
+            "another type if they are integers"
+        )
+    return array
 
 
 def _from_torch(name: str, tensor: Any) -> NDArray[Any]:

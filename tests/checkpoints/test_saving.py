@@ -104,6 +104,21 @@ def test_appears_whole_or_not_at_all(tmp_path, monkeypatch, suffix):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_names_the_file_if_there_is_no_room_for_it(tmp_path, suffix):
+    """A limit on the size of files is what a full disk is to a process, under another number."""
+    resource = pytest.importorskip("resource", reason="limits of processes are a matter of Unix")
+    path = tmp_path / f"network{suffix}"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"network{suffix}"):
+            save_checkpoint(path, GRU.init(N_IN, 20, seed=0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_refuses(tmp_path):
     model = GRU.init(N_IN, H, seed=0)
     with pytest.raises(ValueError, match=r"must be called \*.safetensors or \*.npz; got .*network.pt"):
