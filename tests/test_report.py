@@ -133,7 +133,7 @@ def test_intervals_and_the_error_of_trials_stand_beside_estimates(study, monkeyp
     monkeypatch.setattr("kpref.analysis.tables.quantities", lambda analysis: (quantity,))
     (row,) = re.findall(r'<tr><th scope="row">.*?</tr>', quantity_table(study, "dimensions"))
     assert row.count("3.781 <small>(3.702 to 3.864)</small> <small>± 0.52 trials</small>") == len(study.analyses)
-    assert "estimated; 5 % would take about 1,200 products" in row
+    assert "estimated; to know it to ± 5 % would take about 1,200 products" in row
 
 
 def test_where_it_comes_from(tmp_path, monkeypatch):
@@ -192,6 +192,9 @@ def test_silent_network():
     assert not study.analyses[0].states.any()
     exhibits = clean_exhibits(study)
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", render(study, exhibits)), flags=re.IGNORECASE)
+    modes = next(shown for shown in exhibits if shown.section == "modes")
+    for panel in modes.panels[:-1]:
+        assert "all zero" in [text.get_text() for text in axes_of(panel).texts]
     assert {shown.section for shown in exhibits} >= {"outputs", "modes", "spectra", "dimensions", "stability", "check"}
 
 

@@ -36,7 +36,7 @@ p.caption { margin-bottom: 24px; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 14px 6px 0; text-align: right; border-bottom: 1px solid #e9ecf0; white-space: nowrap; }
 th[scope=row], th:first-child { text-align: left; font-weight: 500; }
-th[scope=row] { white-space: normal; min-width: 12em; }
+th[scope=row] { white-space: normal; min-width: 15em; }
 td:last-child, th:last-child { text-align: left; padding-left: 10px; color: #52606d; }
 td:last-child { white-space: normal; min-width: 11em; }
 th small { display: block; color: #52606d; font-weight: 400; }
