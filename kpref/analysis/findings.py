@@ -48,11 +48,6 @@ def _performance(first: Analysis, last: Analysis) -> str:
     text = f"From {first.name} to {last.name} the loss went from {number(first.loss)} to {number(last.loss)}"
     if first.accuracy is not None and last.accuracy is not None:
         text += f", and the accuracy from {first.accuracy:.1%} to {last.accuracy:.1%}"
-    if last.loss > first.loss:
-        text += (
-            ". It ROSE: if training lowered it, something here is not what it was in training, be it the nonlinearity, "
-            "the readout, the initial state, the trials or the order of the checkpoints"
-        )
     return text + "."
 
 
