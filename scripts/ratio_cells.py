@@ -94,7 +94,7 @@ def as_operator(matrix: Array) -> TensorOperator:
 
 def dimension_cells(name: str, op: TensorOperator, matrix: Array) -> Iterator[Cell]:
     """Along all axes by default, and of the whole as a report does it."""
-    for keep in KEEPS:
+    for keep in KEEPS if "P P*" not in name else KEEPS[:1]:
         truth = dimension(partial_trace(matrix, op.shape_in, keep))
         words = f"dimension keep {'+'.join(keep) or 'all'}, {name}"
         yield Cell(f"{words}, default", partial(_dimension, op, keep or None, 60), truth)
@@ -135,11 +135,11 @@ def dimension(matrix: Array) -> float:
 
 
 def schmidt_cells(name: str, op: TensorOperator, matrix: Array) -> Iterator[Cell]:
-    """By default and as a report does it."""
+    """By default and with as few probes as a report takes of wide networks."""
     units = op.shape_in[-1]
     realigned = matrix.reshape(len(matrix) // units, units, -1, units).transpose(0, 2, 1, 3).reshape(-1, units**2)
     gram = realigned @ realigned.T if len(realigned) < units**2 else realigned.T @ realigned
-    for words, probes in (("default", 16), ("report", schmidt_probes(units))):
+    for words, probes in (("default", 16), ("report", schmidt_probes(1 << 20))):
         yield Cell(f"Schmidt rank, {name}, {words}", partial(_rank, op, probes), dimension(gram))
 
 
@@ -155,7 +155,7 @@ def pairs() -> Iterator[tuple[str, TensorOperator, TensorOperator]]:
     for name, flow in networks():
         kernel, tangent, dynamics = (dense_copy(op) for op in (flow.K, flow.NTK, flow.P))
         yield f"K and NTK, {name}", kernel, tangent
-        yield f"P and NTK, {name}", dynamics, tangent
+        yield f"P K and NTK, {name}", dynamics @ kernel, tangent
     for index, (name, values) in enumerate(spectra(int(np.prod(SHAPE)))):
         first, other = rotated(values, index), rotated(values, index + 10)
         yield f"{name}, close", as_operator(first), as_operator(first + 0.1 * other)
@@ -166,7 +166,10 @@ def pairs() -> Iterator[tuple[str, TensorOperator, TensorOperator]]:
 def alignment_cells(name: str, first: TensorOperator, second: TensorOperator) -> Iterator[Cell]:
     """By default, centred, and as a report does it."""
     a, b = symmetrised(first), symmetrised(second)
-    for words, probes, centred in (("default", 60, False), ("centred", 60, True), ("report", ALIGNMENT_PROBES, False)):
+    settings = [("default", 60, False), ("report", ALIGNMENT_PROBES, False)]
+    if name.startswith("K and NTK"):
+        settings.append(("centred", 60, True))
+    for words, probes, centred in settings:
         left, right = (centre(each, first.space_in.mu) if centred else each for each in (a, b))
         truth = float(np.vdot(left, right) / np.linalg.norm(left) / np.linalg.norm(right))
         yield Cell(f"alignment of {name}, {words}", partial(_alignment, first, second, probes, centred), truth)

@@ -24,7 +24,7 @@ def spread(values):
 
 
 def parts(matrix, form, groups):
-    """The matrix on the trials that remain, without one group after another, and the share of the weight that they have."""
+    """The matrix on the trials that remain, without one group after another, and their share of the weight."""
     mu = form.space.mu
     owner = np.broadcast_to(groups[:, None, None], form.space.shape).reshape(-1)[form.coordinates.support]
     for group in range(groups.max() + 1):
@@ -72,10 +72,6 @@ def test_modes_and_random_vectors_tell_what_the_matrices_of_the_parts_do(flow):
         seen = beside_modes(form, modes.values, modes.vectors, 1000, 0)
         found = errors_of_modes(seen, modes.values, form.coordinates, flow.space, groups)
         np.testing.assert_allclose(found, expected(matrix, form, groups), rtol=0.1)
-    few = beside_modes(form, modes.values, modes.vectors, 18, 0)
-    assert np.all(
-        np.array(errors_of_modes(few, modes.values, form.coordinates, flow.space, groups)) < 3 * np.array(found)
-    )
 
 
 @pytest.mark.parametrize("kind", ["GRU", "LeakyRNN-tanh", "bias only", "Lorenz63"])

@@ -38,7 +38,7 @@ from kpref.operators import Structure, TensorOperator
 from kpref.space import EuclideanSpace, TrajectorySpace
 from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.paired_probes import DENSE_SIZE, directions, in_batches, product_of_means, rounding
+from kpref.spectra.paired_probes import DENSE_SIZE, directions, estimate_of, in_batches, product_of_means, rounding
 from kpref.spectra.symmetric import RectangularForm, require_operator, require_self_adjoint
 from kpref.threads import serial_blas
 
@@ -99,17 +99,14 @@ def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int 
         known, _ = _overlaps(first(columns.astype(a.dtype)), second(columns.astype(b.dtype)))
         products, squares, others = _nonzero(known, a, b)
         return Estimate(float(products / np.sqrt(squares * others)), 0.0, 2 * size, "exact")
-    known, pairs, number = _sampled(first, second, probes, np.random.default_rng(seed))
+    known, pairs, vectors, number = _sampled(first, second, probes, np.random.default_rng(seed))
     _nonzero(known + np.trace(pairs, axis1=1, axis2=2), a, b)
-    value, error = product_of_means(known, pairs, (1.0, -0.5, -0.5), size - number, positive=False)
-    error = max(error, rounding(np.result_type(a.dtype, b.dtype), size))
-    transposes = max(0, number - 1)
-    return Estimate(
-        float(np.clip(value, -1.0, 1.0)),
-        error,
-        transposes + 2 * (number + pairs.shape[1]),
+    found = product_of_means(known, pairs, (1.0, -0.5, -0.5), vectors, size - number, positive=False)
+    return estimate_of(
+        found._replace(value=float(np.clip(found.value, -1.0, 1.0))),
+        rounding(np.result_type(a.dtype, b.dtype), size),
+        max(0, number - 1) + 2 * (number + len(vectors)),
         "Krylov spaces and random vectors",
-        degrees=pairs.shape[1] - 1,
     )
 
 
@@ -243,8 +240,8 @@ def _centred(op: TensorOperator) -> TensorOperator:
 
 def _sampled(
     first: RectangularForm, second: RectangularForm, probes: int, generator: np.random.Generator
-) -> tuple[Array, Array, int]:
-    """``<A, C>, <A, A>, <C, C>`` in a range (3,), their forms for p vectors beside it (3, p, p), and its dimension."""
+) -> tuple[Array, Array, Array, int]:
+    """``<A, C>, <A, A>, <C, C>`` in a range (3,), for p vectors beside it (3, p, p), these, and its dimension."""
     within = probes // 4
     beyond = probes - within - within // 2
     dtype, size = np.promote_types(first.op.dtype, second.op.dtype), first.domain.size
@@ -262,7 +259,7 @@ def _sampled(
         images[index], others[index] = first(basis[index : index + 1])[0], second(basis[index : index + 1])[0]
     known, _ = _overlaps(images, others)
     rest = directions(generator, beyond, basis)
-    return known, _overlaps(in_batches(first, rest), in_batches(second, rest))[1], within
+    return known, _overlaps(in_batches(first, rest), in_batches(second, rest))[1], rest, within
 
 
 def _overlaps(images: Array, others: Array) -> tuple[Array, Array]:

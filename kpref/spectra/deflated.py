@@ -19,7 +19,15 @@ import numpy.typing as npt
 
 from kpref.memory import require_memory
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.paired_probes import directions, in_batches, krylov_range, product_of_means, rounding
+from kpref.spectra.paired_probes import (
+    directions,
+    estimate_of,
+    in_batches,
+    krylov_range,
+    product_of_means,
+    rounding,
+)
+from kpref.spectra.quadratic_forms import Mean, mean_of_forms
 from kpref.spectra.symmetric import SymmetricForm
 
 __all__ = ["Deflated", "beside_krylov", "beside_modes"]
@@ -52,26 +60,24 @@ class Deflated:
 
     def trace(self) -> Estimate:
         """tr G."""
-        known, pairs = float(np.vdot(self.basis, self.images)), self._forms()[:1]
-        return self._estimate((known,), pairs, (1.0,))
+        known = float(np.vdot(self.basis, self.images))
+        forms, overlaps = self.vectors @ self.rest.T, self.vectors @ self.vectors.T
+        mean = mean_of_forms(forms, overlaps, self.vectors.shape[1] - len(self.basis), positive=True)
+        return self._estimate(mean._replace(value=mean.value + known))
 
     def dimension(self) -> Estimate:
         """``(tr G)^2 / tr G^2``; zero for G = 0."""
         coupled = self.images @ self.basis.T
         squares = 2 * float(np.vdot(self.images, self.images)) - float(np.vdot(coupled, coupled))
-        return self._estimate((float(np.trace(coupled)), squares), self._forms(), (2.0, -1.0))
-
-    def _forms(self) -> Array:
-        """``v_i.R v_j`` and ``R v_i.R v_j``, (2, p, p)."""
-        return np.stack([self.vectors @ self.rest.T, self.rest @ self.rest.T])
-
-    def _estimate(self, known: tuple[float, ...], pairs: Array, powers: tuple[float, ...]) -> Estimate:
-        if not any(known) and not pairs.any():
+        pairs = np.stack([self.vectors @ self.rest.T, self.rest @ self.rest.T])
+        if not squares and not pairs.any():
             return Estimate(0.0, 0.0, self.n_products, self.method)
-        count, size = self.vectors.shape
-        value, error = product_of_means(known, pairs, powers, size - len(self.basis))
-        error = max(error, rounding(self.vectors.dtype, size) * value)
-        return Estimate(value, error, self.n_products, self.method, degrees=count - 1, logarithmic=True)
+        known, size = (float(np.trace(coupled)), squares), self.vectors.shape[1] - len(self.basis)
+        return self._estimate(product_of_means(known, pairs, (2.0, -1.0), self.vectors, size))
+
+    def _estimate(self, mean: Mean) -> Estimate:
+        floor = rounding(self.vectors.dtype, self.vectors.shape[1]) * abs(mean.value)
+        return estimate_of(mean, floor, self.n_products, self.method)
 
 
 def beside_krylov(form: SymmetricForm, probes: int, seed: Any) -> Deflated:

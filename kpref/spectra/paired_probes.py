@@ -14,15 +14,11 @@ unbiased, and the first part is exact.
 jackknife reduces to 1/p^2 (Efron and Stein, Ann. Stat. 1981); of positive quantities it is taken on the logarithmic
 scale.
 
-**Variance.** To first order the error of a function f of means of quadratic forms ``v.A_m v`` is that of the mean of
-``v.M v``, ``M = sum_m (df/dm) A_m`` made symmetric. The scatter of p terms tells its variance badly: squares of a few
-leading modes have heavy tails, and what is small by chance looks certain too. But for directions in n dimensions
-
-    var(v.M v) = 2 n / (n + 2) (|M|_F^2 - (tr M)^2 / n),    |M|_F^2 = E (v.M v')^2,    v, v' independent,
-
-and the images that are there already give ``v_i.M v_j`` for all p (p - 1) / 2 pairs: a U-statistic (Hoeffding, Ann.
-Math. Stat. 19, 1948). The larger of this and the jackknife's variance is stated, with p - 1 degrees of freedom:
-either is too small now and then, seldom both.
+**Errors.** To first order the error of a function f of means of quadratic forms ``v.A_m v`` is that of the mean of
+``v.M v``, ``M = sum_m (df/dm) A_m`` made symmetric. The images that are there already give ``v_i.M v_j`` for all pairs,
+and with them variance, degrees of freedom and skewness, see `kpref.spectra.quadratic_forms`. What is beyond first order
+is in the jackknife's error, which is stated where it is larger. A positive quantity is
+``exp(f)``, f its logarithm: where f has the deviation sigma, that adds 3 sigma to the skewness, to first order.
 """
 
 from __future__ import annotations
@@ -35,10 +31,13 @@ import numpy.typing as npt
 
 from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
+from kpref.spectra.quadratic_forms import MOST_SKEWED, Mean, mean_of_forms
 
 __all__ = [
     "DENSE_SIZE",
     "directions",
+    "estimate_of",
+    "exponential",
     "in_batches",
     "jackknife",
     "krylov_range",
@@ -94,9 +93,9 @@ def in_batches(product: Map, vectors: Array) -> Array:
 
 
 def product_of_means(
-    known: npt.ArrayLike, pairs: Array, powers: npt.ArrayLike, size: int, positive: bool = True
-) -> tuple[float, float]:
-    """A product of powers of means, with its bias of first order removed, and its standard error.
+    known: npt.ArrayLike, pairs: Array, powers: npt.ArrayLike, vectors: Array, size: int, positive: bool = True
+) -> Mean:
+    """A product of powers of means, with its bias of first order removed, and what its interval follows from.
 
     Of ``prod_m (known_m + E v.A_m v)^power_m``, v being directions in `size` dimensions; see the module's docstring.
 
@@ -107,9 +106,11 @@ def product_of_means(
     pairs : ndarray, shape (m, p, p)
         ``v_i.A_m v_j`` for the p vectors.
     powers : array_like, shape (m,)
+    vectors : ndarray, shape (p, n)
+        v.
     size : int
     positive : bool
-        Whether the product is positive, so that the jackknife works with its logarithm.
+        Whether the product is positive, so that its logarithm is closer to a mean.
     """
     exact, exponents, count = np.asarray(known, float), np.asarray(powers, float), pairs.shape[1]
     samples = exact + np.diagonal(pairs, axis1=1, axis2=2).T  # (p, m)
@@ -120,18 +121,21 @@ def product_of_means(
             return np.asarray(np.log(values) @ exponents)
         return np.asarray(np.prod(values**exponents, axis=-1))
 
-    value, spread = jackknife(statistic(means), statistic((count * means - samples) / (count - 1)))
+    value, error = jackknife(statistic(means), statistic((count * means - samples) / (count - 1)))
     if positive:
         slopes = exponents / means
     else:  # by the product rule: a mean of power 1 may be zero
-        lowered = exponents - np.eye(len(means))
-        slopes = exponents * np.prod(means**lowered, axis=1)
-    matrix = np.tensordot(slopes, pairs + pairs.swapaxes(1, 2), 1) / 2
-    own = np.diagonal(matrix)
-    square = (np.square(matrix).sum() - np.square(own).sum()) / (count * (count - 1))
-    model = 2 * size / (size + 2) * max(square - own.mean() ** 2 / size, 0.0) / count
-    error = max(spread, float(model) ** 0.5)
-    return (float(np.exp(value)), float(np.exp(value)) * error) if positive else (value, error)
+        slopes = exponents * np.prod(means ** (exponents - np.eye(len(means))), axis=1)
+    spread = mean_of_forms(np.tensordot(slopes, pairs, 1), vectors @ vectors.T, size, positive=False)
+    spread = spread._replace(standard_error=max(spread.standard_error, error))
+    return exponential(value, spread) if positive else spread._replace(value=float(value))
+
+
+def exponential(logarithm: float, spread: Mean) -> Mean:
+    """A quantity whose logarithm has the error of `spread`."""
+    value = float(np.exp(logarithm))
+    skewness = float(np.clip(spread.skewness + 3 * spread.standard_error, -MOST_SKEWED, MOST_SKEWED))
+    return Mean(value, spread.standard_error * value, spread.degrees, skewness)
 
 
 def jackknife(value: Any, without: Array) -> tuple[Any, Any]:
@@ -150,8 +154,16 @@ def jackknife(value: Any, without: Array) -> tuple[Any, Any]:
     return (float(corrected), float(error)) if np.ndim(corrected) == 0 else (corrected, error)
 
 
+def estimate_of(mean: Mean, rounding: float, products: int, method: str) -> Estimate:
+    """As an `Estimate`, with what rounding leaves where chance has no part any more."""
+    value, error, degrees, skewness = mean
+    if error <= rounding:
+        return Estimate(value, rounding, products, method)
+    return Estimate(value, error, products, method, degrees=degrees, skewness=skewness)
+
+
 def rounding(dtype: npt.DTypeLike, size: int) -> float:
-    """Relative error that rounding leaves in sums over `size` entries: there where chance has no part any more."""
+    """Relative error that rounding leaves in sums over `size` entries."""
     return 8 * float(np.finfo(dtype).eps) * size**0.5
 
 
@@ -164,7 +176,7 @@ def require_settled(estimate: Estimate, what: str) -> Estimate:
         It says about how many products would be enough.
     """
     low, high = estimate.interval(0.95)
-    if high <= np.e * estimate.value:
+    if high <= np.e * estimate.value and low >= estimate.value / np.e:
         return estimate
     raise RuntimeError(
         f"{estimate.n_products} products are too few to tell {what}: with 95 % probability it is between {low:.3g} and "

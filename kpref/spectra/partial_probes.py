@@ -12,8 +12,11 @@ partial trace A a sum of such terms too. With M = tr_other(G) and independent q_
     tr M = tr A + E tr S(q_i),    tr M^2 = |A|_F^2 + 2 E <A, S(q_i)>_F + E <S(q_i), S(q_j)>_F,    i != j.
 
 Only inner products of the terms are needed; those of ``L R^T`` and ``L' R'^T`` are ``<L^T L', R^T R'>_F``, which is
-less work where the kept axes have more entries than the others. The jackknife over the q removes the bias of the
-logarithm of the ratio to first order and gives its error; it is conservative for U-statistics (Efron and Stein, 1981).
+less work where the kept axes have more entries than the others.
+
+**Errors.** The jackknife over the q removes the bias of the logarithm of the ratio to first order. Its error is to
+first order that of the mean of quadratic forms ``q.F q`` with ``F = 2 R / tr M - 2 R (M (x) 1) / tr M^2``, and M known
+up to its own noise, which makes the error stated a little larger; see `kpref.spectra.quadratic_forms`.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ import numpy.typing as npt
 from kpref.memory import require_memory
 from kpref.spectra.deflated import Deflated
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.paired_probes import jackknife, rounding
+from kpref.spectra.paired_probes import estimate_of, exponential, jackknife, rounding
+from kpref.spectra.quadratic_forms import mean_of_forms
 from kpref.spectra.symmetric import Coordinates
 from kpref.threads import run_blocks
 
@@ -85,8 +89,13 @@ def partial_dimension(seen: Deflated, coordinates: Coordinates, kept: tuple[int,
         (total - 2 * own) / ((count - 1) * (count - 2)),
     )
     logs, error = jackknife(whole, without)
-    value, error = float(np.exp(logs)), max(error, rounding(np.float64, coordinates.size))
-    return Estimate(value, error * value, seen.n_products, seen.method, degrees=count - 1, logarithmic=True)
+    turned = _applied(left, right, np.where(np.arange(known + count) < known, 1.0, 1 / count), left[known:])
+    forms = _flat(left[known:]) @ _flat(right[known:]).T / (trace + samples.mean())
+    forms -= _flat(right[known:]) @ _flat(turned).T / (square + cross.mean() + total / (count * (count - 1)))
+    spread = mean_of_forms(2 * forms, seen.vectors @ seen.vectors.T, coordinates.size - known, positive=False)
+    spread = spread._replace(standard_error=max(spread.standard_error, error))
+    found, floor = exponential(logs, spread), rounding(np.float64, coordinates.size)
+    return estimate_of(found, floor * found.value, seen.n_products, seen.method)
 
 
 def _matrices(vectors: Array, coordinates: Coordinates, kept: tuple[int, ...]) -> Array:
@@ -121,3 +130,25 @@ def _overlaps(left: Array, right: Array) -> Array:
 
     run_blocks(row, count)
     return overlaps
+
+
+def _applied(left: Array, right: Array, weights: Array, matrices: Array) -> Array:
+    """``sum_i w_i sym(L_i R_i^T)`` applied to matrices (c, kept, others)."""
+    count, rows, others = left.shape
+    if rows <= others:
+        total = np.zeros((rows, rows))
+        for weight, one, other in zip(weights, left, right, strict=True):
+            total += weight * (one @ other.T)
+        return np.asarray((total + total.T) / 2 @ matrices)
+    images = np.zeros_like(matrices)
+
+    def image(index: int) -> None:
+        for weight, one, other in zip(weights, left, right, strict=True):
+            images[index] += weight / 2 * (one @ (other.T @ matrices[index]) + other @ (one.T @ matrices[index]))
+
+    run_blocks(image, len(matrices))
+    return images
+
+
+def _flat(matrices: Array) -> Array:
+    return matrices.reshape(len(matrices), -1)

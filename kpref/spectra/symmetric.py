@@ -46,11 +46,11 @@ class Coordinates:
         else:
             flat = np.zeros((len(vectors), self.space.size), vectors.dtype)
             flat[:, self.support] = vectors
-        return flat.reshape(-1, *self.space.shape)
+        return flat.reshape(len(vectors), *self.space.shape)
 
     def restrict(self, tensors: Array) -> Array:
         """Entries (v, n) of tensors (v, \\*shape) on the support."""
-        flat = np.asarray(tensors).reshape(len(tensors), -1)
+        flat = np.asarray(tensors).reshape(len(tensors), self.space.size)
         return flat if self.size == self.space.size else flat[:, self.support]
 
     def to_tensors(self, vectors: Array, overwrite: bool = False) -> Array:
