@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import secrets
 import stat
 import warnings
 import zipfile
@@ -22,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from kpref._locks import create_temporary, sweep_temporaries
 from kpref.memory import require_memory
 
 Arrays = dict[str, NDArray[Any]]
@@ -110,7 +110,7 @@ def open_zip(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
         if declared not in (len(names), 0xFFFF):  # the latter: more than there is room for here
             raise ValueError(f"{path} is a damaged zip archive: {declared} entries declared, {len(names)} found")
         require_unique(path, names)
-        require_memory(2.0 * sum(entry.file_size for entry in archive.infolist()), f"unpacking {path}")
+        require_memory(float(sum(entry.file_size for entry in archive.infolist())), f"unpacking {path}")
         yield archive
 
 
@@ -180,6 +180,8 @@ def reason(error: BaseException) -> str:
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a new file for writing that takes the place of `path` when the block ends, and vanishes if it fails.
 
+    What processes left that died in such a block for the same path is removed.
+
     Parameters
     ----------
     path : path
@@ -198,13 +200,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    prefix = f".{path.name}.kpref-"
+    temporary = None
     try:
-        with open(temporary, "xb") as file:
+        sweep_temporaries(path.parent, prefix)
+        temporary, descriptor = create_temporary(path.parent, prefix)
+        with open(descriptor, "wb") as file:
             yield file
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError) or error.errno is None:
+            raise
+        if temporary is None or error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error  # of a full disk Python names no file
         raise

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
+from kpref._reprs import html_table
 from kpref._validate import check_shape, finite_array, numeric_array
 from kpref.dynamics import Dynamics, FieldDynamics, MapDynamics, StageOperators
 from kpref.gradient import GradientFlow
@@ -251,6 +252,25 @@ class Flow:
 
     def __repr__(self) -> str:
         return f"Flow({self.model}, states {self.states.shape}, measure {self.space.measure!r}, {self.dtype})"
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        trials, steps, units = self.states.shape
+        ends = self.space.lengths
+        lengths = "" if ends is None else f", of which trials have {ends.min()} to {ends.max()}"
+        rows = [
+            ("model", repr(self.model)),
+            ("trials", f"{trials}"),
+            ("steps", f"{steps}{lengths}"),
+            ("units", f"{units}"),
+            ("measure", f"{self.space.measure}"),
+            ("operators", f"{self.dtype}"),
+        ]
+        if isinstance(self._dynamics, FieldDynamics):
+            times, tableau = self.solution.times, self.solution.tableau
+            rows[2] = ("times", f"{steps} from {times[0]:g} to {times[-1]:g}{lengths}")
+            rows.insert(3, ("method", f"{tableau.name}, {len(self.solution.h)} steps"))
+        return html_table(rows)
 
 
 def _precision(dtype: npt.DTypeLike) -> np.dtype[Any]:

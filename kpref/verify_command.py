@@ -17,10 +17,12 @@ import numpy as np
 from kpref._archives import replacing
 from kpref._arguments import number_above, path, positive_integer, require_file, require_writable, seed
 from kpref._terminal import Progress, say
+from kpref.analysis.networks import add_network_arguments, loading
 from kpref.checkpoints import load_checkpoint
 from kpref.flow import Flow
 from kpref.memory import require_memory
 from kpref.models import Field
+from kpref.models.nonlinearity import NONLINEARITIES
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import BackendFault
 from kpref.oracle.grid import Problem
@@ -81,6 +83,8 @@ def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=seed, default=0, help="of the network, the trials and the probes (default: %(default)s)")
     add("--checkpoint", type=path, metavar="FILE", help="a trained network instead of a random one")
     add("--trials-file", type=path, metavar="FILE", help="npz file with the inputs of the trained network")
+    add("--nonlinearity", choices=NONLINEARITIES, help="of an RNN in the checkpoint; by default as recorded, or tanh")
+    add_network_arguments(parser)
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +122,11 @@ def make_flow(args: argparse.Namespace) -> Flow:
     ValueError, OSError
         If files do not fit each other or cannot be read.
     """
+    chosen = {"nonlinearity": args.nonlinearity, **loading(args)}
     if args.checkpoint is None:
+        named = [name for name, value in chosen.items() if value]
+        if named:
+            raise ValueError(f"--{named[0]} is about the network of a checkpoint, and needs --checkpoint")
         _require_room(args.model, args.trials, args.steps, args.states, args.inputs)
         if args.trials_file is not None:
             raise ValueError("--trials-file needs --checkpoint, the network that takes these inputs")
@@ -127,7 +135,8 @@ def make_flow(args: argparse.Namespace) -> Flow:
     require_file("the checkpoint", args.checkpoint)
     if args.trials_file is not None:
         require_file("the trials file", args.trials_file)
-    model, _ = load_checkpoint(args.checkpoint)
+    network = load_checkpoint(args.checkpoint, **chosen)
+    model = network.model
     if isinstance(model, Field):
         raise ValueError(f"{args.checkpoint} holds a network in continuous time; only maps can be verified")
     if args.trials_file is not None:
@@ -135,7 +144,7 @@ def make_flow(args: argparse.Namespace) -> Flow:
     else:
         _require_room(args.model, args.trials, args.steps, model.n_states, model.n_inputs)
         inputs = np.random.default_rng(args.seed).normal(size=(args.trials, args.steps, model.n_inputs))
-    return Flow(model, inputs, measure=args.measure)
+    return Flow(model, inputs, network.z0, args.measure)
 
 
 def _require_room(model: str, trials: int, steps: int, states: int, inputs: int) -> None:

@@ -18,6 +18,7 @@ the exchange of the system and once with the two renames that stand in for it. A
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import random
@@ -97,7 +98,7 @@ def write_once(path: Path, number: int, point: int, kill: int, exchanges: bool) 
 
     for name in CALLS:
         setattr(os, name, watched(getattr(os, name)))
-    folders.fcntl.flock = watched(folders.fcntl.flock)
+    fcntl.flock = watched(fcntl.flock)
     folders.exchange = watched(folders.exchange if exchanges else lambda first, second: False)
     folders.write_folder(path, generation(number))
     print(count, flush=True)

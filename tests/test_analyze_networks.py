@@ -118,6 +118,22 @@ def test_an_assumed_nonlinearity_is_said_on_the_first_screen(run, tmp_path):
     assert "is assumed" not in screen
 
 
+def test_a_loss_that_rose_is_said_on_the_first_screen(tmp_path, trials, capsys):
+    """Two checkpoints in the order of training, and against it."""
+    network = {name: array for name, array in arrays(1).items() if name != "critic.weight"}
+    for name, scale in (("early", 1.0), ("late", 5.0)):
+        np.savez(tmp_path / f"{name}.npz", **{**network, "fc.weight": scale * network["fc.weight"]})
+    losses = {name: loss_of(load_checkpoint(tmp_path / f"{name}.npz"), trials) for name in ("early", "late")}
+    assert losses["late"] > losses["early"]
+    words = f"The loss rose from {losses['early']:.4g} in early to {losses['late']:.4g} in late: see whether"
+    for order in (["early", "late"], ["late", "early"]):
+        paths = [str(tmp_path / f"{name}.npz") for name in order]
+        out = tmp_path / order[0]
+        assert cli.main(["analyze", *paths, "--trials", str(trials), "--out", str(out), "--modes", "2"]) == 0
+        assert (words in capsys.readouterr().out) == (order[0] == "early")
+        assert (words in (out / "report.html").read_text()) == (order[0] == "early")
+
+
 def test_map_and_trainable(run, trials):
     network = arrays(1)
     theirs = {"cell.W": network["rnn.weight_hh_l0"], "cell.U": network["rnn.weight_ih_l0"].T, "y": network["fc.weight"]}

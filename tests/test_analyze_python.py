@@ -13,8 +13,8 @@ import kpref
 from kpref import Readout, Trials, analyze, cli, save_checkpoint
 from kpref._terminal import Progress
 from kpref.analysis.numbers import STAGES
-from kpref.analysis.planning import Plan, make_plan, memory_needed
-from kpref.analysis.request import prepare
+from kpref.analysis.planning import Plan, make_plan
+from kpref.analysis.request import memory_needed, prepare
 from kpref.models import GRU, RNN, Rate
 
 B, T, N_IN, H, N_OUT = 4, 5, 2, 3, 2
@@ -204,6 +204,20 @@ def test_wrong_trials(pair):
         analyze(pair)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names of any bytes are POSIX")
+def test_paths_of_any_bytes_can_be_written_and_printed(pair, folder, tmp_path):
+    """Latin-1, a line break, an escape sequence."""
+    path = tmp_path / os.fsdecode(b"caf\xe9\n\x1b[31m.npz")
+    try:
+        save_checkpoint(path, pair[0])
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    request = prepare(path, folder / "trials.npz", called=f"kpref analyze {path}")
+    for text in (request.networks[0].name, *request.facts, *request.facts.values(), *request.notes):
+        assert text.encode()
+        assert text.isprintable()
+
+
 def test_a_loss_that_observes_nothing_is_found_before_the_work(pair):
     mask = np.ones((B, T))
     mask[:, -1] = 0
@@ -212,13 +226,19 @@ def test_a_loss_that_observes_nothing_is_found_before_the_work(pair):
         prepare(pair, Trials(np.ones((B, T, N_IN)), labels=labels, mask=mask))
 
 
+def test_memory_is_looked_for_before_it_is_taken(pair, trials, monkeypatch):
+    monkeypatch.setattr("kpref.memory.available_memory", lambda: 1000)
+    with pytest.raises(MemoryError, match="this analysis needs .* GiB of memory"):
+        analyze(pair, trials)
+
+
 # The plan
 
 
 def test_plan(pair, trials):
     request = prepare([pair, pair], trials, modes=2)
     plan = make_plan(request)
-    assert plan.memory == memory_needed(request)
+    assert plan.memory == memory_needed(request.networks, trials, 2)
     assert plan.operations > 0
     assert plan.seconds > 0
     more = make_plan(prepare([pair], Trials(np.ones((10 * B, T, N_IN)))))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kpref._archives import replacing
 from kpref._exchange import exchange
 from kpref.analysis import folders
 from kpref.analysis.folders import INDEX, require_replaceable, sweep, write_folder
@@ -224,6 +225,45 @@ def test_nothing_else_is_swept(out):
     assert sorted(os.listdir(out.parent)) == before
     assert all((staging / "lock").exists() for staging in kept)
     assert content(kept[0] / "new") == thesis
+
+
+# Single files
+
+
+def test_a_file_is_replaced_and_what_dead_processes_left_is_swept(tmp_path):
+    file = tmp_path / "file"
+    stale, live = tmp_path / ".file.kpref-0123abcd", tmp_path / ".file.kpref-0123abce"
+    kept = [live, tmp_path / ".file.kpref-mine", tmp_path / ".other.kpref-0123abcd"]
+    for path in (stale, *kept):
+        path.write_text("half")
+    (tmp_path / ".file.kpref-01234567").mkdir()
+    with open(live) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with replacing(file) as new:
+            new.write(b"new")
+            assert not file.exists()
+    assert file.read_bytes() == b"new"
+    assert not stale.exists()
+    assert all(path.read_text() == "half" for path in kept)
+    assert len(os.listdir(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_file_that_fails_leaves_the_old_one(tmp_path, error):
+    file = tmp_path / "file"
+    file.write_text("old")
+
+    def write():
+        with replacing(file) as new:
+            new.write(b"half")
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        write()
+    assert file.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+    if isinstance(error, OSError):
+        assert caught.value.filename == str(file)
 
 
 def test_kills_leave_the_old_or_the_new_report():

@@ -12,9 +12,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kpref._reprs import html_table
 from kpref._terminal import Progress, watched
 from kpref.analysis.folders import require_replaceable, write_folder
-from kpref.analysis.planning import require_room
 from kpref.analysis.request import Request, prepare
 from kpref.trials import Trials
 
@@ -117,16 +117,11 @@ class Report:
             for quantity in quantities(analysis):
                 rows.setdefault(quantity.label, {})[name] = with_interval(quantity.value, *interval_of(quantity))
             rows.setdefault("self-checks", {})[name] = _verdict(checks)
-        head = "".join(f"<th>{html.escape(analysis.name)}</th>" for analysis in analyses)
-        body = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(label)}</th>"
-            + "".join(f"<td>{html.escape(cells.get(analysis.name, '–'))}</td>" for analysis in analyses)
-            + "</tr>"
-            for label, cells in rows.items()
-        )
+        names = [analysis.name for analysis in analyses]
+        table = html_table([[label, *(cells.get(name, "–") for name in names)] for label, cells in rows.items()], names)
         note = f"<p>in brackets: intervals at {LEVEL:.0%}</p>"
         where = "" if self.folder is None else f"<p>report: {html.escape(str(self.folder / 'report.html'))}</p>"
-        return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>{note}{where}"
+        return f"{table}{note}{where}"
 
 
 def in_a_line(analysis: Analysis) -> str:
@@ -264,7 +259,6 @@ def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
     from kpref.analysis.comparison import Study, compare_all
     from kpref.analysis.numbers import analyze_checkpoint
 
-    require_room(request)
     analyses = []
     for network in request.networks:
         analyses.append(

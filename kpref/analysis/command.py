@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
     from kpref.analysis.api import perform
     from kpref.analysis.folders import require_replaceable, sweep
     from kpref.analysis.networks import loading
-    from kpref.analysis.planning import require_room
     from kpref.analysis.request import prepare
+    from kpref.analysis.symptoms import rising_loss
 
     started = time.monotonic()
     out = require_replaceable(args.out)
@@ -103,7 +103,6 @@ def run(args: argparse.Namespace) -> int:
     if args.plan:
         _print_plan(request, out)
         return 0
-    require_room(request)
     sweep(out)
     with Progress(not args.quiet) as bar:
         report = perform(request, started, bar.stage, bar.tick)
@@ -111,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         report.save(out, args.figures, args.save_modes, bar.tick)
     found = {analysis: _findings(analysis) for analysis in report.study.analyses}
     if not args.quiet:
-        lines = [line for lines in found.values() for line in lines]
+        lines = [*(line for lines in found.values() for line in lines), *rising_loss(report.study.analyses)]
         say("\n".join([*request.assumptions, *lines, f"report: {out / 'report.html'}"]))
     else:
         failed = [line for analysis, lines in found.items() if not analysis.check.passed for line in lines]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from kpref.analysis.comparison import Study
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.step_test import PREDICTED_STEP
-from kpref.analysis.symptoms import symptoms
+from kpref.analysis.symptoms import rising_loss, symptoms
 from kpref.analysis.wording import LEVEL, number, with_error, with_interval
 
 __all__ = ["findings"]
@@ -32,6 +32,7 @@ def findings(study: Study) -> list[str]:
     """
     first, last = study.analyses[0], study.analyses[-1]
     sentences = [
+        *rising_loss(study.analyses),
         *(symptom for analysis in study.analyses for symptom in symptoms(analysis)),
         _performance(first, last), _concentration(last, first), _dimensions(study), _prediction(study),
         _turning(study), _steps_of_method(study),

@@ -17,21 +17,13 @@ import errno
 import hashlib
 import json
 import os
-import re
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kpref._exchange import exchange
+from kpref._locks import siblings, take, temporary_name
 from kpref._signals import signals_wait
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is swept there, since nothing tells a dead run from a living one
-    _HAS_LOCKS = False
-else:
-    _HAS_LOCKS = True
 
 __all__ = ["INDEX", "require_replaceable", "sweep", "write_folder"]
 
@@ -125,10 +117,8 @@ def sweep(path: Path) -> None:
     """
     if not path.parent.is_dir():
         return
-    name = re.compile(re.escape(_prefix(path)) + "[0-9a-f]{8}")
-    with os.scandir(path.parent) as entries:
-        found = [Path(entry) for entry in entries if name.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)]
-    for staging in found:
+    found = siblings(path.parent, _prefix(path))
+    for staging in [Path(entry) for entry in found if entry.is_dir(follow_symlinks=False)]:
         try:
             lock = os.open(staging / _LOCK, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         except FileNotFoundError:  # its run died before it had locked it, or after it had removed all else
@@ -138,7 +128,7 @@ def sweep(path: Path) -> None:
         except OSError:
             continue
         try:
-            if _take(lock):
+            if take(lock):
                 _clear(staging, path)
         finally:
             os.close(lock)
@@ -168,22 +158,9 @@ def _locked_staging(path: Path) -> tuple[Path, int]:
                 staging.rmdir()
             raise
         # A run that sweeps may have opened the lock before we had it, and is about to remove all this or has done so.
-        if _take(lock) is not False and os.fstat(lock).st_nlink > 0:
+        if take(lock) is not False and os.fstat(lock).st_nlink > 0:
             return staging, lock
         os.close(lock)
-
-
-def _take(lock: int) -> bool | None:
-    """Lock an open file; False if another process holds it, None if there are no locks here."""
-    if not _HAS_LOCKS:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
 
 
 def _put_in_place(staging: Path, path: Path) -> None:
@@ -286,4 +263,4 @@ def _prefix(folder: Path) -> str:
 
 
 def _new_staging(folder: Path) -> Path:
-    return folder.with_name(f"{_prefix(folder)}{secrets.token_hex(4)}")
+    return folder.with_name(temporary_name(_prefix(folder)))

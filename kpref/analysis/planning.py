@@ -15,18 +15,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kpref.analysis.request import Request
+from kpref.analysis.request import Request, memory_needed
 from kpref.integrate import get_tableau
-from kpref.memory import available_memory, require_memory
+from kpref.memory import available_memory
 from kpref.threads import get_num_threads
 
-__all__ = ["Plan", "make_plan", "memory_needed", "require_room"]
+__all__ = ["Plan", "make_plan"]
 
 PRODUCTS = 1100
 OVER_FLOOR = 1.3
-
-_LANCZOS_EXTRA = 24  # tensors beyond three for each mode that the analysis of a network holds at its peak
-_FLOW_TENSORS = 11  # of a network that is kept for comparisons: states, outputs, coefficients of the operators
 _START, _EACH = 5.0, 5.0  # seconds for imports, figures and the page, and for each network whatever its size
 
 
@@ -71,28 +68,9 @@ def make_plan(request: Request) -> Plan:
     from kpref.bench.command import measure_rate
 
     operations = float(PRODUCTS * sum(_product_operations(request, index) for index in range(len(request.networks))))
+    memory = memory_needed(request.networks, request.trials, request.modes)
     rate = measure_rate("float64", get_num_threads())
-    return Plan(memory_needed(request), available_memory(), operations, rate, len(request.networks))
-
-
-def memory_needed(request: Request) -> float:
-    """Bytes that an analysis holds at its peak."""
-    largest = max(network.model.n_states for network in request.networks)
-    size = request.trials.n_trials * request.trials.n_steps * largest
-    modes = min(request.modes, size)
-    tensors = len(request.networks) * (modes + _FLOW_TENSORS) + 3 * modes + _LANCZOS_EXTRA
-    return 8.0 * tensors * size
-
-
-def require_room(request: Request) -> None:
-    """See that there is memory for an analysis.
-
-    Raises
-    ------
-    MemoryError
-        If there is not.
-    """
-    require_memory(memory_needed(request), "this analysis")
+    return Plan(memory, available_memory(), operations, rate, len(request.networks))
 
 
 def _product_operations(request: Request, index: int) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._arguments import MOST_SEED, require_file
+from kpref._reprs import short_repr
 from kpref._terminal import one_line
 from kpref._validate import integer, real_number, short
 from kpref.analysis.alignments import MOST_TASKS
@@ -26,12 +27,13 @@ from kpref.checkpoints import Checkpoint, load_checkpoint
 from kpref.data import example_folder
 from kpref.integrate import TABLEAUS
 from kpref.loss import LOSSES, evaluate_loss
+from kpref.memory import require_memory
 from kpref.models import Field, Model
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.trials import Trials
 
-__all__ = ["AT", "INPUT_KINDS", "MEASURES", "Network", "Request", "prepare"]
+__all__ = ["AT", "INPUT_KINDS", "MEASURES", "Network", "Request", "memory_needed", "prepare"]
 
 Array = npt.NDArray[Any]
 Spelling = Callable[[str], str]
@@ -39,6 +41,9 @@ Spelling = Callable[[str], str]
 AT = ("auto", "all", "last")
 MEASURES = ("mean", "sum")
 INPUT_KINDS = ("hold", "linear", "cubic")
+
+_LANCZOS_EXTRA = 24  # tensors beyond three for each mode that the analysis of a network holds at its peak
+_FLOW_TENSORS = 11  # of a network that is kept for comparisons: states, outputs, coefficients of the operators
 _SUFFIXES = (".safetensors", ".npz", ".pt")
 
 
@@ -63,6 +68,8 @@ class Network:
     model: Model
     readout: Readout | None
     z0: Array | None = None
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +109,8 @@ class Request:
     facts: dict[str, str]
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
+
+    __repr__ = short_repr
 
 
 def prepare(
@@ -170,12 +179,14 @@ def prepare(
     for network in networks:
         _check_fit(network, used, integration, spell)
         _check_initial_states(network, used, spell)
+    require_memory(memory_needed(networks, used, modes), "this analysis")
+    for network in networks:
         _check_objective(network, used, objective, measure, spell)
     shown = source if isinstance(source, Path) else "given in memory"
     facts = {
-        "command line": one_line(called),
-        "checkpoints": ", ".join(one_line(network.origin) for network in networks),
-        "trials": one_line(f"{shown} ({used.in_words()}, {used.n_inputs} inputs)"),
+        "command line": called,
+        "checkpoints": ", ".join(network.origin for network in networks),
+        "trials": f"{shown} ({used.in_words()}, {used.n_inputs} inputs)",
         "time": "discrete" if integration is None else integration.in_words(),
         "initial states": "zero"
         if all(network.z0 is None for network in networks)
@@ -184,11 +195,18 @@ def prepare(
         "seed": str(seed),
         **fingerprints(files),
     }
-    notes = [*assumptions, *_notes(networks, used, objective, spell)]
-    return Request(
-        networks, used, objective, integration, modes, measure, seed, tuple(files), facts, tuple(assumptions),
-        tuple(notes),
-    )  # fmt: skip
+    # Paths may hold anything, and what is said of them goes into files and onto terminals.
+    facts = {one_line(key): one_line(value) for key, value in facts.items()}
+    told = tuple(one_line(note) for note in assumptions)
+    notes = (*told, *(one_line(note) for note in _notes(networks, used, objective, spell)))
+    return Request(networks, used, objective, integration, modes, measure, seed, tuple(files), facts, told, notes)
+
+
+def memory_needed(networks: Sequence[Network], trials: Trials, modes: int) -> float:
+    """Bytes that an analysis holds at its peak."""
+    size = trials.n_trials * trials.n_steps * max(network.model.n_states for network in networks)
+    found = min(modes, size)
+    return 8.0 * (len(networks) * (found + _FLOW_TENSORS) + 3 * found + _LANCZOS_EXTRA) * size
 
 
 # Arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from kpref.analysis.numbers import Analysis
 from kpref.linearize import SiteForm
 from kpref.models import GRU
 
-__all__ = ["symptoms"]
+__all__ = ["rising_loss", "symptoms"]
 
 Array = npt.NDArray[Any]
 
@@ -36,6 +37,23 @@ def symptoms(analysis: Analysis) -> list[str]:
     """
     sentences = [_silence(analysis), _explosion(analysis), _saturation(analysis), _gradient(analysis)]
     return [sentence for sentence in sentences if sentence]
+
+
+def rising_loss(analyses: Sequence[Analysis]) -> list[str]:
+    """One sentence if the loss is higher at the last of several checkpoints than at the first; none otherwise.
+
+    Training does not end like this: a network whose nonlinearity was taken for another one, files out of order, or
+    trials of another task look so.
+    """
+    first, last = analyses[0], analyses[-1]
+    if first.loss is None or last.loss is None or last.loss <= first.loss:
+        return []
+    name = getattr(getattr(last.flow.model, "nonlinearity", None), "name", None)
+    whether = f"the nonlinearity ({name} here, --nonlinearity)" if name else "the readout"
+    return [
+        f"The loss rose from {first.loss:.4g} in {first.name} to {last.loss:.4g} in {last.name}: see whether the order "
+        f"of the checkpoints, the trials and {whether} are those of the training."
+    ]
 
 
 def _silence(analysis: Analysis) -> str:

@@ -161,6 +161,7 @@ def _checked_copy(path: Path, archive: zipfile.ZipFile) -> io.BytesIO:
     PyTorch does not compare checksums, and takes an entry whose attributes in the directory say that it is a folder for
     one of zeros. What it gets to see is therefore what was checked, and not the file.
     """
+    require_memory(2.0 * sum(entry.file_size for entry in archive.infolist()), f"reading {path}")  # it and the tensors
     copy = io.BytesIO()
     with zipfile.ZipFile(copy, "w") as checked:
         for entry in archive.infolist():

@@ -1,20 +1,22 @@
 """The linear readout among named arrays: taken where name and shape both speak for one.
 
 A matrix with H columns alone is no readout: a learnt initial state (1, H), a mask (H, H) and an embedding have them
-too. A layer ``name.weight`` is a readout if it has H columns and either a bias ``name.bias`` of as many entries as it
-has rows, as linear layers have, or a name by which readouts go; a bare array only by its name. Names of other things
-(embedding, mask, norm, initial state, input, ...) speak against it in any case.
+too. A layer ``name.weight`` is a readout if it has H columns and either a name by which readouts go, or a bias
+``name.bias`` of as many entries as it has rows, as linear layers have, and not as many rows as the network has inputs;
+a bare array only by its name. Names of other things (embedding, mask, norm, initial state, input, ...) speak against it
+in any case, unless the recurrent layer shares them.
 """
 
 from __future__ import annotations
 
+import os.path
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from kpref._archives import Arrays
 from kpref._validate import finite_array
-from kpref.checkpoints.layers import taken, untransposed
+from kpref.checkpoints.layers import Layer, taken, untransposed
 from kpref.checkpoints.sources import listed
 from kpref.readout import Readout
 
@@ -45,7 +47,7 @@ class Head(NamedTuple):
 
 
 def choose_readout(
-    rest: Arrays, n_states: int, wanted: str | None, assigned: Mapping[str, str]
+    rest: Arrays, layer: Layer, wanted: str | None, assigned: Mapping[str, str]
 ) -> tuple[Readout | None, frozenset[str], list[str]]:
     """Take the readout from the arrays outside the recurrent layer.
 
@@ -53,8 +55,8 @@ def choose_readout(
     ----------
     rest : dict
         Name -> array.
-    n_states : int
-        Number H of units.
+    layer : Layer
+        The recurrent layer, of H units.
     wanted : str or None
         Name of the readout, with or without ``.weight``.
     assigned : mapping
@@ -73,7 +75,8 @@ def choose_readout(
     ValueError
         If it is ambiguous, there is none of that name, or its shapes do not match.
     """
-    candidates = [head for name in rest if (head := _head(rest, name, n_states)) is not None]
+    n_states = layer.n_states
+    candidates = [head for name in rest if (head := _head(rest, name, layer)) is not None]
     chosen = _chosen(rest, candidates, n_states, wanted, assigned)
     if chosen is None:
         return None, frozenset(), []
@@ -117,20 +120,28 @@ def _chosen(
     return chosen._replace(bias=assigned.get("readout.bias") or chosen.bias)
 
 
-def _head(rest: Arrays, name: str, n_states: int) -> Head | None:
+def _head(rest: Arrays, name: str, layer: Layer) -> Head | None:
     """The readout that this array is the weight of, if its name and shape say so."""
     array = rest[name]
-    if array.ndim != 2 or array.shape[1] != n_states or array.dtype.kind == "b":
+    if array.ndim != 2 or array.shape[1] != layer.n_states or array.dtype.kind == "b":
         return None
     bias = _bias_of(rest, name)
-    layer, _, last = name.rpartition(".")
-    if _words(name) & _OTHER_WORDS:
+    module, _, last = _below(layer.module, name).rpartition(".")
+    if _words(f"{module}.{last}") & _OTHER_WORDS:
         return None
     if last == "weight":
-        is_linear = bias is not None and rest[bias].shape == (len(array),)
-        return Head(name, bias) if layer and (is_linear or _words(layer) & _READOUT_WORDS) else None
+        # A linear layer of another name, with as many rows as there are inputs, might as well stand before the network.
+        is_linear = bias is not None and rest[bias].shape == (len(array),) != (layer.n_inputs,)
+        return Head(name, bias) if module and (is_linear or _words(module) & _READOUT_WORDS) else None
     words = _words(last)
     return Head(name, bias) if words & _BARE_WORDS and words <= _BARE_WORDS | {"w", "weight"} else None
+
+
+def _below(module: str, name: str) -> str:
+    """The part of a name that it does not share with the recurrent layer: of "a.fc" beside "a.rnn" it is "fc"."""
+    parts, others = name.split("."), module.split(".")
+    shared = os.path.commonprefix([parts[:-1], others])
+    return ".".join(parts[len(shared) :])
 
 
 def _words(name: str) -> set[str]:

@@ -58,6 +58,11 @@ class Layer:
         """Number H of units."""
         return int(self.parameters["weight_hh"].shape[1])
 
+    @property
+    def n_inputs(self) -> int:
+        """Number of inputs."""
+        return int(self.parameters["weight_ih"].shape[1])
+
 
 def find_layer(arrays: Arrays, assigned: Mapping[str, str]) -> Layer:
     """Find the one recurrent layer.

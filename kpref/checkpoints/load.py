@@ -159,7 +159,7 @@ def load_checkpoint(
         rest = {name: array for name, array in arrays.items() if name not in layer.used}
         initial = None if z0 is None else _initial_state(rest, z0, model.n_states)
         rest = {name: array for name, array in rest.items() if name != z0}
-        head, explained, about_heads = choose_readout(rest, model.n_states, readout, assigned)
+        head, explained, about_heads = choose_readout(rest, layer, readout, assigned)
         _require_explained({name: array for name, array in rest.items() if name not in explained}, layer)
     except ValueError as error:
         raise ValueError(f"{found.origin}: {error}") from error

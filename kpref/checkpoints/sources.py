@@ -22,7 +22,7 @@ from kpref.checkpoints.tensors import is_array, to_array
 
 __all__ = ["Source", "listed", "read_source"]
 
-_DEPTH = 4  # of dictionaries within dictionaries that are looked through
+_DEPTH = 8  # of dictionaries within dictionaries that are looked through
 _RECURRENT = re.compile(r"(.*\.)?weight_hh(_l\d+|$|_g$|_v$|_orig$|\.).*")
 _OPTIMIZER = re.compile(r"optims?|opt(_states?)?|.*optimi[sz]ers?(_.*)?|(lr_)?sched(uler)?s?(_.*)?", re.IGNORECASE)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref._validate import finite_array, first_index, numeric_array
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class TaylorTest:
     steps: Array
     errors: Array
     slope: float
+
+    __repr__ = short_repr
 
 
 def complex_step(function: Function, point: npt.ArrayLike, direction: npt.ArrayLike | None = None) -> Array:

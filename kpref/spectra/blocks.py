@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.threads import serial_blas
@@ -50,6 +51,8 @@ class BlockEigen:
     blocks: Array
     residuals: Array
     n_products: int
+
+    __repr__ = short_repr
 
 
 @serial_blas

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy.linalg import eigh as dense_eigh
 from scipy.sparse.linalg import LinearOperator
 
+from kpref._reprs import short_repr
 from kpref._validate import finite_array
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
@@ -64,6 +65,8 @@ class Eigen:
     residuals: Array
     n_products: int
     converged: Array
+
+    __repr__ = short_repr
 
 
 @serial_blas

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from scipy.linalg import eigvalsh, svdvals
 from scipy.linalg.blas import dsyrk
 
+from kpref._reprs import short_repr
 from kpref.flow import Flow
 from kpref.linearize import DenseForm, SiteForm
 from kpref.memory import require_memory
@@ -55,6 +56,8 @@ class KernelSpectrum:
     trace: float
     frobenius: float
     effective_dimension: float
+
+    __repr__ = short_repr
 
 
 def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None) -> KernelSpectrum:

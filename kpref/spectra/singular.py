@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import svd as dense_svd
 
+from kpref._reprs import short_repr
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import RectangularSearch
@@ -62,6 +63,8 @@ class Singular:
     residuals: Array
     n_products: int
     converged: Array
+
+    __repr__ = short_repr
 
 
 @serial_blas

@@ -129,6 +129,22 @@ class TestReadouts:
         assert same(readout.weight, parts[weight])
         assert (readout.bias is None) if bias is None else same(readout.bias, parts[bias])
 
+    def test_words_that_the_recurrent_layer_shares_say_nothing(self):
+        """``encoder.fc`` beside ``encoder.rnn`` is the readout of an encoder, not the encoder of something."""
+        head = {"fc.weight": np.ones((N_OUT, H)), "fc.bias": np.ones(N_OUT)}
+        inside = {**network(prefix="input_encoder.rnn.", readout=None)}
+        inside |= {f"input_encoder.{name}": array for name, array in head.items()}
+        assert load_checkpoint(inside).readout.n_outputs == N_OUT
+        outside = {**network(readout=None), **{f"input_encoder.{name}": array for name, array in head.items()}}
+        with pytest.raises(ValueError, match="found 'input_encoder.fc.weight'"):
+            load_checkpoint(outside)
+
+    def test_a_layer_that_may_stand_before_the_network_is_not_taken(self):
+        layer = {"layers.0.weight": np.ones((N_IN, H)), "layers.0.bias": np.ones(N_IN)}
+        with pytest.raises(ValueError, match="found 'layers.0.weight' .*--readout"):
+            load_checkpoint({**network(readout=None), **layer})
+        assert load_checkpoint({**network(readout=None), **layer}, readout="layers.0").readout.n_outputs == N_IN
+
     def test_other_heads_are_named_in_a_note(self):
         heads = {"critic.weight": np.ones((1, H)), "critic.bias": np.ones(1)}
         with pytest.raises(ValueError, match=r"ambiguous: pick one of 'Wout.weight', 'critic.weight'.*--readout Wout"):

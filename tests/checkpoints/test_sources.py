@@ -56,7 +56,7 @@ class TestNesting:
             ({"modules": {"a": {"b": {"mask": np.ones((H, H), dtype=bool)}}}}, "modules.a.b.mask"),
             ({"heads": [1.0, np.ones((N_OUT, H))]}, "heads.1"),
             ({"optimizer": np.ones((H, H))}, "optimizer"),
-            ({"optional": {"head": np.ones((1, H))}}, "optional.head"),
+            ({"optional": {"state": np.ones((1, H))}}, "optional.state"),
             ({"buffers": {0: np.ones(3)}}, "buffers.0"),
             ({"mask": np.ones((H, H), dtype=np.uint8)}, "mask"),
         ],
