@@ -43,9 +43,9 @@ def temporary_name(prefix: str) -> str:
 
 
 def siblings(folder: Path, prefix: str) -> Iterator[os.DirEntry[str]]:
-    """Entries of a folder whose names come from `temporary_name`."""
+    """Entries of a folder whose names come from `temporary_name`; none of one that cannot be listed."""
     name = re.compile(re.escape(prefix) + "[0-9a-f]{8}")
-    with os.scandir(folder) as entries:
+    with suppress(OSError), os.scandir(folder) as entries:
         yield from (entry for entry in entries if name.fullmatch(entry.name))
 
 

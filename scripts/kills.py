@@ -220,6 +220,9 @@ def main() -> None:
 def be_child(args: list[str]) -> int:
     """End as `kpref.cli.main` does."""
     path, number = Path(args[0]), int(args[1])
+    for name in (signal.SIGTERM, signal.SIGHUP):  # whoever started us may ignore signals, as `nohup` and `&` do
+        signal.signal(name, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with orderly_ends():
             if len(args) == 2:

@@ -5,6 +5,9 @@ import io
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -261,6 +264,22 @@ def test_plan_runs_and_writes_nothing(folder, tmp_path, monkeypatch, capsys):
         word in output.out
         for word in ("network   before: GRU", "memory    ", "time      about", "mean squared error, all steps")
     )
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of this kind are POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_ended_leaves_nothing(tmp_path, number):
+    def heard():  # whoever started us may ignore signals, as `nohup` and `&` do
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    command = [sys.executable, "-m", "kpref", "analyze", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as run:
+        assert "running the network" in run.stderr.readline()
+        run.send_signal(number)
+        _, errors = run.communicate(timeout=120)
+    assert run.returncode == 128 + number
+    assert errors.splitlines()[-1] in ("kpref: ended by SIGTERM", "kpref: interrupted")
     assert os.listdir(tmp_path) == []
 
 

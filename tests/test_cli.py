@@ -147,10 +147,10 @@ from kpref.cli import main
 """
 
 
-def shell(line, body, **environment):
+def shell(line, body, before="", **environment):
     """Run the command in a shell, with what the subcommand does given as Python."""
     module = "types.SimpleNamespace(add_arguments=lambda parser: None, run=run)"
-    code = f"{PROLOGUE}\ndef run(args):\n    {body}\nsys.modules['kpref.bench'] = {module}\nsys.exit(main(['bench']))"
+    code = f"{PROLOGUE}\n{before}\ndef run(args):\n    {body}\nsys.modules['kpref.bench'] = {module}\nsys.exit(main(['bench']))"
     clean = {name: value for name, value in os.environ.items() if name != "KPREF_DEBUG"}
     return subprocess.run(
         ["sh", "-c", line.format('"$PYTHON" -c "$CODE"')],
@@ -210,7 +210,9 @@ def test_any_path_can_be_printed(locale):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals_end_in_order(number):
     body = f"\n    try: os.kill(os.getpid(), {int(number)}); input()\n    finally: print('cleaned up')"
-    done = shell("{} < /dev/null", body)
+    # Whoever started us may ignore signals, as `nohup` and `&` do.
+    restored = "signal.signal(signal.SIGHUP, signal.SIG_DFL); signal.signal(signal.SIGINT, signal.default_int_handler)"
+    done = shell("{} < /dev/null", body, before=restored)
     assert done.returncode == 128 + number
     assert done.stdout == b"cleaned up\n"
     assert done.stderr.count(b"\n") == 1

@@ -68,8 +68,9 @@ def require_replaceable(path: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(f"cannot make the output folder {folder}: {folder.parent} does not exist")
     probe = _new_staging(folder)
     try:
-        probe.mkdir()
-        probe.rmdir()
+        with signals_wait():
+            probe.mkdir()
+            probe.rmdir()
     except OSError as error:
         raise OSError(f"cannot write the output folder {folder}: {error.strerror or error}") from error
     return folder
@@ -115,8 +116,6 @@ def sweep(path: Path) -> None:
     path : Path
         Absolute, links resolved.
     """
-    if not path.parent.is_dir():
-        return
     found = siblings(path.parent, _prefix(path))
     for staging in [Path(entry) for entry in found if entry.is_dir(follow_symlinks=False)]:
         try:
