@@ -1,6 +1,7 @@
 """The README as a newcomer uses it: each block is run as it stands, or says in a comment above it why it is not."""
 
 import os
+import pydoc
 import re
 import subprocess
 import sys
@@ -58,14 +59,9 @@ def test_names_exist():
     from kpref import plots
 
     names = set(re.findall(r"kpref\.([a-zA-Z_]+(?:\.[a-zA-Z_]+)*)", "\n".join(re.findall(r"`[^`\n]+`", TEXT))))
-    for name in names - {"Flow"}:
-        found = kpref
-        for part in name.split("."):
-            try:
-                found = getattr(found, part)
-            except AttributeError:
-                __import__(f"kpref.{name}" if found is kpref else f"{found.__name__}.{part}")
-                found = getattr(found, part)
+    for name in names:
+        assert name.split(".")[0] in kpref.__all__, name  # at hand after `import kpref`
+        assert pydoc.locate(f"kpref.{name}") is not None, name
     for name in re.findall(r"`(plot_\w+|shade_\w+)`", TEXT):
         assert name in plots.__all__
 

@@ -193,7 +193,7 @@ def plain(text: object, longest: int = _LONGEST_NAME) -> str:
     Examples
     --------
     >>> plain("a_very_long_name_of_a_checkpoint_00500.safetensors")
-    'a_very_long_na….safetensors'
+    'a_very_long_na…0.safetensors'
     """
     glyphs = _glyphs(tuple(matplotlib.rcParams["font.family"]), tuple(matplotlib.rcParams["font.sans-serif"]))
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
