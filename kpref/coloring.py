@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 
+from kpref.threads import serial_blas
 from kpref.trials import Trials
 
 __all__ = ["TrialColoring", "color_trials"]
@@ -71,6 +72,7 @@ class TrialColoring:
         return self.order[np.unique(picks.round().astype(int))]
 
 
+@serial_blas
 def color_trials(trials: Trials) -> TrialColoring:
     """Choose what to colour trials by.
 

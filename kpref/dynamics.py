@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
+from kpref._validate import short
 from kpref.integrate import InputSignal, Solution, Tableau
 from kpref.linearize import DenseForm, SiteForm, linearize
 from kpref.models.base import Field, Map
@@ -109,7 +110,8 @@ class MapDynamics:
         steps, trials, _ = self.drive.shape
         trajectory = np.empty((steps + 1, trials, model.n_states))
         trajectory[0] = self.z0
-        blocks = even_blocks(trials, _TRIALS_PER_BLOCK)
+        # A function of the user's sees all trials at once.
+        blocks = even_blocks(trials, _TRIALS_PER_BLOCK) if model.thread_safe else [slice(0, trials)]
 
         def task(index: int) -> None:
             block = blocks[index]
@@ -124,7 +126,7 @@ class MapDynamics:
                         trajectory[step + 1, block] = 0.0
                     trajectory[step + 1, going] = model.step(trajectory[step, going], self.drive[step, going])
 
-        run_blocks(task, len(blocks))
+        run_blocks(task, len(blocks), here=not model.thread_safe)
         _require_finite(trajectory)
         return trajectory
 
@@ -252,10 +254,13 @@ class FieldDynamics:
     def adjoint(self, kind: str) -> TensorOperator:
         """Solution operator of the adjoint equation, discrete or continuous."""
         makers = {"discrete": operators.discrete_adjoint, "continuous": operators.continuous_adjoint}
-        if kind not in makers:
-            raise ValueError(f'adjoint must be "discrete" or "continuous"; got {kind!r}')
+        if not isinstance(kind, str) or kind not in makers:
+            raise ValueError(f'the kind of adjoint must be "discrete" or "continuous"; got {short(kind)}')
         if self.space.lengths is not None:
-            raise ValueError("the adjoint equation is solved back from one time for all trials: cut them to one length")
+            raise ValueError(
+                "the adjoint equation is solved back from the last time for all trials: it takes arrays that end where "
+                "all of them do"
+            )
         return makers[kind](self.system, self.space, self.forcing)
 
     def rerun(self, model: Field) -> Array:
@@ -272,8 +277,8 @@ def _until_the_end(source: Any, kind: str, forcing: str, lengths: npt.NDArray[np
     """Inputs that stand still after the end of each trial, at the value that its last interval ends with."""
     if forcing == "cubic" or (kind == "cubic" and not callable(source)):
         raise ValueError(
-            "cubic interpolation reaches past the end of a trial: cut the trials to one length, or take linear "
-            "interpolation (input_kind, forcing)"
+            "cubic interpolation reaches past the end of a trial: take linear interpolation (input_kind, forcing), or "
+            "arrays that end where all of the trials do"
         )
     if callable(source):
         return source

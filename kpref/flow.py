@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
+from kpref._frozen import Frozen
 from kpref._reprs import html_table
-from kpref._validate import check_shape, finite_array, numeric_array
+from kpref._validate import check_shape, finite_array, numeric_array, precision, real_number, short
 from kpref.dynamics import Dynamics, FieldDynamics, MapDynamics, StageOperators
 from kpref.gradient import GradientFlow
 from kpref.integrate import Solution, Tableau, check_times, get_tableau
@@ -25,12 +26,12 @@ from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.trials import Trials
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "require_flow"]
 
 Array = npt.NDArray[Any]
 
 
-class Flow:
+class Flow(Frozen):
     """A model on given trials: its trajectory, and the operators of the K-P flow along it.
 
     Building it runs the model; the operators share the coefficients of its linearisation, O(B T H) numbers for each.
@@ -61,10 +62,10 @@ class Flow:
     method : str or Tableau
         Explicit Runge-Kutta method; `kpref.integrate.TABLEAUS` lists them. One step for each interval of the grid,
         unless `rtol` is given.
-    rtol, atol : float, optional
-        Tolerances of adaptive steps; see `kpref.integrate.adaptive`. They control the error of the states, not that of
-        the operators, which are exact for the steps taken: where the states rest, the steps grow, and the operators
-        are those of a coarse method.
+    rtol, atol : float or array_like of shape (H,), optional
+        Tolerances of adaptive steps, for all units or one each; see `kpref.integrate.adaptive`. They control the
+        error of the states, not that of the operators, which are exact for the steps taken: where the states rest, the
+        steps grow, and the operators are those of a coarse method.
     input_kind : {"hold", "linear", "cubic"}
         How inputs extend between grid times.
     forcing : {"linear", "cubic"}
@@ -114,14 +115,14 @@ class Flow:
         dt: float | None = None,
         times: npt.ArrayLike | None = None,
         method: str | Tableau = "rk4",
-        rtol: float | None = None,
-        atol: float | None = None,
+        rtol: npt.ArrayLike | None = None,
+        atol: npt.ArrayLike | None = None,
         input_kind: str = "hold",
         forcing: str = "linear",
         stage_memory: float | None = None,
     ) -> None:
         self.model: Model = model
-        self.dtype: np.dtype[Any] = _precision(dtype)
+        self.dtype: np.dtype[Any] = precision(dtype)
         inputs, ends = _with_lengths(inputs, lengths)
         if isinstance(model, Map):
             if times is not None or dt is not None or rtol is not None or atol is not None:
@@ -133,10 +134,11 @@ class Flow:
             grid = _time_grid(times, dt, inputs)
             self.inputs, self.z0 = _field_inputs(inputs, z0, model, grid, self.dtype)
             tolerances = _tolerances(rtol, atol)
+            memory = None if stage_memory is None else real_number("stage_memory", stage_memory, least=0)
             tableau = get_tableau(method)
             self._dynamics = FieldDynamics(
                 model, self.inputs, input_kind, grid, self.z0, tableau, tolerances, forcing, measure, self.dtype,
-                stage_memory, ends,
+                memory, ends,
             )  # fmt: skip
         else:
             raise TypeError(f"model must be one of kpref.models; got {type(model).__name__}")
@@ -231,7 +233,20 @@ class Flow:
         return self._dynamics
 
     def rerun(self, model: Model) -> Array:
-        """States (B, T, H) of another model of the same kind on the same trials and initial states."""
+        """States (B, T, H) of another model of the same kind on the same trials and initial states.
+
+        Raises
+        ------
+        TypeError
+            If it is not a model of the same kind.
+        ValueError
+            If its sizes differ, or the trajectory overflows.
+        """
+        kind = Map if isinstance(self.model, Map) else Field
+        if not isinstance(model, kind):
+            raise TypeError(f"model must be a {kind.__name__} like {self.model}; got {short(model)}")
+        if (model.n_states, model.n_inputs) != (self.model.n_states, self.model.n_inputs):
+            raise ValueError(f"model must have the states and inputs of {self.model}; got {model}")
         return self._dynamics.rerun(model)
 
     def gradient_flow(
@@ -273,14 +288,11 @@ class Flow:
         return html_table(rows)
 
 
-def _precision(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    try:
-        precision = np.dtype(dtype)
-    except TypeError:
-        raise ValueError(f"dtype must be float64 or float32; got {dtype!r}") from None
-    if precision not in (np.float64, np.float32):
-        raise ValueError(f"dtype must be float64 or float32; got {precision}")
-    return precision
+def require_flow(flow: object) -> Flow:
+    """A flow as it is, or TypeError."""
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow must be a kpref.Flow; got {short(flow)}")
+    return flow
 
 
 def _with_lengths(inputs: Any, lengths: npt.ArrayLike | None) -> tuple[Any, Any]:
@@ -309,12 +321,10 @@ def _inputs(inputs: Any, model: Model, dtype: np.dtype[Any]) -> Array:
 
 
 def _initial_states(z0: npt.ArrayLike | None, trials: int, units: int) -> Array:
-    if z0 is None:
-        return np.zeros((trials, units))
-    array = finite_array("z0", z0)
+    array = np.zeros(units) if z0 is None else finite_array("z0", z0)
     if array.shape not in ((units,), (trials, units)):
         raise ValueError(f"z0 must have shape ({units},) or ({trials}, {units}); got {array.shape}")
-    return np.broadcast_to(array, (trials, units))
+    return np.broadcast_to(array, (trials, units))  # read-only
 
 
 def _check_memory(model: Model, trials: int, steps: int, dtype: np.dtype[Any]) -> None:
@@ -335,12 +345,11 @@ def _time_grid(times: npt.ArrayLike | None, dt: float | None, inputs: Any) -> Ar
         return check_times(times)
     if callable(inputs) or inputs is None:
         raise ValueError("dt needs sampled inputs, one for each time; give times with a function of time or no inputs")
-    if dt is None or not (np.isfinite(dt) and dt > 0):
-        raise ValueError(f"dt must be positive and finite; got {dt}")
-    shape = np.shape(inputs)
+    step = real_number("dt", dt, above=0)
+    shape = numeric_array("inputs", inputs, "biuf").shape
     if len(shape) != 3:
         raise ValueError(f"inputs must have shape (B, T, n_inputs); got {shape}")
-    return check_times(dt * np.arange(shape[1]))
+    return check_times(step * np.arange(shape[1]))
 
 
 def _field_inputs(inputs: Any, z0: Any, model: Field, times: Array, dtype: np.dtype[Any]) -> tuple[Any, Array]:
@@ -349,18 +358,18 @@ def _field_inputs(inputs: Any, z0: Any, model: Field, times: Array, dtype: np.dt
     if inputs is None and model.n_inputs:
         raise ValueError(f"{model} needs inputs of shape (B, {length}, {model.n_inputs}), or a function of time")
     if callable(inputs):
-        shape = np.shape(inputs(float(times[0])))
-        if len(shape) != 2 or shape[1] != model.n_inputs:
-            raise ValueError(
-                f"the input function must return shape (B, {model.n_inputs}) for this model; got {shape} "
-                f"at t = {times[0]}"
-            )
-        source, trials = inputs, shape[0]
+        source, trials = inputs, _trials_of_function(inputs, model, float(times[0]))
     elif model.n_inputs == 0:
-        trials = np.shape(inputs)[0] if inputs is not None else 1 if np.ndim(z0) < 2 else len(z0)
+        given = None if inputs is None else numeric_array("inputs", inputs, "biuf").shape
+        starts = () if z0 is None else numeric_array("z0", z0, "biuf").shape
+        if given is not None and (len(given) != 3 or given[0] == 0 or given[1:] != (length, 0)):
+            raise ValueError(
+                f"inputs of {model}, which has none, must be None or of shape (B, {length}, 0); got {given}"
+            )
+        trials = given[0] if given is not None else starts[0] if len(starts) == 2 else 1
+        _check_memory(model, trials, length, dtype)
         source = np.zeros((trials, length, 0))
-        if inputs is not None and np.shape(inputs) != source.shape:
-            raise ValueError(f"{model} has no inputs: give None or shape (B, {length}, 0); got {np.shape(inputs)}")
+        source.flags.writeable = False
     else:
         source = _inputs(inputs, model, dtype)
         trials = len(source)
@@ -370,7 +379,16 @@ def _field_inputs(inputs: Any, z0: Any, model: Field, times: Array, dtype: np.dt
     return source, _initial_states(z0, trials, model.n_states)
 
 
-def _tolerances(rtol: float | None, atol: float | None) -> dict[str, Any] | None:
+def _trials_of_function(inputs: Callable[[float], npt.ArrayLike], model: Field, start: float) -> int:
+    shape = np.shape(inputs(start))
+    if len(shape) != 2 or shape[0] == 0 or shape[1] != model.n_inputs:
+        raise ValueError(
+            f"the input function must return shape (B, {model.n_inputs}) for this model; got {shape} at t = {start}"
+        )
+    return int(shape[0])
+
+
+def _tolerances(rtol: npt.ArrayLike | None, atol: npt.ArrayLike | None) -> dict[str, Any] | None:
     if rtol is None and atol is None:
         return None
     given = {"rtol": rtol, "atol": atol}

@@ -60,10 +60,11 @@ def without_tail(array: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any
     return copy
 
 
-def joined(name: str, value: Any, trailing: Sequence[str]) -> tuple[Any, NDArray[np.int64] | None]:
+def joined(name: str, value: Any, trailing: Sequence[str], kinds: str = "biuf") -> tuple[Any, NDArray[np.int64] | None]:
     """A sequence of arrays of different lengths as one array, padded with zeros, and the lengths.
 
-    Anything else is returned as it is, with None. `trailing` are the axes behind that of the steps.
+    Anything else is returned as it is, with None. `trailing` are the axes behind that of the steps, `kinds` those of
+    the numbers as in `numeric_array`.
     """
     if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1:
         value = list(value)
@@ -75,7 +76,7 @@ def joined(name: str, value: Any, trailing: Sequence[str]) -> tuple[Any, NDArray
         return value, None
     if len(set(sizes)) < 2:
         return value, None
-    parts = [numeric_array(f"{name}[{index}]", part, "biuf") for index, part in enumerate(value)]
+    parts = [numeric_array(f"{name}[{index}]", part, kinds) for index, part in enumerate(value)]
     for index, part in enumerate(parts):
         check_shape(f"{name}[{index}]", part, shape=(f"T_{index}", *(trailing if index == 0 else parts[0].shape[1:])))
         if not len(part):

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array, numeric_array
+from kpref._validate import finite_array, numeric_array, short
 from kpref.lengths import without_tail
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
+from kpref.threads import serial_blas
 
 __all__ = ["LOSSES", "LossValue", "evaluate_loss"]
 
@@ -54,6 +55,7 @@ class LossValue:
     accuracy: float | None
 
 
+@serial_blas
 def evaluate_loss(
     states: Array,
     space: TrajectorySpace,
@@ -90,13 +92,22 @@ def evaluate_loss(
     ------
     ValueError
         If targets, labels or mask do not fit the states or the readout, or observe nothing.
+    TypeError
+        If the space, the readout, `loss` or `at` is something else.
     """
+    for name, thing, kind in (("space", space, TrajectorySpace), ("readout", readout, Readout)):
+        if not isinstance(thing, kind):
+            raise TypeError(f"{name} must be a kpref.{kind.__name__}; got {short(thing)}")
+    for name, choice in (("loss", loss), ("at", at)):
+        if not isinstance(choice, str):
+            raise TypeError(f"{name} must be a string; got {short(choice)}")
     outputs = _existing(readout(states), space)
     factor = _density(space, mask, at)[:, :, None]
     if loss == "mse":
         if targets is None or labels is not None:
             raise ValueError('loss "mse" takes targets, and no labels')
-        wanted = finite_array("targets", _existing(targets, space), shape=outputs.shape)
+        given = _existing(numeric_array("targets", targets, "biuf"), space)
+        wanted = finite_array("targets", given, shape=outputs.shape)
         residual = outputs - wanted
         points = np.square(residual).mean(axis=2)
         gradient = residual * (2.0 / readout.n_outputs)
@@ -104,12 +115,12 @@ def evaluate_loss(
     elif loss == "cross_entropy":
         if labels is None or targets is not None:
             raise ValueError('loss "cross_entropy" takes labels, and no targets')
-        chosen = _labels(_existing(labels, space), outputs.shape)
+        chosen = _labels(_existing(numeric_array("labels", labels, "iu"), space), outputs.shape)
         points, gradient = _cross_entropy(outputs, chosen)
         weights = space.mu * factor[:, :, 0]
         accuracy = float((weights * (outputs.argmax(axis=2) == chosen)).sum() / weights.sum())
     else:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {short(loss)}")
     gradient = gradient * factor
     value = float((space.mu * factor[:, :, 0] * points).sum())
     return LossValue(value, outputs, gradient, gradient @ readout.weight, accuracy)
@@ -130,30 +141,27 @@ def _density(space: TrajectorySpace, mask: npt.ArrayLike | None, at: str) -> Arr
         density = finite_array("mask", _existing(density, space)).copy()
         if (density < 0).any():
             raise ValueError("mask must not be negative")
-    density = np.asarray(_existing(density, space))
+    density = _existing(density, space)
     if at == "last":
         ends = np.full(shape[0], shape[1]) if space.lengths is None else space.lengths
         density[np.arange(shape[1]) != ends[:, None] - 1] = 0
     elif at != "all":
-        raise ValueError(f'at must be "all" or "last"; got {at!r}')
+        raise ValueError(f'at must be "all" or "last"; got {short(at)}')
     observed = float((space.mu * density).sum())
     if observed == 0:
         raise ValueError("the mask and the measure leave no point to observe")
     return density * (space.mu.sum() / observed)
 
 
-def _existing(array: npt.ArrayLike, space: TrajectorySpace) -> Any:
+def _existing(array: Array, space: TrajectorySpace) -> Array:
     """An array (B, T, ...) with zeros where nothing exists; of another shape, or where all does, as it is."""
-    if space.lengths is None or np.shape(array)[:2] != space.shape[:2]:
+    if space.lengths is None or array.shape[:2] != space.shape[:2]:
         return array
-    return without_tail(np.asarray(array), space.lengths)
+    return without_tail(array, space.lengths)
 
 
-def _labels(labels: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
+def _labels(array: Array, shape: tuple[int, ...]) -> Array:
     trials, steps, classes = shape
-    array = np.asarray(labels)
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"labels must be integers; got an array of {array.dtype}")
     if array.shape not in ((trials,), (trials, steps)):
         raise ValueError(f"labels must have shape ({trials},) or ({trials}, {steps}); got {array.shape}")
     if array.min() < 0 or array.max() >= classes:

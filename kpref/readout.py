@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._frozen import Frozen
 from kpref._validate import finite_array
+from kpref.threads import serial_blas
 
 __all__ = ["Readout"]
 
 Array = npt.NDArray[Any]
 
 
-class Readout:
+class Readout(Frozen):
     """A linear readout of states.
 
     Parameters
@@ -46,6 +48,7 @@ class Readout:
         """Number H of states that the readout takes."""
         return int(self.weight.shape[1])
 
+    @serial_blas
     def __call__(self, states: npt.ArrayLike) -> Array:
         """Outputs (..., n_out) of states (..., H).
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import short
 from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau, adaptive, fixed_steps
 from kpref.leaky import leaky_form, linearize_stages, take_steps
 from kpref.linearize import DenseForm, SiteForm, linearize
@@ -105,7 +106,8 @@ def integrate(
     solution = None if lengths is not None else _compiled_steps(field, signal, times, z0, tableau, states)
     if solution is not None:
         return solution
-    blocks = even_blocks(len(z0), _TRIALS_PER_BLOCK)
+    ours = field.thread_safe and not signal.is_function
+    blocks = even_blocks(len(z0), _TRIALS_PER_BLOCK) if ours else [slice(0, len(z0))]
     parts: list[Solution] = []
 
     def task(index: int) -> None:
@@ -119,7 +121,7 @@ def integrate(
         except IntegrationError as error:
             raise error.in_block(block.start) from None
 
-    run_blocks(task, len(blocks))
+    run_blocks(task, len(blocks), here=not ours)
     # The parts differ in their trials only.
     return replace(parts[0], z_steps=states, rhs=rhs)
 
@@ -264,7 +266,7 @@ class StageSystem:
                 if stage < stages - 1:
                     slopes.append(self.field.velocity(state, inputs[step, stage]))
 
-        run_blocks(task, steps)
+        run_blocks(task, steps, here=not self.field.thread_safe)
         return states.reshape(-1, self.n_trials, self.n_states), inputs.reshape(steps * stages, self.n_trials, -1)
 
     # Forcings
@@ -342,8 +344,8 @@ def interpolation_order(kind: str) -> int:
         For another kind.
     """
     orders = {"linear": 2, "cubic": 4}
-    if kind not in orders:
-        raise ValueError(f'forcing must be "linear" or "cubic"; got {kind!r}')
+    if not isinstance(kind, str) or kind not in orders:
+        raise ValueError(f'forcing must be "linear" or "cubic"; got {short(kind)}')
     return orders[kind]
 
 

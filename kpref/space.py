@@ -22,7 +22,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array
+from kpref._frozen import Frozen
+from kpref._validate import finite_array, numeric_array, short
 from kpref.lengths import check_lengths, points
 from kpref.memory import require_memory
 
@@ -30,8 +31,11 @@ __all__ = ["EuclideanSpace", "TrajectorySpace"]
 
 Array = npt.NDArray[np.floating]
 
+#: Entries that an inner product of vectors adds up in one go.
+_ROW = 256
 
-class EuclideanSpace:
+
+class EuclideanSpace(Frozen):
     """Tensors of one shape with the Euclidean inner product.
 
     Parameters
@@ -52,7 +56,8 @@ class EuclideanSpace:
         If an axis is not an integer, or negative, or the lengths do not fit.
     """
 
-    #: Weight of each entry in the inner product, broadcastable to `shape`; None for all ones.
+    #: Weight of each entry in the inner product, broadcastable to `shape` and constant along its last axis; None for
+    #: all ones.
     weights: Array | None = None
     lengths: npt.NDArray[np.int64] | None = None
     #: Places of what does not exist, flat over axes 0 and 1.
@@ -64,7 +69,9 @@ class EuclideanSpace:
         except TypeError:
             self.shape = (-1,)
         if any(axis < 0 for axis in self.shape):
-            raise ValueError(f"a space needs axes of a whole number of entries, at least 0; got shape {tuple(shape)}")
+            raise ValueError(
+                f"a space needs a shape of axes of a whole number of entries, at least 0; got shape {short(shape)}"
+            )
         if lengths is None:
             return
         if len(self.shape) < 2:
@@ -89,9 +96,19 @@ class EuclideanSpace:
         return first if np.all(self.weights == first) else None
 
     def inner(self, p: npt.ArrayLike, q: npt.ArrayLike) -> float:
-        """Inner product of two tensors of this space."""
-        p, q = self.tensor("p", p), self.tensor("q", q)
-        return float(np.vdot(p, q if self.weights is None else self.weights * q))
+        """Inner product of two tensors of this space, in float64.
+
+        The order of the sum is fixed by the shape, so that its bits depend on nothing else: over the last axis entry
+        by entry, over the others by pairs.
+        """
+        p, q = np.atleast_1d(self.tensor("p", p)), np.atleast_1d(self.tensor("q", q))
+        if self.weights is None:  # a vector, of parameters: cut into rows for the sum by pairs
+            whole = p.size - p.size % _ROW
+            rows = [part.reshape(-1)[:whole].reshape(-1, _ROW) for part in (p, q)]
+            rest = np.einsum("i,i->", *(part.reshape(-1)[whole:] for part in (p, q)), dtype=np.float64)
+            return float(np.einsum("ij,ij->i", *rows, dtype=np.float64).sum() + rest)
+        points = np.einsum("...i,...i->...", p, q, dtype=np.float64)
+        return float((self.weights[..., 0] * points).sum())
 
     def norm(self, q: npt.ArrayLike) -> float:
         """Norm ``sqrt(<q, q>)``."""
@@ -105,7 +122,7 @@ class EuclideanSpace:
         ValueError
             If the shape differs; the message names `name`, the expected and the given shape.
         """
-        array = np.asarray(value)
+        array = numeric_array(name, value, "biuf")
         if array.shape != self.shape:
             raise ValueError(f"{name} must have shape {self.shape}; got {array.shape}")
         return array
@@ -195,8 +212,10 @@ class TrajectorySpace(EuclideanSpace):
     ) -> None:
         super().__init__(shape, lengths)
         if len(self.shape) != 3 or min(self.shape) < 1:
-            raise ValueError(f"a trajectory space needs a shape (trials, time, units) without empty axes; got {shape}")
-        require_memory(8.0 * self.shape[0] * self.shape[1], f"a measure over {self.shape[0]} x {self.shape[1]} points")
+            raise ValueError(
+                f"a trajectory space needs a shape (trials, time, units) without empty axes; got {short(shape)}"
+            )
+        require_memory(8.0 * self.shape[0] * self.shape[1], f"a measure for the shape {self.shape}")
         if times is not None and self.lengths is not None and self.lengths.min() < 2:
             raise ValueError(
                 f"a trial in continuous time needs at least two times; got a length of 1 at trial "

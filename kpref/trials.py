@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kpref._archives import read_npz
-from kpref._validate import check_shape, finite_array, first_index, numeric_array, place
+from kpref._frozen import Frozen
+from kpref._validate import check_shape, finite_array, first_index, numeric_array, place, short
 from kpref.lengths import check_lengths, joined, points, without_tail
 
 _KEYS = ("inputs", "targets", "labels", "mask", "lengths", "conditions")
@@ -19,7 +20,7 @@ _CHANNELS = ("trial", "step", "channel")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Trials:
+class Trials(Frozen):
     """A set of B trials of at most T steps, checked once so that nothing downstream has to check it again.
 
     Two kinds of zero are kept apart. Steps after the end of a trial (`lengths`) do not exist: no number of a flow
@@ -136,7 +137,11 @@ class Trials:
         ValueError
             If it is not an npz file, is truncated, holds Python objects, lacks `inputs`, has entries of other names,
             or its arrays are not valid trials; the error names the file and the entry.
+        TypeError
+            If `path` is not one.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path must be that of an npz file; got {short(path)}")
         arrays, notes = read_npz(path)
         unknown = [name for name in (*arrays, *notes) if name not in _KEYS or name in notes]
         if unknown:
@@ -240,9 +245,10 @@ def _same_steps(
     name: str, value: Any, trailing: Sequence[str], shape: tuple[int, int], lengths: NDArray[np.int64] | None
 ) -> NDArray[Any]:
     """An array of answers or weights; of a sequence of arrays, padded to T steps if their lengths are the trials'."""
-    array, sizes = joined(name, value, trailing)
+    kinds = "iu" if name == "labels" else "biuf"
+    array, sizes = joined(name, value, trailing, kinds)
     if sizes is None:
-        return numeric_array(name, array, "iu" if name == "labels" else "biuf")
+        return numeric_array(name, array, kinds)
     wanted = np.full(shape[0], shape[1]) if lengths is None else lengths
     if len(sizes) != shape[0]:
         raise ValueError(f"{name} must have one array for each of the {shape[0]} trials; got {len(sizes)}")
@@ -284,8 +290,8 @@ def _lengths_of(arrays: dict[str, NDArray[Any]], notes: list[str]) -> NDArray[np
         return whole
     notes.append(
         f"The zeros at the end of the mask are taken for padding, as the inputs hold nothing there either: {ended:,} "
-        f"of {n_trials:,} trials end early, and {lengths.sum():,} of {n_trials * n_steps:,} steps exist. If all of them "
-        f"exist and some are only not scored, give `lengths` with the trials, {n_steps} for each of them."
+        f"of {n_trials:,} trials end early, and {lengths.sum():,} of {n_trials * n_steps:,} steps exist. If all of "
+        f"them exist and some are only not scored, give `lengths` with the trials, {n_steps} for each of them."
     )
     return lengths
 
@@ -374,12 +380,8 @@ def _check_weights(mask: NDArray[np.float64], axes: Sequence[str]) -> None:
 
 
 def _checked_conditions(conditions: ArrayLike, n_trials: int) -> NDArray[Any]:
-    given = np.asarray(conditions)
-    if given.dtype.kind not in "iuU" or given.shape != (n_trials,):
-        raise ValueError(
-            f"conditions must be integers or strings, one for each of the {n_trials} trials; got an array of "
-            f"{given.dtype} of shape {given.shape}"
-        )
+    given = numeric_array("conditions", conditions, "iuU")
+    check_shape("conditions", given, shape=(n_trials,))
     checked = np.array(given, dtype=np.int64 if given.dtype.kind in "iu" else None)
     checked.setflags(write=False)
     return checked

@@ -446,3 +446,24 @@ def test_bad_command_line_as_a_process(line, expected, module, prepared, tmp_pat
     assert done.stdout == ""
     check_message(done.stderr, expected, prepared, tmp_path / "out")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        (
+            {"KPREF_NUM_THREADS": "abc"},
+            "the environment variable KPREF_NUM_THREADS must be a positive integer; got 'abc'",
+        ),
+        ({"MPLBACKEND": "nonsense"}, "matplotlib, which draws the figures, cannot be loaded: "),
+    ],
+)
+def test_bad_environment(environment, expected, prepared, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "kpref", "analyze", str(prepared / "run"), "--out", str(tmp_path / "out")],
+        env={**os.environ, "KPREF_DEBUG": "0", **environment}, capture_output=True, text=True, timeout=LONGEST,
+    )  # fmt: skip
+    assert done.returncode == 2
+    check_message(done.stderr.splitlines()[-1], expected, prepared, tmp_path / "out")
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []

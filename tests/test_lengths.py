@@ -8,6 +8,8 @@ from strategies import SEEDS, STRUCTURES, examples, make_model
 
 import kpref
 from kpref import Flow, Readout, TrajectorySpace, Trials
+from kpref.analysis.selfcheck import self_check
+from kpref.analysis.step_size import measure_step_size
 from kpref.models import Rate
 from kpref.spectra import kernel_unit_average, kernel_unit_trace, ntk_trace_exact, propagator_gram_trace
 from kpref.spectra.blocks import block_eigh
@@ -268,6 +270,30 @@ def test_stability_of_each_trial(kind, data):
         assert (growth[b, length:] == growth[b, length - 1]).all()
 
 
+def test_exponents_of_the_system_rest_on_what_most_trials_share(rng):
+    """Ten trials of 60 steps and two short ones: estimates are those of the ten."""
+    model, inputs = make_model("RNN-tanh", 2, 3, 0), rng.normal(size=(12, 60, 2))
+    lengths = np.full(12, 60)
+    lengths[[3, 7]] = 2, 31
+    whole = lyapunov_exponents(Flow(model, inputs, lengths=lengths), every=1)
+    most = lyapunov_exponents(Flow(model, inputs[lengths == 60]), every=1)
+    for got, wanted in zip(whole.interval(), most.interval(), strict=True):
+        np.testing.assert_allclose(got, wanted, **CLOSE)
+    np.testing.assert_allclose(whole.values[lengths == 60], most.values, **CLOSE)
+    with pytest.raises(ValueError, match="discard must be an integer of at least 0 and at most 1"):
+        lyapunov_exponents(Flow(model, inputs, lengths=lengths), discard=2)
+
+
+def test_self_checks_of_a_field(rng):
+    """They pass, and what they say of the step is that of the trials alone, padding or not."""
+    model, inputs, z0 = Rate.init(2, 4, 0), rng.normal(size=(2, 6, 2)), rng.normal(size=(2, 4))
+    short = Flow(model, inputs, z0, dt=0.4)
+    long = Flow(model, np.pad(inputs, [(0, 0), (0, 5), (0, 0)]), z0, dt=0.4, lengths=[6, 6])
+    assert self_check(long).passed
+    assert self_check(Flow(model, inputs, z0, dt=0.4, lengths=[6, 3])).passed
+    assert measure_step_size(long).error == pytest.approx(measure_step_size(short).error, rel=1e-10)
+
+
 @pytest.mark.parametrize("kind", ["GRU", "Rate"])
 @pytest.mark.parametrize("at", ["all", "last"])
 def test_loss_and_gradient_are_those_of_the_trials_weighed_by_their_points(kind, at, rng):
@@ -411,7 +437,7 @@ def test_what_a_flow_of_ragged_trials_refuses():
         with pytest.raises(ValueError, match="cubic interpolation reaches past the end of a trial"):
             Flow(model, inputs, dt=0.1, lengths=[3, 6], **cubic)
         Flow(model, inputs, dt=0.1, lengths=[6, 6], **cubic)
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="solved back from the last time.* end where all of them do"):
         Flow(model, inputs, dt=0.1, lengths=[3, 6]).adjoint()
     with pytest.raises(ValueError, match="trials have lengths of their own"):
         Flow(model, Trials(inputs), dt=0.1, lengths=[3, 6])

@@ -232,6 +232,8 @@ class TestLengths:
             ({"inputs": [ones(2, 1), ones(3, 1)], "lengths": [2, 2]}, "those of the arrays in inputs"),
             ({"inputs": [ones(2, 1), ones(3, 1)], "targets": [ones(2, 1), ones(4, 1)]},
              r"targets\[1\] must have 3 steps, the length of its trial; got 4"),
+            ({"inputs": [ones(2, 1), ones(3, 1)], "labels": [[1, 2], [0, 1, 1.5]]},
+             r"labels\[1\] must be an array of integers; got dtype float64"),
             ({"inputs": ones(2, 3, 1), "targets": [ones(3, 1), ones(2, 1)]}, r"targets\[1\] must have 3 steps"),
             ({"inputs": ones(2, 3, 1), "mask": [ones(1), ones(2), ones(3)]}, "one array for each of the 2 trials; "),
             ({"inputs": ones(2, 3, 1), "mask": [1, 0, 0], "lengths": [1, 0]}, "lengths holds 0 at trial 1"),
@@ -261,19 +263,43 @@ class TestConditions:
         assert Trials(ones(B, T, N_IN), labels=np.zeros((B, T), int)).groups is None
 
     @pytest.mark.parametrize(
-        "values, got",
+        "values, message",
         [
-            ([0.0] * B, "float64"),
-            ([True] * B, "bool"),
-            (["a"] * (B + 1), r"<U1 of shape \(5,\)"),
-            ("abcd", r"<U4 of shape \(\)"),
-            ([["a"]] * B, r"shape \(4, 1\)"),
-            ([None] * B, "object"),
+            ([0.0] * B, "must be an array of integers, strings; got dtype float64"),
+            ([True] * B, "must be an array of integers, strings; got dtype bool"),
+            ([None] * B, "must be an array of integers, strings; got dtype object"),
+            (["a"] * (B + 1), r"must have shape \(4,\); got \(5,\)"),
+            ("abcd", r"must have shape \(4,\); got \(\)"),
+            ([["a"]] * B, r"must have shape \(4,\); got \(4, 1\)"),
         ],
     )
-    def test_refuses(self, values, got):
-        with pytest.raises(ValueError, match=f"conditions must be integers or strings, one for each of the 4.*{got}"):
+    def test_refuses(self, values, message):
+        with pytest.raises(ValueError, match=f"conditions {message}"):
             Trials(ones(B, T, N_IN), conditions=values)
+
+
+@pytest.mark.parametrize("name", ["inputs", "targets", "labels", "mask", "lengths", "conditions"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_masked_arrays_are_refused(name, inside):
+    """NumPy would drop what they hide: it may stand in a list of arrays as well."""
+    arrays = {
+        "inputs": ones(B, T, N_IN),
+        "targets": ones(B, T, N_OUT),
+        "labels": np.zeros((B, T), int),
+        "mask": ones(B, T),
+        "lengths": np.full(B, T),
+        "conditions": np.arange(B),
+    }
+    hidden = np.ma.masked_array(arrays[name], np.zeros(arrays[name].shape, bool))
+    hidden[1] = np.ma.masked
+    arrays = {"inputs": arrays["inputs"], name: list(hidden) if inside and hidden.ndim > 1 else hidden}
+    with pytest.raises(
+        ValueError, match=f"{name} must be an array of .* without masked entries.* is masked: fill them"
+    ):
+        Trials(**arrays)
+    shorter = [np.ma.masked_array(ones(2, 1), [[False], [True]]), ones(3, 1)]
+    with pytest.raises(ValueError, match=r"inputs\[0\] must be an array of .* without masked entries"):
+        Trials(shorter)
 
 
 def test_short_repr():
@@ -392,6 +418,11 @@ class TestFiles:
     def test_missing_file(self, folder):
         with pytest.raises(FileNotFoundError, match="absent.npz"):
             Trials.load(folder / "absent.npz")
+
+    @pytest.mark.parametrize("path", [5, None, b"trials.npz"])
+    def test_something_else_than_a_path(self, path):
+        with pytest.raises(TypeError, match="path must be that of an npz file; got"):
+            Trials.load(path)
 
     def test_folder(self, folder):
         with pytest.raises(OSError, match=folder.name):

@@ -38,13 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "a safetensors, npz or PyTorch file; a folder stands for its first and its last checkpoint"
     add("checkpoints", nargs="*", type=path, metavar="CHECKPOINT", help=text)
-    text = "npz file with inputs and targets or labels; by default trials.npz of the folder"
+    text = "npz file with inputs, targets or labels, perhaps lengths, conditions, mask; by default trials.npz of the folder"
     add("--trials", type=path, metavar="FILE", help=text)
     text = "folder to write (default: %(default)s)"
     add("--out", type=path, default=Path("kpref-report"), metavar="DIR", help=text)
     text = "by default mse for targets, cross_entropy for labels"
     add("--loss", choices=("auto", *LOSSES), default="auto", help=text)
-    text = "steps that the loss counts: by default the last one if there is one label a trial, else all"
+    text = "steps that the loss counts: by default the last one for cross_entropy of one label a trial, else all"
     add("--at", choices=AT, default="auto", help=text)
     add("--modes", type=positive_integer, default=10, metavar="K", help="leading modes (default: %(default)s)")
     add("--measure", choices=MEASURES, default="mean", help="weights of trials and steps")
@@ -85,7 +85,10 @@ def run(args: argparse.Namespace) -> int:
         If an eigensolver does not converge.
     """
     # Here and not above: these import all of kpref, and matplotlib, whose troubles should come before the work.
-    import kpref.analysis.figures  # noqa: F401
+    try:
+        import kpref.analysis.figures  # noqa: F401
+    except Exception as error:
+        raise ImportError(f"matplotlib, which draws the figures, cannot be loaded: {error}") from error
     from kpref.analysis.api import perform
     from kpref.analysis.folders import require_replaceable, sweep
     from kpref.analysis.networks import loading

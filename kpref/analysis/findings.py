@@ -13,6 +13,8 @@ from kpref.analysis.numbers import Analysis
 from kpref.analysis.step_test import PREDICTED_STEP
 from kpref.analysis.symptoms import rising_loss, symptoms
 from kpref.analysis.wording import LEVEL, number, with_error, with_interval
+from kpref.spectra import Lyapunov
+from kpref.spectra.lyapunov import TooShort
 
 __all__ = ["findings"]
 
@@ -86,7 +88,7 @@ def _dimensions(study: Study) -> str:
 
 def _growth(last: Analysis, discrete: bool) -> str:
     exponents = last.stability.exponents
-    largest, error = float(exponents.mean[0]), float(exponents.standard_error[0])
+    largest, error = float(exponents.mean[0]), float(exponents.trial_error[0])
     if largest == -math.inf:
         return f"{last.name} forgets at once: some step of a trial keeps nothing of the state before it"
     if not math.isfinite(largest):
@@ -97,7 +99,16 @@ def _growth(last: Analysis, discrete: bool) -> str:
     if abs(largest) <= 2 * error or largest == 0:
         return f"{text}, not to be told from zero, at which small differences are kept"
     fate = "grow" if largest > 0 else "fade"
-    return f"{text}: small differences {fate} by a factor e in {number(1 / abs(largest), 2)} {several}"
+    folding = number(1 / abs(largest), 2)
+    return f"{text}: small differences {fate} by a factor e in {folding} {several}{_in_the_long_run(exponents)}"
+
+
+def _in_the_long_run(exponents: Lyapunov) -> str:
+    try:
+        low, high = exponents.estimates[0].interval()
+    except TooShort:
+        return "; the trials are too short and too few to tell it for longer ones"
+    return f"; for ever longer trials the exponent lies between {number(low, 2)} and {number(high, 2)} (95 %)"
 
 
 def _prediction(study: Study) -> str:

@@ -70,7 +70,8 @@ def require_replaceable(path: str | os.PathLike[str]) -> Path:
     try:
         with signals_wait():
             probe.mkdir()
-            probe.rmdir()
+            with suppress(FileNotFoundError):  # another run that sweeps may have found it
+                probe.rmdir()
     except OSError as error:
         raise OSError(f"cannot write the output folder {folder}: {error.strerror or error}") from error
     return folder

@@ -144,7 +144,7 @@ def _stability(analysis: Analysis) -> list[Quantity]:
     counts = (exponents.values > 0).sum(axis=1)
     spread = float(counts.std(ddof=1) / len(counts) ** 0.5) if len(counts) > 1 else np.nan
     peak = float(np.median(stability.growth.max(axis=1)))
-    largest, error = float(exponents.mean[0]), float(exponents.standard_error[0])
+    largest, error = float(exponents.mean[0]), float(exponents.trial_error[0])
     return [
         _of("norm_P", "operator norm of P", group, stability.norm, "iterated, bound from the residual"),
         Quantity("norm_P_median", "operator norm of P on one trial, median", group, middle, NORM_TOLERANCE * middle,

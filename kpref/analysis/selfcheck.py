@@ -12,8 +12,10 @@ and for a Runge-Kutta flow, whose operators are exact at the stages of the metho
     D = dZ/dtheta                        against finite differences of the forward integration
     P_s J_s = D,  NTK = D D*
 
-Then the slope at which the differences fall, see `kpref.analysis.slopes`, and in continuous time the step of the method,
-see `kpref.analysis.step_size`. Rounding errors of a sum of k terms are taken to be at most ``8 sqrt(k) u`` of the sum of moduli, u = 2^-53: the
+Then the slope at which the differences fall, see `kpref.analysis.slopes`, and in continuous time the step of the
+method, see `kpref.analysis.step_size`.
+
+Rounding errors of a sum of k terms are taken to be at most ``8 sqrt(k) u`` of the sum of moduli, u = 2^-53: the
 probabilistic bound of Higham and Mary, *A new approach to probabilistic rounding error analysis* (SIAM J. Sci.
 Comput. 2019), which random roundings exceed with a chance below ``2 exp(-32)`` a sum.
 """

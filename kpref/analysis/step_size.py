@@ -210,19 +210,25 @@ class _Halved(InputSignal):
         self.n_trials, self.n_inputs = signal.n_trials, signal.n_inputs
         self._whole = signal
 
+    @property
+    def is_function(self) -> bool:
+        """Whether x is a Python function of the user's."""
+        return self._whole.is_function
+
     def __call__(self, t: npt.ArrayLike, interval: npt.ArrayLike) -> Array:
         return self._whole(t, np.asarray(interval) // 2)
 
 
 def _halved_error(dynamics: FieldDynamics) -> float:
-    signal = _Halved(dynamics.signal)
+    signal, space = _Halved(dynamics.signal), dynamics.space
+    lengths = None if space.lengths is None else 2 * space.lengths - 1
     try:
-        halved = integrate(dynamics.field, signal, signal.times, dynamics.z0, dynamics.tableau, None)
+        halved = integrate(dynamics.field, signal, signal.times, dynamics.z0, dynamics.tableau, None, lengths)
     except IntegrationError:
         return math.inf
-    states = halved.states[::2]
+    states = space.clear(halved.states[::2].swapaxes(0, 1))
     order = dynamics.tableau.order
-    difference = float(np.linalg.norm(dynamics.solution.states - states))
+    difference = float(np.linalg.norm(dynamics.states - states))
     return difference / (float(np.linalg.norm(states)) or 1.0) * 2**order / (2**order - 1)
 
 

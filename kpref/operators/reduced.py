@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import integer, short
 from kpref.lengths import points
 from kpref.memory import require_memory
 from kpref.operators.tensor import Structure, TensorOperator
@@ -50,9 +51,10 @@ def kept_axes(keep: str | Sequence[str]) -> tuple[int, ...]:
     ValueError
         If `keep` is not one or several of ``"trial"``, ``"time"``, ``"unit"``, each at most once.
     """
-    names = [keep] if isinstance(keep, str) else list(keep)
-    if not names or len(set(names)) < len(names) or any(name not in AXES for name in names):
-        raise ValueError(f"keep must be one or several of {', '.join(AXES)}, each at most once; got {keep!r}")
+    names = [keep] if isinstance(keep, str) else list(keep) if isinstance(keep, Sequence) else []
+    known = all(isinstance(name, str) and name in AXES for name in names)
+    if not names or not known or len(set(names)) < len(names):
+        raise ValueError(f"keep must be one or several of {', '.join(AXES)}, each at most once; got {short(keep)}")
     return tuple(axis for axis, name in enumerate(AXES) if name in names)
 
 
@@ -131,8 +133,7 @@ def partial_trace(
     number = math.prod(outer)
     if probes is None:
         return _reduced(op, kept, lambda whole, batch: _diagonal_sum(whole, batch, kept, others), "partial trace", True)
-    if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 1:
-        raise ValueError(f"probes must be a positive integer, or None for the exact partial trace; got {probes!r}")
+    probes, seed = integer("probes", probes, 1), integer("seed", seed, 0)
     require_memory(float(op.dtype.itemsize) * probes * number, f"{probes} probes of {op.name}")
     signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(probes, *outer)).astype(op.dtype)
     return _reduced(
@@ -141,6 +142,8 @@ def partial_trace(
 
 
 def _kept(op: TensorOperator, keep: str | Sequence[str]) -> tuple[int, ...]:
+    if not isinstance(op, TensorOperator):
+        raise TypeError(f"op must be a TensorOperator; got {short(op)}")
     if op.space_in != op.space_out or len(op.shape_in) != 3:
         raise ValueError(
             f"a reduced view needs an operator on one space of tensors (trials, time, units); {op.name} maps "

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from kpref.lengths import points
 from kpref.linearize import DenseForm, SiteForm
+from kpref.threads import serial_blas
 
 __all__ = ["gate_features", "kernel_block_squares", "kernel_trial_trace", "kernel_unit_average", "kernel_unit_trace"]
 
@@ -38,6 +39,7 @@ def gate_features(form: SiteForm) -> list[Array]:
     return features
 
 
+@serial_blas
 def kernel_unit_trace(form: SiteForm | DenseForm, mu: Array) -> Array:
     """Diagonal of ``tr_{trials, time}(K)``, shape (H,); K's trace is its sum.
 
@@ -104,6 +106,7 @@ def _block_squares(factor: Array, owner: Array, count: int) -> Array:
     return np.asarray(flat @ flat.T)
 
 
+@serial_blas
 def kernel_unit_average(form: SiteForm | DenseForm, mu: Array, lengths: npt.NDArray[np.int64] | None = None) -> Array:
     """The average of K over all pairs of trials and times, shape (H, H); diagonal for a network in site form.
 

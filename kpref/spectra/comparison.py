@@ -110,6 +110,7 @@ def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int 
     )
 
 
+@serial_blas
 def principal_angles(first: npt.ArrayLike, second: npt.ArrayLike, space: EuclideanSpace) -> Array:
     """Principal angles between the spans of two sets of tensors, in the inner product of their space.
 
@@ -167,6 +168,7 @@ class TaskAlignment:
     labels: Array
 
 
+@serial_blas
 def task_alignment(op: TensorOperator, err: npt.ArrayLike, groups: npt.ArrayLike) -> TaskAlignment:
     """Alignment of the sub-tasks that groups of trials stand for, under a kernel such as the NTK.
 

@@ -115,6 +115,7 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
     return require_settled(replace(found, n_products=cost * found.n_products), f"the effective dimension of {op.name}")
 
 
+@serial_blas
 def kernel_effective_dimension(flow: Flow, keep: Keep = None) -> Estimate:
     """Effective dimension of ``flow.K``, or of its partial trace on kept axes, exact.
 
@@ -147,6 +148,7 @@ def kernel_effective_dimension(flow: Flow, keep: Keep = None) -> Estimate:
     return _exact(trace**2 / square if square else 0.0)
 
 
+@serial_blas
 def operator_norm(op: TensorOperator, seed: int = 0, tol: float = 1e-10) -> Estimate:
     """Largest singular value of an operator in the measures of its spaces.
 

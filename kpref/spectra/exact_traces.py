@@ -30,13 +30,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.flow import Flow
+from kpref._validate import function
+from kpref.flow import Flow, require_flow
 from kpref.linearize import DenseForm, SiteForm
 from kpref.memory import require_memory
 from kpref.models.base import Map
 from kpref.operators import TensorOperator
 from kpref.spectra.closed_form import gate_features
-from kpref.threads import even_blocks, get_num_threads, run_blocks
+from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
 
 __all__ = ["ntk_trace_exact", "propagator_gram_trace"]
 
@@ -51,6 +52,7 @@ _BATCH_BYTES = 1 << 27
 _MAX_PRODUCTS = 20_000
 
 
+@serial_blas
 def propagator_gram_trace(flow: Flow, progress: Progress | None = None) -> float:
     """Exact trace of ``P P*`` on the space of a flow (restricted, where the measure is zero).
 
@@ -76,6 +78,7 @@ def propagator_gram_trace(flow: Flow, progress: Progress | None = None) -> float
     For a map, 4 B T H^3 flops. For a Runge-Kutta flow T H products with P, each of which serves one state (time, unit)
     of all trials, as P does not mix these. In float64 for a map; in the precision of the flow otherwise.
     """
+    _check(flow, progress)
     if isinstance(flow.model, Map):
         return _gramian_trace(flow.linearization, flow.space.mu, progress)
     steps, units = flow.space.shape[1:]
@@ -87,6 +90,7 @@ def propagator_gram_trace(flow: Flow, progress: Progress | None = None) -> float
     return _trace_by_blocks(flow.P, progress)
 
 
+@serial_blas
 def ntk_trace_exact(flow: Flow, progress: Progress | None = None) -> float:
     """Exact trace of the NTK on the space of a flow (restricted, where the measure is zero).
 
@@ -110,6 +114,7 @@ def ntk_trace_exact(flow: Flow, progress: Progress | None = None) -> float:
     For a map in site form the cheaper of two ways: trial by trial, B T^2 H^3 flops and 3 T H^2 numbers of memory for
     each thread; or min(M, B T H) products with D, 2 B T k_r H^2 flops each and more. Other flows go the second way.
     """
+    _check(flow, progress)
     form, shape = flow.linearization, flow.space.shape
     if isinstance(flow.model, Map) and isinstance(form, SiteForm):
         steps, units = shape[1:]
@@ -117,6 +122,12 @@ def ntk_trace_exact(flow: Flow, progress: Progress | None = None) -> float:
         if steps * units < by_products:  # both per trial, step and square of the units
             return _trace_by_trials(form, flow.space.mu, progress)
     return _trace_by_products(flow.D, progress)
+
+
+def _check(flow: object, progress: object) -> None:
+    require_flow(flow)
+    if progress is not None:
+        function("progress", progress, "a number of trials or products")
 
 
 def _step_jacobian(form: SiteForm | DenseForm, step: int, trials: slice) -> Array:
@@ -165,10 +176,12 @@ def _gramian_trace(form: SiteForm | DenseForm, mu: Array, progress: Progress | N
             gramian = jacobian @ gramian @ jacobian.swapaxes(1, 2)
             gramian[:, diagonal, diagonal] += inverse[block, step, None]
             traces[block] += mu[block, step] * gramian[:, diagonal, diagonal].sum(axis=1)
-        if progress is not None:
-            progress(block.stop - block.start)
 
-    run_blocks(task, len(blocks))
+    def done(index: int) -> None:
+        if progress is not None:
+            progress(blocks[index].stop - blocks[index].start)
+
+    run_blocks(task, len(blocks), done=done)
     return float(traces.sum())
 
 
@@ -224,10 +237,8 @@ def _trace_by_trials(form: SiteForm, mu: Array, progress: Progress | None) -> fl
         part = slice(0, ends[trial])
         overlaps = np.array([block[part, trial] @ block[part, trial].T for block in features])
         traces[trial] = _trial_trace(form, mu[trial, part], trial, gates[part, trial].astype(np.float64), overlaps)
-        if progress is not None:
-            progress(1)
 
-    run_blocks(task, trials)
+    run_blocks(task, trials, done=None if progress is None else lambda trial: progress(1))
     return float(traces.sum())
 
 
