@@ -18,7 +18,7 @@ from scipy.special import digamma
 from kpref import Flow, models
 from kpref.models.base import DenseModel, Map
 from kpref.spectra import Estimate
-from kpref.spectra.lyapunov import lyapunov_exponents
+from kpref.spectra.lyapunov import TooShort, lyapunov_exponents
 
 __all__ = ["lyapunov_cells"]
 
@@ -160,7 +160,10 @@ def _family(name: str, make: Callable[[int], Flow], truths: npt.ArrayLike, disca
             ending = "" if discarded is None else f", {discarded} discarded"
 
             def run(seed: int, index: int = index, discarded: int | None = discarded) -> Estimate:
-                return estimates(seed, discarded)[index]
+                try:
+                    return estimates(seed, discarded)[index]
+                except TooShort as error:
+                    raise RuntimeError(str(error)) from None
 
             yield Cell(f"lyapunov {name}, exponent {index + 1}{ending}", run, float(truth))
 
