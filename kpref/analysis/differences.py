@@ -23,6 +23,8 @@ _STEPS = 4.0 ** -np.arange(3, 14)
 _COLUMNS = 4  # of Richardson's extrapolation, where the error falls like h^8
 #: A parameter step of which only rounding, magnified by the network, is left beyond the linear change.
 _IDLE_STEP = 2.0**-44
+#: Changes that are no larger than rounding by this factor may be nothing else.
+_STILL = 30.0
 #: Extrapolated differences decide if their own error estimate is below this.
 DECISIVE = 1e-4
 
@@ -52,6 +54,8 @@ class FiniteDifferences:
     rows : int
         Steps, or times, from the first on that all of this is about: fewer than there are if the network expands so
         much that differences can not tell the derivative of later states.
+    still : bool
+        Neither D d nor the smaller differences rise above rounding: the states do not move.
     """
 
     steps: Array
@@ -62,6 +66,7 @@ class FiniteDifferences:
     fit: Slope
     crossings: Array
     rows: int
+    still: bool
 
 
 def finite_differences(
@@ -91,6 +96,7 @@ def finite_differences(
         np.finfo(float).eps * _upto(flow.states), _upto(run(_IDLE_STEP)[1] - flow.states - _IDLE_STEP * exact)
     )
     errors, crossings = np.full((len(_STEPS), len(rounding)), np.nan), np.zeros(len(_STEPS), dtype=int)
+    moved, noise = np.zeros(len(_STEPS)), np.zeros_like(errors)
     previous: list[Array] = []
     for index, step in enumerate(_STEPS):
         tell(f"finite difference with step {step:.1g}")
@@ -99,20 +105,24 @@ def finite_differences(
         except ValueError:  # the network overflows after so large a step
             previous = []
             continue
+        noise[index] = np.maximum(rounding, np.finfo(float).eps * _upto(after)) / step
+        moved[index] = float(_upto(after - before)[-1])
         crossings[index] = kinks_crossed(flow, one, after, other, before)
         row = [(after - before) / (2 * step)]
         errors[index] = trace.error(row[0])
         for column, coarser in enumerate(previous[: _COLUMNS - 1]):
             factor = 16.0 ** (column + 1)
             row.append((factor * row[column] - coarser) / (factor - 1))
-            trace.offer(row[-1], (row[column], coarser), rounding / step)
+            trace.offer(row[-1], (row[column], coarser), noise[index])
         previous = row
     rows = trace.decided()
-    noise = rounding[rows - 1] / trace.scale[rows - 1] / _STEPS
-    fit = fit_slope(_STEPS, errors[:, rows - 1], np.ones(len(_STEPS)), noise, crossings)
+    most = _STILL * rounding[-1]
+    still = 2 * _STEPS[0] * float(trace.size[-1]) <= most and bool((moved[len(_STEPS) // 2 :] <= most).all())
+    shares = noise[:, rows - 1] / trace.scale[rows - 1]
+    fit = fit_slope(_STEPS, errors[:, rows - 1], np.ones(len(_STEPS)), shares, crossings)
     return FiniteDifferences(
         _STEPS, errors[:, rows - 1], fit.value, float(trace.best_error[rows - 1]), float(trace.estimate[rows - 1]),
-        fit, crossings, rows,
+        fit, crossings, rows, still,
     )  # fmt: skip
 
 
@@ -152,5 +162,7 @@ class _Traces:
 
 
 def _upto(tensor: Array) -> Array:
-    """Norm of a tensor (B, T, H) over the rows up to each, (T,)."""
-    return np.asarray(np.sqrt(np.cumsum(np.square(tensor).sum(axis=(0, 2)))))
+    """Norm of a tensor (B, T, H) over the rows up to each, (T,); squares neither overflow nor vanish."""
+    largest = float(np.abs(tensor).max())
+    unit = largest if 0 < largest < np.inf else 1.0
+    return np.asarray(unit * np.sqrt(np.cumsum(np.square(tensor / unit).sum(axis=(0, 2)))))

@@ -99,8 +99,8 @@ def _growth(last: Analysis, discrete: bool) -> str:
     if abs(largest) <= 2 * error or largest == 0:
         return f"{text}, not to be told from zero, at which small differences are kept"
     fate = "grow" if largest > 0 else "fade"
-    folding = number(1 / abs(largest), 2)
-    return f"{text}: small differences {fate} by a factor e in {folding} {several}{_in_the_long_run(exponents)}"
+    text += f": small differences {fate} by a factor e in {number(1 / abs(largest), 2)} {several}"
+    return text + _in_the_long_run(exponents)
 
 
 def _in_the_long_run(exponents: Lyapunov) -> str:

@@ -15,6 +15,8 @@ from kpref.analysis.numbers import Analysis
 from kpref.analysis.quantities import quantities
 from kpref.analysis.stability import NORM_TOLERANCE
 from kpref.analysis.wording import LEVEL, interval_of
+from kpref.spectra import Lyapunov
+from kpref.spectra.lyapunov import TooShort
 
 __all__ = ["HOW", "SCHEMA", "metrics", "metrics_table"]
 
@@ -29,7 +31,8 @@ HOW = {
     "metrics": "each with words of its own; standard_error is 0 for exact values, null where nothing tells it; "
     "interval: 95 %, over random vectors; trial_error: standard error from the finite number of trials, by a jackknife "
     "over groups of them; products_for_5_percent: where half the interval is wider than that",
-    "lyapunov": "exact to rounding for each trial; mean over trials with its standard error, nats per step or time",
+    "lyapunov": "finite-time exponents exact to rounding for each trial; mean over trials with its standard error, "
+    "nats per step or time; system_interval_95: intervals for what they tend to as trials get longer",
     "trial_norms": f"iterated (Lanczos), relative residual of the square at most {NORM_TOLERANCE:g}, on "
     "stability_trials, as lyapunov",
     "growth": "log of a singular value, exact to rounding, on the trials listed",
@@ -151,7 +154,8 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
         },
         "lyapunov": {
             "mean": stability.exponents.mean,
-            "standard_error": stability.exponents.standard_error,
+            "standard_error": stability.exponents.trial_error,
+            "system_interval_95": _system_interval(stability.exponents),
             "times": stability.exponents.times,
             "running_mean": stability.exponents.running.mean(axis=0),
         },
@@ -178,6 +182,14 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
         },
         "self_check": _self_check(analysis),
     }
+
+
+def _system_interval(exponents: Lyapunov) -> list[Any] | None:
+    """Ends of the intervals for the exponents of the system, (k,) each; None where the trials do not tell them."""
+    try:
+        return list(exponents.interval())
+    except TooShort:
+        return None
 
 
 def _self_check(analysis: Analysis) -> dict[str, Any]:

@@ -293,16 +293,19 @@ def _with_loss(
         error_norm=space.norm(gradient.err),
         loss_rate=gradient.loss_rate,
         outputs=value.outputs,
-        shares=_error_shares(analysis.ntk_modes, gradient, space) if moving else None,
+        shares=_error_shares(analysis.ntk_modes, gradient, space),
         step=step,
         tasks=align_tasks(gradient, trials) if moving else None,
         check=analysis.check if step is None else analysis.check.extended(step_checks(step)),
     )
 
 
-def _error_shares(modes: Eigen, gradient: GradientFlow, space: TrajectorySpace) -> ErrorShares:
+def _error_shares(modes: Eigen, gradient: GradientFlow, space: TrajectorySpace) -> ErrorShares | None:
+    size, rate = space.norm(gradient.err) ** 2, -gradient.loss_rate
+    if size == 0 or rate == 0:  # or so small that their squares are
+        return None
     overlaps = np.array([space.inner(gradient.err, v) for v in modes.vectors]) ** 2
-    return ErrorShares(overlaps / space.norm(gradient.err) ** 2, modes.values * overlaps / -gradient.loss_rate)
+    return ErrorShares(overlaps / size, modes.values * overlaps / rate)
 
 
 def _discretisation(flow: Flow, modes: Eigen) -> float:

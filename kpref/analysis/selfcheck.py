@@ -239,6 +239,10 @@ def _derivative_check(differences: FiniteDifferences, flow: Flow, derivative: st
     # The estimate is the change made by the last extrapolation, not a bound; 10 covers a table that converges slowly.
     # An estimate that is no better than 1e-4 decides nothing, and must not pass.
     estimate, rows, steps = differences.error_estimate, differences.rows, flow.space.shape[1]
+    name, identity = f"{derivative} = dZ/dθ", f"{derivative} d = derivative of the states along d"
+    if differences.still and flow.states.any():
+        words = "neither the derivative nor finite differences rise above the rounding of the states"
+        return Check(name, identity, 0.0, 0.0, "no state moves", words, idle=True)
     verdict = ""
     if not estimate < DECISIVE:
         verdict = f"finite differences can not tell the derivative here: they are uncertain by {estimate:.1g} of it"
@@ -249,8 +253,8 @@ def _derivative_check(differences: FiniteDifferences, flow: Flow, derivative: st
             "of later states"
         )
     return Check(
-        f"{derivative} = dZ/dθ",
-        f"{derivative} d = derivative of the states along d",
+        name,
+        identity,
         differences.error,
         10 * estimate + largest_rounding(_chain(flow)) if estimate < DECISIVE else 0.0,
         f"10 times the error estimate {estimate:.1e} of the extrapolated central differences, and rounding",

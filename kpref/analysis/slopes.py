@@ -3,7 +3,8 @@
 A derivative is right if what it leaves unexplained falls as the square of the step. Between two steps x and x' the
 errors y and y' have the local order ``log(y / y') / log(x / x')``. Orders of successive pairs tend to the true one, so
 that their difference tells how far they still are from it; rounding adds ``(n / y + n' / y') / log(x / x')`` where it
-makes up n of y. The order taken is the one for which both together are smallest.
+makes up n of y. The order taken is the one for which both together are smallest, among those that agree with the
+order at the smallest steps: a nonlinearity that is nearly a kink has other orders for steps longer than its bend.
 
 Where the network has a kink (relu) and a step takes some current across it, there is no order to expect. Such crossings
 can be counted: the coefficients of the linearisation jump there, and nowhere else.
@@ -93,8 +94,18 @@ def fit_slope(steps: Array, errors: Array, changes: Array, rounding: Array, cros
     x, y, noise = np.log(steps[use]), np.log(errors[use]), rounding[use] / errors[use]
     orders = np.diff(y) / np.diff(x)
     doubts = np.abs(np.diff(orders)) + ((noise[:-1] + noise[1:]) / -np.diff(x))[1:]
-    best = int(np.argmin(doubts))
+    best = _best(orders[1:], doubts)
     return replace(slope, value=float(orders[best + 1]), error=float(doubts[best]))
+
+
+def _best(orders: Array, doubts: Array) -> int:
+    """The least doubtful order of those that agree with the one at the smallest steps that is not vague."""
+    clear = np.flatnonzero(doubts <= _VAGUE)
+    if not clear.size:
+        return int(np.argmin(doubts))
+    last = clear[-1]
+    agreeing = clear[np.abs(orders[clear] - orders[last]) <= doubts[clear] + doubts[last]]
+    return int(agreeing[np.argmin(doubts[agreeing])])
 
 
 def slope_check(name: str, identity: str, slope: Slope, what: str) -> Check:

@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 PREDICTED_STEP = "predicted step"
 #: Predicted relative changes of the states at which the prediction is put to the test, largest first.
 _STEP_SIZES = 10.0 ** -np.arange(0.0, 10.5, 0.5)
-#: And how small the last of them is, if it is predicted well.
+#: Those below are tried where larger ones do not settle it.
 _SMALL_STEP = 1.1e-5
 #: A change of the states of which only rounding is left beyond what is predicted.
 _IDLE_STEP = 1e-13
@@ -99,6 +99,12 @@ def measure_steps(gradient: GradientFlow, readout: Readout, arguments: dict[str,
         after = evaluate_loss(states + change, space, readout, **arguments).value
         return change, space.norm(change - eta * gradient.dz), after - gradient.loss
 
+    # A step of which nothing but rounding, as the network magnifies it, is left beyond the prediction.
+    idle = _IDLE_STEP * size / unit
+    _, noise, fall = realise(idle)
+    noise = max(noise, np.finfo(float).eps * size)
+    loss_noise = max(abs(fall - idle * gradient.loss_rate), 8 * np.finfo(float).eps * gradient.loss)
+
     rows: list[tuple[float, ...]] = []
     chosen, drawn = -1, None
     for relative in _STEP_SIZES:
@@ -112,27 +118,21 @@ def measure_steps(gradient: GradientFlow, readout: Readout, arguments: dict[str,
         rows.append((eta, eta * unit, gap, eta * gradient.loss_rate, fall, kinks))
         if drawn is None or rows[chosen][2] > _GOOD_ERROR * rows[chosen][1]:
             chosen, drawn = len(rows) - 1, change
-        if relative < _SMALL_STEP and _is_good(rows[-1]):
+        if relative < _SMALL_STEP and all(check.passed for check in _checks(*_fits(rows, noise, loss_noise))):
             break
     if drawn is None:
         return None
-    etas, predicted, gap, loss_predicted, loss_realised, kinks = np.array(rows).T
+    etas, predicted, gaps, loss_predicted, loss_realised, crossings = np.array(rows).T
     profile = leading_profile(etas[chosen] * gradient.dz, space)
-    # A step of which nothing but rounding, as the network magnifies it, is left beyond the prediction.
-    idle = _IDLE_STEP * size / unit
-    _, noise, fall = realise(idle)
-    noise = max(noise, np.finfo(float).eps * size)
-    loss_noise = max(abs(fall - idle * gradient.loss_rate), 8 * np.finfo(float).eps * gradient.loss)
-    fit = fit_slope(etas, gap, predicted, np.full(len(etas), noise), kinks)
-    loss_gap = np.abs(loss_realised - loss_predicted)
+    fit, loss_fit = _fits(rows, noise, loss_noise)
     return StepTest(
         etas=etas,
         predicted=predicted,
-        gap=gap,
+        gap=gaps,
         slope=fit.value,
         fit=fit,
-        loss_fit=fit_slope(etas, loss_gap, np.abs(loss_predicted), np.full(len(etas), loss_noise), kinks),
-        crossings=kinks.astype(int),
+        loss_fit=loss_fit,
+        crossings=crossings.astype(int),
         loss_predicted=loss_predicted,
         loss_realised=loss_realised,
         chosen=chosen,
@@ -141,22 +141,24 @@ def measure_steps(gradient: GradientFlow, readout: Readout, arguments: dict[str,
     )
 
 
-def _is_good(row: tuple[float, ...]) -> bool:
-    """Whether states and loss change as predicted."""
-    _, predicted, gap, loss_predicted, loss_realised, _ = row
-    return gap <= _GOOD_ERROR * predicted and abs(loss_realised - loss_predicted) <= _GOOD_ERROR * abs(loss_predicted)
+def _fits(rows: list[tuple[float, ...]], noise: float, loss_noise: float) -> tuple[Slope, Slope]:
+    """Orders of the errors of states and loss."""
+    etas, predicted, gaps, loss_predicted, loss_realised, crossings = np.array(rows).T
+    loss_gaps, loss_changes = np.abs(loss_realised - loss_predicted), np.abs(loss_predicted)
+    return (
+        fit_slope(etas, gaps, predicted, np.full(len(etas), noise), crossings),
+        fit_slope(etas, loss_gaps, loss_changes, np.full(len(etas), loss_noise), crossings),
+    )
 
 
 def step_checks(step: StepTest) -> list[Check]:
     """Whether states and loss change as predicted, to first order."""
+    return _checks(step.fit, step.loss_fit)
+
+
+def _checks(fit: Slope, loss_fit: Slope) -> list[Check]:
+    states, loss = (f"the error of the predicted change of the {word}" for word in ("states", "loss"))
     return [
-        slope_check(
-            PREDICTED_STEP, "|Δz + η NTK Err| ∝ η²", step.fit, "the error of the predicted change of the states"
-        ),
-        slope_check(
-            "predicted loss",
-            "|ΔL + η ⟨Err, NTK Err⟩| ∝ η²",
-            step.loss_fit,
-            "the error of the predicted change of the loss",
-        ),
+        slope_check(PREDICTED_STEP, "|Δz + η NTK Err| ∝ η²", fit, states),
+        slope_check("predicted loss", "|ΔL + η ⟨Err, NTK Err⟩| ∝ η²", loss_fit, loss),
     ]

@@ -41,7 +41,7 @@ from kpref.memory import require_memory
 from kpref.runge_kutta import Forcing, Segment, StageSystem
 from kpref.spectra.blocks import extend_blocks
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.exponents import Stretch, TooShort, exponent_estimates
+from kpref.spectra.exponents import MANY_TRIALS, Stretch, TooShort, exponent_estimates
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
 __all__ = ["Lyapunov", "TooShort", "lyapunov_exponents", "propagator_growth", "trial_norms"]
@@ -52,7 +52,8 @@ Form = SiteForm | DenseForm
 Advance = Callable[[int, int, Array], Array]
 
 _LONGEST = 64  # rows between two orthonormalisations
-_RECORDS = 128  # of the growth, at least, where there are as many rows
+_RECORDS = 128  # of the growth, where there are as many rows: blocks of time are made of them,
+_FEW_RECORDS = 24  # which many trials can do without
 _QR_ENTRIES = 1 << 12  # of the matrices that one block decomposes, at least
 _BASIS = 24  # vectors of a Lanczos process
 _MAX_RESTARTS = 200
@@ -164,7 +165,8 @@ def lyapunov_exponents(
     last = int(ends.max())
     count = units if k is None else integer("k", k, 1, units)
     start = 0 if discard is None else integer("discard", discard, 0, int(ends.min()) - 1)
-    longest = min(_LONGEST, max(1, last // _RECORDS)) if every is None else integer("every", every, 1, last)
+    records = _FEW_RECORDS if trials >= MANY_TRIALS else _RECORDS
+    longest = min(_LONGEST, max(1, last // records)) if every is None else integer("every", every, 1, last)
     generator = np.random.default_rng(integer("seed", seed, 0))
     width = min(count + 1, units)  # a neighbour for the last one
     require_memory(8.0 * trials * width * (6 * units + last / longest), "the frames of the Lyapunov exponents")
