@@ -9,7 +9,6 @@ import pytest
 from kpref import Readout, Trials, cli, save_checkpoint
 from kpref.analysis.numbers import analyze_checkpoint
 from kpref.analysis.quantities import quantities
-from kpref.analysis.request import thinned
 from kpref.analysis.settings import Objective
 from kpref.models import GRU
 
@@ -42,7 +41,7 @@ def test_padding_changes_nothing(network):
     long = Trials(np.pad(inputs, pad), np.pad(targets, pad), mask=np.repeat([1, 0], [6, 9]))
     found = []
     for trials in (short, long):
-        analysis = analyze_checkpoint("n", *network, thinned(trials, None), Objective("mse", "all"), modes=2)
+        analysis = analyze_checkpoint("n", *network, trials.trimmed(), Objective("mse", "all"), modes=2)
         assert analysis.check.passed
         found.append([(item.key, item.value, item.error) for item in quantities(analysis)] + [("loss", analysis.loss)])
     assert found[0] == found[1]  # to the last bit: steps that exist in no trial are left out
