@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from kpref._version import __version__
 
 if TYPE_CHECKING:
-    from kpref import models
+    from kpref import data, models, oracle, plots, spectra
     from kpref.analysis.api import analyze
     from kpref.checkpoints import load_checkpoint, save_checkpoint
     from kpref.flow import Flow
@@ -59,6 +59,8 @@ _HOMES = {
     "Trials": "kpref.trials",
 }
 
+_PACKAGES = ("data", "models", "oracle", "plots", "spectra")
+
 __all__ = [
     "Estimate",
     "EuclideanSpace",
@@ -71,6 +73,7 @@ __all__ = [
     "alignment",
     "analyze",
     "average",
+    "data",
     "effective_dimension",
     "eigh",
     "get_num_threads",
@@ -79,11 +82,14 @@ __all__ = [
     "lyapunov_exponents",
     "models",
     "operator_norm",
+    "oracle",
     "partial_trace",
+    "plots",
     "principal_angles",
     "save_checkpoint",
     "schmidt_spectrum",
     "set_num_threads",
+    "spectra",
     "svd",
     "task_alignment",
     "trace",
@@ -91,8 +97,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "models":
-        return import_module("kpref.models")
+    if name in _PACKAGES:
+        return import_module(f"kpref.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'kpref' has no attribute {name!r}")

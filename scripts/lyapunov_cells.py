@@ -18,7 +18,7 @@ from scipy.special import digamma
 from kpref import Flow, models
 from kpref.models.base import DenseModel, Map
 from kpref.spectra import Estimate
-from kpref.spectra.lyapunov import lyapunov_exponents
+from kpref.spectra.lyapunov import TooShort, lyapunov_exponents
 
 __all__ = ["lyapunov_cells"]
 
@@ -148,7 +148,9 @@ def baker_truth(left: float = 0.35) -> Array:
     return np.array([tent_truth(left), left * np.log(0.3) + (1 - left) * np.log(0.5)])
 
 
-def _family(name: str, make: Callable[[int], Flow], truths: npt.ArrayLike, discard: int) -> Iterator[Cell]:
+def _family(
+    name: str, make: Callable[[int], Flow], truths: npt.ArrayLike, discard: int, random: bool = True
+) -> Iterator[Cell]:
     """Each exponent of a system, by default and with rows discarded; all of them come from one sweep."""
 
     @cache
@@ -160,9 +162,12 @@ def _family(name: str, make: Callable[[int], Flow], truths: npt.ArrayLike, disca
             ending = "" if discarded is None else f", {discarded} discarded"
 
             def run(seed: int, index: int = index, discarded: int | None = discarded) -> Estimate:
-                return estimates(seed, discarded)[index]
+                try:
+                    return estimates(seed, discarded)[index]
+                except TooShort as error:
+                    raise RuntimeError(str(error)) from None
 
-            yield Cell(f"lyapunov {name}, exponent {index + 1}{ending}", run, float(truth))
+            yield Cell(f"lyapunov {name}, exponent {index + 1}{ending}", run, float(truth), random)
 
 
 def lyapunov_cells() -> Iterator[Cell]:
@@ -182,5 +187,7 @@ def lyapunov_cells() -> Iterator[Cell]:
     real, pairs = np.sort(np.log(np.abs(np.diag(REAL))))[::-1], np.log(np.hypot([0.9, 0.4], [0.5, 0.3]))
     for trials, steps in ((1, 100), (3, 400)):
         words = f"{trials} x {steps}"
-        yield from _family(f"constant, real {words}", partial(constant, REAL, trials, steps), real, 30)
-        yield from _family(f"constant, pairs {words}", partial(constant, PAIRS, trials, steps), np.repeat(pairs, 2), 30)
+        yield from _family(f"constant, real {words}", partial(constant, REAL, trials, steps), real, 30, random=False)
+        yield from _family(
+            f"constant, pairs {words}", partial(constant, PAIRS, trials, steps), np.repeat(pairs, 2), 30, random=False
+        )

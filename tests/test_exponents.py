@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 from scipy.stats import binom
 
 from kpref.spectra.exponents import Stretch, TooShort, exponent_estimates
 
 GAPS = np.array([0.5, 0.0, -0.6])
-SEEDS = 150
+SEEDS = 120
 
 
 def stretch(increments, start=None, transient=None, steps=1.0):
@@ -31,10 +32,8 @@ def normal(rng, trials, intervals):
 
 
 def correlated(rng, trials, intervals, memory=0.7):
-    noise = rng.standard_normal((trials, intervals + 100, 3))
-    for step in range(1, intervals + 100):
-        noise[:, step] = memory * noise[:, step - 1] + (1 - memory**2) ** 0.5 * noise[:, step]
-    return GAPS + 0.5 * noise[:, 100:]
+    noise = (1 - memory**2) ** 0.5 * rng.standard_normal((trials, intervals + 100, 3))
+    return GAPS + 0.5 * lfilter([1.0], [1.0, -memory], noise, axis=1)[:, 100:]
 
 
 def shared(rng, trials, intervals):

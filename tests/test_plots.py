@@ -1,5 +1,8 @@
 """What the figures show: the data that go in are the data on the axes, and everything is labelled."""
 
+import doctest
+import importlib
+
 import matplotlib
 import matplotlib.colors
 import numpy as np
@@ -301,3 +304,14 @@ def test_new_axes_if_none_are_given():
     assert labelled(made)
     assert labelled(plots.plot_spectrum([("a", np.ones(3))]))
     pyplot.close("all")
+
+
+@pytest.mark.parametrize("module", ["__init__", "curves", "metrics", "style", "trials"])
+def test_examples_of_docstrings(module):
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")
+    name = "kpref.plots" if module == "__init__" else f"kpref.plots.{module}"
+    failed, tried = doctest.testmod(importlib.import_module(name))
+    pyplot.close("all")
+    assert (failed, tried > 0) == (0, True)

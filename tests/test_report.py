@@ -19,9 +19,11 @@ from kpref.analysis.exhibits import Panel, exhibit, with_own_names
 from kpref.analysis.figures import draw_exhibits
 from kpref.analysis.files import FIGURE_FORMATS, report_files
 from kpref.analysis.numbers import analyze_checkpoint
+from kpref.analysis.quantities import Quantity
 from kpref.analysis.report import render
 from kpref.analysis.runs import until_end
 from kpref.analysis.settings import Objective
+from kpref.analysis.tables import quantity_table
 from kpref.models import GRU, RNN
 from kpref.plots import STYLE
 
@@ -124,11 +126,14 @@ def test_metrics_as_a_table(files):
             assert row["how"] == entry["how"]
 
 
-def test_intervals_stand_beside_estimates(study, page):
-    estimate = study.analyses[0].dimensions.ntk_trace
-    assert not estimate.exact
-    row = page.split('<th scope="row">trace of the NTK</th>')[1].split("</td>")[0]
-    assert re.search(r"[\d.]+ <small>\([\d.]+ to [\d.]+\)</small>", row), row
+def test_intervals_and_the_error_of_trials_stand_beside_estimates(study, monkeypatch):
+    quantity = Quantity(
+        "effective_dimension_NTK", "dimension", "dimensions", 3.781, 0.04, "estimated", (3.702, 3.864), 0.52, 1234
+    )
+    monkeypatch.setattr("kpref.analysis.tables.quantities", lambda analysis: (quantity,))
+    (row,) = re.findall(r'<tr><th scope="row">.*?</tr>', quantity_table(study, "dimensions"))
+    assert row.count("3.781 <small>(3.702 to 3.864)</small> <small>± 0.52 trials</small>") == len(study.analyses)
+    assert "estimated; to know it to ± 5 % would take about 1,200 products" in row
 
 
 def test_where_it_comes_from(tmp_path, monkeypatch):
@@ -187,6 +192,9 @@ def test_silent_network():
     assert not study.analyses[0].states.any()
     exhibits = clean_exhibits(study)
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", render(study, exhibits)), flags=re.IGNORECASE)
+    modes = next(shown for shown in exhibits if shown.section == "modes")
+    for panel in modes.panels[:-1]:
+        assert "all zero" in [text.get_text() for text in axes_of(panel).texts]
     assert {shown.section for shown in exhibits} >= {"outputs", "modes", "spectra", "dimensions", "stability", "check"}
 
 

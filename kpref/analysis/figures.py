@@ -172,14 +172,17 @@ def _modes(study: Study, coloring: TrialColoring) -> list[Exhibit]:
 
 
 def _mode(ax: Axes, study: Study, analysis: Analysis, index: int, profile: Profile, coloring: TrialColoring) -> None:
-    amplitude = until_end(profile.amplitude, study.trials)
+    value = analysis.ntk_modes.values[index]
+    # Of an operator that is zero, any tensor is a mode: that would look like a finding.
+    amplitude = until_end(profile.amplitude if value > 0 else np.zeros(profile.amplitude.shape), study.trials)
     plot_trials(amplitude, coloring, "amplitude (of norm 1)", analysis.times, ax)
-    title_of(ax, f"mode {index + 1}: λ = {number(analysis.ntk_modes.values[index])}, shown: {profile.share:.0%}")
+    title_of(ax, f"mode {index + 1}: λ = {number(value)}" + (f", shown: {profile.share:.0%}" if value > 0 else ""))
 
 
 def _lengths(ax: Axes, study: Study, analysis: Analysis) -> None:
     modes = analysis.ntk_modes
-    vectors = until_end(modes.vectors[:_MOST_LENGTHS], study.trials, axis=1)
+    there = (modes.values[:_MOST_LENGTHS] > 0)[:, None, None, None]
+    vectors = until_end(np.where(there, modes.vectors[:_MOST_LENGTHS], 0.0), study.trials, axis=1)
     plot_modes_over_time(vectors, modes.values, "length, rms over trials", analysis.times, ax)
     title_of(ax, "where in time the modes live")
 

@@ -12,7 +12,7 @@ from kpref.analysis.comparison import Study
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.step_test import PREDICTED_STEP
 from kpref.analysis.symptoms import rising_loss, symptoms
-from kpref.analysis.wording import number, with_error
+from kpref.analysis.wording import LEVEL, number, with_error, with_interval
 from kpref.spectra import Lyapunov
 from kpref.spectra.lyapunov import TooShort
 
@@ -80,7 +80,7 @@ def _dimensions(study: Study) -> str:
     last = study.analyses[-1]
     ends = [study.analyses[0], last] if len(study.analyses) > 1 else [last]
     known = [(a.name, a.dimensions.ntk) for a in ends if a.dimensions.ntk.value > 0]
-    sizes = " and ".join(f"{with_error(ntk.value, ntk.standard_error)} in {name}" for name, ntk in known)
+    sizes = " and ".join(f"{with_interval(ntk.value, *ntk.interval(LEVEL))} in {name}" for name, ntk in known)
     parts = [f"The effective dimension of the NTK is {sizes}", _growth(last, study.integration is None)]
     text = "; ".join(part for part in (parts if known else parts[1:]) if part)
     return f"{text}." if text else ""

@@ -129,7 +129,7 @@ def alignments(study: Study, coloring: TrialColoring) -> list[Exhibit]:
 
         def draw(ax: Axes, found: Any = found) -> None:
             plot_alignment_matrix(found.values, [name.replace(", ", "\n", 1) for name in found.names], found.errors, ax)
-            title_of(ax, "alignment of operators")
+            title_of(ax, "alignments")
 
         words = f"alignments of K and the NTK of {comparison.before} and {comparison.after}, a matrix of colours"
         panels.append(Panel(f"alignment_{comparison.after}", words, draw, _MATRIX_SIZE))
@@ -151,7 +151,7 @@ def alignments(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         def draw_tasks(ax: Axes, tasks: Any = tasks, name: str = analysis.name) -> None:
             plot_alignment_matrix(tasks.alignment, list(tasks.labels), ax=ax)
             ax.set(xlabel="label that is learned", ylabel="label that gains or loses")
-            title_of(ax, name)
+            title_of(ax, name, 24)
 
         words = f"alignment of the sub-tasks (labels) of {analysis.name}, a matrix of colours"
         panels.append(Panel(f"tasks_{analysis.name}", words, draw_tasks, _MATRIX_SIZE))

@@ -56,6 +56,7 @@ _GLOSSARY = (
     ),
     ("η", "learning rate: the parameters move by −η times the gradient of the loss"),
 )
+_STATUS = {"pass": "pass", "FAIL": "fail", "nothing to test": "idle"}
 _CONTINUOUS_GLOSSARY = (
     ("P_s, J_s", "P and J at the stages of the method, where the linearised flow of the method is exact"),
     (
@@ -307,10 +308,10 @@ def _check_table(analysis: Analysis) -> str:
     rows = [
         [
             f"{escape(check.name)}<small>{escape(check.identity)}</small>",
-            f'<span class="{"pass" if check.passed else "fail"}">{"pass" if check.passed else "FAIL"}</span>',
+            f'<span class="{_STATUS[check.status]}">{escape(check.status)}</span>',
             number(check.error, 2),
             number(check.bound, 2),
-            escape(_typeset(check.reason)),
+            escape(_typeset(f"{check.verdict}; {check.reason}" if check.verdict else check.reason)),
         ]
         for check in analysis.check.checks
     ]
@@ -327,7 +328,7 @@ def _check_table(analysis: Analysis) -> str:
             " P K P* at the times of the trials is not the NTK of the discrete flow, and no check: on the first mode "
             f"it differs by {100 * analysis.discretisation:.2g} %, which is the size of the discretisation."
         )
-    head = ["check", "", "error", "bound", "where the bound comes from"]
+    head = ["check", "", "error", "bound", "what was found, and where the bound comes from"]
     return table(f"Self-check of {analysis.name}", head, rows, note)
 
 
@@ -341,6 +342,9 @@ def _verdict(study: Study) -> str:
     failed = sum(not check.passed for check in checks)
     if failed:
         text, kind = f"{failed} of {len(checks)} self-checks FAILED: do not rely on this report.", "fail"
+    elif idle := sum(check.idle for check in checks):
+        text = f"{len(checks) - idle} of {len(checks)} self-checks passed; the others had nothing to test."
+        kind = "idle" if idle > len(checks) / 2 else "pass"
     else:
         text, kind = f"All {len(checks)} self-checks passed.", "pass"
     return f'<p class="verdict {kind}">{text}</p>'

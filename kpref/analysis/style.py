@@ -36,7 +36,7 @@ p.caption { margin-bottom: 24px; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 14px 6px 0; text-align: right; border-bottom: 1px solid #e9ecf0; white-space: nowrap; }
 th[scope=row], th:first-child { text-align: left; font-weight: 500; }
-th[scope=row] { white-space: normal; min-width: 12em; }
+th[scope=row] { white-space: normal; min-width: 15em; }
 td:last-child, th:last-child { text-align: left; padding-left: 10px; color: #52606d; }
 td:last-child { white-space: normal; min-width: 11em; }
 th small { display: block; color: #52606d; font-weight: 400; }
@@ -50,8 +50,10 @@ dt { font-weight: 600; }
 dd { margin: 0; overflow-wrap: anywhere; }
 .pass { color: #00674f; font-weight: 600; }
 .fail { color: #a8003b; font-weight: 700; }
+.idle { color: #52606d; }
 .verdict { padding: 10px 14px; border-radius: 6px; margin: 0 0 16px; }
 .verdict.pass { background: #e3f5ef; }
+.verdict.idle { background: #eef0f3; }
 .verdict.fail { background: #fde7ee; }
 footer { font-size: .9rem; }
 @media (max-width: 900px) { .panels { grid-template-columns: repeat(2, minmax(0, 1fr)); } }

@@ -18,8 +18,8 @@ __all__ = ["alignment_table", "breakable", "quantity_table", "table"]
 _NOTES = {
     "dimensions": "In brackets: the interval that contains the number with a probability of 95 %, over the random "
     "vectors behind it. ± trials: how far the number would change with other trials of the same kind (standard error, "
-    "jackknife over groups of trials), which is another thing. A dimension of K along units is that of K summed over trials and times, and so on: how many "
-    "independent units, trials or times carry what the parameters can do.",
+    "jackknife over groups of trials), which is another thing. A dimension of K along units is that of K summed over "
+    "trials and times, and so on: how many independent units, trials or times carry what the parameters can do.",
     "stability": "An early change: of the initial state. Its log growth is the logarithm of the most that any such "
     "change has been lengthened by that time.",
     "alignments": "",
@@ -81,10 +81,11 @@ def _in_cell(quantity: Quantity) -> str:
 
 
 def _how_known(found: Sequence[Quantity]) -> str:
-    words = list(dict.fromkeys(quantity.how for quantity in found))
+    # What "± trials" means stands once, in the note below the table.
+    words = list(dict.fromkeys(quantity.how.split("; ±")[0] for quantity in found))
     needed = max((quantity.products_needed or 0 for quantity in found), default=0)
     if needed:
-        words.append(f"5 % would take about {number(needed, 2)} products")
+        words.append(f"to know it to ± 5 % would take about {number(needed, 2)} products")
     return escape("; ".join(words))
 
 

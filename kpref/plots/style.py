@@ -193,7 +193,7 @@ def plain(text: object, longest: int = _LONGEST_NAME) -> str:
     Examples
     --------
     >>> plain("a_very_long_name_of_a_checkpoint_00500.safetensors")
-    'a_very_long_na….safetensors'
+    'a_very_long_na…0.safetensors'
     """
     glyphs = _glyphs(tuple(matplotlib.rcParams["font.family"]), tuple(matplotlib.rcParams["font.sans-serif"]))
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
@@ -211,14 +211,14 @@ def plain_names(names: Sequence[object], longest: int = _LONGEST_NAME) -> list[s
     return [f"{name} #{number}" if name in repeated else name for number, name in enumerate(short, start=1)]
 
 
-def title_of(ax: Axes, text: str) -> None:
-    """Set a title that is not wider than the picture."""
-    ax.set_title(plain(text, _LONGEST_TITLE))
+def title_of(ax: Axes, text: str, longest: int = _LONGEST_TITLE) -> None:
+    """Set a title that is not wider than the picture; beside a colour bar there is less room."""
+    ax.set_title(plain(text, longest))
 
 
 def name_ticks(ax: Axes, names: Sequence[object]) -> None:
     """Names of checkpoints at 0, 1, 2, ... on the horizontal axis: slanted where they do not fit beside each other."""
-    room = 44 // max(len(names), 1)  # characters
+    room = 36 // max(len(names), 1)  # characters
     short = plain_names(names, 22)
     if max(map(len, short), default=0) <= room:
         ax.set_xticks(range(len(short)), short)

@@ -4,19 +4,20 @@ QR sweeps give G_i(t), the logarithms of the diagonals R_ii added up to time t. 
 exponent lambda_i of the system; what separates them at a finite t are these things.
 
 *Alignment.* A random frame leans towards the fastest directions. Let D_ij(t) = |G_i - G_j|(t), by which lengths of two
-of its directions have come apart. The part of direction j in direction i has shrunk by exp(-D_ij), and what G_i still
-gains or loses after time r by becoming aligned is about
+of its directions have come apart. The part of direction j in direction i has shrunk by exp(-D_ij), and since the
+directions that a system has are oblique, what G_i still gains or loses after time r by becoming aligned is of this
+very order, about
 
-    c_i(r) = 1/2 log(1 + kappa sum_(j < i) exp(-2 D_ij(r))) + the same for j > i,      kappa = 400,
+    c_i(r) = log(1 + kappa sum_(j < i) exp(-D_ij(r))) + the same for j > i,      kappa = 20,
 
-kappa standing for the squared tangent of a first angle: of 20 random ones 19 have a smaller one. So the rows before r
+kappa standing for the tangent of a first angle: of 30 random ones 29 have a smaller one. So the rows before r
 are discarded, and c_i(r) / (t - r) counts as a bound of what is left. One direction more than the exponents asked for
 is carried along, so that the last of these has a neighbour. By default r is where the interval is narrowest, between
 10 and 50 % of the rows; the first 10 % also let the trajectory itself settle.
 
 *Fluctuations.* From 8 trials on, the error is that of a mean over trials, with B - 1 degrees of freedom; all
 correlations in time are in it. It is that of blocks of time where there are fewer trials, or where they fluctuate
-together (an F test at 5 % of blocks of the mean over trials against blocks of the trials): m = 6 to 12 blocks of the
+together (an F test at 1 % of blocks of the mean over trials against blocks of the trials): m = 6 to 12 blocks of the
 mean over trials, m - 1 degrees of freedom, each block at least eight times as long as the integrated autocorrelation
 time (Sokal, *Monte Carlo methods in statistical mechanics*, 1989: the sum of autocorrelations up to the first lag that
 is five times the sum so far). Few trials that differ for good (F test at 1 %) count as trials.
@@ -52,7 +53,7 @@ __all__ = ["MANY_TRIALS", "Stretch", "TooShort", "exponent_estimates"]
 Array = npt.NDArray[Any]
 
 _LEVEL = 0.95
-_KAPPA = 400.0
+_KAPPA = 20.0
 _MOST_BLOCKS, _FEWEST_BLOCKS = 12, 6
 #: From which on the error is told from trials, not blocks of time.
 MANY_TRIALS = 8
@@ -156,9 +157,9 @@ def _unaligned(growth: Array, index: int) -> Array:
         apart = np.abs(growth[:, :, index, None] - growth)
     apart = np.where(np.isnan(apart), np.inf, apart)
     apart[:, :, index] = np.inf
-    shares = _KAPPA * np.exp(-2 * apart)
+    shares = _KAPPA * np.exp(-apart)
     slower, faster = shares[:, :, index + 1 :].sum(axis=2), shares[:, :, :index].sum(axis=2)
-    return np.asarray((np.log1p(slower) + np.log1p(faster)).mean(axis=0) / 2)
+    return np.asarray((np.log1p(slower) + np.log1p(faster)).mean(axis=0))
 
 
 def _discarded(times: Array, growth: Array, unaligned: Array) -> int:
@@ -198,7 +199,7 @@ def _fluctuation(tail: Array, elapsed: Array) -> tuple[float, float, bool]:
     own = _block_variance(np.diff(tail[:, cuts], axis=1), lengths) / trials
     between = _trial_variance(tail, elapsed)
     if trials >= MANY_TRIALS:
-        as_trials = common <= own * float(fdtri(blocks - 1, trials * (blocks - 1), 0.95))
+        as_trials = common <= own * float(fdtri(blocks - 1, trials * (blocks - 1), 0.99))
     else:
         as_trials = between > own * float(fdtri(trials - 1, trials * (blocks - 1), 0.99))
     if as_trials:
