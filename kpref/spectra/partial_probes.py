@@ -29,7 +29,7 @@ import numpy.typing as npt
 from kpref.memory import require_memory
 from kpref.spectra.deflated import Deflated
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.paired_probes import estimate_of, exponential, jackknife, rounding
+from kpref.spectra.paired_probes import beyond_first_order, estimate_of, exponential, jackknife, rounding
 from kpref.spectra.quadratic_forms import mean_of_forms
 from kpref.spectra.symmetric import Coordinates
 from kpref.threads import run_blocks
@@ -93,7 +93,7 @@ def partial_dimension(seen: Deflated, coordinates: Coordinates, kept: tuple[int,
     forms = _flat(left[known:]) @ _flat(right[known:]).T / (trace + samples.mean())
     forms -= _flat(right[known:]) @ _flat(turned).T / (square + cross.mean() + total / (count * (count - 1)))
     spread = mean_of_forms(2 * forms, seen.vectors @ seen.vectors.T, coordinates.size - known, positive=False)
-    spread = spread._replace(standard_error=max(spread.standard_error, error))
+    spread = beyond_first_order(spread, error, count)
     found, floor = exponential(logs, spread), rounding(np.float64, coordinates.size)
     return estimate_of(found, floor * found.value, seen.n_products, seen.method)
 
