@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from kpref import Estimate
@@ -34,6 +36,31 @@ def test_the_interval_of_a_skewed_estimate_is_that_of_the_scale_of_a_gamma_varia
     assert estimate.interval(level) == pytest.approx(tuple(expected), rel=1e-12)
     low, high = (-estimate).interval(level)
     assert (low, high) == pytest.approx((-expected[1], -expected[0]), rel=1e-12)
+
+
+ESTIMATES = st.builds(
+    Estimate,
+    value=st.floats(0.1, 1e3),
+    standard_error=st.floats(1e-3, 1e2),
+    n_products=st.just(8),
+    method=st.just("probes"),
+    degrees=st.floats(1, 1e3),
+    logarithmic=st.booleans(),
+    skewness=st.floats(-2, 2),
+)
+
+
+@given(estimate=ESTIMATES, level=st.floats(0.05, 0.99), factor=st.floats(0.01, 100))
+def test_intervals_hold_the_value_grow_with_the_level_and_scale(estimate, level, factor):
+    if level < 0.5:  # a skewed variable lies on one side of its mean more often than not
+        level = 1 - level
+    low, high = estimate.interval(level)
+    outer = estimate.interval((1 + level) / 2)
+    slack = 1e-9 * (high - low)
+    assert outer[0] - slack <= low <= high <= outer[1] + slack
+    assert estimate.interval(0.95)[0] <= estimate.value <= estimate.interval(0.95)[1]
+    scaled = (estimate * factor).interval(level)
+    assert scaled == pytest.approx((low * factor, high * factor), rel=1e-9, abs=1e-9 * factor)
 
 
 def test_a_little_skewness_changes_little():

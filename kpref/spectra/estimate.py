@@ -47,7 +47,7 @@ class Estimate:
     n_products : int
         Products with an operator that were needed, transposes and factors counted one each.
     method : str
-        Such as ``"exact"`` or ``"XTrace"``.
+        Such as ``"exact"`` or ``"Krylov"``.
     degrees : float
         Degrees of freedom that the standard error rests on; infinity if it is known as well as can be.
     logarithmic : bool
