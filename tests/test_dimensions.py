@@ -161,6 +161,8 @@ def test_operator_norm_is_the_largest_singular_value(kind, data):
         assert abs(found.value - expected) <= found.standard_error + 1e-12 * expected
         assert found.standard_error <= 1e-8 * expected
         assert found.method == "Lanczos"
+        assert found.bound
+        assert found.interval(0.5) == found.interval(0.99)
 
 
 def test_operator_norm_of_a_large_operator(large):

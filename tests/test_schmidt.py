@@ -147,7 +147,7 @@ def test_estimates_agree_with_dense_values_within_their_errors(kind):
     op = getattr(flow, kind)
     dense = dense_values(op)
     estimate = effective_schmidt_rank(op, probes=40)
-    assert estimate.n_products == 240 + 24  # 24 for the control
+    assert estimate.n_products == 240 + 64  # for the control
     assert not estimate.exact
     # Four standard errors; the error itself must say something.
     assert abs(estimate.value - effective_rank(dense)) < 4 * estimate.standard_error
@@ -158,7 +158,8 @@ def test_estimates_agree_with_dense_values_within_their_errors(kind):
     assert sketch.n_products == 240
 
 
-def test_means_over_seeds_are_unbiased_and_the_standard_error_is_honest():
+def test_means_over_seeds_are_unbiased_and_the_standard_error_is_honest(monkeypatch):
+    monkeypatch.setattr(schmidt_sampling, "_CONTROL", 6)  # with more, nothing but rounding is left
     flow = make_flow("RNN-tanh", (9, 17, 4), 5)
     exact = effective_rank(dense_values(flow.NTK))
     estimates = [effective_schmidt_rank(flow.NTK, probes=12, seed=seed) for seed in range(60)]

@@ -165,8 +165,8 @@ def operator_norm(op: TensorOperator, seed: int = 0, tol: float = 1e-10) -> Esti
     Returns
     -------
     Estimate
-        Its ``standard_error`` is a bound, not a deviation: the computed residual, within which there is an eigenvalue
-        (Bauer and Fike).
+        Its ``standard_error`` is a *bound*, not a deviation: the computed residual, within which there is an eigenvalue
+        (Bauer and Fike). `Estimate.interval` is the same at all levels.
 
     Raises
     ------
@@ -178,9 +178,9 @@ def operator_norm(op: TensorOperator, seed: int = 0, tol: float = 1e-10) -> Esti
     pair = eigh(op if positive else op.gram(), 1, seed, tol)
     value, bound = max(float(pair.values[0]), 0.0), float(pair.residuals[0])
     if positive:
-        return Estimate(value, bound * value, pair.n_products, "Lanczos")
+        return Estimate(value, bound * value, pair.n_products, "Lanczos", bound=True)
     # An eigenvalue within bound * value is a singular value within half of that, relative.
-    return Estimate(value**0.5, bound * value**0.5 / 2, 2 * pair.n_products, "Lanczos")
+    return Estimate(value**0.5, bound * value**0.5 / 2, 2 * pair.n_products, "Lanczos", bound=True)
 
 
 def _exact(value: float) -> Estimate:

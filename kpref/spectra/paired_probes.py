@@ -35,6 +35,7 @@ from kpref.spectra.quadratic_forms import MOST_SKEWED, Mean, mean_of_forms
 
 __all__ = [
     "DENSE_SIZE",
+    "beyond_first_order",
     "directions",
     "estimate_of",
     "exponential",
@@ -127,8 +128,18 @@ def product_of_means(
     else:  # by the product rule: a mean of power 1 may be zero
         slopes = exponents * np.prod(means ** (exponents - np.eye(len(means))), axis=1)
     spread = mean_of_forms(np.tensordot(slopes, pairs, 1), vectors @ vectors.T, size, positive=False)
-    spread = spread._replace(standard_error=max(spread.standard_error, error))
+    spread = beyond_first_order(spread, error, count)
     return exponential(value, spread) if positive else spread._replace(value=float(value))
+
+
+def beyond_first_order(spread: Mean, error: float, count: int) -> Mean:
+    """With the jackknife's error where it is larger, and no more degrees of freedom than it has.
+
+    The slopes are those at the means that were found, which as many vectors have moved.
+    """
+    return spread._replace(
+        standard_error=max(spread.standard_error, error), degrees=min(spread.degrees, float(count - 1))
+    )
 
 
 def exponential(logarithm: float, spread: Mean) -> Mean:

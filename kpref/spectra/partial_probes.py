@@ -15,8 +15,9 @@ Only inner products of the terms are needed; those of ``L R^T`` and ``L' R'^T`` 
 less work where the kept axes have more entries than the others.
 
 **Errors.** The jackknife over the q removes the bias of the logarithm of the ratio to first order. Its error is to
-first order that of the mean of quadratic forms ``q.F q`` with ``F = 2 R / tr M - 2 R (M (x) 1) / tr M^2``, and M known
-up to its own noise, which makes the error stated a little larger; see `kpref.spectra.quadratic_forms`.
+first order that of the mean of quadratic forms ``q.F q`` with ``F = 2 R / tr M - 2 R (M (x) 1) / tr M^2``, and M from
+the known part and the other vectors, whose noise makes the error stated a little larger; see
+`kpref.spectra.quadratic_forms`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy.typing as npt
 from kpref.memory import require_memory
 from kpref.spectra.deflated import Deflated
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.paired_probes import estimate_of, exponential, jackknife, rounding
+from kpref.spectra.paired_probes import beyond_first_order, estimate_of, exponential, jackknife, rounding
 from kpref.spectra.quadratic_forms import mean_of_forms
 from kpref.spectra.symmetric import Coordinates
 from kpref.threads import run_blocks
@@ -89,11 +90,10 @@ def partial_dimension(seen: Deflated, coordinates: Coordinates, kept: tuple[int,
         (total - 2 * own) / ((count - 1) * (count - 2)),
     )
     logs, error = jackknife(whole, without)
-    turned = _applied(left, right, np.where(np.arange(known + count) < known, 1.0, 1 / count), left[known:])
     forms = _flat(left[known:]) @ _flat(right[known:]).T / (trace + samples.mean())
-    forms -= _flat(right[known:]) @ _flat(turned).T / (square + cross.mean() + total / (count * (count - 1)))
+    forms -= _square_forms(left, right, known) / (square + cross.mean() + total / (count * (count - 1)))
     spread = mean_of_forms(2 * forms, seen.vectors @ seen.vectors.T, coordinates.size - known, positive=False)
-    spread = spread._replace(standard_error=max(spread.standard_error, error))
+    spread = beyond_first_order(spread, error, count)
     found, floor = exponential(logs, spread), rounding(np.float64, coordinates.size)
     return estimate_of(found, floor * found.value, seen.n_products, seen.method)
 
@@ -132,19 +132,33 @@ def _overlaps(left: Array, right: Array) -> Array:
     return overlaps
 
 
-def _applied(left: Array, right: Array, weights: Array, matrices: Array) -> Array:
-    """``sum_i w_i sym(L_i R_i^T)`` applied to matrices (c, kept, others)."""
+def _square_forms(left: Array, right: Array, known: int) -> Array:
+    """``R v_i.(M v_j)`` for the white vectors, M being what the known part and the *other* white vectors say."""
+    vectors, rest, count = left[known:], right[known:], len(left) - known
+    known_part = _applied(left[:known], right[:known], vectors)
+    white_part = _applied(vectors, rest, vectors)
+    own = [
+        np.concatenate([_applied(vectors[[i]], rest[[i]], each[[i]]) for i in range(count)]) for each in (vectors, rest)
+    ]
+    forms = _flat(rest) @ _flat(white_part - own[0]).T - _flat(own[1]) @ _flat(vectors).T
+    forms /= count - 2
+    np.fill_diagonal(forms, np.einsum("iko,iko->i", rest, white_part - own[0]) / (count - 1))
+    return np.asarray(forms + _flat(rest) @ _flat(known_part).T)
+
+
+def _applied(left: Array, right: Array, matrices: Array) -> Array:
+    """``sum_i sym(L_i R_i^T)`` applied to matrices (c, kept, others)."""
     count, rows, others = left.shape
     if rows <= others:
         total = np.zeros((rows, rows))
-        for weight, one, other in zip(weights, left, right, strict=True):
-            total += weight * (one @ other.T)
+        for one, other in zip(left, right, strict=True):
+            total += one @ other.T
         return np.asarray((total + total.T) / 2 @ matrices)
     images = np.zeros_like(matrices)
 
     def image(index: int) -> None:
-        for weight, one, other in zip(weights, left, right, strict=True):
-            images[index] += weight / 2 * (one @ (other.T @ matrices[index]) + other @ (one.T @ matrices[index]))
+        for one, other in zip(left, right, strict=True):
+            images[index] += (one @ (other.T @ matrices[index]) + other @ (one.T @ matrices[index])) / 2
 
     run_blocks(image, len(matrices))
     return images
