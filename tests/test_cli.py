@@ -150,7 +150,8 @@ from kpref.cli import main
 def shell(line, body, before="", **environment):
     """Run the command in a shell, with what the subcommand does given as Python."""
     module = "types.SimpleNamespace(add_arguments=lambda parser: None, run=run)"
-    code = f"{PROLOGUE}\n{before}\ndef run(args):\n    {body}\nsys.modules['kpref.bench'] = {module}\nsys.exit(main(['bench']))"
+    call = f"sys.modules['kpref.bench'] = {module}\nsys.exit(main(['bench']))"
+    code = f"{PROLOGUE}\n{before}\ndef run(args):\n    {body}\n{call}"
     clean = {name: value for name, value in os.environ.items() if name != "KPREF_DEBUG"}
     return subprocess.run(
         ["sh", "-c", line.format('"$PYTHON" -c "$CODE"')],

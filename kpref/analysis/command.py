@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "a safetensors, npz or PyTorch file; a folder stands for its first and its last checkpoint"
     add("checkpoints", nargs="*", type=path, metavar="CHECKPOINT", help=text)
-    text = "npz file with inputs, targets or labels, perhaps lengths, conditions, mask; by default trials.npz of the folder"
+    text = "npz file with inputs, targets or labels, and lengths, conditions, mask; by default trials.npz of the folder"
     add("--trials", type=path, metavar="FILE", help=text)
     text = "folder to write (default: %(default)s)"
     add("--out", type=path, default=Path("kpref-report"), metavar="DIR", help=text)
