@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
-from kpref._frozen import Frozen
+from kpref._frozen import MadeOfFunctions
 from kpref._reprs import html_table
 from kpref._validate import check_shape, finite_array, numeric_array, precision, real_number, short
 from kpref.dynamics import Dynamics, FieldDynamics, MapDynamics, StageOperators
@@ -31,7 +31,7 @@ __all__ = ["Flow", "require_flow"]
 Array = npt.NDArray[Any]
 
 
-class Flow(Frozen):
+class Flow(MadeOfFunctions):
     """A model on given trials: its trajectory, and the operators of the K-P flow along it.
 
     Building it runs the model; the operators share the coefficients of its linearisation, O(B T H) numbers for each.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kpref._foreign import read_only
-from kpref._frozen import Frozen
+from kpref._frozen import MadeOfFunctions
 from kpref._validate import integer, numeric_array
 from kpref.integrate.tableau import Tableau
 from kpref.threads import serial_blas
@@ -77,7 +77,7 @@ def stage_derivatives(
 
 
 @dataclass(frozen=True, eq=False)
-class Solution(Frozen):
+class Solution(MadeOfFunctions):
     """States of all trials along one sequence of steps.
 
     Attributes
