@@ -58,11 +58,15 @@ class Cell:
     run : callable
         From a seed to an `Estimate`; may raise RuntimeError where it does not reach its tolerance.
     truth : float
+    random : bool
+        Whether values differ from seed to seed by chance. Where only what has not converged is left of an error, its
+        width has no ideal.
     """
 
     name: str
     run: Callable[[int], Estimate]
     truth: float
+    random: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def measure(cell: Cell, seeds: int) -> Row:
     values, (low, high) = np.array([each.value for each in found]), np.array([each.interval(LEVEL) for each in found]).T
     covered = int(np.count_nonzero((low <= cell.truth) & (cell.truth <= high)))
     deviation = values.std(ddof=1) if len(found) > 1 else 0.0
-    chance = deviation > ROUNDING * np.abs(values).max()
+    chance = cell.random and deviation > ROUNDING * np.abs(values).max()
     width = float(np.median(high - low) / (2 * norm.ppf((1 + LEVEL) / 2) * deviation)) if chance else math.nan
     return Row(cell.name, len(found), covered, width, float(np.median([each.n_products for each in found])))
 

@@ -31,6 +31,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
 
 from calibration import table
+from lyapunov_cells import lyapunov_cells
 from ratio_cells import ratio_cells
 from trace_cells import trace_cells
 
@@ -51,7 +52,7 @@ from kpref.trials import Trials
 Array = npt.NDArray[np.float64]
 Curves = dict[str, dict[int, float]]
 
-FAMILIES = (trace_cells, ratio_cells)
+FAMILIES = (trace_cells, ratio_cells, lyapunov_cells)
 """Of cells whose coverage is measured."""
 
 TRACES = {"krylov": "Krylov", "hutch++": "Hutch++", "hutchinson": "Hutchinson"}

@@ -24,6 +24,7 @@ from kpref.analysis.selfcheck import largest_rounding
 from kpref.operators import TensorOperator
 from kpref.spectra import KernelSpectrum
 from kpref.spectra.blocks import BlockEigen
+from kpref.threads import serial_blas
 
 __all__ = ["ASKED", "kernel_checks", "mode_check", "whole_vectors"]
 
@@ -45,6 +46,7 @@ def whole_vectors(modes: BlockEigen, shape: tuple[int, ...], axis: int) -> Array
     return tensors
 
 
+@serial_blas
 def mode_check(operator: TensorOperator, values: Array, vectors: Array, longest_sum: int) -> Check:
     """Whether values (k,) and tensors (k, \\*shape) are eigenpairs of an operator, orthonormal in its space.
 
@@ -59,7 +61,8 @@ def mode_check(operator: TensorOperator, values: Array, vectors: Array, longest_
         words = f"all eigenvalues found of {name} are zero"
         return Check(f"modes of {name}", identity, image, largest_rounding(longest_sum), reason, words, idle=True)
     residuals = [space.norm(operator(v) - value * v) / scale for value, v in zip(values, vectors, strict=True)]
-    gram = np.array([[space.inner(one, other) for other in vectors] for one in vectors])
+    rows = space.scale(vectors, 0.5).reshape(len(vectors), -1)
+    gram = rows @ rows.T
     skew = np.abs(gram - np.eye(len(values))) * np.sqrt(np.outer(np.abs(values), np.abs(values))) / scale
     error, bound = float(max(*residuals, skew.max())), _SLACK * ASKED + largest_rounding(longest_sum)
     worst = int(np.argmax(residuals))
@@ -67,6 +70,7 @@ def mode_check(operator: TensorOperator, values: Array, vectors: Array, longest_
     return Check(f"modes of {name}", identity, error, bound, reason, verdict)
 
 
+@serial_blas
 def kernel_checks(
     operator: TensorOperator, exact: KernelSpectrum, modes: BlockEigen, longest_sum: int, seed: int
 ) -> list[Check]:
@@ -124,10 +128,10 @@ def _trace_check(operator: TensorOperator, exact: KernelSpectrum, values: Array,
     space = operator.space_in
     probes = np.random.default_rng([seed, 2]).standard_normal((_PROBES, *space.shape))
     forms = np.empty(_PROBES)
+    rows = space.scale(vectors, 0.5).reshape(len(vectors), -1)
     for index, probe in enumerate(probes):
-        left = space.scale(probe, -0.5)  # of mean square one in the space
-        for vector in vectors:
-            left = left - space.inner(vector, left) * vector
+        flat = probe.ravel()
+        left = space.scale((flat - (rows @ flat) @ rows).reshape(space.shape), -0.5)  # normal in the space
         forms[index] = space.inner(left, operator(left))
     rest = max(exact.frobenius**2 - float(np.square(values).sum()), 0.0) ** 0.5
     estimate = float(values.sum() + forms.mean())
