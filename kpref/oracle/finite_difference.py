@@ -316,6 +316,10 @@ def _central(function: Function, x: Array, d: Array) -> FiniteDifference:
     roundings: list[Array] = []
     for h in _STEPS:
         ahead, behind = _on_both_sides(function, x, h * d)
+        shape = table[0][0].shape if table else ahead.shape
+        for other in (ahead.shape, behind.shape):
+            if other != shape:
+                raise ValueError(f"the function must return one shape around the point; got {shape} and {other}")
         with np.errstate(invalid="ignore", over="ignore"):
             roundings.append(4 * np.finfo(ahead.dtype).eps * np.maximum(np.abs(ahead), np.abs(behind)))
             row = [np.asarray((ahead - 1.0 * behind) / (2 * h))]

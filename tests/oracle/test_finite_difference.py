@@ -233,3 +233,8 @@ def test_true_and_false_are_numbers():
     value, error = finite_difference(lambda v: v > 0, np.array([0.5, -3.0]))
     np.testing.assert_allclose(value, 0.0, atol=1e-12)
     assert (error < 1e-10).all()
+
+
+def test_shape_that_changes_around_the_point_is_refused():
+    with pytest.raises(ValueError, match=r"one shape around the point; got \(2,\) and \(1,\)"):
+        finite_difference(lambda v: v if v[0] > 1 else v[:1], [1.0, 2.0])
