@@ -179,7 +179,7 @@ def numeric_array(name: str, value: ArrayLike, kinds: str) -> NDArray[Any]:
     if "f" in kinds and array.dtype.name.startswith(("bfloat16", "float8_", "float6_", "float4_")):
         return array.astype(np.float32)  # the types of ml_dtypes, unknown to NumPy: float32 holds each of their numbers
     if array.dtype.kind not in kinds:
-        lost = array.dtype.kind == "V" and array.dtype.names is None and array.dtype.itemsize <= 2
+        lost = array.dtype.name in ("void8", "void16")
         hint = " (bfloat16 or float8 that lost its type in an npz file? save it as float32 or in safetensors)"
         kind = f" ({short(value)})" if array.ndim == 0 and array.dtype.kind in "OUS" else hint if lost else ""
         raise ValueError(f"{name} must be an array of {expected}; got dtype {array.dtype}{kind}")
