@@ -75,7 +75,7 @@ def measure_stability(
     largest, residual = float(propagator_modes.values[0]), float(propagator_modes.residuals[0])
     root = max(largest, 0.0) ** 0.5
     return Stability(
-        norm=Estimate(root, residual * root / 2, propagator_modes.n_products, "Lanczos"),
+        norm=Estimate(root, residual * root / 2, propagator_modes.n_products, "Lanczos", bound=True),
         trials=part_trials,
         trial_norms=trial_norms(part, seed, NORM_TOLERANCE),
         growth=propagator_growth(few),
