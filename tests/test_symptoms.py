@@ -83,11 +83,11 @@ def test_a_step_beyond_stability_fails_in_words(analyze):
         assert "The states of n explode" in text
         assert re.search(r"the step 0\.1 is \d+\.\d times the time constant", text)
         assert "rk4 is unstable there" in text
-        assert "use a step (--dt) below" in text
+        assert re.search(r"use a step \(--dt\) of 0\.\d+ or less", text)
     assert "FAILED: step size" in printed
     checks = metrics["checkpoints"][0]["self_check"]["checks"]
     assert not {check["name"]: check["passed"] for check in checks}["step size"]
-    limit = float(re.search(r"use a step \(--dt\) below (0\.\d+)", findings)[1])
+    limit = float(re.search(r"use a step \(--dt\) of (0\.\d+) or less", findings)[1])
     status, printed, findings, _ = analyze("plain", "--dt", str(limit), "--tau", "0.02")
     assert status == 0
     assert "(coarse: a smaller step, --dt, changes the results)" in findings
