@@ -270,9 +270,9 @@ def analyze_checkpoint(
     tell("gradient flow and steps")
     if objective is None or readout is None:
         return analysis
-    return _with_loss(
-        analysis, flow.gradient_flow(readout, **objective.arguments(trials)), readout, trials, objective, seed
-    )
+    with np.errstate(over="ignore"):  # a loss that overflows is refused
+        gradient = flow.gradient_flow(readout, **objective.arguments(trials))
+    return _with_loss(analysis, gradient, readout, trials, objective, seed)
 
 
 def _require_moderate(name: str, flow: Flow, seed: int) -> None:
@@ -312,14 +312,15 @@ def _with_loss(
     analysis: Analysis, gradient: GradientFlow, readout: Readout, trials: Trials, objective: Objective, seed: int
 ) -> Analysis:
     space, value = analysis.space, gradient.loss_value
-    if not np.isfinite([gradient.loss, gradient.loss_rate]).all():
-        largest = float(np.abs(value.outputs).max())
+    arguments = objective.arguments(trials)
+    if not np.isfinite([value.value, gradient.loss_rate]).all():
+        wanted = arguments.get("targets", 0.0)
         raise ValueError(
-            f"the loss of {analysis.name}, or its gradient, is no finite number (outputs up to {largest:.1e}): scale "
-            "the targets and the readout to moderate numbers"
+            f"the loss of {analysis.name}, or its gradient, is no finite number (outputs reach "
+            f"{np.abs(value.outputs).max():.1e}, targets {np.abs(wanted).max():.1e}): scale the targets and the "
+            "readout to moderate numbers"
         )
     moving = bool(gradient.grad_theta.any())
-    arguments = objective.arguments(trials)
     step = measure_steps(gradient, readout, arguments) if moving else None
     checks = [] if step is None else [
         error_check(gradient, readout, arguments, seed),
