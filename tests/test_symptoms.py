@@ -9,6 +9,7 @@ import pytest
 
 import kpref
 from kpref import Readout, cli, save_checkpoint
+from kpref.analysis.findings import findings
 from kpref.models import RNN
 
 INPUTS = np.abs(np.random.default_rng(0).normal(size=(5, 10, 3)))
