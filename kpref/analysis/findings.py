@@ -20,6 +20,9 @@ __all__ = ["findings"]
 
 Array = npt.NDArray[Any]
 
+#: Exponents below this are rounding, where trials agree on all of their digits.
+_ROUNDED = 1e-12
+
 
 def findings(study: Study) -> list[str]:
     """Sentences on a study, the most important first: three to six, and what is wrong with a network before them.
@@ -58,13 +61,17 @@ def _concentration(last: Analysis, first: Analysis) -> str:
     share = _share(last)
     if math.isnan(share):
         return f"The NTK of {last.name} is zero: no small change of its parameters moves a state."
-    text = f"In {last.name} the first {len(last.ntk_modes.values)} modes of the NTK hold {share:.0%} of its trace"
+    several = len(last.ntk_modes.values)
+    hold, carry = f"{several} modes of the NTK hold", "they carry"
+    if several == 1:
+        hold, carry = "mode of the NTK holds", "it carries"
+    text = f"In {last.name} the first {hold} {share:.0%} of its trace"
     if first is not last and not math.isnan(_share(first)):
         text += f" ({_share(first):.0%} in {first.name})"
     if last.shares is not None and np.isfinite([last.shares.rate, last.shares.error]).all():
         rate, error = last.shares.rate.sum(), last.shares.error.sum()
         text += (
-            f"; they carry {rate:.0%} of the speed at which gradient descent lowers the loss, and {error:.1%} of the "
+            f"; {carry} {rate:.0%} of the speed at which gradient descent lowers the loss, and {error:.1%} of the "
             f"error itself"
         )
     return text + "."
@@ -93,6 +100,8 @@ def _growth(last: Analysis, discrete: bool) -> str:
         return f"{last.name} forgets at once: some step of a trial keeps nothing of the state before it"
     if not math.isfinite(largest):
         return ""
+    if abs(largest) <= _ROUNDED:
+        largest = 0.0
     per, several = ("step", "steps") if discrete else ("unit of time", "units of time")
     value = f"{with_error(largest, error)} nats per {per}"
     text = f"{last.name} has a largest finite-time Lyapunov exponent of {value}"
@@ -183,6 +192,7 @@ def _trust(study: Study) -> str:
     if idle:
         return (
             f"{len(checks) - len(idle)} of {len(checks)} self-checks of the operators passed, at this network and "
-            f"these trials; the others had nothing to test ({', '.join(dict.fromkeys(idle))})."
+            f"these trials; {'the other' if len(idle) == 1 else 'the others'} had nothing to test "
+            f"({', '.join(dict.fromkeys(idle))})."
         )
     return f"All {len(checks)} self-checks of the operators passed, at this network and these trials."

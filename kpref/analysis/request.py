@@ -418,7 +418,8 @@ def _check_objective(
     shape = (trials.n_trials, trials.n_steps, network.model.n_states)
     try:
         space = TrajectorySpace(shape, measure, lengths=trials.lengths)
-        evaluate_loss(np.zeros(shape), space, network.readout, **objective.arguments(trials))
+        with np.errstate(over="ignore"):  # a loss that overflows is refused with its size, later
+            evaluate_loss(np.zeros(shape), space, network.readout, **objective.arguments(trials))
     except ValueError as error:
         raise ValueError(
             f"the loss {objective.loss} at {spell('at')} {objective.at} does not fit the trials and the readout in "

@@ -17,9 +17,9 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number for people: ``0.0316``, ``169,000``, ``2.1×10⁻¹⁴``."""
+    """A number for people: ``0.0316``, ``169,000``, ``2.1×10⁻¹⁴``, ``−∞``."""
     if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
+        return "0" if value == 0 else str(value).replace("inf", "∞").replace("-", "−").replace("nan", "–")
     mantissa, power = f"{value:.{digits - 1}e}".split("e")
     exponent = int(power)
     if -4 <= exponent < 6:
