@@ -10,6 +10,7 @@ import scipy.sparse
 import scipy.sparse.linalg as sla
 from strategies import make_flow
 
+import kpref
 from kpref.operators import TensorOperator, identity
 
 # Sizes are small (n = 24, M <= 57) and the systems contract, so that norms are of order one to ten and a dense product
@@ -350,11 +351,21 @@ def test_wrong_operands(flow):
 
 
 def test_copies_work_and_pickles_do_not(flow, rng):
-    """An operator is made of functions, which pickle cannot hold; a flow is rebuilt from its model and inputs."""
+    """An operator is made of functions, which pickle cannot hold; a flow is, whether its operators were used or not."""
     x = rng.normal(size=24)
     for copied in (copy.copy(flow.P), copy.deepcopy(flow.P)):
         np.testing.assert_array_equal(copied @ x, flow.P @ x)
-    with pytest.raises((pickle.PicklingError, AttributeError)):
+    with pytest.raises(TypeError, match=r"^P is an operator.* pickle the model and the inputs"):
         pickle.dumps(flow.P)
     model = pickle.loads(pickle.dumps(flow.model))
     np.testing.assert_array_equal(model.vector, flow.model.vector)
+    for copied in (pickle.loads(pickle.dumps(flow)), copy.deepcopy(flow), copy.copy(flow)):
+        np.testing.assert_array_equal(copied.P @ x, flow.P @ x)
+
+
+def test_a_flow_in_continuous_time_is_pickled_after_use():
+    flow = kpref.Flow(kpref.models.Rate.init(2, 3, seed=0), np.ones((2, 4, 2)), dt=0.1)
+    before = flow.stage.P.name, flow.K.name
+    copied = pickle.loads(pickle.dumps(flow))
+    assert (copied.stage.P.name, copied.K.name) == before
+    np.testing.assert_array_equal(copied.states, flow.states)

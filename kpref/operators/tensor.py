@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -365,6 +365,18 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.shape_in} -> {self.shape_out}, {self.dtype}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self.name} is an operator, which is made of functions and cannot be pickled: pickle the model and the "
+            f"inputs, and make the flow from them where it is needed"
+        )
+
+    def __copy__(self) -> Self:
+        return self  # nothing in it changes
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
 
 def identity(space: EuclideanSpace, dtype: npt.DTypeLike = np.float64) -> TensorOperator:

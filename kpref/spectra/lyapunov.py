@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import kernels
+from kpref._reprs import short_repr
 from kpref._validate import integer, real_number
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow
@@ -93,6 +94,8 @@ class Lyapunov:
     trial_error: Array
     standard_error: Array
     _estimates: tuple[Estimate, ...] | TooShort = field(repr=False)
+
+    __repr__ = short_repr
 
     @property
     def estimates(self) -> tuple[Estimate, ...]:
