@@ -232,10 +232,6 @@ class FieldDynamics:
         inputs = np.ascontiguousarray(np.moveaxis(self.signal(times, interval), 1, 0))
         return linearize(self.field, self.solution.states, inputs, self.system.dtype)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Operators do not pickle, and are made again when they are asked for.
-        return {name: value for name, value in vars(self).items() if not isinstance(value, StageOperators)}
-
     @cached_property
     def stage(self) -> StageOperators:
         """Operators on stage space."""

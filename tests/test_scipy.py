@@ -10,7 +10,6 @@ import scipy.sparse
 import scipy.sparse.linalg as sla
 from strategies import make_flow
 
-import kpref
 from kpref.operators import TensorOperator, identity
 
 # Sizes are small (n = 24, M <= 57) and the systems contract, so that norms are of order one to ten and a dense product
@@ -361,11 +360,3 @@ def test_copies_work_and_pickles_do_not(flow, rng):
     np.testing.assert_array_equal(model.vector, flow.model.vector)
     for copied in (pickle.loads(pickle.dumps(flow)), copy.deepcopy(flow), copy.copy(flow)):
         np.testing.assert_array_equal(copied.P @ x, flow.P @ x)
-
-
-def test_a_flow_in_continuous_time_is_pickled_after_use():
-    flow = kpref.Flow(kpref.models.Rate.init(2, 3, seed=0), np.ones((2, 4, 2)), dt=0.1)
-    before = flow.stage.P.name, flow.K.name
-    copied = pickle.loads(pickle.dumps(flow))
-    assert (copied.stage.P.name, copied.K.name) == before
-    np.testing.assert_array_equal(copied.states, flow.states)
