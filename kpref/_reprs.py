@@ -25,7 +25,7 @@ def short_repr(result: Any) -> str:
     >>> kpref.eigh(flow.NTK, 10)  # doctest: +SKIP
     Eigen(values=[413.2, 210.4, ..., 2.175] (10), vectors=float64 (10, 20, 60, 64), residuals=..., n_products=43, ...)
     """
-    parts = ", ".join(f"{field.name}={_part(getattr(result, field.name))}" for field in fields(result) if field.repr)
+    parts = ", ".join(f"{field.name}={_part(getattr(result, field.name))}" for field in fields(result))
     return f"{type(result).__name__}({parts})"
 
 

@@ -32,7 +32,6 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import kernels
-from kpref._reprs import short_repr
 from kpref._validate import integer, real_number
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow
@@ -94,8 +93,6 @@ class Lyapunov:
     trial_error: Array
     standard_error: Array
     _estimates: tuple[Estimate, ...] | TooShort = field(repr=False)
-
-    __repr__ = short_repr
 
     @property
     def estimates(self) -> tuple[Estimate, ...]:
