@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
-from kpref._frozen import MadeOfFunctions
+from kpref._frozen import Frozen
 from kpref._reprs import html_table
 from kpref._validate import check_shape, finite_array, numeric_array, precision, real_number, short
 from kpref.dynamics import Dynamics, FieldDynamics, MapDynamics, StageOperators
@@ -31,7 +31,7 @@ __all__ = ["Flow", "require_flow"]
 Array = npt.NDArray[Any]
 
 
-class Flow(MadeOfFunctions):
+class Flow(Frozen):
     """A model on given trials: its trajectory, and the operators of the K-P flow along it.
 
     Building it runs the model; the operators share the coefficients of its linearisation, O(B T H) numbers for each.
@@ -264,6 +264,10 @@ class Flow(MadeOfFunctions):
         """
         value = evaluate_loss(self.states, self.space, readout, targets, labels, loss, mask, at)
         return GradientFlow(self, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Operators do not pickle; those that a flow keeps are made again when they are asked for.
+        return {name: value for name, value in vars(self).items() if not isinstance(value, TensorOperator)}
 
     def __repr__(self) -> str:
         return f"Flow({self.model}, states {self.states.shape}, measure {self.space.measure!r}, {self.dtype})"

@@ -351,15 +351,17 @@ def test_wrong_operands(flow):
 
 
 def test_copies_work_and_pickles_do_not(flow, rng):
-    """An operator is made of functions, which pickle cannot hold; a flow is rebuilt from its model and inputs."""
+    """An operator is made of functions, which pickle cannot hold; a flow is, whether its operators were used or not."""
     x = rng.normal(size=24)
     for copied in (copy.copy(flow.P), copy.deepcopy(flow.P)):
         np.testing.assert_array_equal(copied @ x, flow.P @ x)
-    for thing in (flow, flow.P, flow.NTK):
+    for thing in (flow.P, flow.NTK):
         with pytest.raises(TypeError, match="cannot be pickled, as it is made of functions: pickle the model"):
             pickle.dumps(thing)
     model = pickle.loads(pickle.dumps(flow.model))
     np.testing.assert_array_equal(model.vector, flow.model.vector)
+    for copied in (pickle.loads(pickle.dumps(flow)), copy.deepcopy(flow), copy.copy(flow)):
+        np.testing.assert_array_equal(copied.P @ x, flow.P @ x)
 
 
 def test_precision_of_products_with_operators_of_scipy(rng):

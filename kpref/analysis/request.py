@@ -447,8 +447,8 @@ def _notes(networks: Sequence[Network], trials: Trials, objective: Objective | N
             notes.append(f"{where} has no readout: all that needs a loss is left out for it.")
     if trials.groups is None:
         notes.append(
-            "The trials do not carry one condition or label each, which would say what the sub-tasks are: their "
-            "alignment is left out."
+            "The alignment of sub-tasks is left out: no condition or label of each trial says which sub-task it "
+            "belongs to."
         )
     elif len(np.unique(trials.groups)) > MOST_TASKS:
         number, what = len(np.unique(trials.groups)), "labels" if trials.conditions is None else "conditions"
