@@ -196,6 +196,7 @@ OPTIONS = [
 
 FILES = [
     ("analyze {d}/no.npz --trials {d}/targets.npz --out {out}", "No such file or directory: {d}/no.npz"),
+    ("analyze {d}/rnu --out {out}", "the checkpoint cannot be read: No such file or directory: {d}/rnu"),
     ("analyze {d}/no/such.pt --trials {d}/targets.npz --out {out}", "No such file"),
     ("analyze {d}/file/below.npz --trials {d}/targets.npz --out {out}", "Not a directory"),
     ("analyze {d}/empty --out {out}", "holds no checkpoint"),
@@ -446,6 +447,19 @@ def test_bad_command_line_as_a_process(line, expected, module, prepared, tmp_pat
     assert done.stdout == ""
     check_message(done.stderr, expected, prepared, tmp_path / "out")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("line", ["analyze {d}/run", "golden export answers", "verify m:f --json report.json"])
+def test_current_folder_that_has_gone(line, prepared, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = shlex.join([sys.executable, "-m", "kpref", *words_of(line, prepared, "")])
+    done = subprocess.run(
+        f"rmdir ../gone; exec {words}", shell=True, cwd=gone, env=os.environ | {"KPREF_DEBUG": "0"},
+        capture_output=True, text=True, timeout=LONGEST,
+    )  # fmt: skip
+    assert done.returncode == 2
+    check_message(done.stderr, "the current folder has been removed; change to one that exists", prepared, "")
 
 
 @pytest.mark.parametrize(
