@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -59,7 +61,7 @@ def real_number(
     try:
         number = float(scalar)
     except OverflowError:  # an integer or a fraction beyond all floats
-        number = math.inf if scalar > 0 else -math.inf
+        number = math.inf
     within = math.isfinite(number) and (least is None or number >= least) and (most is None or number <= most)
     if not within or (above is not None and number <= above) or (below is not None and number >= below):
         raise ValueError(f"{name} must be a finite number{bounds}; got {short(scalar)}")
@@ -81,6 +83,13 @@ def function(name: str, value: object, takes: str | None = None) -> None:
     """Raise TypeError if `value` is not a function (of what is said to be taken)."""
     if not callable(value):
         raise TypeError(f"{name} must be a function{f' of {takes}' if takes else ''}; got {short(value)}")
+
+
+def path_like(name: str, value: object) -> Path:
+    """A path, or TypeError."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise TypeError(f"{name} must be a path; got {short(value)}")
+    return Path(value)
 
 
 def flag(name: str, value: object) -> bool:

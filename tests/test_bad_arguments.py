@@ -576,7 +576,27 @@ def build_stability():
     yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "tol", TOLERANCES)
 
 
-TABLE = [*build(), *build_estimates_and_data(), *build_stability()]
+NOT_PATHS = (None, 3, MODEL, FLOW, [], b"a")
+
+
+def build_files_and_verification():
+    save = over(kpref.save_checkpoint, path="network.npz", model=MODEL)
+    yield from rows("save_checkpoint", save, "path", (*NOT_PATHS, "network.txt", ""), "")
+    yield from rows("save_checkpoint", save, "model", (None, "GRU", FLOW, models.Lorenz63(), MODEL.parameters), "saved")
+    yield from rows("save_checkpoint", save, "readout", ("Wout", np.ones((2, H)), MODEL))
+    for function in (kpref.oracle.check_golden, kpref.oracle.folder_backend):
+        yield from rows(function.__name__, function, "path", NOT_PATHS)
+    yield from rows("export_golden", over(kpref.oracle.export_golden, flow=FLOW), "path", NOT_PATHS)
+    yield from rows("export_golden", lambda **k: kpref.oracle.export_golden("folder", **k), "flow", NOT_FLOWS)
+    yield from rows("verify", lambda **k: kpref.oracle.verify(FLOW, **k), "flow", NOT_FLOWS)
+    yield from rows("flow_backend", kpref.oracle.flow_backend, "flow", NOT_FLOWS)
+    yield from rows("dot_test", kpref.oracle.dot_test, "operator", (None, np.eye(3), "P", FLOW, 3))
+    yield from rows("dot_test", lambda **k: kpref.oracle.dot_test(FLOW.P, **k), "seed", SEEDS)
+    yield from rows("analyze", lambda **k: kpref.analyze(MODEL, Trials(INPUTS), **k), "out", NOT_PATHS[1:], "folder")
+    yield from rows("checkpoint_colors", kpref.plots.checkpoint_colors, "number", COUNTS[1:])
+
+
+TABLE = [*build(), *build_files_and_verification(), *build_estimates_and_data(), *build_stability()]
 
 #: What Python and NumPy say of such values on their own.
 RAW = re.compile(

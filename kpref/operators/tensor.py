@@ -339,9 +339,10 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     def __pow__(self, p: Any) -> Any:
         if isinstance(p, bool) or not isinstance(p, int | np.integer) or p < 0 or self.space_in != self.space_out:
             raise ValueError(f"{self.name} ** p needs an operator on one space and an integer p >= 0; got {short(p)}")
+        times = int(p)
         return self._derived(
-            lambda batch: _iterated(self._forward, batch, p),
-            lambda batch: _iterated(self._backward, batch, p),
+            lambda batch: _iterated(self._forward, batch, times),
+            lambda batch: _iterated(self._backward, batch, times),
             self.space_in,
             self.space_in,
             f"{self.name}^{p}",
