@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from kpref._locks import create_temporary, sweep_temporaries
+from kpref._locks import create_temporary, prefix_for, sweep_temporaries
 from kpref.memory import require_memory
 
 Arrays = dict[str, NDArray[Any]]
@@ -208,7 +208,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    prefix = f".{path.name}.kpref-"
+    prefix = prefix_for(path)
     temporary = None
     try:
         sweep_temporaries(path.parent, prefix)

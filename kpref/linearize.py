@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
+from kpref._reprs import short_repr
 from kpref._validate import finite_array, first_index, short
 from kpref.models.base import DenseModel, Model, ParameterSite, SiteCoefficients, SiteModel
 from kpref.threads import even_blocks, run_blocks, serial_blas
@@ -139,6 +140,8 @@ class SiteForm:
     weight: Array
     layout: ParameterLayout
 
+    __repr__ = short_repr
+
     @property
     def n_steps(self) -> int:
         """Number R of rows."""
@@ -185,6 +188,8 @@ class DenseForm:
 
     state_jacobian: Array
     parameter_jacobian: Array
+
+    __repr__ = short_repr
 
     @property
     def n_steps(self) -> int:

@@ -17,6 +17,7 @@ from kpref._terminal import Progress, watched
 from kpref.analysis.folders import require_replaceable, write_folder
 from kpref.analysis.request import Request, prepare
 from kpref.analysis.wording import LEVEL, interval_of, percent, with_interval
+from kpref.threads import serial_blas
 from kpref.trials import Trials
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Report:
         """Whether all self-checks of all networks are passed: if not, rely on nothing in it."""
         return all(analysis.check.passed for analysis in self.study.analyses)
 
+    @serial_blas
     def save(
         self,
         folder: str | os.PathLike[str],
@@ -241,6 +243,7 @@ def _finished(request: Request, folder: Path | None, started: float, tell: Tell,
     return report
 
 
+@serial_blas
 def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
     """Make an analysis.
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.analysis.alignments import align_tasks, aligned
 from kpref.analysis.dimensions import Dimensions, measure_dimensions, schmidt_trials
 from kpref.analysis.gradient_checks import error_check, flow_check
@@ -76,6 +77,8 @@ class ErrorShares:
 
     error: Array
     rate: Array
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +151,8 @@ class Analysis:
     shares: ErrorShares | None = None
     step: StepTest | None = None
     tasks: TaskAlignment | None = None
+
+    __repr__ = short_repr
 
     @property
     def states_rms(self) -> float:

@@ -167,9 +167,6 @@ def prepare(
 
     sources, source = _find_sources(checkpoints, trials, spell)
     files = [item for item in (*sources, source) if isinstance(item, Path)]
-    for item in sources:
-        if isinstance(item, Path):
-            require_file("the checkpoint", item)
     if isinstance(source, Path):
         require_file("the trials file", source)
     whole = source if isinstance(source, Trials) else Trials.load(source)
@@ -265,6 +262,7 @@ def _find_sources(checkpoints: Any, trials: Any, spell: Spelling) -> tuple[list[
             sources += _first_and_last(path)
             beside.append(path / "trials.npz")
         else:
+            require_file("the checkpoint", path)
             sources.append(path)
     if trials is not None:
         return sources, trials if isinstance(trials, Trials) else Path(trials)

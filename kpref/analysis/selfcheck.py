@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.analysis.checks import Check
 from kpref.analysis.differences import DECISIVE, FiniteDifferences, finite_differences
 from kpref.analysis.slopes import slope_check
@@ -78,6 +79,8 @@ class SelfCheck:
     checks: tuple[Check, ...]
     differences: FiniteDifferences
     step_size: StepSize | None = None
+
+    __repr__ = short_repr
 
     @property
     def passed(self) -> bool:

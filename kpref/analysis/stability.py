@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.flow import Flow
 from kpref.space import TrajectorySpace
 from kpref.spectra import Estimate, Lyapunov, lyapunov_exponents
@@ -54,6 +55,8 @@ class Stability:
     growth: Array
     growth_trials: Array
     exponents: Lyapunov
+
+    __repr__ = short_repr
 
 
 def measure_stability(

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kpref._foreign import read_only
 from kpref._frozen import MadeOfFunctions
+from kpref._reprs import short_repr
 from kpref._validate import integer, numeric_array
 from kpref.integrate.tableau import Tableau
 from kpref.threads import serial_blas
@@ -116,6 +117,8 @@ class Solution(MadeOfFunctions):
     n_rejected: int
     rhs: RightHandSide = field(repr=False)
     _latest: dict[int, list[FloatArray]] = field(default_factory=dict, init=False, repr=False)
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         for name in ("times", "t_steps", "z_steps", "interval", "jump_ends", "grid_index"):

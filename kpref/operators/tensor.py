@@ -347,11 +347,16 @@ class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
 
     def __pow__(self, p: Any) -> Any:
         if isinstance(p, bool) or not isinstance(p, int | np.integer) or p < 0 or self.space_in != self.space_out:
-            raise ValueError(f"{self.name} ** p needs an operator on one space and an integer p >= 0; got {p!r}")
-        power = identity(self.space_in, self.dtype)
-        for _ in range(p):
-            power = self._after(power)
-        return power.renamed(f"{self.name}^{p}", Structure(self.structure.self_adjoint, self.structure.positive))
+            raise ValueError(f"{self.name} ** p needs an operator on one space and an integer p >= 0; got {short(p)}")
+        times = int(p)
+        return self._derived(
+            lambda batch: _iterated(self._forward, batch, times),
+            lambda batch: _iterated(self._backward, batch, times),
+            self.space_in,
+            self.space_in,
+            f"{self.name}^{p}",
+            self.structure,
+        )
 
     def __add__(self, x: Any) -> Any:
         if not isinstance(x, TensorOperator):
@@ -402,6 +407,14 @@ def identity(space: EuclideanSpace, dtype: npt.DTypeLike = np.float64) -> Tensor
 
 def _copy(batch: Array) -> Array:
     return batch.copy()
+
+
+def _iterated(function: Map, batch: Array, times: int) -> Array:
+    """A map after itself, so many times; without any a copy."""
+    image = batch if times else batch.copy()
+    for _ in range(times):
+        image = function(image)
+    return image
 
 
 def _into(space: EuclideanSpace, function: Map) -> Map:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse.linalg import LinearOperator
 
 from kpref._reprs import short_repr
-from kpref._validate import finite_array, first_index, numeric_array
+from kpref._validate import finite_array, first_index, integer, numeric_array, short
 from kpref._validate import function as require_function
 from kpref.threads import serial_blas
-
-if TYPE_CHECKING:
-    from scipy.sparse.linalg import LinearOperator
 
 __all__ = [
     "DotTest",
@@ -217,7 +215,9 @@ def dot_test(operator: LinearOperator, seed: int = 0) -> DotTest:
     -------
     DotTest
     """
-    rng = np.random.default_rng(seed)
+    if not isinstance(operator, LinearOperator):
+        raise TypeError(f"operator must be a LinearOperator; got {short(operator)}")
+    rng = np.random.default_rng(integer("seed", seed, 0))
     rows, columns = operator.shape
     v, w = rng.normal(size=columns), rng.normal(size=rows)
     if np.dtype(operator.dtype).kind == "c":

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigvalsh, svdvals
 
+from kpref._reprs import short_repr
 from kpref._validate import integer
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
@@ -74,6 +75,8 @@ class SchmidtSketch:
     values: Array
     standard_errors: Array
     n_products: int
+
+    __repr__ = short_repr
 
 
 @serial_blas
