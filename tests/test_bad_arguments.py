@@ -46,7 +46,10 @@ def shown(value):
         return f"array{value.shape}{value.dtype}"
     if isinstance(value, int) and abs(value) > 10**99:  # Python does not print all of them
         return f"{'-' if value < 0 else ''}10^{value.bit_length() // 4}..."
-    return "Unfinished" if isinstance(value, Unfinished) else re.sub(r"\s+", " ", repr(value))[:40]
+    if isinstance(value, Unfinished):
+        return "Unfinished"
+    # Names without addresses: they are the same in every process, and so can be run again, or shared out.
+    return re.sub(r"\s+", " ", re.sub(r" at 0x[0-9a-f]+", "", repr(value)))[:40]
 
 
 def over(function, /, **good):
