@@ -91,7 +91,10 @@ def short(value: object) -> str:
     """A value in an error, on one line and cut after 60 characters; of an array its shape and dtype."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} of shape {value.shape}"
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # RecursionError of what is nested too deep, or one of the user's class
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
