@@ -105,7 +105,7 @@ def short(value: object) -> str:
         return f"an array of {value.dtype} of shape {value.shape}"
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # an object of the user's that is not finished, or broken
+    except Exception:  # an object of the user's that is not finished or broken, or one that is nested too deep
         text = f"an object of type {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -213,7 +213,7 @@ def test_smallest_network(tmp_path, quick):
     assert found["metrics"]["lyapunov_1"]["standard_error"] is None
     assert "no standard error" in found["metrics"]["lyapunov_1"]["how"]
     assert found["tasks"] is None
-    assert any("do not carry one condition or label each" in note for note in metrics_of(tmp_path / "out")["notes"])
+    assert any("no condition or label of each trial" in note for note in metrics_of(tmp_path / "out")["notes"])
 
 
 def test_numbers_of_trials_stay_in_range():

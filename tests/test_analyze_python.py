@@ -195,6 +195,7 @@ def test_wrong_arguments(no_work, pair, trials, options, error, message):
         ((RNN.init(N_IN, H, seed=0), Readout(np.ones((N_OUT, H + 1)))), ValueError, "takes 4 units, but there are 3"),
         (RNN.init(N_IN + 1, H, seed=0), ValueError, "the trials have 2 input channels, but the network in network"),
         ("nowhere.npz", FileNotFoundError, "nowhere.npz"),
+        ([], ValueError, "checkpoints holds none"),
     ],
 )
 def test_wrong_networks(trials, checkpoints, error, message):

@@ -193,7 +193,7 @@ def test_legend_of_trials(axes, coloring, request):
         (1110.2, "1,110"),
         (2.14e-14, "2.14×10⁻¹⁴"),
         (-3e20, "−3.00×10²⁰"),
-        (np.inf, "inf"),
+        (np.inf, "∞"),
     ],
 )
 def test_numbers_for_people(value, text):

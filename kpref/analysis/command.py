@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     out = require_replaceable(args.out)
     request = prepare(
-        args.checkpoints, args.trials, loss=args.loss, at=args.at, modes=args.modes, measure=args.measure,
+        args.checkpoints or None, args.trials, loss=args.loss, at=args.at, modes=args.modes, measure=args.measure,
         max_trials=args.max_trials, seed=args.seed, nonlinearity=args.nonlinearity, dt=args.dt, method=args.method,
         tau=args.tau, input_kind=args.input_kind, loading=loading(args), spell=_spell,
         called=shlex.join(["kpref", *args.argv]),

@@ -114,7 +114,7 @@ class Request:
 
 
 def prepare(
-    checkpoints: Any = (),
+    checkpoints: Any = None,
     trials: Trials | str | os.PathLike[str] | None = None,
     *,
     loss: str = "auto",
@@ -246,9 +246,9 @@ def _choose_integration(
 
 def _find_sources(checkpoints: Any, trials: Any, spell: Spelling) -> tuple[list[Any], Any]:
     """The checkpoints one by one, folders expanded, and the trials: paths where they are files."""
-    given = _listed(checkpoints)
+    given = [example_folder()] if checkpoints is None else _listed(checkpoints)
     if not given:
-        given = [example_folder()]
+        raise ValueError(f"{spell('checkpoints')} holds none, as a pattern that no file fits gives: name at least one")
     if trials is not None and not isinstance(trials, Trials | str | os.PathLike):
         raise TypeError(f"{spell('trials')} must be a path or kpref.Trials; got {short(trials)}")
     sources: list[Any] = []
@@ -281,8 +281,6 @@ def _find_sources(checkpoints: Any, trials: Any, spell: Spelling) -> tuple[list[
 
 def _listed(checkpoints: Any) -> list[Any]:
     """One checkpoint or several: a pair of a model and a readout is one."""
-    if checkpoints is None:
-        return []
     if isinstance(checkpoints, list) or (isinstance(checkpoints, tuple) and not _is_pair(checkpoints)):
         return list(checkpoints)
     return [checkpoints]

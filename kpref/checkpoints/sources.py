@@ -25,7 +25,7 @@ from kpref.checkpoints.tensors import is_array, to_array
 
 __all__ = ["Source", "listed", "read_source"]
 
-_DEPTH = 8  # of dictionaries within dictionaries that are looked through
+_DEPTH = 30  # of dictionaries within dictionaries that are looked through
 _RECURRENT = re.compile(r"(.*\.)?weight_hh(_l\d+|$|_g$|_v$|_orig$|\.).*")
 _OPTIMIZER = re.compile(r"optims?|opt(_states?)?|.*optimi[sz]ers?(_.*)?|(lr_)?sched(uler)?s?(_.*)?", re.IGNORECASE)
 _HARMLESS = re.compile(
@@ -208,19 +208,27 @@ def _of_optimizer(key: Any, value: Any) -> bool:
     return _OPTIMIZER.fullmatch(str(key)) is not None or (isinstance(value, Mapping) and "param_groups" in value)
 
 
-def _arrays_beside(items: Iterable[tuple[Any, Any]], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Arrays in dictionaries and lists beside the network; bytes, as states of random generators are, are none."""
-    for key, value in items:
+def _arrays_beside(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
+    """Arrays in dictionaries and lists beside the network; bytes, as states of random generators are, are none.
+
+    Each dictionary and list is looked through once, however often it is held: they may hold each other, or themselves.
+    """
+    waiting = [(str(key), key, value, 0) for key, value in items][::-1]
+    seen: set[int] = set()
+    while waiting:
+        name, key, value, depth = waiting.pop()
         if isinstance(value, list | tuple):
             inner: Any = {index: item for index, item in enumerate(value) if not isinstance(item, float | int | str)}
         else:
             inner = _mapping(value)
-        if inner is not None and _of_optimizer(key, value):
-            continue
-        if inner is not None and depth < _DEPTH:
-            yield from _arrays_beside(inner.items(), f"{prefix}{key}.", depth + 1)
-        elif is_array(value) and not (str(value.dtype).endswith("uint8") and len(value.shape) == 1):
-            yield f"{prefix}{key}", value
+        if inner is None:
+            if is_array(value) and not (str(value.dtype).endswith("uint8") and len(value.shape) == 1):
+                yield name, value
+        elif depth == _DEPTH:
+            yield name, value  # which is no array, and refused as such
+        elif id(value) not in seen and not _of_optimizer(key, value):
+            seen.add(id(value))
+            waiting += [(f"{name}.{key}", key, item, depth + 1) for key, item in inner.items()][::-1]
 
 
 def _text(value: Any) -> str | None:

@@ -83,6 +83,8 @@ def mean_of_forms(forms: Array, overlaps: Array, size: int, positive: bool) -> M
     Mean
     """
     count, value = len(forms), float(np.trace(forms)) / len(forms)
+    if not np.isfinite(forms).all():  # nothing is known, and callers say of what
+        return Mean(math.nan, math.nan, math.inf, 0.0)
     symmetric = (forms + forms.T) / 2
     rest = symmetric - (value / size) * overlaps
     square = float(np.vdot(rest, rest)) / ((count - 1) * (count + 2))

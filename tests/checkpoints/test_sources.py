@@ -69,6 +69,24 @@ class TestNesting:
             load_checkpoint({"model": network(), **beside})
         assert load_checkpoint({"model": network(), **beside}, ignore=name).notes == (f"set aside as asked: '{name}'",)
 
+    def test_lists_and_dictionaries_that_hold_each_other(self):
+        """Followed on each way, 12 lists of 12 times the next one would be as many as 10^13."""
+        inner: list = [np.ones(3)]
+        for _ in range(12):
+            inner = [inner] * 12
+        around: dict = {"lists": inner}
+        around["self"] = around
+        with pytest.raises(ValueError, match=r"found 'around.lists.(0.)+0' \(3,\)"):
+            load_checkpoint({"model": network(), "around": around})
+
+    def test_an_array_too_deep_to_be_looked_for_is_not_lost(self):
+        inner: dict = {"w": np.ones(3)}
+        for _ in range(3000):
+            inner = {"a": inner}
+        with pytest.raises(ValueError, match=r"deep(.a)+ must be an array .*--ignore deep"):
+            load_checkpoint({"model": network(), "deep": inner})
+        assert load_checkpoint({"model": network(), "deep": inner}, ignore="deep").readout is not None
+
     def test_a_readout_kept_beside_it_is_found(self):
         arrays = network()
         parts = {"rnn": without(arrays, "Wout.weight", "Wout.bias"), "out": {}}
