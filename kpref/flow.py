@@ -18,6 +18,7 @@ from kpref.linearize import DenseForm, SiteForm
 from kpref.loss import evaluate_loss
 from kpref.memory import require_memory
 from kpref.models.base import Field, Map, Model, SiteModel
+from kpref.models.step import StepModel
 from kpref.operators import TensorOperator
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
@@ -274,8 +275,13 @@ def _check_memory(model: Model, trials: int, steps: int, dtype: np.dtype[Any]) -
 
     The inputs are there three times: as given, time first, and among the coefficients.
     """
-    gates = model.n_gates if isinstance(model, SiteModel) else model.n_states + model.n_parameters
-    states = model.n_states * (8.0 + dtype.itemsize * (gates + 2 + 3))
+    if isinstance(model, StepModel):
+        coefficients = sum(model.program.channels.values())
+    elif isinstance(model, SiteModel):
+        coefficients = model.n_states * (model.n_gates + 2)
+    else:
+        coefficients = model.n_states * (model.n_states + model.n_parameters + 2)
+    states = 8.0 * model.n_states + dtype.itemsize * (coefficients + 3.0 * model.n_states)
     inputs = model.n_inputs * (16.0 + dtype.itemsize)
     require_memory(trials * steps * (states + inputs), f"a flow of {model} over {trials} trials of {steps} steps")
 
