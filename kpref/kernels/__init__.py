@@ -323,7 +323,7 @@ def _sum_of_changes(
 
 
 def _most_step_parts(form: StepForm) -> int:
-    entries = sum(form.weights[name].size for name in form.trained)
+    entries = max(1, sum(form.weights[name].size for name in form.trained))
     room = form.n_steps * form.n_trials * form.n_states / (2 * entries)
     return min(_MOST_BLOCKS, 1 << int(np.log2(max(2.0, room))))
 

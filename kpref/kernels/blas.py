@@ -108,13 +108,13 @@ def _multiply(a, b, c, beta):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def product_at(kind, add, rows, a, lda, b, c, ldc):  # type: ignore[no-untyped-def]
+def product_at(add, rows, a, lda, b, c, ldc):  # type: ignore[no-untyped-def]
     """``c = a @ b``, or ``c += a @ b``, for addresses a and c of matrices of leading dimensions lda and ldc.
 
-    `kind` is a number of the type of the entries; b is a matrix in panels.
+    b is a matrix in panels, and its type is that of all entries.
     """
     size, depth = b.entries.itemsize, _depth(rows, b, b.rows)
-    zero, one = kind * 0, kind * 0 + 1
+    zero, one = b.entries.dtype.type(0.0), b.entries.dtype.type(1.0)
     for column in range(0, b.columns, b.width):
         width = min(b.width, b.columns - column)
         for first in range(0, b.rows, depth):

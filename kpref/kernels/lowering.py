@@ -172,8 +172,10 @@ def _with_stores(
         outer[:] = _outer_with_stores(program, outer, written)
     result = []
     for row in rows:
-        if row.kind == UNIT and transposed:
-            result.append(row)  # reads a cotangent, writes to the gradient
+        if row.kind == UNIT and transposed:  # reads a cotangent, writes to the gradient
+            cleared[program.columns(row.out)] |= ~written[program.columns(row.out)]
+            written[program.columns(row.out)] = True
+            result.append(row)
             continue
         source = program.columns(row.source)
         if row.kind != UNIT:
@@ -184,7 +186,10 @@ def _with_stores(
         cleared[out] |= ~written[out] & add
         written[out] = True
         result.append(replace(row, add=add))
-    for view in program.old if transposed else program.new:  # what nothing reaches is zero
+    ends = list(program.old if transposed else program.new)
+    if transposed:
+        ends += [View(register, start, width) for register, start, *_, width in outer]
+    for view in ends:  # what nothing reaches is zero
         cleared[program.columns(view)] |= ~written[program.columns(view)]
     return result
 

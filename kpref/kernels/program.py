@@ -123,14 +123,14 @@ def _padded(columns: int, units: int, itemsize: int) -> int:
     return int(row_length.py_func(columns, units, itemsize))
 
 
-def _weights(matrices: list[Array], dtype: npt.DTypeLike) -> Weights:
-    """Matrices (rows, columns), or (v, rows, columns) for several sets, in panels."""
+def _weights(matrices: list[Array], dtype: npt.DTypeLike, sets: tuple[int, ...] = ()) -> Weights:
+    """Matrices (rows, columns), or (v, rows, columns) for sets (v,) of them, in panels."""
     panels = [as_panels(np.ascontiguousarray(matrix, dtype)) for matrix in matrices]
     first = np.cumsum([0] + [one.rows * one.columns for one in panels])
     table = np.array(
         [(at, one.rows, one.columns, one.width) for at, one in zip(first, panels, strict=False)], dtype=np.int64
     )
-    entries = [one.entries for one in panels] or [np.zeros(0, dtype)]
+    entries = [np.zeros((*sets, 0), dtype), *(one.entries for one in panels)]
     return Weights(np.concatenate(entries, axis=-1), table.reshape(len(panels), 4))
 
 
@@ -143,7 +143,7 @@ def packed_changes(form: StepForm, vectors: Array) -> Changes:
         changes[name].swapaxes(1, 2) if kinds[name] == "product" else np.zeros((len(vectors), 0, 0))
         for name in form.trained
     ]
-    return Changes(_weights(matrices, form.dtype), np.concatenate([empty, *units], axis=1, dtype=form.dtype))
+    return Changes(_weights(matrices, form.dtype, (len(vectors),)), np.concatenate([empty, *units], axis=1, dtype=form.dtype))
 
 
 def zero_changes(form: StepForm, vectors: int) -> Changes:
@@ -215,13 +215,13 @@ def _apply(form, table, weights, units, backwards, buffer, bases, rows, where): 
     and the steps to go on by then: all rows of a block of trials are of one step; those of J alone run on in time.
     """
     operations, strides, address = table.operations, form.strides, buffer.ctypes.data
-    size, kind = buffer.itemsize, buffer.dtype.type(0)
+    size = buffer.itemsize
     for run in range(len(table.runs)):
         first, last = table.runs[run, 0], table.runs[run, 1]
         if operations[first, 0] == PRODUCT:
             out, source = operations[first, 1], operations[first, 3]
             product_at(
-                kind, operations[first, 9] == 1, rows,
+                operations[first, 9] == 1, rows,
                 address + (bases[source] + operations[first, 4]) * size, strides[source],
                 _weight(weights, operations[first, 10]),
                 address + (bases[out] + operations[first, 2]) * size, strides[out],

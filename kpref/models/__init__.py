@@ -15,6 +15,7 @@ from kpref.models.base import (
 from kpref.models.dynamical_systems import Hopf, Lorenz63, Pitchfork, SaddleNode, Transcritical, VanDerPol
 from kpref.models.gru import GRU
 from kpref.models.layers import LSTM, Stacked
+from kpref.models.low_rank import LowRankRNN
 from kpref.models.rate import LinearSystem, Rate
 from kpref.models.rnn import RNN, LeakyRNN, Linear
 from kpref.models.user import UserField
@@ -31,6 +32,7 @@ __all__ = [
     "Linear",
     "LinearSystem",
     "Lorenz63",
+    "LowRankRNN",
     "Map",
     "Model",
     "ParameterSite",

@@ -24,7 +24,9 @@ from kpref.flow import Flow
 from kpref.linearize import DenseForm, SiteForm
 from kpref.memory import require_memory
 from kpref.spectra.closed_form import gate_features
+from kpref.step_form import StepForm
 from kpref.threads import run_blocks
+from kpref.unit_blocks import UnitBlocks, unit_blocks
 
 __all__ = ["KernelSpectrum", "form_spectrum", "kernel_spectrum"]
 
@@ -79,11 +81,19 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
 
 
 def form_spectrum(
-    form: SiteForm | DenseForm, mu: Array, progress: Callable[[int], object] | None = None
+    form: SiteForm | StepForm | DenseForm, mu: Array, progress: Callable[[int], object] | None = None
 ) -> KernelSpectrum:
     """`kernel_spectrum` of a linearisation, mu (B, T) being the measure."""
     if isinstance(form, DenseForm):
         return _dense_spectrum(form, mu)
+    if isinstance(form, StepForm):
+        blocks = unit_blocks(form)
+        if blocks is None:
+            raise ValueError(
+                "K of this network mixes units, since a trained weight acts on later states through another product: "
+                "its spectrum is not exact by units. kpref.eigh(flow.K, k) gives the leading part"
+            )
+        return _summary(_block_spectra(blocks, np.sqrt(mu.T).reshape(-1, 1), progress))
     root = np.sqrt(mu.T).reshape(-1, 1)
     features = [root * block for block in gate_features(form)]
     units = form.n_states
@@ -129,6 +139,33 @@ def _unit_spectra(gates: Array, features: list[Array], rows: int, progress: Call
             progress(1)
 
     run_blocks(task, units)
+    return unit_values
+
+
+def _block_spectra(blocks: UnitBlocks, root: Array, progress: Callable[[int], object] | None) -> Array:
+    """Eigenvalues of ``F_h F_h^T Mu`` for each unit h, (N, most of them), padded with zeros."""
+    sizes = [
+        min(gates.shape[0] * len(root), sum(block.shape[1] for block in features))
+        for gates, features in zip(blocks.gates, blocks.features, strict=True)
+    ]
+    unit_values = np.zeros((max(1, len(sizes)), max(sizes, default=1)))
+
+    def task(unit: int) -> None:
+        features = blocks.features[unit]
+        rows, columns = blocks.gates[unit].shape[0] * len(root), sum(block.shape[1] for block in features)
+        if columns > rows:
+            parts = [np.concatenate([root * gates[:, [g]] * block for g, block in enumerate(features)], axis=1)
+                     for gates in blocks.gates[unit]]  # fmt: skip
+            factor = np.concatenate(parts)
+            gram = factor @ factor.T
+        else:
+            gram = sum(_gram(root * gates, features, False) for gates in blocks.gates[unit])  # type: ignore[assignment]
+        values = eigvalsh(gram, lower=True, check_finite=False)
+        unit_values[unit, : len(values)] = np.maximum(values, 0.0)[::-1]
+        if progress is not None:
+            progress(1)
+
+    run_blocks(task, len(sizes))
     return unit_values
 
 

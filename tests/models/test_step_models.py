@@ -1,0 +1,151 @@
+"""One set of laws for every network whose linearised step is a program: a new one is tested by adding a line here."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import kpref
+from kpref.kernels import reference
+
+MODELS = {
+    "lstm": lambda n, h, seed: kpref.models.LSTM.init(n, h, seed),
+    "lstm without biases": lambda n, h, seed: kpref.models.LSTM.init(n, h, seed, bias=False),
+    "low rank": lambda n, h, seed: kpref.models.LowRankRNN.init(n, h, 1 + h // 3, seed),
+    "low rank relu": lambda n, h, seed: kpref.models.LowRankRNN.init(n, h, 2, seed, nonlinearity="softplus"),
+    "rnn": lambda n, h, seed: kpref.models.Stacked.init("rnn", n, h, 1, seed),
+    "two rnn": lambda n, h, seed: kpref.models.Stacked.init("rnn", n, h, 2, seed),
+    "two gru": lambda n, h, seed: kpref.models.Stacked.init("gru", n, h, 2, seed),
+    "three gru without biases": lambda n, h, seed: kpref.models.Stacked.init("gru", n, h, 3, seed, bias=False),
+    "two lstm": lambda n, h, seed: kpref.models.Stacked.init("lstm", n, h, 2, seed),
+}
+NAMES = pytest.mark.parametrize("name", MODELS)
+SIZES = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**31))
+STEP = 1e-30  # complex steps have no cancellation: any size will do
+
+
+def random_flow(name, sizes, **options):
+    inputs, units, trials, steps, seed = sizes
+    rng = np.random.default_rng(seed)
+    model = MODELS[name](inputs, units, seed)
+    model = model.with_vector(model.vector + 0.3 * rng.normal(size=model.n_parameters))
+    z0 = 0.5 * rng.normal(size=(trials, model.n_states))
+    return kpref.Flow(model, rng.normal(size=(trials, steps, inputs)), z0=z0, **options), rng
+
+
+def roundings(flow, image):
+    """An entry is at the end of `steps` sums of products of at most `H + n_in + 4` terms; 8 sqrt(k) u of the largest."""
+    terms = flow.space.shape[1] * (flow.model.n_states + flow.model.n_inputs + 4)
+    return 8 * np.sqrt(terms) * np.finfo(float).eps * max(1.0, np.abs(image).max())
+
+
+@NAMES
+@given(SIZES)
+def test_derivatives_agree_with_complex_steps(name, sizes):
+    flow, rng = random_flow(name, sizes)
+    model, direction = flow.model, rng.normal(size=flow.model.n_parameters)
+    moved = model.unflatten(model.vector + 1j * STEP * direction)
+    wanted = model.iterate(flow.z0, flow.inputs, moved).imag / STEP
+    allowed = 10 * roundings(flow, wanted)  # the forward pass at complex parameters rounds as often
+    assert np.abs(flow.D(direction) - wanted).max() <= allowed
+    assert np.abs(flow.P(flow.J(direction)) - wanted).max() <= allowed
+    start = rng.normal(size=flow.z0.shape)
+    wanted = model.iterate(flow.z0 + 1j * STEP * start, flow.inputs).imag / STEP
+    assert np.abs(flow.D_z0(start) - wanted).max() <= 10 * roundings(flow, wanted)
+
+
+@NAMES
+@given(SIZES)
+def test_dot_tests_and_inverses(name, sizes):
+    flow, rng = random_flow(name, sizes)
+    for op in (flow.P, flow.P_inverse, flow.J, flow.D, flow.D_z0, flow.K, flow.NTK):
+        x, y = rng.normal(size=op.shape_in), rng.normal(size=op.shape_out)
+        image, back = op(x), op.T(y)
+        scale = np.linalg.norm(image) * np.linalg.norm(y) + np.linalg.norm(x) * np.linalg.norm(back)
+        assert abs(np.vdot(y, image) - np.vdot(back, x)) <= 1e-13 * max(scale, 1e-300)
+    q = rng.normal(size=flow.states.shape)
+    assert np.abs(flow.P_inverse(flow.P(q)) - q).max() <= roundings(flow, flow.P(q))
+
+
+@NAMES
+def test_compiled_products_agree_with_the_plain_ones(name):
+    """Several blocks of trials, so that D takes one sweep and several chunks."""
+    flow, rng = random_flow(name, (2, 4, 70, 9, 3))
+    form = flow.linearization
+    vectors, q = rng.normal(size=(1, form.n_parameters)), rng.normal(size=(1, *flow.states.shape))
+    plain = reference.tangent(form, reference.parameter_product(form, vectors))
+    assert np.abs(flow.D.apply(vectors) - plain).max() <= roundings(flow, plain)
+    plain = reference.parameter_transpose(form, reference.adjoint(form, q))
+    assert np.abs(flow.D.T.apply(q) - plain).max() <= 100 * roundings(flow, plain)  # sums over 630 points besides
+
+
+@NAMES
+def test_a_trainable_subset_picks_columns(name):
+    flow, rng = random_flow(name, (2, 3, 3, 5, 1))
+    whole = flow.D.to_dense()
+    start = 0
+    for parameter in flow.model.trainable:
+        size = flow.model.parameters[parameter].size
+        part = kpref.Flow(flow.model.with_trainable([parameter]), flow.inputs, z0=flow.z0).D.to_dense()
+        assert np.abs(part - whole[:, start : start + size]).max() <= roundings(flow, whole)
+        start += size
+
+
+@NAMES
+def test_zero_weights_one_of_everything_and_single_precision(name):
+    flow, _ = random_flow(name, (1, 1, 1, 1, 0))
+    still = kpref.Flow(flow.model.with_vector(np.zeros(flow.model.n_parameters)), flow.inputs)
+    assert np.isfinite(still.NTK(np.ones(still.states.shape))).all()
+    flow, rng = random_flow(name, (2, 4, 5, 8, 2))
+    single = kpref.Flow(flow.model, flow.inputs, z0=flow.z0, dtype=np.float32)
+    q = rng.normal(size=flow.states.shape)
+    wanted, found = flow.NTK(q), single.NTK(q)
+    assert found.dtype == np.float32
+    assert np.abs(found - wanted).max() <= roundings(flow, wanted) * 2.0**29 * 50  # u is 2^29 times as large
+
+
+@NAMES
+def test_the_same_bits_for_any_number_of_threads(name):
+    flow, rng = random_flow(name, (2, 6, 70, 8, 4))
+    q, seen = rng.normal(size=flow.states.shape), set()
+    before = kpref.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            kpref.set_num_threads(threads)
+            seen.add(flow.NTK(q).tobytes() + flow.K(q).tobytes() + flow.P(q).tobytes())
+    finally:
+        kpref.set_num_threads(before)
+    assert len(seen) == 1
+
+
+@NAMES
+def test_models_pickle_and_copy(name):
+    flow, _ = random_flow(name, (2, 3, 2, 4, 5))
+    for other in (pickle.loads(pickle.dumps(flow.model)), copy.deepcopy(flow.model)):
+        assert np.array_equal(kpref.Flow(other, flow.inputs, z0=flow.z0).states, flow.states)
+
+
+@NAMES
+def test_the_spectrum_of_K_is_exact_where_units_stay_apart(name):
+    flow, _ = random_flow(name, (2, 4, 3, 6, 6))
+    try:
+        exact = kpref.kernel_spectrum(flow).values
+    except ValueError as error:
+        assert "mixes units" in str(error)
+        assert name in ("low rank", "low rank relu", "two rnn", "two gru", "three gru without biases", "two lstm")
+        return
+    dense = np.linalg.eigvals(flow.K.to_dense()).real
+    dense = np.sort(dense)[::-1]
+    length = min(len(dense), len(exact))
+    assert np.abs(dense[:length] - exact[:length]).max() <= 1e-12 * dense[0]
+    assert np.abs(dense[length:]).max(initial=0) <= 1e-12 * dense[0]
+
+
+def test_low_rank_keeps_units_apart_where_the_right_vectors_are_fixed():
+    flow, _ = random_flow("low rank", (2, 5, 3, 6, 7))
+    frozen = kpref.Flow(flow.model.with_trainable(["m", "weight_ih", "bias"]), flow.inputs)
+    exact = kpref.kernel_spectrum(frozen)
+    assert exact.trace == pytest.approx(np.trace(frozen.K.to_dense()), rel=1e-12)
