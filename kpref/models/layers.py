@@ -151,7 +151,7 @@ class _Layers(StepMap):
             found = self.cell.channels(*currents, state)
             channels |= {f"layer{layer}_{name}": value for name, value in found.items()}
             if layer == 0:
-                variables["drive0"] = np.concatenate([x, ones], axis=-1)
+                variables["drive0"] = np.concatenate([x, ones], axis=-1) if self._has_bias(0) else x
             else:
                 variables[f"below{layer}"] = x
                 if self._has_bias(layer):

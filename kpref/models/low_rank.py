@@ -127,6 +127,7 @@ class LowRankRNN(StepMap):
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Slope and leak; rates phi(z), kappa, and ``(x, 1)``."""
         rates = self.nonlinearity.value(z)
+        drive = np.concatenate([x, np.ones((*x.shape[:-1], 1))], axis=-1) if "bias" in self.parameters else x
         return StepNumbers(
             {
                 "slope": self.nonlinearity.slope(z),
@@ -136,6 +137,6 @@ class LowRankRNN(StepMap):
             {
                 "rates": rates,
                 "kappa": rates @ self.parameters["n"] / self.n_states,
-                "drive": np.concatenate([x, np.ones((*x.shape[:-1], 1))], axis=-1),
+                "drive": drive,
             },
         )
