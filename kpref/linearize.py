@@ -297,9 +297,7 @@ def _step_form(model: StepModel, states: Array, inputs: Array, dtype: npt.DTypeL
     program = model.program
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows here is reported below, with its place
         sample = model.numbers(states[:1], inputs[:1])
-        weights = {
-            name: finite_array(name, weight, dtype=dtype).copy() for name, weight in model.weights().items()
-        }
+        weights = {name: finite_array(name, weight, dtype=dtype).copy() for name, weight in model.weights().items()}
     units = {op.name: weights[op.name][None] for op in program.operations if op.kind == "unit"}
     constant = {name: value for name, value in sample.channels.items() if value.ndim == 1}
     shapes = {

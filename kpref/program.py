@@ -4,12 +4,12 @@ Registers hold one row for each trial: the old state, the new state, and scratch
 operation adds to one and none is overwritten:
 
     scale      out += c * in                      c: a *channel* of coefficients, one row for each point of a trajectory
-    product    out += W in (+ dW m)               W: a *weight* that all trials share; m: the *variable* that it multiplies
+    product    out += W in (+ dW m)               W: a *weight* that all trials share; m: the *variable* it multiplies
     unit       out += w * in (+ dw * m)           w: a weight for each column (time constants, conductances)
     gather     out_i += sum_j in_ij               and its transpose,
     spread     out_ij += in_i                     for states as wide as a weight
 
-``*`` is elementwise. From the old state, with dW = 0, the new state is ``A dz``; from a state of zeros it is ``J dtheta``.
+``*`` is elementwise. From the old state, with dW = 0, the new state is ``A dz``; from a state of zeros ``J dtheta``.
 Since every operation is linear and only adds, the transpose of the program ``E_1 ... E_m``, each of the form
 ``1 + e_out C e_in^T``, is its operations in reverse order with `in` and `out` exchanged: from a cotangent of the new
 state that leaves ``A^T l`` in the old one, and the sums over trials of ``(cotangent of out) m^T`` are ``J^T l``.
@@ -210,7 +210,5 @@ class Builder:
 
 def _overlap(one: View, other: View) -> bool:
     return (
-        one.register == other.register
-        and one.start < other.start + other.width
-        and other.start < one.start + one.width
+        one.register == other.register and one.start < other.start + other.width and other.start < one.start + one.width
     )

@@ -21,6 +21,7 @@ __all__ = ["Entry", "Place", "StepForm", "Variable", "allot"]
 
 Array = npt.NDArray[Any]
 
+
 @dataclass(frozen=True)
 class Place:
     """Where a channel stands in the flat array of all coefficients.

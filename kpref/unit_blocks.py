@@ -23,11 +23,14 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from kpref.program import Operation
 from kpref.step_form import Entry, StepForm
 
 __all__ = ["UnitBlocks", "unit_blocks"]
 
 Array = npt.NDArray[np.float64]
+#: An entry of a trained array, the row of the weight (column, of a unit's) that it is about, and the operation.
+Entered = tuple[Entry, int, Operation]
 Bools = npt.NDArray[np.bool_]
 
 
@@ -103,9 +106,9 @@ def _reach(form: StepForm) -> tuple[Bools | None, Bools]:
     return (None if (rows & mixed & reach.any(axis=1)).any() else reach), rows
 
 
-def _rows_of_entries(form: StepForm) -> dict[int, list[tuple[Entry, int, str]]]:
-    """For each column of the registers that trained weights write to: the entries, their row, and the variable."""
-    found: dict[int, list[tuple[Entry, int, str]]] = {}
+def _rows_of_entries(form: StepForm) -> dict[int, list[Entered]]:
+    """For each column of the registers that trained weights write to: what enters there."""
+    found: dict[int, list[Entered]] = {}
     for op in form.program.operations:
         if op.variable is None or op.name not in form.trained:
             continue
@@ -115,12 +118,12 @@ def _rows_of_entries(form: StepForm) -> dict[int, list[tuple[Entry, int, str]]]:
                 continue
             span = entry.columns if op.kind == "unit" else entry.rows
             for row in range(span.start, span.stop):
-                found.setdefault(first + row, []).append((entry, row, op.variable))
+                found.setdefault(first + row, []).append((entry, row, op))
     return found
 
 
 def _members(
-    reach: Bools, rows: Bools, entered: dict[int, list[tuple[Entry, int, str]]]
+    reach: Bools, rows: Bools, entered: dict[int, list[Entered]]
 ) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
     """Columns of the state, and currents, of each unit."""
     currents = np.array([row for row in sorted(entered) if rows[row] and reach[row].any()], dtype=np.intp)
@@ -160,21 +163,23 @@ def _gates(form: StepForm, columns: list[int]) -> Array:
     return registers.reshape(points[0] * points[1], -1)
 
 
-def _features(form: StepForm, entries: list[tuple[Entry, int, str]], cache: dict[tuple[object, ...], Array]) -> Array:
+def _features(form: StepForm, entries: list[Entered], cache: dict[tuple[object, ...], Array]) -> Array:
     """What the trained entries of one current multiply, (R B, columns)."""
-    plain = all(np.ndim(entry.factor) == 0 for entry, _, _ in entries)
-    key = tuple((entry.columns.start, entry.columns.stop, variable, entry.weight, str(entry.factor)) for entry, _, variable in entries)
+    plain = all(op.kind == "product" and np.ndim(entry.factor) == 0 for entry, _, op in entries)
+    key = tuple((op.name, entry.columns.start, entry.columns.stop, str(entry.factor)) for entry, _, op in entries)
     if plain and key in cache:
         return cache[key]
     blocks = []
-    for entry, row, variable in entries:
-        values = form.variable(variable).reshape(form.n_steps * form.n_trials, -1)
-        unit = form.weights[entry.weight].shape[0] == 1 and values.shape[1] == entry.columns.stop
-        columns = slice(row, row + 1) if unit and values.shape[1] > 1 else entry.columns
+    for entry, row, op in entries:
+        values = form.variable(op.variable or "").reshape(form.n_steps * form.n_trials, -1)
         factor = np.asarray(entry.factor, dtype=float)
-        if factor.ndim:
-            at = row - entry.rows.start
-            factor = factor[:, at] if entry.transposed else factor[at]
+        if op.kind == "unit":
+            columns, at = slice(row, row + 1), row - entry.columns.start
+            factor = factor.reshape(-1)[at] if factor.size > 1 else factor.reshape(())
+        else:
+            columns, at = entry.columns, row - entry.rows.start
+            if factor.ndim:
+                factor = factor[:, at] if entry.transposed else factor[at]
         blocks.append(values[:, columns] * factor)
     found = np.concatenate(blocks, axis=1, dtype=np.float64)
     if plain:

@@ -101,9 +101,7 @@ def sensitivity_transpose(form: Form, tensors: Array) -> Array:
             for trials in blocks[part]:
                 program.sensitivity_transpose(arrays, tensors, changes, trials.start, trials.stop, chunk)
 
-        return _sum_of_changes(
-            form, len(tensors), even_blocks(len(blocks), 1, _most_step_parts(form)), add_changes
-        )
+        return _sum_of_changes(form, len(tensors), even_blocks(len(blocks), 1, _most_step_parts(form)), add_changes)
 
     def add(part: slice, recurrent: Panels, driven: Panels) -> None:
         for trials in blocks[part]:

@@ -4,7 +4,8 @@ For each direction there are three ways to run a program: from the state alone (
 both (D). In each, operations that nothing reaches, or that lead nowhere, are left out; the first that writes to a
 column stores instead of adding, so that registers need not be set to zero before a step; those columns that are read,
 or added to, before they are stored are zeroed. Adjacent scales of one register become one operation with several
-blocks. All follows from the flow of data in that direction.
+blocks. All follows from the flow of data in that direction. What enters from a tensor, and leaves for one, is part of
+the table: SET stores a row of the tensor in a part of the state, TAKE adds it, GIVE writes the state to the tensor.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import numpy.typing as npt
 from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm
 
-__all__ = ["ADD", "CLEAR", "GATHER", "PRODUCT", "SCALE", "SPREAD", "STORE", "Table", "UNIT", "ZERO", "lower"]
+__all__ = [
+    "ADD", "CLEAR", "GATHER", "GIVE", "PRODUCT", "SCALE", "SET", "SPREAD", "STORE", "TAKE", "Table", "UNIT", "ZERO",
+    "lower",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
-PRODUCT, SCALE, GATHER, SPREAD, UNIT, CLEAR = range(6)
+PRODUCT, SCALE, GATHER, SPREAD, UNIT, CLEAR, SET, TAKE, GIVE = range(9)
 STORE, ADD, ZERO = range(3)
 _KINDS = {"product": PRODUCT, "scale": SCALE, "gather": GATHER, "spread": SPREAD}
 
@@ -36,7 +40,8 @@ class Table(NamedTuple):
     operations : ndarray of int, shape (m, 13)
         Kind; register and first column of `out`; of `in`; columns of a block; number of blocks; columns from a block to
         the next of `out`, and of `in`; whether to add; then, of a scale, the start and the two strides of its channel,
-        of a product its weight, of a unit its first column among the trained units and that of its variable.
+        of a product its weight, of a unit its first column among the trained units and that of its variable, of what
+        moves to or from a tensor its first column there.
     runs : ndarray of int, shape (r, 2)
         Operations from, and up to, which are done together for each row: a product stands alone.
     outer : ndarray of int, shape (p, 7)
@@ -71,7 +76,14 @@ class _Row:
         ]  # fmt: skip
 
 
-def lower(form: StepForm, transposed: bool, from_state: bool, from_parameters: bool) -> Table:
+def lower(
+    form: StepForm,
+    transposed: bool,
+    from_state: bool,
+    from_parameters: bool,
+    first: Sequence[int] = (),
+    last: Sequence[int] = (),
+) -> Table:
     """The table of one way to run the program of a form.
 
     Parameters
@@ -82,6 +94,10 @@ def lower(form: StepForm, transposed: bool, from_state: bool, from_parameters: b
         Whether the old state, or what is wanted of its cotangent, takes part.
     from_parameters : bool
         Whether changes of the weights, or the gradients by them, do.
+    first : sequence of SET, TAKE
+        What is done with the state that the table begins with, before it.
+    last : sequence of TAKE, GIVE
+        What is done with the state that it ends with, after it.
     """
     program = form.program
     active = list(_active(form, transposed, from_state, from_parameters))
@@ -103,7 +119,8 @@ def lower(form: StepForm, transposed: bool, from_state: bool, from_parameters: b
         if by_state and to is not None and of is not None:
             rows += _of_state(form, op, to, of, transposed)
     rows = _merged(_with_stores(program, rows, outer, written, cleared, transposed))
-    rows = [*_clears(program, cleared), *rows]
+    begin, end = (program.new, program.old) if transposed else (program.old, program.new)
+    rows = [*_moves(begin, first), *_clears(program, cleared), *rows, *_moves(end, last)]
     table = np.array([row.numbers() for row in rows], dtype=np.int64).reshape(len(rows), 13)
     return Table(table, _runs(table), np.array(outer, dtype=np.int64).reshape(len(outer), 7))
 
@@ -213,7 +230,12 @@ def _merged(rows: Sequence[_Row]) -> list[_Row]:
     merged: list[_Row] = []
     for row in rows:
         last = merged[-1] if merged else None
-        if last is not None and last.kind == row.kind == SCALE and last.width == row.width and last.last[1:] == row.last[1:]:
+        if (
+            last is not None
+            and last.kind == row.kind == SCALE
+            and last.width == row.width
+            and last.last[1:] == row.last[1:]
+        ):
             count, width = last.count, row.width
             out_step = row.out.start - last.out.start
             source_step = row.source.start - last.source.start
@@ -230,6 +252,17 @@ def _merged(rows: Sequence[_Row]) -> list[_Row]:
                 continue
         merged.append(row)
     return merged
+
+
+def _moves(views: Sequence[View], kinds: Sequence[int]) -> list[_Row]:
+    """Rows that move the parts of the state from or to tensors."""
+    rows = []
+    for kind in kinds:
+        column = 0
+        for view in views:
+            rows.append(_Row(kind, view, view, view.width, last=(column, 0, 0)))
+            column += view.width
+    return rows
 
 
 def _clears(program: Program, cleared: Array) -> list[_Row]:

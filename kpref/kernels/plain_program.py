@@ -26,52 +26,51 @@ def run(form: StepForm, step: int, x: Array, changes: Mapping[str, Array] | None
     _enter(registers, program.old, x)
     for op in program.operations:
         out = _columns(registers, op.out)
-        source = None if op.source is None else _columns(registers, op.source)
+        if op.name in changes and op.variable is not None:
+            m, change = form.variable(op.variable)[step], changes[op.name]
+            out += m @ change.swapaxes(1, 2) if op.kind == "product" else m * change
+        if op.source is None:
+            continue
+        source = _columns(registers, op.source)
         if op.kind == "scale":
             out += _row(form.channel(op.name), step) * source
         elif op.kind == "product":
-            if source is not None:
-                out += source @ form.weights[op.name].T
-            if op.variable is not None and op.name in changes:
-                out += form.variable(op.variable)[step] @ changes[op.name].swapaxes(1, 2)
+            out += source @ form.weights[op.name].T
         elif op.kind == "unit":
-            if source is not None:
-                out += form.weights[op.name] * source
-            if op.variable is not None and op.name in changes:
-                out += form.variable(op.variable)[step] * changes[op.name]
+            out += form.weights[op.name] * source
         elif op.kind == "gather":
-            out += source.reshape(*out.shape, -1).sum(axis=3)  # type: ignore[union-attr]
+            out += source.reshape(*out.shape, -1).sum(axis=3)
         else:
-            out += np.repeat(source, out.shape[2] // source.shape[2], axis=2)  # type: ignore[arg-type,union-attr]
+            out += np.repeat(source, out.shape[2] // source.shape[2], axis=2)
     return np.concatenate([registers[view.register] for view in program.new], axis=2)
 
 
-def run_transposed(
-    form: StepForm, step: int, x: Array, changes: Mapping[str, Array] | None = None
-) -> Array:
+def run_transposed(form: StepForm, step: int, x: Array, changes: Mapping[str, Array] | None = None) -> Array:
     """``A[step]^T x`` for x of shape (v, B, H); ``J_theta[step]^T x`` is added into `changes`, if given."""
     program = form.program
     registers = [np.zeros((*x.shape[:2], width), form.dtype) for width in program.widths]
     _enter(registers, program.new, x)
     for op, to, of in program.reversed():
         source = _columns(registers, of)
-        out = None if to is None else _columns(registers, to)
+        if changes is not None and op.name in changes and op.variable is not None:
+            m = form.variable(op.variable)[step]
+            if op.kind == "product":
+                changes[op.name][...] += source.swapaxes(1, 2) @ m
+            else:
+                changes[op.name][:, 0] += (m * source).sum(axis=1)
+        if to is None:
+            continue
+        out = _columns(registers, to)
         if op.kind == "scale":
             out += _row(form.channel(op.name), step) * source
         elif op.kind == "product":
-            if out is not None:
-                out += source @ form.weights[op.name]
-            if op.variable is not None and changes is not None and op.name in changes:
-                changes[op.name][...] += source.swapaxes(1, 2) @ form.variable(op.variable)[step]
+            out += source @ form.weights[op.name]
         elif op.kind == "unit":
-            if out is not None:
-                out += form.weights[op.name] * source
-            if op.variable is not None and changes is not None and op.name in changes:
-                changes[op.name][:, 0] += (form.variable(op.variable)[step] * source).sum(axis=1)
+            out += form.weights[op.name] * source
         elif op.kind == "gather":
-            out += np.repeat(source, out.shape[2] // source.shape[2], axis=2)  # type: ignore[union-attr]
+            out += np.repeat(source, out.shape[2] // source.shape[2], axis=2)
         else:
-            out += source.reshape(*out.shape, -1).sum(axis=3)  # type: ignore[union-attr]
+            out += source.reshape(*out.shape, -1).sum(axis=3)
     return np.concatenate([registers[view.register] for view in program.old], axis=2)
 
 

@@ -20,8 +20,22 @@ from numba import uint64
 
 from kpref.kernels.blas import add_product, add_transposed_product, product, product_at, row_length
 from kpref.kernels.compilation import kernel
-from kpref.kernels.lowering import ADD, CLEAR, GATHER, PRODUCT, SCALE, SPREAD, ZERO, Table, lower
-from kpref.kernels.panels import Panels, as_panels
+from kpref.kernels.lowering import (
+    ADD,
+    CLEAR,
+    GATHER,
+    GIVE,
+    PRODUCT,
+    SCALE,
+    SET,
+    SPREAD,
+    TAKE,
+    UNIT,
+    ZERO,
+    Table,
+    lower,
+)  # fmt: skip
+from kpref.kernels.panels import Panels, as_matrices, as_panels, panel_width
 from kpref.step_form import StepForm
 
 __all__ = [
@@ -68,6 +82,8 @@ class Changes(NamedTuple):
 class ProgramArrays(NamedTuple):
     """A `kpref.step_form.StepForm` in a form that compiled code takes."""
 
+    jacobian: Table
+    jacobian_transpose: Table
     tangent: Table
     adjoint: Table
     product: Table
@@ -93,16 +109,15 @@ def program_arrays(form: StepForm) -> ProgramArrays:
     for op in program.operations:
         if op.kind == "product" and op.name in form.trained:
             chunked[op.out.register] = 1
-    ways = {
-        name: lower(form, transposed, state, parameters)
-        for name, transposed, state, parameters in (
-            ("tangent", False, True, False), ("adjoint", True, True, False),
-            ("product", False, False, True), ("product_transpose", True, False, True),
-            ("sensitivity", False, True, True), ("sensitivity_transpose", True, True, True),
-        )
-    }  # fmt: skip
     return ProgramArrays(
-        **ways,
+        jacobian=lower(form, False, True, False),
+        jacobian_transpose=lower(form, True, True, False),
+        tangent=lower(form, False, True, False, last=(TAKE, GIVE)),
+        adjoint=lower(form, True, True, False, last=(TAKE, GIVE)),
+        product=lower(form, False, False, True, last=(GIVE,)),
+        product_transpose=lower(form, True, False, True, first=(SET,)),
+        sensitivity=lower(form, False, True, True, last=(GIVE,)),
+        sensitivity_transpose=lower(form, True, True, True, first=(TAKE,)),
         numbers=form.numbers,
         states=form.states,
         variables=form.variables,
@@ -143,18 +158,26 @@ def packed_changes(form: StepForm, vectors: Array) -> Changes:
         changes[name].swapaxes(1, 2) if kinds[name] == "product" else np.zeros((len(vectors), 0, 0))
         for name in form.trained
     ]
-    return Changes(_weights(matrices, form.dtype, (len(vectors),)), np.concatenate([empty, *units], axis=1, dtype=form.dtype))
+    return Changes(
+        _weights(matrices, form.dtype, (len(vectors),)), np.concatenate([empty, *units], axis=1, dtype=form.dtype)
+    )
 
 
 def zero_changes(form: StepForm, vectors: int) -> Changes:
     """Changes of zero."""
-    return packed_changes(form, np.zeros((vectors, form.n_parameters), form.dtype))
+    kinds = _kinds(form)
+    table, first, units = [], 0, 0
+    for name in form.trained:
+        outputs, inputs = form.weights[name].shape if kinds[name] == "product" else (0, 0)
+        table.append((first, inputs, outputs, panel_width(inputs, outputs, form.dtype)))
+        first += inputs * outputs
+        units += form.weights[name].shape[1] if kinds[name] == "unit" else 0
+    products = Weights(np.zeros((vectors, first), form.dtype), np.array(table, dtype=np.int64).reshape(len(table), 4))
+    return Changes(products, np.zeros((vectors, units), form.dtype))
 
 
 def unpacked_changes(form: StepForm, changes: Changes) -> Array:
     """Gradients by the weights as parameter vectors (v, M)."""
-    from kpref.kernels.panels import as_matrices
-
     kinds, found, unit = _kinds(form), {}, 0
     for name, (first, rows, columns, width) in zip(form.trained, changes.products.table, strict=True):
         if kinds[name] == "unit":
@@ -208,11 +231,13 @@ def _weight_of(weights, vector, index):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _apply(form, table, weights, units, backwards, buffer, bases, rows, where):  # type: ignore[no-untyped-def]
+def _apply(form, table, weights, units, backwards, buffer, bases, rows, where, taken, given):  # type: ignore[no-untyped-def]
     """Run the operations of a table.
 
-    `where` is the step and the trial of the first row, the trial to go on with after the trial before `stop`, `stop`,
-    and the steps to go on by then: all rows of a block of trials are of one step; those of J alone run on in time.
+    `where` says which row of the trajectory each row of the registers belongs to: vector, step and trial of the first,
+    the trial that follows the one before `stop`, `stop`, by how much vector and step grow then (rows of a block of
+    trials are of one step, and of several vectors; those of J alone run on in time), and how many steps later than the
+    coefficients the rows of the tensors stand that the states are `taken` from and `given` to.
     """
     operations, strides, address = table.operations, form.strides, buffer.ctypes.data
     size = buffer.itemsize
@@ -229,13 +254,22 @@ def _apply(form, table, weights, units, backwards, buffer, bases, rows, where): 
         else:
             _pointwise(
                 operations, first, last, form.numbers, form.variables, strides, units, backwards, buffer, bases, rows,
-                where,
+                where, taken, given,
             )  # fmt: skip
 
 
 @kernel
-def _pointwise(operations, begin, end, numbers, variables, strides, units, backwards, buffer, bases, rows, where):  # type: ignore[no-untyped-def]
-    step, trial, restart, stop, advance = where
+def _next(vector, step, trial, where):  # type: ignore[no-untyped-def]
+    """Where the next row belongs."""
+    trial += 1
+    if trial == where[4]:
+        return vector + where[5], step + where[6], where[3]
+    return vector, step, trial
+
+
+@kernel
+def _pointwise(operations, begin, end, numbers, variables, strides, units, backwards, buffer, bases, rows, where, taken, given):  # type: ignore[no-untyped-def] # fmt: skip
+    vector, step, trial, shift = where[0], where[1], where[2], where[7]
     for first in range(0, rows, _ROWS):
         count = min(_ROWS, rows - first)
         for k in range(begin, end):
@@ -243,10 +277,10 @@ def _pointwise(operations, begin, end, numbers, variables, strides, units, backw
             to, of = strides[operations[k, 1]], strides[operations[k, 3]]
             out = bases[operations[k, 1]] + first * to + operations[k, 2]
             source = bases[operations[k, 3]] + first * of + operations[k, 4]
+            v, s, t = vector, step, trial
             if what == SCALE:
                 out_step, source_step = operations[k, 7], operations[k, 8]
                 start, by_step, by_trial = operations[k, 10], operations[k, 11], operations[k, 12]
-                s, t = step, trial
                 for _ in range(count):
                     place, y, x = start + s * by_step + t * by_trial, out, source
                     _scale(numbers, buffer, y, x, place, width, add)
@@ -257,10 +291,25 @@ def _pointwise(operations, begin, end, numbers, variables, strides, units, backw
                         _scale(numbers, buffer, y, x, place, width, add or out_step == 0)
                     out += to
                     source += of
-                    t += 1
-                    if t == stop:
-                        t = restart
-                        s += advance
+                    v, s, t = _next(v, s, t, where)
+            elif what == TAKE:
+                for _ in range(count):
+                    for column in range(width):
+                        buffer[uint64(out) + uint64(column)] += taken[v, t, s + shift, operations[k, 10] + column]
+                    out += to
+                    v, s, t = _next(v, s, t, where)
+            elif what == SET:
+                for _ in range(count):
+                    for column in range(width):
+                        buffer[uint64(out) + uint64(column)] = taken[v, t, s + shift, operations[k, 10] + column]
+                    out += to
+                    v, s, t = _next(v, s, t, where)
+            elif what == GIVE:
+                for _ in range(count):
+                    for column in range(width):
+                        given[v, t, s + shift, operations[k, 10] + column] = buffer[uint64(out) + uint64(column)]
+                    out += to
+                    v, s, t = _next(v, s, t, where)
             elif what == CLEAR:
                 for row in range(count):
                     buffer[out + row * to : out + row * to + width] = 0
@@ -270,21 +319,14 @@ def _pointwise(operations, begin, end, numbers, variables, strides, units, backw
             elif what == SPREAD:
                 for row in range(count):
                     _spread(buffer, out + row * to, source + row * of, width, blocks, add)
-            else:
-                s, t = step, trial
+            elif what == UNIT:
                 for row in range(count):
                     m = variables[s, t, operations[k, 11] : operations[k, 11] + width]
                     w = units[operations[k, 10] : operations[k, 10] + width]
                     _unit(m, w, buffer[out + row * to : out + row * to + width], backwards, add)
-                    t += 1
-                    if t == stop:
-                        t = restart
-                        s += advance
+                    v, s, t = _next(v, s, t, where)
         for _ in range(count):
-            trial += 1
-            if trial == stop:
-                trial = restart
-                step += advance
+            vector, step, trial = _next(vector, step, trial, where)
 
 
 @kernel
@@ -347,14 +389,14 @@ def _clear(form, views, buffer, bases, rows):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _add_tensor(views, strides, buffer, bases, tensors, first, last, step, start, trials):  # type: ignore[no-untyped-def]
-    """Add a step of the vectors first, ..., last - 1 of tensors (v, B, T, H) to the parts of the state."""
+def _add_tensor(views, strides, buffer, bases, tensors, step, start, stop):  # type: ignore[no-untyped-def]
+    """Add a step of tensors (v, B, T, H) to the parts of the state."""
     column = 0
     for part in range(len(views)):
         register, width = views[part, 0], views[part, 1]
         at, stride = uint64(bases[register]), uint64(strides[register])
-        for vector in range(first, last):
-            for trial in range(start, start + trials):
+        for vector in range(len(tensors)):
+            for trial in range(start, stop):
                 for unit in range(width):
                     buffer[at + uint64(unit)] += tensors[vector, trial, step, column + unit]
                 at += stride
@@ -362,14 +404,14 @@ def _add_tensor(views, strides, buffer, bases, tensors, first, last, step, start
 
 
 @kernel
-def _write_tensor(views, strides, buffer, bases, tensors, first, last, step, start, trials):  # type: ignore[no-untyped-def]
-    """Write the parts of the state to a step of the vectors first, ..., last - 1 of tensors (v, B, T, H)."""
+def _write_tensor(views, strides, buffer, bases, tensors, step, start, stop):  # type: ignore[no-untyped-def]
+    """Write the parts of the state to a step of tensors (v, B, T, H)."""
     column = 0
     for part in range(len(views)):
         register, width = views[part, 0], views[part, 1]
         at, stride = uint64(bases[register]), uint64(strides[register])
-        for vector in range(first, last):
-            for trial in range(start, start + trials):
+        for vector in range(len(tensors)):
+            for trial in range(start, stop):
                 for unit in range(width):
                     tensors[vector, trial, step, column + unit] = buffer[at + uint64(unit)]
                 at += stride
@@ -398,36 +440,32 @@ def _subtract_tensor(form, end, begin, buffer, bases, tensors, out, step, start,
 def tangent(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
     """``dz[n+1] = A[n] dz[n] + q[n]`` from dz[0] = 0; row n of out is dz[n+1]. `out` may be `forcing`."""
     vectors, _, steps, _ = forcing.shape
-    trials = stop - start
-    rows = vectors * trials
+    rows = vectors * (stop - start)
     bases, _, total = _bases(form, rows, 1)
     buffer, none = np.empty(total, forcing.dtype), np.empty(0, forcing.dtype)
     _clear(form, form.new, buffer, bases, rows)
-    for step in range(steps):
-        if step > 0:
-            where = (step, start, start, stop, 0)
-            _apply(form, form.tangent, form.forward, none, False, buffer, bases, rows, where)
-        _add_tensor(form.new, form.strides, buffer, bases, forcing, 0, vectors, step, start, trials)
-        _write_tensor(form.new, form.strides, buffer, bases, out, 0, vectors, step, start, trials)
+    _add_tensor(form.new, form.strides, buffer, bases, forcing, 0, start, stop)
+    _write_tensor(form.new, form.strides, buffer, bases, out, 0, start, stop)
+    for step in range(1, steps):
         _swap(form, bases)
+        where = (0, step, start, start, stop, 1, 0, 0)
+        _apply(form, form.tangent, form.forward, none, False, buffer, bases, rows, where, forcing, out)
 
 
 @kernel
 def adjoint(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
     """``l[n] = A[n+1]^T l[n+1] + g[n]`` from l[T] = 0; row n of out is l[n]. `out` may be `forcing`."""
     vectors, _, steps, _ = forcing.shape
-    trials = stop - start
-    rows = vectors * trials
+    rows = vectors * (stop - start)
     bases, _, total = _bases(form, rows, 1)
     buffer, none = np.empty(total, forcing.dtype), np.empty(0, forcing.dtype)
-    _clear(form, form.new, buffer, bases, rows)
-    for step in range(steps - 1, -1, -1):
-        if step < steps - 1:
-            where = (step + 1, start, start, stop, 0)
-            _apply(form, form.adjoint, form.backward, none, True, buffer, bases, rows, where)
-            _swap(form, bases)
-        _add_tensor(form.new, form.strides, buffer, bases, forcing, 0, vectors, step, start, trials)
-        _write_tensor(form.new, form.strides, buffer, bases, out, 0, vectors, step, start, trials)
+    _clear(form, form.old, buffer, bases, rows)
+    _add_tensor(form.old, form.strides, buffer, bases, forcing, steps - 1, start, stop)
+    _write_tensor(form.old, form.strides, buffer, bases, out, steps - 1, start, stop)
+    for step in range(steps - 2, -1, -1):
+        _swap(form, bases)
+        where = (0, step + 1, start, start, stop, 1, 0, -1)
+        _apply(form, form.adjoint, form.backward, none, True, buffer, bases, rows, where, forcing, out)
 
 
 @kernel
@@ -441,8 +479,8 @@ def inverse(form, response, out, start, stop):  # type: ignore[no-untyped-def]
     _clear(form, form.new, buffer, bases, rows)
     for step in range(steps):
         if step > 0:
-            where = (step, start, start, stop, 0)
-            _apply(form, form.tangent, form.forward, none, False, buffer, bases, rows, where)
+            where = (0, step, start, start, stop, 1, 0, 0)
+            _apply(form, form.jacobian, form.forward, none, False, buffer, bases, rows, where, response, out)
         _subtract_tensor(form, form.new, form.old, buffer, bases, response, out, step, start, trials)
 
 
@@ -457,8 +495,8 @@ def inverse_transpose(form, forcing, out, start, stop):  # type: ignore[no-untyp
     _clear(form, form.old, buffer, bases, rows)
     for step in range(steps - 1, -1, -1):
         if step < steps - 1:
-            where = (step + 1, start, start, stop, 0)
-            _apply(form, form.adjoint, form.backward, none, True, buffer, bases, rows, where)
+            where = (0, step + 1, start, start, stop, 1, 0, 0)
+            _apply(form, form.jacobian_transpose, form.backward, none, True, buffer, bases, rows, where, forcing, out)
         _subtract_tensor(form, form.old, form.new, buffer, bases, forcing, out, step, start, trials)
 
 
@@ -499,9 +537,8 @@ def sensitivity(form, changes, out, start, stop, chunk):  # type: ignore[no-unty
             if place == 0:
                 _enter_changes(form, form.sensitivity, changes, vector, buffer, bases, step, start, stop, chunk, room)
             here[:] = bases + place * apart
-            where = (step, start, start, stop, 0)
-            _apply(form, form.sensitivity, form.forward, units, False, buffer, here, trials, where)
-            _write_tensor(form.new, form.strides, buffer, here, out, vector, vector + 1, step, start, trials)
+            where = (vector, step, start, start, stop, 1, 0, 0)
+            _apply(form, form.sensitivity, form.forward, units, False, buffer, here, trials, where, out, out)
             _swap(form, bases)
 
 
@@ -538,10 +575,9 @@ def sensitivity_transpose(form, tensors, changes, start, stop, chunk):  # type: 
         units = changes.units[vector]
         for step in range(steps - 1, -1, -1):
             place = step % chunk
-            _add_tensor(form.new, form.strides, buffer, bases, tensors, vector, vector + 1, step, start, trials)
             here[:] = bases + place * apart
-            where = (step, start, start, stop, 0)
-            _apply(form, table, form.backward, units, True, buffer, here, trials, where)
+            where = (vector, step, start, start, stop, 1, 0, 0)
+            _apply(form, table, form.backward, units, True, buffer, here, trials, where, tensors, tensors)
             if place == 0:
                 last = min(step + chunk, steps)
                 rows = (last - step) * trials
@@ -583,45 +619,8 @@ def parameter_product(form, changes, out, first, last):  # type: ignore[no-untyp
                     add_product(m, weight, c)
                 else:
                     product(m, weight, c)
-            where = (begin // trials, begin % trials, 0, trials, 1)
-            _apply(form, form.product, form.forward, changes.units[vector], False, buffer, bases, rows, where)
-            _write_rows(form.new, form.strides, buffer, bases, out, vector, begin, end)
-
-
-@kernel
-def _write_rows(views, strides, buffer, bases, tensors, vector, begin, end):  # type: ignore[no-untyped-def]
-    """Write the parts of the state to adjacent rows of a tensor (v, B, T, H); row = step * B + trial."""
-    column, trials = 0, tensors.shape[1]
-    for part in range(len(views)):
-        register, width = views[part, 0], views[part, 1]
-        at, stride = uint64(bases[register]), uint64(strides[register])
-        step, trial = begin // trials, begin % trials
-        for _ in range(begin, end):
-            for unit in range(width):
-                tensors[vector, trial, step, column + unit] = buffer[at + uint64(unit)]
-            at += stride
-            trial += 1
-            if trial == trials:
-                step, trial = step + 1, 0
-        column += width
-
-
-@kernel
-def _read_rows(views, strides, buffer, bases, tensors, vector, begin, end):  # type: ignore[no-untyped-def]
-    """Read the parts of the state from adjacent rows of a tensor (v, B, T, H)."""
-    column, trials = 0, tensors.shape[1]
-    for part in range(len(views)):
-        register, width = views[part, 0], views[part, 1]
-        at, stride = uint64(bases[register]), uint64(strides[register])
-        step, trial = begin // trials, begin % trials
-        for _ in range(begin, end):
-            for unit in range(width):
-                buffer[at + uint64(unit)] = tensors[vector, trial, step, column + unit]
-            at += stride
-            trial += 1
-            if trial == trials:
-                step, trial = step + 1, 0
-        column += width
+            where = (vector, begin // trials, begin % trials, 0, trials, 0, 1, 0)
+            _apply(form, form.product, form.forward, changes.units[vector], False, buffer, bases, rows, where, out, out)
 
 
 @kernel
@@ -634,9 +633,9 @@ def parameter_transpose(form, tensors, changes, first, last):  # type: ignore[no
         for begin in range(first, last, _CHUNK):
             end = min(begin + _CHUNK, last)
             rows = end - begin
-            _read_rows(form.new, form.strides, buffer, bases, tensors, vector, begin, end)
-            where = (begin // trials, begin % trials, 0, trials, 1)
-            _apply(form, table, form.backward, changes.units[vector], True, buffer, bases, rows, where)
+            units = changes.units[vector]
+            where = (vector, begin // trials, begin % trials, 0, trials, 0, 1, 0)
+            _apply(form, table, form.backward, units, True, buffer, bases, rows, where, tensors, tensors)
             for k in range(len(table.outer)):
                 register, column, index, variable, of_state, _, _ = table.outer[k]
                 weight = _weight_of(changes.products, vector, index)
@@ -649,6 +648,7 @@ def parameter_transpose(form, tensors, changes, first, last):  # type: ignore[no
 
 
 def program_workspace(form, rows):  # type: ignore[no-untyped-def]
+    """Scratch for `rows` states: one of the state size, and all registers."""
     kind, units = form.states.dtype, form.states.shape[2]
     _, _, total = _bases(form, rows, 1)
     return np.zeros((rows, units), kind), np.empty((1, total), kind), np.empty((0, 0), kind)
@@ -656,12 +656,14 @@ def program_workspace(form, rows):  # type: ignore[no-untyped-def]
 
 def program_jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
     """``y = A[step] x``; `y` may be `x`."""
-    _one_step(form, form.tangent, form.forward, False, form.old, form.new, step, start, trials, x, scratch[0], y)
+    _one_step(form, form.jacobian, form.forward, False, form.old, form.new, step, start, trials, x, scratch[0], y)
 
 
 def program_jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
     """``y = A[step]^T x``; `y` may be `x`."""
-    _one_step(form, form.adjoint, form.backward, True, form.new, form.old, step, start, trials, x, scratch[0], y)
+    _one_step(
+        form, form.jacobian_transpose, form.backward, True, form.new, form.old, step, start, trials, x, scratch[0], y
+    )  # fmt: skip
 
 
 @kernel
@@ -669,8 +671,8 @@ def _one_step(form, table, weights, backwards, begin, end, step, start, trials, 
     rows = len(x)
     bases, _, _ = _bases(form, rows, 1)
     _enter(begin, form.strides, buffer, bases, x)
-    where = (step, start, start, start + trials, 0)
-    _apply(form, table, weights, buffer[:0], backwards, buffer, bases, rows, where)
+    where, none = (0, step, start, start, start + trials, 0, 0, 0), np.empty((1, 1, 1, 0), buffer.dtype)
+    _apply(form, table, weights, buffer[:0], backwards, buffer, bases, rows, where, none, none)
     _leave(end, form.strides, buffer, bases, y)
 
 

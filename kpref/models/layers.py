@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -144,7 +144,8 @@ class _Layers(StepMap):
 
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Channels of every layer, and what comes from below."""
-        channels, variables = {}, {}
+        channels: dict[str, Array] = {}
+        variables: dict[str, Array] = {}
         ones = np.ones((*z.shape[:-1], 1))
         for layer, state in enumerate(self._states(z)):
             currents = self._currents(self.parameters, layer, state[0], x)
@@ -196,7 +197,7 @@ class LSTM(_Layers):
     @classmethod
     def init(cls, n_inputs: int, n_units: int, seed: int, gain: float = 1.0, bias: bool = True) -> Self:
         """A random network; see `Stacked.init`."""
-        given = _initial_layer(np.random.default_rng(seed), 4, n_inputs, n_units, gain, bias, "")
+        given: dict[str, Any] = _initial_layer(np.random.default_rng(seed), 4, n_inputs, n_units, gain, bias, "")
         return cls(**given)
 
 
@@ -217,8 +218,11 @@ class Stacked(_Layers):
     def __init__(
         self, cell: str, trainable: Sequence[str] | None = None, nonlinearity: str = "tanh", **parameters: Any
     ) -> None:
-        cells = {"rnn": lambda: RNNCell(get_nonlinearity(nonlinearity, ("tanh", "relu", "identity"))),
-                 "gru": GRUCell, "lstm": LSTMCell}  # fmt: skip
+        cells: dict[str, Callable[[], Cell]] = {
+            "rnn": lambda: RNNCell(get_nonlinearity(nonlinearity, ("tanh", "relu", "identity"))),
+            "gru": GRUCell,
+            "lstm": LSTMCell,
+        }
         if cell not in cells:
             raise ValueError(f"cell must be one of {', '.join(cells)}; got {cell!r}")
         layers = sum(name.startswith("weight_hh_l") for name in parameters)

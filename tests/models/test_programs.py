@@ -64,7 +64,7 @@ def test_products_are_transposes_of_each_other(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_blocks_of_trials_and_chunks_of_time(seed):
-    """Many trials and steps: several blocks, D in one sweep, several chunks in each; the plain products know of none."""
+    """Several blocks of trials, D in one sweep of several chunks: the plain products know of none of these."""
     form = random_form(seed, rows=11, trials=70)
     tensors, vectors = arguments(form, seed, vectors=1)
     for name in ("tangent", "adjoint", "sensitivity_transpose", "parameter_transpose"):
