@@ -1,4 +1,4 @@
-"""A program as tables of integers for the compiled interpreter: which operations run, where, and what need not be zeroed.
+"""A program as tables of integers for the compiled interpreter: what runs, where, and what need not be zeroed.
 
 For each direction there are three ways to run a program: from the state alone (A), from the parameters alone (J), and
 both (D). In each, operations that nothing reaches, or that lead nowhere, are left out; the first that writes to a

@@ -268,7 +268,9 @@ def _next(vector, step, trial, where):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _pointwise(operations, begin, end, numbers, variables, strides, units, backwards, buffer, bases, rows, where, taken, given):  # type: ignore[no-untyped-def] # fmt: skip
+def _pointwise(  # type: ignore[no-untyped-def]
+    operations, begin, end, numbers, variables, strides, units, backwards, buffer, bases, rows, where, taken, given
+):  # fmt: skip
     vector, step, trial, shift = where[0], where[1], where[2], where[7]
     for first in range(0, rows, _ROWS):
         count = min(_ROWS, rows - first)
