@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from kpref._version import __version__
 
 if TYPE_CHECKING:
-    from kpref import models
+    from kpref import data, models, oracle, plots, spectra
+    from kpref.analysis.api import analyze
     from kpref.checkpoints import load_checkpoint, save_checkpoint
     from kpref.flow import Flow
     from kpref.operators import TensorOperator, average, partial_trace
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 # Names are imported when they are first used: `import kpref` itself costs next to nothing.
 _HOMES = {
+    "analyze": "kpref.analysis.api",
     "load_checkpoint": "kpref.checkpoints",
     "save_checkpoint": "kpref.checkpoints",
     "Flow": "kpref.flow",
@@ -57,6 +59,8 @@ _HOMES = {
     "Trials": "kpref.trials",
 }
 
+_PACKAGES = ("data", "models", "oracle", "plots", "spectra")
+
 __all__ = [
     "Estimate",
     "EuclideanSpace",
@@ -67,7 +71,9 @@ __all__ = [
     "Trials",
     "__version__",
     "alignment",
+    "analyze",
     "average",
+    "data",
     "effective_dimension",
     "eigh",
     "get_num_threads",
@@ -76,11 +82,14 @@ __all__ = [
     "lyapunov_exponents",
     "models",
     "operator_norm",
+    "oracle",
     "partial_trace",
+    "plots",
     "principal_angles",
     "save_checkpoint",
     "schmidt_spectrum",
     "set_num_threads",
+    "spectra",
     "svd",
     "task_alignment",
     "trace",
@@ -88,8 +97,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "models":
-        return import_module("kpref.models")
+    if name in _PACKAGES:
+        return import_module(f"kpref.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'kpref' has no attribute {name!r}")

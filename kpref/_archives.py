@@ -1,41 +1,62 @@
-"""Named arrays in files: read npz, safetensors and PyTorch archives without unpickling, replace a file atomically.
+"""Named arrays in npz archives, read without unpickling and checked before they are built; files replaced atomically.
 
-The format is recognised by what the file holds, not by its name: a zip archive begins with ``PK``, a safetensors file
-with the length of a JSON header. A pickle is never loaded: a bare one is refused, and the one inside a PyTorch archive
-is left to ``torch.load(..., weights_only=True)``, which builds tensors and plain containers only.
+What a file declares is held against what it has before memory is taken for it: the directory of a zip archive against
+its entries, the sizes against the memory available, the shape in the header of each array against the bytes behind it,
+and each entry against its checksum.
 """
 
 from __future__ import annotations
 
-import importlib
-import json
+import io
+import math
 import os
-import secrets
+import stat
+import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import safetensors
 from numpy.typing import NDArray
 
+from kpref._locks import create_temporary, sweep_temporaries
 from kpref.memory import require_memory
 
 Arrays = dict[str, NDArray[Any]]
 
 _ZIP_END_SIZE = 22  # the end record of a zip archive, whose bytes 10 and 11 count the entries
+_NPY_MAGIC = b"\x93NUMPY"
+_NPY_HEADERS: dict[tuple[int, ...], Any] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
-_SAFETENSORS_TYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
-    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
-}  # fmt: skip
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file of bytes for reading, and nothing that is no file: a pipe would wait for a writer, without end.
+
+    Raises
+    ------
+    OSError
+        If there is no such file, it cannot be opened, or it is a folder, a pipe, a socket or a device.
+    ValueError
+        If `path` cannot be the name of a file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:  # a null character
+        raise ValueError(f"{os.fspath(path)!r} is not the name of a file: {error}") from None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{os.fspath(path)} is a folder; expected a file")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{os.fspath(path)} is a pipe, a socket or a device; expected a file, which can be read twice")
+    return open(path, "rb")
 
 
-def read_arrays(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, str]]:
-    """Read every named array of an npz, safetensors or PyTorch (zip) file.
+def read_npz(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, str]]:
+    """Read every named array of an npz file.
 
     Parameters
     ----------
@@ -47,160 +68,119 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, str]]:
     arrays : dict
         Name -> array, in the file's order.
     notes : dict
-        Name -> text: the metadata of a safetensors file, the string scalars of an npz file.
+        Name -> text: the string scalars.
 
     Raises
     ------
     OSError
-        If the file cannot be opened.
+        If it is not a file or cannot be opened.
     ValueError
-        If it is of another format, truncated or damaged, or would need unpickling.
-    ImportError
-        If it is a PyTorch file and PyTorch (2.6 or later) is not installed.
+        If it is of another format, truncated or damaged, holds two arrays of one name or Python objects.
     MemoryError
-        If a zip archive, unpacked, is larger than the memory available.
+        If it is larger, unpacked, than the memory available.
     """
     path = Path(path)
-    with open(path, "rb") as file:
-        head = file.read(16)
-        file.seek(0)
-        if head.startswith(b"PK"):
-            return _read_zip(path, file)
-        if head[8:9] == b"{":
-            return _read_safetensors(path, file.read())
-    if not head:
-        raise ValueError(f"{path} is empty: expected a safetensors, npz or PyTorch zip file")
-    if head[0] == 0x80 and head[1:2] <= b"\x05":
-        raise ValueError(
-            f"{path} is a bare pickle, which is never loaded because it can run any code: "
-            "save its tensors as safetensors or npz"
-        )
-    raise ValueError(
-        f"{path} is not a safetensors, npz or PyTorch zip file, or only a few bytes of one (it begins with {head!r})"
-    )
-
-
-def read_npz(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, str]]:
-    """Read an npz file, and nothing else; see `read_arrays`."""
-    path = Path(path)
-    with open(path, "rb") as file:
-        if not file.read(2) == b"PK":
+    with open_file(path) as file:
+        if file.read(2) != b"PK":
             raise ValueError(f"{path} is not an npz file, which is a zip archive of arrays")
-        _entries(path, file)
-        return _read_npz(path, file)
+        with open_zip(path, file) as archive:
+            return read_entries(path, archive)
 
 
-def _read_zip(path: Path, file: BinaryIO) -> tuple[Arrays, dict[str, str]]:
-    """Tell the two formats that are zip archives apart by the names of their entries."""
-    if any(name.endswith("/data.pkl") or name == "data.pkl" for name in _entries(path, file)):
-        return _read_torch(path, file), {}
-    return _read_npz(path, file)
+@contextmanager
+def open_zip(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive whose directory is whole, names each entry once, and fits into memory when unpacked.
 
-
-def _entries(path: Path, file: BinaryIO) -> list[str]:
-    """Names of the entries of a zip archive, once it is clear that they fit into memory when unpacked."""
+    Raises
+    ------
+    ValueError
+        If the directory is damaged or has two entries of one name.
+    MemoryError
+        If the entries together need more memory than there is.
+    """
     try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            file.seek(-_ZIP_END_SIZE - len(archive.comment), os.SEEK_END)
-            declared = int.from_bytes(file.read(_ZIP_END_SIZE)[10:12], "little")
-    except Exception as error:
-        raise ValueError(f"{path} is a truncated or damaged zip archive: {error}") from error
-    finally:
-        file.seek(0)
-    # A damaged length in the directory makes Python's zipfile skip entries without a word.
-    if declared not in (len(entries), 0xFFFF):  # the latter: more than there is room for here
-        raise ValueError(f"{path} is a damaged zip archive: {declared} entries declared, {len(entries)} found")
-    require_memory(sum(entry.file_size for entry in entries), f"unpacking {path}")
-    return [entry.filename for entry in entries]
+        archive = zipfile.ZipFile(file)
+        file.seek(-_ZIP_END_SIZE - len(archive.comment), os.SEEK_END)
+        declared = int.from_bytes(file.read(_ZIP_END_SIZE)[10:12], "little")
+    except Exception as error:  # BadZipFile, NotImplementedError, struct.error, UnicodeDecodeError, OSError, ...
+        raise ValueError(f"{path} is a truncated or damaged zip archive: {reason(error)}") from error
+    with archive:
+        names = archive.namelist()
+        # A damaged length in the directory makes Python's zipfile skip entries without a word.
+        if declared not in (len(names), 0xFFFF):  # the latter: more than there is room for here
+            raise ValueError(f"{path} is a damaged zip archive: {declared} entries declared, {len(names)} found")
+        require_unique(path, names)
+        require_memory(float(sum(entry.file_size for entry in archive.infolist())), f"unpacking {path}")
+        yield archive
 
 
-def _read_npz(path: Path, file: BinaryIO) -> tuple[Arrays, dict[str, str]]:
-    # The decoders of zip, deflate and npy headers raise a dozen types (BadZipFile, zlib.error, EOFError, struct.error,
-    # NotImplementedError, MemoryError, ...), and all of them mean the same here: the file is not what it should be.
-    try:
-        archive = np.load(file, allow_pickle=False)
-        damaged = archive.zip.testzip()  # reading an array alone may stop before the checksum is compared
-    except Exception as error:
-        raise ValueError(f"{path} is a truncated or damaged npz file: {error}") from error
-    if damaged is not None:
-        raise ValueError(f"{path}: entry {damaged!r} is damaged, its checksum is wrong")
+def require_unique(path: Path, names: list[str]) -> None:
+    """Raise ValueError if a file holds two things under one name: readers differ in which of them they take."""
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise ValueError(
+            f"{path} holds {', '.join(map(repr, twice))} twice, and nothing says which one counts: write the file anew"
+        )
+
+
+def read_entries(path: Path, archive: zipfile.ZipFile) -> tuple[Arrays, dict[str, str]]:
+    """Arrays and string scalars of an open npz archive; see `read_npz`."""
     arrays: Arrays = {}
     notes: dict[str, str] = {}
-    with archive:
-        for name in archive.files:
-            try:
-                value = archive[name]
-            except Exception as error:
-                raise ValueError(f"{path}: entry {name!r} cannot be read: {error}") from error
-            if not isinstance(value, np.ndarray):
-                raise ValueError(f"{path}: entry {name!r} is not an array in npy format")
-            if value.dtype.kind == "U" and value.ndim == 0:
-                notes[name] = str(value)
-            else:
-                arrays[name] = value
+    names = [entry.filename.removesuffix(".npy") for entry in archive.infolist()]
+    require_unique(path, names)
+    for name, entry in zip(names, archive.infolist(), strict=True):
+        value = _read_entry(path, name, archive, entry)
+        if value.dtype.kind == "U" and value.ndim == 0:
+            notes[name] = str(value)
+        else:
+            arrays[name] = value
     return arrays, notes
 
 
-def _read_safetensors(path: Path, data: bytes) -> tuple[Arrays, dict[str, str]]:
+def _read_entry(path: Path, name: str, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
+    """One array in npy format."""
+    # The decoders of zip, deflate and npy headers raise a dozen types (BadZipFile, zlib.error, EOFError, struct.error,
+    # NotImplementedError, SyntaxError, ...), and all of them mean the same here: the file is not what it should be.
     try:
-        entries = safetensors.deserialize(data)
-        notes = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+        data = archive.read(entry)  # to its end, where the checksum is compared
     except Exception as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    arrays: Arrays = {}
-    for name, entry in entries:
-        kind = entry["dtype"]
-        if kind not in _SAFETENSORS_TYPES:
+        if "CRC" in str(error):
+            raise ValueError(f"{path}: entry {entry.filename!r} is damaged, its checksum is wrong") from error
+        raise ValueError(f"{path}: entry {name!r} cannot be read: {reason(error)}") from error
+    start = len(_NPY_MAGIC) + 2
+    read_header = _NPY_HEADERS.get(tuple(data[start - 2 : start])) if data.startswith(_NPY_MAGIC) else None
+    if read_header is None:
+        raise ValueError(f"{path}: entry {name!r} is not an array in npy format")
+    stream = io.BytesIO(data)
+    stream.seek(start)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of NumPy and of Python's parser, about damaged headers
+            shape, fortran_order, dtype = read_header(stream)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects, which only unpickling can build")
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
             raise ValueError(
-                f"{path}: tensor {name!r} has type {kind}; expected one of {', '.join(_SAFETENSORS_TYPES)}"
+                f"its header declares {dtype} of shape {shape}, and {len(data) - stream.tell()} bytes follow"
             )
-        array = np.frombuffer(entry["data"], dtype=_SAFETENSORS_TYPES[kind]).reshape(entry["shape"])
-        arrays[name] = _from_bfloat16(array) if kind == "BF16" else array
-    return arrays, notes
-
-
-def _from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """A bfloat16 number is the upper half of the float32 of the same value."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _read_torch(path: Path, file: BinaryIO) -> Arrays:
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError as error:
-        raise ImportError(
-            f"{path} is a PyTorch file and PyTorch is not installed: install it, or save the state_dict as safetensors"
-        ) from error
-    # Before 2.6, weights_only=True could be tricked into running code (CVE-2025-32434).
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6):
-        raise ImportError(f"{path} needs PyTorch 2.6 or later to be read safely; got {torch.__version__}")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        return np.ndarray(shape, dtype, data, stream.tell(), order="F" if fortran_order else "C")
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} cannot be read by PyTorch with weights_only=True: {reason}") from error
-    for key in ("state_dict", "model_state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}; expected a state_dict (name -> tensor)")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise ValueError(f"{path}: entry {name!r} is a {type(value).__name__}; expected a tensor with a name")
-    return {name: tensor_to_numpy(value) for name, value in content.items()}
+        raise ValueError(f"{path}: entry {name!r} cannot be read: {reason(error)}") from error
 
 
-def tensor_to_numpy(tensor: Any) -> NDArray[Any]:
-    """Copy a PyTorch tensor of any device and floating type (bfloat16 too) to a NumPy array, floats as float64."""
-    tensor = tensor.detach().cpu()
-    array: NDArray[Any] = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
-    return array
+def reason(error: BaseException) -> str:
+    """The first line of an error of another library, cut after 160 characters, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= 160 else f"{line[:157]}..."
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a new file for writing that takes the place of `path` when the block ends, and vanishes if it fails.
+
+    What processes left that died in such a block for the same path is removed.
 
     Parameters
     ----------
@@ -215,16 +195,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises
     ------
     OSError
-        If the folder does not exist or cannot be written.
+        If the folder does not exist or cannot be written, or the disk is full; it names `path`.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    prefix = f".{path.name}.kpref-"
+    temporary = None
     try:
-        with open(temporary, "xb") as file:
+        sweep_temporaries(path.parent, prefix)
+        temporary, descriptor = create_temporary(path.parent, prefix)
+        with open(descriptor, "wb") as file:
             yield file
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError) or error.errno is None:
+            raise
+        if temporary is None or error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # of a full disk Python names no file
         raise

@@ -63,11 +63,35 @@ def real_number(
     return number
 
 
+def precision(dtype: DTypeLike, name: str = "dtype") -> np.dtype[Any]:
+    """float64 or float32 as a dtype, or ValueError."""
+    try:
+        wanted = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        wanted = None
+    if wanted not in (np.float64, np.float32):
+        raise ValueError(f"{name} must be float64 or float32; got {short(dtype) if wanted is None else wanted}")
+    return wanted
+
+
+def function(name: str, value: object, takes: str | None = None) -> None:
+    """Raise TypeError if `value` is not a function (of what is said to be taken)."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function{f' of {takes}' if takes else ''}; got {short(value)}")
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False, or TypeError."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {short(value)}")
+    return bool(value)
+
+
 def short(value: object) -> str:
-    """A value in an error, cut after 60 characters; of an array its shape and dtype."""
+    """A value in an error, on one line and cut after 60 characters; of an array its shape and dtype."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} of shape {value.shape}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -138,15 +162,38 @@ def numeric_array(name: str, value: ArrayLike, kinds: str) -> NDArray[Any]:
     ValueError
         If `value` is ragged, or an array of something else.
     """
-    words = {"b": "booleans", "i": "integers", "f": "real numbers", "c": "complex numbers"}
+    words = {"b": "booleans", "i": "integers", "f": "real numbers", "c": "complex numbers", "U": "strings"}
     expected = ", ".join(words[kind] for kind in kinds if kind in words)
+    masked = _first_masked(value)
+    if masked is not None:
+        index = first_index(np.ma.getmaskarray(masked))
+        raise ValueError(
+            f"{name} must be an array of {expected} without masked entries; entry {place(index)} is masked: fill them "
+            "first, as in a.filled(0)"
+        )
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # array-likes of other libraries raise all three
-        raise ValueError(f"{name} must be an array of {expected}; it cannot be converted: {error}") from error
+        reason = "its rows differ in length or depth" if "inhomogeneous" in str(error) else " ".join(str(error).split())
+        raise ValueError(f"{name} must be an array of {expected}; it cannot be converted: {reason}") from error
+    if "f" in kinds and array.dtype.name.startswith(("bfloat16", "float8_", "float6_", "float4_")):
+        return array.astype(np.float32)  # the types of ml_dtypes, unknown to NumPy: float32 holds each of their numbers
     if array.dtype.kind not in kinds:
-        raise ValueError(f"{name} must be an array of {expected}; got dtype {array.dtype}")
+        lost = array.dtype.kind == "V" and array.dtype.names is None and array.dtype.itemsize <= 2
+        hint = " (bfloat16 or float8 that lost its type in an npz file? save it as float32 or in safetensors)"
+        kind = f" ({short(value)})" if array.ndim == 0 and array.dtype.kind in "OUS" else hint if lost else ""
+        raise ValueError(f"{name} must be an array of {expected}; got dtype {array.dtype}{kind}")
     return array
+
+
+def _first_masked(value: object) -> np.ma.MaskedArray[Any, Any] | None:
+    """A masked array with a masked entry, be it the value itself or inside of lists: NumPy would drop the mask."""
+    if isinstance(value, np.ma.MaskedArray):
+        return value if np.ma.is_masked(value) else None
+    if isinstance(value, list | tuple):
+        found = (_first_masked(item) for item in value if isinstance(item, list | tuple | np.ma.MaskedArray))
+        return next((item for item in found if item is not None), None)
+    return None
 
 
 def check_shape(

@@ -6,11 +6,21 @@ and not before, so that ``kpref --help`` answers at once.
 
 import argparse
 import importlib
+import io
+import logging
 import os
+import struct
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
+from kpref._signals import Terminated, orderly_ends
+from kpref._terminal import one_line, say
 from kpref._version import __version__
 
 COMMANDS = {
@@ -21,12 +31,33 @@ COMMANDS = {
 }
 """Subcommand, and its line in the help."""
 
-MODULES = {"analyze": "analysis", "verify": "verify_command", "golden": "golden_command"}
+MODULES = {"analyze": "analysis.command", "verify": "verify_command", "golden": "golden_command"}
 """Subcommands whose module is not called as they are."""
 
 EXIT_ERROR = 2
-EXIT_BROKEN_PIPE = 128 + 13  # what a shell reports for a program ended by SIGPIPE
-EXIT_INTERRUPT = 128 + 2  # and by SIGINT
+EXIT_SIGNAL = 128  # what a shell reports for a program ended by signal n is this + n
+SIGINT, SIGPIPE = 2, 13
+
+EXPECTED = (
+    *(ValueError, TypeError, OSError, MemoryError, ImportError, ArithmeticError, EOFError),
+    RuntimeError,  # a solver did not converge; with its subclasses: not implemented, nested too deeply
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What a user's mistake, a damaged file or a limit of the machine raises; anything else is a defect of kpref."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, like all others of kpref."""
+
+    def error(self, message: str) -> NoReturn:
+        """See `argparse.ArgumentParser.error`."""
+        tell(f"error: {one_line(message)}; `{self.prog} --help` says what is expected")
+        self.exit(EXIT_ERROR)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help and versions; argparse has it that nobody hears if they cannot be printed."""
+        if message:
+            say(message.removesuffix("\n"))
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
@@ -43,7 +74,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
         The parser. For `command` it also sets ``run``, the function that takes the parsed arguments (`main` adds to
         them the command line itself as ``argv``).
     """
-    parser = argparse.ArgumentParser(prog="kpref", description="Reference operators of the K-P flow.")
+    parser = Parser(prog="kpref", description="Reference operators of the K-P flow.")
     parser.add_argument("--version", action="version", version=f"kpref {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
@@ -53,6 +84,50 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Every error ends as one line ``kpref: error: ...`` on standard error and exit status 2, a defect of kpref itself
+    too; with ``KPREF_DEBUG=1`` in the environment its traceback comes first, and warnings of other packages are shown.
+    SIGINT, SIGTERM and SIGHUP clean up what was begun and end with the status that a shell gives them.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; by default those of the process.
+
+    Returns
+    -------
+    int
+        The exit status: 0, or what the subcommand returned; 2 after an error; 130 after SIGINT, 143 after SIGTERM, 129
+        after SIGHUP, 141 if the reader of standard output went away.
+
+    Raises
+    ------
+    SystemExit
+        As `argparse` has it: with 0 for ``--help`` and ``--version``, with 2 for arguments that cannot be understood.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    with _usable_streams(), orderly_ends(), _without_noise():
+        try:
+            return _run(argv)
+        except BrokenPipeError:
+            _give_up_output()
+            return EXIT_SIGNAL + SIGPIPE
+        except Terminated as end:
+            tell(f"ended by {end.signal.name}")
+            return EXIT_SIGNAL + end.signal
+        except KeyboardInterrupt:
+            tell("interrupted")
+            return EXIT_SIGNAL + SIGINT
+        except Exception as error:
+            if _debugging():
+                traceback.print_exc()
+            tell(f"error: {describe(error)}")
+            _give_up_output()
+            return EXIT_ERROR
 
 
 def describe(error: Exception) -> str:
@@ -66,54 +141,94 @@ def describe(error: Exception) -> str:
     Returns
     -------
     str
-        ``reason: file`` for an error of the operating system that names a file, else the message with its line breaks
-        taken out, or the name of the exception where it has no message.
+        ``reason: file`` for an error of the operating system that names a file; that it is a defect, and how to report
+        it, for one that nothing from outside should raise; else the message, or the name of the exception where it has
+        none.
     """
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        message = f"{error.strerror}: {error.filename}"
-    else:
+        message = f"{error.strerror}: {os.fsdecode(error.filename)}"
+    elif isinstance(error, RecursionError):
+        message = f"the input is nested too deeply ({error})"
+    elif isinstance(error, EXPECTED):
         message = str(error)
-    return " ".join(message.split()) or type(error).__name__
+    else:
+        message = (
+            f"this is a defect of kpref ({type(error).__name__}: {error}); please report it, with what the command "
+            "prints if KPREF_DEBUG=1 stands before it"
+        )
+    return one_line(message) or type(error).__name__
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+def tell(message: str) -> None:
+    """Say on standard error how the command ended; where that is not possible, the exit status must do."""
+    with suppress(OSError, ValueError):
+        print(f"kpref: {message}", file=sys.stderr, flush=True)
 
-    Errors that name a user's mistake or a limit of the machine end as one line ``kpref: error: ...`` on standard error
-    and exit status 2; with ``KPREF_DEBUG=1`` in the environment their traceback comes first. Anything else is a defect
-    of kpref and is not caught.
 
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        The arguments; by default those of the process.
-
-    Returns
-    -------
-    int
-        The exit status: 0, or what the subcommand returned; 2 after an error; 130 after an interrupt.
-    """
-    argv = sys.argv[1:] if argv is None else list(argv)
+def _run(argv: list[str]) -> int:
     # The options of `kpref` itself take no values, so the first word that is not an option is the subcommand.
     command = next((word for word in argv if not word.startswith("-")), None)
     try:
         args = build_parser(command).parse_args(argv)
         args.argv = argv
-        status = int(args.run(args))
+        return int(args.run(args))
+    finally:
+        try:
+            sys.stdout.flush()  # here, where it can be said that it failed, and not when Python ends
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def _debugging() -> bool:
+    return os.environ.get("KPREF_DEBUG") == "1"
+
+
+@contextmanager
+def _usable_streams() -> Iterator[None]:
+    """Give the process the streams that it was started without, and let no character break them.
+
+    A descriptor 0, 1 or 2 that is closed would go to the next file that is opened, and what a library prints into it.
+    """
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        for descriptor in range(3):
+            try:
+                os.fstat(descriptor)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # paths of any bytes, in any locale
+    yield
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Keep warnings and log messages of other packages from a user who can do nothing about them."""
+    if _debugging():
+        yield
+        return
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _give_up_output() -> None:
+    """Python complains once more, when it ends, of output that it cannot write."""
+    try:
         sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        # The reader of our output went away, as `| head` does. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
-    except (ValueError, TypeError, OSError, MemoryError) as error:
-        if os.environ.get("KPREF_DEBUG") == "1":
-            traceback.print_exc()
-        print(f"kpref: error: {describe(error)}", file=sys.stderr)
-        return EXIT_ERROR
-    except KeyboardInterrupt:
-        print("kpref: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPT
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A colour for every trial: by its label, by the angle it asks for, or by what sets it apart most from the others.
+"""A colour for every trial: by its condition or label, the angle it asks for, or what sets it apart from the others.
 
 The colours can be told apart by people with any of the common forms of colour blindness.
 """
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 
+from kpref.threads import serial_blas
 from kpref.trials import Trials
 
 __all__ = ["TrialColoring", "color_trials"]
@@ -38,7 +39,9 @@ class TrialColoring:
     limits : tuple of float
         Values at the two ends of the colour map.
     categories : tuple of int
-        The classes, if the values are labels; else empty.
+        The classes, if the values are labels or numbers of conditions; else empty.
+    category_names : tuple of str
+        What they are called.
     """
 
     values: Array
@@ -46,6 +49,7 @@ class TrialColoring:
     colormap: Colormap
     limits: tuple[float, float]
     categories: tuple[int, ...] = ()
+    category_names: tuple[str, ...] = ()
 
     @property
     def colors(self) -> Array:
@@ -68,14 +72,19 @@ class TrialColoring:
         return self.order[np.unique(picks.round().astype(int))]
 
 
+@serial_blas
 def color_trials(trials: Trials) -> TrialColoring:
     """Choose what to colour trials by.
 
-    Their label, if there is one a trial; else the angle, where two neighbouring channels of the targets (or the inputs)
-    hold its cosine and sine; else their coordinate along the first principal component of targets (or inputs).
+    Their condition, if the trials have any; else their label, if there is one a trial; else the angle, where two
+    neighbouring channels of the targets (or the inputs) hold its cosine and sine; else their coordinate along the first
+    principal component of targets (or inputs).
     """
+    if trials.conditions is not None:
+        found, codes = np.unique(trials.conditions, return_inverse=True)
+        return _by_category("condition", codes, tuple(map(str, found)))
     if trials.labels is not None and trials.labels.ndim == 1:
-        return _by_label(trials.labels)
+        return _by_category("label", trials.labels, tuple(map(str, np.unique(trials.labels))))
     source, name = (trials.targets, "target") if trials.targets is not None else (trials.inputs, "input")
     angle = _angle(source)
     if angle is not None:
@@ -88,14 +97,14 @@ def color_trials(trials: Trials) -> TrialColoring:
     return TrialColoring(score, f"first principal component of the {name}s", _sequential(), limits)
 
 
-def _by_label(labels: Array) -> TrialColoring:
+def _by_category(name: str, labels: Array, names: tuple[str, ...]) -> TrialColoring:
     classes = tuple(int(label) for label in np.unique(labels))
     if max(classes) < len(_CATEGORIES):
         colormap: Colormap = ListedColormap(list(_CATEGORIES))
         limits = (-0.5, len(_CATEGORIES) - 0.5)
     else:
         colormap, limits = _sequential(), (0.0, float(max(classes)))
-    return TrialColoring(labels.astype(float), "label", colormap, limits, classes)
+    return TrialColoring(labels.astype(float), name, colormap, limits, classes, names)
 
 
 def _angle(tensor: Array) -> Array | None:

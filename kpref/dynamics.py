@@ -1,6 +1,9 @@
 """The two kinds of dynamics behind a `kpref.Flow`: a map, and a Runge-Kutta flow of a vector field.
 
 Each runs its model over the trials once, and makes the operators along the trajectory when they are asked for.
+
+A trial that ends early stands still from then on: it is linearised where its last step was, so that no model is asked
+about inputs that nobody gave, and the operators take nothing from there (`kpref.space`). Its states are zero.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
+from kpref._validate import short
 from kpref.integrate import InputSignal, Solution, Tableau
-from kpref.linearize import DenseForm, SiteForm, linearize
+from kpref.linearize import Form, linearize
 from kpref.models.base import Field, Map
 from kpref.operators import TensorOperator
 from kpref.runge_kutta import StageSystem, integrate, interpolation_order
@@ -37,7 +41,7 @@ class Dynamics(Protocol):
     space: TrajectorySpace
 
     @property
-    def linearization(self) -> SiteForm | DenseForm:
+    def linearization(self) -> Form:
         """Coefficients at the points of the trajectory, where K and J of the flow are taken."""
 
     def propagator(self) -> TensorOperator:
@@ -63,16 +67,27 @@ class MapDynamics:
     z0 : ndarray, shape (B, H)
     measure : {"mean", "sum"} or array_like
     dtype : dtype
+    lengths : ndarray of int, shape (B,), or None
+        Steps of each trial; None for all.
     """
 
     def __init__(
-        self, model: Map, inputs: Array, z0: Array, measure: str | npt.ArrayLike, dtype: npt.DTypeLike
+        self,
+        model: Map,
+        inputs: Array,
+        z0: Array,
+        measure: str | npt.ArrayLike,
+        dtype: npt.DTypeLike,
+        lengths: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        self.z0, self.drive = z0, np.ascontiguousarray(inputs.swapaxes(0, 1))
+        trials, steps, _ = inputs.shape
+        self.space = TrajectorySpace((trials, steps, model.n_states), measure, lengths=lengths)
+        self.lengths = np.full(trials, steps) if self.space.lengths is None else self.space.lengths
+        self.z0, self.drive = z0, _standing_still(np.ascontiguousarray(inputs.swapaxes(0, 1)), self.lengths)
         trajectory = self._run(model)
         self.states: Array = trajectory[1:].swapaxes(0, 1)
-        self.space = TrajectorySpace(self.states.shape, measure)
-        self.linearization: SiteForm | DenseForm = linearize(model, trajectory[:-1], self.drive, dtype)
+        starts = _standing_still(trajectory[:-1], self.lengths)
+        self.linearization: Form = linearize(model, starts, self.drive, dtype)
 
     def propagator(self) -> TensorOperator:
         """P."""
@@ -91,21 +106,39 @@ class MapDynamics:
         return self._run(model)[1:].swapaxes(0, 1)
 
     def _run(self, model: Map) -> Array:
-        """z[0..T], time first: (T + 1, B, H). Blocks of trials run in parallel."""
+        """z[0..T], time first: (T + 1, B, H), zero after the end of a trial. Blocks of trials run in parallel."""
         steps, trials, _ = self.drive.shape
         trajectory = np.empty((steps + 1, trials, model.n_states))
         trajectory[0] = self.z0
-        blocks = even_blocks(trials, _TRIALS_PER_BLOCK)
+        # A function of the user's sees all trials at once.
+        blocks = even_blocks(trials, _TRIALS_PER_BLOCK) if model.thread_safe else [slice(0, trials)]
 
         def task(index: int) -> None:
             block = blocks[index]
+            lengths = self.lengths[block]
+            shortest, longest = lengths.min(), lengths.max()
+            trajectory[longest + 1 :, block] = 0.0
             with np.errstate(over="ignore", invalid="ignore"):  # reported below, with the place
-                for step in range(steps):
-                    trajectory[step + 1, block] = model.step(trajectory[step, block], self.drive[step, block])
+                for step in range(longest):
+                    going: Any = block
+                    if step >= shortest:
+                        going = block.start + np.flatnonzero(lengths > step)
+                        trajectory[step + 1, block] = 0.0
+                    trajectory[step + 1, going] = model.step(trajectory[step, going], self.drive[step, going])
 
-        run_blocks(task, len(blocks))
+        run_blocks(task, len(blocks), here=not model.thread_safe)
         _require_finite(trajectory)
         return trajectory
+
+
+def _standing_still(rows: Array, lengths: npt.NDArray[np.int64]) -> Array:
+    """Rows (T, B, ...), what comes after the end of each trial being its last row that exists."""
+    if lengths.min() == len(rows):
+        return rows
+    filled = rows.copy()
+    for trial in np.flatnonzero(lengths < len(rows)):
+        filled[lengths[trial] :, trial] = rows[lengths[trial] - 1, trial]
+    return filled
 
 
 def _require_finite(trajectory: Array) -> None:
@@ -159,6 +192,8 @@ class FieldDynamics:
         As for maps.
     stage_memory : float, optional
         Bytes for stored stage coefficients.
+    lengths : ndarray of int, shape (B,), or None
+        Grid times of each trial; None for all.
     """
 
     def __init__(
@@ -174,19 +209,23 @@ class FieldDynamics:
         measure: str | npt.ArrayLike,
         dtype: npt.DTypeLike,
         stage_memory: float | None,
+        lengths: npt.NDArray[np.int64] | None = None,
     ) -> None:
         interpolation_order(forcing)  # refuses an unknown kind now rather than when P is asked for
         self.field, self.forcing, self.z0 = field, forcing, z0
+        trials = len(z0)
+        self.space = TrajectorySpace((trials, len(times), field.n_states), measure, times, lengths)
+        self.lengths = np.full(trials, len(times)) if self.space.lengths is None else self.space.lengths
+        if self.space.lengths is not None:
+            source = _until_the_end(source, kind, forcing, self.lengths)
         self.signal = InputSignal(times, source, kind)
         self.tableau, self.tolerances = tableau, tolerances
         self.solution = self._solve(field)
-        states = self.solution.states
-        self.states: Array = states.swapaxes(0, 1)
-        self.space = TrajectorySpace(self.states.shape, measure, self.solution.times)
+        self.states: Array = self.space.clear(self.solution.states.swapaxes(0, 1))
         self.system = StageSystem(field, self.signal, self.solution, dtype, stage_memory)
 
     @cached_property
-    def linearization(self) -> SiteForm | DenseForm:
+    def linearization(self) -> Form:
         """Coefficients at the grid times."""
         times = self.solution.times
         interval = np.minimum(np.arange(len(times)), len(times) - 2)
@@ -196,8 +235,9 @@ class FieldDynamics:
     @cached_property
     def stage(self) -> StageOperators:
         """Operators on stage space."""
-        jacobian = operators.stage_parameter_jacobian(self.system)
-        return StageOperators(operators.stage_propagator(self.system, self.space), jacobian, jacobian.gram("K_s"))
+        propagator = operators.stage_propagator(self.system, self.space)
+        jacobian = operators.stage_parameter_jacobian(self.system, propagator.space_in)
+        return StageOperators(propagator, jacobian, jacobian.gram("K_s"))
 
     def propagator(self) -> TensorOperator:
         """P, with the forcing interpolated from the grid."""
@@ -214,13 +254,33 @@ class FieldDynamics:
     def adjoint(self, kind: str) -> TensorOperator:
         """Solution operator of the adjoint equation, discrete or continuous."""
         makers = {"discrete": operators.discrete_adjoint, "continuous": operators.continuous_adjoint}
-        if kind not in makers:
-            raise ValueError(f'adjoint must be "discrete" or "continuous"; got {kind!r}')
+        if not isinstance(kind, str) or kind not in makers:
+            raise ValueError(f'the kind of adjoint must be "discrete" or "continuous"; got {short(kind)}')
+        if self.space.lengths is not None:
+            raise ValueError(
+                "the adjoint equation is solved back from the last time for all trials: it takes arrays that end where "
+                "all of them do"
+            )
         return makers[kind](self.system, self.space, self.forcing)
 
     def rerun(self, model: Field) -> Array:
         """States of another model on the same trials; adaptive steps are chosen anew."""
-        return self._solve(model).states.swapaxes(0, 1)
+        return self.space.clear(self._solve(model).states.swapaxes(0, 1))
 
     def _solve(self, field: Field) -> Solution:
-        return integrate(field, self.signal, self.signal.times, self.z0, self.tableau, self.tolerances)
+        return integrate(
+            field, self.signal, self.signal.times, self.z0, self.tableau, self.tolerances, self.space.lengths
+        )
+
+
+def _until_the_end(source: Any, kind: str, forcing: str, lengths: npt.NDArray[np.int64]) -> Any:
+    """Inputs that stand still after the end of each trial, at the value that its last interval ends with."""
+    if forcing == "cubic" or (kind == "cubic" and not callable(source)):
+        raise ValueError(
+            "cubic interpolation reaches past the end of a trial: take linear interpolation (input_kind, forcing), or "
+            "arrays that end where all of the trials do"
+        )
+    if callable(source):
+        return source
+    # Held inputs are those at the start of an interval: that of the last row of a trial belongs to no interval.
+    return _standing_still(source.swapaxes(0, 1), lengths - 1 if kind == "hold" else lengths).swapaxes(0, 1)

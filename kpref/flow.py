@@ -10,11 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
-from kpref._validate import check_shape, finite_array, numeric_array
+from kpref._frozen import Frozen
+from kpref._reprs import html_table
+from kpref._validate import check_shape, finite_array, numeric_array, precision, real_number, short
 from kpref.dynamics import Dynamics, FieldDynamics, MapDynamics, StageOperators
 from kpref.gradient import GradientFlow
 from kpref.integrate import Solution, Tableau, check_times, get_tableau
-from kpref.linearize import DenseForm, SiteForm
+from kpref.lengths import joined
+from kpref.linearize import Form
 from kpref.loss import evaluate_loss
 from kpref.memory import require_memory
 from kpref.models.base import Field, Map, Model, SiteModel
@@ -22,13 +25,14 @@ from kpref.models.step import StepModel
 from kpref.operators import TensorOperator
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
+from kpref.trials import Trials
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "require_flow"]
 
 Array = npt.NDArray[Any]
 
 
-class Flow:
+class Flow(Frozen):
     """A model on given trials: its trajectory, and the operators of the K-P flow along it.
 
     Building it runs the model; the operators share the coefficients of its linearisation, O(B T H) numbers for each.
@@ -38,15 +42,20 @@ class Flow:
     ----------
     model : Model
         A map or a vector field of `kpref.models`.
-    inputs : array_like, shape (B, T, n_inputs), or callable, or None
-        One row for each step of a map, or for each time of the grid. For a field it may be a function of time that
-        returns (B, n_inputs), and None if the field has no inputs.
+    inputs : array_like, shape (B, T, n_inputs), or sequence of B arrays, or Trials, or callable, or None
+        One row for each step of a map, or for each time of the grid; of `Trials` their inputs and lengths are taken.
+        Arrays (T_b, n_inputs) of different lengths are padded, and `lengths` is then theirs.
+        For a field it may be a function of time that returns (B, n_inputs), and None if the field has no inputs.
     z0 : array_like, shape (H,) or (B, H), optional
         Initial states, shared or one a trial; zero by default.
     measure : {"mean", "sum"} or array_like
-        Weights of trials and time in the inner product; see `TrajectorySpace`.
+        Weights of trials and time in the inner product; see `TrajectorySpace`. A weight of zero takes a point out of
+        sums, and out of the adjoint of P; steps that are only not scored belong into the mask of `gradient_flow`.
     dtype : {float64, float32}
         Precision of the operators. The trajectory and the linearisation are computed in float64 in any case.
+    lengths : array_like of int, shape (B,), optional
+        How many of the T rows of each trial exist. No number depends on the others: their weights are zero, nothing
+        enters or leaves them in any operator, and states are zero there. All of them by default.
     dt : float, optional
         Step of an even time grid that starts at 0, in the unit of time of the field. Fields only.
     times : array_like, shape (N + 1,), optional
@@ -54,10 +63,10 @@ class Flow:
     method : str or Tableau
         Explicit Runge-Kutta method; `kpref.integrate.TABLEAUS` lists them. One step for each interval of the grid,
         unless `rtol` is given.
-    rtol, atol : float, optional
-        Tolerances of adaptive steps; see `kpref.integrate.adaptive`. They control the error of the states, not that of
-        the operators, which are exact for the steps taken: where the states rest, the steps grow, and the operators
-        are those of a coarse method.
+    rtol, atol : float or array_like of shape (H,), optional
+        Tolerances of adaptive steps, for all units or one each; see `kpref.integrate.adaptive`. They control the
+        error of the states, not that of the operators, which are exact for the steps taken: where the states rest, the
+        steps grow, and the operators are those of a coarse method.
     input_kind : {"hold", "linear", "cubic"}
         How inputs extend between grid times.
     forcing : {"linear", "cubic"}
@@ -70,7 +79,8 @@ class Flow:
     model : Model
     z0 : ndarray, shape (B, H)
     states : ndarray, shape (B, T, H)
-        z[1..T] of a map; the states at the grid times of a field, row 0 being z0. Read-only.
+        z[1..T] of a map; the states at the grid times of a field, row 0 being z0. Zero after the end of a trial.
+        Read-only.
     space : TrajectorySpace
     P, P_inverse, J, K, NTK, D, D_z0 : TensorOperator
         See `kpref.operators.propagation` and, for fields, `kpref.operators.stages`.
@@ -97,36 +107,39 @@ class Flow:
     def __init__(
         self,
         model: Model,
-        inputs: npt.ArrayLike | Callable[[float], npt.ArrayLike] | None = None,
+        inputs: npt.ArrayLike | Trials | Callable[[float], npt.ArrayLike] | None = None,
         z0: npt.ArrayLike | None = None,
         measure: str | npt.ArrayLike = "mean",
         dtype: npt.DTypeLike = np.float64,
         *,
+        lengths: npt.ArrayLike | None = None,
         dt: float | None = None,
         times: npt.ArrayLike | None = None,
         method: str | Tableau = "rk4",
-        rtol: float | None = None,
-        atol: float | None = None,
+        rtol: npt.ArrayLike | None = None,
+        atol: npt.ArrayLike | None = None,
         input_kind: str = "hold",
         forcing: str = "linear",
         stage_memory: float | None = None,
     ) -> None:
         self.model: Model = model
-        self.dtype: np.dtype[Any] = _precision(dtype)
+        self.dtype: np.dtype[Any] = precision(dtype)
+        inputs, ends = _with_lengths(inputs, lengths)
         if isinstance(model, Map):
             if times is not None or dt is not None or rtol is not None or atol is not None:
                 raise ValueError(f"times, dt, rtol and atol are for models in continuous time; {model} is a map")
             self.inputs: Any = _inputs(inputs, model, self.dtype)
             self.z0: Array = _initial_states(z0, self.inputs.shape[0], model.n_states)
-            self._dynamics: Dynamics = MapDynamics(model, self.inputs, self.z0, measure, self.dtype)
+            self._dynamics: Dynamics = MapDynamics(model, self.inputs, self.z0, measure, self.dtype, ends)
         elif isinstance(model, Field):
             grid = _time_grid(times, dt, inputs)
             self.inputs, self.z0 = _field_inputs(inputs, z0, model, grid, self.dtype)
             tolerances = _tolerances(rtol, atol)
+            memory = None if stage_memory is None else real_number("stage_memory", stage_memory, least=0)
             tableau = get_tableau(method)
             self._dynamics = FieldDynamics(
                 model, self.inputs, input_kind, grid, self.z0, tableau, tolerances, forcing, measure, self.dtype,
-                stage_memory,
+                memory, ends,
             )  # fmt: skip
         else:
             raise TypeError(f"model must be one of kpref.models; got {type(model).__name__}")
@@ -140,13 +153,18 @@ class Flow:
         return self._dynamics
 
     @property
-    def linearization(self) -> SiteForm | DenseForm:
+    def linearization(self) -> Form:
         """Coefficients of the linearisation at the points of the trajectory."""
         return self._dynamics.linearization
 
     @cached_property
     def P(self) -> TensorOperator:
-        """Linearised flow propagator: how a change of the dynamics travels through time."""
+        """Linearised flow propagator: how a change of the dynamics travels through time.
+
+        Its adjoint ``P.star`` is that of the space restricted to points with weight: with a weight of zero before one
+        that is not, it carries nothing through that step, and neither ``P K P*`` nor ``J* P* Err`` are what they stand
+        for. `NTK` and `gradient_flow` are made of D and its transpose, which are right in every measure.
+        """
         return self._dynamics.propagator()
 
     @cached_property
@@ -175,8 +193,8 @@ class Flow:
     def NTK(self) -> TensorOperator:
         """Neural tangent kernel of the states, ``D D*``, exact.
 
-        It is ``P K P*`` for maps and the limit of that for fields, where the measure is positive. With zero weights
-        ``P @ K @ P.star`` restricts the dynamics to the observed points as well, and is another operator.
+        It is ``P K P*`` for maps and the limit of that for fields, where no weight of zero comes before one that is
+        not. Otherwise ``P @ K @ P.star`` restricts the dynamics to the observed points too, and is another operator.
         """
         return self.D.gram("NTK")
 
@@ -216,7 +234,20 @@ class Flow:
         return self._dynamics
 
     def rerun(self, model: Model) -> Array:
-        """States (B, T, H) of another model of the same kind on the same trials and initial states."""
+        """States (B, T, H) of another model of the same kind on the same trials and initial states.
+
+        Raises
+        ------
+        TypeError
+            If it is not a model of the same kind.
+        ValueError
+            If its sizes differ, or the trajectory overflows.
+        """
+        kind = Map if isinstance(self.model, Map) else Field
+        if not isinstance(model, kind):
+            raise TypeError(f"model must be a {kind.__name__} like {self.model}; got {short(model)}")
+        if (model.n_states, model.n_inputs) != (self.model.n_states, self.model.n_inputs):
+            raise ValueError(f"model must have the states and inputs of {self.model}; got {model}")
         return self._dynamics.rerun(model)
 
     def gradient_flow(
@@ -230,23 +261,54 @@ class Flow:
     ) -> GradientFlow:
         """What gradient descent on a loss would do to the parameters, the dynamics and the states.
 
-        Parameters are those of `kpref.loss.evaluate_loss`.
+        Parameters are those of `kpref.loss.evaluate_loss`. A readout may also take the observed states alone, such as
+        the h of an LSTM: the error has no part in the others then.
         """
-        value = evaluate_loss(self.states, self.space, readout, targets, labels, loss, mask, at)
+        observed = readout.over(self.model.n_states, self.model.observed) if isinstance(readout, Readout) else readout
+        value = evaluate_loss(self.states, self.space, observed, targets, labels, loss, mask, at)
         return GradientFlow(self, value)
 
     def __repr__(self) -> str:
         return f"Flow({self.model}, states {self.states.shape}, measure {self.space.measure!r}, {self.dtype})"
 
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        trials, steps, units = self.states.shape
+        ends = self.space.lengths
+        lengths = "" if ends is None else f", of which trials have {ends.min()} to {ends.max()}"
+        rows = [
+            ("model", repr(self.model)),
+            ("trials", f"{trials}"),
+            ("steps", f"{steps}{lengths}"),
+            ("units", f"{units}"),
+            ("measure", f"{self.space.measure}"),
+            ("operators", f"{self.dtype}"),
+        ]
+        if isinstance(self._dynamics, FieldDynamics):
+            times, tableau = self.solution.times, self.solution.tableau
+            rows[2] = ("times", f"{steps} from {times[0]:g} to {times[-1]:g}{lengths}")
+            rows.insert(3, ("method", f"{tableau.name}, {len(self.solution.h)} steps"))
+        return html_table(rows)
 
-def _precision(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    try:
-        precision = np.dtype(dtype)
-    except TypeError:
-        raise ValueError(f"dtype must be float64 or float32; got {dtype!r}") from None
-    if precision not in (np.float64, np.float32):
-        raise ValueError(f"dtype must be float64 or float32; got {precision}")
-    return precision
+
+def require_flow(flow: object) -> Flow:
+    """A flow as it is, or TypeError."""
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow must be a kpref.Flow; got {short(flow)}")
+    return flow
+
+
+def _with_lengths(inputs: Any, lengths: npt.ArrayLike | None) -> tuple[Any, Any]:
+    """Inputs and the lengths of their trials; sampled inputs are cleared of what stands after the ends."""
+    if not isinstance(inputs, Trials):
+        inputs, sizes = joined("inputs", inputs, ("n_inputs",))
+        lengths = sizes if lengths is None else lengths
+        if lengths is None or inputs is None or callable(inputs) or np.shape(inputs)[2:] == (0,):
+            return inputs, lengths
+        inputs = Trials(inputs, lengths=lengths)  # type: ignore[arg-type]
+    elif lengths is not None:
+        raise ValueError("trials have lengths of their own: give lengths with an array of inputs only")
+    return inputs.inputs, inputs.lengths
 
 
 def _inputs(inputs: Any, model: Model, dtype: np.dtype[Any]) -> Array:
@@ -262,12 +324,10 @@ def _inputs(inputs: Any, model: Model, dtype: np.dtype[Any]) -> Array:
 
 
 def _initial_states(z0: npt.ArrayLike | None, trials: int, units: int) -> Array:
-    if z0 is None:
-        return np.zeros((trials, units))
-    array = finite_array("z0", z0)
+    array = np.zeros(units) if z0 is None else finite_array("z0", z0)
     if array.shape not in ((units,), (trials, units)):
         raise ValueError(f"z0 must have shape ({units},) or ({trials}, {units}); got {array.shape}")
-    return np.broadcast_to(array, (trials, units))
+    return np.broadcast_to(array, (trials, units))  # read-only
 
 
 def _check_memory(model: Model, trials: int, steps: int, dtype: np.dtype[Any]) -> None:
@@ -293,12 +353,11 @@ def _time_grid(times: npt.ArrayLike | None, dt: float | None, inputs: Any) -> Ar
         return check_times(times)
     if callable(inputs) or inputs is None:
         raise ValueError("dt needs sampled inputs, one for each time; give times with a function of time or no inputs")
-    if dt is None or not (np.isfinite(dt) and dt > 0):
-        raise ValueError(f"dt must be positive and finite; got {dt}")
-    shape = np.shape(inputs)
+    step = real_number("dt", dt, above=0)
+    shape = numeric_array("inputs", inputs, "biuf").shape
     if len(shape) != 3:
         raise ValueError(f"inputs must have shape (B, T, n_inputs); got {shape}")
-    return check_times(dt * np.arange(shape[1]))
+    return check_times(step * np.arange(shape[1]))
 
 
 def _field_inputs(inputs: Any, z0: Any, model: Field, times: Array, dtype: np.dtype[Any]) -> tuple[Any, Array]:
@@ -307,18 +366,18 @@ def _field_inputs(inputs: Any, z0: Any, model: Field, times: Array, dtype: np.dt
     if inputs is None and model.n_inputs:
         raise ValueError(f"{model} needs inputs of shape (B, {length}, {model.n_inputs}), or a function of time")
     if callable(inputs):
-        shape = np.shape(inputs(float(times[0])))
-        if len(shape) != 2 or shape[1] != model.n_inputs:
-            raise ValueError(
-                f"the input function must return shape (B, {model.n_inputs}) for this model; got {shape} "
-                f"at t = {times[0]}"
-            )
-        source, trials = inputs, shape[0]
+        source, trials = inputs, _trials_of_function(inputs, model, float(times[0]))
     elif model.n_inputs == 0:
-        trials = np.shape(inputs)[0] if inputs is not None else 1 if np.ndim(z0) < 2 else len(z0)
+        given = None if inputs is None else numeric_array("inputs", inputs, "biuf").shape
+        starts = () if z0 is None else numeric_array("z0", z0, "biuf").shape
+        if given is not None and (len(given) != 3 or given[0] == 0 or given[1:] != (length, 0)):
+            raise ValueError(
+                f"inputs of {model}, which has none, must be None or of shape (B, {length}, 0); got {given}"
+            )
+        trials = given[0] if given is not None else starts[0] if len(starts) == 2 else 1
+        _check_memory(model, trials, length, dtype)
         source = np.zeros((trials, length, 0))
-        if inputs is not None and np.shape(inputs) != source.shape:
-            raise ValueError(f"{model} has no inputs: give None or shape (B, {length}, 0); got {np.shape(inputs)}")
+        source.flags.writeable = False
     else:
         source = _inputs(inputs, model, dtype)
         trials = len(source)
@@ -328,7 +387,16 @@ def _field_inputs(inputs: Any, z0: Any, model: Field, times: Array, dtype: np.dt
     return source, _initial_states(z0, trials, model.n_states)
 
 
-def _tolerances(rtol: float | None, atol: float | None) -> dict[str, Any] | None:
+def _trials_of_function(inputs: Callable[[float], npt.ArrayLike], model: Field, start: float) -> int:
+    shape = np.shape(inputs(start))
+    if len(shape) != 2 or shape[0] == 0 or shape[1] != model.n_inputs:
+        raise ValueError(
+            f"the input function must return shape (B, {model.n_inputs}) for this model; got {shape} at t = {start}"
+        )
+    return int(shape[0])
+
+
+def _tolerances(rtol: npt.ArrayLike | None, atol: npt.ArrayLike | None) -> dict[str, Any] | None:
     if rtol is None and atol is None:
         return None
     given = {"rtol": rtol, "atol": atol}

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from kpref._arguments import path
+from kpref._terminal import say
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.golden import check_golden, export_golden
-from kpref.verify_command import add_output_arguments, add_problem_arguments, make_flow, require_folders, write_results
+from kpref.verify_command import add_output_arguments, add_problem_arguments, make_flow, require_outputs, write_results
 
 __all__ = ["add_arguments", "run"]
 
@@ -22,14 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export = actions.add_parser(
         "export", help=text, description=f"{text.capitalize()}, whose README.md tells the rest."
     )
-    export.add_argument("folder", type=Path, metavar="DIR", help="a new or an empty folder")
+    export.add_argument("folder", type=path, metavar="DIR", help="a new or an empty folder")
     add_problem_arguments(export)
     export.add_argument(
         "--arithmetic", choices=tuple(ARITHMETICS), default="float64", help="of the backend (default: %(default)s)"
     )
     text = "judge the answers in a folder"
     check = actions.add_parser("check", help=text, description=f"{text.capitalize()}: exit status 0, 1 or 2.")
-    check.add_argument("folder", type=Path, metavar="DIR", help="as `kpref golden export` made it, with answers in it")
+    check.add_argument("folder", type=path, metavar="DIR", help="as `kpref golden export` made it, with answers in it")
     add_output_arguments(check)
 
 
@@ -48,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.action == "export":
         export_golden(args.folder, make_flow(args), args.arithmetic, args.seed)
-        print(f"problem and probes: {args.folder}; {args.folder / 'README.md'} says how to answer")
+        say(f"problem and probes: {args.folder}; {args.folder / 'README.md'} says how to answer")
         return 0
-    require_folders(args)
+    require_outputs(args)
     report = check_golden(args.folder)
-    print(report)
+    say(str(report))
     write_results(report, args)
     return report.exit_status

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import real_number
 from kpref.loss import LossValue
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class GradientFlow:
     @property
     def loss_rate(self) -> float:
         """Predicted change of the loss per unit learning rate, ``-|grad_theta|^2``."""
-        return -float(np.vdot(self.grad_theta, self.grad_theta))
+        return -self.flow.D.space_in.inner(self.grad_theta, self.grad_theta)
 
     def realised(self, eta: float) -> Array:
         """Change of the states, shape (B, T, H), after the parameter step ``-eta grad_theta``.
@@ -76,8 +77,7 @@ class GradientFlow:
         ValueError
             If `eta` is not finite, or the trajectory overflows after the step.
         """
-        if not np.isfinite(eta):
-            raise ValueError(f"the learning rate must be finite; got {eta}")
+        eta = real_number("eta", eta)
         model = self.flow.model
         after = self.flow.rerun(model.with_vector(model.vector - eta * self.grad_theta))
         return np.asarray(after - self.flow.states)

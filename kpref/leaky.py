@@ -28,7 +28,9 @@ _TRIALS_PER_BLOCK = 48
 
 def leaky_form(model: Model) -> LeakyForm | None:
     """The leaky form of a model, if it has one that compiled code can run."""
-    form = model.leaky_form() if isinstance(model, SiteModel) else None
+    if not isinstance(model, SiteModel) or not model.thread_safe:
+        return None  # a class of the user's may inherit the form and change the function
+    form = model.leaky_form()
     return form if form is not None and form.nonlinearity in _COMPILED else None
 
 

@@ -7,19 +7,21 @@ of length one is constant along rows or trials.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array, first_index
-from kpref.models.base import DenseModel, Model, ParameterSite, SiteModel
+from kpref._foreign import is_ours, read_only, returned
+from kpref._validate import finite_array, first_index, short
+from kpref.models.base import DenseModel, Model, ParameterSite, SiteCoefficients, SiteModel
 from kpref.models.step import StepModel
 from kpref.step_form import StepForm, Variable, allot
-from kpref.threads import even_blocks, run_blocks
+from kpref.threads import even_blocks, run_blocks, serial_blas
 
-__all__ = ["DenseForm", "ParameterLayout", "SiteForm", "linearize"]
+__all__ = ["DenseForm", "Form", "ParameterLayout", "SiteForm", "linearize", "with_gates"]
 
 Array = npt.NDArray[Any]
 
@@ -217,9 +219,21 @@ class DenseForm:
         return self.state_jacobian.nbytes + self.parameter_jacobian.nbytes
 
 
-def linearize(
-    model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64
-) -> SiteForm | StepForm | DenseForm:
+#: What a model may be linearised to.
+Form = SiteForm | StepForm | DenseForm
+
+
+def with_gates(form: Form) -> SiteForm | DenseForm:
+    """A linearisation whose parameter operator has a closed form by gates, or TypeError."""
+    if isinstance(form, StepForm):
+        raise TypeError(
+            "this quantity has a closed form for networks of one state a unit (Linear, RNN, GRU, leaky, rate) and "
+            "for dense systems; for LSTM, low-rank and stacked networks estimate it from the operators of the flow"
+        )
+    return form
+
+
+def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64) -> Form:
     """Coefficients of `model` at given states.
 
     Parameters
@@ -253,7 +267,7 @@ def _site_form(model: SiteModel, states: Array, inputs: Array, dtype: npt.DTypeL
     blocks = even_blocks(rows, max(1, _BLOCK_ENTRIES // (trials * units)))
 
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows here is reported below, with its place
-        sample = model.coefficients(states[:1], inputs[:1])
+        sample = _coefficients(model, states[:1], inputs[:1])
         weight = finite_array("weight_hh", model.parameters["weight_hh"], dtype=dtype).copy()  # writeable, see kernels
         drive = np.concatenate([inputs, np.ones((rows, trials, 1))], axis=2, dtype=dtype)
         variable = states.astype(dtype, copy=False)
@@ -271,20 +285,20 @@ def _site_form(model: SiteModel, states: Array, inputs: Array, dtype: npt.DTypeL
     def fill(index: int) -> None:
         block = blocks[index]
         with np.errstate(over="ignore", invalid="ignore"):
-            part = model.coefficients(states[block], inputs[block])
+            part = _coefficients(model, states[block], inputs[block])
             for kind in varying:
                 arrays[kind][block] = getattr(part, kind)
             for array in (variable, drive, *(arrays[kind] for kind in varying)):
                 _check_finite(array[block], block.start)
 
-    run_blocks(fill, len(blocks))
+    run_blocks(fill, len(blocks), here=not model.thread_safe)
     if sample.variable is not None:
         variable = arrays["variable"]
     return SiteForm(
         decay=arrays["decay"],
         gates=arrays["gates"],
         slope=arrays["slope"],
-        variable=np.ascontiguousarray(variable),
+        variable=np.require(variable, requirements=["C", "W"]),  # a read-only array is another type to the kernels
         drive=drive,
         weight=weight,
         layout=ParameterLayout.of(model),
@@ -332,23 +346,64 @@ def _step_form(model: StepModel, states: Array, inputs: Array, dtype: npt.DTypeL
             _check_finite(variables[block], block.start)
             _check_finite(own[block], block.start)
 
-    run_blocks(fill, len(blocks))
+    run_blocks(fill, len(blocks), here=not model.thread_safe)
     trained = {name: model.parameters[name].shape for name in model.trainable}
     entries = tuple(entry for entry in model.entries() if entry.parameter in trained)
     return StepForm(program, numbers, places, own, variables, known, weights, entries, trained)
 
 
+def _coefficients(model: SiteModel, states: Array, inputs: Array) -> SiteCoefficients:
+    """Coefficients (rows, B, ...) of the site form; those of a class of the user's checked and copied."""
+    if is_ours(type(model)):
+        return model.coefficients(states, inputs)
+    part = model.coefficients(read_only(states), read_only(inputs))
+    name, units = f"{type(model).__name__}.coefficients", model.n_states
+    if not isinstance(part, SiteCoefficients):
+        raise TypeError(f"{name} must return SiteCoefficients; got {short(part)}")
+    checked = {}
+    for kind, shape in (
+        ("decay", (units,)),
+        ("gates", (model.n_gates, units)),
+        ("slope", (units,)),
+        ("variable", (units,)),
+    ):
+        value = getattr(part, kind)
+        if value is not None:
+            constant = kind in ("decay", "gates") and np.ndim(value) == len(shape)
+            checked[kind] = returned(f"{name}, {kind}", value, shape if constant else (*states.shape[:2], *shape))
+    return SiteCoefficients(**checked)
+
+
+@serial_blas
 def _dense_form(model: DenseModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> DenseForm:
     with np.errstate(all="ignore"):  # what is not finite is reported below, with its place
-        by_name = model.parameter_jacobian(states, inputs)
+        by_states, by_name = _jacobians(model, states, inputs)
         flat = [by_name[name].reshape(*states.shape, -1) for name in model.trainable]
         form = DenseForm(
-            np.require(model.state_jacobian(states, inputs), dtype, ["C", "W"]),  # a read-only array is another type
+            np.require(by_states, dtype, ["C", "W"]),  # a read-only array is another type
             np.concatenate(flat, axis=3, dtype=dtype, casting="same_kind"),
         )
         _check_finite(form.state_jacobian, 0)
         _check_finite(form.parameter_jacobian, 0)
     return form
+
+
+def _jacobians(model: DenseModel, states: Array, inputs: Array) -> tuple[Array, Mapping[str, Array]]:
+    """Derivatives by states and by parameters; those of a class of the user's checked and copied."""
+    if is_ours(type(model)):
+        return model.state_jacobian(states, inputs), model.parameter_jacobian(states, inputs)
+    z, x, name = read_only(states), read_only(inputs), type(model).__name__
+    by_states = returned(f"{name}.state_jacobian", model.state_jacobian(z, x), (*z.shape, model.n_states))
+    given = model.parameter_jacobian(z, x)
+    missing = [key for key in model.trainable if not isinstance(given, Mapping) or key not in given]
+    if missing:
+        raise ValueError(
+            f"{name}.parameter_jacobian must return a dict of the trainable parameters; {missing[0]!r} is missing"
+        )
+    shapes = {key: (*z.shape, *model.parameters[key].shape) for key in model.trainable}
+    return by_states, {
+        key: returned(f"{name}.parameter_jacobian, {key}", given[key], shape) for key, shape in shapes.items()
+    }
 
 
 def _check_finite(coefficient: Array, first_row: int) -> None:

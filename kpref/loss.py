@@ -4,6 +4,10 @@
 
 so that in a measure that sums to one L is the mean of l over the observed points, as PyTorch's losses take it
 (``reduction="mean"``). ``Err = s dl/dz`` is the derivative of the loss density, and ``dL = <Err, dz>_X``.
+
+The mask stands in Err and nowhere else: the dynamics run through steps that are not scored, and no operator of a flow
+knows of it. Points after the end of a trial are another matter: they do not exist (`kpref.space`), s and the outputs
+are zero there, and targets, labels and mask may hold anything.
 """
 
 from __future__ import annotations
@@ -14,9 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array
+from kpref._validate import finite_array, numeric_array, short
+from kpref.lengths import without_tail
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
+from kpref.threads import serial_blas
 
 __all__ = ["LOSSES", "LossValue", "evaluate_loss"]
 
@@ -49,6 +55,7 @@ class LossValue:
     accuracy: float | None
 
 
+@serial_blas
 def evaluate_loss(
     states: Array,
     space: TrajectorySpace,
@@ -75,7 +82,7 @@ def evaluate_loss(
     mask : array_like, shape (B, T) or broadcastable to it, optional
         Non-negative weights of the points; zero leaves a point out.
     at : {"all", "last"}
-        Observe all time points or only the last.
+        Observe all time points or only the last of each trial.
 
     Returns
     -------
@@ -85,13 +92,22 @@ def evaluate_loss(
     ------
     ValueError
         If targets, labels or mask do not fit the states or the readout, or observe nothing.
+    TypeError
+        If the space, the readout, `loss` or `at` is something else.
     """
-    outputs = readout(states)
+    for name, thing, kind in (("space", space, TrajectorySpace), ("readout", readout, Readout)):
+        if not isinstance(thing, kind):
+            raise TypeError(f"{name} must be a kpref.{kind.__name__}; got {short(thing)}")
+    for name, choice in (("loss", loss), ("at", at)):
+        if not isinstance(choice, str):
+            raise TypeError(f"{name} must be a string; got {short(choice)}")
+    outputs = _existing(readout(states), space)
     factor = _density(space, mask, at)[:, :, None]
     if loss == "mse":
         if targets is None or labels is not None:
             raise ValueError('loss "mse" takes targets, and no labels')
-        wanted = finite_array("targets", targets, shape=outputs.shape)
+        given = _existing(numeric_array("targets", targets, "biuf"), space)
+        wanted = finite_array("targets", given, shape=outputs.shape)
         residual = outputs - wanted
         points = np.square(residual).mean(axis=2)
         gradient = residual * (2.0 / readout.n_outputs)
@@ -99,12 +115,12 @@ def evaluate_loss(
     elif loss == "cross_entropy":
         if labels is None or targets is not None:
             raise ValueError('loss "cross_entropy" takes labels, and no targets')
-        chosen = _labels(labels, outputs.shape)
+        chosen = _labels(_existing(numeric_array("labels", labels, "iu"), space), outputs.shape)
         points, gradient = _cross_entropy(outputs, chosen)
         weights = space.mu * factor[:, :, 0]
         accuracy = float((weights * (outputs.argmax(axis=2) == chosen)).sum() / weights.sum())
     else:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {short(loss)}")
     gradient = gradient * factor
     value = float((space.mu * factor[:, :, 0] * points).sum())
     return LossValue(value, outputs, gradient, gradient @ readout.weight, accuracy)
@@ -115,30 +131,37 @@ def _density(space: TrajectorySpace, mask: npt.ArrayLike | None, at: str) -> Arr
     shape = space.shape[:2]
     density = np.ones(shape)
     if mask is not None:
-        given = finite_array("mask", mask)
+        given = numeric_array("mask", mask, "biuf")
         try:
-            density = np.broadcast_to(given, shape).copy()
+            density = np.broadcast_to(given, shape)
         except ValueError:
             raise ValueError(
                 f"mask must be broadcastable to (trials, time) = {tuple(shape)}; got {given.shape}"
             ) from None
+        density = finite_array("mask", _existing(density, space)).copy()
         if (density < 0).any():
             raise ValueError("mask must not be negative")
+    density = _existing(density, space)
     if at == "last":
-        density[:, :-1] = 0
+        ends = np.full(shape[0], shape[1]) if space.lengths is None else space.lengths
+        density[np.arange(shape[1]) != ends[:, None] - 1] = 0
     elif at != "all":
-        raise ValueError(f'at must be "all" or "last"; got {at!r}')
+        raise ValueError(f'at must be "all" or "last"; got {short(at)}')
     observed = float((space.mu * density).sum())
     if observed == 0:
         raise ValueError("the mask and the measure leave no point to observe")
     return density * (space.mu.sum() / observed)
 
 
-def _labels(labels: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
+def _existing(array: Array, space: TrajectorySpace) -> Array:
+    """An array (B, T, ...) with zeros where nothing exists; of another shape, or where all does, as it is."""
+    if space.lengths is None or array.shape[:2] != space.shape[:2]:
+        return array
+    return without_tail(array, space.lengths)
+
+
+def _labels(array: Array, shape: tuple[int, ...]) -> Array:
     trials, steps, classes = shape
-    array = np.asarray(labels)
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"labels must be integers; got an array of {array.dtype}")
     if array.shape not in ((trials,), (trials, steps)):
         raise ValueError(f"labels must have shape ({trials},) or ({trials}, {steps}); got {array.shape}")
     if array.min() < 0 or array.max() >= classes:

@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array
+from kpref._frozen import Frozen
+from kpref._validate import finite_array, numeric_array
+from kpref.threads import serial_blas
 
 __all__ = ["Readout"]
 
 Array = npt.NDArray[Any]
 
 
-class Readout:
+class Readout(Frozen):
     """A linear readout of states.
 
     Parameters
@@ -46,6 +48,7 @@ class Readout:
         """Number H of states that the readout takes."""
         return int(self.weight.shape[1])
 
+    @serial_blas
     def __call__(self, states: npt.ArrayLike) -> Array:
         """Outputs (..., n_out) of states (..., H).
 
@@ -54,11 +57,19 @@ class Readout:
         ValueError
             If the number of states differs.
         """
-        states = np.asarray(states)
+        states = numeric_array("states", states, "biufc")
         if states.ndim < 1 or states.shape[-1] != self.n_states:
             raise ValueError(f"the readout takes states of shape (..., {self.n_states}); got {states.shape}")
         outputs = states @ self.weight.T
         return outputs if self.bias is None else outputs + self.bias
+
+    def over(self, n_states: int, observed: slice) -> Readout:
+        """The same readout of states (n_states,) of which it takes the columns `observed`; itself if it takes all."""
+        if self.n_states == n_states or self.n_states != observed.stop - observed.start:
+            return self
+        weight = np.zeros((self.n_outputs, n_states))
+        weight[:, observed] = self.weight
+        return Readout(weight, self.bias)
 
     def __repr__(self) -> str:
         return f"Readout({self.n_states} states, {self.n_outputs} outputs{'' if self.bias is None else ', bias'})"

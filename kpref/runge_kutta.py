@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import short
 from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau, adaptive, fixed_steps
 from kpref.leaky import leaky_form, linearize_stages, take_steps
-from kpref.linearize import DenseForm, SiteForm, linearize
+from kpref.linearize import Form, linearize
 from kpref.memory import available_memory
 from kpref.models.base import Field, SiteModel
 from kpref.threads import even_blocks, run_blocks
@@ -25,7 +26,6 @@ from kpref.threads import even_blocks, run_blocks
 __all__ = ["Forcing", "Segment", "StageSystem", "integrate", "interpolation", "interpolation_order"]
 
 Array = npt.NDArray[Any]
-Form = SiteForm | DenseForm
 
 #: Trials that the forward pass with fixed steps handles in one block.
 _TRIALS_PER_BLOCK = 48
@@ -61,7 +61,13 @@ class Segment:
 
 
 def integrate(
-    field: Field, signal: InputSignal, times: Array, z0: Array, tableau: Tableau, tolerances: dict[str, Any] | None
+    field: Field,
+    signal: InputSignal,
+    times: Array,
+    z0: Array,
+    tableau: Tableau,
+    tolerances: dict[str, Any] | None,
+    lengths: npt.NDArray[np.int64] | None = None,
 ) -> Solution:
     """Solve for the states of all trials.
 
@@ -74,6 +80,8 @@ def integrate(
     tableau : Tableau
     tolerances : dict or None
         Arguments of `kpref.integrate.adaptive`; None for one step in each interval of the grid.
+    lengths : ndarray of int, shape (B,), optional
+        Grid times of each trial. After the last of its own a trial stands still, and has no say in the steps.
 
     Returns
     -------
@@ -84,32 +92,37 @@ def integrate(
     IntegrationError
         Names the trial, the time and the last accepted state.
     """
+    everyone = slice(0, len(z0))
+
+    def rhs(t: float, z: Array, interval: int, block: slice = everyone) -> Array:
+        velocity = field.velocity(z, signal(t, interval)[block])
+        return velocity if lengths is None else np.where((interval < lengths[block] - 1)[:, None], velocity, 0.0)
+
     if tolerances is not None:
-        jumps = signal.jumps
-        return adaptive(
-            lambda t, z, interval: field.velocity(z, signal(t, interval)), times, z0, tableau, jumps=jumps, **tolerances
-        )
+        ends = times[[] if lengths is None else lengths[lengths < len(times)] - 1]  # where velocities fall to zero
+        return adaptive(rhs, times, z0, tableau, jumps=np.concatenate([signal.jumps, ends]), **tolerances)
     states = np.empty((len(times), *z0.shape))
-    solution = _compiled_steps(field, signal, times, z0, tableau, states)
+    solution = None if lengths is not None else _compiled_steps(field, signal, times, z0, tableau, states)
     if solution is not None:
         return solution
-    blocks = even_blocks(len(z0), _TRIALS_PER_BLOCK)
+    ours = field.thread_safe and not signal.is_function
+    blocks = even_blocks(len(z0), _TRIALS_PER_BLOCK) if ours else [slice(0, len(z0))]
     parts: list[Solution] = []
 
     def task(index: int) -> None:
         block = blocks[index]
         try:
             part = fixed_steps(
-                lambda t, z, interval: field.velocity(z, signal(t, interval)[block]),
+                lambda t, z, interval: rhs(t, z, interval, block),
                 times, z0[block], tableau, states[:, block],
             )  # fmt: skip
             parts.append(part)
         except IntegrationError as error:
             raise error.in_block(block.start) from None
 
-    run_blocks(task, len(blocks))
+    run_blocks(task, len(blocks), here=not ours)
     # The parts differ in their trials only.
-    return replace(parts[0], z_steps=states, rhs=lambda t, z, interval: field.velocity(z, signal(t, interval)))
+    return replace(parts[0], z_steps=states, rhs=rhs)
 
 
 def _compiled_steps(
@@ -252,7 +265,7 @@ class StageSystem:
                 if stage < stages - 1:
                     slopes.append(self.field.velocity(state, inputs[step, stage]))
 
-        run_blocks(task, steps)
+        run_blocks(task, steps, here=not self.field.thread_safe)
         return states.reshape(-1, self.n_trials, self.n_states), inputs.reshape(steps * stages, self.n_trials, -1)
 
     # Forcings
@@ -330,8 +343,8 @@ def interpolation_order(kind: str) -> int:
         For another kind.
     """
     orders = {"linear": 2, "cubic": 4}
-    if kind not in orders:
-        raise ValueError(f'forcing must be "linear" or "cubic"; got {kind!r}')
+    if not isinstance(kind, str) or kind not in orders:
+        raise ValueError(f'forcing must be "linear" or "cubic"; got {short(kind)}')
     return orders[kind]
 
 

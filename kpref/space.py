@@ -7,6 +7,10 @@ States, forcings and errors are tensors ``(trials, time, units)`` with the inner
 a discrete version of the expectation over trials and time of Hazelden et al. (arXiv:2507.06381). Parameters
 and initial states live in plain Euclidean spaces. A space knows its shape and its weights; the adjoint of an
 operator between two of them follows from these (`TensorOperator.star`).
+
+**Two kinds of zero.** Where trials end early (`lengths`), the points after their end do not exist: tensors of the space
+are zero there, and operators between spaces see to that, so that every number equals that of the shorter trial. A
+weight that is zero at a point that exists only takes the point out of sums; the dynamics run on through it.
 """
 
 from __future__ import annotations
@@ -18,38 +22,65 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array
+from kpref._frozen import Frozen
+from kpref._validate import finite_array, numeric_array, short
+from kpref.lengths import check_lengths, points
 from kpref.memory import require_memory
 
-__all__ = ["EuclideanSpace", "TrajectorySpace"]
+__all__ = ["EuclideanSpace", "TrajectorySpace", "require_space"]
 
 Array = npt.NDArray[np.floating]
 
+#: Entries that an inner product of vectors adds up in one go.
+_ROW = 256
 
-class EuclideanSpace:
+
+class EuclideanSpace(Frozen):
     """Tensors of one shape with the Euclidean inner product.
 
     Parameters
     ----------
     shape : tuple of int
         Shape of a tensor of the space; flattened in C order where a vector is asked for.
+    lengths : array_like of int, shape (shape[0],), optional
+        How many entries along axis 1 exist for each index of axis 0, at least 1; by default all.
+
+    Attributes
+    ----------
+    lengths : ndarray of int, shape (shape[0],), or None
+        None if all entries exist.
 
     Raises
     ------
     ValueError
-        If an axis is not an integer, or negative.
+        If an axis is not an integer, or negative, or the lengths do not fit.
     """
 
-    #: Weight of each entry in the inner product, broadcastable to `shape`; None for all ones.
+    #: Weight of each entry in the inner product, broadcastable to `shape` and constant along its last axis; None for
+    #: all ones.
     weights: Array | None = None
+    lengths: npt.NDArray[np.int64] | None = None
+    #: Places of what does not exist, flat over axes 0 and 1.
+    _absent: npt.NDArray[np.intp]
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, shape: Sequence[int], lengths: npt.ArrayLike | None = None) -> None:
         try:
             self.shape: tuple[int, ...] = tuple(operator.index(axis) for axis in shape)
         except TypeError:
             self.shape = (-1,)
         if any(axis < 0 for axis in self.shape):
-            raise ValueError(f"a space needs axes of a whole number of entries, at least 0; got shape {tuple(shape)}")
+            raise ValueError(
+                f"a space needs a shape of axes of a whole number of entries, at least 0; got shape {short(shape)}"
+            )
+        if lengths is None:
+            return
+        if len(self.shape) < 2:
+            raise ValueError(f"lengths count entries along the second axis; got shape {self.shape}")
+        checked = check_lengths(lengths, *self.shape[:2])
+        if (checked < self.shape[1]).any():
+            exist = points(checked, self.shape[1])
+            self.lengths, self._absent = checked, np.flatnonzero(~exist)
+            self.weights = exist.astype(float).reshape(*exist.shape, *(1 for _ in self.shape[2:]))
 
     @property
     def size(self) -> int:
@@ -65,9 +96,19 @@ class EuclideanSpace:
         return first if np.all(self.weights == first) else None
 
     def inner(self, p: npt.ArrayLike, q: npt.ArrayLike) -> float:
-        """Inner product of two tensors of this space."""
-        p, q = self.tensor("p", p), self.tensor("q", q)
-        return float(np.vdot(p, q if self.weights is None else self.weights * q))
+        """Inner product of two tensors of this space, in float64.
+
+        The order of the sum is fixed by the shape, so that its bits depend on nothing else: over the last axis entry
+        by entry, over the others by pairs.
+        """
+        p, q = np.atleast_1d(self.tensor("p", p)), np.atleast_1d(self.tensor("q", q))
+        if self.weights is None:  # a vector, of parameters: cut into rows for the sum by pairs
+            whole = p.size - p.size % _ROW
+            rows = [part.reshape(-1)[:whole].reshape(-1, _ROW) for part in (p, q)]
+            rest = np.einsum("i,i->", *(part.reshape(-1)[whole:] for part in (p, q)), dtype=np.float64)
+            return float(np.einsum("ij,ij->i", *rows, dtype=np.float64).sum() + rest)
+        points = np.einsum("...i,...i->...", p, q, dtype=np.float64)
+        return float((self.weights[..., 0] * points).sum())
 
     def norm(self, q: npt.ArrayLike) -> float:
         """Norm ``sqrt(<q, q>)``."""
@@ -81,10 +122,25 @@ class EuclideanSpace:
         ValueError
             If the shape differs; the message names `name`, the expected and the given shape.
         """
-        array = np.asarray(value)
+        array = numeric_array(name, value, "biuf")
         if array.shape != self.shape:
             raise ValueError(f"{name} must have shape {self.shape}; got {array.shape}")
         return array
+
+    def clear(self, batch: Array, overwrite: bool = False) -> Array:
+        """A tensor, or a batch of them, with zeros where nothing exists; itself if it has them already.
+
+        With `overwrite`, zeros are written into `batch`.
+        """
+        if self.lengths is None:
+            return batch
+        flat = batch.reshape(-1, self.shape[0] * self.shape[1], math.prod(self.shape[2:]))
+        if not overwrite:
+            if not flat[:, self._absent].any():
+                return batch
+            flat = flat.copy()
+        flat[:, self._absent] = 0
+        return flat.reshape(batch.shape)
 
     def weigh(self, batch: Array) -> Array:
         """``W q`` for a tensor or a batch of tensors, W the diagonal of the weights."""
@@ -107,8 +163,8 @@ class EuclideanSpace:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EuclideanSpace) or self.shape != other.shape:
             return False
-        mine, theirs = self.weights, other.weights
-        return mine is theirs or (mine is not None and theirs is not None and np.array_equal(mine, theirs))
+        pairs = ((self.weights, other.weights), (self.lengths, other.lengths))
+        return all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in pairs)
 
     def __hash__(self) -> int:
         return hash((self.shape, None if self.weights is None else self.weights.tobytes()))
@@ -131,6 +187,10 @@ class TrajectorySpace(EuclideanSpace):
         zero masks a time or a trial out.
     times : array_like, optional
         Shape (T,), increasing: the time grid of a continuous-time flow.
+    lengths : array_like of int, shape (B,), optional
+        How many of the T points of each trial exist; at least 2 on a time grid. The weights of the others are zero,
+        whatever the measure. Of ``"mean"`` those of the points that exist sum to one: all equal, or on a time grid the
+        trapezoid rule over each trial's own times divided by the sum of all durations.
 
     Attributes
     ----------
@@ -148,31 +208,57 @@ class TrajectorySpace(EuclideanSpace):
         shape: Sequence[int],
         measure: str | npt.ArrayLike = "mean",
         times: npt.ArrayLike | None = None,
+        lengths: npt.ArrayLike | None = None,
     ) -> None:
-        super().__init__(shape)
+        super().__init__(shape, lengths)
         if len(self.shape) != 3 or min(self.shape) < 1:
-            raise ValueError(f"a trajectory space needs a shape (trials, time, units) without empty axes; got {shape}")
-        require_memory(8.0 * self.shape[0] * self.shape[1], f"a measure over {self.shape[0]} x {self.shape[1]} points")
-        self.mu: Array = _weights(self.shape[:2], measure, times)
+            raise ValueError(
+                f"a trajectory space needs a shape (trials, time, units) without empty axes; got {short(shape)}"
+            )
+        require_memory(8.0 * self.shape[0] * self.shape[1], f"a measure for the shape {self.shape}")
+        if times is not None and self.lengths is not None and self.lengths.min() < 2:
+            raise ValueError(
+                f"a trial in continuous time needs at least two times; got a length of 1 at trial "
+                f"{int(np.argmin(self.lengths))}"
+            )
+        self.mu: Array = _weights(self.shape[:2], measure, times, self.lengths)
         self.mu.flags.writeable = False
         self.measure: str = measure if isinstance(measure, str) else "weights"
         self.weights = self.mu[:, :, None]
+
+    @property
+    def n_points(self) -> int:
+        """Number of points, of trials and times, that exist."""
+        return self.shape[0] * self.shape[1] if self.lengths is None else int(self.lengths.sum())
 
     def __repr__(self) -> str:
         return f"TrajectorySpace(shape={self.shape}, measure={self.measure!r})"
 
 
-def _weights(shape: tuple[int, ...], measure: str | npt.ArrayLike, times: npt.ArrayLike | None) -> Array:
+def require_space(name: str, space: object) -> EuclideanSpace:
+    """A space as it is, or TypeError."""
+    if not isinstance(space, EuclideanSpace):
+        raise TypeError(f"{name} must be an EuclideanSpace or a TrajectorySpace; got {short(space)}")
+    return space
+
+
+def _weights(
+    shape: tuple[int, ...],
+    measure: str | npt.ArrayLike,
+    times: npt.ArrayLike | None,
+    lengths: npt.NDArray[np.int64] | None,
+) -> Array:
     trials, steps = shape
+    exist = np.ones(shape) if lengths is None else points(lengths, steps).astype(float)
     if isinstance(measure, str):
         if measure == "sum":
-            return np.ones(shape)
+            return exist
         if measure == "mean":
-            return np.broadcast_to(_time_weights(steps, times) / trials, shape).copy()
+            return _mean_weights(exist, times)
         raise ValueError(f'measure must be "mean", "sum" or an array of weights; got {measure!r}')
     mu = finite_array("measure", measure)
     try:
-        mu = np.broadcast_to(mu, shape).copy()
+        mu = np.broadcast_to(mu, shape) * exist
     except ValueError:
         raise ValueError(
             f"measure must be broadcastable to (trials, time) = {tuple(shape)}; got shape {mu.shape}"
@@ -185,12 +271,22 @@ def _weights(shape: tuple[int, ...], measure: str | npt.ArrayLike, times: npt.Ar
     return mu
 
 
-def _time_weights(steps: int, times: npt.ArrayLike | None) -> Array:
-    """Weights over time that sum to one: equal for a map, the trapezoid rule for a time grid."""
+def _mean_weights(exist: Array, times: npt.ArrayLike | None) -> Array:
+    """Weights (B, T) that sum to one over the points that exist: equal for a map, the trapezoid rule on a time grid.
+
+    They are divided by the mean over trials and then by their number, so that trials that all end early have the
+    weights of shorter arrays to the last bit.
+    """
+    trials, steps = exist.shape
     if times is None:
-        return np.full(steps, 1.0 / steps)
-    grid = finite_array("times", times, shape=(steps,))
-    gaps = np.diff(grid)
-    if steps < 2 or (gaps <= 0).any():
-        raise ValueError("times must be at least two increasing numbers")
-    return (np.append(gaps, 0.0) + np.append(0.0, gaps)) / (2.0 * (grid[-1] - grid[0]))
+        shares, sizes = exist, exist.sum(axis=1)
+    else:
+        grid = finite_array("times", times, shape=(steps,))
+        gaps = np.diff(grid)
+        if steps < 2 or (gaps <= 0).any():
+            raise ValueError("times must be at least two increasing numbers")
+        both = exist[:, 1:] * gaps  # intervals, both ends of which exist
+        ends = grid[exist.sum(axis=1).astype(int) - 1]
+        shares, sizes = np.pad(both, [(0, 0), (0, 1)]) + np.pad(both, [(0, 0), (1, 0)]), 2.0 * (ends - grid[0])
+    mean = sizes[0] if (sizes == sizes[0]).all() else sizes.mean()
+    return np.asarray(shares / mean / trials)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -138,7 +138,6 @@ class StepForm:
     weights: Mapping[str, Array]
     entries: tuple[Entry, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    _memo: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def n_steps(self) -> int:
@@ -179,6 +178,19 @@ class StepForm:
         known = self.known[name]
         source = self.states if known.of_state else self.variables
         return source[:, :, known.start : known.start + known.width]
+
+    def rows(self, part: slice) -> StepForm:
+        """Some rows of the trajectory, as views."""
+        first, last, _ = part.indices(self.n_steps)
+        places = {
+            name: replace(
+                place,
+                start=place.start + first * place.row_stride,
+                shape=(last - first if place.row_stride else 1, *place.shape[1:]),
+            )
+            for name, place in self.places.items()
+        }
+        return replace(self, places=places, states=self.states[first:last], variables=self.variables[first:last])
 
     @cached_property
     def trained(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 The kernels release the GIL and handle one block each; blocks and the order of sums are fixed by the problem, never
 by the number of threads. While blocks run, BLAS is held to one thread: its own pool inside each of ours would
-oversubscribe the machine.
+oversubscribe the machine. Python functions of the user are not called from these threads: see `run_blocks`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import math
 import operator
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import copy_context
 from functools import cache, wraps
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
@@ -24,6 +26,7 @@ __all__ = [
     "blas_names",
     "even_blocks",
     "get_num_threads",
+    "one_blas_thread",
     "run_blocks",
     "serial_blas",
     "set_num_threads",
@@ -42,9 +45,19 @@ def _default_num_threads() -> int:
     return int(text)
 
 
-_lock = threading.RLock()
+class _Here(threading.local):
+    """Of each thread: how many sections with one BLAS thread it is inside, and whether it belongs to the pool."""
+
+    depth = 0
+    worker = False
+
+
+_here = _Here()
+_lock = threading.RLock()  # of the names below; never held while a task runs
 _num_threads: int | None = None
 _pool: ThreadPoolExecutor | None = None
+_holders = 0  # threads inside `one_blas_thread`
+_limit: Any = None
 
 
 def get_num_threads() -> int:
@@ -78,27 +91,56 @@ def set_num_threads(number: int) -> None:
 def even_blocks(length: int, size: int, most: int = 1 << 30) -> list[slice]:
     """Cut ``range(length)`` into blocks of about `size`, a power of two of them so that 2, 4, ... threads share evenly.
 
-    The cut depends on the problem alone, never on the number of threads.
+    No block is empty, and their lengths differ by one at most. The cut depends on the problem alone, never on the
+    number of threads. Nothing is cut into no blocks.
     """
-    count = min(most, 1 << max(0, round(math.log2(max(length, 1) / size))))
+    if length == 0:
+        return []
+    nearest = 1 << max(0, round(math.log2(length / size)))  # beyond the length if that is 3, 6, 7 ... and the size 1
+    count = min(most, nearest, 1 << (length.bit_length() - 1))
     bounds = [length * block // count for block in range(count + 1)]
     return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
 
 
-def run_blocks(task: Callable[[int], object], number: int) -> None:
+def run_blocks(
+    task: Callable[[int], object],
+    number: int,
+    *,
+    here: bool = False,
+    done: Callable[[int], object] | None = None,
+) -> None:
     """Call ``task(0) ... task(number - 1)`` on the threads; returns, or raises, when all of them have ended.
 
-    Calls from several Python threads are served one after another (each uses all the cores).
+    A task that calls this function again runs the inner tasks itself, one after another, and so does not wait for a
+    thread that waits for it. No lock is held while tasks run: several Python threads may call at once, and share the
+    pool. The context variables of the caller, NumPy's ``errstate`` among them, hold inside the tasks.
+
+    Parameters
+    ----------
+    task : callable
+        Code of this package that takes the GIL's release well; with `here` anything.
+    number : int
+    here : bool
+        Run all tasks in the calling thread, in order: for tasks that call Python functions of the user, which may keep
+        scratch memory, contexts or locks.
+    done : callable, optional
+        Called in the calling thread with the index of each task that has ended, in order.
     """
-    with _lock, _blas_libraries().limit(limits=1, user_api="blas"):
-        if number == 1 or get_num_threads() == 1:
+    with one_blas_thread():
+        if here or number == 1 or get_num_threads() == 1 or _here.worker:
             for index in range(number):
                 task(index)
+                if done is not None:
+                    done(index)
             return
-        futures = [_thread_pool().submit(task, index) for index in range(number)]
+        with _lock:  # `set_num_threads` may not close the pool between the first task and the last
+            pool = _thread_pool()
+            futures = [pool.submit(copy_context().run, task, index) for index in range(number)]
         try:
-            for future in futures:
+            for index, future in enumerate(futures):
                 future.result()
+                if done is not None:
+                    done(index)
         except BaseException:  # an error or an interrupt: let no block write on after we have left
             for future in futures:
                 future.cancel()
@@ -106,20 +148,48 @@ def run_blocks(task: Callable[[int], object], number: int) -> None:
             raise
 
 
-def serial_blas(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """A decorator: NumPy's products have one thread inside the function; `run_blocks` has all of them there too.
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """NumPy's and SciPy's products have one thread inside; `run_blocks` has all of them there too.
 
     The last bits of a product depend on the number of its threads; and OpenBLAS's go on spinning for a while after it,
-    which nearly halves the speed of kernels that run next.
+    which nearly halves the speed of kernels that run next. The limit is one of the process: it is lifted when the last
+    thread leaves. Some 25 us for the first thread to enter, nothing for those inside.
     """
+    global _holders, _limit
+    if _here.depth == 0:
+        with _lock:
+            if _holders == 0:
+                _limit = _blas_libraries().limit(limits=1, user_api="blas")
+            _holders += 1
+    _here.depth += 1
+    try:
+        yield
+    finally:
+        _here.depth -= 1
+        if _here.depth == 0:
+            with _lock:
+                _holders -= 1
+                if _holders == 0:
+                    _lift_limit()
+
+
+def serial_blas(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A decorator: the function runs inside `one_blas_thread`, in the thread that calls it."""
 
     @wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        results: list[Result] = []
-        run_blocks(lambda _: results.append(function(*args, **kwargs)), 1)
-        return results[0]
+        with one_blas_thread():
+            return function(*args, **kwargs)
 
     return call
+
+
+def _lift_limit() -> None:
+    global _limit
+    if _limit is not None:
+        _limit.restore_original_limits()
+        _limit = None
 
 
 @cache
@@ -148,21 +218,28 @@ def blas_names() -> str:
 def _thread_pool() -> ThreadPoolExecutor:
     global _pool
     if _pool is None:
-        _pool = ThreadPoolExecutor(get_num_threads(), thread_name_prefix="kpref")
+        _pool = ThreadPoolExecutor(get_num_threads(), thread_name_prefix="kpref", initializer=_begin_worker)
     return _pool
+
+
+def _begin_worker() -> None:
+    """A thread of the pool works only while its caller is inside `one_blas_thread`."""
+    _here.worker, _here.depth = True, 1
 
 
 def _drop_pool() -> None:
     global _pool
     if _pool is not None:
-        _pool.shutdown()
+        _pool.shutdown(wait=False)  # what others have handed to it still runs
         _pool = None
 
 
 def _after_fork() -> None:
-    """A forked child has none of the pool's threads, and may have inherited a held lock."""
-    global _lock, _pool
-    _lock, _pool = threading.RLock(), None
+    """A forked child has none of the other threads, and may have inherited a held lock and their limit of BLAS."""
+    global _lock, _pool, _holders
+    _lock, _pool, _holders = threading.RLock(), None, int(_here.depth > 0)
+    if _holders == 0:
+        _lift_limit()
 
 
 if hasattr(os, "register_at_fork"):

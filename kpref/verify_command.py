@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from kpref._archives import replacing
-from kpref.bench import positive_integer
+from kpref._arguments import number_above, path, positive_integer, require_file, require_writable, seed
+from kpref._terminal import Progress, say
+from kpref.analysis.networks import add_network_arguments, loading
 from kpref.checkpoints import load_checkpoint
 from kpref.flow import Flow
+from kpref.memory import require_memory
 from kpref.models import Field
+from kpref.models.nonlinearity import NONLINEARITIES
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import BackendFault
 from kpref.oracle.grid import Problem
@@ -29,7 +32,15 @@ from kpref.oracle.verdict import Check, Report
 from kpref.oracle.verify import verify
 from kpref.trials import Trials
 
-__all__ = ["add_arguments", "add_output_arguments", "add_problem_arguments", "make_flow", "run", "write_results"]
+__all__ = [
+    "add_arguments",
+    "add_output_arguments",
+    "add_problem_arguments",
+    "make_flow",
+    "require_outputs",
+    "run",
+    "write_results",
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_problem_arguments(parser)
     parser.add_argument("--arithmetic", choices=tuple(ARITHMETICS), help="by default what the backend declares")
     parser.add_argument(
-        "--timeout", type=_seconds, default=60.0, metavar="S", help="seconds for one call (default: %(default)g)"
+        "--timeout",
+        type=number_above(0, 1e9),
+        default=60.0,
+        metavar="S",
+        help="seconds for one call (default: %(default)g)",
     )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
     add_output_arguments(parser)
 
 
@@ -56,17 +72,25 @@ def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=positive_integer, default=60, metavar="T", help="steps of a trial (default: %(default)s)")
     add("--states", type=positive_integer, default=64, metavar="H", help="units (default: %(default)s)")
     add("--inputs", type=positive_integer, default=3, metavar="N", help="input channels (default: %(default)s)")
-    add("--gain", type=float, default=1.0, metavar="G", help="of the recurrent weights (default: %(default)s)")
+    add(
+        "--gain",
+        type=number_above(-math.inf),
+        default=1.0,
+        metavar="G",
+        help="of the recurrent weights (default: %(default)s)",
+    )
     add("--measure", choices=("mean", "sum"), default="mean", help="weights of trials and steps")
-    add("--seed", type=_seed, default=0, help="of the network, the trials and the probes (default: %(default)s)")
-    add("--checkpoint", type=Path, metavar="FILE", help="a trained network instead of a random one")
-    add("--trials-file", type=Path, metavar="FILE", help="npz file with the inputs of the trained network")
+    add("--seed", type=seed, default=0, help="of the network, the trials and the probes (default: %(default)s)")
+    add("--checkpoint", type=path, metavar="FILE", help="a trained network instead of a random one")
+    add("--trials-file", type=path, metavar="FILE", help="npz file with the inputs of the trained network")
+    add("--nonlinearity", choices=NONLINEARITIES, help="of an RNN in the checkpoint; by default as recorded, or tanh")
+    add_network_arguments(parser)
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments for files of results."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to this file too")
-    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw where the errors are")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write the report to this file too")
+    parser.add_argument("--figure", type=path, metavar="FILE.png", help="draw where the errors are")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,10 +106,10 @@ def run(args: argparse.Namespace) -> int:
     ValueError, OSError
         For a problem that cannot be made, or a file that cannot be written.
     """
-    require_folders(args)
+    require_outputs(args)
     flow = make_flow(args)
     report = _verify(args, flow)
-    print(report)
+    say(str(report))
     write_results(report, args)
     return report.exit_status
 
@@ -98,26 +122,44 @@ def make_flow(args: argparse.Namespace) -> Flow:
     ValueError, OSError
         If files do not fit each other or cannot be read.
     """
+    chosen = {"nonlinearity": args.nonlinearity, **loading(args)}
     if args.checkpoint is None:
+        named = [name for name, value in chosen.items() if value]
+        if named:
+            raise ValueError(f"--{named[0]} is about the network of a checkpoint, and needs --checkpoint")
+        _require_room(args.model, args.trials, args.steps, args.states, args.inputs)
         if args.trials_file is not None:
             raise ValueError("--trials-file needs --checkpoint, the network that takes these inputs")
         sizes = {name: getattr(args, name) for name in ("trials", "steps", "states", "inputs", "gain", "measure")}
         return Problem("command line", args.model, **sizes).build(args.seed)
-    model, _ = load_checkpoint(args.checkpoint)
+    require_file("the checkpoint", args.checkpoint)
+    if args.trials_file is not None:
+        require_file("the trials file", args.trials_file)
+    network = load_checkpoint(args.checkpoint, **chosen)
+    model = network.model
     if isinstance(model, Field):
         raise ValueError(f"{args.checkpoint} holds a network in continuous time; only maps can be verified")
     if args.trials_file is not None:
         inputs = Trials.load(args.trials_file).inputs
     else:
+        _require_room(args.model, args.trials, args.steps, model.n_states, model.n_inputs)
         inputs = np.random.default_rng(args.seed).normal(size=(args.trials, args.steps, model.n_inputs))
-    return Flow(model, inputs, measure=args.measure)
+    return Flow(model, inputs, network.z0, args.measure)
 
 
-def require_folders(args: argparse.Namespace) -> None:
+def _require_room(model: str, trials: int, steps: int, states: int, inputs: int) -> None:
+    """See that a problem fits into memory before its numbers are drawn: inputs, states, and weights of four gates."""
+    numbers = trials * steps * (states + inputs) + 4 * states * (states + inputs)
+    require_memory(8.0 * numbers, f"a {model} of {states} states on {trials} trials of {steps} steps")
+
+
+def require_outputs(args: argparse.Namespace) -> None:
     """Make sure, before any work, that the files of results can be put where they are wanted."""
-    for path in (args.json, args.figure):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise OSError(f"cannot write {path}: {path.absolute().parent} is not a folder")
+    if args.json is not None and args.figure is not None and args.json.absolute() == args.figure.absolute():
+        raise ValueError(f"--json and --figure are both {args.json}; name two files")
+    for file in (args.json, args.figure):
+        if file is not None:
+            require_writable(file)
 
 
 def write_results(report: Report, args: argparse.Namespace) -> None:
@@ -131,19 +173,22 @@ def write_results(report: Report, args: argparse.Namespace) -> None:
         try:
             image = draw_report(report)
         except ValueError as error:
-            print(f"no figure: {error}", file=sys.stderr)
+            print(f"kpref: no figure: {error}", file=sys.stderr)
             return
         with replacing(args.figure) as file:
             file.write(image)
 
 
 def _verify(args: argparse.Namespace, flow: Flow) -> Report:
-    form = "{desc}: {n} calls, {elapsed}"
-    with tqdm(desc=f"making {args.factory}", leave=False, file=sys.stderr, bar_format=form) as bar:
+    asked: set[str] = set()
+    with Progress(not args.quiet) as bar:
+        bar.stage(f"making {args.factory}")
 
         def tell(operator: str) -> None:
-            bar.set_description_str(operator, refresh=False)
-            bar.update()
+            bar.tick()
+            if operator not in asked:
+                asked.add(operator)
+                bar.stage(operator)
 
         try:
             with IsolatedBackend(args.factory, flow, args.arithmetic, args.timeout, tell) as backend:
@@ -162,16 +207,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return repr(value) if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be positive and finite, got {text}")
-    return value
-
-
-def _seed(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"expected a non-negative integer, got {text!r}")
-    return int(text)

@@ -1,13 +1,17 @@
-"""How good the estimators of traces are, and their standard errors.
+"""How good the estimators of traces are, and their intervals.
 
     python scripts/estimators.py [--checkpoint FOLDER] [--figure PATH] [--seeds N]
+    python scripts/estimators.py --coverage [--seeds N] [--only NAME]
 
-prints, for small flows, the bias of each estimator in standard errors of the mean over N seeds, and the standard error
-that it states (root mean square) over the standard deviation of its values; then, for the NTK of a trained network, the
-relative error against the number of products with the operator, and draws it. The network is the last checkpoint in
-FOLDER with all trials of its ``trials.npz``, by default the bundled example. As only the spectrum matters to these
-methods, they run once more, with many more seeds, on a diagonal matrix with the leading eigenvalues of the NTK and a
-tail with the rest of its trace: the error that is to be expected.
+The second prints how often the 95 % intervals of everything that is estimated contain the truth, and how wide they are,
+see `calibration`; it ends with exit status 1 if a cell fails.
+
+The first prints, for small flows, the bias of each estimator in standard errors of the mean over N seeds, and the
+standard error that it states (root mean square) over the standard deviation of its values; then, for the NTK of a
+trained network, the relative error against the number of products with the operator, and draws it. The network is the
+last checkpoint in FOLDER with all trials of its ``trials.npz``, by default the bundled example. As only the spectrum
+matters to these methods, they run once more, with many more seeds, on a diagonal matrix with the leading eigenvalues of
+the NTK and a tail with the rest of its trace: the error that is to be expected.
 """
 
 from __future__ import annotations
@@ -26,6 +30,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
 
+from calibration import table
+from lyapunov_cells import lyapunov_cells
+from ratio_cells import ratio_cells
+from trace_cells import trace_cells
+
 from kpref import Flow, load_checkpoint
 from kpref.data import example_folder
 from kpref.models import GRU, RNN, Rate
@@ -43,20 +52,15 @@ from kpref.trials import Trials
 Array = npt.NDArray[np.float64]
 Curves = dict[str, dict[int, float]]
 
-TRACES = {
-    "krylov": "Krylov",
-    "xnystrace": "XNysTrace",
-    "xtrace": "XTrace",
-    "hutch++": "Hutch++",
-    "hutchinson": "Hutchinson",
-}
-SHARES = {"krylov": (1 / 2, 1.0), "xnystrace": (1.0, 1.0), "xtrace": (1 / 2, 1 / 2), "hutch++": (1 / 3, 1 / 3)}
+FAMILIES = (trace_cells, ratio_cells, lyapunov_cells)
+"""Of cells whose coverage is measured."""
+
+TRACES = {"krylov": "Krylov", "hutch++": "Hutch++", "hutchinson": "Hutchinson"}
+SHARES = {"krylov": (1 / 2, 1.0), "hutch++": (1 / 3, 1 / 3)}
 """For each product, the eigenvectors that are found at best, and the random vectors that serve the rest."""
 
 COLORS = {
     "krylov": "#1b1f24",
-    "xnystrace": "#0072B2",
-    "xtrace": "#009E73",
     "hutch++": "#E69F00",
     "hutchinson": "#CC3377",
 }
@@ -71,20 +75,25 @@ LEADING, TAIL = 60, 4000
 """Eigenvalues that are computed, and those of the tail that stands for all others."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print and draw."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and draw; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=example_folder(), help="folder of a trained network")
     parser.add_argument("--figure", type=Path, default=Path("estimators.png"), help="where the figure goes")
     parser.add_argument("--methods", nargs="+", choices=TRACES, default=list(TRACES), help="estimators of the trace")
-    parser.add_argument("--seeds", type=int, default=2000, help="runs of each estimator; 0 leaves the table out")
+    parser.add_argument("--coverage", action="store_true", help="how often intervals contain the truth; nothing else")
+    parser.add_argument("--only", default="", metavar="NAME", help="cells of --coverage whose name contains this")
+    parser.add_argument(
+        "--seeds", type=int, help="runs of each estimator: 500 with --coverage, else 2000; 0 leaves the table out"
+    )
     options = parser.parse_args(arguments)
-    if options.seeds:
-        print(
-            f"{options.seeds} seeds\n| system | products | estimator | relative deviation | bias | stated / observed |"
-        )
+    if options.coverage:
+        return table((cell for family in FAMILIES for cell in family()), options.seeds or 500, options.only)
+    seeds = 2000 if options.seeds is None else options.seeds
+    if seeds:
+        print(f"{seeds} seeds\n| system | products | estimator | relative deviation | bias | stated / observed |")
         print("| --- | --- | --- | --- | --- | --- |")
-        for row in small_systems(options.seeds, options.methods):
+        for row in small_systems(seeds, options.methods):
             print(row, flush=True)
     flow = trained(options.checkpoint)
     truth = ntk_trace_exact(flow)
@@ -100,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for method in (method for method in options.methods if method in SHARES):
         print(f"  {TRACES[method]:10}  {least(values, truth, *SHARES[method]):.0f} products")
     print("wrote", draw(errors, expected, flow, options.figure))
+    return 0
 
 
 def show(errors: Curves) -> None:
@@ -186,11 +196,11 @@ def against_products(op: TensorOperator, methods: Sequence[str], truth: float, r
     work = repeats * len(methods) * max(COUNTS)
     with tqdm(total=work, desc=f"products with {op.name}", unit="product") as progress:
         for method in methods:
-            start, cost, values = METHODS[method].start, METHODS[method].cost, []
+            start, values = METHODS[method].start, []
             for seed in range(repeats):
                 form = SymmetricForm(op, progress.update)
                 grow = start(form, form.size, seed, op, progress.update)  # each result builds on the products before
-                values.append([grow(count // cost)[0] for count in COUNTS])
+                values.append([grow(count).mean.value for count in COUNTS])
             rms = np.sqrt(np.square(np.array(values) / truth - 1.0).mean(axis=0))
             errors[method] = dict(zip(COUNTS, rms.tolist(), strict=True))
     return errors
@@ -253,4 +263,4 @@ def draw(errors: Curves, expected: Curves, flow: Flow, path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from kpref import Flow, models
 from kpref.plots import STYLE
-from kpref.spectra.lyapunov import Lyapunov, lyapunov_exponents, propagator_growth, trial_norms
+from kpref.spectra.lyapunov import Lyapunov, TooShort, lyapunov_exponents, propagator_growth, trial_norms
 
 #: Sprott, *Chaos and Time-Series Analysis* (2003), at sigma = 10, rho = 28, beta = 8/3.
 LORENZ = np.array([0.9056, 0.0, -14.5723])
@@ -34,10 +34,11 @@ def lorenz() -> Lyapunov:
         f"Lorenz 63: 64 trials of {step * (count - discard):g} units of time, {step * discard:g} before them discarded"
     )
     print(f"(dopri5, steps of {step:g}; a QR decomposition every {(count - discard) / len(found.times):.0f} steps)\n")
-    print("| exponent | standard error | literature | difference |\n| --- | --- | --- | --- |")
-    for value, error, known in zip(found.mean, found.standard_error, LORENZ, strict=True):
+    print("| exponent | interval, 95 % | literature | difference |\n| --- | --- | --- | --- |")
+    for estimate, known in zip(found.estimates, LORENZ, strict=True):
+        value, (low, high) = estimate.value, estimate.interval()
         percent = f" ({abs(value / known - 1):.2%})" if known else ""
-        print(f"| {value:.4f} | {error:.4f} | {known:.4f} | {value - known:+.4f}{percent} |")
+        print(f"| {value:.4f} | {low:.4f} to {high:.4f} | {known:.4f} | {value - known:+.4f}{percent} |")
     print(f"\nsum {found.mean.sum():.8f}; trace of the Jacobian {-(10 + 1 + 8 / 3):.8f}\n")
     return found
 
@@ -89,16 +90,25 @@ def independent(steps: int = 600, units: int = SMALL) -> None:
     print(f"  largest difference {np.abs(ours - theirs).max():.1e}\n")
 
 
+def largest_interval(found: Lyapunov) -> str:
+    """Of the first exponent of the system, if the trials tell it."""
+    try:
+        low, high = found.estimates[0].interval()
+    except TooShort:
+        return "[too short to tell]"
+    return f"[{low:+.4f}, {high:+.4f}]"
+
+
 def over_gain() -> np.ndarray:
     """Largest exponent of three networks for each gain: (gains, networks)."""
     print(f"Rate networks of {LARGE} units without input: largest exponent after 100 time constants, over 200 more;")
-    print("three networks each, 2 trials (standard error over trials and blocks of time)\n")
+    print("three networks each, 2 trials (in brackets the interval of the system's exponent, 95 %)\n")
     print("| gain | largest exponents | mean |\n| --- | --- | --- |")
     table = np.empty((len(GAINS), 3))
     for row, gain in enumerate(GAINS):
         found = [lyapunov_exponents(network(gain, seed, 3000, LARGE, 2), k=4, discard=1000) for seed in range(3)]
         table[row] = [each.mean[0] for each in found]
-        cells = ", ".join(f"{each.mean[0]:+.4f} +- {each.standard_error[0]:.4f}" for each in found)
+        cells = ", ".join(f"{each.mean[0]:+.4f} {largest_interval(each)}" for each in found)
         print(f"| {gain:g} | {cells} | {table[row].mean():+.4f} |", flush=True)
     print()
     return table
@@ -112,7 +122,8 @@ def draw_lorenz(ax: Axes, found: Lyapunov) -> None:
         difference = found.running[:, keep, index] - LORENZ[index]
         middle, spread = difference.mean(axis=0), difference.std(axis=0)
         ax.fill_between(elapsed[keep], middle - spread, middle + spread, color=color, alpha=0.2, lw=0)
-        label = f"$\\lambda_{index + 1}$ = {found.mean[index]:.4f} ± {found.standard_error[index]:.4f}"
+        estimate = found.estimates[index]
+        label = f"$\\lambda_{index + 1}$ = {estimate.value:.4f} ± {estimate.standard_error:.4f}"
         ax.plot(elapsed[keep], middle, color=color, label=label)
     ax.axhline(0, color="#1f2933", lw=0.8, ls=":")
     ax.set(xscale="log", xlabel="time", ylabel="exponent minus literature", ylim=(-0.75, 0.75), xlim=(2, elapsed[-1]))
@@ -142,7 +153,7 @@ def draw_spectra(ax: Axes) -> None:
     for gain, color in SHOWN.items():
         found = lyapunov_exponents(network(gain, 0, 3000), discard=1000)
         place = np.arange(1, SMALL + 1)
-        ax.errorbar(place, found.mean, found.standard_error, fmt="o-", ms=2.5, lw=1, color=color, label=f"g = {gain:g}")
+        ax.errorbar(place, found.mean, found.trial_error, fmt="o-", ms=2.5, lw=1, color=color, label=f"g = {gain:g}")
     ax.set(xlabel="index i", ylabel="exponent $\\lambda_i$ (per time constant)")
     ax.legend()
     ax.set_title(f"All exponents of a network of {SMALL} units")

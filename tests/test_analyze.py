@@ -57,7 +57,7 @@ def analyze(*argv):
 @pytest.fixture(scope="module")
 def report(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("reports") / "out"
-    assert analyze(folder, "--out", out) == 0
+    assert analyze(folder, "--out", out, "--save-modes") == 0
     return out
 
 
@@ -125,8 +125,8 @@ def test_trace_of_the_ntk_is_within_its_standard_error(folder, report):
     for index, found in enumerate(metrics_of(report)["checkpoints"]):
         flow, _, _ = direct_flow(folder, index)
         trace = np.trace(flow.NTK.to_dense())
-        # Four standard errors from 16 probes; the random signs are fixed by the seed.
-        assert abs(found["ntk_trace"]["value"] - trace) < 4 * found["ntk_trace"]["standard_error"]
+        # Four standard errors, the random signs being fixed by the seed; or rounding, where the trace is exact.
+        assert abs(found["ntk_trace"]["value"] - trace) <= 4 * found["ntk_trace"]["standard_error"] + 1e-13 * trace
         assert found["ntk_trace"]["standard_error"] < 0.1 * trace
 
 
@@ -172,13 +172,14 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.links, self.images, self.tags = [], [], [], []
+        self.open, self.links, self.images, self.tags, self.places = [], [], [], [], []
         self.feed(text)
         assert not self.open
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [value for name, value in attrs if name in ("src", "href")]
+        self.places += [f"#{value}" for name, value in attrs if name == "id"]
         if tag == "img":
             self.images.append(dict(attrs))
         if tag not in ("meta", "img", "br", "wbr"):
@@ -193,7 +194,7 @@ def test_page_needs_nothing_else(report):
     page = Page(text)
     assert "script" not in page.tags
     assert "link" not in page.tags
-    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert all(link.startswith("data:image/png;base64,") or link in page.places for link in page.links)
     assert all(image["alt"] for image in page.images)
     assert len(page.images) == len(list(report.glob("*.png")))
     assert '<meta name="viewport"' in text
@@ -317,43 +318,24 @@ def test_a_run_that_ends_early_leaves_nothing(folder, tmp_path, failing, error, 
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device", "x")])
-def test_failed_writing_leaves_the_old_report(folder, tmp_path, monkeypatch, error, quick):
-    from pathlib import Path
-
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_failed_writing_leaves_the_old_report(folder, tmp_path, monkeypatch, capsys, error, quick):
     out = tmp_path / "out"
     assert analyze(folder / "at_0.safetensors", "--trials", folder / "trials.npz", "--out", out) == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    write, count = Path.write_bytes, iter(range(2))
+    sync, count = os.fsync, iter(range(1))
 
-    def full(self, content):
+    def full(descriptor):
         if next(count, None) is None:
             raise error
-        return write(self, content)
+        return sync(descriptor)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    assert analyze(folder, "--out", out) != 0
+    monkeypatch.setattr(os, "fsync", full)
+    assert analyze(folder, "--out", out) == (2 if isinstance(error, OSError) else 130)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert os.listdir(tmp_path) == ["out"]
-
-
-@pytest.mark.parametrize("moment", [1, 2])
-def test_failed_renaming_leaves_the_old_report(folder, tmp_path, monkeypatch, moment, quick):
-    out = tmp_path / "out"
-    argv = [folder / "at_0.safetensors", "--trials", folder / "trials.npz", "--out", out]
-    assert analyze(*argv) == 0
-    before = sorted(os.listdir(out))
-    rename, count = os.rename, iter(range(1, 9))
-
-    def interrupted(source, target):
-        if next(count) == moment:
-            raise KeyboardInterrupt
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", interrupted)
-    assert analyze(folder, "--out", out) == 130
-    assert sorted(os.listdir(out)) == before
-    assert os.listdir(tmp_path) == ["out"]
+    if isinstance(error, OSError):
+        assert f"No space left on device: {out}" in capsys.readouterr().err
 
 
 def test_own_report_is_replaced_and_foreign_files_are_not(folder, tmp_path, capsys, quick):
@@ -380,7 +362,9 @@ def test_foreign_folder_is_refused(folder, tmp_path, capsys, index, quick):
 
 
 def test_unwritable_output_is_known_before_the_work(folder, tmp_path, monkeypatch, capsys, quick):
-    monkeypatch.setattr("kpref.analysis.command.analyze_checkpoint", lambda *args: pytest.fail("work was done"))
+    monkeypatch.setattr(
+        "kpref.analysis.numbers.analyze_checkpoint", lambda *args, **options: pytest.fail("work was done")
+    )
     assert analyze(folder, "--out", tmp_path / "no" / "out") == 2
     assert f"{tmp_path / 'no'} does not exist" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
@@ -458,7 +442,7 @@ def test_wrong_usage(argv, capsys):
 def test_failed_self_check_is_reported(folder, tmp_path, monkeypatch, capsys, quick):
     from kpref.analysis import selfcheck
 
-    monkeypatch.setattr(selfcheck, "_rounding", lambda terms: 0.0)
+    monkeypatch.setattr(selfcheck, "largest_rounding", lambda terms: 0.0)
     assert analyze(folder / "at_0.safetensors", "--trials", folder / "trials.npz", "--out", tmp_path / "out") == 1
     assert "FAILED: " in capsys.readouterr().out
     assert "do not rely on this report" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("reports") / "out"
-    argv = ["--dt", DT, "--tau", TAU, "--method", "heun", "--input-kind", "linear", "--out", out]
+    argv = ["--dt", DT, "--tau", TAU, "--method", "heun", "--input-kind", "linear", "--out", out, "--save-modes"]
     assert analyze(folder, *argv) == 0
     return out
 

@@ -159,9 +159,9 @@ def test_run_with_peers(capsys, tmp_path, problem, packages):
 def test_peers_that_are_not_installed_are_left_out(monkeypatch, problem):
     asked = []
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(bench, "measure", lambda problem, names, repeats: asked.append(names) or failed())
+    monkeypatch.setattr(bench, "measure", lambda problem, names, repeats, bar: asked.append(names) or failed())
     with pytest.raises(ValueError, match="kpref itself failed on this problem: why"):
-        bench.run(SimpleNamespace(**vars(problem), repeats=1, no_peers=False, json=None))
+        bench.run(SimpleNamespace(**vars(problem), repeats=1, no_peers=False, json=None, quiet=True))
     assert asked == [["kpref"]]
 
 

@@ -161,6 +161,8 @@ def test_operator_norm_is_the_largest_singular_value(kind, data):
         assert abs(found.value - expected) <= found.standard_error + 1e-12 * expected
         assert found.standard_error <= 1e-8 * expected
         assert found.method == "Lanczos"
+        assert found.bound
+        assert found.interval(0.5) == found.interval(0.99)
 
 
 def test_operator_norm_of_a_large_operator(large):
@@ -170,9 +172,9 @@ def test_operator_norm_of_a_large_operator(large):
         assert found.n_products < op.shape[0]
 
 
-@pytest.mark.parametrize("probes", [5, 0, 7.5, True])
-def test_numbers_of_probes_out_of_range_are_refused(probes):
-    with pytest.raises(ValueError, match="probes must be an integer of at least 6"):
+@pytest.mark.parametrize("probes, error", [(5, ValueError), (0, ValueError), (7.5, TypeError), (True, TypeError)])
+def test_numbers_of_probes_out_of_range_are_refused(probes, error):
+    with pytest.raises(error, match="probes must be an integer of at least 6"):
         effective_dimension(make_flow("GRU").NTK, probes=probes)
 
 

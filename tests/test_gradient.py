@@ -142,7 +142,7 @@ def test_realised_is_the_change_of_a_forward_pass():
 def test_wrong_learning_rates(eta):
     flow = make_flow("GRU")
     readout, arguments = problem(flow, np.random.default_rng(0), "mse")
-    with pytest.raises(ValueError, match="learning rate must be finite"):
+    with pytest.raises(ValueError, match="eta must be a finite number"):
         flow.gradient_flow(readout, **arguments).realised(eta)
 
 

@@ -197,6 +197,44 @@ def test_refused(arguments, message):
         evaluate_loss(STATES, SPACE, READOUT, **arguments)
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"space": (2, 4, 3)}, r"space must be a kpref.TrajectorySpace; got \(2, 4, 3\)"),
+        ({"readout": np.ones((2, 3))}, "readout must be a kpref.Readout; got an array of float64"),
+        ({"readout": None}, "readout must be a kpref.Readout; got None"),
+        ({"loss": ["mse"]}, r"loss must be a string; got \['mse'\]"),
+        ({"at": -1}, "at must be a string; got -1"),
+    ],
+)
+def test_things_of_another_kind(changes, message):
+    with pytest.raises(TypeError, match=message):
+        evaluate_loss(**{"states": STATES, "space": SPACE, "readout": READOUT, "targets": TARGETS, **changes})
+
+
+@pytest.mark.parametrize("lengths", [None, [4, 2]])
+@pytest.mark.parametrize("name", ["targets", "labels", "mask"])
+def test_masked_arrays(name, lengths):
+    arrays = {"targets": TARGETS, "labels": np.zeros((2, 4), int), "mask": np.ones((2, 4))}
+    hidden = np.ma.masked_array(arrays[name], arrays[name] == arrays[name])
+    chosen = {"loss": "cross_entropy"} if name == "labels" else {"targets": TARGETS}
+    space = TrajectorySpace((2, 4, 3), lengths=lengths)
+    with pytest.raises(ValueError, match=f"{name} must be an array of .* without masked entries"):
+        evaluate_loss(STATES, space, READOUT, **{**chosen, name: hidden})
+
+
+def test_last_steps_of_trials_that_end_early(rng):
+    """Each trial's own, of the weight that it has; what stands after an end is not looked at."""
+    space, readout = TrajectorySpace((2, 4, 3), lengths=[4, 2]), Readout(rng.normal(size=(OUTPUTS, 3)))
+    states, targets = rng.normal(size=(2, 4, 3)), rng.normal(size=(2, 4, OUTPUTS))
+    targets[1, 2:] = np.nan
+    found = evaluate_loss(states, space, readout, targets, at="last")
+    residual = readout(states)[[0, 1], [3, 1]] - targets[[0, 1], [3, 1]]
+    assert found.value == pytest.approx(np.square(residual).mean(), rel=1e-14)
+    assert np.flatnonzero(found.err.any(axis=2)).tolist() == [3, 5]
+    assert not found.outputs[1, 2:].any()
+
+
 def test_readout(rng):
     weight, bias = rng.normal(size=(2, 3)), rng.normal(size=2)
     readout = Readout(weight, bias)

@@ -9,7 +9,7 @@ from strategies import STRUCTURES, examples, flows, make_flow, weights
 
 from kpref import Flow, get_num_threads, models, set_num_threads
 from kpref.kernels import reference
-from kpref.spectra.lyapunov import lyapunov_exponents, propagator_growth, trial_norms
+from kpref.spectra.lyapunov import TooShort, lyapunov_exponents, propagator_growth, trial_norms
 
 
 def first_frame(units, k, seed=0):
@@ -30,7 +30,10 @@ def test_lorenz():
     # Sprott, Chaos and Time-Series Analysis (2003): 0.9056, 0, -14.5723. 1 % is three standard errors here.
     np.testing.assert_allclose(found.mean[[0, 2]], [0.9056, -14.5723], rtol=0.01)
     assert abs(found.mean[1]) < 0.01
-    assert (found.standard_error < 0.004).all()
+    assert (found.standard_error < 0.006).all()
+    low, high = found.interval()
+    assert (low < [0.9066, 0.0, -14.5713]).all()
+    assert (high > [0.9046, 0.0, -14.5733]).all()
     assert (np.abs(found.mean - [0.9056, 0.0, -14.5723]) < 5 * found.standard_error + 0.001).all()
 
 
@@ -137,7 +140,7 @@ def test_adaptive_steps_and_segments(monkeypatch):
 def test_intervals_and_fewer_vectors_do_not_matter(kind):
     flow = make_flow(kind, (3, 40, 6), gain=1.4)
     by_default = lyapunov_exponents(flow)
-    assert 2 < len(by_default.times) < 40
+    assert len(by_default.times) == 40  # a record of each row, where there are few
     for every in (1, 3):
         # In an interval lengths come apart by 1e4 or so: 1e-16 * 1e4 a step.
         np.testing.assert_allclose(lyapunov_exponents(flow, every=every).values, by_default.values, atol=1e-10)
@@ -165,15 +168,81 @@ def test_discarded_rows_do_not_count():
 
 
 @pytest.mark.parametrize("trials", [1, 3, 20])
-def test_standard_error_is_that_of_independent_stretches(trials):
-    flow = make_flow("GRU", (trials, 48, 3))
-    found = lyapunov_exponents(flow, every=1)
+def test_errors_over_trials(trials):
+    found = lyapunov_exponents(make_flow("GRU", (trials, 48, 3)), every=1)
     np.testing.assert_allclose(found.mean, found.values.mean(axis=0))
-    blocks = {1: 16, 3: 6, 20: 1}[trials]
-    cuts = np.arange(0, 49, 48 // blocks)
-    total = np.concatenate([np.zeros((trials, 1, 3)), found.running * found.times[:, None]], axis=1)
-    samples = np.diff(total[:, cuts], axis=1).reshape(-1, 3) / (48 // blocks)
-    np.testing.assert_allclose(found.standard_error, samples.std(axis=0, ddof=1) / np.sqrt(len(samples)), rtol=1e-9)
+    if trials == 1:
+        assert np.isnan(found.trial_error).all()
+    else:
+        expected = found.values.std(axis=0, ddof=1) / np.sqrt(trials)
+        np.testing.assert_allclose(found.trial_error, expected, rtol=1e-9)
+    if trials == 20:  # the mean over all rows, and the estimate of what it tends to
+        distance = found.mean - [float(estimate) for estimate in found.estimates]
+        errors = [estimate.standard_error for estimate in found.estimates]
+        np.testing.assert_allclose(found.standard_error, np.hypot(distance, errors))
+
+
+def linear_map(seed):
+    """Eigenvalues as they come, some of them in pairs; and the logarithms of their moduli."""
+    weight = np.random.default_rng(seed).normal(size=(5, 5)) / 2
+    model = models.Linear(np.zeros((5, 1)), weight)
+    return model, np.sort(np.log(np.abs(np.linalg.eigvals(weight))))[::-1]
+
+
+@pytest.mark.parametrize("every", [None, 8, 16, 32, 64])
+def test_frames_that_are_made_orthonormal_too_seldom_are_done_again(every):
+    """Lengths come apart by a factor 5 a step: after 32 steps nothing would be left of the last two directions."""
+    model, exact = linear_map(0)
+    found = lyapunov_exponents(Flow(model, np.zeros((1, 4000, 1))), discard=2000, every=every)
+    if every is not None:
+        assert (np.diff(found.times) <= every).all()
+    # The pairs oscillate, by a bounded amount over 2000 steps.
+    np.testing.assert_allclose(found.values[0], exact, atol=2e-3)
+    low, high = found.interval()
+    assert (low <= exact + 1e-13).all()  # what `eigvals` itself may be off by
+    assert (exact <= high + 1e-13).all()
+    assert (high - low < 5e-3).all()
+
+
+@pytest.mark.parametrize("discard", [None, 0, 50])
+def test_intervals_of_constant_maps_cover(discard):
+    """Nothing is random here but the frame: what is left is the transient, and oscillations of pairs."""
+    told = 0
+    for seed in range(8):
+        model, exact = linear_map(seed)
+        found = lyapunov_exponents(Flow(model, np.zeros((2, 400, 1))), discard=discard, seed=seed)
+        try:
+            low, high = found.interval()
+        except TooShort:  # of a pair that takes a hundred steps for a turn
+            continue
+        told += 1
+        assert (low <= exact + 1e-13).all()
+        assert (exact <= high + 1e-13).all()
+        # Two equal trials are not two samples: the error of the mean is no rounding error.
+        assert (np.abs(found.mean - exact) <= 3 * found.standard_error + 1e-12).all()
+    assert told >= 5
+
+
+def test_a_stretch_that_is_too_short_is_refused_in_words():
+    flow = make_flow("GRU", (2, 20, 4))
+    found = lyapunov_exponents(flow)
+    assert np.isfinite(found.values).all()
+    assert np.isnan(found.standard_error).all()
+    with pytest.raises(TooShort, match="2 trials of length .* are too few and too short .* it takes a length of about"):
+        found.interval()
+    assert lyapunov_exponents(make_flow("GRU", (8, 20, 4))).interval()[0].shape == (4,)
+    with pytest.raises(TooShort):
+        _ = lyapunov_exponents(make_flow("GRU", (1, 1, 3))).estimates
+
+
+def test_fewer_exponents_are_the_first_ones():
+    flow = make_flow("GRU", (8, 60, 6), gain=1.4)
+    some, more = lyapunov_exponents(flow, 2), lyapunov_exponents(flow, 3)
+    assert some.values.shape == (8, 2)
+    assert len(some.estimates) == 2
+    # Other first frames, of the same trajectories: estimates differ by what their intervals allow for.
+    for one, other in zip(some.estimates, more.estimates, strict=False):
+        assert abs(one.value - other.value) < one.standard_error + other.standard_error
 
 
 def test_singular_maps_and_single_steps():
@@ -181,6 +250,7 @@ def test_singular_maps_and_single_steps():
     flow = Flow(silent, np.zeros((1, 4, 1)))  # no unit is ever active: A = 0
     assert np.isneginf(lyapunov_exponents(flow).values).all()
     assert np.isneginf(propagator_growth(flow)).all()
+    assert all(estimate.value == -np.inf for estimate in lyapunov_exponents(flow).estimates)
     assert np.isnan(lyapunov_exponents(make_flow("GRU", (1, 1, 3))).standard_error).all()
 
 
@@ -253,14 +323,23 @@ def test_threads_and_precision():
 def test_refusals():
     flow = make_flow("GRU", (2, 10, 4))
     for k in (0, 5, 2.0, True):
-        with pytest.raises(ValueError, match="k must be an integer from 1 to 4"):
+        with pytest.raises((ValueError, TypeError), match="k must be an integer of at least 1 and at most 4"):
             lyapunov_exponents(flow, k)
     for discard in (-1, 10, 0.5):
-        with pytest.raises(ValueError, match="discard must be an integer from 0 to 9"):
+        with pytest.raises((ValueError, TypeError), match="discard must be an integer of at least 0 and at most 9"):
             lyapunov_exponents(flow, discard=discard)
     for every in (0, 11, "a"):
-        with pytest.raises(ValueError, match="every must be an integer from 1 to 10"):
+        with pytest.raises((ValueError, TypeError), match="every must be an integer of at least 1 and at most 10"):
             lyapunov_exponents(flow, every=every)
-    wild = Flow(models.Linear(np.zeros((2, 1)), 1e200 * np.eye(2)), np.zeros((1, 4, 1)))
-    with pytest.raises(ValueError, match="the frame of trial 0 overflows before t = 2"):
-        lyapunov_exponents(wild, every=2)
+    for function in (lyapunov_exponents, trial_norms):
+        with pytest.raises(ValueError, match="seed must be an integer of at least 0; got -1"):
+            function(flow, seed=-1)
+    with pytest.raises(ValueError, match="tol must be a finite number above 0; got nan"):
+        trial_norms(flow, tol=np.nan)
+    with pytest.raises(ValueError, match="level must be a finite number above 0 and below 1"):
+        lyapunov_exponents(make_flow("GRU", (8, 10, 4))).interval(1.0)
+    wild = Flow(models.Linear(np.zeros((2, 1)), 1e308 * np.array([[1.0, 1.0], [1.0, -1.0]])), np.zeros((1, 4, 1)))
+    with pytest.raises(ValueError, match="the frame of trial 0 overflows within one step, before t = 2"):
+        lyapunov_exponents(wild)
+    large = Flow(models.Linear(np.zeros((2, 1)), 1e200 * np.eye(2)), np.zeros((1, 4, 1)))
+    assert lyapunov_exponents(large, every=4).values[0] == pytest.approx(200 * np.log(10) * np.ones(2))

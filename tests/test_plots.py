@@ -1,13 +1,17 @@
 """What the figures show: the data that go in are the data on the axes, and everything is labelled."""
 
+import doctest
+import importlib
+
 import matplotlib
 import matplotlib.colors
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from kpref import plots
-from kpref.analysis.findings import number
+from kpref.analysis.wording import number
 from kpref.coloring import color_trials
 from kpref.trials import Trials
 
@@ -36,7 +40,7 @@ def by_angle():
 
 
 def labelled(axes):
-    axes.figure.canvas.draw()  # nothing may fail when it is really drawn
+    FigureCanvasAgg(axes.figure).draw()  # nothing may fail when it is really drawn
     return bool(axes.get_xlabel() and axes.get_ylabel())
 
 
@@ -92,7 +96,7 @@ def test_checkpoint_colours():
 
 def test_trials_are_one_line_each(axes, by_angle):
     amplitude = RNG.normal(size=(B, T))
-    assert plots.plot_trials(axes, amplitude, by_angle, "amplitude") is axes
+    assert plots.plot_trials(amplitude, by_angle, "amplitude", ax=axes) is axes
     (lines,) = axes.collections
     for segment, trial in zip(lines.get_segments(), by_angle.order, strict=True):
         np.testing.assert_array_equal(segment, np.stack([np.arange(1, T + 1), amplitude[trial]], axis=1))
@@ -103,38 +107,33 @@ def test_trials_are_one_line_each(axes, by_angle):
 
 def test_times_are_the_horizontal_axis(axes, by_angle):
     times, values = 0.1 * np.arange(T), RNG.normal(size=(B, T))
-    plots.plot_trials(axes, values, by_angle, "amplitude", times)
+    plots.plot_trials(values, by_angle, "amplitude", times, axes)
     np.testing.assert_array_equal(axes.collections[0].get_segments()[0][:, 0], times)
     assert axes.get_xlabel() == "time"
-    plots.plot_outputs(axes, values, values, by_angle, "output", times)
+    plots.plot_outputs(values, values, by_angle, "output", times, axes)
     np.testing.assert_array_equal(axes.lines[-1].get_xdata(), times)
-    image = plots.plot_change(axes, values, 1.0, "trial", times)
+    plots.plot_change(values, 1.0, times=times, ax=axes)
     # A column of pixels is centred at its time.
-    np.testing.assert_allclose(image.get_extent()[:2], (-0.05, times[-1] + 0.05), atol=1e-15)
-    image = plots.plot_change(axes, values, 1.0, "trial")
+    np.testing.assert_allclose(axes.images[-1].get_extent()[:2], (-0.05, times[-1] + 0.05), atol=1e-15)
+    plots.plot_change(values, 1.0, ax=axes)
     assert axes.get_xlabel() == "time step"
-    np.testing.assert_allclose(image.get_extent()[:2], (0.5, T + 0.5))
+    np.testing.assert_allclose(axes.images[-1].get_extent()[:2], (0.5, T + 0.5))
 
 
 def test_class_means_are_drawn(axes, by_label):
     amplitude = RNG.normal(size=(B, T))
-    plots.plot_trials(axes, amplitude, by_label, "amplitude")
+    plots.plot_trials(amplitude, by_label, "amplitude", ax=axes)
     drawn = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == T]
     for category in by_label.categories:
         mean = amplitude[by_label.values == category].mean(axis=0)
         assert any(np.array_equal(mean, line) for line in drawn)
 
 
-def test_one_step_and_one_trial(axes):
-    plots.plot_trials(axes, np.zeros((1, 1)), color_trials(Trials(np.ones((1, 1, 1)))), "amplitude")
-    assert labelled(axes)
-
-
 @pytest.mark.parametrize("length, scale", [(10, "linear"), (500, "log")])
 def test_spectrum(axes, length, scale):
     values = np.sort(RNG.random(length))[::-1]
     values[-1] = 0.0
-    plots.plot_spectrum(axes, [("a", values), ("b", values / 2)], ["red", "blue"], "eigenvalue")
+    plots.plot_spectrum([("a", values), ("b", values / 2)], "eigenvalue", ax=axes)
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), values[:-1])  # zero has no place on the axis
     assert (axes.get_xscale(), axes.get_yscale()) == (scale, "log")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
@@ -142,14 +141,14 @@ def test_spectrum(axes, length, scale):
 
 
 def test_cumulative(axes):
-    plots.plot_cumulative(axes, [("a", np.array([0.5, 0.25]))], ["red"], "share (%)")
+    plots.plot_cumulative([("a", np.array([0.5, 0.25]))], "share (%)", ax=axes)
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [0, 50, 75])
     assert labelled(axes)
 
 
 def test_errors_have_a_guide_of_slope_2(axes):
     sizes = np.array([1.0, 0.1, 0.01])
-    plots.plot_errors(axes, [("a", sizes, 3 * sizes**2), ("b", sizes, np.zeros(3))], ["red", "blue"], "η", "error")
+    plots.plot_errors([("a", sizes, 3 * sizes**2), ("b", sizes, np.zeros(3))], "error", "η", ax=axes)
     x, y = axes.lines[-1].get_data()
     assert np.log(y[1] / y[0]) / np.log(x[1] / x[0]) == pytest.approx(2.0)
     assert labelled(axes)
@@ -157,7 +156,8 @@ def test_errors_have_a_guide_of_slope_2(axes):
 
 def test_change(axes):
     change = RNG.normal(size=(B, T))
-    image = plots.plot_change(axes, change, 2.0, "trial")
+    plots.plot_change(change, 2.0, ax=axes)
+    (image,) = axes.images
     np.testing.assert_array_equal(image.get_array(), change)
     assert image.get_clim() == (-2.0, 2.0)
     assert labelled(axes)
@@ -165,17 +165,17 @@ def test_change(axes):
 
 def test_outputs(axes, by_angle):
     outputs, targets = RNG.normal(size=(2, B, T))
-    plots.plot_outputs(axes, outputs, targets, by_angle, "output 1")
+    plots.plot_outputs(outputs, targets, by_angle, "output 1", ax=axes)
     assert len(axes.lines) == 2 * B
-    np.testing.assert_array_equal(axes.lines[1].get_ydata(), targets[by_angle.order[0]])
+    np.testing.assert_array_equal(axes.lines[B].get_ydata(), targets[by_angle.order[0]])
     assert labelled(axes)
 
 
 @pytest.mark.parametrize("coloring", ["by_label", "by_angle"])
 def test_legend_of_trials(axes, coloring, request):
     coloring = request.getfixturevalue(coloring)
-    plots.plot_legend_of_trials(axes, coloring)
-    axes.figure.canvas.draw()
+    plots.plot_legend_of_trials(coloring, axes)
+    FigureCanvasAgg(axes.figure).draw()
     texts = [tick.get_text() for tick in axes.get_xticklabels()]
     assert texts == (["0", "1", "2"] if coloring.categories else ["0", "90", "180", "270", "360"])
     assert coloring.name in axes.get_xlabel()
@@ -198,3 +198,120 @@ def test_legend_of_trials(axes, coloring, request):
 )
 def test_numbers_for_people(value, text):
     assert number(value) == text
+
+
+# The metrics
+
+
+def test_modes_over_time(axes):
+    modes = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
+    assert plots.plot_modes_over_time(modes, np.array([2.0, 1.0]), ax=axes) is axes
+    expected = np.sqrt(np.mean(np.sum(modes[1] ** 2, axis=-1), axis=0))
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), expected)
+    assert labelled(axes)
+
+
+def test_dimension_against_training(axes):
+    values, errors = np.array([3.0, 40.0, 0.0]), np.array([0.1, 2.0, 0.0])
+    curves = [("K", values, errors), ("NTK", np.full(3, np.nan), errors)]
+    assert plots.plot_dimension_against_training(["a", "b", "c"], curves, ax=axes) is axes
+    np.testing.assert_array_equal(axes.containers[0].lines[0].get_ydata(), values[:2])
+    (bars,) = axes.containers[0].lines[2]
+    np.testing.assert_allclose(bars.get_segments()[1][:, 1], [38.0, 42.0])
+    assert labelled(axes)
+    other = Figure().add_subplot()
+    plots.plot_dimension_against_training([0, 1500], [("K", np.array([3.0, 2.0]), np.zeros(2))], ax=other)
+    np.testing.assert_array_equal(other.containers[0].lines[0].get_xdata(), [0, 1500])
+    assert other.get_xlabel() == "training iteration"
+
+
+def test_dimension_of_zero_operators(axes):
+    plots.plot_dimension_against_training(["only"], [("K", np.zeros(1), np.zeros(1))], ax=axes)
+    assert labelled(axes)
+
+
+def test_alignment_matrix(axes):
+    values = np.array([[1.0, -0.25], [-0.004, np.nan]])
+    assert plots.plot_alignment_matrix(values, ["a", "b"], np.array([[0, 0.02], [0, 0]]), axes) is axes
+    (image,) = axes.images
+    assert image.get_clim() == (-1.0, 1.0)
+    assert [text.get_text() for text in axes.texts] == ["1.00", "−0.25\n±0.02", "0.00", "–"]
+    middle = image.cmap(image.norm(0.0))[:3]
+    assert min(middle) > 0.95  # white at zero
+    FigureCanvasAgg(axes.figure).draw()
+    large = Figure().add_subplot()
+    plots.plot_alignment_matrix(np.eye(20), [str(label) for label in range(20)], ax=large)
+    assert not large.texts
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (6, 4)])
+def test_exponents(axes, shape):
+    values = np.random.default_rng(0).normal(size=shape)
+    assert plots.plot_exponents([("a", values)], ax=axes) is axes
+    ordered = np.sort(values, axis=1)[:, ::-1]
+    np.testing.assert_allclose(axes.lines[-1].get_ydata(), np.median(ordered, axis=0))
+    assert labelled(axes)
+
+
+def test_infinite_exponents(axes):
+    values = np.array([[-np.inf, -1.0], [-2.0, -np.inf]])
+    plots.plot_exponents([("singular", values), ("all", np.full((2, 2), -np.inf))], ax=axes)
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), [-1.5])
+    assert labelled(axes)
+
+
+def test_running_exponents(axes):
+    running = np.random.default_rng(0).normal(size=(4, 3))
+    assert plots.plot_running_exponents(np.array([1, 2, 4, 8]), running, ax=axes) is axes
+    np.testing.assert_array_equal(axes.lines[-1].get_ydata(), running[:, 2])
+    assert labelled(axes)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7)])
+def test_growth(axes, shape):
+    values = np.random.default_rng(0).normal(size=shape)
+    assert plots.plot_growth([("a", values)], ax=axes) is axes
+    np.testing.assert_allclose(axes.lines[-1].get_ydata(), np.median(values, axis=0))
+    np.testing.assert_array_equal(axes.lines[-1].get_xdata(), np.arange(1, shape[1] + 1))
+    assert labelled(axes)
+
+
+def test_growth_of_a_singular_map(axes):
+    plots.plot_growth([("dead", np.full((2, 3), -np.inf))], times=0.1 * np.arange(3), ax=axes)
+    assert axes.get_xlabel() == "time"
+    assert labelled(axes)
+
+
+def test_trial_norms(axes):
+    assert plots.plot_trial_norms([("a", np.array([1.0, 3.0, 2.0])), ("zero", np.zeros(1))], ax=axes) is axes
+    np.testing.assert_array_equal(axes.collections[0].get_offsets()[:, 1], [1.0, 3.0, 2.0])
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [2.0, 2.0])
+    assert labelled(axes)
+
+
+def test_spectrum_marks_the_effective_dimension(axes):
+    spectra = [("a", np.array([3.0, 2.0, 1.0])), ("zero", np.zeros(3))]
+    assert plots.plot_spectrum(spectra, dimensions=[2.6, 0.0], ax=axes) is axes
+    assert [line.get_xdata()[0] for line in axes.lines[2:]] == [2.6]
+    assert labelled(axes)
+
+
+def test_new_axes_if_none_are_given():
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")
+    made = plots.plot_growth([("a", np.zeros((2, 3)))])
+    assert labelled(made)
+    assert labelled(plots.plot_spectrum([("a", np.ones(3))]))
+    pyplot.close("all")
+
+
+@pytest.mark.parametrize("module", ["__init__", "curves", "metrics", "style", "trials"])
+def test_examples_of_docstrings(module):
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")
+    name = "kpref.plots" if module == "__init__" else f"kpref.plots.{module}"
+    failed, tried = doctest.testmod(importlib.import_module(name))
+    pyplot.close("all")
+    assert (failed, tried > 0) == (0, True)

@@ -167,5 +167,5 @@ def test_operators_on_other_spaces_are_refused():
 
 @pytest.mark.parametrize("probes", [0, -1, 1.5, True, "3"])
 def test_numbers_of_probes_out_of_range_are_refused(probes):
-    with pytest.raises(ValueError, match="probes must be a positive integer"):
+    with pytest.raises((ValueError, TypeError), match="probes must be an integer of at least 1"):
         partial_trace(make_flow("RNN-tanh").P, "unit", probes=probes)

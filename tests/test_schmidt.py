@@ -66,6 +66,22 @@ def test_k_of_one_constant_gate_is_a_kronecker_product(kind):
     assert schmidt_spectrum(make_flow("RNN-tanh", (4, 6, 5))).effective_rank > 1.05  # phi' differs between units
 
 
+@pytest.mark.parametrize("units", range(1, 18))
+def test_any_number_of_units(units):
+    """Cut into a power of two of blocks beyond their number, 3, 6, 7, 12 ... units had empty ones."""
+    flow = make_flow("RNN-tanh", (20, 60, units))
+    before = np.concatenate([flow.z0[:, None], flow.states[:, :-1]], axis=1)
+    columns = np.concatenate([before, flow.inputs, np.ones((20, 60, 2))], axis=2).reshape(1200, -1)  # two biases
+    gates = 1 - flow.states.reshape(1200, units) ** 2
+    blocks = np.einsum("ah,ac->hac", gates, columns) / 1200**0.5  # K of unit h is F_h F_h^T
+    gamma = np.square(np.einsum("hac,kad->hkcd", blocks, blocks)).sum(axis=(2, 3))
+    found = schmidt_spectrum(flow)
+    np.testing.assert_allclose(
+        np.square(found.values), np.linalg.eigvalsh(gamma)[::-1], rtol=0, atol=1e-13 * gamma.sum()
+    )
+    np.testing.assert_allclose(found.effective_rank, np.trace(gamma) ** 2 / np.square(gamma).sum(), rtol=1e-12)
+
+
 def test_both_ways_to_gamma_and_any_tiles_agree(monkeypatch):
     # Inputs and biases alone are trained: few columns, so that Gamma comes from F_h^T F_h'.
     flow = make_flow("GRU", (6, 60, 5), trainable=["weight_ih", "bias_hh"])
@@ -131,7 +147,7 @@ def test_estimates_agree_with_dense_values_within_their_errors(kind):
     op = getattr(flow, kind)
     dense = dense_values(op)
     estimate = effective_schmidt_rank(op, probes=40)
-    assert estimate.n_products == 240
+    assert estimate.n_products == 240 + 64  # for the control
     assert not estimate.exact
     # Four standard errors; the error itself must say something.
     assert abs(estimate.value - effective_rank(dense)) < 4 * estimate.standard_error
@@ -142,7 +158,8 @@ def test_estimates_agree_with_dense_values_within_their_errors(kind):
     assert sketch.n_products == 240
 
 
-def test_means_over_seeds_are_unbiased_and_the_standard_error_is_honest():
+def test_means_over_seeds_are_unbiased_and_the_standard_error_is_honest(monkeypatch):
+    monkeypatch.setattr(schmidt_sampling, "_CONTROL", 6)  # with more, nothing but rounding is left
     flow = make_flow("RNN-tanh", (9, 17, 4), 5)
     exact = effective_rank(dense_values(flow.NTK))
     estimates = [effective_schmidt_rank(flow.NTK, probes=12, seed=seed) for seed in range(60)]
@@ -189,11 +206,11 @@ def test_refusals():
     vector = EuclideanSpace((6,))
     with pytest.raises(ValueError, match="one space"):
         effective_schmidt_rank(identity(vector))
-    for probes in (2, 3.5, True):
-        with pytest.raises(ValueError, match="probes must be an integer of at least 3"):
+    for probes, error in ((3, ValueError), (4.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="probes must be an integer of at least 4"):
             effective_schmidt_rank(flow.P, probes)
-    for k in (0, 17, 1.5, True):
-        with pytest.raises(ValueError, match="k must be an integer from 1 to 16"):
+    for k, error in ((0, ValueError), (17, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="k must be an integer of at least 1 and at most 16"):
             schmidt_sketch(flow.P, k, probes=20)
 
 

@@ -13,7 +13,6 @@ from kpref.analysis.selfcheck import (
     gram_test,
     inverse_tests,
     kernel_test,
-    log_slope,
     self_check,
     stage_test,
 )
@@ -112,9 +111,62 @@ def test_forgotten_initial_state_is_found():
     assert differences.error > 1e-3
 
 
-def test_a_check_without_a_number_fails():
-    assert not Check("", "", np.nan, 1.0, "").passed
-    assert not Check("", "", np.inf, 1.0, "").passed
+@pytest.mark.parametrize(("error", "bound"), [(np.nan, 1.0), (np.inf, 1.0), (0.5, np.inf), (0.5, np.nan), (2.0, 1.0)])
+def test_a_check_without_numbers_within_its_bound_fails(error, bound):
+    check = Check("", "", error, bound, "", idle=True)
+    assert not check.passed
+    assert check.status == "FAIL"
+
+
+def test_no_checks_are_not_passed_ones():
+    found = self_check(flow_of(MODELS["gru"]))
+    assert found.passed
+    assert not dataclasses.replace(found, checks=()).passed
+
+
+def test_what_had_nothing_to_test_says_so():
+    """No unit of this relu network is ever active: J, K and the NTK are zero."""
+    silent = RNN(-np.ones((3, 2)), np.zeros((3, 3)), -np.ones(3), nonlinearity="relu")
+    found = self_check(Flow(silent, np.ones((2, 4, 2))))
+    assert found.passed
+    status = {check.name: check.status for check in found.checks}
+    assert {name for name, word in status.items() if word == "pass"} == {
+        "dot test of P", "P⁻¹ after P", "P after P⁻¹", "P J = dZ/dθ"
+    }  # fmt: skip
+    assert set(status.values()) == {"pass", "nothing to test"}
+
+
+def test_a_derivative_that_is_zero_and_should_not_be_is_found():
+    flow = flow_of(MODELS["gru"])
+    flow.__dict__["J"] = spoiled(flow.J, lambda image: 0 * image, lambda image: 0 * image)
+    check = {check.name: check for check in self_check(flow).checks}["P J = dZ/dθ"]
+    assert not check.passed
+    assert check.error == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_chaos_is_not_accused_nor_waved_through(seed):
+    """Differences can not resolve what grows by 1e20 over a trial: they are taken as far as they decide."""
+    rng = np.random.default_rng([seed, 2])
+    model = RNN.init(2, 12, seed=seed, gain=4.0)
+    flow = Flow(model, rng.normal(size=(2, 100, 2)))
+    found = self_check(flow, seed=1)
+    assert found.passed
+    check = {check.name: check for check in found.checks}["P J = dZ/dθ"]
+    assert 10 < found.differences.rows < 100
+    assert f"the first {found.differences.rows} of 100 rows" in check.verdict
+    flow.__dict__["J"] = spoiled(flow.J, lambda image: image * 1.01, lambda image: image * 1.01)
+    assert not {check.name: check.passed for check in self_check(flow, seed=1).checks}["P J = dZ/dθ"]
+
+
+def test_an_exploding_network_does_not_break_the_checks():
+    """P grows to 1e90, beyond the square root of the largest number: products of norms must not overflow."""
+    model = RNN.init(2, 12, seed=3, gain=8.0, nonlinearity="relu")
+    found = self_check(Flow(model, np.random.default_rng([3, 2]).normal(size=(2, 100, 2))))
+    assert all(np.isfinite(check.error) for check in found.checks)
+    status = {check.name: check.status for check in found.checks}
+    assert status["P⁻¹ after P"] == status["NTK from its factors"] == "nothing to test"
+    assert status["P J = dZ/dθ"] == "pass"
 
 
 def test_undecided_differences_do_not_pass(monkeypatch):
@@ -125,12 +177,6 @@ def test_undecided_differences_do_not_pass(monkeypatch):
     vague = dataclasses.replace(differences, error=1e-9, error_estimate=1e-3)
     monkeypatch.setattr(selfcheck, "finite_differences", lambda *args: vague)
     assert not self_check(flow).passed
-
-
-def test_log_slope():
-    x = np.array([1.0, 2.0, 4.0, 8.0])
-    assert log_slope(x, 3 * x**2, x > 0) == pytest.approx(2.0)
-    assert log_slope(x, 3 * x**2, x > 3) is None
 
 
 def rate_flow(nonlinearity="tanh", steps=7, units=5, **options):
@@ -159,8 +205,12 @@ def test_correct_operators_of_fields_pass(name):
         "D from its factors",
         "NTK from D",
         "D = dZ/dθ",
+        "slope of finite differences",
+        "step size",
     ]
-    assert max(check.bound for check in found.checks) < 1e-8  # a bound that nothing exceeds would check nothing
+    for check in found.checks[:8]:  # a bound that nothing exceeds would check nothing
+        assert check.bound < 1e-8
+    assert not any(check.idle for check in found.checks[:8])
 
 
 def test_wrong_derivative_of_a_field_is_found():
@@ -248,5 +298,5 @@ def test_block_eigh_refuses():
     with pytest.raises(ValueError, match="declared self-adjoint"):
         block_eigh(flow.P, 2, axis=0)
     for k in (0, flow.space.size + 1, True, 1.5):
-        with pytest.raises(ValueError, match="k must be an integer from 1 to"):
+        with pytest.raises((ValueError, TypeError), match="k must be an integer of at least 1 and at most"):
             block_eigh(flow.K, k, axis=2)

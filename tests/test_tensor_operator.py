@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from strategies import make_flow, restricted, weights
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import examples, make_flow, restricted, weights
 
 from kpref import EuclideanSpace, TrajectorySpace
 from kpref.operators import TensorOperator, identity
@@ -64,8 +66,21 @@ def test_declared_structure_is_true_of_sums_products_and_multiples(rng):
     flow = make_flow("RNN-tanh", measure=rng.uniform(0.1, 1, size=(3, 5)))
     root = np.sqrt(weights(flow.space)).ravel()
     one = identity(flow.space)
-    made = [flow.K, 2 * flow.K, -flow.K, flow.K - flow.NTK, flow.K + flow.NTK, flow.K @ flow.NTK, flow.K**2, flow.P**2,
-            flow.P + flow.P, 0.5 * one - flow.K, (-flow.K) ** 2, flow.K / 3, flow.K * -1.0]  # fmt: skip
+    made = [
+        flow.K,
+        2 * flow.K,
+        -flow.K,
+        flow.K - flow.NTK,
+        flow.K + flow.NTK,
+        flow.K @ flow.NTK,
+        flow.K**2,
+        flow.P**2,
+        flow.P + flow.P,
+        0.5 * one - flow.K,
+        (-flow.K) ** 2,
+        flow.K / 3,
+        flow.K * -1.0,
+    ]
     for operator in made:
         symmetric = root[:, None] * operator.to_dense() / root
         noise = 1e-12 * np.abs(symmetric).max()
@@ -160,3 +175,70 @@ def test_repr_names_operator_and_shapes():
     assert repr(flow.J) == "<J: (99,) -> (3, 5, 4), float64>".replace("99", str(flow.model.n_parameters))
     assert "P^T" in repr(flow.P.T)
     assert "NTK" in repr(2 * flow.NTK)
+
+
+# Precision: what is promised is what is returned
+
+DTYPES = st.sampled_from([np.float32, np.float64])
+
+
+def matrix_operator(dtype, seed, careless):
+    """A random operator on vectors of three; a careless one computes in double whatever it has promised."""
+    matrix = np.random.default_rng(seed).normal(size=(3, 3)).astype(np.float64 if careless else dtype)
+    space = TrajectorySpace((1, 3, 1), [0.5, 1.0, 2.0])
+    return TensorOperator(
+        lambda batch: np.einsum("ij,vbjh->vbih", matrix, batch),
+        lambda batch: np.einsum("ji,vbjh->vbih", matrix, batch),
+        space,
+        space,
+        dtype,
+    )
+
+
+@examples(60)
+@given(st.data())
+def test_promised_precision_is_delivered(data):
+    """Through any composition, and for arguments of any precision: double wherever one of the two is double."""
+    ops = []
+    for seed in range(3):
+        dtype, careless = data.draw(DTYPES), data.draw(st.booleans())
+        op = matrix_operator(dtype, seed, careless)
+        ops.append((op, op.to_dense().astype(float), np.dtype(dtype)))
+    weights = np.diag([0.5, 1.0, 2.0])
+    (op, dense, dtype) = ops[0]
+    for other, matrix, precision in ops[1:]:
+        kind = data.draw(st.sampled_from(["product", "sum", "difference"]))
+        dtype = np.promote_types(dtype, precision)
+        if kind == "product":
+            op, dense = op @ other, dense @ matrix
+        elif kind == "sum":
+            op, dense = op + other, dense + matrix
+        else:
+            op, dense = op - other, dense - matrix
+    changes = {
+        "none": lambda: (op, dense),
+        "transpose": lambda: (op.T, dense.T),
+        "star": lambda: (op.star, np.linalg.inv(weights) @ dense.T @ weights),
+        "multiple": lambda: (2.5 * op, 2.5 * dense),
+        "negative": lambda: (-op, -dense),
+        "quotient": lambda: (op / 4, dense / 4),
+        "power": lambda: (op**2, dense @ dense),
+        "gram": lambda: (op.gram(), dense @ np.linalg.inv(weights) @ dense.T @ weights),
+        "renamed": lambda: (op.renamed("A"), dense),
+    }
+    op, dense = changes[data.draw(st.sampled_from(sorted(changes)))]()
+    assert op.dtype == dtype
+    x = np.random.default_rng(9).normal(size=(3, 2)).astype(data.draw(DTYPES))
+    tolerance = 1e3 * np.finfo(np.float32).eps * (1 + np.abs(dense).max())
+    for found, wanted in (
+        (op @ x[:, 0], dense @ x[:, 0]),
+        (op.matvec(x[:, 0]), dense @ x[:, 0]),
+        (op.matmat(x), dense @ x),
+        (op.rmatvec(x[:, 0]), dense.T @ x[:, 0]),
+        (op.rmatmat(x), dense.T @ x),
+        (op.to_dense(), dense),
+        (op(x[:, 0].reshape(1, 3, 1)).ravel(), dense @ x[:, 0]),
+        (op.apply(x.T.reshape(2, 1, 3, 1)).reshape(2, 3).T, dense @ x),
+    ):
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)

@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from strategies import STRUCTURES, make_flow
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import kpref
-from kpref.threads import run_blocks
+from kpref.threads import even_blocks, run_blocks
 
 
 @pytest.fixture
@@ -55,6 +57,19 @@ def test_same_bits(kind, dtype):
         found[number] = bits
     for number in (2, 3, 4):
         assert [name for name in bits if found[number][name] != found[1][name]] == []
+
+
+@given(length=st.integers(0, 5000), size=st.integers(1, 300), most=st.sampled_from([1, 2, 8, 64, 1 << 30]))
+def test_even_blocks(length, size, most):
+    blocks = even_blocks(length, size, most)
+    assert [index for block in blocks for index in range(block.start, block.stop)] == list(range(length))
+    lengths = [block.stop - block.start for block in blocks]
+    assert all(count >= 1 for count in lengths)  # 3, 6, 7, 12 ... with a size of 1 had empty ones
+    if length:
+        assert max(lengths) - min(lengths) <= 1
+        assert len(blocks) & (len(blocks) - 1) == 0
+        # The nearest power of two on a logarithmic scale, or the largest with no empty block: within 2 of the size.
+        assert max(lengths) <= 2 * size or len(blocks) == most
 
 
 def test_blocks_do_run_on_several_threads():

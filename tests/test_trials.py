@@ -116,6 +116,197 @@ class TestValid:
         assert np.array_equal(np.unique(trials.labels), np.arange(10))
 
 
+class TestLengths:
+    """Steps that exist, taken from arguments, from sequences, or from the end of the mask; and what stands after."""
+
+    def test_all_steps_exist_by_default(self):
+        trials = Trials(ones(B, T, N_IN))
+        assert trials.lengths.tolist() == [T] * B
+        assert trials.lengths.dtype == np.int64
+        assert trials.n_points == B * T
+        assert trials.notes == ()
+
+    @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.booleans(), st.data())
+    def test_sequences_of_arrays_are_padded(self, lengths, labels, data):
+        generator = np.random.default_rng(data.draw(st.integers(0, 99)))
+        inputs = [generator.normal(size=(length, N_IN)) for length in lengths]
+        mask = [generator.random(length) + 0.1 for length in lengths]
+        if labels:
+            answers = {"labels": [generator.integers(0, 9, size=length) for length in lengths]}
+        else:
+            answers = {"targets": tuple(generator.normal(size=(length, N_OUT)) for length in lengths)}
+        trials = Trials(inputs, mask=mask, **answers)
+        assert trials.lengths.tolist() == lengths
+        assert trials.n_steps == max(lengths)
+        for name, parts in {"inputs": inputs, "mask": mask, **answers}.items():
+            whole = getattr(trials, name)
+            for trial, part in enumerate(parts):
+                assert np.array_equal(whole[trial, : len(part)], part)
+                assert not whole[trial, len(part) :].any()
+        same = Trials(trials.inputs, trials.targets, trials.labels, trials.mask, lengths)
+        assert all(np.array_equal(getattr(same, name), getattr(trials, name)) for name in ("inputs", "lengths", "mask"))
+
+    @given(st.lists(st.integers(1, T), min_size=B, max_size=B), st.sampled_from([0.0, np.nan]))
+    def test_zeros_at_the_end_of_the_mask_are_padding_where_the_inputs_are_too(self, lengths, filling):
+        inputs, mask = ones(B, T, N_IN), ones(B, T)
+        mask[:, 0] = 0  # not scored, and there: what comes after exists
+        mask[0], lengths[0] = 0, T  # says nothing
+        mask[1], lengths[1] = 1, T
+        for trial, length in enumerate(lengths):
+            inputs[trial, length:], mask[trial, length:] = filling, 0
+            mask[trial, length - 1] = float(trial > 0)
+        trials = Trials(inputs, mask=mask)
+        assert trials.lengths.tolist() == lengths
+        assert np.isfinite(trials.inputs).all()
+        assert len(trials.notes) == (0 if min(lengths) == T else 1 if filling == 0 else 2)
+        if trials.notes:
+            assert "padding" in trials.notes[0]
+            assert f"{sum(lengths)} of {B * T} steps exist" in trials.notes[0]
+            assert f"give `lengths` with the trials, {T} for each" in trials.notes[0]
+
+    def test_lengths_that_are_given_win(self):
+        inputs, mask = np.pad(ones(B, T, N_IN), [(0, 0), (0, 3), (0, 0)]), np.repeat([1.0, 0.0], [T, 3])
+        trials = Trials(inputs, mask=mask, lengths=[T + 3] * B)
+        assert trials.lengths.tolist() == [T + 3] * B
+        assert trials.notes == ()
+        assert np.array_equal(trials.mask, np.tile(mask, (B, 1)))
+
+    def test_a_network_that_still_receives_something_lives_on(self):
+        inputs, mask = ones(B, T, N_IN), ones(B, T)
+        mask[:, 3:], inputs[:, 3:] = 0, 0
+        inputs[2, 4, 1] = 0.5
+        trials = Trials(inputs, mask=mask)
+        assert trials.lengths.tolist() == [T] * B
+        assert "taken to exist and only not to be scored" in trials.notes[0]
+        assert "give `lengths`" in trials.notes[0]
+
+    def test_padding_in_front_is_not_taken_for_any(self):
+        inputs, mask = ones(B, T, N_IN), ones(B, T)
+        mask[1:, :2], inputs[1:, :2] = 0, 0
+        trials = Trials(inputs, mask=mask)
+        assert trials.lengths.tolist() == [T] * B
+        assert "start of 3 of 4 trials" in trials.notes[0]
+        assert "put it at the end" in trials.notes[0]
+        inputs[1, 0] = 1  # a stimulus, and a delay
+        assert Trials(inputs, mask=mask).notes == ()
+
+    @pytest.mark.parametrize("answers", ["targets", "labels"])
+    def test_what_stands_after_the_end_is_not_looked_at(self, answers):
+        """NaN, infinity and -100, by which PyTorch's losses leave labels out."""
+        inputs, mask = ones(2, 4, N_IN), ones(2, 4)
+        given = {"targets": ones(2, 4, 1)} if answers == "targets" else {"labels": np.ones((2, 4), int)}
+        for array, filling in ((inputs, np.inf), (mask, -1.0), *((a, -100) for a in given.values())):
+            array[1, 2:] = filling
+        trials = Trials(inputs, mask=mask, lengths=[4, 2], **given)
+        for name in ("inputs", "mask", answers):
+            assert getattr(trials, name)[1, :2].all()
+            assert not getattr(trials, name)[1, 2:].any()
+        assert len(trials.notes) == 1
+        assert "held other numbers than zero" in trials.notes[0]
+
+    def test_nan_at_the_end_asks_for_lengths(self):
+        with pytest.raises(
+            ValueError, match="inputs holds nan at trial 2, step 3.*if trials end before, give their le"
+        ):
+            Trials(planted(ones(B, T, N_IN), (2, slice(3, None)), np.nan))
+
+    def test_trimmed(self):
+        trials = Trials(
+            ones(B, T, N_IN), labels=np.arange(B * T).reshape(B, T), lengths=[3, 2, 1, 3], conditions=[0] * B
+        )
+        short = trials.trimmed()
+        assert short.inputs.shape == (B, 3, N_IN)
+        assert np.array_equal(short.labels, trials.labels[:, :3])
+        assert np.array_equal(short.lengths, trials.lengths)
+        assert np.array_equal(short.conditions, trials.conditions)
+        assert short.trimmed() is short
+        assert short.notes == trials.notes
+
+    @pytest.mark.parametrize(
+        "arrays, message",
+        [
+            ({"inputs": [ones(5, 3), ones(6, 2)]}, r"inputs\[1\] must have shape \(T_1, 3\); got \(6, 2\)"),
+            ({"inputs": [ones(5, 3), ones(6)]}, r"inputs\[1\] must have shape \(T_1, 3\); got \(6,\)"),
+            ({"inputs": [ones(5, 3), ones(0, 3)]}, r"inputs\[1\] must have at least one step; got shape \(0, 3\)"),
+            ({"inputs": [ones(2, 1), [["a"]]]}, r"inputs\[1\] must be an array of"),
+            ({"inputs": [ones(2, 1), ones(3, 1)], "lengths": [2, 2]}, "those of the arrays in inputs"),
+            ({"inputs": [ones(2, 1), ones(3, 1)], "targets": [ones(2, 1), ones(4, 1)]},
+             r"targets\[1\] must have 3 steps, the length of its trial; got 4"),
+            ({"inputs": [ones(2, 1), ones(3, 1)], "labels": [[1, 2], [0, 1, 1.5]]},
+             r"labels\[1\] must be an array of integers; got dtype float64"),
+            ({"inputs": ones(2, 3, 1), "targets": [ones(3, 1), ones(2, 1)]}, r"targets\[1\] must have 3 steps"),
+            ({"inputs": ones(2, 3, 1), "mask": [ones(1), ones(2), ones(3)]}, "one array for each of the 2 trials; "),
+            ({"inputs": ones(2, 3, 1), "mask": [1, 0, 0], "lengths": [1, 0]}, "lengths holds 0 at trial 1"),
+            ({"inputs": ones(2, 3, 1), "mask": [0, 0, 1], "lengths": [2, 1]}, "mask is zero everywhere"),
+            ({"inputs": ones(2, 3, 1), "targets": ones(2, 2, 1), "lengths": [2, 1]}, r"targets must have shape \(2,"),
+            ({"inputs": ones(2, 3, 1), "labels": np.ones((3, 2), int), "lengths": [2, 1]}, "labels must have shape"),
+        ],
+    )  # fmt: skip
+    def test_refuses(self, arrays, message):
+        with pytest.raises(ValueError, match=message):
+            Trials(**arrays)
+
+
+class TestConditions:
+    @pytest.mark.parametrize("values", [["go", "stop", "go", "stop"], [3, 1, 1, 3], np.array([0, 1, 2, 3], np.uint8)])
+    def test_kept_in_memory_and_in_files(self, tmp_path, values):
+        np.savez(tmp_path / "t.npz", inputs=ones(B, T, N_IN), labels=[0] * B, conditions=values, lengths=[T, 1, 2, 3])
+        for trials in (Trials(ones(B, T, N_IN), conditions=values), Trials.load(tmp_path / "t.npz")):
+            assert trials.conditions.tolist() == list(values)
+            assert trials.groups is trials.conditions
+            with pytest.raises(ValueError, match="read-only"):
+                trials.conditions[0] = values[1]
+        assert trials.lengths.tolist() == [T, 1, 2, 3]
+
+    def test_labels_of_trials_tell_them_apart_as_well(self):
+        assert Trials(ones(B, T, N_IN), labels=[0, 1, 0, 1]).groups.tolist() == [0, 1, 0, 1]
+        assert Trials(ones(B, T, N_IN), labels=np.zeros((B, T), int)).groups is None
+
+    @pytest.mark.parametrize(
+        "values, message",
+        [
+            ([0.0] * B, "must be an array of integers, strings; got dtype float64"),
+            ([True] * B, "must be an array of integers, strings; got dtype bool"),
+            ([None] * B, "must be an array of integers, strings; got dtype object"),
+            (["a"] * (B + 1), r"must have shape \(4,\); got \(5,\)"),
+            ("abcd", r"must have shape \(4,\); got \(\)"),
+            ([["a"]] * B, r"must have shape \(4,\); got \(4, 1\)"),
+        ],
+    )
+    def test_refuses(self, values, message):
+        with pytest.raises(ValueError, match=f"conditions {message}"):
+            Trials(ones(B, T, N_IN), conditions=values)
+
+
+@pytest.mark.parametrize("name", ["inputs", "targets", "labels", "mask", "lengths", "conditions"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_masked_arrays_are_refused(name, inside):
+    """NumPy would drop what they hide: it may stand in a list of arrays as well."""
+    arrays = {
+        "inputs": ones(B, T, N_IN),
+        "targets": ones(B, T, N_OUT),
+        "labels": np.zeros((B, T), int),
+        "mask": ones(B, T),
+        "lengths": np.full(B, T),
+        "conditions": np.arange(B),
+    }
+    hidden = np.ma.masked_array(arrays[name], np.zeros(arrays[name].shape, bool))
+    hidden[1] = np.ma.masked
+    arrays = {"inputs": arrays["inputs"], name: list(hidden) if inside and hidden.ndim > 1 else hidden}
+    with pytest.raises(
+        ValueError, match=f"{name} must be an array of .* without masked entries.* is masked: fill them"
+    ):
+        Trials(**arrays)
+    shorter = [np.ma.masked_array(ones(2, 1), [[False], [True]]), ones(3, 1)]
+    with pytest.raises(ValueError, match=r"inputs\[0\] must be an array of .* without masked entries"):
+        Trials(shorter)
+
+
+def test_short_repr():
+    trials = Trials(ones(B, T, N_IN), ones(B, T, N_OUT), mask=ones(T), lengths=[T, 1, 2, T], conditions=list("abab"))
+    assert repr(trials) == "Trials(4 trials of 1 to 5 steps: 3 inputs, 2 targets, mask, conditions)"
+
+
 class TestSubset:
     trials = Trials(np.arange(12.0).reshape(4, 3, 1), labels=np.arange(4), mask=np.arange(12.0).reshape(4, 3) + 1)
 
@@ -129,6 +320,20 @@ class TestSubset:
         assert np.array_equal(part.inputs, self.trials.inputs[expected])
         assert np.array_equal(part.mask, self.trials.mask[expected])
         assert part.targets is None
+
+    def test_keeps_lengths_conditions_and_notes(self):
+        """The mask of a part is not read anew: what is padding in all trials may be none in some."""
+        mask = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]])
+        inputs = mask[:, :, None]
+        trials = Trials(inputs, mask=mask, conditions=["a", "b", "c"])
+        assert trials.lengths.tolist() == [2, 3, 1]
+        part = trials.subset([2, 1])
+        assert part.lengths.tolist() == [1, 3]
+        assert part.n_steps == 4
+        assert part.conditions.tolist() == ["c", "b"]
+        assert part.notes == trials.notes
+        scored = Trials(inputs, mask=mask, lengths=[4] * 3).subset([0])
+        assert scored.lengths.tolist() == [4]
 
     @pytest.mark.parametrize(
         "indices, message",
@@ -214,6 +419,11 @@ class TestFiles:
         with pytest.raises(FileNotFoundError, match="absent.npz"):
             Trials.load(folder / "absent.npz")
 
+    @pytest.mark.parametrize("path", [5, None, b"trials.npz"])
+    def test_something_else_than_a_path(self, path):
+        with pytest.raises(TypeError, match="path must be that of an npz file; got"):
+            Trials.load(path)
+
     def test_folder(self, folder):
         with pytest.raises(OSError, match=folder.name):
             Trials.load(folder)
@@ -221,7 +431,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         "arrays, message",
         [
-            ({"x": ones(2), "targets": ones(2)}, "'x'; expected inputs, targets, labels, mask"),
+            ({"x": ones(2), "targets": ones(2)}, "'x'; expected inputs, targets, labels, mask, lengths, conditions"),
             ({"inputs": ones(B, T, N_IN), "dt": ones(1), "tau": ones(1)}, "'dt', 'tau'; expected"),
             ({"inputs": ones(B, T, N_IN), "task": np.array("memory")}, "'task'; expected"),
             ({"inputs": np.array("memory")}, "'inputs'; expected"),

@@ -1,4 +1,4 @@
-"""Alignments for a report: of two operators, and of the sub-tasks that labels stand for."""
+"""Alignments for a report: of two operators, and of the sub-tasks that conditions or labels stand for."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from kpref.trials import Trials
 
 __all__ = ["MOST_TASKS", "align_tasks", "aligned"]
 
-#: Sub-tasks (labels) up to which their alignment is computed: a product with the NTK for each.
+#: Sub-tasks (conditions or labels) up to which their alignment is computed: a product with the NTK for each.
 MOST_TASKS = 30
-_PROBES = 12
+PROBES = 18
 
 
 def aligned(first: TensorOperator, second: TensorOperator, seed: int) -> Estimate | None:
     """Alignment of two operators; None if one of them is zero."""
     try:
-        return alignment(first, second, probes=_PROBES, seed=seed)
+        return alignment(first, second, probes=PROBES, seed=seed)
     except ValueError:  # the spaces are equal wherever this is called: an operator is zero
         return None
 
 
 def align_tasks(gradient: GradientFlow, trials: Trials) -> TaskAlignment | None:
-    """Alignment of sub-tasks; None unless each trial has one label, of `MOST_TASKS` different ones at most."""
-    labels = trials.labels
-    if labels is None or labels.ndim != 1 or len(np.unique(labels)) > MOST_TASKS:
+    """Alignment of sub-tasks: conditions, or else labels of trials; None without, or for more than `MOST_TASKS`."""
+    groups = trials.groups
+    if groups is None or len(np.unique(groups)) > MOST_TASKS:
         return None
-    return task_alignment(gradient.flow.NTK, gradient.err, labels)
+    return task_alignment(gradient.flow.NTK, gradient.err, groups)

@@ -1,101 +1,72 @@
-"""``kpref analyze``: a report on what gradient descent does to the states of a trained network."""
+"""``kpref analyze``: a report on what gradient descent does to the states of a trained network.
+
+Only the arguments, and what is printed; the work is that of `kpref.analyze`.
+"""
 
 from __future__ import annotations
 
 import argparse
-import functools
-import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from tqdm import tqdm
+from kpref._arguments import number_above, path, positive_integer, seed
+from kpref._terminal import Progress, say
 
-from kpref.analysis.alignments import MOST_TASKS
-from kpref.analysis.comparison import Study, compare_all
-from kpref.analysis.files import report_files
-from kpref.analysis.folders import require_replaceable, write_folder
-from kpref.analysis.numbers import STAGES, Analysis, analyze_checkpoint
-from kpref.analysis.request import (
-    check_fit,
-    choose_integration,
-    choose_objective,
-    find_files,
-    short_names,
-    thinned,
-)
-from kpref.analysis.settings import Integration, Objective
-from kpref.checkpoints import load_checkpoint
-from kpref.integrate import TABLEAUS
-from kpref.memory import require_memory
-from kpref.models.nonlinearity import NONLINEARITIES
-from kpref.trials import Trials
+if TYPE_CHECKING:
+    from kpref.analysis.numbers import Analysis
+    from kpref.analysis.request import Request
 
 __all__ = ["add_arguments", "run"]
-
-_MEASURES = ("mean", "sum")
-_INPUT_KINDS = ("hold", "linear", "cubic")
-_LANCZOS_EXTRA = 24  # tensors beyond three for each mode that the analysis of a checkpoint holds at its peak
-_FLOW_TENSORS = 11  # of a checkpoint that is kept for comparisons: states, outputs, coefficients of the operators
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``kpref analyze``."""
+    from kpref.analysis.files import FIGURE_FORMATS
+    from kpref.analysis.networks import add_network_arguments
+    from kpref.analysis.request import AT, INPUT_KINDS, MEASURES
+    from kpref.integrate import TABLEAUS
+    from kpref.loss import LOSSES
+    from kpref.models.nonlinearity import NONLINEARITIES
+
     parser.epilog = (
         "Without CHECKPOINT, the example that comes with kpref is analyzed: a GRU before and after it learned to hold "
         "an angle in memory. The exit status is 0 if all self-checks are passed, 1 if one is not, 2 after an error."
     )
-    parser.add_argument(
-        "checkpoints",
-        nargs="*",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="a safetensors, npz or PyTorch file; a folder stands for its first and its last checkpoint",
-    )
-    parser.add_argument(
-        "--trials",
-        type=Path,
-        metavar="FILE",
-        help="npz file with inputs and targets or labels; by default trials.npz of the folder",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("kpref-report"), metavar="DIR", help="folder to write (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--loss",
-        choices=("auto", "mse", "cross_entropy"),
-        default="auto",
-        help="by default mse for targets, cross_entropy for labels",
-    )
-    parser.add_argument(
-        "--at",
-        choices=("auto", "all", "last"),
-        default="auto",
-        help="steps that the loss counts: by default the last one if there is one label a trial, else all",
-    )
-    parser.add_argument("--modes", type=_positive, default=10, metavar="K", help="leading modes (default: %(default)s)")
-    parser.add_argument("--measure", choices=_MEASURES, default="mean", help="weights of trials and steps")
-    parser.add_argument("--max-trials", type=_positive, metavar="N", help="use N trials, evenly spread over the file")
-    parser.add_argument("--seed", type=_seed, default=0, help="of starting and test vectors (default: %(default)s)")
-    parser.add_argument(
-        "--nonlinearity",
-        choices=NONLINEARITIES,
-        help="of an RNN or a rate network; by default what the file recorded, or tanh",
-    )
-    time_options = parser.add_argument_group(
-        "continuous time", "Weights of an RNN as a rate network, tau dz/dt = -z + W phi(z) + U x + b."
-    )
-    time_options.add_argument("--dt", type=_positive_number, help="time from one row of the trials to the next")
-    time_options.add_argument("--method", choices=TABLEAUS, help="Runge-Kutta method (default: rk4)")
-    time_options.add_argument(
-        "--tau", type=_positive_number, help="time constant; by default what the file recorded, or 1"
-    )
-    time_options.add_argument(
-        "--input-kind", choices=_INPUT_KINDS, help="inputs between the times of the trials (default: hold)"
-    )
+    add = parser.add_argument
+    text = "a safetensors, npz or PyTorch file; a folder stands for its first and its last checkpoint"
+    add("checkpoints", nargs="*", type=path, metavar="CHECKPOINT", help=text)
+    text = "npz file with inputs, targets or labels, and lengths, conditions, mask; by default trials.npz of the folder"
+    add("--trials", type=path, metavar="FILE", help=text)
+    text = "folder to write (default: %(default)s)"
+    add("--out", type=path, default=Path("kpref-report"), metavar="DIR", help=text)
+    text = "by default mse for targets, cross_entropy for labels"
+    add("--loss", choices=("auto", *LOSSES), default="auto", help=text)
+    text = "steps that the loss counts: by default the last one for cross_entropy of one label a trial, else all"
+    add("--at", choices=AT, default="auto", help=text)
+    add("--modes", type=positive_integer, default=10, metavar="K", help="leading modes (default: %(default)s)")
+    add("--measure", choices=MEASURES, default="mean", help="weights of trials and steps")
+    text = "use N trials, evenly spread over the file"
+    add("--max-trials", type=positive_integer, metavar="N", help=text)
+    add("--seed", type=seed, default=0, help="of starting and test vectors (default: %(default)s)")
+    text = "of an RNN or a rate network; by default what the file recorded, or tanh"
+    add("--nonlinearity", choices=NONLINEARITIES, help=text)
+    text = "format of the figures' files (default: %(default)s)"
+    add("--figures", choices=FIGURE_FORMATS, default="png", help=text)
+    add("--save-modes", action="store_true", help="write the eigenfunctions too, to modes.npz")
+    add("--plan", action="store_true", help="say what the run would need in memory and time, and do no more")
+    add("--quiet", action="store_true", help="print nothing but errors and failed self-checks")
+
+    add_network_arguments(parser)
+    text = "Weights of an RNN as a rate network, tau dz/dt = -z + W phi(z) + U x + b."
+    add = parser.add_argument_group("continuous time", text).add_argument
+    positive = number_above(0)
+    add("--dt", type=positive, help="time from one row of the trials to the next")
+    add("--method", choices=TABLEAUS, help="Runge-Kutta method (default: rk4)")
+    add("--tau", type=positive, help="time constant; by default what the file recorded, or 1")
+    add("--input-kind", choices=INPUT_KINDS, help="inputs between the times of the trials (default: hold)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,155 +79,75 @@ def run(args: argparse.Namespace) -> int:
 
     Raises
     ------
-    ValueError, OSError, MemoryError
+    ValueError, TypeError, OSError, MemoryError, ImportError
         For bad input, before anything is computed or written.
+    RuntimeError
+        If an eigensolver does not converge.
     """
-    started = time.monotonic()
-    integration = choose_integration(args)
-    out = require_replaceable(args.out)
-    paths, trials_path = find_files(args.checkpoints, args.trials)
-    trials = thinned(Trials.load(trials_path), args.max_trials)
-    networks = [
-        load_checkpoint(path, nonlinearity=args.nonlinearity, continuous=integration is not None, tau=args.tau)
-        for path in paths
-    ]
-    notes = check_fit(paths, networks, trials, integration)
-    objective = choose_objective(trials, args.loss, args.at)
-    if objective is None:
-        notes.append("The trials have neither targets nor labels: all that needs a loss is left out.")
-    for path, (_, readout) in zip(paths, networks, strict=True):
-        if readout is None and objective is not None:
-            notes.append(f"{path.name} has no readout: all that needs a loss is left out for it.")
-    notes += _note_on_tasks(trials, objective)
-    largest = max(model.n_states for model, _ in networks)
-    tensors = len(paths) * (args.modes + _FLOW_TENSORS) + 3 * args.modes + _LANCZOS_EXTRA
-    require_memory(8.0 * tensors * trials.n_trials * trials.n_steps * largest, "this analysis")
-
-    names = short_names(paths)
-    analyses: list[Analysis] = []
-    total = len(paths) * STAGES + 2
-    with tqdm(
-        total=total,
-        unit="stage",
-        leave=False,
-        miniters=0,
-        mininterval=0.2 if sys.stderr.isatty() else 10.0,  # a log file needs few lines
-        file=sys.stderr,
-        bar_format="{l_bar}{bar}| {elapsed}",
-    ) as bar:
-
-        def tell(stage: str) -> None:
-            bar.update(1 if bar.desc else 0)
-            bar.set_description(stage)
-
-        def tick(_: object) -> None:  # nothing is counted; the clock goes on
-            bar.update(0)
-
-        for name, (model, readout) in zip(names, networks, strict=True):
-            tell_of = functools.partial(_prefixed, tell, name)
-            analyses.append(
-                analyze_checkpoint(
-                    name,
-                    model,
-                    readout,
-                    trials,
-                    objective,
-                    args.modes,
-                    args.measure,
-                    args.seed,
-                    tell_of,
-                    tick,
-                    integration,
-                )
-            )
-        tell("comparisons")
-        comparisons = compare_all(analyses, args.seed)
-        tell("figures and report")
-        study = Study(
-            analyses=tuple(analyses),
-            comparisons=comparisons,
-            trials=trials,
-            objective=objective,
-            measure=args.measure,
-            integration=integration,
-            facts=_facts(args, paths, trials_path, trials, integration),
-            notes=tuple(notes),
-        )
-        write_folder(out, report_files(study, started, tick))
-    return _summary(study, out)
-
-
-def _prefixed(tell: Callable[[str], object], name: str, stage: str) -> None:
-    tell(f"{name}: {stage}")
-
-
-def _note_on_tasks(trials: Trials, objective: Objective | None) -> list[str]:
-    """Why the alignment of sub-tasks is left out, where it is and nothing else says so."""
-    if objective is None:
-        return []
-    if trials.labels is None or trials.labels.ndim != 1:
-        return [
-            "The trials do not carry one label each, which would say what the sub-tasks are: their alignment is left "
-            "out."
-        ]
-    number = len(np.unique(trials.labels))
-    if number > MOST_TASKS:
-        return [
-            f"The trials have {number} different labels: alignment of more than {MOST_TASKS} sub-tasks is left out."
-        ]
-    return []
-
-
-def _facts(
-    args: argparse.Namespace,
-    paths: Sequence[Path],
-    trials_path: Path,
-    trials: Trials,
-    integration: Integration | None,
-) -> dict[str, str]:
-    return {
-        "command line": shlex.join(["kpref", *args.argv]),
-        "checkpoints": ", ".join(str(path) for path in paths),
-        "trials": f"{trials_path} ({trials.n_trials} trials, {trials.n_steps} steps, {trials.n_inputs} inputs)",
-        "time": "discrete" if integration is None else integration.in_words(),
-        "initial states": "zero",
-        "measure": args.measure,
-        "seed": str(args.seed),
-    }
-
-
-def _summary(study: Study, out: Path) -> int:
-    for analysis in study.analyses:
-        parts = [f"{analysis.name}:"]
-        if analysis.loss is not None:
-            parts.append(f"loss {analysis.loss:.4g},")
-        if analysis.accuracy is not None:
-            parts.append(f"accuracy {analysis.accuracy:.2%},")
-        checks = analysis.check.checks
-        failed = [check.name for check in checks if not check.passed]
-        parts.append(f"{len(checks) - len(failed)} of {len(checks)} self-checks passed")
-        print(" ".join(parts) + (f"; FAILED: {', '.join(failed)}" if failed else ""))
-    print(f"report: {out / 'report.html'}")
-    return 0 if all(analysis.check.passed for analysis in study.analyses) else 1
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-    return int(text)
-
-
-def _positive_number(text: str) -> float:
+    # Here and not above: these import all of kpref, and matplotlib, whose troubles should come before the work.
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
-    return value
+        import kpref.analysis.figures  # noqa: F401
+    except Exception as error:
+        raise ImportError(f"matplotlib, which draws the figures, cannot be loaded: {error}") from error
+    from kpref.analysis.api import perform
+    from kpref.analysis.folders import require_replaceable, sweep
+    from kpref.analysis.networks import loading
+    from kpref.analysis.request import prepare
+    from kpref.analysis.symptoms import rising_loss
+
+    started = time.monotonic()
+    out = require_replaceable(args.out)
+    request = prepare(
+        args.checkpoints, args.trials, loss=args.loss, at=args.at, modes=args.modes, measure=args.measure,
+        max_trials=args.max_trials, seed=args.seed, nonlinearity=args.nonlinearity, dt=args.dt, method=args.method,
+        tau=args.tau, input_kind=args.input_kind, loading=loading(args), spell=_spell,
+        called=shlex.join(["kpref", *args.argv]),
+    )  # fmt: skip
+    if args.plan:
+        _print_plan(request, out)
+        return 0
+    sweep(out)
+    with Progress(not args.quiet) as bar:
+        report = perform(request, started, bar.stage, bar.tick)
+        bar.stage("figures and report")
+        report.save(out, args.figures, args.save_modes, bar.tick)
+    found = {analysis: _findings(analysis) for analysis in report.study.analyses}
+    if not args.quiet:
+        lines = [*(line for lines in found.values() for line in lines), *rising_loss(report.study.analyses)]
+        say("\n".join([*request.assumptions, *lines, f"report: {out / 'report.html'}"]))
+    else:
+        failed = [line for analysis, lines in found.items() if not analysis.check.passed for line in lines]
+        print(*failed, sep="\n", end="\n" if failed else "", file=sys.stderr)
+    return 0 if report.passed else 1
 
 
-def _seed(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"expected a non-negative integer, got {text!r}")
-    return int(text)
+def _findings(analysis: Analysis) -> list[str]:
+    """What is printed of a network: one line, and what is wrong with it or with the analysis, each in a sentence."""
+    from kpref.analysis.api import in_a_line
+    from kpref.analysis.symptoms import symptoms
+
+    verdicts = [
+        f"{check.name}: {check.verdict}" for check in analysis.check.checks if not check.passed and check.verdict
+    ]
+    return [in_a_line(analysis), *(f"  {sentence}" for sentence in (*symptoms(analysis), *verdicts))]
+
+
+def _spell(name: str) -> str:
+    """How an argument is called on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _print_plan(request: Request, out: Path) -> None:
+    from kpref.analysis.planning import make_plan
+
+    trials, objective = request.trials, request.objective
+    lines = [
+        *(f"network   {network.name}: {network.model}, readout {network.readout}" for network in request.networks),
+        f"trials    {trials.in_words()}, {trials.n_inputs} inputs",
+        f"dynamics  {request.facts['time']}",
+        f"loss      {'none' if objective is None else objective.in_words(trials)}",
+        str(make_plan(request)),
+        f"output    {out}, {'which is replaced' if out.exists() else 'new'}",
+        *(f"note      {note}" for note in request.notes),
+    ]
+    say("\n".join(lines))

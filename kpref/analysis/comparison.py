@@ -49,7 +49,8 @@ class Comparison:
     states : float
         ``|Z_after - Z_before| / |Z_before|`` in the norm of the space.
     outputs : float or None
-        Root mean square over trials, steps and outputs (all weighted equally) of the change of the readout's outputs.
+        Root mean square over trials, steps that exist and outputs, all weighted equally, of the change of the readout's
+        outputs.
     angles : ndarray, shape (k,)
         Principal angles between the spans of the k leading eigenfunctions of the NTK, increasing, in radians.
     overlap : float
@@ -106,7 +107,8 @@ def compare(before: Analysis, after: Analysis, seed: int = 0) -> Comparison | No
     angles = principal_angles(before.ntk_modes.vectors, after.ntk_modes.vectors, space)
     outputs = None
     if before.outputs is not None and after.outputs is not None and before.outputs.shape == after.outputs.shape:
-        outputs = float(np.sqrt(np.mean((after.outputs - before.outputs) ** 2)))
+        squares = np.square(after.outputs - before.outputs).sum()
+        outputs = float(np.sqrt(squares / (space.n_points * before.outputs.shape[2])))
     change, size = space.norm(after.states - before.states), space.norm(before.states)
     return Comparison(
         before.name,

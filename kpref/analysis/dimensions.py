@@ -1,8 +1,9 @@
 """Sizes of the operators of one network: traces, effective dimensions and Schmidt ranks.
 
 What structure gives exactly is exact, at any size: K at all points and along each kept axis, and the trace of
-``P P*`` of a map. The rest is estimated from random vectors, each number with its standard error; Schmidt ranks
-are those of a part of the trials where all of them would take too long.
+``P P*`` of a map. The rest is estimated from random vectors beside the leading modes, which are known by now, each
+number with its standard error; Schmidt ranks are those of a part of the trials where all of them would take too long.
+Beside the error of random vectors stands that of the finite number of trials (`kpref.analysis.trial_errors`).
 """
 
 from __future__ import annotations
@@ -13,31 +14,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref.analysis.trial_errors import errors_of_blocks, errors_of_kernel, errors_of_modes, trial_groups
 from kpref.flow import Flow
 from kpref.linearize import SiteForm
 from kpref.models import Field
-from kpref.operators import Structure, TensorOperator
+from kpref.operators import TensorOperator
 from kpref.space import TrajectorySpace
 from kpref.spectra import (
     Eigen,
     Estimate,
-    adjoint_trace,
-    effective_dimension,
     effective_schmidt_rank,
     kernel_effective_dimension,
     propagator_gram_trace,
     schmidt_spectrum,
-    trace,
 )
+from kpref.spectra.blocks import BlockEigen
+from kpref.spectra.deflated import beside_modes
+from kpref.spectra.paired_probes import DENSE_SIZE
+from kpref.spectra.symmetric import SymmetricForm
+from kpref.threads import serial_blas
 
-__all__ = ["KEPT", "Dimensions", "measure_dimensions", "ntk_trace", "schmidt_trials"]
+__all__ = ["DIMENSION_PROBES", "KEPT", "Dimensions", "measure_dimensions", "schmidt_probes", "schmidt_trials"]
 
 Array = npt.NDArray[Any]
 
 #: Axes along which K is looked at.
 KEPT = ("unit", "trial", "time")
-_TRACE_PROBES = 16
-_DIMENSION_PROBES = 18
+#: Random vectors beside the leading modes.
+DIMENSION_PROBES = 18
 _SCHMIDT_PRODUCTS = 768  # H a probe
 #: Products that an exact trace of P P* of a Runge-Kutta flow may take.
 _MOST_PRODUCTS = 256
@@ -59,10 +63,13 @@ class Dimensions:
         Trace and effective dimension of the NTK.
     propagator_trace, propagator : Estimate
         Those of ``P P*``.
-    kernel_schmidt, ntk_schmidt : Estimate
-        Effective Schmidt ranks.
+    kernel_schmidt, ntk_schmidt : Estimate or None
+        Effective Schmidt ranks; None where random vectors do not tell them.
     kernel_schmidt_trials, ntk_schmidt_trials : int
         On so many trials.
+    trial_errors : dict of str to float
+        Standard errors from the finite number of trials, by the keys of `kpref.analysis.quantities`; that of
+        ``effective_dimension_K`` relative to it. Empty with one trial.
     """
 
     kernel_kept: dict[str, Estimate]
@@ -70,13 +77,16 @@ class Dimensions:
     ntk: Estimate
     propagator_trace: Estimate
     propagator: Estimate
-    kernel_schmidt: Estimate
+    kernel_schmidt: Estimate | None
     kernel_schmidt_trials: int
-    ntk_schmidt: Estimate
+    ntk_schmidt: Estimate | None
     ntk_schmidt_trials: int
+    trial_errors: dict[str, float]
 
 
-def measure_dimensions(flow: Flow, modes: Eigen, kernel_part: Flow, ntk_part: Flow, seed: int) -> Dimensions:
+def measure_dimensions(
+    flow: Flow, modes: Eigen, propagator_modes: BlockEigen, kernel_part: Flow, ntk_part: Flow, seed: int
+) -> Dimensions:
     """Sizes of the operators of a flow.
 
     Parameters
@@ -84,23 +94,62 @@ def measure_dimensions(flow: Flow, modes: Eigen, kernel_part: Flow, ntk_part: Fl
     flow : Flow
     modes : Eigen
         Leading eigenpairs of its NTK.
+    propagator_modes : BlockEigen
+        Those of ``P P*``, by trial.
     kernel_part, ntk_part : Flow
         The same network on as many of the trials as the Schmidt ranks of K and of the NTK may take
         (`schmidt_trials`).
     seed : int
         Of the random vectors.
     """
+    groups = trial_groups(flow.space, seed)
+    errors: dict[str, float] = {}
+    whole = np.zeros((len(propagator_modes.values), *flow.space.shape))
+    whole[np.arange(len(whole)), propagator_modes.blocks] = propagator_modes.vectors
+    ntk = _sizes(flow.NTK, flow.space, modes.values, modes.vectors, groups, seed, "NTK", errors)
+    propagator = _sizes(flow.P.gram(), flow.space, propagator_modes.values, whole, groups, seed, "PP*", errors)
+    if groups is not None:
+        keys = ("trace_K", "effective_dimension_K", "effective_dimension_K_unit")
+        errors |= dict(zip(keys, errors_of_kernel(flow, groups), strict=True))
     return Dimensions(
         kernel_kept={axis: kernel_effective_dimension(flow, axis) for axis in KEPT},
-        ntk_trace=ntk_trace(flow, modes, seed),
-        ntk=effective_dimension(flow.NTK, probes=_DIMENSION_PROBES, seed=seed),
-        propagator_trace=_propagator_trace(flow, seed),
-        propagator=effective_dimension(flow.P.gram(), probes=_DIMENSION_PROBES, seed=seed),
+        ntk_trace=ntk[0],
+        ntk=ntk[1],
+        propagator_trace=_propagator_trace(flow) or propagator[0],
+        propagator=propagator[1],
         kernel_schmidt=_kernel_schmidt(kernel_part, seed),
         kernel_schmidt_trials=kernel_part.space.shape[0],
-        ntk_schmidt=effective_schmidt_rank(ntk_part.NTK, probes=_schmidt_probes(flow), seed=seed),
+        ntk_schmidt=_sampled_rank(ntk_part.NTK, seed),
         ntk_schmidt_trials=ntk_part.space.shape[0],
+        trial_errors=errors,
     )
+
+
+@serial_blas
+def _sizes(
+    op: TensorOperator,
+    space: TrajectorySpace,
+    values: Array,
+    modes: Array,
+    groups: Array | None,
+    seed: int,
+    key: str,
+    errors: dict[str, float],
+) -> tuple[Estimate, Estimate]:
+    """Trace and dimension of a positive operator with known modes; their errors from the trials go into `errors`."""
+    form = SymmetricForm(op)
+    if form.size <= max(DENSE_SIZE, len(values) + DIMENSION_PROBES):
+        matrix = form(np.eye(form.size, dtype=op.dtype)).astype(np.float64)
+        trace, square = float(np.trace(matrix)), float(np.square(matrix).sum())
+        found = [Estimate(each, 0.0, form.size, "exact") for each in (trace, trace**2 / square if square else 0.0)]
+        spread = None if groups is None else errors_of_blocks(matrix, form.coordinates, space, groups)
+    else:
+        seen = beside_modes(form, values, modes, DIMENSION_PROBES, seed)
+        found = [seen.trace(), seen.dimension()]
+        spread = None if groups is None else errors_of_modes(seen, values, form.coordinates, space, groups)
+    if spread is not None:
+        errors[f"trace_{key}"], errors[f"effective_dimension_{key}"] = spread
+    return found[0], found[1]
 
 
 def schmidt_trials(space: TrajectorySpace) -> tuple[int, int]:
@@ -110,50 +159,28 @@ def schmidt_trials(space: TrajectorySpace) -> tuple[int, int]:
     return min(trials, kernel), min(trials, ntk)
 
 
-def ntk_trace(flow: Flow, modes: Eigen, seed: int) -> Estimate:
-    """Trace of the NTK: the leading eigenvalues, and an estimate for what is orthogonal to the modes.
-
-    With the projection ``Q q = q - sum_i <v_i, q> v_i``, ``tr NTK = sum_i lambda_i + tr (Q D)(Q D)*``.
-    """
-    rest = adjoint_trace(_without(modes, flow) @ flow.D, probes=_TRACE_PROBES, seed=seed)
-    method = "exact" if rest.exact else f"leading {len(modes.values)} eigenvalues, random vectors for the rest"
-    value = float(modes.values.sum()) + rest.value
-    return Estimate(value, rest.standard_error, modes.n_products + rest.n_products, method)
-
-
-def _without(modes: Eigen, flow: Flow) -> TensorOperator:
-    """The orthogonal projection off some orthonormal modes."""
-    space, vectors = flow.space, modes.vectors
-    weighed = space.weigh(vectors)
-    flat, dual = vectors.reshape(len(vectors), -1), weighed.reshape(len(vectors), -1)
-
-    def project(batch: Array, along: Array, against: Array) -> Array:
-        rows = batch.reshape(len(batch), -1)
-        return np.asarray(rows - (rows @ against.T) @ along).reshape(batch.shape)
-
-    return TensorOperator(
-        lambda batch: project(batch, flat, dual),
-        lambda batch: project(batch, dual, flat),
-        space,
-        space,
-        flow.dtype,
-        "Q",
-        Structure(self_adjoint=True, positive=True),
-    )
-
-
-def _propagator_trace(flow: Flow, seed: int) -> Estimate:
+def _propagator_trace(flow: Flow) -> Estimate | None:
+    """That of ``P P*``, if it is exact."""
     _, steps, units = flow.space.shape
     if not isinstance(flow.model, Field) or steps * units <= _MOST_PRODUCTS:
         return Estimate(propagator_gram_trace(flow), 0.0, 0, "exact")
-    return trace(flow.P.gram(), probes=2 * _TRACE_PROBES, seed=seed)
+    return None
 
 
-def _kernel_schmidt(flow: Flow, seed: int) -> Estimate:
+def _kernel_schmidt(flow: Flow, seed: int) -> Estimate | None:
     if isinstance(flow.linearization, SiteForm):
         return Estimate(schmidt_spectrum(flow).effective_rank, 0.0, 0, "exact")
-    return effective_schmidt_rank(flow.K, probes=_schmidt_probes(flow), seed=seed)
+    return _sampled_rank(flow.K, seed)
 
 
-def _schmidt_probes(flow: Flow) -> int:
-    return int(np.clip(_SCHMIDT_PRODUCTS // flow.space.shape[2], 6, 32))
+def _sampled_rank(op: TensorOperator, seed: int) -> Estimate | None:
+    """The effective Schmidt rank, or None where the products that a report takes do not tell it."""
+    try:
+        return effective_schmidt_rank(op, probes=schmidt_probes(op.shape_in[-1]), seed=seed)
+    except RuntimeError:
+        return None
+
+
+def schmidt_probes(units: int) -> int:
+    """Probes for a Schmidt rank, so that their products stay about as many."""
+    return int(np.clip(_SCHMIDT_PRODUCTS // units, 8, 32))

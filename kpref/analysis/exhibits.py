@@ -2,38 +2,71 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kpref.coloring import TrialColoring
-from kpref.plots import plot_legend_of_trials
+from kpref.plots import STYLE, plot_legend_of_trials
+from kpref.plots.style import legend_columns, plain_names
 
-__all__ = ["Exhibit", "Panel", "draw_panel", "legend_panel"]
+__all__ = ["KINDS", "SIZE", "Exhibit", "Panel", "exhibit", "key_panel", "size_with_names", "with_own_names"]
 
-_SIZE = (4.9, 3.5)  # inches: three fit beside each other on a desk, one fills the width of a phone, readable on both
+#: File formats of figures, and what makes the same picture the same file.
+KINDS = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+#: Inches: three fit beside each other on a desk, one fills the width of a phone, readable on both.
+SIZE = (4.4, 3.15)
+_LONGEST_FILE_NAME = 80
 
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One picture.
+    """One picture, drawn when it is asked for.
 
     Attributes
     ----------
     name : str
-        Of its file.
-    png : bytes
+        Of its file, without the suffix.
     description : str
         In words, for those who do not see it.
+    draw : callable
+        Draws on the axes it is given.
+    size : tuple of float
+        In inches.
+    letter : str
+        By which captions call it; empty for keys of colours, which belong to all panels of an exhibit.
     """
 
     name: str
-    png: bytes
     description: str
+    draw: Callable[[Axes], object]
+    size: tuple[float, float] = SIZE
+    letter: str = ""
+
+    @functools.cached_property
+    def png(self) -> bytes:
+        """The picture as PNG."""
+        return self.picture("png")
+
+    def picture(self, kind: str) -> bytes:
+        """The picture as "png", "svg" or "pdf"."""
+        with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+            figure = Figure(figsize=self.size, layout="constrained")
+            self.draw(figure.add_subplot())
+            file = io.BytesIO()
+            figure.savefig(file, format=kind, metadata=KINDS[kind])
+        return file.getvalue()
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +90,53 @@ class Exhibit:
     panels: tuple[Panel, ...]
 
 
-def legend_panel(coloring: TrialColoring, name: str) -> Panel:
+def exhibit(section: str, title: str, caption: str, panels: Sequence[Panel], key: Panel | None = None) -> Exhibit:
+    """An exhibit whose panels are lettered A, B, C, ... where there are several, with a key of colours at the end."""
+    several = len(panels) > 1
+    lettered = [replace(panel, letter=_letter(index) if several else "") for index, panel in enumerate(panels)]
+    return Exhibit(section, title, caption, (*lettered, *([] if key is None else [key])))
+
+
+def size_with_names(names: Sequence[str]) -> tuple[float, float]:
+    """Of a panel with these names in its legend: `SIZE`, and what a legend below the axes takes."""
+    columns = legend_columns(plain_names(names))
+    rows = -(-min(len(names) + 1, 13) // columns) if columns else 0
+    return SIZE[0], SIZE[1] + (0.25 + 0.17 * rows if columns else 0.0)
+
+
+def _letter(index: int) -> str:
+    """A, ..., Z, AA, AB, ..."""
+    before, last = divmod(index, 26)
+    return (_letter(before - 1) if before else "") + string.ascii_uppercase[last]
+
+
+def key_panel(coloring: TrialColoring, name: str) -> Panel:
     """The colours of the trials, as a picture of its own."""
-    return draw_panel(
-        name, f"colours of the trials: {coloring.name}", lambda axes: plot_legend_of_trials(axes, coloring), (4.9, 0.8)
+    crowded = sum(map(len, coloring.category_names[:10])) > 40  # names are slanted then
+    return Panel(
+        name,
+        f"colours of the trials: {coloring.name}",
+        lambda ax: plot_legend_of_trials(coloring, ax),
+        (SIZE[0], 1.4 if crowded else 0.8),
     )
 
 
-def draw_panel(name: str, description: str, draw: Callable[[Axes], object], size: tuple[float, float] = _SIZE) -> Panel:
-    """Draw on the axes of a new figure, and keep it as PNG."""
-    figure = Figure(figsize=size, layout="constrained")
-    draw(figure.add_subplot())
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return Panel(f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.png", file.getvalue(), description)
+def with_own_names(exhibits: Sequence[Exhibit]) -> list[Exhibit]:
+    """The exhibits, names of their panels changed so that each is a file of its own on every file system.
+
+    Letters, digits, dots, dashes and underscores, at most 80 of them, not the same up to upper and lower case.
+    """
+    taken: set[str] = set()
+
+    def own(panel: Panel) -> Panel:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", panel.name)
+        if len(stem) > _LONGEST_FILE_NAME:
+            stem = f"{stem[:40]}_{stem[-(_LONGEST_FILE_NAME - 41) :]}"
+        name, number = stem, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.lower())
+        return replace(panel, name=name)
+
+    return [replace(shown, panels=tuple(own(panel) for panel in shown.panels)) for shown in exhibits]

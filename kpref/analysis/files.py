@@ -12,11 +12,22 @@ import numpy as np
 
 from kpref.analysis.comparison import Study
 from kpref.analysis.numbers import Analysis
+from kpref.analysis.provenance import circumstances
 
-__all__ = ["report_files"]
+__all__ = ["FIGURE_FORMATS", "report_files"]
+
+#: Formats of the figures beside the page.
+FIGURE_FORMATS = ("png", "svg", "pdf")
 
 
-def report_files(study: Study, started: float, tick: Callable[[object], object]) -> dict[str, bytes]:
+def report_files(
+    study: Study,
+    started: float,
+    tick: Callable[[object], object],
+    *,
+    figures: str = "png",
+    save_modes: bool = False,
+) -> dict[str, bytes]:
     """Every file of the report, by name.
 
     Parameters
@@ -26,6 +37,10 @@ def report_files(study: Study, started: float, tick: Callable[[object], object])
         `time.monotonic` at the start of the work.
     tick : callable
         Called before each figure.
+    figures : {"png", "svg", "pdf"}
+        Format of the figures beside the page.
+    save_modes : bool
+        Whether to add the eigenfunctions, ``modes.npz``, which may be the largest file by far.
 
     Returns
     -------
@@ -34,16 +49,25 @@ def report_files(study: Study, started: float, tick: Callable[[object], object])
     """
     # Here and not above: matplotlib is slow to import, and `kpref analyze --help` does not need it.
     from kpref.analysis.figures import draw_exhibits
-    from kpref.analysis.metrics import metrics
+    from kpref.analysis.metrics import metrics, metrics_table
     from kpref.analysis.report import render
 
     exhibits = draw_exhibits(study, tick)
-    files = {panel.name: panel.png for exhibit in exhibits for panel in exhibit.panels}
-    study.facts["seconds"] = f"{time.monotonic() - started:.0f}"
-    files["modes.npz"] = _modes_file(study.analyses)
-    files["report.html"] = render(study, exhibits).encode()
+    files: dict[str, bytes] = {}
+    pictures: dict[str, str] = {}
+    for exhibit in exhibits:
+        for panel in exhibit.panels:
+            name = f"{panel.name}.{figures}"
+            files[name] = panel.png if figures == "png" else panel.picture(figures)
+            pictures[name] = f"{exhibit.title}, {panel.letter or 'figure'}: {panel.description}"
+            tick(panel)
+    study.facts.update(circumstances(), seconds=f"{time.monotonic() - started:.0f}")
+    files["metrics.csv"] = metrics_table(study).encode()
+    if save_modes:
+        files["modes.npz"] = _modes_file(study.analyses)
+    files["report.html"] = render(study, exhibits, [*files, "metrics.json"]).encode()
     names = sorted([*files, "metrics.json"])
-    content = {"program": "kpref", "files": names, **metrics(study)}
+    content = {"program": "kpref", "files": names, "figures": pictures, **metrics(study)}
     files["metrics.json"] = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False).encode()
     return files
 

@@ -3,45 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kpref.analysis.comparison import Study
 from kpref.analysis.numbers import Analysis
+from kpref.analysis.step_test import PREDICTED_STEP
+from kpref.analysis.symptoms import rising_loss, symptoms
+from kpref.analysis.wording import LEVEL, number, with_error, with_interval
+from kpref.spectra import Lyapunov
+from kpref.spectra.lyapunov import TooShort
 
-__all__ = ["findings", "number", "with_error"]
+__all__ = ["findings"]
 
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def number(value: float, digits: int = 3) -> str:
-    """A number for people: ``0.0316``, ``169,000``, ``2.1×10⁻¹⁴``."""
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
-    mantissa, power = f"{value:.{digits - 1}e}".split("e")
-    exponent = int(power)
-    if -4 <= exponent < 6:
-        rounded = float(f"{mantissa}e{power}")
-        return f"{rounded:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
-    return f"{mantissa.replace('-', '−')}×10{str(exponent).translate(_SUPERSCRIPTS)}"
-
-
-def with_error(value: float, error: float | None) -> str:
-    """A number with its error; the number has no more digits than that supports."""
-    if value != value:
-        return "–"
-    if not error or error != error:
-        return number(value)
-    digits = 2 + _power(value) - _power(error) if value else 2
-    return f"{number(value, max(2, min(digits, 5)))} ± {number(error, 2)}"
-
-
-def _power(value: float) -> int:
-    return int(f"{value:e}".split("e")[1])
+Array = npt.NDArray[Any]
 
 
 def findings(study: Study) -> list[str]:
-    """Three to six sentences on a study, the most important first.
+    """Sentences on a study, the most important first: three to six, and what is wrong with a network before them.
 
     Parameters
     ----------
@@ -53,7 +34,10 @@ def findings(study: Study) -> list[str]:
     """
     first, last = study.analyses[0], study.analyses[-1]
     sentences = [
-        _performance(first, last), _concentration(last, first), _dimensions(study), _prediction(study), _turning(study)
+        *rising_loss(study.analyses),
+        *(symptom for analysis in study.analyses for symptom in symptoms(analysis)),
+        _performance(first, last), _concentration(last, first), _dimensions(study), _prediction(study),
+        _turning(study), _steps_of_method(study),
     ]  # fmt: skip
     return [sentence for sentence in sentences if sentence] + [_trust(study)]
 
@@ -71,12 +55,13 @@ def _performance(first: Analysis, last: Analysis) -> str:
 
 
 def _concentration(last: Analysis, first: Analysis) -> str:
-    values, share = last.ntk_modes.values, last.ntk_modes.values.sum() / (last.dimensions.ntk_trace.value or 1.0)
-    text = f"In {last.name} the first {len(values)} modes of the NTK hold {share:.0%} of its trace"
-    if first is not last:
-        earlier = first.ntk_modes.values.sum() / (first.dimensions.ntk_trace.value or 1.0)
-        text += f" ({earlier:.0%} in {first.name})"
-    if last.shares is not None:
+    share = _share(last)
+    if math.isnan(share):
+        return f"The NTK of {last.name} is zero: no small change of its parameters moves a state."
+    text = f"In {last.name} the first {len(last.ntk_modes.values)} modes of the NTK hold {share:.0%} of its trace"
+    if first is not last and not math.isnan(_share(first)):
+        text += f" ({_share(first):.0%} in {first.name})"
+    if last.shares is not None and np.isfinite([last.shares.rate, last.shares.error]).all():
         rate, error = last.shares.rate.sum(), last.shares.error.sum()
         text += (
             f"; they carry {rate:.0%} of the speed at which gradient descent lowers the loss, and {error:.1%} of the "
@@ -85,30 +70,57 @@ def _concentration(last: Analysis, first: Analysis) -> str:
     return text + "."
 
 
+def _share(analysis: Analysis) -> float:
+    """What the leading modes hold of the trace of the NTK; NaN if that is zero."""
+    trace = analysis.dimensions.ntk_trace.value
+    return float(analysis.ntk_modes.values.sum()) / trace if trace > 0 else math.nan
+
+
 def _dimensions(study: Study) -> str:
     last = study.analyses[-1]
     ends = [study.analyses[0], last] if len(study.analyses) > 1 else [last]
-    known = [(a.name, a.dimensions.ntk) for a in ends]
-    sizes = " and ".join(f"{with_error(ntk.value, ntk.standard_error)} in {name}" for name, ntk in known)
-    text = f"The effective dimension of the NTK is {sizes}"
+    known = [(a.name, a.dimensions.ntk) for a in ends if a.dimensions.ntk.value > 0]
+    sizes = " and ".join(f"{with_interval(ntk.value, *ntk.interval(LEVEL))} in {name}" for name, ntk in known)
+    parts = [f"The effective dimension of the NTK is {sizes}", _growth(last, study.integration is None)]
+    text = "; ".join(part for part in (parts if known else parts[1:]) if part)
+    return f"{text}." if text else ""
+
+
+def _growth(last: Analysis, discrete: bool) -> str:
     exponents = last.stability.exponents
-    largest, error = float(exponents.mean[0]), float(exponents.standard_error[0])
+    largest, error = float(exponents.mean[0]), float(exponents.trial_error[0])
+    if largest == -math.inf:
+        return f"{last.name} forgets at once: some step of a trial keeps nothing of the state before it"
     if not math.isfinite(largest):
-        return text + "."
-    per, several = ("step", "steps") if study.integration is None else ("unit of time", "units of time")
+        return ""
+    per, several = ("step", "steps") if discrete else ("unit of time", "units of time")
     value = f"{with_error(largest, error)} nats per {per}"
-    text += f"; the largest finite-time Lyapunov exponent of {last.name} is {value}"
+    text = f"{last.name} has a largest finite-time Lyapunov exponent of {value}"
     if abs(largest) <= 2 * error or largest == 0:
-        return text + ", not to be told from zero, at which small differences are kept."
+        return f"{text}, not to be told from zero, at which small differences are kept"
     fate = "grow" if largest > 0 else "fade"
-    return text + f": small differences {fate} by a factor e in {number(1 / abs(largest), 2)} {several}."
+    text += f": small differences {fate} by a factor e in {number(1 / abs(largest), 2)} {several}"
+    return text + _in_the_long_run(exponents)
+
+
+def _in_the_long_run(exponents: Lyapunov) -> str:
+    try:
+        low, high = exponents.estimates[0].interval()
+    except TooShort:
+        return "; the trials are too short and too few to tell it for longer ones"
+    return f"; for ever longer trials the exponent lies between {number(low, 2)} and {number(high, 2)} (95 %)"
 
 
 def _prediction(study: Study) -> str:
     steps = [(a.name, a.step) for a in study.analyses if a.step is not None]
     if not steps:
         return ""
-    slopes = [step.slope for _, step in steps if step.slope is not None]
+    tests = [(a.name, check) for a in study.analyses for check in a.check.checks if check.name == PREDICTED_STEP]
+    wrong = [f"{name}: {check.verdict}" for name, check in tests if not check.passed]
+    if wrong:
+        return f"The predicted change of the states, −η NTK Err, is NOT what really happens ({'; '.join(wrong)})."
+    measured = [name for name, check in tests if not check.idle]
+    slopes = [step.slope for name, step in steps if name in measured and step.slope is not None]
     limits = []
     for name, step in steps:
         good = step.etas[step.relative_error <= 0.1]
@@ -119,7 +131,10 @@ def _prediction(study: Study) -> str:
     if slopes:
         low, high = f"{min(slopes):.3f}", f"{max(slopes):.3f}"
         text += f": the difference falls as η to the power {low if low == high else f'{low} to {high}'} (theory: 2)"
-    return text + (f", and it stays below 10 % of the change up to {' and '.join(limits)}." if limits else ".")
+    if limits:
+        text += f", and it stays below 10 % of the change up to {' and '.join(limits)}"
+    unmeasured = [f"in {name} {check.verdict}" for name, check in tests if check.idle]
+    return text + (f"; {'; '.join(unmeasured)}." if unmeasured else ".")
 
 
 def _turning(study: Study) -> str:
@@ -128,23 +143,46 @@ def _turning(study: Study) -> str:
     comparison = study.comparisons[-1]
     by_name = {analysis.name: analysis for analysis in study.analyses}
     before, after = by_name[comparison.before], by_name[comparison.after]
-    ratio = after.ntk_modes.values[0] / (before.ntk_modes.values[0] or math.nan)
-    gain = after.propagator_modes.values[0] / (before.propagator_modes.values[0] or math.nan)
-    grew = f"multiplied the largest eigenvalue of the NTK by {number(ratio)} and that of P P* by {number(gain)}"
+    grew = "multiplied the largest eigenvalue of the NTK by " + _ratio(after.ntk_modes.values, before.ntk_modes.values)
+    grew += f" and that of P P* by {_ratio(after.propagator_modes.values, before.propagator_modes.values)}"
     dimensions = (
         f"the effective dimension of K went from {number(before.kernel.effective_dimension)} to "
         f"{number(after.kernel.effective_dimension)}"
     )
+    text = f"From {before.name} to {after.name} training {grew}; {dimensions}"
+    if not (before.ntk_modes.values[0] > 0 and after.ntk_modes.values[0] > 0):
+        return text + "."
     degrees = np.degrees(comparison.angles)
     return (
-        f"From {before.name} to {after.name} training {grew}; {dimensions}, and the spaces of the leading NTK modes "
-        f"share {comparison.overlap:.0%} (angles of {degrees[0]:.0f}° to {degrees[-1]:.0f}°)."
+        f"{text}, and the spaces of the leading NTK modes share {comparison.overlap:.0%} "
+        f"(angles of {degrees[0]:.0f}° to {degrees[-1]:.0f}°)."
     )
+
+
+def _ratio(after: Array, before: Array) -> str:
+    """Of two largest eigenvalues."""
+    return (
+        number(float(after[0] / before[0])) if before[0] > 0 else f"no factor, being {number(float(before[0]))} before"
+    )
+
+
+def _steps_of_method(study: Study) -> str:
+    """How good the steps of a continuous-time method are."""
+    found = [(a.name, a.check.step_size) for a in study.analyses]
+    words = [f"{name}: {step.in_words()}" for name, step in found if step is not None and step.stable]
+    return f"{'; '.join(words)}." if words else ""
 
 
 def _trust(study: Study) -> str:
     checks = [check for analysis in study.analyses for check in analysis.check.checks]
-    failed = [check.name for check in checks if not check.passed]
+    failed = [check for check in checks if not check.passed]
     if failed:
-        return f"{len(failed)} of {len(checks)} self-checks FAILED ({', '.join(failed)}): do not rely on this report."
+        words = "; ".join(f"{check.name}: {check.verdict}" if check.verdict else check.name for check in failed)
+        return f"{len(failed)} of {len(checks)} self-checks FAILED ({words}): do not rely on this report."
+    idle = [check.name for check in checks if check.idle]
+    if idle:
+        return (
+            f"{len(checks) - len(idle)} of {len(checks)} self-checks of the operators passed, at this network and "
+            f"these trials; the others had nothing to test ({', '.join(dict.fromkeys(idle))})."
+        )
     return f"All {len(checks)} self-checks of the operators passed, at this network and these trials."

@@ -1,7 +1,9 @@
-"""The numbers of a report as plain data for ``metrics.json``, each group with a word on how far it can be trusted."""
+"""The numbers of a report as plain data, for ``metrics.json`` and ``metrics.csv``, and how far each can be trusted."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from typing import Any
 
@@ -12,16 +14,25 @@ from kpref.analysis.comparison import Comparison, Study
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.quantities import quantities
 from kpref.analysis.stability import NORM_TOLERANCE
+from kpref.analysis.wording import LEVEL, interval_of
+from kpref.spectra import Lyapunov
+from kpref.spectra.lyapunov import TooShort
 
-__all__ = ["HOW", "metrics"]
+__all__ = ["HOW", "SCHEMA", "metrics", "metrics_table"]
+
+#: Of the entries of ``metrics.json``: raised where one is renamed, removed or means another thing.
+SCHEMA = 1
 
 HOW = {
     "loss": "exact to rounding",
     "kernel": "exact to rounding: all nonzero eigenvalues from one dense problem for each unit",
     "eigenvalues": "iterated (Lanczos): each is within residual * largest eigenvalue of an exact one",
-    "ntk_trace": "estimated: leading eigenvalues plus Hutchinson's estimate of the rest, with its standard error",
-    "metrics": "each with words of its own; standard_error is 0 for exact values, null where nothing tells it",
-    "lyapunov": "exact to rounding for each trial; mean over trials with its standard error, nats per step or time",
+    "ntk_trace": "estimated: leading eigenvalues plus random vectors for the rest, with its standard error",
+    "metrics": "each with words of its own; standard_error is 0 for exact values, null where nothing tells it; "
+    "interval: 95 %, over random vectors; trial_error: standard error from the finite number of trials, by a jackknife "
+    "over groups of them; products_for_5_percent: where half the interval is wider than that",
+    "lyapunov": "finite-time exponents exact to rounding for each trial; mean over trials with its standard error, "
+    "nats per step or time; system_interval_95: intervals for what they tend to as trials get longer",
     "trial_norms": f"iterated (Lanczos), relative residual of the square at most {NORM_TOLERANCE:g}, on "
     "stability_trials, as lyapunov",
     "growth": "log of a singular value, exact to rounding, on the trials listed",
@@ -51,6 +62,7 @@ def metrics(study: Study) -> dict[str, Any]:
     """
     objective, integration = study.objective, study.integration
     content = {
+        "schema": SCHEMA,
         "version": __version__,
         "facts": study.facts,
         "notes": list(study.notes),
@@ -63,6 +75,41 @@ def metrics(study: Study) -> dict[str, Any]:
     }
     plain: dict[str, Any] = _plain(content)
     return plain
+
+
+_COLUMNS = ("checkpoint", "key", "label", "value", "standard_error", "interval_low", "interval_high",
+            "trial_error", "how")  # fmt: skip
+
+
+def metrics_table(study: Study) -> str:
+    """A study as CSV: a row for each metric of each checkpoint, and a head.
+
+    Columns: checkpoint, key, label, value, standard_error, interval_low and interval_high (95 %, over random vectors),
+    trial_error (standard error from the finite number of trials), how. A number that is
+    not known, or not finite, is an empty field; all others have the digits that identify them.
+    """
+    file = io.StringIO()
+    rows = csv.writer(file, lineterminator="\r\n")  # RFC 4180
+    rows.writerow(_COLUMNS)
+    for analysis in study.analyses:
+        single = [
+            ("loss", "loss", analysis.loss),
+            ("accuracy", "share of correct answers", analysis.accuracy),
+            ("error_norm", "size of the error, |Err|", analysis.error_norm),
+            ("loss_rate", "change of the loss per unit η", analysis.loss_rate),
+            ("states_rms", "rms of the states", analysis.states_rms),
+        ]
+        for key, label, value in single:
+            if value is not None:
+                rows.writerow([analysis.name, key, label, _field(value), "0", *[_field(value)] * 2, "", "exact"])
+        for quantity in quantities(analysis):
+            numbers = (quantity.value, quantity.error, *interval_of(quantity), quantity.trial_error)
+            rows.writerow([analysis.name, quantity.key, quantity.label, *map(_field, numbers), quantity.how])
+    return file.getvalue()
+
+
+def _field(number: float | None) -> str:
+    return "" if number is None or not math.isfinite(number) else repr(float(number))
 
 
 def _checkpoint(analysis: Analysis) -> dict[str, Any]:
@@ -78,7 +125,7 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
         "accuracy": analysis.accuracy,
         "error_norm": analysis.error_norm,
         "loss_rate": analysis.loss_rate,
-        "states_rms": float(np.sqrt(np.mean(analysis.states**2))),
+        "states_rms": analysis.states_rms,
         "kernel": {
             "leading": kernel.values[: len(analysis.kernel_modes.values)],
             "trace": kernel.trace,
@@ -92,14 +139,23 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
         "ntk_trace": {
             "value": analysis.dimensions.ntk_trace.value,
             "standard_error": analysis.dimensions.ntk_trace.standard_error,
+            "interval": analysis.dimensions.ntk_trace.interval(LEVEL),
         },
         "metrics": {
-            quantity.key: {"value": quantity.value, "standard_error": quantity.error, "how": quantity.how}
+            quantity.key: {
+                "value": quantity.value,
+                "standard_error": quantity.error,
+                "interval": interval_of(quantity),
+                "trial_error": quantity.trial_error,
+                "products_for_5_percent": quantity.products_needed,
+                "how": quantity.how,
+            }
             for quantity in quantities(analysis)
         },
         "lyapunov": {
             "mean": stability.exponents.mean,
-            "standard_error": stability.exponents.standard_error,
+            "standard_error": stability.exponents.trial_error,
+            "system_interval_95": _system_interval(stability.exponents),
             "times": stability.exponents.times,
             "running_mean": stability.exponents.running.mean(axis=0),
         },
@@ -128,6 +184,14 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
     }
 
 
+def _system_interval(exponents: Lyapunov) -> list[Any] | None:
+    """Ends of the intervals for the exponents of the system, (k,) each; None where the trials do not tell them."""
+    try:
+        return list(exponents.interval())
+    except TooShort:
+        return None
+
+
 def _self_check(analysis: Analysis) -> dict[str, Any]:
     differences = analysis.check.differences
     return {
@@ -140,6 +204,8 @@ def _self_check(analysis: Analysis) -> dict[str, Any]:
                 "bound": check.bound,
                 "bound_from": check.reason,
                 "passed": check.passed,
+                "status": check.status,
+                "verdict": check.verdict,
             }
             for check in analysis.check.checks
         ],

@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from kpref.analysis.alignments import align_tasks, aligned
 from kpref.analysis.dimensions import Dimensions, measure_dimensions, schmidt_trials
+from kpref.analysis.mode_checks import ASKED, kernel_checks, mode_check, whole_vectors
 from kpref.analysis.profile import Profile, leading_profile
-from kpref.analysis.selfcheck import Check, SelfCheck, log_slope, self_check
+from kpref.analysis.selfcheck import SelfCheck, longest_sum, self_check
 from kpref.analysis.settings import Integration, Objective
 from kpref.analysis.stability import Stability, growth_trials, measure_stability, stability_trials
+from kpref.analysis.step_test import StepTest, measure_steps, step_checks
 from kpref.flow import Flow
 from kpref.gradient import GradientFlow
-from kpref.loss import evaluate_loss
 from kpref.models import Field, Model, Rate
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
@@ -54,10 +55,6 @@ Array = npt.NDArray[Any]
 STAGES = 8
 #: Eigenfunctions of the NTK that are drawn.
 SHOWN_MODES = 3
-#: Predicted relative changes of the states at which the prediction is put to the test, largest first.
-_STEP_SIZES = 10.0 ** -np.arange(0.0, 5.5, 0.5)
-#: The prediction is shown at the largest step at which it is off by no more than this.
-_GOOD_ERROR = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,44 +74,6 @@ class ErrorShares:
 
 
 @dataclass(frozen=True, eq=False)
-class StepTest:
-    """Predicted against realised change after a parameter step ``-eta grad``, for several learning rates eta.
-
-    Attributes
-    ----------
-    etas : ndarray, shape (m,)
-        Learning rates, decreasing. Those at which the network overflows are left out.
-    predicted, gap : ndarray, shape (m,)
-        ``|eta dz|`` and ``|dz_real - eta dz|`` in the norm of the space.
-    slope : float or None
-        Of log(gap) against log(eta) for small steps, 2 for a correct first-order prediction; None if too few steps.
-    loss_predicted, loss_realised : ndarray, shape (m,)
-        Change of the loss.
-    chosen : int
-        Index of the step that is drawn: the largest whose relative error is at most 10 %.
-    predicted_profile : Profile
-        Of ``eta dz`` at the chosen step.
-    realised_amplitude : ndarray, shape (B, T)
-        Component of the realised change along the same direction.
-    """
-
-    etas: Array
-    predicted: Array
-    gap: Array
-    slope: float | None
-    loss_predicted: Array
-    loss_realised: Array
-    chosen: int
-    predicted_profile: Profile
-    realised_amplitude: Array
-
-    @property
-    def relative_error(self) -> Array:
-        """``|dz_real - eta dz| / |eta dz|``, shape (m,)."""
-        return self.gap / self.predicted
-
-
-@dataclass(frozen=True, eq=False)
 class Analysis:
     """What is known of one checkpoint.
 
@@ -130,6 +89,7 @@ class Analysis:
     times : ndarray, shape (T,), or None
         The times of the trials in continuous time.
     states : ndarray, shape (B, T, H)
+        Zero after the end of a trial, as are outputs.
     flow : Flow
         The network on its trials, for comparisons.
     kernel : KernelSpectrum
@@ -155,8 +115,8 @@ class Analysis:
     shares : ErrorShares or None
     step : StepTest or None
     tasks : TaskAlignment or None
-        Alignment of the sub-tasks that the labels stand for; None without a label for each trial, or with more than
-        `kpref.analysis.alignments.MOST_TASKS` of them.
+        Alignment of the sub-tasks that conditions or labels stand for; None without one for each trial, or with more
+        than `kpref.analysis.alignments.MOST_TASKS` of them.
     """
 
     name: str
@@ -184,6 +144,11 @@ class Analysis:
     step: StepTest | None = None
     tasks: TaskAlignment | None = None
 
+    @property
+    def states_rms(self) -> float:
+        """Root mean square of the states, over units and the points that exist."""
+        return float(np.sqrt(np.square(self.states).sum() / (self.space.n_points * self.space.shape[2])))
+
 
 def analyze_checkpoint(
     name: str,
@@ -197,8 +162,9 @@ def analyze_checkpoint(
     progress: Callable[[str], object] | None = None,
     tick: Callable[[object], object] | None = None,
     integration: Integration | None = None,
+    z0: Array | None = None,
 ) -> Analysis:
-    """Analyze one network on its trials; the initial states are zero.
+    """Analyze one network on its trials.
 
     Parameters
     ----------
@@ -221,6 +187,8 @@ def analyze_checkpoint(
         Called now and then while a stage lasts, from several threads; its argument means nothing.
     integration : Integration, optional
         For a model in continuous time, and only then.
+    z0 : ndarray, shape (H,) or (B, H), optional
+        Initial states, shared or one a trial; zero by default.
 
     Returns
     -------
@@ -239,21 +207,22 @@ def analyze_checkpoint(
     tell("running the network")
 
     def flow_on(chosen: Array) -> Flow:
-        inputs = trials.inputs if len(chosen) == trials.n_trials else trials.inputs[chosen]
-        return Flow(model, inputs, measure=measure, **({} if integration is None else integration.arguments()))
+        part = trials if len(chosen) == trials.n_trials else trials.subset(chosen)
+        initial = z0[chosen] if z0 is not None and z0.ndim == 2 else z0
+        return Flow(model, part, initial, measure=measure, **({} if integration is None else integration.arguments()))
 
     flow = flow_on(np.arange(trials.n_trials))
     k = min(modes, flow.space.size)
     tell("spectrum of K")
     kernel = kernel_spectrum(flow, progress=tick)
-    kernel_modes = block_eigh(flow.K, k, axis=2, seed=seed, progress=tick)
+    kernel_modes = block_eigh(flow.K, k, axis=2, seed=seed, tol=ASKED, progress=tick)
     tell("modes of P P*")
-    propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed, progress=tick)
+    propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed, tol=ASKED, progress=tick)
     tell("modes of the NTK")
-    ntk_modes = eigh(flow.NTK, k, seed=seed, progress=tick)
+    ntk_modes = eigh(flow.NTK, k, seed=seed, tol=ASKED, progress=tick)
     tell("traces and dimensions")
     few, fewer = (flow_on(evenly_spread(trials.n_trials, number)) for number in schmidt_trials(flow.space))
-    dimensions = measure_dimensions(flow, ntk_modes, few, fewer, seed)
+    dimensions = measure_dimensions(flow, ntk_modes, propagator_modes, few, fewer, seed)
     kernel_ntk = aligned(flow.K, flow.NTK, seed)
     tell("norms and exponents")
     some, followed = (
@@ -262,6 +231,15 @@ def analyze_checkpoint(
     stability = measure_stability(propagator_modes, flow_on(some), some, flow_on(followed), followed, seed)
     tell("self-check")
     check = self_check(flow, seed, progress=tick)
+    terms = longest_sum(flow)
+    gram, propagated = flow.P.gram(), whole_vectors(propagator_modes, flow.space.shape, axis=0)
+    check = check.extended(
+        [
+            *kernel_checks(flow.K, kernel, kernel_modes, terms, seed),
+            mode_check(gram, propagator_modes.values, propagated, terms),
+            mode_check(flow.NTK, ntk_modes.values, ntk_modes.vectors, terms),
+        ]
+    )
     analysis = Analysis(
         name=name,
         model=_in_words(model),
@@ -277,7 +255,7 @@ def analyze_checkpoint(
         dimensions=dimensions,
         stability=stability,
         kernel_ntk=kernel_ntk,
-        check=replace(check, checks=(*check.checks, _spectrum_check(kernel, kernel_modes))),
+        check=check,
         discretisation=_discretisation(flow, ntk_modes) if isinstance(model, Field) else None,
     )
     tell("gradient flow and steps")
@@ -305,8 +283,9 @@ def evenly_spread(total: int, number: int) -> Array:
 def _with_loss(
     analysis: Analysis, gradient: GradientFlow, readout: Readout, trials: Trials, objective: Objective
 ) -> Analysis:
-    space, moving = analysis.space, bool(gradient.grad_theta.any())
-    value = gradient.loss_value
+    space, value = analysis.space, gradient.loss_value
+    moving = bool(gradient.grad_theta.any())
+    step = measure_steps(gradient, readout, objective.arguments(trials)) if moving else None
     return replace(
         analysis,
         loss=gradient.loss,
@@ -314,50 +293,19 @@ def _with_loss(
         error_norm=space.norm(gradient.err),
         loss_rate=gradient.loss_rate,
         outputs=value.outputs,
-        shares=_error_shares(analysis.ntk_modes, gradient, space) if moving else None,
-        step=_step_test(gradient, readout, trials, objective) if moving else None,
+        shares=_error_shares(analysis.ntk_modes, gradient, space),
+        step=step,
         tasks=align_tasks(gradient, trials) if moving else None,
+        check=analysis.check if step is None else analysis.check.extended(step_checks(step)),
     )
 
 
-def _error_shares(modes: Eigen, gradient: GradientFlow, space: TrajectorySpace) -> ErrorShares:
-    overlaps = np.array([space.inner(gradient.err, v) for v in modes.vectors]) ** 2
-    return ErrorShares(overlaps / space.norm(gradient.err) ** 2, modes.values * overlaps / -gradient.loss_rate)
-
-
-def _step_test(gradient: GradientFlow, readout: Readout, trials: Trials, objective: Objective) -> StepTest | None:
-    flow, arguments = gradient.flow, objective.arguments(trials)
-    space, states = flow.space, flow.states
-    size, unit = space.norm(states), space.norm(gradient.dz)
-    rows: list[tuple[float, ...]] = []
-    chosen, drawn = -1, None
-    for eta in _STEP_SIZES * (size / unit):
-        try:
-            change = gradient.realised(float(eta))
-        except ValueError:  # the step is so large that the network overflows
-            continue
-        after = evaluate_loss(states + change, space, readout, **arguments).value
-        gap = space.norm(change - eta * gradient.dz)
-        rows.append((eta, eta * unit, gap, eta * gradient.loss_rate, after - gradient.loss))
-        if drawn is None or rows[chosen][2] > _GOOD_ERROR * rows[chosen][1]:
-            chosen, drawn = len(rows) - 1, change
-    if drawn is None:
+def _error_shares(modes: Eigen, gradient: GradientFlow, space: TrajectorySpace) -> ErrorShares | None:
+    size, rate = space.norm(gradient.err) ** 2, -gradient.loss_rate
+    if size == 0 or rate == 0:  # or so small that their squares are
         return None
-    etas, predicted, gap, loss_predicted, loss_realised = np.array(rows).T
-    profile = leading_profile(etas[chosen] * gradient.dz, space)
-    # Below this, rounding of the states is part of the gap; above it, so are higher orders.
-    rounding = np.finfo(float).eps * size
-    return StepTest(
-        etas=etas,
-        predicted=predicted,
-        gap=gap,
-        slope=log_slope(etas, gap, (gap > 1e3 * rounding) & (gap < 0.01 * predicted)),
-        loss_predicted=loss_predicted,
-        loss_realised=loss_realised,
-        chosen=chosen,
-        predicted_profile=profile,
-        realised_amplitude=drawn @ profile.direction,
-    )
+    overlaps = np.array([space.inner(gradient.err, v) for v in modes.vectors]) ** 2
+    return ErrorShares(overlaps / size, modes.values * overlaps / rate)
 
 
 def _discretisation(flow: Flow, modes: Eigen) -> float:
@@ -365,19 +313,3 @@ def _discretisation(flow: Flow, modes: Eigen) -> float:
     mode = modes.vectors[0]
     exact = flow.NTK(mode)
     return flow.space.norm(flow.P(flow.K(flow.P.star(mode))) - exact) / (flow.space.norm(exact) or 1.0)
-
-
-def _spectrum_check(kernel: KernelSpectrum, modes: BlockEigen) -> Check:
-    exact = kernel.values[: len(modes.values)]
-    found = modes.values[: len(exact)]
-    scale = exact[0] or 1.0
-    terms = kernel.unit_values.shape[1]
-    # Weyl and Bauer-Fike: either side is off by no more than its own residual; the dense one by n units of rounding.
-    bound = float(modes.residuals.max()) + terms * np.finfo(float).eps
-    return Check(
-        "leading eigenvalues of K",
-        "iterated = exact spectrum",
-        float(np.abs(exact - found).max() / scale),
-        bound,
-        f"residual of the iteration, and n u for matrices of n = {terms:,} columns",
-    )

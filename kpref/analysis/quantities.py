@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kpref.analysis.dimensions import KEPT, Dimensions
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.stability import NORM_TOLERANCE
+from kpref.analysis.wording import LEVEL
 from kpref.spectra import Estimate
 
 __all__ = ["Quantity", "alignment_words", "quantities"]
@@ -18,6 +19,9 @@ __all__ = ["Quantity", "alignment_words", "quantities"]
 Array = npt.NDArray[Any]
 
 _EXACT = "exact"
+_OTHER_TRIALS = "± standard error from the choice of trials (jackknife over groups of them)"
+#: Half the width of an interval, relative to the value, that is called accurate.
+_ACCURACY = 0.05
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,14 @@ class Quantity:
         Standard error, or a bound where `how` says so; 0 for exact values; None where there is nothing to tell it from.
     how : str
         Exact, estimated, iterated or a mean; and how well it is known.
+    interval : tuple of float, or None
+        Of 95 %, over the random vectors, for what is estimated from them.
+    trial_error : float or None
+        Standard error from the finite number of trials, another thing than the error of random vectors: how far the
+        number would change with other trials of the same kind (jackknife over groups of trials). None where it is not
+        computed.
+    products_needed : int or None
+        About how many products would take half the width of the interval below 5 %, where it is wider.
     """
 
     key: str
@@ -44,6 +56,9 @@ class Quantity:
     value: float
     error: float | None
     how: str
+    interval: tuple[float, float] | None = None
+    trial_error: float | None = None
+    products_needed: int | None = None
 
 
 def quantities(analysis: Analysis) -> tuple[Quantity, ...]:
@@ -57,45 +72,56 @@ def quantities(analysis: Analysis) -> tuple[Quantity, ...]:
 
 def alignment_words() -> str:
     """How an alignment is known that is not exact."""
-    return "estimated from random vectors, ± standard error (jackknife)"
+    return "estimated from random vectors, 95 % interval"
 
 
-def _of(key: str, label: str, group: str, estimate: Estimate, how: str = "") -> Quantity:
+def _of(
+    key: str, label: str, group: str, estimate: Estimate, how: str = "", trial_error: float | None = None
+) -> Quantity:
     words = _EXACT if estimate.exact else how
-    return Quantity(key, label, group, estimate.value, estimate.standard_error, words)
+    if trial_error is not None:
+        words += f"; {_OTHER_TRIALS}"
+    interval = None if estimate.exact or estimate.bound else estimate.interval(LEVEL)
+    needed = None
+    if interval is not None and interval[1] - interval[0] > 2 * _ACCURACY * abs(estimate.value) > 0:
+        needed = estimate.products_for(_ACCURACY)
+    return Quantity(key, label, group, estimate.value, estimate.standard_error, words, interval, trial_error, needed)
 
 
 def _sizes(analysis: Analysis) -> list[Quantity]:
     sizes: Dimensions = analysis.dimensions
-    trials, group = analysis.space.shape[0], "dimensions"
-    random = "estimated from random vectors, ± standard error"
+    trials, group, kernel = analysis.space.shape[0], "dimensions", analysis.kernel
+    random = "estimated from random vectors, 95 % interval"
+    errors = dict(sizes.trial_errors)
+    if "effective_dimension_K" in errors:
+        errors["effective_dimension_K"] *= kernel.effective_dimension
 
-    def fixed(key: str, label: str, value: float) -> Quantity:
-        return Quantity(key, label, group, value, 0.0, _EXACT)
+    def size(key: str, label: str, estimate: Estimate, how: str = "") -> Quantity:
+        return _of(key, label, group, estimate, how, errors.get(key))
 
-    def schmidt(key: str, label: str, estimate: Estimate, used: int) -> Quantity:
-        words = (_EXACT if estimate.exact else f"{random} (jackknife)") + _part(used, trials)
-        return Quantity(key, label, group, estimate.value, estimate.standard_error, words)
+    def fixed(value: float) -> Estimate:
+        return Estimate(value, 0.0, 0, _EXACT)
 
-    trace_words = "estimated: leading eigenvalues, random vectors for the rest, ± standard error"
+    def schmidt(key: str, label: str, estimate: Estimate | None, used: int) -> list[Quantity]:
+        if estimate is None:  # not told by so many products
+            return []
+        words = (_EXACT if estimate.exact else random) + _part(used, trials)
+        return [replace(_of(key, label, group, estimate), how=words)]
+
+    modes = "estimated: leading eigenvalues, random vectors for the rest, 95 % interval"
     return [
-        fixed("trace_K", "trace of K", analysis.kernel.trace),
-        _of("trace_PP*", "trace of P P*", group, sizes.propagator_trace, random),
-        _of("trace_NTK", "trace of the NTK", group, sizes.ntk_trace, trace_words),
-        fixed("effective_dimension_K", "effective dimension of K", analysis.kernel.effective_dimension),
+        size("trace_K", "trace of K", fixed(kernel.trace)),
+        size("trace_PP*", "trace of P P*", sizes.propagator_trace, modes),
+        size("trace_NTK", "trace of the NTK", sizes.ntk_trace, modes),
+        size("effective_dimension_K", "effective dimension of K", fixed(kernel.effective_dimension)),
         *(
-            _of(
-                f"effective_dimension_K_{axis}",
-                f"effective dimension of K along {axis}s",
-                group,
-                sizes.kernel_kept[axis],
-            )
+            size(f"effective_dimension_K_{axis}", f"effective dimension of K along {axis}s", sizes.kernel_kept[axis])
             for axis in KEPT
         ),
-        _of("effective_dimension_PP*", "effective dimension of P P*", group, sizes.propagator, f"{random} (jackknife)"),
-        _of("effective_dimension_NTK", "effective dimension of the NTK", group, sizes.ntk, f"{random} (jackknife)"),
-        schmidt("schmidt_rank_K", "Schmidt rank of K", sizes.kernel_schmidt, sizes.kernel_schmidt_trials),
-        schmidt("schmidt_rank_NTK", "Schmidt rank of the NTK", sizes.ntk_schmidt, sizes.ntk_schmidt_trials),
+        size("effective_dimension_PP*", "effective dimension of P P*", sizes.propagator, modes),
+        size("effective_dimension_NTK", "effective dimension of the NTK", sizes.ntk, modes),
+        *schmidt("schmidt_rank_K", "Schmidt rank of K", sizes.kernel_schmidt, sizes.kernel_schmidt_trials),
+        *schmidt("schmidt_rank_NTK", "Schmidt rank of the NTK", sizes.ntk_schmidt, sizes.ntk_schmidt_trials),
     ]
 
 
@@ -110,16 +136,17 @@ def _stability(analysis: Analysis) -> list[Quantity]:
     def mean(key: str, label: str, value: float, error: float) -> Quantity:
         if not np.isfinite(error):
             return Quantity(key, label, group, value, None, "exact for one trial; one alone has no standard error")
-        words = f"exact for each trial, mean of {_of_all(len(norms), total)} ± its standard error"
-        return Quantity(key, label, group, value, error, words)
+        words = f"exact for each trial, mean of {_of_all(len(norms), total)}, 95 % interval of the mean"
+        over_trials = Estimate(value, error, 0, "mean", degrees=len(norms) - 1)
+        return Quantity(key, label, group, value, error, words, over_trials.interval(LEVEL))
 
     exponents = stability.exponents
     counts = (exponents.values > 0).sum(axis=1)
     spread = float(counts.std(ddof=1) / len(counts) ** 0.5) if len(counts) > 1 else np.nan
     peak = float(np.median(stability.growth.max(axis=1)))
-    largest, error = float(exponents.mean[0]), float(exponents.standard_error[0])
+    largest, error = float(exponents.mean[0]), float(exponents.trial_error[0])
     return [
-        _of("norm_P", "operator norm of P", group, stability.norm, "iterated, ± bound from the residual"),
+        _of("norm_P", "operator norm of P", group, stability.norm, "iterated, bound from the residual"),
         Quantity("norm_P_median", "operator norm of P on one trial, median", group, middle, NORM_TOLERANCE * middle,
                  iterated),
         Quantity("norm_P_smallest", "operator norm of P on one trial, smallest", group, smallest,

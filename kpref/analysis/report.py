@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 
 import numpy as np
@@ -15,10 +15,11 @@ import numpy as np
 from kpref._version import __version__
 from kpref.analysis.comparison import Study
 from kpref.analysis.exhibits import Exhibit, Panel
-from kpref.analysis.findings import findings, number, with_error
+from kpref.analysis.findings import findings
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.style import STYLE_SHEET
 from kpref.analysis.tables import alignment_table, breakable, quantity_table, table
+from kpref.analysis.wording import LEVEL, number, with_interval
 
 __all__ = ["render"]
 
@@ -55,6 +56,7 @@ _GLOSSARY = (
     ),
     ("η", "learning rate: the parameters move by −η times the gradient of the loss"),
 )
+_STATUS = {"pass": "pass", "FAIL": "fail", "nothing to test": "idle"}
 _CONTINUOUS_GLOSSARY = (
     ("P_s, J_s", "P and J at the stages of the method, where the linearised flow of the method is exact"),
     (
@@ -65,58 +67,28 @@ _CONTINUOUS_GLOSSARY = (
 )
 
 
-def render(study: Study, exhibits: Sequence[Exhibit]) -> str:
+def render(study: Study, exhibits: Sequence[Exhibit], beside: Sequence[str] = ()) -> str:
     """The page.
 
     Parameters
     ----------
     study : Study
     exhibits : sequence of Exhibit
+    beside : sequence of str
+        Names of the other files of the report.
 
     Returns
     -------
     str
         HTML.
     """
-    shown: dict[str, list[Exhibit]] = {}
-    for exhibit in exhibits:
-        shown.setdefault(exhibit.section, []).append(exhibit)
-
-    def section(title: str, key: str, *extra: str, lead: str = "") -> str:
-        own, said = shown.get(key, []), [exhibit.caption for exhibit in shown.get(key, [])]
-        parts = [_exhibit(exhibit, exhibit.caption not in said[:index]) for index, exhibit in enumerate(own)]
-        parts += [text for text in extra if text]
-        if not parts:
-            return ""
-        return f'<section id="{key}"><h2>{escape(title)}</h2>{lead}{"".join(parts)}</section>'
-
-    multiple = len(study.analyses) > 1
+    sections = [part for part in _sections(study, exhibits) if part is not None]
     body = [
         _header(study),
         _findings(study),
-        section("What the network does", "outputs"),
-        section("Where gradient descent can move the states", "modes"),
-        section("How strong the leading ways are", "spectra", *map(_eigenvalue_table, study.analyses)),
-        section("How many ways there are", "dimensions", quantity_table(study, "dimensions")),
-        section("Does the network forget or amplify?", "stability", quantity_table(study, "stability")),
-        section(
-            "What points the same way",
-            "alignments",
-            quantity_table(study, "alignments"),
-            *(alignment_table(comparison) for comparison in study.comparisons),
-        ),
-        section("What that means for the loss", "shares"),
-        section("Prediction and reality", "steps", *map(_step_table, study.analyses)),
-        section(
-            "What changed between the checkpoints",
-            "changes",
-            _comparison_table(study),
-            lead=_overview_table(study),
-        )
-        if multiple and study.comparisons
-        else f'<section id="changes"><h2>Overview</h2>{_overview_table(study)}</section>',
-        section("Can these numbers be trusted?", "check", *map(_check_table, study.analyses), lead=_verdict(study)),
-        _provenance(study),
+        _contents([(key, title) for key, title, _ in sections]),
+        *(f'<section id="{key}"><h2>{escape(title)}</h2>{content}</section>' for key, title, content in sections),
+        _provenance(study, beside),
     ]
     title = f"kpref report: {', '.join(analysis.name for analysis in study.analyses)}"
     return (
@@ -128,31 +100,79 @@ def render(study: Study, exhibits: Sequence[Exhibit]) -> str:
     )
 
 
+def _sections(study: Study, exhibits: Sequence[Exhibit]) -> Iterator[tuple[str, str, str] | None]:
+    """Key, title and content of each section, in the order of the page; None for one that has nothing to show."""
+    shown: dict[str, list[Exhibit]] = {}
+    for exhibit in exhibits:
+        shown.setdefault(exhibit.section, []).append(exhibit)
+
+    def section(title: str, key: str, *extra: str, lead: str = "") -> tuple[str, str, str] | None:
+        own, said = shown.get(key, []), [exhibit.caption for exhibit in shown.get(key, [])]
+        parts = [_exhibit(exhibit, exhibit.caption not in said[:index]) for index, exhibit in enumerate(own)]
+        parts += [text for text in extra if text]
+        return (key, title, lead + "".join(parts)) if parts else None
+
+    yield section("What the network does", "outputs")
+    yield section("Where gradient descent can move the states", "modes")
+    yield section("How strong the leading ways are", "spectra", *map(_eigenvalue_table, study.analyses))
+    yield section("How many ways there are", "dimensions", quantity_table(study, "dimensions"))
+    yield section("Does the network forget or amplify?", "stability", quantity_table(study, "stability"))
+    yield section(
+        "What points the same way",
+        "alignments",
+        quantity_table(study, "alignments"),
+        *(alignment_table(comparison) for comparison in study.comparisons),
+    )
+    yield section("What that means for the loss", "shares")
+    yield section("Prediction and reality", "steps", *map(_step_table, study.analyses))
+    if study.comparisons:
+        title = "What changed between the checkpoints"
+        yield section(title, "changes", _comparison_table(study), lead=_overview_table(study))
+    else:
+        yield "changes", "Overview", _overview_table(study)
+    tables = map(_check_table, study.analyses)
+    yield section("Can these numbers be trusted?", "check", *tables, lead=_verdict(study))
+
+
+def _contents(sections: Sequence[tuple[str, str]]) -> str:
+    items = "".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title in sections)
+    return (
+        f'<nav aria-label="Contents"><h2>Contents</h2><ol>{items}<li><a href="#provenance">Where this comes from</a>'
+        "</li></ol></nav>"
+    )
+
+
 def _header(study: Study) -> str:
     first = study.analyses[0]
-    trials, steps, _ = first.space.shape
     names = " → ".join(escape(analysis.name) for analysis in study.analyses)
     objective, integration = study.objective, study.integration
     step = "step" if integration is None else "time"
     loss = method = ""
     if objective is not None:
-        words = {"mse": "mean squared error", "cross_entropy": "cross-entropy"}[objective.loss]
-        loss = f" Loss: {words}, {f'all {step}s' if objective.at == 'all' else f'last {step} only'}."
+        loss = f" Loss: {objective.in_words(study.trials, step)}."
     if integration is not None:
         words = integration.in_words()
         method = f" {words[0].upper()}{words[1:]}."
     return (
         f'<header><p class="kicker">kpref {escape(__version__)} · K-P flow of a recurrent network</p>'
         f"<h1>What gradient descent does to the states</h1>"
-        f'<p class="sub">{names}<br>{escape(first.model)}; {trials:,} trials of {steps} {step}s.'
-        f"{escape(method)}{loss}</p>"
+        f'<p class="sub"><strong>{names}</strong><br>{escape(_model_in_words(first))}; '
+        f"{study.trials.in_words(step)}.{escape(method)}{escape(loss)}</p>"
         "</header>"
     )
 
 
+def _model_in_words(analysis: Analysis) -> str:
+    """The network in words, with the nonlinearity of its units where it could have been another."""
+    nonlinearity = getattr(analysis.flow.model, "nonlinearity", None)
+    name = getattr(nonlinearity, "name", "")
+    return analysis.model if not name or name in analysis.model else f"{analysis.model}; nonlinearity {name}"
+
+
 def _findings(study: Study) -> str:
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(study))
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in study.notes)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in study.notes)
+    notes = f'<div class="note"><p>Mind:</p><ul>{notes}</ul></div>' if notes else ""
     glossary = _GLOSSARY + (() if study.integration is None else _CONTINUOUS_GLOSSARY)
     words = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in glossary)
     return (
@@ -163,16 +183,19 @@ def _findings(study: Study) -> str:
 
 def _exhibit(exhibit: Exhibit, with_caption: bool) -> str:
     caption = exhibit.caption if with_caption else "Read as the figure above."
-    images = "".join(_image(panel) for panel in exhibit.panels)
+    images = "".join(_picture(panel) for panel in exhibit.panels)
     return (
         f'<figure><h3>{escape(exhibit.title)}</h3><div class="panels">{images}</div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
-def _image(panel: Panel) -> str:
+def _picture(panel: Panel) -> str:
     data = base64.b64encode(panel.png).decode()
-    return f'<img alt="{escape(panel.description)}" src="data:image/png;base64,{data}">'
+    letter = f'<span class="letter">{panel.letter}</span>' if panel.letter else ""
+    alt = f"{panel.letter}: {panel.description}" if panel.letter else panel.description
+    kind = "panel lettered" if panel.letter else "panel"
+    return f'<div class="{kind}">{letter}<img alt="{escape(alt)}" src="data:image/png;base64,{data}"></div>'
 
 
 def _overview_table(study: Study) -> str:
@@ -193,7 +216,7 @@ def _overview_table(study: Study) -> str:
             )
         rows.append(row("size of the error, |Err|", "exact", [optional(a.error_norm) for a in analyses]))
         rows.append(row("change of the loss per unit η", "exact", [optional(a.loss_rate) for a in analyses]))
-    states = [number(float(np.sqrt(np.mean(a.states**2)))) for a in analyses]
+    states = [number(a.states_rms) for a in analyses]
     rows += [
         row("rms of the states", "exact", states),
         row("largest eigenvalue of K", "exact", [number(a.kernel.values[0]) for a in analyses]),
@@ -203,8 +226,8 @@ def _overview_table(study: Study) -> str:
             [number(a.propagator_modes.values[0]) for a in analyses]),
         row("largest eigenvalue of the NTK", _residual(analyses, "ntk_modes"),
             [number(a.ntk_modes.values[0]) for a in analyses]),
-        row("trace of the NTK", "estimated, ± standard error",
-            [with_error(a.dimensions.ntk_trace.value, a.dimensions.ntk_trace.standard_error) for a in analyses]),
+        row("trace of the NTK", f"estimated, {100 * LEVEL:g} % interval",
+            [with_interval(a.dimensions.ntk_trace.value, *a.dimensions.ntk_trace.interval(LEVEL)) for a in analyses]),
         row(f"share of it in the first {len(analyses[0].ntk_modes.values)} modes", "estimated",
             [f"{a.ntk_modes.values.sum() / (a.dimensions.ntk_trace.value or 1.0):.1%}" for a in analyses]),
     ]  # fmt: skip
@@ -285,10 +308,10 @@ def _check_table(analysis: Analysis) -> str:
     rows = [
         [
             f"{escape(check.name)}<small>{escape(check.identity)}</small>",
-            f'<span class="{"pass" if check.passed else "fail"}">{"pass" if check.passed else "FAIL"}</span>',
+            f'<span class="{_STATUS[check.status]}">{escape(check.status)}</span>',
             number(check.error, 2),
             number(check.bound, 2),
-            escape(_typeset(check.reason)),
+            escape(_typeset(f"{check.verdict}; {check.reason}" if check.verdict else check.reason)),
         ]
         for check in analysis.check.checks
     ]
@@ -305,7 +328,7 @@ def _check_table(analysis: Analysis) -> str:
             " P K P* at the times of the trials is not the NTK of the discrete flow, and no check: on the first mode "
             f"it differs by {100 * analysis.discretisation:.2g} %, which is the size of the discretisation."
         )
-    head = ["check", "", "error", "bound", "where the bound comes from"]
+    head = ["check", "", "error", "bound", "what was found, and where the bound comes from"]
     return table(f"Self-check of {analysis.name}", head, rows, note)
 
 
@@ -319,17 +342,27 @@ def _verdict(study: Study) -> str:
     failed = sum(not check.passed for check in checks)
     if failed:
         text, kind = f"{failed} of {len(checks)} self-checks FAILED: do not rely on this report.", "fail"
+    elif idle := sum(check.idle for check in checks):
+        text = f"{len(checks) - idle} of {len(checks)} self-checks passed; the others had nothing to test."
+        kind = "idle" if idle > len(checks) / 2 else "pass"
     else:
         text, kind = f"All {len(checks)} self-checks passed.", "pass"
     return f'<p class="verdict {kind}">{text}</p>'
 
 
-def _provenance(study: Study) -> str:
+def _provenance(study: Study, beside: Sequence[str]) -> str:
     facts = {"kpref": __version__, **study.facts}
     rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
+    files = {
+        "metrics.json": "all numbers of this page",
+        "metrics.csv": "the metrics as a table, with errors and intervals",
+        "modes.npz": "the eigenfunctions",
+    }
+    said = [f"{name}: {what}" for name, what in files.items() if name in beside]
+    kinds = sorted({name.rsplit(".")[-1].upper() for name in beside if name.endswith((".png", ".svg", ".pdf"))})
+    said += [f"each figure as {' and '.join(kinds)}"] if kinds else []
     return (
-        '<footer><h2>Where this comes from</h2><dl class="facts">' + rows + "</dl>"
-        "<p>All numbers of this page are in metrics.json, the eigenfunctions in modes.npz, the figures as PNG "
-        "beside it. "
+        '<footer id="provenance"><h2>Where this comes from</h2><dl class="facts">' + rows + "</dl>"
+        f"<p>Beside this page: {escape('; '.join(said))}. "
         "Theory: J. Hazelden and others, KPFlow (arXiv:2507.06381).</p></footer>"
     )

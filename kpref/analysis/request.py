@@ -1,47 +1,362 @@
-"""What ``kpref analyze`` is asked for: the files, the loss and the method behind its arguments, and if they fit."""
+"""What an analysis is asked for: the networks, the trials, the loss and the method, and that they fit each other.
+
+All that can be wrong or ambiguous is found here, before anything is computed.
+"""
 
 from __future__ import annotations
 
-import argparse
+import inspect
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from kpref._arguments import MOST_SEED, require_file
+from kpref._reprs import short_repr
+from kpref._terminal import one_line
+from kpref._validate import integer, real_number, short
+from kpref.analysis.alignments import MOST_TASKS
+from kpref.analysis.provenance import fingerprints
 from kpref.analysis.settings import Integration, Objective
+from kpref.checkpoints import Checkpoint, load_checkpoint
 from kpref.data import example_folder
+from kpref.integrate import TABLEAUS
+from kpref.loss import LOSSES, evaluate_loss
+from kpref.memory import require_memory
 from kpref.models import Field, Model
 from kpref.readout import Readout
+from kpref.space import TrajectorySpace
 from kpref.trials import Trials
 
-__all__ = ["check_fit", "choose_integration", "choose_objective", "find_files", "short_names", "thinned"]
+__all__ = ["AT", "INPUT_KINDS", "MEASURES", "Network", "Request", "memory_needed", "prepare"]
 
+Array = npt.NDArray[Any]
+Spelling = Callable[[str], str]
+
+AT = ("auto", "all", "last")
+MEASURES = ("mean", "sum")
+INPUT_KINDS = ("hold", "linear", "cubic")
+
+_LANCZOS_EXTRA = 24  # tensors beyond three for each mode that the analysis of a network holds at its peak
+_FLOW_TENSORS = 11  # of a network that is kept for comparisons: states, outputs, coefficients of the operators
 _SUFFIXES = (".safetensors", ".npz", ".pt")
 
 
-def choose_integration(args: argparse.Namespace) -> Integration | None:
-    """How to solve networks in continuous time; None without ``--dt``."""
-    chosen = {name: getattr(args, name) for name in ("method", "input_kind") if getattr(args, name) is not None}
-    if args.dt is not None:
-        return Integration(args.dt, **chosen)
-    for name in ("method", "tau", "input_kind"):
-        if getattr(args, name) is not None:
+@dataclass(frozen=True, eq=False)
+class Network:
+    """One network to be analyzed.
+
+    Attributes
+    ----------
+    name : str
+        Short, and different from the others'.
+    origin : str
+        Where it came from, for errors and for the report.
+    model : Model
+    readout : Readout or None
+    z0 : ndarray, shape (H,) or (B, H), or None
+        Initial states; None for zero.
+    """
+
+    name: str
+    origin: str
+    model: Model
+    readout: Readout | None
+    z0: Array | None = None
+
+    __repr__ = short_repr
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """An analysis that can be made.
+
+    Attributes
+    ----------
+    networks : tuple of Network
+    trials : Trials
+    objective : Objective or None
+        None if the trials have neither targets nor labels.
+    integration : Integration or None
+        None for maps.
+    modes : int
+        Leading eigenpairs.
+    measure : str
+    seed : int
+    files : tuple of Path
+        What was read.
+    facts : dict of str to str
+        Where it all came from, for the report.
+    assumptions : tuple of str
+        What was assumed, set aside or put together when the networks were read, in sentences.
+    notes : tuple of str
+        These, and what will be left out and why.
+    """
+
+    networks: tuple[Network, ...]
+    trials: Trials
+    objective: Objective | None
+    integration: Integration | None
+    modes: int
+    measure: str
+    seed: int
+    files: tuple[Path, ...]
+    facts: dict[str, str]
+    assumptions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    __repr__ = short_repr
+
+
+def prepare(
+    checkpoints: Any = (),
+    trials: Trials | str | os.PathLike[str] | None = None,
+    *,
+    loss: str = "auto",
+    at: str = "auto",
+    modes: int = 10,
+    measure: str = "mean",
+    max_trials: int | None = None,
+    seed: int = 0,
+    nonlinearity: str | None = None,
+    dt: float | None = None,
+    method: str | None = None,
+    tau: Any = None,
+    input_kind: str | None = None,
+    loading: Mapping[str, Any] | None = None,
+    spell: Spelling = str,
+    called: str = "kpref.analyze",
+) -> Request:
+    """Read what is asked for, and see that it fits.
+
+    Parameters
+    ----------
+    checkpoints, trials, loss, at, modes, measure, max_trials, seed, nonlinearity, dt, method, tau, input_kind
+        As in `kpref.analyze`.
+    loading : mapping, optional
+        Further arguments of `load_checkpoint`.
+    spell : callable
+        How an argument is called where it was given: ``dt``, or ``--dt``.
+    called : str
+        What the report says this was asked with.
+
+    Returns
+    -------
+    Request
+
+    Raises
+    ------
+    TypeError, ValueError, OSError, MemoryError, ImportError
+        If an argument is wrong, a file cannot be read, or things do not fit each other.
+    """
+    choices = (("loss", loss, ("auto", *LOSSES)), ("at", at, AT), ("measure", measure, MEASURES))
+    for name, value, allowed in choices:
+        _require_choice(spell(name), value, allowed)
+    integration = _choose_integration(dt, method, tau, input_kind, spell)
+    modes = integer(spell("modes"), modes, least=1)
+    seed = integer(spell("seed"), seed, least=0, most=MOST_SEED)
+    if max_trials is not None:
+        max_trials = integer(spell("max_trials"), max_trials, least=1)
+    arguments = {"nonlinearity": nonlinearity, "continuous": integration is not None, "tau": tau, **(loading or {})}
+    _require_known(arguments, called)
+
+    sources, source = _find_sources(checkpoints, trials, spell)
+    files = [item for item in (*sources, source) if isinstance(item, Path)]
+    for item in sources:
+        if isinstance(item, Path):
+            require_file("the checkpoint", item)
+    if isinstance(source, Path):
+        require_file("the trials file", source)
+    whole = source if isinstance(source, Trials) else Trials.load(source)
+    used = _thinned(whole, max_trials)
+    networks, assumptions = _read_networks(sources, arguments)
+    objective = _choose_objective(used, loss, at)
+    for network in networks:
+        _check_fit(network, used, integration, spell)
+        _check_initial_states(network, used, spell)
+    require_memory(memory_needed(networks, used, modes), "this analysis")
+    for network in networks:
+        _check_objective(network, used, objective, measure, spell)
+    shown = source if isinstance(source, Path) else "given in memory"
+    facts = {
+        "command line": called,
+        "checkpoints": ", ".join(network.origin for network in networks),
+        "trials": f"{shown} ({used.in_words()}, {used.n_inputs} inputs)",
+        "time": "discrete" if integration is None else integration.in_words(),
+        "initial states": "zero"
+        if all(network.z0 is None for network in networks)
+        else str(arguments.get("z0", "given")),
+        "measure": measure,
+        "seed": str(seed),
+        **fingerprints(files),
+    }
+    # Paths may hold anything, and what is said of them goes into files and onto terminals.
+    facts = {one_line(key): one_line(value) for key, value in facts.items()}
+    told = tuple(one_line(note) for note in assumptions)
+    notes = (*told, *(one_line(note) for note in _notes(networks, used, objective, spell)))
+    return Request(networks, used, objective, integration, modes, measure, seed, tuple(files), facts, told, notes)
+
+
+def memory_needed(networks: Sequence[Network], trials: Trials, modes: int) -> float:
+    """Bytes that an analysis holds at its peak."""
+    size = trials.n_trials * trials.n_steps * max(network.model.n_states for network in networks)
+    found = min(modes, size)
+    return 8.0 * (len(networks) * (found + _FLOW_TENSORS) + 3 * found + _LANCZOS_EXTRA) * size
+
+
+# Arguments
+
+
+def _require_choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {short(value)}")
+
+
+def _require_known(arguments: Mapping[str, Any], called: str) -> None:
+    known = inspect.signature(load_checkpoint).parameters
+    unknown = [name for name in arguments if name not in known]
+    if unknown:
+        raise TypeError(f"{called} has no argument {unknown[0]!r}")
+
+
+def _choose_integration(
+    dt: float | None, method: str | None, tau: Any, input_kind: str | None, spell: Spelling
+) -> Integration | None:
+    """How to solve networks in continuous time; None without dt."""
+    for name, value, allowed in (("method", method, tuple(TABLEAUS)), ("input_kind", input_kind, INPUT_KINDS)):
+        if value is not None:
+            _require_choice(spell(name), value, allowed)
+    if dt is not None:
+        chosen = {"method": method, "input_kind": input_kind}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return Integration(real_number(spell("dt"), dt, above=0), **given)
+    for name, value in (("method", method), ("tau", tau), ("input_kind", input_kind)):
+        if value is not None:
             raise ValueError(
-                f"--{name.replace('_', '-')} is for networks in continuous time and needs --dt, the time from one row "
-                "of the trials to the next"
+                f"{spell(name)} is for networks in continuous time and needs {spell('dt')}, the time from one row of "
+                "the trials to the next"
             )
     return None
 
 
-def choose_objective(trials: Trials, loss: str = "auto", at: str = "auto") -> Objective | None:
-    """Which loss fits the trials; None if they have neither targets nor labels.
+# Files
 
-    Raises
-    ------
-    ValueError
-        If a loss is asked for that the trials have no answers for.
-    """
+
+def _find_sources(checkpoints: Any, trials: Any, spell: Spelling) -> tuple[list[Any], Any]:
+    """The checkpoints one by one, folders expanded, and the trials: paths where they are files."""
+    given = _listed(checkpoints)
+    if not given:
+        given = [example_folder()]
+    if trials is not None and not isinstance(trials, Trials | str | os.PathLike):
+        raise TypeError(f"{spell('trials')} must be a path or kpref.Trials; got {short(trials)}")
+    sources: list[Any] = []
+    beside: list[Path] = []
+    for item in given:
+        if not isinstance(item, str | os.PathLike):
+            sources.append(item)
+            continue
+        path = Path(item)
+        if path.is_dir():
+            sources += _first_and_last(path)
+            beside.append(path / "trials.npz")
+        else:
+            sources.append(path)
+    if trials is not None:
+        return sources, trials if isinstance(trials, Trials) else Path(trials)
+    if not beside:
+        raise ValueError(
+            f"{spell('trials')} is needed where the checkpoints are not in a folder with a trials.npz: an npz file "
+            "with inputs and targets or labels"
+        )
+    if len({path.resolve() for path in beside}) > 1:
+        raise ValueError(
+            f"several folders are given, whose trials may differ: say with {spell('trials')} which are meant, such as "
+            f"{beside[0]}"
+        )
+    return sources, beside[0]
+
+
+def _listed(checkpoints: Any) -> list[Any]:
+    """One checkpoint or several: a pair of a model and a readout is one."""
+    if checkpoints is None:
+        return []
+    if isinstance(checkpoints, list) or (isinstance(checkpoints, tuple) and not _is_pair(checkpoints)):
+        return list(checkpoints)
+    return [checkpoints]
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Model)
+
+
+def _first_and_last(folder: Path) -> list[Path]:
+    """The first and the last checkpoint of a folder, one of each stem, in the order of the numbers in their names."""
+    by_stem: dict[str, Path] = {}
+    for suffix in reversed(_SUFFIXES):  # the first suffix wins
+        for path in folder.glob(f"*{suffix}"):
+            if path.name != "trials.npz" and path.is_file():
+                by_stem[path.stem] = path
+    found = [by_stem[stem] for stem in sorted(by_stem, key=_natural)]
+    if not found:
+        raise ValueError(f"the folder {folder} holds no checkpoint ({', '.join(_SUFFIXES)})")
+    return [found[0], found[-1]] if len(found) > 1 else found
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key under which 2 comes before 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name) if part]
+
+
+def _thinned(trials: Trials, most: int | None) -> Trials:
+    """At most so many trials, evenly spread over all, without steps that exist in none of them."""
+    if most is not None and most < trials.n_trials:
+        trials = trials.subset(np.linspace(0, trials.n_trials - 1, most).round().astype(int))
+    return trials.trimmed()
+
+
+# Networks
+
+
+def _read_networks(sources: Sequence[Any], arguments: Mapping[str, Any]) -> tuple[tuple[Network, ...], list[str]]:
+    names = _short_names(sources)
+    networks: list[Network] = []
+    told: dict[str, list[str]] = {}  # each thing once, with the names of those that it is true of
+    for name, source in zip(names, sources, strict=True):
+        origin = str(source) if isinstance(source, Path) else f"{name} (given in memory)"
+        if isinstance(source, Model):
+            source = source, None
+        if _is_pair(source):
+            if not isinstance(source[1], Readout | None):
+                raise TypeError(f"{name}: beside a model there must be a kpref.Readout or None; got {short(source[1])}")
+            read = source if isinstance(source, Checkpoint) else Checkpoint(*source)
+        else:
+            read = load_checkpoint(source, **arguments)
+        networks.append(Network(name, origin, read.model, read.readout, read.z0))
+        for note in read.notes:
+            told.setdefault(note, []).append(name)
+    return tuple(networks), [f"{', '.join(named)}: {note}." for note, named in told.items()]
+
+
+def _short_names(sources: Sequence[Any]) -> list[str]:
+    """A short name for each checkpoint, different from the others'."""
+    stems = [one_line(source.stem) if isinstance(source, Path) else "network" for source in sources]
+    names = [
+        stem if stems.count(stem) == 1 or not isinstance(source, Path) else f"{source.absolute().parent.name}-{stem}"
+        for stem, source in zip(stems, sources, strict=True)
+    ]
+    return [name if names.count(name) == 1 else f"{name}-{index + 1}" for index, name in enumerate(names)]
+
+
+# What fits what
+
+
+def _choose_objective(trials: Trials, loss: str, at: str) -> Objective | None:
+    """Which loss fits the trials; None if they have neither targets nor labels."""
     if loss == "auto":
         if trials.targets is None and trials.labels is None:
             return None
@@ -51,96 +366,92 @@ def choose_objective(trials: Trials, loss: str = "auto", at: str = "auto") -> Ob
     if loss == "cross_entropy" and trials.labels is None:
         raise ValueError("the loss cross_entropy needs labels, which the trials do not have")
     if at == "auto":
-        at = "last" if trials.labels is not None and trials.labels.ndim == 1 else "all"
+        at = "last" if loss == "cross_entropy" and trials.labels is not None and trials.labels.ndim == 1 else "all"
     return Objective(loss, at)
 
 
-def find_files(checkpoints: Sequence[Path], trials: Path | None) -> tuple[list[Path], Path]:
-    """The checkpoint files, folders expanded, and the trials file."""
-    if not checkpoints:
-        checkpoints = [example_folder()]
-    paths: list[Path] = []
-    for checkpoint in checkpoints:
-        if not checkpoint.is_dir():
-            paths.append(checkpoint)
-            continue
-        found = _checkpoints_in(checkpoint)
-        if not found:
-            raise ValueError(f"the folder {checkpoint} holds no checkpoint ({', '.join(_SUFFIXES)})")
-        paths += [found[0], found[-1]] if len(found) > 1 else found
-        if trials is None:
-            trials = checkpoint / "trials.npz"
-    if trials is None:
+def _check_fit(network: Network, trials: Trials, integration: Integration | None, spell: Spelling) -> None:
+    model, readout, origin = network.model, network.readout, network.origin
+    if integration is not None and trials.lengths.min() < 2:
+        raise ValueError(f"{spell('dt')} needs trials of at least 2 times; got 1 at trial {trials.lengths.argmin()}")
+    if isinstance(model, Field) and integration is None:
         raise ValueError(
-            "--trials is needed where the checkpoints are files: an npz file with inputs and targets or labels"
+            f"the network in {origin} is one in continuous time: {spell('dt')} is needed, the time from one row of the "
+            "trials to the next"
         )
-    return paths, trials
+    if integration is not None and not isinstance(model, Field):
+        raise ValueError(f"the network in {origin} is a map in discrete time, for which there is no {spell('dt')}")
+    if trials.n_inputs != model.n_inputs:
+        raise ValueError(
+            f"the trials have {trials.n_inputs} input channels, but the network in {origin} takes {model.n_inputs}"
+        )
+    if readout is None:
+        return
+    if readout.n_states != model.n_states:
+        raise ValueError(f"the readout in {origin} takes {readout.n_states} units, but there are {model.n_states}")
+    if trials.targets is not None and trials.targets.shape[2] != readout.n_outputs:
+        raise ValueError(
+            f"the trials have {trials.targets.shape[2]} target channels, but the readout in {origin} gives "
+            f"{readout.n_outputs}"
+        )
+    if trials.targets is None and trials.labels is not None and trials.labels.max() >= readout.n_outputs:
+        raise ValueError(
+            f"the trials have the label {trials.labels.max()}, but the readout in {origin} has {readout.n_outputs} "
+            f"outputs (labels 0 to {readout.n_outputs - 1})"
+        )
 
 
-def _checkpoints_in(folder: Path) -> list[Path]:
-    """Checkpoint files of a folder, one of each stem, in the order of the numbers in their names."""
-    by_stem: dict[str, Path] = {}
-    for suffix in reversed(_SUFFIXES):  # the first suffix wins
-        for path in folder.glob(f"*{suffix}"):
-            if path.name != "trials.npz":
-                by_stem[path.stem] = path
-    return [by_stem[stem] for stem in sorted(by_stem, key=_natural)]
+def _check_initial_states(network: Network, trials: Trials, spell: Spelling) -> None:
+    if network.z0 is not None and network.z0.ndim == 2 and len(network.z0) != trials.n_trials:
+        raise ValueError(
+            f"the initial states ({spell('z0')}) in {network.origin} are those of {len(network.z0)} trials, and "
+            f"{trials.n_trials} trials are analyzed"
+        )
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key under which 2 comes before 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name) if part]
+def _check_objective(
+    network: Network, trials: Trials, objective: Objective | None, measure: str, spell: Spelling
+) -> None:
+    """The loss at states of zero: whatever it has against targets, labels and mask, it has now."""
+    if objective is None or network.readout is None:
+        return
+    shape = (trials.n_trials, trials.n_steps, network.model.n_states)
+    try:
+        space = TrajectorySpace(shape, measure, lengths=trials.lengths)
+        evaluate_loss(np.zeros(shape), space, network.readout, **objective.arguments(trials))
+    except ValueError as error:
+        raise ValueError(
+            f"the loss {objective.loss} at {spell('at')} {objective.at} does not fit the trials and the readout in "
+            f"{network.origin}: {error}"
+        ) from error
 
 
-def short_names(paths: Sequence[Path]) -> list[str]:
-    """A short name for each checkpoint, different from the others'."""
-    stems = [path.stem for path in paths]
-    names = [
-        stem if stems.count(stem) == 1 else f"{path.resolve().parent.name}-{stem}"
-        for stem, path in zip(stems, paths, strict=True)
-    ]
-    return [name if names.count(name) == 1 else f"{name}-{index + 1}" for index, name in enumerate(names)]
-
-
-def thinned(trials: Trials, most: int | None) -> Trials:
-    """At most so many trials, evenly spread over all."""
-    if most is None or most >= trials.n_trials:
-        return trials
-    return trials.subset(np.linspace(0, trials.n_trials - 1, most).round().astype(int))
-
-
-def check_fit(
-    paths: Sequence[Path],
-    networks: Sequence[tuple[Model, Readout | None]],
-    trials: Trials,
-    integration: Integration | None,
-) -> list[str]:
-    """Compare trials with networks before anything is computed; returns what the report should say about it."""
-    if integration is not None and trials.n_steps < 2:
-        raise ValueError("--dt needs trials of at least 2 times; got 1")
-    for path, (model, readout) in zip(paths, networks, strict=True):
-        if isinstance(model, Field) and integration is None:
-            raise ValueError(
-                f"the network in {path} is one in continuous time: --dt is needed, the time from one row of the "
-                "trials to the next"
-            )
-        if trials.n_inputs != model.n_inputs:
-            raise ValueError(
-                f"the trials have {trials.n_inputs} input channels, but the network in {path} takes {model.n_inputs}"
-            )
-        if readout is None:
-            continue
-        if trials.targets is not None and trials.targets.shape[2] != readout.n_outputs:
-            raise ValueError(
-                f"the trials have {trials.targets.shape[2]} target channels, but the readout in {path} gives "
-                f"{readout.n_outputs}"
-            )
-        if trials.labels is not None and trials.labels.max() >= readout.n_outputs:
-            raise ValueError(
-                f"the trials have the label {trials.labels.max()}, but the readout in {path} has {readout.n_outputs} "
-                f"outputs (labels 0 to {readout.n_outputs - 1})"
-            )
-    sizes = {model.n_states for model, _ in networks}
-    if len(sizes) > 1:
-        return ["The checkpoints have different numbers of units: those that differ from the first are not compared."]
-    return []
+def _notes(networks: Sequence[Network], trials: Trials, objective: Objective | None, spell: Spelling) -> list[str]:
+    """What the report should say about what it leaves out, and what was chosen where there was a choice."""
+    notes = list(trials.notes)
+    if len({network.model.n_states for network in networks}) > 1:
+        notes.append(
+            "The checkpoints have different numbers of units: those that differ from the first are not compared."
+        )
+    if objective is None:
+        notes.append("The trials have neither targets nor labels: all that needs a loss is left out.")
+        return notes
+    if trials.targets is not None and trials.labels is not None:
+        notes.append(
+            f"The trials have targets and labels: the loss is {objective.loss}, and {spell('loss')} chooses the other."
+        )
+    for network in networks:
+        if network.readout is None:
+            where = Path(network.origin).name if Path(network.origin).suffix else network.name
+            notes.append(f"{where} has no readout: all that needs a loss is left out for it.")
+    if trials.groups is None:
+        notes.append(
+            "The trials do not carry one condition or label each, which would say what the sub-tasks are: their "
+            "alignment is left out."
+        )
+    elif len(np.unique(trials.groups)) > MOST_TASKS:
+        number, what = len(np.unique(trials.groups)), "labels" if trials.conditions is None else "conditions"
+        notes.append(
+            f"The trials have {number} different {what}: alignment of more than {MOST_TASKS} sub-tasks is left out."
+        )
+    return notes

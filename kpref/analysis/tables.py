@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 
 from kpref.analysis.comparison import Comparison, Study
-from kpref.analysis.findings import with_error
-from kpref.analysis.quantities import Quantity, alignment_words, quantities
+from kpref.analysis.quantities import Quantity, quantities
+from kpref.analysis.wording import interval_of, number, with_error, with_interval
 
 __all__ = ["alignment_table", "breakable", "quantity_table", "table"]
 
 _NOTES = {
-    "dimensions": "A dimension of K along units is that of K summed over trials and times, and so on: how many "
-    "independent units, trials or times carry what the parameters can do.",
+    "dimensions": "In brackets: the interval that contains the number with a probability of 95 %, over the random "
+    "vectors behind it. ± trials: how far the number would change with other trials of the same kind (standard error, "
+    "jackknife over groups of trials), which is another thing. A dimension of K along units is that of K summed over "
+    "trials and times, and so on: how many independent units, trials or times carry what the parameters can do.",
     "stability": "An early change: of the initial state. Its log growth is the logarithm of the most that any such "
     "change has been lengthened by that time.",
     "alignments": "",
@@ -23,16 +27,29 @@ _NOTES = {
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], note: str = "", folded: bool = False) -> str:
-    """A table whose first column names the row; cells are HTML already."""
+    """A table whose first column names the row; cells are HTML already.
+
+    Each cell knows the head of its column: on a phone a row is a list of them, and no column is out of sight.
+    """
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    labels = [re.sub("<[^>]+>", "", cell) for cell in head[1:]]
     lines = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
+        f'<tr><th scope="row">{row[0]}</th>'
+        + "".join(
+            f'<td{_kind(cell)} data-label="{label}">{cell}</td>' for label, cell in zip(labels, row[1:], strict=True)
+        )
+        + "</tr>"
+        for row in rows
     )
     body = f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
     note = f'<p class="caption">{note}</p>' if note else ""
     if folded:
         return f"<details><summary>{escape(title)}</summary>{body}{note}</details>"
     return f"<h3>{escape(title)}</h3>{body}{note}"
+
+
+def _kind(cell: str) -> str:
+    return ' class="value"' if "<small>" in cell else ""
 
 
 def quantity_table(study: Study, group: str) -> str:
@@ -48,11 +65,28 @@ def quantity_table(study: Study, group: str) -> str:
     rows = []
     for quantity_of in by_key.values():
         first = next(iter(quantity_of.values()))
-        words = dict.fromkeys(quantity.how for quantity in quantity_of.values())
-        values = [with_error(quantity_of[i].value, quantity_of[i].error) if i in quantity_of else "–" for i in columns]
-        rows.append([escape(first.label), *values, escape("; ".join(words))])
-    head = ["metric", *(breakable(analysis.name) for analysis in study.analyses), "exact or estimated, and how well"]
+        values = [_in_cell(quantity_of[i]) if i in quantity_of else "–" for i in columns]
+        rows.append([escape(first.label), *values, _how_known(list(quantity_of.values()))])
+    head = ["metric", *(breakable(analysis.name) for analysis in study.analyses), "how it is known"]
     return table("The numbers", head, rows, _NOTES[group])
+
+
+def _in_cell(quantity: Quantity) -> str:
+    """The value, and in smaller letters its interval and what other trials would change, where a column may break."""
+    value, bracket, interval = with_interval(quantity.value, *interval_of(quantity)).partition(" (")
+    parts = [value] + ([f"<small>({interval}</small>"] if bracket else [])
+    if quantity.trial_error is not None and math.isfinite(quantity.trial_error):
+        parts.append(f"<small>± {number(quantity.trial_error, 2)} trials</small>")
+    return " ".join(parts)
+
+
+def _how_known(found: Sequence[Quantity]) -> str:
+    # What "± trials" means stands once, in the note below the table.
+    words = list(dict.fromkeys(quantity.how.split("; ±")[0] for quantity in found))
+    needed = max((quantity.products_needed or 0 for quantity in found), default=0)
+    if needed:
+        words.append(f"to know it to ± 5 % would take about {number(needed, 2)} products")
+    return escape("; ".join(words))
 
 
 def alignment_table(comparison: Comparison) -> str:
@@ -62,14 +96,14 @@ def alignment_table(comparison: Comparison) -> str:
         [
             f"{breakable(found.names[row])} with {breakable(found.names[column])}",
             with_error(float(found.values[row, column]), float(found.errors[row, column])),
-            "exact" if found.errors[row, column] == 0 else alignment_words(),
+            "exact" if found.errors[row, column] == 0 else "estimated from random vectors, ± standard error",
         ]
         for row in range(len(found.names))
         for column in range(row + 1, len(found.names))
         if np.isfinite(found.values[row, column])
     ]
     title = f"Alignments of {comparison.before} and {comparison.after}"
-    return table(title, ["operators", "alignment", "exact or estimated, and how well"], rows, folded=True)
+    return table(title, ["operators", "alignment", "how it is known"], rows, folded=True)
 
 
 def breakable(name: str) -> str:

@@ -35,12 +35,15 @@ from typing import Any, Self
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
+from kpref._archives import replacing
+from kpref._arguments import path, positive_integer, require_writable
+from kpref._terminal import Progress, say
 from kpref._version import __version__
 from kpref.bench.peers import CONTENDERS
 from kpref.bench.problem import MODELS, Problem, count_operations
 from kpref.integrate import TABLEAUS
+from kpref.memory import require_memory
 from kpref.models.base import Field
 from kpref.threads import blas_names, get_num_threads
 
@@ -76,15 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=("float64", "float32"), default="float64", help="of kpref and JAX (default %(default)s)")
     add("--repeats", type=positive_integer, default=7, metavar="N", help="rounds of timings (default %(default)s)")
     add("--no-peers", action="store_true", help="leave JAX, diffrax and PyTorch out")
-    add("--json", type=Path, metavar="FILE", help="write all timings to this file too")
-
-
-def positive_integer(text: str) -> int:
-    """Read a count from the command line."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
+    add("--quiet", action="store_true", help="show no progress")
+    add("--json", type=path, metavar="FILE", help="write all timings to this file too")
 
 
 def read_problem(args: argparse.Namespace) -> Problem:
@@ -103,16 +99,20 @@ def is_installed(package: str | None) -> bool:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``kpref bench``: print the table, and write the JSON file if one is asked for."""
-    if args.json is not None and not os.access(args.json.absolute().parent, os.W_OK):
-        raise OSError(f"cannot write {args.json}: {args.json.absolute().parent} is not a folder that can be written to")
+    if args.json is not None:
+        require_writable(args.json)
     problem = read_problem(args)
+    sizes = problem.states + problem.inputs
+    numbers = 10 * problem.trials * problem.steps * sizes + 4 * problem.states * sizes  # tensors, and weights
+    require_memory(8.0 * numbers, f"a {problem.model} of {problem.states} states on {problem.trials} trials")
     names = ["kpref"]
     if not args.no_peers:
         names += [name for name, kind in CONTENDERS.items() if kind.columns(problem) and is_installed(kind.package)]
-    benchmark = measure(problem, names, args.repeats)
+    with Progress(not args.quiet) as bar:
+        benchmark = measure(problem, names, args.repeats, bar)
     if benchmark.records["kpref"].error is not None:
         raise ValueError(f"kpref itself failed on this problem: {benchmark.records['kpref'].error}")
-    print(format_report(benchmark))
+    say(format_report(benchmark))
     if args.json is not None:
         write_json(benchmark, args.json)
     return 0
@@ -231,7 +231,7 @@ class Worker:
         return f"its process ended with status {status}"
 
 
-def measure(problem: Problem, names: Sequence[str], repeats: int) -> Benchmark:
+def measure(problem: Problem, names: Sequence[str], repeats: int, bar: Progress) -> Benchmark:
     """Run the benchmark: memory first, each contender in its fresh process, then agreement, then rounds of timings.
 
     Parameters
@@ -241,21 +241,20 @@ def measure(problem: Problem, names: Sequence[str], repeats: int) -> Benchmark:
         Contenders, kpref first.
     repeats : int
         Rounds, in each of which every contender has its turn.
+    bar : Progress
     """
     with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=len(names) * (1 + repeats), unit="turn", leave=False, disable=None))
         workers = {}
         for name in names:
-            bar.set_description(f"{name}: memory")
+            bar.stage(f"{name}: memory")
             workers[name] = stack.enter_context(Worker(name, problem))
-            bar.update()
         records = {name: worker.record for name, worker in workers.items()}
         benchmark = Benchmark(problem, get_num_threads(), blas_names(), records)
         benchmark.ratios = {column: [] for column in problem.columns}
         compare(workers)
-        for _ in range(repeats):
+        for turn in range(repeats):
             for name, worker in workers.items():
-                bar.set_description(f"{name}: time")
+                bar.stage(f"{name}: time, round {turn + 1} of {repeats}")
                 for column in worker.record.seconds:
                     if name == "kpref":
                         benchmark.rates.append(measure_rate(problem.dtype, benchmark.threads))
@@ -265,7 +264,6 @@ def measure(problem: Problem, names: Sequence[str], repeats: int) -> Benchmark:
                         operations = benchmark.rates[-1] * float(np.median(seconds))
                         benchmark.ratios[column].append(operations / count_operations(problem)[column])
                 time.sleep(SETTLE)
-                bar.update()
     return benchmark
 
 
@@ -383,11 +381,5 @@ def _milliseconds(seconds: float) -> str:
 def write_json(benchmark: Benchmark, path: Path) -> None:
     """Write all that was measured, in seconds, bytes and operations per second, whole or not at all."""
     content = {"kpref": __version__, "operations": count_operations(benchmark.problem), **asdict(benchmark)}
-    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file, indent=1)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as file:
+        file.write(json.dumps(content, indent=1).encode())

@@ -11,6 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline
 
+from kpref._foreign import returned
+from kpref._frozen import Frozen
+from kpref._validate import finite_array, numeric_array, short
+
 __all__ = ["InputKind", "InputSignal", "check_times"]
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -34,7 +38,7 @@ def check_times(times: ArrayLike) -> FloatArray:
     ValueError
         If there are fewer than two times, or one is not finite or not larger than the one before it; names it.
     """
-    grid = np.array(times, dtype=np.float64)
+    grid = np.array(numeric_array("times", times, "iuf"), dtype=np.float64)
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"times must be a vector of at least two times, got shape {grid.shape}")
     for n in np.flatnonzero(~np.isfinite(grid)):
@@ -47,7 +51,7 @@ def check_times(times: ArrayLike) -> FloatArray:
     return grid
 
 
-class InputSignal:
+class InputSignal(Frozen):
     """An input x(t) to all trials, from samples on the grid or from a function.
 
     Parameters
@@ -81,17 +85,12 @@ class InputSignal:
         self._function: Callable[[float], ArrayLike] | None = None
         self._samples: FloatArray | None = None
         self._spline: CubicSpline | None = None
-        if kind not in get_args(InputKind):
-            raise ValueError(f"kind must be one of {', '.join(get_args(InputKind))}, got {kind!r}")
+        if not isinstance(kind, str) or kind not in get_args(InputKind):
+            raise ValueError(f"input_kind must be one of {', '.join(get_args(InputKind))}, got {short(kind)}")
         self._kind = kind
         if callable(source):
             self._function = source
-            value = np.asarray(source(float(self.times[0])), dtype=np.float64)
-            if value.ndim != 2:
-                raise ValueError(
-                    f"the input function must return shape (B, n_in), got {value.shape} at t = {self.times[0]}"
-                )
-            self.n_trials, self.n_inputs = value.shape
+            self.n_trials, self.n_inputs = self._value(float(self.times[0])).shape
         else:
             self._samples = self._check_samples(source)
             self.n_trials, _, self.n_inputs = self._samples.shape
@@ -102,16 +101,26 @@ class InputSignal:
                 self._spline = CubicSpline(self.times, self._samples, axis=1)
 
     def _check_samples(self, source: ArrayLike) -> FloatArray:
-        samples = np.array(source, dtype=np.float64)
-        if samples.ndim != 3 or samples.shape[1] != len(self.times):
-            raise ValueError(
-                f"input samples must have shape (B, {len(self.times)}, n_in), one row for each time, "
-                f"got {samples.shape}"
-            )
-        for b, n, i in np.argwhere(~np.isfinite(samples)):
-            raise ValueError(f"input samples must be finite, got {samples[b, n, i]} in trial {b}, time {n}, input {i}")
-        samples.setflags(write=False)
-        return samples
+        return finite_array("inputs", source, shape=("B", len(self.times), "n_in"), axes=("trial", "time", "channel"))
+
+    def _value(self, time: float, shape: tuple[int, int] | None = None) -> FloatArray:
+        """The function at one time: a copy, as it may fill the same array at each call."""
+        assert self._function is not None
+        value = self._function(time)
+        if shape is None:
+            first = np.shape(value)
+            if len(first) != 2:
+                raise ValueError(f"the input function must return shape (B, n_in), got {first} at t = {time}")
+            shape = first
+        checked = returned(
+            "the input function", value, shape, axes=("trial", "channel"), where=f" at t = {time}", finite=True
+        )
+        return checked.astype(np.float64, copy=False)
+
+    @property
+    def is_function(self) -> bool:
+        """Whether x is a Python function of the user's."""
+        return self._function is not None
 
     @property
     def jumps(self) -> FloatArray:
@@ -137,13 +146,7 @@ class InputSignal:
         """
         t, interval = np.asarray(t, dtype=np.float64), np.asarray(interval)
         if self._function is not None:
-            values = [np.asarray(self._function(float(time)), dtype=np.float64) for time in t.flat]
-            for time, value in zip(t.flat, values, strict=True):
-                if value.shape != (self.n_trials, self.n_inputs):
-                    raise ValueError(
-                        f"the input function must return shape {(self.n_trials, self.n_inputs)} as it did at first, "
-                        f"got {value.shape} at t = {time}"
-                    )
+            values = [self._value(float(time), (self.n_trials, self.n_inputs)) for time in t.flat]
             return np.stack(values, axis=1).reshape(self.n_trials, *t.shape, self.n_inputs)
         assert self._samples is not None
         if self._spline is not None:

@@ -9,7 +9,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kpref._foreign import read_only
+from kpref._frozen import Frozen
+from kpref._validate import integer, numeric_array
 from kpref.integrate.tableau import Tableau
+from kpref.threads import serial_blas
 
 __all__ = ["RightHandSide", "Solution", "stage_derivatives", "weighted_sum"]
 
@@ -73,7 +77,7 @@ def stage_derivatives(
 
 
 @dataclass(frozen=True, eq=False)
-class Solution:
+class Solution(Frozen):
     """States of all trials along one sequence of steps.
 
     Attributes
@@ -113,6 +117,10 @@ class Solution:
     rhs: RightHandSide = field(repr=False)
     _latest: dict[int, list[FloatArray]] = field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        for name in ("times", "t_steps", "z_steps", "interval", "jump_ends", "grid_index"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
     @property
     def states(self) -> FloatArray:
         """States at the grid times, (N+1, B, H); those of the steps themselves where all of them end on the grid."""
@@ -123,6 +131,7 @@ class Solution:
         """Step sizes, (n,)."""
         return np.diff(self.t_steps)
 
+    @serial_blas
     def stage_derivatives(self, step: int) -> FloatArray:
         """The stage derivatives k_i of one step, evaluated again, to the same bits: shape (s, B, H).
 
@@ -131,8 +140,9 @@ class Solution:
         step : int
             Index of the step, 0..n-1.
         """
-        return np.stack(self._derivatives(step, self.tableau.stages))
+        return np.stack(self._derivatives(self._check_step(step), self.tableau.stages))
 
+    @serial_blas
     def stage_states(self, step: int) -> FloatArray:
         """The stage states `Z_i = z_n + h sum_j a_ij k_j` of one step, evaluated again: shape (s, B, H).
 
@@ -141,9 +151,13 @@ class Solution:
         step : int
             Index of the step, 0..n-1.
         """
+        step = self._check_step(step)
         z, h = self.z_steps[step], self.t_steps[step + 1] - self.t_steps[step]
         derivatives = self._derivatives(step, self.tableau.stages)
         return np.stack([z + h * weighted_sum(row, derivatives) for row in self.tableau.a.tolist()])
+
+    def _check_step(self, step: int) -> int:
+        return integer("step", step, 0, len(self.interval) - 1)
 
     def _derivatives(self, step: int, count: int) -> list[FloatArray]:
         """The first `count` stage derivatives of a step, those of the interpolant included."""
@@ -160,6 +174,7 @@ class Solution:
             self.z_steps[step],
         )
 
+    @serial_blas
     def __call__(self, t: ArrayLike) -> FloatArray:
         """The states at any times within the span, by the interpolant of the method.
 
@@ -181,7 +196,7 @@ class Solution:
         ValueError
             If a time lies outside the span; names it.
         """
-        wanted = np.asarray(t, dtype=np.float64)
+        wanted = np.asarray(numeric_array("t", t, "iuf"), dtype=np.float64)
         flat = wanted.reshape(-1)
         for time in flat[~((flat >= self.t_steps[0]) & (flat <= self.t_steps[-1]))]:
             raise ValueError(f"dense output covers t in [{self.t_steps[0]}, {self.t_steps[-1]}], got t = {time}")

@@ -8,45 +8,51 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kpref._foreign import read_only, returned
+from kpref._validate import finite_array, first_index, integer, numeric_array, real_number, short
 from kpref.integrate.errors import IntegrationError
 from kpref.integrate.interpolate import check_times
 from kpref.integrate.solution import RightHandSide, Solution, stage_derivatives, weighted_sum
 from kpref.integrate.step_control import StepController, error_norms, first_step_size, landing_step
 from kpref.integrate.tableaus import TABLEAUS, Tableau, get_tableau
+from kpref.threads import serial_blas
 
 __all__ = ["adaptive", "fixed_steps"]
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
 
-class _Counted:
-    """A right-hand side that counts its calls and checks the shape of what it returns."""
+class _Checked:
+    """A right-hand side whose values are checked copies, and which counts its calls.
+
+    `rhs` may fill the same array at each call, and it cannot write into the states.
+    """
 
     def __init__(self, rhs: RightHandSide, shape: tuple[int, ...]) -> None:
+        if not callable(rhs):
+            raise TypeError(f"rhs must be a function of (t, z, interval); got {short(rhs)}")
         self._rhs, self._shape, self.calls = rhs, shape, 0
 
     def __call__(self, t: float, z: FloatArray, interval: int) -> FloatArray:
         self.calls += 1
-        derivative = np.asarray(self._rhs(t, z, interval))
-        if derivative.shape != self._shape:
+        value, kinds = self._rhs(t, read_only(z), interval), "biufc" if np.iscomplexobj(z) else "biuf"
+        found = np.shape(value)
+        if found != self._shape:
             raise ValueError(
-                f"the right-hand side must return the shape of the states, {self._shape}, "
-                f"got {derivative.shape} at t = {t}"
+                f"the right-hand side must return the shape of the states, {self._shape}, got {found} at t = {t}"
             )
-        return derivative
+        return returned("the right-hand side", value, self._shape, kinds, ("trial", "unit"), f" at t = {t}")
 
 
 def _check_start(z0: ArrayLike) -> FloatArray:
     """Initial states as a finite array of shape (B, H)."""
-    z = np.array(z0)
-    z = z.astype(np.result_type(z.dtype, np.float64), casting="safe")
+    z = numeric_array("z0", z0, "biufc")
     if z.ndim != 2 or z.size == 0:
-        raise ValueError(f"initial states must have shape (B, H) with at least one trial and unit, got {z.shape}")
-    for trial, unit in np.argwhere(~np.isfinite(z)):
-        raise ValueError(f"initial states must be finite, got {z[trial, unit]} in trial {trial}, unit {unit}")
-    return z
+        raise ValueError(f"z0, the initial states, must have shape (B, H) with B and H at least 1; got {z.shape}")
+    return finite_array("z0", z, dtype=np.result_type(z.dtype, np.float64), axes=("trial", "unit"))
 
 
+@serial_blas
 def fixed_steps(
     rhs: RightHandSide, times: ArrayLike, z0: ArrayLike, tableau: str | Tableau, out: FloatArray | None = None
 ) -> Solution:
@@ -82,7 +88,7 @@ def fixed_steps(
     """
     tableau, grid = get_tableau(tableau), check_times(times)
     z = _check_start(z0)
-    counted = _Counted(rhs, z.shape)
+    counted = _Checked(rhs, z.shape)
     a, c, b = tableau.a.tolist(), tableau.c.tolist(), tableau.b.tolist()
     states = [z]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -104,17 +110,18 @@ def fixed_steps(
         grid_index=np.arange(steps + 1),
         n_evaluations=counted.calls,
         n_rejected=0,
-        rhs=rhs,
+        rhs=counted,
     )
 
 
+@serial_blas
 def adaptive(
     rhs: RightHandSide,
     times: ArrayLike,
     z0: ArrayLike,
     tableau: str | Tableau = "dopri5",
-    rtol: float = 1e-6,
-    atol: float = 1e-9,
+    rtol: ArrayLike = 1e-6,
+    atol: ArrayLike = 1e-9,
     max_steps: int = 100_000,
     first_step: float | None = None,
     jumps: ArrayLike | None = None,
@@ -135,8 +142,8 @@ def adaptive(
         States at times[0]; real.
     tableau : str or Tableau, default "dopri5"
         A method with an embedded error estimate.
-    rtol, atol : float
-        Relative and absolute tolerance; atol in the units of the states, larger than 0.
+    rtol, atol : float or array_like of shape (H,)
+        Relative and absolute tolerance, for all units or one each; atol in the units of the states, larger than 0.
     max_steps : int
         Most steps to try, rejected ones included.
     first_step : float, optional
@@ -163,23 +170,40 @@ def adaptive(
     if tableau.b_error is None:
         known = ", ".join(name for name, method in TABLEAUS.items() if method.b_error is not None)
         raise ValueError(f"adaptive steps need a method with an error estimate ({known}), got {tableau.name!r}")
-    if not (0.0 <= rtol < np.inf and 0.0 < atol < np.inf):
-        raise ValueError(f"expected tolerances rtol >= 0 and atol > 0, got rtol={rtol} and atol={atol}")
-    if first_step is not None and not 0.0 < first_step < np.inf:
-        raise ValueError(f"first_step must be positive, got {first_step}")
     z = _check_start(z0)
     if np.iscomplexobj(z):
-        raise TypeError("adaptive steps need real states, got complex ones")
-    run = _AdaptiveRun(rhs, grid, z, tableau, rtol, atol, max_steps, _check_jumps(jumps, grid))
+        raise TypeError("adaptive steps need real states, got complex ones in z0")
+    relative, absolute = _tolerance("rtol", rtol, z.shape[1], False), _tolerance("atol", atol, z.shape[1], True)
+    max_steps = integer("max_steps", max_steps, 1)
+    if first_step is not None:
+        first_step = real_number("first_step", first_step, above=0)
+    run = _AdaptiveRun(rhs, grid, z, tableau, relative, absolute, max_steps, _check_jumps(jumps, grid))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return run.solve(first_step)
+
+
+def _tolerance(name: str, value: ArrayLike, units: int, positive: bool) -> FloatArray:
+    """A tolerance, for all units or one each."""
+    if np.ndim(value) == 0:
+        number = real_number(name, value, above=0) if positive else real_number(name, value, least=0)
+        return np.array(number)
+    tolerance = finite_array(name, value, shape=(units,), axes=("unit",))
+    wrong = tolerance <= 0 if positive else tolerance < 0
+    if wrong.any():
+        unit = first_index(wrong)[0]
+        raise ValueError(
+            f"{name} must be {'positive' if positive else 'at least 0'}; got {tolerance[unit]} for unit {unit}"
+        )
+    return tolerance
 
 
 def _check_jumps(jumps: ArrayLike | None, grid: FloatArray) -> FloatArray:
     """Jump times inside the span, sorted; by default the interior grid times."""
     if jumps is None:
         return grid[1:-1]
-    given = np.unique(np.asarray(jumps, dtype=np.float64))
+    given = np.unique(
+        np.asarray(numeric_array("jumps", jumps if np.size(jumps) else np.empty(0), "iuf"), dtype=np.float64)
+    )
     for time in given[~((given > grid[0]) & (given < grid[-1]))]:
         raise ValueError(f"jumps must lie inside the span ({grid[0]}, {grid[-1]}), got {time}")
     return given
@@ -194,15 +218,15 @@ class _AdaptiveRun:
         grid: FloatArray,
         z0: FloatArray,
         tableau: Tableau,
-        rtol: float,
-        atol: float,
+        rtol: FloatArray,
+        atol: FloatArray,
         max_steps: int,
         jumps: FloatArray,
     ) -> None:
         assert tableau.error_order is not None
         self.rhs, self.grid, self.tableau, self.jumps = rhs, grid, tableau, jumps
         self.rtol, self.atol, self.max_steps = rtol, atol, max_steps
-        self.counted = _Counted(rhs, z0.shape)
+        self.counted = _Checked(rhs, z0.shape)
         self.controller = StepController(tableau.error_order)
         self.rows, self.nodes = tableau.a_dense.tolist(), tableau.c_dense.tolist()
         self.t, self.z, self.attempts = float(grid[0]), z0, 0
@@ -236,7 +260,7 @@ class _AdaptiveRun:
             grid_index=np.array(grid_index),
             n_evaluations=self.counted.calls,
             n_rejected=self.attempts - len(self.intervals),
-            rhs=self.rhs,
+            rhs=self.counted,
         )
 
     def _start(self, t: float, interval: int) -> FloatArray:

@@ -106,8 +106,8 @@ def first_step_size(
     span: float,
     z: FloatArray,
     derivative: FloatArray,
-    rtol: float,
-    atol: float,
+    rtol: FloatArray,
+    atol: FloatArray,
     order: int,
 ) -> float:
     """A first step that neither wastes evaluations nor is rejected, at the price of one evaluation.
@@ -123,7 +123,7 @@ def first_step_size(
         Initial time, and how far the right-hand side is smooth from there.
     z, derivative : ndarray, shape (B, H)
         Initial states and their derivatives.
-    rtol, atol : float
+    rtol, atol : ndarray, shape () or (H,)
         Tolerances.
     order : int
         The error estimate is O(h^order).

@@ -28,6 +28,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kpref._frozen import Frozen
+from kpref._validate import finite_array, integer
 from kpref.integrate.order_conditions import OrderCondition, order_conditions, tree_text
 
 __all__ = ["Tableau"]
@@ -40,7 +42,7 @@ digit."""
 
 
 @dataclass(frozen=True, eq=False)
-class Tableau:
+class Tableau(Frozen):
     """An explicit Runge-Kutta method.
 
     Parameters
@@ -103,10 +105,12 @@ class Tableau:
     def __post_init__(self) -> None:
         for field in ("a", "b", "c", "b_error", "b_error_low", "dense_correction", "a_extra", "c_extra"):
             value = getattr(self, field)
-            if value is not None:
-                value = np.array(value, dtype=np.float64)
-                value.setflags(write=False)
-                object.__setattr__(self, field, value)
+            if value is not None or field in ("a", "b", "c"):
+                object.__setattr__(self, field, finite_array(field, value))
+        for field in ("order", "error_order", "dense_order"):
+            value = getattr(self, field)
+            if value is not None or field == "order":
+                object.__setattr__(self, field, integer(field, value, 1))
         if self.dense_order is None:
             object.__setattr__(self, "dense_order", min(self.order, 3))
         self.validate()
@@ -186,8 +190,8 @@ class Tableau:
             )
         if self.a.shape != (s, s) or self.c.shape != (s,):
             raise ValueError(
-                f"tableau {self.name!r}: with {s} weights in b, a must have shape {(s, s)} and c {(s,)}, "
-                f"got {self.a.shape} and {self.c.shape}"
+                f"tableau {self.name!r}: with {s} weights in b, a must have shape {(s, s)} and c shape {(s,)}; "
+                f"a has {self.a.shape}, c has {self.c.shape}"
             )
         if (self.b_error is None) != (self.error_order is None):
             raise ValueError(f"tableau {self.name!r}: b_error and error_order belong together, got only one of them")

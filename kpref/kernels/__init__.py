@@ -19,9 +19,9 @@ from kpref.kernels import parameters, program, sensitivities, stages, sweeps
 from kpref.kernels.jacobian import DenseArrays, SiteArrays
 from kpref.kernels.panels import Panels, as_matrices, as_panels, zero_panels
 from kpref.kernels.stages import StageTable
-from kpref.linearize import DenseForm, SiteForm
+from kpref.linearize import DenseForm, Form, SiteForm
 from kpref.step_form import StepForm
-from kpref.threads import even_blocks, run_blocks
+from kpref.threads import even_blocks, one_blas_thread, run_blocks
 
 __all__ = [
     "StageTable",
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-Form = SiteForm | StepForm | DenseForm
 
 # States (vectors * trials) that a sweep carries at once: enough rows for the matrix products to run at full rate,
 # few enough that there is work for all cores and that the states of a block stay in cache. Where there are trials for
@@ -168,7 +167,8 @@ def parameter_product(form: Form, vectors: Array) -> Array:
     """``J dtheta`` for parameter vectors (v, M). Costs 2 B T H (k_r H + k (n_in + 1)) flops a vector in site form."""
     vectors = _as_batch(vectors, form)
     if isinstance(form, DenseForm):
-        return _on_one_thread(lambda: np.einsum("rbhm,vm->vbrh", form.parameter_jacobian, vectors))
+        with one_blas_thread():
+            return np.einsum("rbhm,vm->vbrh", form.parameter_jacobian, vectors)
     if isinstance(form, StepForm):
         return _step_parameter_product(form, vectors)
     recurrent, driven = _pack(form, vectors)
@@ -186,7 +186,8 @@ def parameter_transpose(form: Form, tensors: Array) -> Array:
     """``J^T g`` for tensors (v, B, T, H): parameter vectors (v, M). Costs as `parameter_product`."""
     tensors = _as_batch(tensors, form)
     if isinstance(form, DenseForm):
-        return _on_one_thread(lambda: np.einsum("rbhm,vbrh->vm", form.parameter_jacobian, tensors))
+        with one_blas_thread():
+            return np.einsum("rbhm,vbrh->vm", form.parameter_jacobian, tensors)
     arrays, rows = _arrays(form), form.n_steps * form.n_trials
     if isinstance(form, StepForm):
         parts = even_blocks(rows, _ROWS_PER_BLOCK, _most_step_parts(form))
@@ -261,13 +262,6 @@ def _in_one_sweep(form: Form, blocks: list[slice]) -> TypeGuard[SiteForm | StepF
 
 def _steps_per_chunk(blocks: list[slice]) -> int:
     return max(1, _ROWS_PER_CHUNK // (blocks[0].stop - blocks[0].start))
-
-
-def _on_one_thread(compute: Callable[[], Array]) -> Array:
-    """A NumPy expression with BLAS on one thread, so that its bits do not depend on the number of threads."""
-    results: list[Array] = []
-    run_blocks(lambda _: results.append(compute()), 1)
-    return results[0]
 
 
 def _pack(form: SiteForm, vectors: Array) -> tuple[Panels, Panels]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from kpref.kernels.plain_program import run, run_transposed
 from kpref.kernels.stages import StageTable
-from kpref.linearize import DenseForm, SiteForm
+from kpref.linearize import DenseForm, Form, SiteForm
 from kpref.step_form import StepForm
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-Form = SiteForm | StepForm | DenseForm
 
 
 def _row(coefficient: Array, step: int) -> Array:

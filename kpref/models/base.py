@@ -15,14 +15,18 @@ G_g (gates) and S (slope) are known functions of (z, x). A model that states the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array
+from kpref._foreign import is_ours, read_only, returned
+from kpref._frozen import Frozen, FrozenDict
+from kpref._validate import check_shape, finite_array, flag, integer, numeric_array, real_number, short
+from kpref.memory import require_memory
+from kpref.threads import serial_blas
 
 __all__ = [
     "DenseField",
@@ -89,14 +93,14 @@ class SiteCoefficients:
     variable: Array | None = None
 
 
-class Model(ABC):
+class Model(Frozen, ABC):
     """A function F(z, x, theta) with named parameters and a hand-derived linearisation; immutable.
 
     Attributes
     ----------
     n_inputs, n_states : int
-    parameters : dict of str to ndarray
-        Read-only float64 arrays in declared order.
+    parameters : mapping of str to ndarray
+        Read-only: float64 arrays in declared order.
     trainable : tuple of str
         Names of the parameters that training moves, in declared order: the axes of the parameter space.
     """
@@ -104,19 +108,27 @@ class Model(ABC):
     n_states: int
     n_inputs: int
 
-    def __init__(self, parameters: Mapping[str, Array], trainable: Sequence[str] | None) -> None:
-        self.parameters: dict[str, Array] = dict(parameters)
+    def __init__(self, parameters: Mapping[str, npt.ArrayLike], trainable: Sequence[str] | None) -> None:
+        self._parameters: Parameters = FrozenDict(
+            {name: finite_array(name, value) for name, value in parameters.items()}
+        )
         self.trainable: tuple[str, ...] = self._trainable(trainable)
+
+    @property
+    def parameters(self) -> Parameters:
+        """Read-only float64 arrays by name, in declared order."""
+        return self._parameters
 
     def _trainable(self, names: Sequence[str] | None) -> tuple[str, ...]:
         if names is None:
             return tuple(self.parameters)
         if isinstance(names, str):
             raise TypeError(f"trainable must be a sequence of parameter names; got the string {names!r}")
+        if not isinstance(names, Iterable):
+            raise TypeError(f"trainable must be a sequence of parameter names; got {short(names)}")
         names = tuple(names)
-        unknown = [name for name in names if name not in self.parameters]
-        if unknown or not names:
-            raise ValueError(f"trainable must name some of {', '.join(self.parameters)}; got {list(names)}")
+        if not names or not all(isinstance(name, str) and name in self.parameters for name in names):
+            raise ValueError(f"trainable must name some of {', '.join(self.parameters)}; got {short(list(names))}")
         return tuple(name for name in self.parameters if name in names)
 
     @abstractmethod
@@ -132,6 +144,11 @@ class Model(ABC):
         return type(self)(**parameters, trainable=trainable, **self._options())
 
     @property
+    def observed(self) -> slice:
+        """Columns of the state that readouts and losses see: all, but for networks with states of several parts."""
+        return slice(0, self.n_states)
+
+    @property
     def n_parameters(self) -> int:
         """Number M of trainable parameters."""
         return sum(self.parameters[name].size for name in self.trainable)
@@ -141,6 +158,7 @@ class Model(ABC):
         """The trainable parameters, raveled and concatenated in declared order: shape (M,)."""
         return self.flatten(self.parameters)
 
+    @serial_blas
     def evaluate(self, z: npt.ArrayLike, x: npt.ArrayLike, parameters: Parameters | None = None) -> Array:
         """F at states and inputs.
 
@@ -155,18 +173,58 @@ class Model(ABC):
         -------
         ndarray, shape (..., H)
         """
-        own: Parameters = self.parameters if parameters is None else {**self.parameters, **parameters}
-        return self._evaluate(own, np.asarray(z), np.asarray(x))
+        own: Parameters = self.parameters
+        if parameters is not None:
+            self._require_known(parameters)
+            own = {**own, **parameters}
+        states, inputs = self._points(z, x)
+        value = self._evaluate(own, states, inputs)
+        if is_ours(type(self)):
+            return value
+        complex_ = any(np.iscomplexobj(array) for array in (states, inputs, *own.values()))
+        shape = (*np.broadcast_shapes(states.shape[:-1], inputs.shape[:-1]), self.n_states)
+        return returned(f"{type(self).__name__}._evaluate", value, shape, "biufc" if complex_ else "biuf")
+
+    def _points(self, z: npt.ArrayLike, x: npt.ArrayLike) -> tuple[Array, Array]:
+        """States and inputs as arrays with the right last axes; a class of the user's cannot write to them."""
+        arrays = []
+        for name, value, length in (("z", z, self.n_states), ("x", x, self.n_inputs)):
+            array = numeric_array(name, value, "biufc")
+            if array.ndim == 0 or array.shape[-1] != length:
+                raise ValueError(f"{name} must have shape (..., {length}) for {self}; got {array.shape}")
+            arrays.append(array if is_ours(type(self)) else read_only(array))
+        return arrays[0], arrays[1]
+
+    @property
+    def thread_safe(self) -> bool:
+        """Whether all code of the model is this package's: only then does it run on our threads, or compiled."""
+        return is_ours(type(self))
 
     def flatten(self, parameters: Parameters) -> Array:
         """Trainable parameters (or perturbations of them) by name, as a vector (M,)."""
-        return np.concatenate([np.ravel(parameters[name]) for name in self.trainable])
+        self._require_mapping(parameters)
+        missing = [name for name in self.trainable if name not in parameters]
+        if missing:
+            raise ValueError(f"parameters must hold {', '.join(self.trainable)}; {missing[0]!r} is missing")
+        return np.concatenate([np.ravel(numeric_array(name, parameters[name], "biufc")) for name in self.trainable])
+
+    def _require_known(self, parameters: Mapping[str, Any]) -> None:
+        self._require_mapping(parameters)
+        unknown = [name for name in parameters if name not in self.parameters]
+        if unknown:
+            names = ", ".join(map(str, unknown))
+            raise ValueError(f"parameters must be among {', '.join(self.parameters)}; got {names}")
+
+    @staticmethod
+    def _require_mapping(parameters: object) -> None:
+        if not isinstance(parameters, Mapping):
+            raise TypeError(f"parameters must be a mapping of names to arrays; got {short(parameters)}")
 
     def unflatten(self, vector: npt.ArrayLike) -> dict[str, Array]:
         """A vector (M,), real or complex, as trainable parameters by name."""
-        vector = np.asarray(vector)
+        vector = numeric_array("vector", vector, "biufc")
         if vector.shape != (self.n_parameters,):
-            raise ValueError(f"a parameter vector must have shape ({self.n_parameters},); got {vector.shape}")
+            raise ValueError(f"vector must have shape ({self.n_parameters},), the parameters; got {vector.shape}")
         ends = np.cumsum([self.parameters[name].size for name in self.trainable])
         pieces = np.split(vector, ends[:-1])
         return {
@@ -181,9 +239,7 @@ class Model(ABC):
         ValueError
             For a name the model does not have, or a shape that does not match.
         """
-        unknown = [name for name in parameters if name not in self.parameters]
-        if unknown:
-            raise ValueError(f"parameters must be among {', '.join(self.parameters)}; got {', '.join(unknown)}")
+        self._require_known(parameters)
         return self._remake({**self.parameters, **parameters}, self.trainable)
 
     def with_vector(self, vector: npt.ArrayLike) -> Self:
@@ -220,8 +276,13 @@ class Map(Model):
         ndarray, shape (B, T, H)
             z[1..T].
         """
-        z, states = np.asarray(z0), []
-        for x in np.moveaxis(np.asarray(inputs), 1, 0):
+        z, states = numeric_array("z0", z0, "biufc"), []
+        given = numeric_array("inputs", inputs, "biufc")
+        check_shape("inputs", given, shape=("B", "T", self.n_inputs))
+        check_shape("z0", z, shape=(len(given), self.n_states))
+        if given.shape[1] == 0:
+            raise ValueError(f"inputs must have at least one step; got shape {given.shape}")
+        for x in np.moveaxis(given, 1, 0):
             z = self.step(z, x, parameters)
             states.append(z)
         return np.stack(states, axis=1)
@@ -267,8 +328,8 @@ class SiteModel(Model):
     @classmethod
     def _sizes(cls, given: Mapping[str, npt.ArrayLike]) -> tuple[int, int]:
         """Number of states and of inputs, read off the two weights."""
-        recurrent = np.shape(given["weight_hh"])
-        inputs = np.shape(given["weight_ih"])
+        recurrent = numeric_array("weight_hh", given["weight_hh"], "biuf").shape
+        inputs = numeric_array("weight_ih", given["weight_ih"], "biuf").shape
         rows = f"{cls.n_recurrent_gates} * H" if cls.n_recurrent_gates > 1 else "H"
         if len(recurrent) != 2 or recurrent[1] < 1:
             raise ValueError(f"weight_hh must have shape ({rows}, H) with H at least 1; got {recurrent}")
@@ -333,10 +394,13 @@ def initial_parameters(
 
     With ``gain`` g > 1 a tanh network of this kind is chaotic at large H (Sompolinsky, Crisanti, Sommers 1988).
     """
-    if min(n_inputs, n_states) < 1:
-        raise ValueError(f"n_inputs and n_states must be at least 1; got {n_inputs} and {n_states}")
-    if not np.isfinite(gain):
-        raise ValueError(f"gain must be finite; got {gain}")
+    n_inputs, n_states = integer("n_inputs", n_inputs, 1), integer("n_states", n_states, 1)
+    gain, seed = real_number("gain", gain), integer("seed", seed, 0)
+    bias = flag("bias", bias)
+    entries = n_states * (n_states + n_inputs)
+    require_memory(
+        8.0 * entries * cls.n_gates, f"a {cls.__name__} with n_states = {n_states} and n_inputs = {n_inputs}"
+    )
     generator = np.random.default_rng(seed)
     parameters: dict[str, Any] = {}
     for site in cls.sites:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import short
+
 __all__ = [
     "NONLINEARITIES",
     "Nonlinearity",
@@ -114,6 +116,6 @@ def get_nonlinearity(name: str, allowed: tuple[str, ...] = tuple(NONLINEARITIES)
     ValueError
         If there is none, or it is not among `allowed`.
     """
-    if name not in allowed:
-        raise ValueError(f"nonlinearity must be one of {', '.join(allowed)}; got {name!r}")
+    if not isinstance(name, str) or name not in allowed:
+        raise ValueError(f"nonlinearity must be one of {', '.join(allowed)}; got {short(name)}")
     return NONLINEARITIES[name]

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import real_number
 from kpref.models.base import (
     Array,
     Parameters,
@@ -158,9 +159,7 @@ class LeakyRNN(SiteMap):
         nonlinearity: str = "tanh",
         trainable: Sequence[str] | None = None,
     ) -> None:
-        if not 0 < alpha <= 1:
-            raise ValueError(f"alpha must lie in (0, 1]; got {alpha}")
-        self.alpha = float(alpha)
+        self.alpha = real_number("alpha", alpha, above=0, most=1)
         self.nonlinearity = get_nonlinearity(nonlinearity)
         super().__init__({"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias}, trainable)
 

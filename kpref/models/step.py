@@ -57,11 +57,6 @@ class StepModel(Model):
         """Variables of the program that are columns of the state."""
         return {}
 
-    @property
-    def observed(self) -> slice:
-        """Columns of the state that readouts and losses see."""
-        return slice(0, self.n_states)
-
     def weights(self) -> dict[str, Array]:
         """The weights of the program: sums of what enters them."""
         found: dict[str, Array] = {}

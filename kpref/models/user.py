@@ -10,17 +10,19 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array
+from kpref._frozen import FrozenDict
+from kpref._validate import finite_array, first_index, integer, place
 from kpref.models.base import Array, DenseField, Parameters
 from kpref.models.user_checks import (
     FieldFunction,
     Probe,
     check_batches,
     compare,
-    count,
     field_function,
+    field_value,
     named_arrays,
     supplied,
+    supplied_value,
     values,
 )
 from kpref.oracle.finite_difference import FiniteDifference, complex_step, finite_difference
@@ -34,6 +36,9 @@ _N_PROBES = 6
 
 #: Relative error above which central differences say that a function is not smooth.
 _ROUGH = 1e-3
+
+#: States beyond which derivatives are tried on two scales.
+_FAR = 4.0
 
 
 class UserField(DenseField):
@@ -49,7 +54,9 @@ class UserField(DenseField):
     ----------
     function : callable
         ``f(z, x, parameters)`` with states z of shape (..., H), inputs x (..., n_inputs) and a dict of arrays by name,
-        to (..., H). Smooth, a function of nothing else, and each state by itself: no trial sees another.
+        to (..., H). Smooth, a function of nothing else, and each state by itself: no trial sees another. It is called
+        in the thread that builds or applies, with NumPy's BLAS on one thread; it cannot write to its arguments, and
+        what it returns is copied.
     n_states : int
         H.
     n_inputs : int
@@ -73,9 +80,9 @@ class UserField(DenseField):
     state_derivative, parameter_derivative : {"supplied", "complex step", "central differences"}
         Where derivatives come from.
     derivative_error : float
-        Largest error of both at the points of the check, relative to the largest entry of the derivative: one
-        rounding for complex steps, the estimate of central differences, and for supplied derivatives their distance
-        to what they were checked against.
+        Largest error of both, relative to the largest entry of the derivative: one rounding for complex steps; the
+        estimate of central differences, the largest at the points of the check and at all points where derivatives
+        have been taken since; and for supplied derivatives their distance to what they were checked against.
 
     Raises
     ------
@@ -110,7 +117,7 @@ class UserField(DenseField):
         vectorized: bool = True,
         check_states: npt.ArrayLike | None = None,
     ) -> None:
-        self.n_states, self.n_inputs = count("n_states", n_states, 1), count("n_inputs", n_inputs, 0)
+        self.n_states, self.n_inputs = integer("n_states", n_states, 1), integer("n_inputs", n_inputs, 0)
         super().__init__(named_arrays(parameters), trainable)
         self._given: dict[str, Any] = {
             "function": function,
@@ -137,28 +144,53 @@ class UserField(DenseField):
             return type(self)(**self._given, parameters=parameters, trainable=trainable)
         # The functions are the same, and so is what the checks found: only the numbers are new.
         other = copy.copy(self)
-        other.parameters = {
-            name: finite_array(name, parameters[name], shape=own.shape) for name, own in self.parameters.items()
-        }
+        self._require_known(parameters)
+        other._parameters = FrozenDict(
+            {name: finite_array(name, parameters[name], shape=own.shape) for name, own in self.parameters.items()}
+        )
         return other
 
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
-        value = np.asarray(self._function(z, x, parameters))
+        shape = (*np.broadcast_shapes(z.shape[:-1], x.shape[:-1]), self.n_states)
+        value = field_value(self._function(z, x, parameters), shape)
         return value.astype(np.result_type(value, np.float64), copy=False)
 
     def state_jacobian(self, z: Array, x: Array) -> Array:
         """``df/dz``, supplied or by differences."""
         if self._state_jacobian:
-            return np.asarray(self._state_jacobian(z, x, self.parameters), dtype=np.float64)
-        return _by_states(_RULES[self.state_derivative], self._function, Probe(self.parameters, z, x)).value
+            value = self._state_jacobian(z, x, self.parameters)
+            return supplied_value("state_jacobian", value, (*z.shape, self.n_states))
+        found = _by_states(_RULES[self.state_derivative], self._function, Probe(self.parameters, z, x))
+        return self._accepted(found, "the states", "state_jacobian")
 
     def parameter_jacobian(self, z: Array, x: Array) -> dict[str, Array]:
         """``df/d(parameter)`` for each trainable parameter, supplied or by differences."""
         if self._parameter_jacobian:
             found = self._parameter_jacobian(z, x, self.parameters)
-            return {name: np.asarray(found[name], dtype=np.float64) for name in self.trainable}
+            shapes = {name: (*z.shape, *self.parameters[name].shape) for name in self.trainable}
+            return {name: supplied_value("parameter_jacobian", found, shapes[name], name) for name in self.trainable}
         rule, probe = _RULES[self.parameter_derivative], Probe(self.parameters, z, x)
-        return {name: _by_parameter(rule, self._function, probe, name).value for name in self.trainable}
+        return {
+            name: self._accepted(_by_parameter(rule, self._function, probe, name), name, "parameter_jacobian")
+            for name in self.trainable
+        }
+
+    @property
+    def thread_safe(self) -> bool:
+        """False: the functions are the user's."""
+        return False
+
+    def _accepted(self, found: FiniteDifference, what: str, argument: str) -> Array:
+        """A derivative by differences at points where it is used, whose error counts from now on."""
+        error = _relative_error(found)
+        if not error <= _ROUGH:
+            index = first_index(found.error == found.error.max())
+            raise ValueError(
+                f"central differences of function by {what} have a relative error of {error:.2g} at point "
+                f"{place(index[:-1])}, more than the {_ROUGH:g} allowed: give {argument}"
+            )
+        self.derivative_error = max(self.derivative_error, error)
+        return found.value
 
     # Checks
 
@@ -236,14 +268,28 @@ _RULES: dict[str, Rule] = {"complex step": _by_complex_step, "central difference
 
 
 def _by_states(rule: Rule, function: FieldFunction, probe: Probe) -> FiniteDifference:
-    """``df/dz``, (..., H, H): one derivative of all points at once for each state."""
+    """``df/dz``, (..., H, H): one derivative of all points at once for each state.
+
+    Far from zero a function may vary on the scale of the state, or on that of one. Long steps lose less to rounding,
+    but two of them may agree by chance where the function swings between them: they count only where they are within
+    the error of the short ones.
+    """
+    size = np.abs(probe.z)
+    found = _along_units(rule, function, probe, np.maximum(1.0, size))
+    if rule is finite_difference and (size > _FAR).any():
+        near = _along_units(rule, function, probe, np.ones(size.shape))
+        refined = (np.abs(found.value - near.value) <= 3 * near.error) & (found.error < near.error)
+        found = FiniteDifference(*(np.where(refined, *parts) for parts in zip(found, near, strict=True)))
+    return found
+
+
+def _along_units(rule: Rule, function: FieldFunction, probe: Probe, scale: Array) -> FiniteDifference:
     parameters, z, x = probe
-    scale = np.maximum(1.0, np.abs(z))
     found = []
     for unit in range(z.shape[-1]):
         direction = np.zeros_like(z)
         direction[..., unit] = scale[..., unit]
-        found.append(rule(lambda moved: function(moved, x, parameters), z, direction))
+        found.append(rule(lambda moved: field_value(function(moved, x, parameters), z.shape), z, direction))
     per_unit = scale[..., None, :]
     return FiniteDifference(
         np.stack([part.value for part in found], axis=-1) / per_unit,
@@ -260,7 +306,7 @@ def _by_parameter(rule: Rule, function: FieldFunction, probe: Probe, name: str) 
         scale = max(1.0, abs(float(point[index])))
         direction = np.zeros_like(point)
         direction[index] = scale
-        found = rule(lambda moved: function(z, x, {**parameters, name: moved}), point, direction)
+        found = rule(lambda moved: field_value(function(z, x, {**parameters, name: moved}), z.shape), point, direction)
         value[(..., *index)], error[(..., *index)] = found.value / scale, found.error / scale
     return FiniteDifference(value, error)
 
@@ -280,13 +326,19 @@ def _choose(function: Any, point: Array, what: str) -> tuple[str, float]:
         allowed = 10 * differences.error + 1e-10 * largest
         if (np.abs(exact - differences.value) <= allowed).all():
             return "complex step", float(np.finfo(float).eps)
-    error = float(differences.error.max() / largest) if largest else float(differences.error.max())
-    if error > _ROUGH:
+    error = _relative_error(differences)
+    if not error <= _ROUGH:
         raise ValueError(
             f"function is not smooth enough to be differentiated by {what}: central differences have a relative "
             f"error of {error:.2g}"
         )
     return "central differences", error
+
+
+def _relative_error(found: FiniteDifference) -> float:
+    """Largest error over the largest entry."""
+    largest = float(np.abs(found.value).max(initial=0.0))
+    return float(found.error.max(initial=0.0)) / (largest or 1.0)
 
 
 def _worst(found: list[tuple[str, float]]) -> tuple[str, float]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array, first_index, numeric_array
+from kpref._foreign import read_only
+from kpref._validate import finite_array, first_index, numeric_array, place, short
 from kpref.models.base import Array, Parameters
 from kpref.oracle.finite_difference import FiniteDifference
 
@@ -18,10 +20,11 @@ __all__ = [
     "Probe",
     "check_batches",
     "compare",
-    "count",
     "field_function",
+    "field_value",
     "named_arrays",
     "supplied",
+    "supplied_value",
     "values",
 ]
 
@@ -31,7 +34,7 @@ FieldFunction = Callable[[Array, Array, Parameters], Any]
 class Probe(NamedTuple):
     """Where a field is checked: parameters, states (k, H), inputs (k, n_inputs)."""
 
-    parameters: dict[str, Array]
+    parameters: Parameters
     z: Array
     x: Array
 
@@ -39,17 +42,6 @@ class Probe(NamedTuple):
         """One point in words."""
         inputs = f", x = {self.x[index]}" if self.x.size else ""
         return f"z = {self.z[index]}{inputs}"
-
-
-def count(name: str, value: Any, least: int) -> int:
-    """An integer that is at least `least`."""
-    try:
-        number = least - 1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer; got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be an integer, at least {least}; got {value!r}")
-    return number
 
 
 def named_arrays(parameters: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
@@ -60,7 +52,7 @@ def named_arrays(parameters: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
         raise ValueError("parameters must hold at least one parameter")
     for name in parameters:
         if not (isinstance(name, str) and name.isidentifier()):
-            raise ValueError(f"the name of a parameter must be a Python identifier; got {name!r}")
+            raise ValueError(f"the names of parameters must be Python identifiers; got {short(name)}")
     checked = {name: finite_array(name, value) for name, value in parameters.items()}
     for name, value in checked.items():
         if value.size == 0:
@@ -69,34 +61,65 @@ def named_arrays(parameters: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
 
 
 def field_function(name: str, function: Any, vectorized: bool) -> FieldFunction:
-    """A function that takes states (..., H), made of one that takes (H,) if it is not vectorised."""
+    """A function of states (..., H) whose values are checked copies, made of one of states (H,) if not vectorised."""
     if not callable(function):
         raise TypeError(f"{name} must be a function of (z, x, parameters); got {type(function).__name__}")
-    return function if vectorized else _one_by_one(function)
+    over_points = function if vectorized else partial(_one_by_one, name, function)
+    return partial(_call_checked, name, over_points)
 
 
-def _one_by_one(function: FieldFunction) -> FieldFunction:
-    """A function of one state (H,) as one of states (..., H)."""
+def _call_checked(name: str, function: FieldFunction, z: Array, x: Array, parameters: Parameters) -> Any:
+    """The value of a function, as arrays of our own."""
+    value = function(read_only(z), read_only(x), MappingProxyType(dict(parameters)))
+    complex_ = any(np.iscomplexobj(array) for array in (z, x, *parameters.values()))
+    if isinstance(value, Mapping):
+        return {key: _own(f"{name}[{key!r}]", part, z, complex_) for key, part in value.items()}
+    return _own(name, value, z, complex_)
 
-    def over_points(z: Array, x: Array, parameters: Parameters) -> Any:
-        leading = z.shape[:-1]
-        values = [function(z[index], x[index], parameters) for index in np.ndindex(leading)]
-        if isinstance(values[0], Mapping):
-            columns = {name: np.stack([value[name] for value in values]) for name in values[0]}
-            return {name: column.reshape(*leading, *column.shape[1:]) for name, column in columns.items()}
-        stacked = np.stack([np.asarray(value) for value in values])
-        return stacked.reshape(*leading, *stacked.shape[1:])
 
-    return over_points
+def _own(name: str, value: Any, z: Array, complex_: bool) -> Array:
+    """A copy of what a function returned for states z, with their leading axes."""
+    array = numeric_array(f"the value of {name}", value, "biufc")
+    if array.dtype.kind == "c" and not complex_:
+        wrong = array.imag != 0
+        index = first_index(wrong if wrong.any() else np.ones(array.shape, bool)) if array.size else ()
+        state = f" at z = {z[index[: z.ndim - 1]]}" if array.shape[: z.ndim - 1] == z.shape[:-1] and array.size else ""
+        raise ValueError(
+            f"the value of {name} must be an array of real numbers; got {array.dtype}: entry {place(index)} is "
+            f"{array[index]}{state}"
+        )
+    return np.array(array)
+
+
+def _one_by_one(name: str, function: FieldFunction, z: Array, x: Array, parameters: Parameters) -> Any:
+    """A function of one state (H,) at states (..., H)."""
+    leading = z.shape[:-1]
+    values = [_copied(name, function(z[index], x[index], parameters)) for index in np.ndindex(leading)]
+    if isinstance(values[0], Mapping):
+        columns = {key: np.stack([value[key] for value in values]) for key in values[0]}
+        return {key: column.reshape(*leading, *column.shape[1:]) for key, column in columns.items()}
+    stacked = np.stack(values)
+    return stacked.reshape(*leading, *stacked.shape[1:])
+
+
+def _copied(name: str, value: Any) -> Any:
+    """Arrays of our own: the function may fill the same one for the next state."""
+    if isinstance(value, Mapping):
+        return {
+            key: np.array(numeric_array(f"the value of {name}[{key!r}]", part, "biufc")) for key, part in value.items()
+        }
+    return np.array(numeric_array(f"the value of {name}", value, "biufc"))
 
 
 def _call(name: str, function: FieldFunction, probe: Probe) -> Any:
     try:
         return function(probe.z, probe.x, probe.parameters)
     except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith(f"the value of {name}"):
+            raise  # what it returned was refused in words
+        reason = f"{type(error).__name__} ({' '.join(str(error).split())})"
         raise ValueError(
-            f"{name} raised {type(error).__name__} ({error}) for states of shape {probe.z.shape} and inputs of shape "
-            f"{probe.x.shape}"
+            f"{name} raised {reason} for states of shape {probe.z.shape} and inputs of shape {probe.x.shape}"
         ) from error
 
 
@@ -141,18 +164,30 @@ def check_batches(function: FieldFunction, probe: Probe) -> None:
             )
 
 
+def field_value(value: Any, shape: tuple[int, ...]) -> Array:
+    """f during use: the shape of the states."""
+    array = np.asarray(value)
+    _check_value_shape("function", array, shape)
+    return array
+
+
+def supplied_value(name: str, value: Any, shape: tuple[int, ...], parameter: str | None = None) -> Array:
+    """A supplied derivative during use: its form, checked."""
+    if parameter is not None:
+        if not isinstance(value, Mapping) or parameter not in value:
+            raise ValueError(f"{name} must return a dict of the trainable parameters; {parameter!r} is missing")
+        name, value = f"{name}[{parameter!r}]", value[parameter]
+    array = numeric_array(f"the value of {name}", value, "biuf")
+    _check_value_shape(name, array, shape)
+    return array.astype(np.float64, copy=False)
+
+
 def supplied(function: FieldFunction, name: str, probe: Probe, shape: tuple[int, ...], parameter: str | None) -> Array:
     """A supplied derivative at the points of a probe, (k, H, \\*shape), its form checked."""
 
     def evaluate(z: Array, x: Array) -> Array:
         value = _call(name, function, Probe(probe.parameters, z, x))
-        if parameter is not None:
-            if not isinstance(value, Mapping) or parameter not in value:
-                raise ValueError(f"{name} must return a dict of the trainable parameters; {parameter!r} is missing")
-            value = value[parameter]
-        array = numeric_array(f"the value of {name}", value, "biuf")
-        _check_value_shape(name if parameter is None else f"{name}[{parameter!r}]", array, (*z.shape, *shape))
-        return array
+        return supplied_value(name, value, (*z.shape, *shape), parameter)
 
     evaluate(probe.z[:, None], probe.x[:, None])
     return evaluate(probe.z, probe.x)

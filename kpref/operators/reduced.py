@@ -14,7 +14,7 @@ one product for each a; random signs g over the other axes, with ``E g g^T = I``
     tr_other(A) ~ (1/p) sum_i (g_i (x) I)^T A (g_i (x) I)
 
 (Hutchinson, Commun. Stat. Simul. Comput. 1990, blockwise). Both are lazy, and plain sums of entries of A: kept spaces
-carry no measure.
+carry no measure. Where trials end early, only points that exist are averaged over: n is then their number for each k.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import integer, short
+from kpref.lengths import points
 from kpref.memory import require_memory
 from kpref.operators.tensor import Structure, TensorOperator
 from kpref.space import EuclideanSpace
@@ -49,9 +51,10 @@ def kept_axes(keep: str | Sequence[str]) -> tuple[int, ...]:
     ValueError
         If `keep` is not one or several of ``"trial"``, ``"time"``, ``"unit"``, each at most once.
     """
-    names = [keep] if isinstance(keep, str) else list(keep)
-    if not names or len(set(names)) < len(names) or any(name not in AXES for name in names):
-        raise ValueError(f"keep must be one or several of {', '.join(AXES)}, each at most once; got {keep!r}")
+    names = [keep] if isinstance(keep, str) else list(keep) if isinstance(keep, Sequence) else []
+    known = all(isinstance(name, str) and name in AXES for name in names)
+    if not names or not known or len(set(names)) < len(names):
+        raise ValueError(f"keep must be one or several of {', '.join(AXES)}, each at most once; got {short(keep)}")
     return tuple(axis for axis, name in enumerate(AXES) if name in names)
 
 
@@ -78,13 +81,19 @@ def average(op: TensorOperator, keep: str | Sequence[str]) -> TensorOperator:
     kept = _kept(op, keep)
     others = _others(kept)
     shape = op.shape_in
-    number = math.prod(shape[axis] for axis in others)
+    space = op.space_in
+    number: Any = op.dtype.type(math.prod(shape[axis] for axis in others))
+    if space.lengths is not None:
+        exist = np.broadcast_to(points(space.lengths, shape[1])[:, :, None], shape)
+        number = np.maximum(exist.sum(axis=others), 1).astype(op.dtype)  # 1 after the end of all: of no value
     lifted = tuple(length if axis in kept else 1 for axis, length in enumerate(shape))
 
     def reduce(whole: TensorOperator, batch: Array) -> Array:
+        if space.lengths is not None:
+            batch = batch / number
         repeated = np.broadcast_to(batch.reshape(-1, *lifted), (len(batch), *shape))
-        image = whole.apply(np.ascontiguousarray(repeated))
-        return np.asarray(image.sum(axis=tuple(1 + axis for axis in others)) / op.dtype.type(number) ** 2)
+        image = whole.apply(np.ascontiguousarray(repeated)).sum(axis=tuple(1 + axis for axis in others))
+        return np.asarray(image / (number**2 if space.lengths is None else number))
 
     return _reduced(op, kept, reduce, "average", exact=True)
 
@@ -124,8 +133,7 @@ def partial_trace(
     number = math.prod(outer)
     if probes is None:
         return _reduced(op, kept, lambda whole, batch: _diagonal_sum(whole, batch, kept, others), "partial trace", True)
-    if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 1:
-        raise ValueError(f"probes must be a positive integer, or None for the exact partial trace; got {probes!r}")
+    probes, seed = integer("probes", probes, 1), integer("seed", seed, 0)
     require_memory(float(op.dtype.itemsize) * probes * number, f"{probes} probes of {op.name}")
     signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(probes, *outer)).astype(op.dtype)
     return _reduced(
@@ -134,6 +142,8 @@ def partial_trace(
 
 
 def _kept(op: TensorOperator, keep: str | Sequence[str]) -> tuple[int, ...]:
+    if not isinstance(op, TensorOperator):
+        raise TypeError(f"op must be a TensorOperator; got {short(op)}")
     if op.space_in != op.space_out or len(op.shape_in) != 3:
         raise ValueError(
             f"a reduced view needs an operator on one space of tensors (trials, time, units); {op.name} maps "

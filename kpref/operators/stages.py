@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.linearize import DenseForm, SiteForm, linearize
+from kpref.linearize import Form, linearize
 from kpref.operators.tensor import TensorOperator
 from kpref.runge_kutta import Forcing, Segment, StageSystem, interpolation
 from kpref.space import EuclideanSpace, TrajectorySpace
@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-Form = SiteForm | DenseForm
 
 
 def stage_propagator(system: StageSystem, space: TrajectorySpace) -> TensorOperator:
@@ -59,11 +58,13 @@ def stage_propagator(system: StageSystem, space: TrajectorySpace) -> TensorOpera
         system.adjoint(system.stage_forcing, batch, _stage_zeros(system, len(batch)), done)
         return out.reshape(len(batch), *shape)
 
-    return TensorOperator(forward, transpose, EuclideanSpace(shape), space, system.dtype, "P_s")
+    # The steps of a trial are those up to the last grid time of it.
+    lengths = None if space.lengths is None else system.solution.grid_index[space.lengths - 1]
+    return TensorOperator(forward, transpose, EuclideanSpace(shape, lengths), space, system.dtype, "P_s")
 
 
-def stage_parameter_jacobian(system: StageSystem) -> TensorOperator:
-    """J_s: what a parameter step does to the derivative at each stage."""
+def stage_parameter_jacobian(system: StageSystem, stages_space: EuclideanSpace) -> TensorOperator:
+    """J_s: what a parameter step does to the derivative at each stage, those of P_s."""
     from kpref import kernels
 
     shape = (system.n_trials, system.n_steps, system.stages, system.n_states)
@@ -85,7 +86,7 @@ def stage_parameter_jacobian(system: StageSystem) -> TensorOperator:
         return total
 
     parameters = EuclideanSpace((system.field.n_parameters,))
-    return TensorOperator(forward, transpose, parameters, EuclideanSpace(shape), system.dtype, "J_s")
+    return TensorOperator(forward, transpose, parameters, stages_space, system.dtype, "J_s")
 
 
 def parameter_sensitivity(system: StageSystem, space: TrajectorySpace) -> TensorOperator:

@@ -10,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse.linalg import LinearOperator
 
+from kpref._foreign import is_ours, read_only, returned
+from kpref._validate import numeric_array, precision, real_number, short
 from kpref.memory import require_memory
-from kpref.space import EuclideanSpace
+from kpref.space import EuclideanSpace, require_space
+from kpref.threads import serial_blas
 
 __all__ = ["Structure", "TensorOperator", "identity"]
 
@@ -45,13 +48,14 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     columns (n, 1) and matrices (n, k) as SciPy does, tensors being flattened in C order; ``op.apply(batch)`` maps a
     batch (v, \\*shape_in) at once. ``op.T`` and ``op.H`` are the Euclidean transpose, ``op.star`` the adjoint in the
     inner products of the two spaces. Sums, products and multiples of TensorOperators are TensorOperators; with any
-    other LinearOperator they are SciPy's.
+    other LinearOperator they are SciPy's. Where points of a space do not exist (trials that end early), nothing is
+    taken from them and zeros are returned.
 
     Parameters
     ----------
     forward, transpose : callable
-        The map and its Euclidean transpose on batches: (v, \\*shape_in) to (v, \\*shape_out) and back. They may not
-        write to their argument.
+        The map and its Euclidean transpose on batches: (v, \\*shape_in) to (v, \\*shape_out) and back. They cannot
+        write to their argument, and what they return is copied; BLAS has one thread inside them.
     space_in, space_out : EuclideanSpace
         The two spaces; a `TrajectorySpace` carries a measure.
     dtype : dtype
@@ -79,10 +83,26 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         name: str = "operator",
         structure: Structure = Structure(),
     ) -> None:
-        super().__init__(np.dtype(dtype), (space_out.size, space_in.size))
-        self._forward, self._backward = forward, transpose
-        self.space_in, self.space_out = space_in, space_out
+        space_in, space_out = require_space("space_in", space_in), require_space("space_out", space_out)
+        super().__init__(precision(dtype), (space_out.size, space_in.size))
         self.name, self.structure = name, structure
+        self._forward = _into(space_out, self._promised("forward", forward, space_out))
+        self._backward = _into(space_in, self._promised("transpose", transpose, space_in))
+        self.space_in, self.space_out = space_in, space_out
+
+    def _promised(self, name: str, function: Map, space: EuclideanSpace) -> Map:
+        """A function whose values have the promised dtype; one of the user's is checked and copied as well."""
+        if not callable(function):
+            raise TypeError(f"{name} must be a function of a batch of tensors; got {short(function)}")
+        dtype = self.dtype
+        if is_ours(function):
+            return lambda batch: function(batch.astype(dtype, copy=False)).astype(dtype, copy=False)
+
+        def call(batch: Array) -> Array:
+            image = function(read_only(batch.astype(dtype, copy=False)))
+            return returned(f"{name} of {self.name}", image, (len(batch), *space.shape)).astype(dtype, copy=False)
+
+        return call
 
     @property
     def shape_in(self) -> tuple[int, ...]:
@@ -94,6 +114,7 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         """Shape of a tensor that the operator returns."""
         return self.space_out.shape
 
+    @serial_blas
     def apply(self, batch: npt.ArrayLike) -> Array:
         """Apply to several tensors at once.
 
@@ -113,22 +134,27 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         TypeError
             If the entries are not numbers.
         """
-        array = np.asarray(batch)
+        array = self._numbers(batch)
         if array.shape[1:] != self.shape_in or array.ndim != len(self.shape_in) + 1:
             raise ValueError(f"{self.name} takes batches of shape (v, {_inside(self.shape_in)}); got {array.shape}")
         if array.dtype.kind == "c":
             return self.apply(array.real) + 1j * self.apply(array.imag)
-        if array.dtype.kind not in "biuf":
-            raise TypeError(f"{self.name} takes numbers; got an array of {array.dtype}")
         if len(array) == 0:
             return np.empty((0, *self.shape_out), self.dtype)
-        return self._forward(array.astype(self.dtype, copy=False))
+        return self._forward(self.space_in.clear(array.astype(self.dtype, copy=False)))
+
+    def _numbers(self, value: Any) -> Array:
+        """An array of numbers, or TypeError: what SciPy expects of an operator that is given something else."""
+        try:
+            return numeric_array(f"the argument of {self.name}", value, "biufc")
+        except ValueError as error:
+            raise TypeError(str(error)) from error
 
     def __call__(self, x: Any) -> Any:
         """Map a tensor of shape `shape_in`; anything else is treated as by ``op @ x``."""
-        if isinstance(x, LinearOperator) or np.isscalar(x):
+        if isinstance(x, LinearOperator) or (np.isscalar(x) and not isinstance(x, str | bytes)):
             return self.dot(x)
-        array = np.asarray(x)
+        array = self._numbers(x)
         if array.shape == self.shape_in:
             return self.apply(array[None])[0]
         if array.ndim in (1, 2) and array.shape[0] == self.shape[1]:
@@ -149,6 +175,7 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
             If it takes more, or more than there is; nothing is allocated then.
         """
         rows, columns = self.shape
+        limit = real_number("limit", limit, least=0)
         needed = rows * columns * self.dtype.itemsize
         if needed > limit:
             raise MemoryError(
@@ -247,7 +274,14 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
             return self._after(x)
         if np.isscalar(x):
             return self._times(x)
-        return super().dot(x)
+        if isinstance(x, LinearOperator):
+            return super().dot(x)
+        array = self._numbers(x)
+        if array.ndim not in (1, 2) or array.shape[0] != self.shape[1]:
+            raise ValueError(
+                f"{self.name} @ x takes x of shape ({self.shape[1]},) or ({self.shape[1]}, k); got {array.shape}"
+            )
+        return super().dot(array)
 
     def _after(self, first: TensorOperator) -> TensorOperator:
         if first.space_out != self.space_in:
@@ -265,10 +299,11 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         )
 
     def _times(self, factor: Any) -> Any:
-        if isinstance(factor, str | bytes):  # scalars to NumPy
-            raise TypeError(f"{self.name} can be multiplied by a number, an array or an operator; got {factor!r}")
         if np.iscomplexobj(factor):
             return super().dot(factor)
+        if isinstance(factor, str | bytes):  # scalars to NumPy
+            raise TypeError(f"{self.name} can be multiplied by a number, an array or an operator; got {short(factor)}")
+        factor = real_number(f"the factor of {self.name}", factor)
         return self._derived(
             lambda batch: self.dtype.type(factor) * self._forward(batch),
             lambda batch: self.dtype.type(factor) * self._backward(batch),
@@ -278,13 +313,25 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
             Structure(self.structure.self_adjoint, self.structure.positive and factor >= 0),
         )
 
+    def __matmul__(self, x: Any) -> Any:
+        if np.isscalar(x):
+            raise ValueError(
+                f"{self.name} @ x takes an array or an operator, and {self.name} * x a number; got {short(x)}"
+            )
+        return super().__matmul__(x)
+
     def __rmul__(self, x: Any) -> Any:
         return self._times(x) if np.isscalar(x) else super().__rmul__(x)
 
     def __truediv__(self, x: Any) -> Any:
         if not np.isscalar(x):
             raise ValueError(f"{self.name} can be divided by a scalar only; got {type(x).__name__}")
-        return self._times(1 / x)  # type: ignore[operator]
+        if np.iscomplexobj(x):
+            return super().__truediv__(x)
+        divisor = real_number(f"the divisor of {self.name}", x)
+        if divisor == 0:
+            raise ValueError(f"the divisor of {self.name} must not be zero")
+        return self._times(1 / divisor)
 
     def __neg__(self) -> Any:
         return self._times(-1.0)
@@ -322,7 +369,23 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
 
 def identity(space: EuclideanSpace, dtype: npt.DTypeLike = np.float64) -> TensorOperator:
     """The identity on a space."""
-    return TensorOperator(np.copy, np.copy, space, space, dtype, "I", Structure(self_adjoint=True, positive=True))
+    return TensorOperator(_copy, _copy, space, space, dtype, "I", Structure(self_adjoint=True, positive=True))
+
+
+def _copy(batch: Array) -> Array:
+    return batch.copy()
+
+
+def _into(space: EuclideanSpace, function: Map) -> Map:
+    """A map whose images are tensors of the space: zero where nothing exists."""
+    if space.lengths is None:
+        return function
+
+    def restricted(batch: Array) -> Array:
+        image = function(batch)
+        return space.clear(image, overwrite=image.flags.writeable and not np.may_share_memory(image, batch))
+
+    return restricted
 
 
 def _inside(shape: tuple[int, ...]) -> str:

@@ -370,7 +370,7 @@ def _plain(form: SiteForm) -> SiteForm:
 def _with_rounded_parameters(model: SiteMap, wrap: Any) -> SiteMap:
     """The same model computing with rounded parameters; its own checks would make plain arrays of them."""
     twin = copy.copy(model)
-    twin.parameters = {name: wrap(value) for name, value in model.parameters.items()}
+    twin._parameters = {name: wrap(value) for name, value in model.parameters.items()}
     return twin
 
 

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref._validate import finite_array, first_index, numeric_array
+from kpref._validate import function as require_function
+from kpref.threads import serial_blas
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -96,7 +99,10 @@ class TaylorTest:
     errors: Array
     slope: float
 
+    __repr__ = short_repr
 
+
+@serial_blas
 def complex_step(function: Function, point: npt.ArrayLike, direction: npt.ArrayLike | None = None) -> Array:
     """Derivative of an analytic function, ``Im f(x + i h d) / h`` with h = 2**-100.
 
@@ -128,10 +134,11 @@ def complex_step(function: Function, point: npt.ArrayLike, direction: npt.ArrayL
     ----------
     Squire, Trapp, Using complex variables to estimate derivatives of real functions, SIAM Review 40 (1998).
     """
+    require_function("function", function, "an array")
     x, directions = _arguments(point, direction)
     columns = []
     for d in directions:
-        value = np.asarray(function(x + 1j * (_COMPLEX_STEP * d)))
+        value = numeric_array("the value of the function", function(x + 1j * (_COMPLEX_STEP * d)), "biufc")
         if value.dtype.kind != "c":
             raise TypeError(
                 f"complex steps need a function that returns complex numbers for a complex point; got {value.dtype}: "
@@ -141,6 +148,7 @@ def complex_step(function: Function, point: npt.ArrayLike, direction: npt.ArrayL
     return columns[0] if direction is not None else _as_jacobian(columns, x.shape)
 
 
+@serial_blas
 def finite_difference(
     function: Function, point: npt.ArrayLike, direction: npt.ArrayLike | None = None
 ) -> FiniteDifference:
@@ -179,6 +187,7 @@ def finite_difference(
     ----------
     Ridders, Accurate computation of F'(x) and F'(x) F''(x), Advances in Engineering Software 4 (1982).
     """
+    require_function("function", function, "an array")
     x, directions = _arguments(point, direction)
     if direction is not None:
         return _central(function, x, next(directions))
@@ -189,6 +198,7 @@ def finite_difference(
     return FiniteDifference(value / scale, error / scale)
 
 
+@serial_blas
 def dot_test(operator: LinearOperator, seed: int = 0) -> DotTest:
     """Whether two halves of a linear operator are adjoint: ``<w, A v> = <A^H w, v>`` for random v and w.
 
@@ -219,6 +229,7 @@ def dot_test(operator: LinearOperator, seed: int = 0) -> DotTest:
     return DotTest(ahead.sum().item(), back.sum().item(), distance / scale if scale else 0.0)
 
 
+@serial_blas
 def taylor_test(
     function: Function,
     derivative: Function,
@@ -249,12 +260,15 @@ def taylor_test(
     ValueError
         If an argument is not as described, the derivative has another shape than f, or a value is not finite.
     """
+    require_function("function", function, "an array")
+    require_function("derivative", derivative, "an array")
     x, directions = _arguments(point, direction)
     d = next(directions)
     h = finite_array("steps", steps, ndim=1)
     if len(h) < 2 or (h <= 0).any():
         raise ValueError(f"steps must be at least two positive numbers; got {h}")
-    start, slope = np.asarray(function(x)), np.asarray(derivative(d))
+    start = np.array(numeric_array("the value of function", function(x), "biuf"))
+    slope = np.array(numeric_array("the value of derivative", derivative(d), "biuf"))
     if slope.shape != start.shape:
         raise ValueError(f"derivative must return the shape of the function, {start.shape}; got {slope.shape}")
     errors = np.array([np.linalg.norm(np.ravel(function(x + step * d) - start - step * slope)) for step in h])
@@ -292,7 +306,8 @@ def _central(function: Function, x: Array, d: Array) -> FiniteDifference:
     value, error = np.zeros(()), np.full((), np.inf)
     above: list[Array] = []  # the row T[i-1, :] of the table
     for h in _STEPS:
-        ahead = numeric_array("the value of the function", function(x + h * d), "biuf")
+        # A copy: the function may fill the same array at each call.
+        ahead = np.array(numeric_array("the value of the function", function(x + h * d), "biuf"))
         behind = numeric_array("the value of the function", function(x - h * d), "biuf")
         with np.errstate(invalid="ignore", over="ignore"):
             unit = np.finfo(np.result_type(ahead, np.float32)).eps

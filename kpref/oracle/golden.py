@@ -38,6 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._archives import read_npz, replacing
+from kpref._arguments import require_file
 from kpref._version import __version__
 from kpref.flow import Flow
 from kpref.oracle.adapters import flow_backend
@@ -295,13 +296,14 @@ def _rounded_states(flow: Flow, arithmetic: Arithmetic) -> Array:
 def _read_problem(folder: Path) -> tuple[Flow, dict[str, Any], Array]:
     """The problem, the manifest, and the folder's own trajectory."""
     file = folder / "manifest.json"
+    require_file("the manifest", file)
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise ValueError(f"its format is {manifest['format']!r}")
         version, description = manifest["version"], manifest["problem"]
         manifest["seed"], manifest["arithmetic"], manifest["probes"]  # noqa: B018
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} is not the manifest of a golden folder: {error}") from error
     if version != VERSION:
         raise ValueError(f"{folder} is a golden folder of version {version}; this kpref reads version {VERSION}")

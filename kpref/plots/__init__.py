@@ -1,9 +1,18 @@
-"""The pictures of a report: functions that draw on matplotlib axes and return them.
+"""The pictures of a report, for notebooks and papers: functions from data to matplotlib axes.
 
-They know nothing of files or reports, so that they serve in a notebook or a paper as well.
+Each takes its data first, then labels and colours, and as its last argument `ax` the axes to draw on, by default those
+of a new figure; each returns the axes. Curves come as pairs of a name and an array, one a checkpoint or operator.
+None of them knows of files or reports, and none fails on zeros, equal or negative numbers, NaN or infinity: what has no
+place on an axis is left out, and where nothing is left the axes say so in words.
+
+>>> import matplotlib
+>>> from kpref import plots
+>>> with matplotlib.rc_context(plots.STYLE):  # the looks of a report
+...     ax = plots.plot_spectrum([("K", [3.0, 2.0, 0.5])])
 """
 
-from kpref.plots.curves import plot_cumulative, plot_errors, plot_spectrum
+from kpref.coloring import TrialColoring, color_trials
+from kpref.plots.curves import plot_angles, plot_cumulative, plot_errors, plot_spectrum
 from kpref.plots.metrics import (
     plot_alignment_matrix,
     plot_dimension_against_training,
@@ -14,12 +23,15 @@ from kpref.plots.metrics import (
     plot_trial_norms,
 )
 from kpref.plots.style import STYLE, checkpoint_colors
-from kpref.plots.trials import plot_change, plot_legend_of_trials, plot_outputs, plot_trials
+from kpref.plots.trials import plot_change, plot_legend_of_trials, plot_outputs, plot_trials, shade_unscored
 
 __all__ = [
     "STYLE",
+    "TrialColoring",
     "checkpoint_colors",
+    "color_trials",
     "plot_alignment_matrix",
+    "plot_angles",
     "plot_change",
     "plot_cumulative",
     "plot_dimension_against_training",
@@ -33,4 +45,5 @@ __all__ = [
     "plot_spectrum",
     "plot_trial_norms",
     "plot_trials",
+    "shade_unscored",
 ]

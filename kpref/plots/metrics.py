@@ -1,8 +1,4 @@
-"""The metrics of the K-P flow as figures: dimensions, alignments, exponents, growth, and modes over time.
-
-Each function takes data and, as its last argument, axes to draw on; without them it makes a new figure. It returns the
-axes.
-"""
+"""The metrics of the K-P flow as figures: dimensions, alignments, exponents, growth, and modes over time."""
 
 from __future__ import annotations
 
@@ -13,9 +9,27 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
-from kpref.plots.style import INK, MUTED, checkpoint_colors, given_or_new, markers, time_axis, whole_ticks
+from kpref.plots.style import (
+    INK,
+    MUTED,
+    checkpoint_colors,
+    given_or_new,
+    legend_of_names,
+    log_axis,
+    markers,
+    mean_over,
+    name_ticks,
+    plain,
+    plain_names,
+    say,
+    shown,
+    shown_on_log,
+    time_axis,
+    whole_ticks,
+    why_empty,
+)
 
 __all__ = [
     "plot_alignment_matrix",
@@ -36,29 +50,49 @@ _LARGEST_WITH_NUMBERS = 12  # matrices with a number in each cell
 
 
 def plot_modes_over_time(
-    modes: Array, values: Array | None = None, times: Array | None = None, ax: Axes | None = None
+    modes: Array,
+    values: Array | None = None,
+    label: str = "length, rms over trials",
+    times: Array | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Where in time each mode lives: its length over the units, as root mean square over trials, one line a mode.
 
     Parameters
     ----------
     modes : ndarray, shape (k, B, T, H)
+        NaN after the end of a trial, which then is no part of the mean.
     values : ndarray, shape (k,), optional
         Their eigenvalues, for the legend.
+    label : str
+        Of the vertical axis.
     times : ndarray, shape (T,), optional
         In the unit of time; the steps 1, ..., T by default.
     ax : Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> import kpref
+    >>> from kpref.plots import plot_modes_over_time
+    >>> flow = kpref.Flow(kpref.models.RNN.init(2, 8, seed=0), [[[1.0, 0.0]] * 20])
+    >>> modes = kpref.eigh(flow.NTK, k=3)
+    >>> ax = plot_modes_over_time(modes.vectors, modes.values)
     """
     ax = given_or_new(ax)
     places = time_axis(ax, times, modes.shape[2])
     colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, len(modes)))
-    for index, (mode, color) in enumerate(zip(modes, colors, strict=True)):
-        length = np.sqrt(np.square(mode).sum(axis=2).mean(axis=0))
-        name = f"mode {index + 1}" + ("" if values is None else f", λ = {float(f'{values[index]:.3g}'):,.10g}")
+    scale = float(np.nanmax(np.abs(shown(modes)), initial=0.0)) or 1.0  # so that squares do not overflow
+    lengths = [scale * np.sqrt(mean_over(np.square(shown(mode) / scale).sum(axis=2), axis=0)) for mode in modes]
+    for index, (length, color) in enumerate(zip(lengths, colors, strict=True)):
+        name = f"mode {index + 1}" + ("" if values is None else f", λ = {_short(values[index])}")
         ax.plot(places, length, color=color, linewidth=1.6, label=name, **_dot(places))
-    ax.set_ylabel("length of the mode, rms over trials")
-    ax.set_ylim(bottom=0.0)
-    ax.legend()
+    ax.set_ylabel(label)
+    top = float(np.nanmax(lengths)) if np.isfinite(lengths).any() else 0.0
+    ax.set_ylim(0.0, 1.06 * top or 1.0)
+    if not top:
+        say(ax, why_empty(modes))
+    legend_of_names(ax)
     return ax
 
 
@@ -75,32 +109,49 @@ def plot_dimension_against_training(
     stages : sequence of str or of float, length c
         Names of the checkpoints, evenly spaced, or iterations, in their places.
     curves : sequence of (name, ndarray, ndarray)
-        For each operator its sizes and their standard errors, shape (c,) each. What is not positive is left out.
+        For each operator its sizes, shape (c,), and the lengths of the error bars, shape (c,), or (2, c) for those
+        below and above. What is not positive and finite is left out; a length that is not finite draws no bar.
     label : str
         Of the vertical axis, which is logarithmic.
     ax : Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpref.plots import plot_dimension_against_training
+    >>> curves = [("NTK", np.array([173.0, 4.9]), np.array([5.2, 0.3]))]
+    >>> ax = plot_dimension_against_training([0, 1500], curves)
+    >>> ax.get_xlabel()
+    'training iteration'
     """
     ax = given_or_new(ax)
-    named = isinstance(stages[0], str)
+    named = len(stages) == 0 or isinstance(stages[0], str)
     places = np.arange(len(stages)) if named else np.asarray(stages, dtype=float)
-    every: list[Array] = []
-    for index, ((name, sizes, errors), marker) in enumerate(zip(curves, markers(len(curves)), strict=True)):
-        use = np.isfinite(sizes) & (sizes > 0)
+    drawn = [shown_on_log(sizes) for _, sizes, _ in curves]
+    names = plain_names([name for name, _, _ in curves])
+    reach: list[Array] = []
+    for index, ((_, given, errors), sizes, marker) in enumerate(zip(curves, drawn, markers(len(curves)), strict=True)):
+        use = np.isfinite(sizes)
+        lengths = np.nan_to_num(np.abs(shown(errors)))[..., use]
+        style: Any = {"marker": marker, "markersize": 6, "linewidth": 1.5, "capsize": 4}
+        name = names[index] if use.any() else f"{names[index]}: {why_empty(given)}"
         color = _OPERATORS[index % len(_OPERATORS)]
-        style: Any = {"marker": marker, "markersize": 6, "linewidth": 1.5, "capsize": 4, "label": name}
-        ax.errorbar(places[use], sizes[use], yerr=np.nan_to_num(errors[use]), color=color, **style)
-        every.append(sizes[use])
-    ax.set(yscale="log", ylabel=label, xlabel="checkpoint" if named else "training iteration")
+        ax.errorbar(places[use], sizes[use], yerr=lengths, color=color, label=name, **style)
+        reach.append(shown_on_log(sizes[use] + lengths[-1] if lengths.ndim > 1 else sizes[use] + lengths))
+    ax.set(ylabel=label, xlabel="checkpoint" if named else "training iteration")
     if named:
-        ax.set_xticks(places, [str(stage) for stage in stages], rotation=30 if len(stages) > 4 else 0)
-        ax.set_xlim(-0.4, len(stages) - 0.6)
-    _plain_log_ticks(ax, np.concatenate(every))
-    ax.legend(fontsize=8.5, ncols=2 if len(curves) > 4 else 1)
+        name_ticks(ax, list(stages))
+    every = np.concatenate([np.zeros(0), *drawn])
+    log_axis(ax, np.concatenate([every, *reach]))
+    if not np.isfinite(every).any():
+        say(ax, why_empty(np.concatenate([np.zeros(0), *(np.ravel(sizes) for _, sizes, _ in curves)])))
+    legend_of_names(ax)
     return ax
 
 
 def plot_alignment_matrix(
-    values: Array, labels: Sequence[str], errors: Array | None = None, ax: Axes | None = None
+    values: Array, names: Sequence[object], errors: Array | None = None, ax: Axes | None = None
 ) -> Axes:
     """Alignments, -1 to 1, as colours that are white at zero, with the number in each cell of a small matrix.
 
@@ -108,38 +159,43 @@ def plot_alignment_matrix(
     ----------
     values : ndarray, shape (n, n)
         NaN where an alignment is not defined.
-    labels : sequence of str
+    names : sequence
         Of the n rows and columns.
     errors : ndarray, shape (n, n), optional
-        Standard errors, written below the numbers where they are not zero.
+        Standard errors, written below the numbers where they are finite and not zero.
     ax : Axes, optional
-        A colour bar goes beside them.
+        By default those of a new figure. A colour bar goes beside them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpref.plots import plot_alignment_matrix
+    >>> ax = plot_alignment_matrix(np.array([[1.0, 0.2], [0.2, 1.0]]), ["K", "NTK"])
+    >>> [text.get_text() for text in ax.texts]
+    ['1.00', '0.20', '0.20', '1.00']
     """
-    ax = given_or_new(ax)
+    ax, values = given_or_new(ax), shown(values)
     image = ax.imshow(values, cmap="RdBu_r", vmin=-1.0, vmax=1.0, interpolation="nearest")
-    ax.figure.colorbar(image, ax=ax, label="alignment", shrink=0.9, ticks=[-1, -0.5, 0, 0.5, 1])
+    ax.figure.colorbar(image, ax=ax, label="alignment", shrink=0.72, ticks=[-1, -0.5, 0, 0.5, 1])
     ax.set_facecolor("#e6e9ed")  # of cells without a number
-    size, short = len(values), max(map(len, labels)) <= 4
-    turned: dict[str, Any] = {} if short else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    ax.set_xticks(range(size), labels, **turned)
-    ax.set_yticks(range(size), labels)
-    ax.tick_params(length=0)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    size = len(values)
+    _matrix_ticks(ax, names)
+    if not np.isfinite(values).any():
+        say(ax, why_empty(values))
     if size > _LARGEST_WITH_NUMBERS:
         return ax
-    small = 9.5 if size <= 6 else 7.0
-    for row in range(size):
-        for column in range(size):
-            value = values[row, column]
-            if not np.isfinite(value):
-                ax.text(column, row, "–", ha="center", va="center", color=MUTED)
-                continue
-            text = f"{round(float(value), 2) + 0.0:.2f}".replace("-", "−")  # + 0.0: no -0.00
-            if errors is not None and errors[row, column] > 0:
-                text += f"\n±{errors[row, column]:.1g}"
-            dark = np.dot(image.to_rgba(value)[:3], [0.3, 0.59, 0.11]) < 0.55
-            ax.text(column, row, text, ha="center", va="center", fontsize=small, color="white" if dark else INK)
+    small = 9.5 if size <= 6 else 6.5
+    for row, column in np.ndindex(size, size):
+        value = values[row, column]
+        if not np.isfinite(value):
+            ax.text(column, row, "–", ha="center", va="center", color=MUTED)
+            continue
+        text = f"{round(float(value), 2) + 0.0:.2f}" if abs(value) < 10 else f"{value:.1g}"  # + 0.0: no -0.00
+        text = text.replace("-", "−")
+        if errors is not None and 0 < errors[row, column] < np.inf:
+            text += f"\n±{errors[row, column]:.1g}"
+        dark = np.dot(image.to_rgba(value)[:3], [0.3, 0.59, 0.11]) < 0.55
+        ax.text(column, row, text, ha="center", va="center", fontsize=small, color="white" if dark else INK)
     return ax
 
 
@@ -158,26 +214,35 @@ def plot_exponents(
     label : str
         Of the vertical axis, with the unit.
     colors : sequence, optional
+        One a checkpoint.
     ax : Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpref.plots import plot_exponents
+    >>> ax = plot_exponents([("after", np.array([[-0.02, -0.1], [-0.03, -0.2]]))])
     """
     ax = given_or_new(ax)
     colors = checkpoint_colors(len(exponents)) if colors is None else colors
     ax.axhline(0.0, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
-    for (name, values), color, marker in zip(exponents, colors, markers(len(exponents)), strict=True):
-        ordered = -np.sort(np.where(np.isfinite(values), -values, np.nan), axis=1)  # what is not finite goes last
-        numbers = np.arange(1, values.shape[1] + 1)
-        _band(ax, numbers, ordered, color, name, marker)
-    longest = max(values.shape[1] for _, values in exponents)
+    names = plain_names([name for name, _ in exponents])
+    for name, (_, values), color, marker in zip(names, exponents, colors, markers(len(exponents)), strict=True):
+        ordered = -np.sort(-shown(values), axis=1)  # what is not finite goes last
+        _band(ax, np.arange(1, ordered.shape[1] + 1), ordered, color, name, values, marker)
+    longest = max((values.shape[1] for _, values in exponents), default=1)
     ax.set(xlabel="number of the exponent", ylabel=label)
     ax.set_xticks(whole_ticks(longest))
-    ax.legend()
+    _words_if_empty(ax, [values for _, values in exponents])
+    legend_of_names(ax)
     return ax
 
 
 def plot_running_exponents(
     times: Array,
     running: Array,
-    label: str = "exponent up to then (nats per step)",
+    label: str = "nats per step, up to then",
     horizontal: str = "time step",
     ax: Axes | None = None,
 ) -> Axes:
@@ -191,22 +256,31 @@ def plot_running_exponents(
     label, horizontal : str
         Of the axes, with units.
     ax : Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpref.plots import plot_running_exponents
+    >>> times = np.array([1, 2, 4, 8, 16])
+    >>> ax = plot_running_exponents(times, -0.1 - np.outer(1 / times, [0.2, 0.4]))
     """
-    ax = given_or_new(ax)
+    ax, drawn = given_or_new(ax), shown(running)
     ax.axhline(0.0, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
-    colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, running.shape[1]))
+    colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, drawn.shape[1]))
     for index, color in enumerate(colors):
-        name = str(index + 1) if index in (0, running.shape[1] - 1) else None
-        ax.plot(times, running[:, index], color=color, linewidth=1.4, label=name, marker="o", markersize=3)
+        name = str(index + 1) if index in (0, drawn.shape[1] - 1) else None
+        ax.plot(times, drawn[:, index], color=color, linewidth=1.4, label=name, marker="o", markersize=3)
     ax.set(xlabel=horizontal, ylabel=label)
-    ax.legend(title="number")
+    _words_if_empty(ax, [running])
+    legend_of_names(ax, "number")
     return ax
 
 
 def plot_growth(
     growth: Sequence[tuple[str, Array]],
-    times: Array | None = None,
     label: str = "log of the largest growth",
+    times: Array | None = None,
     colors: Sequence[Any] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -215,82 +289,120 @@ def plot_growth(
     Parameters
     ----------
     growth : sequence of (name, ndarray)
-        One a checkpoint, shape (b, T), natural logarithms. Up to twelve trials are drawn as thin lines as well.
+        One a checkpoint, shape (b, T), natural logarithms; what is not finite, as after the end of a trial, is left
+        out. Up to twelve trials are drawn as thin lines as well.
+    label : str
+        Of the vertical axis.
     times : ndarray, shape (T,), optional
         In the unit of time; the steps 1, ..., T by default.
-    label : str
     colors : sequence, optional
+        One a checkpoint.
     ax : Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpref.plots import plot_growth
+    >>> ax = plot_growth([("before", -0.4 * np.arange(90.0)[None]), ("after", 0.01 * np.arange(90.0)[None])])
     """
     ax = given_or_new(ax)
     colors = checkpoint_colors(len(growth)) if colors is None else colors
-    places = time_axis(ax, times, growth[0][1].shape[1])
+    places = time_axis(ax, times, max((values.shape[1] for _, values in growth), default=1))
     ax.axhline(0.0, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
-    for (name, values), color in zip(growth, colors, strict=True):
-        finite = np.where(np.isfinite(values), values, np.nan)
-        if 1 < len(finite) <= _FEW_LINES:
-            ax.plot(places, finite.T, color=color, linewidth=0.6, alpha=0.5)
-        _band(ax, places, finite, color, name, "o" if len(places) <= 12 else None)
+    names = plain_names([name for name, _ in growth])
+    for name, (_, values), color in zip(names, growth, colors, strict=True):
+        drawn = shown(values)
+        if 1 < len(drawn) <= _FEW_LINES:
+            ax.plot(places, drawn.T, color=color, linewidth=0.6, alpha=0.5)
+        _band(ax, places, drawn, color, name, values, "o" if len(places) <= 12 else None)
     ax.set_ylabel(label)
-    if len(places) <= 12 and times is None:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend()
+    _words_if_empty(ax, [values for _, values in growth])
+    legend_of_names(ax)
     return ax
 
 
 def plot_trial_norms(
-    norms: Sequence[tuple[str, Array]], colors: Sequence[Any] | None = None, ax: Axes | None = None
+    norms: Sequence[tuple[str, Array]],
+    label: str = "operator norm of P",
+    colors: Sequence[Any] | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Operator norms of P, one point a trial, in their order from left to right, with a dash at the median.
 
     Parameters
     ----------
     norms : sequence of (name, ndarray)
-        One a checkpoint, shape (B,). What is not positive has no place on the axis.
+        One a checkpoint, shape (B,). What is not positive and finite has no place on the axis.
+    label : str
+        Of the vertical axis, which is logarithmic.
     colors : sequence, optional
+        One a checkpoint.
     ax : Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpref.plots import plot_trial_norms
+    >>> ax = plot_trial_norms([("before", np.array([3.1, 3.2])), ("after", np.array([300.0, 410.0]))])
     """
     ax = given_or_new(ax)
     colors = checkpoint_colors(len(norms)) if colors is None else colors
-    every: list[Array] = []
-    for place, ((_, values), color) in enumerate(zip(norms, colors, strict=True)):
+    drawn = [shown_on_log(values) for _, values in norms]
+    for place, (values, color) in enumerate(zip(drawn, colors, strict=True)):
         beside = place + (np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else np.zeros(1))
-        use = values > 0
+        use = np.isfinite(values)
         ax.scatter(beside[use], values[use], s=9.0 if len(values) <= 300 else 3.0, color=color, alpha=0.6, linewidths=0)
         if use.any():
             ax.plot([place - 0.32, place + 0.32], [np.median(values[use])] * 2, color=INK, linewidth=1.4)
-        every.append(values[use])
-    names = [name for name, _ in norms]
-    ax.set_xticks(range(len(names)), names, rotation=30 if len(names) > 4 else 0)
-    ax.set(yscale="log", xlim=(-0.6, len(names) - 0.4), xlabel="checkpoint", ylabel="operator norm of P")
-    _plain_log_ticks(ax, np.concatenate(every))
+    name_ticks(ax, [name for name, _ in norms])
+    ax.set(xlabel="checkpoint", ylabel=label)
+    every = np.concatenate([np.zeros(0), *drawn])
+    log_axis(ax, every)
+    if not np.isfinite(every).any():
+        say(ax, why_empty(np.concatenate([np.zeros(0), *(values for _, values in norms)])))
     return ax
 
 
-def _band(ax: Axes, places: Array, values: Array, color: Any, name: str, marker: str | None) -> None:
-    """Median and band of values (b, n), without the places where no value is finite."""
-    some = np.isfinite(values).any(axis=0)
+def _band(ax: Axes, places: Array, drawn: Array, color: Any, name: str, values: Array, marker: str | None) -> None:
+    """Median and band of numbers (b, n), without the places where none is finite."""
+    some = np.isfinite(drawn).any(axis=0)
     if not some.any():
-        ax.plot([], [], color=color, label=f"{name}: none finite")
+        ax.plot([], [], color=color, label=f"{name}: {why_empty(values)}")
         return
-    low, middle, high = np.nanquantile(values[:, some], (_BAND[0], 0.5, _BAND[1]), axis=0)
+    low, middle, high = np.nanquantile(drawn[:, some], (_BAND[0], 0.5, _BAND[1]), axis=0)
     ax.fill_between(places[some], low, high, color=color, alpha=0.2, linewidth=0)
     ax.plot(places[some], middle, color=color, linewidth=1.7, marker=marker, markersize=4.5, label=name)
 
 
+def _words_if_empty(ax: Axes, values: Sequence[Array]) -> None:
+    every = np.concatenate([np.zeros(0), *(np.ravel(shown(array)) for array in values)])
+    if not np.nan_to_num(every).any():
+        say(ax, why_empty(every))
+
+
+def _matrix_ticks(ax: Axes, names: Sequence[object]) -> None:
+    """Names beside and below a matrix; where it is large, at about twenty of the rows and columns."""
+    lines = ["\n".join(plain(part, 20) for part in str(name).split("\n")) for name in names]
+    every = max(1, -(-len(lines) // 20))
+    places = range(0, len(lines), every)
+    chosen = [lines[place] for place in places]
+    slanted: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    short = max(map(len, lines), default=0) <= (4 if len(chosen) <= 8 else 2)
+    size = 9.0 if len(chosen) <= 12 else 7.0
+    ax.set_xticks(places, chosen, fontsize=size, **({} if short else slanted))
+    ax.set_yticks(places, chosen, fontsize=size)
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _short(value: float) -> str:
+    return f"{float(f'{value:.3g}'):,.10g}" if 1e-4 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
 def _dot(places: Array) -> dict[str, Any]:
     return {"marker": "o", "markersize": 4.5} if len(places) <= 12 else {}
-
-
-def _plain_log_ticks(ax: Axes, sizes: Array) -> None:
-    """Numbers such as 1, 10, 1,000 on a logarithmic axis; in between, where it spans less than two decades."""
-    if not len(sizes):
-        return
-    low, high = float(sizes.min()), float(sizes.max())
-    ax.set_ylim(low / 1.6, high * 2.2)
-    if high / low < 100:
-        ticks = LogLocator(subs=(1.0, 2.0, 5.0)).tick_values(low / 1.6, high * 2.2)
-        ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low / 1.6 <= tick <= high * 2.2]))
-        ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())

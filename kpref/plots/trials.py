@@ -1,4 +1,7 @@
-"""Trials over time: lines, heat maps and outputs, in the colours of the trials."""
+"""Trials over time: lines, heat maps and outputs, in the colours of the trials.
+
+NaN stands for what is not there: the steps after the end of a trial, which no line reaches and a heat map hatches.
+"""
 
 from __future__ import annotations
 
@@ -12,131 +15,257 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from kpref.coloring import TrialColoring
-from kpref.plots.style import INK, time_axis
+from kpref.plots.style import INK, given_or_new, mean_over, plain_names, say, shown, time_axis, why_empty
 
-__all__ = ["plot_change", "plot_legend_of_trials", "plot_outputs", "plot_trials"]
+__all__ = ["plot_change", "plot_legend_of_trials", "plot_outputs", "plot_trials", "shade_unscored"]
 
 Array = npt.NDArray[Any]
 
+_MANY = 300  # trials
+_EXAMPLES = 8
+_DASHED = (0, (3, 2))
 
-def plot_trials(axes: Axes, amplitude: Array, coloring: TrialColoring, label: str, times: Array | None = None) -> Axes:
+
+def plot_trials(
+    amplitude: Array,
+    coloring: TrialColoring,
+    label: str = "amplitude",
+    times: Array | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """One line a trial over time, coloured by trial; with labels, the mean of each class on top.
 
     Parameters
     ----------
-    axes : Axes
     amplitude : ndarray, shape (B, T)
+        NaN after the end of a trial.
     coloring : TrialColoring
+        As `color_trials` chooses it.
     label : str
         Of the vertical axis.
     times : ndarray, shape (T,), optional
         In the unit of time; the steps 1, ..., T by default.
+    ax : Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpref import Trials
+    >>> from kpref.plots import color_trials, plot_trials
+    >>> inputs = np.random.default_rng(0).normal(size=(6, 20, 2))
+    >>> ax = plot_trials(inputs[..., 0], color_trials(Trials(inputs)), "input 1")
     """
-    steps = time_axis(axes, times, amplitude.shape[1])
-    many = len(amplitude) > 300
-    lines = np.stack([np.broadcast_to(steps, amplitude.shape), amplitude], axis=2)
-    axes.axhline(0.0, color="#d5dae0", linewidth=0.8, zorder=0)
-    means = len(coloring.categories) > 1
-    axes.add_collection(
-        LineCollection(
-            list(lines[coloring.order]),
-            colors=coloring.colors[coloring.order],
-            linewidths=0.4 if many else 0.9,
-            alpha=0.12 if many and means else 0.45 if many else 0.85,
-        )
+    ax, amplitude = given_or_new(ax), shown(amplitude)
+    steps = time_axis(ax, times, amplitude.shape[1])
+    many, means = len(amplitude) > _MANY, len(coloring.categories) > 1
+    ax.axhline(0.0, color="#d5dae0", linewidth=0.8, zorder=0)
+    points = np.stack([np.broadcast_to(steps, amplitude.shape), amplitude], axis=2)
+    lines = LineCollection(
+        list(points[coloring.order]),
+        colors=coloring.colors[coloring.order],
+        linewidths=0.4 if many else 0.9,
+        alpha=0.12 if many and means else 0.45 if many else 0.85,
+        rasterized=many,  # in a vector graphic as well, which would otherwise take megabytes
     )
-    if means:
-        for category in coloring.categories:
-            mean = amplitude[coloring.values == category].mean(axis=0)
-            axes.plot(steps, mean, color="white", linewidth=3.2, solid_capstyle="round")
-            axes.plot(steps, mean, color=coloring.color(category), linewidth=2.0, solid_capstyle="round")
-    axes.set_ylabel(label)
-    _fit(axes, steps, lines[..., 1])
-    return axes
+    ax.add_collection(lines, autolim=False)
+    _dots(ax, steps, amplitude, coloring.colors)
+    for category in coloring.categories if means else ():
+        mean = mean_over(amplitude[coloring.values == category], axis=0)
+        ax.plot(steps, mean, color="white", linewidth=3.2, solid_capstyle="round")
+        ax.plot(steps, mean, color=coloring.color(category), linewidth=2.0, solid_capstyle="round")
+        _dots(ax, steps, mean[None], coloring.color([category]), size=36.0)
+    ax.set_ylabel(label)
+    _fit(ax, amplitude)
+    return ax
 
 
-def plot_change(axes: Axes, change: Array, limit: float, label: str, times: Array | None = None) -> Any:
-    """A heat map of trials against time on a scale symmetric about zero; returns the image, for a colour bar.
+def plot_change(
+    change: Array,
+    limit: float | None = None,
+    label: str = "change",
+    times: Array | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """A heat map of trials against time with a colour bar that is symmetric about zero.
 
     Parameters
     ----------
-    axes : Axes
     change : ndarray, shape (B, T)
-        Rows in the order to be drawn.
-    limit : float
-        Value at the ends of the colour scale.
+        Rows in the order to be drawn; NaN, which is hatched, after the end of a trial.
+    limit : float, optional
+        Value at the ends of the colour scale; by default the largest modulus.
     label : str
-        Of the vertical axis.
+        Of the colour bar.
     times : ndarray, shape (T,), optional
         Evenly spaced, in the unit of time; the steps 1, ..., T by default.
+    ax : Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpref.plots import plot_change
+    >>> ax = plot_change(np.random.default_rng(0).normal(size=(6, 20)), limit=2.0)
+    >>> ax.images[0].get_clim()
+    (-2.0, 2.0)
     """
-    steps = time_axis(axes, times, change.shape[1])
+    ax, change = given_or_new(ax), shown(change)
+    steps = time_axis(ax, times, change.shape[1])
     half = (steps[-1] - steps[0]) / max(2 * (len(steps) - 1), 1) or 0.5
-    image = axes.imshow(
+    largest = float(np.nanmax(np.abs(change))) if np.isfinite(change).any() else 0.0
+    limit = largest if limit is None or not 0 < limit < np.inf else float(limit)
+    ends = limit or 1.0
+    image = ax.imshow(
         change,
         aspect="auto",
         origin="lower",
         interpolation="nearest",
         cmap="RdBu_r",
-        vmin=-limit,
-        vmax=limit,
+        vmin=-ends,
+        vmax=ends,
         extent=(steps[0] - half, steps[-1] + half, 0.5, len(change) + 0.5),
     )
-    for spine in axes.spines.values():
+    ax.figure.colorbar(image, ax=ax, label=label, pad=0.02)
+    if np.isnan(change).any():  # shows through where the picture has no pixels
+        ax.patch.set(facecolor="#e6e9ed", edgecolor="#b4bcc6", hatch="////")
+    for spine in ax.spines.values():
         spine.set_visible(True)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel(label)
-    return image
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.set_ylabel("trial")
+    if largest == 0.0:
+        say(ax, why_empty(change))
+    return ax
 
 
 def plot_outputs(
-    axes: Axes,
     outputs: Array,
     targets: Array | None,
     coloring: TrialColoring,
-    label: str,
+    label: str = "output",
     times: Array | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
-    """One output channel (B, T) over time for some trials, dashed its target; `times` as in `plot_trials`."""
-    chosen = coloring.examples(8)
-    steps = time_axis(axes, times, outputs.shape[1])
-    for trial in chosen:
-        axes.plot(steps, outputs[trial], color=coloring.colors[trial], linewidth=1.5)
-        if targets is not None:
-            axes.plot(steps, targets[trial], color=coloring.colors[trial], linewidth=1.1, linestyle=(0, (3, 2)))
-    axes.set_ylabel(label)
-    shown = outputs[chosen] if targets is None else np.stack([outputs[chosen], targets[chosen]])
-    _fit(axes, steps, shown)
+    """One output channel over time for eight trials spread over the set, dashed its target.
+
+    Parameters
+    ----------
+    outputs : ndarray, shape (B, T)
+        NaN after the end of a trial.
+    targets : ndarray, shape (B, T), or None
+    coloring, label, times, ax
+        As for `plot_trials`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpref import Trials
+    >>> from kpref.plots import color_trials, plot_outputs
+    >>> targets = np.random.default_rng(0).normal(size=(6, 20, 2))
+    >>> ax = plot_outputs(0.9 * targets[..., 0], targets[..., 0], color_trials(Trials(targets, targets)))
+    """
+    ax, outputs = given_or_new(ax), shown(outputs)
+    chosen = coloring.examples(_EXAMPLES)
+    steps = time_axis(ax, times, outputs.shape[1])
+    _lines(ax, steps, outputs[chosen], coloring.colors[chosen], {"linewidth": 1.5})
+    drawn = outputs[chosen]
     if targets is not None:
+        wanted = shown(targets)[chosen]
+        _lines(ax, steps, wanted, coloring.colors[chosen], {"linewidth": 1.1, "linestyle": _DASHED})
+        drawn = np.stack([drawn, wanted])
         handles = [
             Line2D([], [], color=INK, linewidth=1.5, label="output"),
-            Line2D([], [], color=INK, linewidth=1.1, linestyle=(0, (3, 2)), label="target"),
+            Line2D([], [], color=INK, linewidth=1.1, linestyle=_DASHED, label="target"),
         ]
-        axes.legend(handles=handles)
-    return axes
+        ax.legend(handles=handles, frameon=True, framealpha=0.7, edgecolor="none")
+    ax.set_ylabel(label)
+    _fit(ax, drawn)
+    return ax
 
 
-def plot_legend_of_trials(axes: Axes, coloring: TrialColoring) -> Axes:
-    """The colour scale of the trials as a horizontal bar, or a row of class labels."""
+def plot_legend_of_trials(coloring: TrialColoring, ax: Axes | None = None) -> Axes:
+    """The colour scale of the trials as a horizontal bar, or a row of class labels.
+
+    Parameters
+    ----------
+    coloring : TrialColoring
+    ax : Axes, optional
+        By default those of a new figure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpref import Trials
+    >>> from kpref.plots import color_trials, plot_legend_of_trials
+    >>> trials = Trials(np.zeros((4, 3, 1)), labels=np.array([0, 1, 1, 2]))
+    >>> ax = plot_legend_of_trials(color_trials(trials))
+    """
+    ax = given_or_new(ax)
     low, high = coloring.limits
     values: Any = coloring.categories or np.linspace(low, high, 256)
-    axes.imshow(coloring.color(values)[None], aspect="auto", extent=(0, len(values), 0, 1))
+    ax.imshow(coloring.color(values)[None], aspect="auto", extent=(0, len(values), 0, 1))
     if coloring.categories:
-        shown = range(0, len(values), max(1, len(values) // 10))
-        axes.set_xticks([index + 0.5 for index in shown], [str(values[index]) for index in shown])
+        shown_of = range(0, len(values), max(1, -(-len(values) // 10)))
+        words = plain_names([coloring.category_names[index] for index in shown_of], 14)
+        slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        crowded = sum(map(len, words)) > 40
+        ax.set_xticks([index + 0.5 for index in shown_of], words, **(slanted if crowded else {}))
     else:
-        positions = np.linspace(0, len(values), 5)
-        axes.set_xticks(positions, [f"{value:.3g}" for value in np.linspace(low, high, 5)])
-    axes.set_yticks([])
-    axes.tick_params(length=0)
-    axes.set_xlabel(f"trial colour: {coloring.name}")
-    return axes
+        ax.set_xticks(np.linspace(0, len(values), 5), [f"{value:.3g}" for value in np.linspace(low, high, 5)])
+    ax.set_yticks([])
+    ax.tick_params(length=0)
+    ax.set_xlabel(f"trial colour: {coloring.name}")
+    return ax
 
 
-def _fit(axes: Axes, steps: Array, values: Array) -> None:
-    low, high = float(min(values.min(), 0.0)), float(max(values.max(), 0.0))
+def shade_unscored(weights: Array, times: Array | None = None, ax: Axes | None = None) -> Axes:
+    """Shade the steps that the loss counts in no trial.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (B, T)
+        Of every step of every trial in the loss; zero: not counted.
+    times, ax
+        As for `plot_trials`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kpref.plots import shade_unscored
+    >>> weights = np.ones((6, 20))
+    >>> weights[:, :15] = 0.0  # a delay
+    >>> ax = shade_unscored(weights)
+    """
+    ax = given_or_new(ax)
+    steps = np.arange(1.0, weights.shape[1] + 1) if times is None else np.asarray(times, dtype=float)
+    half = (steps[-1] - steps[0]) / max(2 * (len(steps) - 1), 1) or 0.5
+    counted = np.concatenate([[True], np.any(weights != 0, axis=0), [True]])
+    starts = np.flatnonzero(counted[:-1] & ~counted[1:])
+    ends = np.flatnonzero(~counted[:-1] & counted[1:])
+    for start, end in zip(starts, ends, strict=True):  # rows start ... end - 1
+        ax.axvspan(steps[start] - half, steps[end - 1] + half, color="#eef0f3", linewidth=0, zorder=-1)
+    return ax
+
+
+def _lines(ax: Axes, steps: Array, values: Array, colors: Array, style: dict[str, Any]) -> None:
+    for line, color in zip(values, colors, strict=True):
+        ax.plot(steps, line, color=color, **style)
+    _dots(ax, steps, values, colors, hollow="linestyle" in style)
+
+
+def _dots(ax: Axes, steps: Array, values: Array, colors: Array, size: float = 14.0, hollow: bool = False) -> None:
+    """Points that no line goes to: those without a neighbour in time."""
+    there = np.pad(np.isfinite(values), ((0, 0), (1, 1)))
+    trial, step = np.nonzero(there[:, 1:-1] & ~there[:, :-2] & ~there[:, 2:])
+    if len(trial):
+        faces = {"facecolors": "none", "edgecolors": colors[trial]} if hollow else {"color": colors[trial]}
+        ax.scatter(steps[step], values[trial, step], s=size, linewidths=0.9 if hollow else 0.0, **faces)
+
+
+def _fit(ax: Axes, values: Array) -> None:
+    found = values[np.isfinite(values)]
+    if not found.any():
+        say(ax, why_empty(values))
+    low, high = float(found.min(initial=0.0)), float(found.max(initial=0.0))
     margin = 0.06 * (high - low) or 1.0
-    single = 0.5 if len(steps) == 1 else 0.0
-    axes.set(xlim=(steps[0] - single, steps[-1] + single), ylim=(low - margin, high + margin))
-    if len(steps) <= 12 and steps.dtype.kind == "i":
-        axes.set_xticks(steps)
+    ax.set_ylim(low - margin, high + margin)

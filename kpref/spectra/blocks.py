@@ -14,8 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
+from kpref._validate import integer
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
+from kpref.spectra.eigen import check_search
+from kpref.spectra.symmetric import require_operator
 from kpref.threads import serial_blas
 
 __all__ = ["BlockEigen", "block_eigh", "extend_blocks"]
@@ -50,6 +54,8 @@ class BlockEigen:
     blocks: Array
     residuals: Array
     n_products: int
+
+    __repr__ = short_repr
 
 
 @serial_blas
@@ -93,11 +99,12 @@ def block_eigh(
     MemoryError
         Before anything is allocated, if the bases would not fit.
     """
+    op = require_operator(op)
     space = op.space_in
     if not (op.structure.self_adjoint and op.structure.positive):
-        raise ValueError(f"{op.name} must be declared self-adjoint and positive")
-    if isinstance(k, bool) or int(k) != k or not 1 <= k <= space.size:
-        raise ValueError(f"k must be an integer from 1 to {space.size}, the size of the space; got {k!r}")
+        raise ValueError(f"op must be declared self-adjoint and positive; {op.name} is not")
+    k, axis = integer("k", k, 1, space.size), integer("axis", axis, 0, len(space.shape) - 1)
+    tol, seed = check_search(tol, seed, progress)
     number = space.shape[axis]
     inner = tuple(np.delete(space.shape, axis))
     products = 0
@@ -115,7 +122,7 @@ def block_eigh(
 
     shape = (number, space.size // number)
     require_memory(8.0 * space.size * (min(shape[1], k + _EXTRA) + k + 4), f"the Lanczos bases of {op.name}")
-    values, blocks, rows = _lanczos(symmetric, shape, int(k), np.random.default_rng(seed), tol, op.name)
+    values, blocks, rows = _lanczos(symmetric, shape, k, np.random.default_rng(seed), tol, op.name)
     residuals, vectors = np.empty(len(values)), np.empty((len(values), *inner))
     for index, block in enumerate(blocks):
         whole = np.zeros(shape)

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.linearize import DenseForm, SiteForm
+from kpref.lengths import points
+from kpref.linearize import DenseForm, Form, SiteForm, with_gates
+from kpref.threads import serial_blas
 
-__all__ = ["gate_features", "kernel_unit_average", "kernel_unit_trace"]
+__all__ = ["gate_features", "kernel_block_squares", "kernel_trial_trace", "kernel_unit_average", "kernel_unit_trace"]
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +39,8 @@ def gate_features(form: SiteForm) -> list[Array]:
     return features
 
 
-def kernel_unit_trace(form: SiteForm | DenseForm, mu: Array) -> Array:
+@serial_blas
+def kernel_unit_trace(form: Form, mu: Array) -> Array:
     """Diagonal of ``tr_{trials, time}(K)``, shape (H,); K's trace is its sum.
 
     Parameters
@@ -46,18 +49,67 @@ def kernel_unit_trace(form: SiteForm | DenseForm, mu: Array) -> Array:
     mu : ndarray, shape (B, T)
         The measure.
     """
+    return np.asarray(kernel_trial_trace(form, mu).sum(axis=0))
+
+
+def kernel_trial_trace(form: Form, mu: Array) -> Array:
+    """Diagonal of ``tr_time(K)``, shape (B, H): the share of each trial in `kernel_unit_trace`."""
     weights = mu.T
+    form = with_gates(form)
     if isinstance(form, DenseForm):
-        return np.asarray(np.einsum("nb,nbhm->h", weights, np.square(form.parameter_jacobian)))
-    total = np.zeros(form.n_states)
+        return np.asarray(np.einsum("nb,nbhm->bh", weights, np.square(form.parameter_jacobian)))
+    total = np.zeros((form.n_trials, form.n_states))
     for gate, features in enumerate(gate_features(form)):
         lengths = weights * np.square(features).sum(axis=1).reshape(weights.shape)
         coefficient = np.broadcast_to(form.gates[:, :, gate], form.variable.shape)
-        total += np.einsum("nb,nbh->h", lengths, np.square(coefficient, dtype=np.float64))
+        total += np.einsum("nb,nbh->bh", lengths, np.square(coefficient, dtype=np.float64))
     return total
 
 
-def kernel_unit_average(form: SiteForm | DenseForm, mu: Array) -> Array:
+def kernel_block_squares(form: Form, mu: Array, groups: Array, units: Array) -> Array:
+    """Squared norms of the blocks of K between groups of trials, for some units, shape (G, G).
+
+    ``sum_h |F_gh F_g'h^T|_F^2``, which is ``<F_gh^T F_gh, F_g'h^T F_g'h>_F`` where F has fewer columns than rows.
+
+    Parameters
+    ----------
+    form : SiteForm or DenseForm
+    mu : ndarray, shape (B, T)
+        The measure.
+    groups : ndarray of int, shape (B,)
+        The group of each trial, from 0 to G - 1; -1 for none.
+    units : ndarray of int
+        Units h; for a system in dense form, all of which are one block, those that count.
+    """
+    count = int(groups.max()) + 1
+    owner = np.broadcast_to(groups, mu.T.shape)
+    root = np.sqrt(mu.T)
+    form = with_gates(form)
+    if isinstance(form, DenseForm):
+        rows = (root[:, :, None, None] * form.parameter_jacobian[:, :, units]).reshape(-1, form.n_parameters)
+        return _block_squares(rows.astype(np.float64), np.repeat(owner.reshape(-1), len(units)), count)
+    features = [root.reshape(-1, 1) * block for block in gate_features(form)]
+    shape = (form.n_steps * form.n_trials, len(features), form.n_states)
+    gates = np.broadcast_to(form.gates, (form.n_steps, form.n_trials, *shape[1:])).reshape(shape)
+    squares = np.zeros((count, count))
+    for unit in units:
+        factor = np.concatenate([gates[:, [g], unit] * block for g, block in enumerate(features)], axis=1)
+        squares += _block_squares(factor, owner.reshape(-1), count)
+    return squares
+
+
+def _block_squares(factor: Array, owner: Array, count: int) -> Array:
+    """``|F_g F_g'^T|_F^2`` for the rows F_g of each group."""
+    if factor.shape[1] > len(factor):
+        member = (owner == np.arange(count)[:, None]).astype(float)
+        return np.asarray(member @ np.square(factor @ factor.T) @ member.T)
+    grams = np.stack([factor[owner == group].T @ factor[owner == group] for group in range(count)])
+    flat = grams.reshape(count, -1)
+    return np.asarray(flat @ flat.T)
+
+
+@serial_blas
+def kernel_unit_average(form: Form, mu: Array, lengths: npt.NDArray[np.int64] | None = None) -> Array:
     """The average of K over all pairs of trials and times, shape (H, H); diagonal for a network in site form.
 
     Parameters
@@ -65,16 +117,23 @@ def kernel_unit_average(form: SiteForm | DenseForm, mu: Array) -> Array:
     form : SiteForm or DenseForm
     mu : ndarray, shape (B, T)
         The measure.
+    lengths : ndarray of int, shape (B,), optional
+        How many of the T points of each trial exist: the average is over those.
     """
-    weights, points = mu.T, mu.size
+    weights, exist = mu.T, np.ones(mu.T.shape) if lengths is None else points(lengths, mu.shape[1]).T.astype(float)
+    number = exist.sum()
+    form = with_gates(form)
     if isinstance(form, DenseForm):
         jacobian = form.parameter_jacobian
-        return np.asarray(jacobian.sum(axis=(0, 1)) @ np.einsum("nb,nbhm->mh", weights, jacobian)) / points**2
+        return (
+            np.asarray(np.einsum("nb,nbhm->hm", exist, jacobian) @ np.einsum("nb,nbhm->mh", weights, jacobian))
+            / number**2
+        )
     total = np.zeros(form.n_states)
     for gate, features in enumerate(gate_features(form)):
         rows = len(features)
         coefficient = np.broadcast_to(form.gates[:, :, gate], form.variable.shape).reshape(rows, -1)
-        plain = coefficient.T @ features
+        plain = coefficient.T @ (exist.reshape(-1, 1) * features)
         weighed = coefficient.T @ (weights.reshape(-1, 1) * features)
         total += (plain * weighed).sum(axis=1)
-    return np.diag(total / points**2)
+    return np.diag(total / number**2)

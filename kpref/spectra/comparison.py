@@ -32,13 +32,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import svdvals
 
-from kpref._validate import finite_array
+from kpref._validate import finite_array, integer
 from kpref.memory import require_memory
 from kpref.operators import Structure, TensorOperator
-from kpref.space import EuclideanSpace, TrajectorySpace
+from kpref.space import EuclideanSpace, TrajectorySpace, require_space
+from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.paired_probes import DENSE_SIZE, check_probes, directions, jackknife, orthonormal_rows, split
-from kpref.spectra.symmetric import RectangularForm, require_self_adjoint
+from kpref.spectra.paired_probes import DENSE_SIZE, directions, estimate_of, in_batches, product_of_means, rounding
+from kpref.spectra.symmetric import RectangularForm, require_operator, require_self_adjoint
+from kpref.threads import serial_blas
 
 __all__ = ["TaskAlignment", "alignment", "principal_angles", "task_alignment"]
 
@@ -48,6 +50,7 @@ Array = npt.NDArray[Any]
 _BATCH_BYTES = 1 << 27
 
 
+@serial_blas
 def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int = 0, centred: bool = False) -> Estimate:
     """Alignment ``tr(A* B) / (tr(A* A) tr(B* B))^(1/2)`` of two operators, in the measures of their spaces.
 
@@ -56,8 +59,8 @@ def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int 
     a, b : TensorOperator
         Between the same two spaces, measures included; points without weight do not count.
     probes : int
-        Products with each of the two, at least 6: a third for finding a range in which they are large (transposes
-        among them), a third there, a third for the rest. Both see the same random vectors.
+        Products with each of the two, at least 6: a quarter for Krylov spaces of ``A* A`` and ``B* B``, an eighth for
+        the transposes that these take, the others for random vectors beside them. Both see the same vectors.
     seed : int
         Of the random vectors.
     centred : bool
@@ -67,35 +70,47 @@ def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int 
     Returns
     -------
     Estimate
-        From -1 to 1; exact up to 400 dimensions of the input space. Else with the standard error of the jackknife
-        over the random vectors; the bias is of order ``1 / probes^2``.
+        From -1 to 1; exact up to 400 dimensions of the input space. Else with a standard error, see
+        `kpref.spectra.paired_probes`; the bias is of order ``1 / probes^2``.
 
     Raises
     ------
+    TypeError
+        If one of them is no TensorOperator, or `probes` no integer.
     ValueError
         If the spaces differ, `centred` is asked for elsewhere, there are too few probes, or an operator is zero.
     MemoryError
         Before anything is allocated, if the vectors would not fit.
     """
+    for op in (a, b):
+        require_operator(op)
+    probes, seed = integer("probes", probes, 6), integer("seed", seed, 0)
     if a.space_in != b.space_in or a.space_out != b.space_out:
         raise ValueError(
             f"alignment of {a.name} and {b.name}: both must act between the same spaces, measures included; got "
             f"{a.space_in} to {a.space_out}, and {b.space_in} to {b.space_out}"
         )
-    check_probes(probes, 6)
     if centred:
         a, b = _centred(a), _centred(b)
     first, second = RectangularForm(a), RectangularForm(b)
     size = first.domain.size
     if size <= max(DENSE_SIZE, probes):
         columns = np.eye(size)
-        sums = _overlaps(first(columns.astype(a.dtype)), second(columns.astype(b.dtype))).sum(axis=0)
-        return Estimate(float(_cosine(_nonzero(sums, a, b))), 0.0, 2 * size, "exact")
-    samples, products = _sampled(first, second, probes, np.random.default_rng(seed))
-    value, error = jackknife(_cosine, _nonzero(samples, a, b))
-    return Estimate(float(np.clip(value, -1.0, 1.0)), error, products, "deflated probes, jackknife")
+        known, _ = _overlaps(first(columns.astype(a.dtype)), second(columns.astype(b.dtype)))
+        products, squares, others = _nonzero(known, a, b)
+        return Estimate(float(products / np.sqrt(squares * others)), 0.0, 2 * size, "exact")
+    known, pairs, vectors, number = _sampled(first, second, probes, np.random.default_rng(seed))
+    _nonzero(known + np.trace(pairs, axis1=1, axis2=2), a, b)
+    found = product_of_means(known, pairs, (1.0, -0.5, -0.5), vectors, size - number, positive=False)
+    return estimate_of(
+        found._replace(value=float(np.clip(found.value, -1.0, 1.0))),
+        rounding(np.result_type(a.dtype, b.dtype), size),
+        max(0, number - 1) + 2 * (number + len(vectors)),
+        "Krylov spaces and random vectors",
+    )
 
 
+@serial_blas
 def principal_angles(first: npt.ArrayLike, second: npt.ArrayLike, space: EuclideanSpace) -> Array:
     """Principal angles between the spans of two sets of tensors, in the inner product of their space.
 
@@ -115,6 +130,7 @@ def principal_angles(first: npt.ArrayLike, second: npt.ArrayLike, space: Euclide
     ValueError
         For another shape, numbers that are not finite, or tensors that are linearly dependent in the measure.
     """
+    space = require_space("space", space)
     matrices = []
     for name, tensors in (("first", first), ("second", second)):
         stack = finite_array(name, tensors, shape=("k", *space.shape))
@@ -125,7 +141,7 @@ def principal_angles(first: npt.ArrayLike, second: npt.ArrayLike, space: Euclide
                 f"{name} must hold at least one tensor, and linearly independent ones in the measure; got "
                 f"{len(stack)} of rank {rank}"
             )
-        matrices.append(orthonormal_rows(matrix))
+        matrices.append(np.ascontiguousarray(np.linalg.qr(matrix.T)[0].T))
     smaller, larger = sorted(matrices, key=len)
     overlap = smaller @ larger.T
     cosines = np.minimum(svdvals(overlap), 1.0)  # descending: angles increase
@@ -153,6 +169,7 @@ class TaskAlignment:
     labels: Array
 
 
+@serial_blas
 def task_alignment(op: TensorOperator, err: npt.ArrayLike, groups: npt.ArrayLike) -> TaskAlignment:
     """Alignment of the sub-tasks that groups of trials stand for, under a kernel such as the NTK.
 
@@ -178,6 +195,7 @@ def task_alignment(op: TensorOperator, err: npt.ArrayLike, groups: npt.ArrayLike
     -----
     One product with `op` for each group.
     """
+    require_operator(op)
     require_self_adjoint(op)
     space = op.space_in
     if not isinstance(space, TrajectorySpace):
@@ -225,32 +243,37 @@ def _centred(op: TensorOperator) -> TensorOperator:
 
 def _sampled(
     first: RectangularForm, second: RectangularForm, probes: int, generator: np.random.Generator
-) -> tuple[Array, int]:
-    """Independent samples (p, 3) of ``<A, C>, <A, A>, <C, C>``, and the number of products."""
-    within, beyond = split(probes)
-    dtype = np.promote_types(first.op.dtype, second.op.dtype)
-    largest = first.domain.size + first.codomain.size
-    require_memory(4.0 * probes * largest * dtype.itemsize, f"{probes} probes of {first.op.name}")
-    white = generator.standard_normal((within, first.codomain.size)).astype(dtype)
-    half = within // 2
-    basis = orthonormal_rows(np.concatenate([first.transpose(white[:half]), second.transpose(white[half:])]))
-    known = _overlaps(first(basis), second(basis)).sum(axis=0)
+) -> tuple[Array, Array, Array, int]:
+    """``<A, C>, <A, A>, <C, C>`` in a range (3,), for p vectors beside it (3, p, p), these, and its dimension."""
+    within = probes // 4
+    beyond = probes - within - within // 2
+    dtype, size = np.promote_types(first.op.dtype, second.op.dtype), first.domain.size
+    needed = 4.0 * probes * (size + first.codomain.size) * dtype.itemsize
+    require_memory(needed, f"{probes} probes of {first.op.name}")
+    basis = np.empty((within, size), dtype)
+    images, others = np.empty((2, within, first.codomain.size), dtype)
+    vector = generator.standard_normal(size).astype(dtype)
+    for index in range(within):
+        if index:  # the two chains take turns, and start from the same vector
+            parent = max(0, index - 2)
+            form, image = (first, images[parent]) if index % 2 else (second, others[parent])
+            vector = form.transpose(image[None])[0]
+        append_orthonormal(basis, index, vector, generator)
+        images[index], others[index] = first(basis[index : index + 1])[0], second(basis[index : index + 1])[0]
+    known, _ = _overlaps(images, others)
     rest = directions(generator, beyond, basis)
-    return known + _overlaps(first(rest), second(rest)), within + 2 * (within + beyond)
+    return known, _overlaps(in_batches(first, rest), in_batches(second, rest))[1], rest, within
 
 
-def _overlaps(images: Array, others: Array) -> Array:
-    """``a.c, a.a, c.c`` of each pair of rows, (v, 3), in float64."""
+def _overlaps(images: Array, others: Array) -> tuple[Array, Array]:
+    """Sums over rows of ``a.c, a.a, c.c`` (3,), and these for all pairs of rows (3, v, v), in float64."""
     a, c = images.astype(np.float64, copy=False), others.astype(np.float64, copy=False)
-    return np.stack([(a * c).sum(axis=1), (a * a).sum(axis=1), (c * c).sum(axis=1)], axis=1)
-
-
-def _cosine(means: Array) -> Array:
-    return np.asarray(means[..., 0] / np.sqrt(means[..., 1] * means[..., 2]))
+    pairs = np.stack([a @ c.T, a @ a.T, c @ c.T])
+    return np.trace(pairs, axis1=1, axis2=2), pairs
 
 
 def _nonzero(sums: Array, a: TensorOperator, b: TensorOperator) -> Array:
-    for column, op in ((1, a), (2, b)):
-        if not np.any(sums[..., column]):
+    for square, op in ((sums[1], a), (sums[2], b)):
+        if not square:
             raise ValueError(f"the alignment with an operator that is zero is not defined; {op.name} is zero")
     return sums

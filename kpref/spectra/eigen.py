@@ -21,15 +21,16 @@ import numpy.typing as npt
 from scipy.linalg import eigh as dense_eigh
 from scipy.sparse.linalg import LinearOperator
 
-from kpref._validate import finite_array
+from kpref._reprs import short_repr
+from kpref._validate import finite_array, function, integer, real_number, short
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import GramSearch, Search, SymmetricSearch, append_orthonormal, noise
 from kpref.spectra.lanczos import NoConvergence, blend, iterate
-from kpref.spectra.symmetric import RectangularForm, SymmetricForm, require_self_adjoint
+from kpref.spectra.symmetric import RectangularForm, SymmetricForm, require_operator, require_self_adjoint
 from kpref.threads import serial_blas
 
-__all__ = ["Eigen", "check_count", "check_start", "eigh", "signs"]
+__all__ = ["Eigen", "check_search", "check_start", "eigh", "signs"]
 
 Array = npt.NDArray[Any]
 Map = Callable[[Array], Array]
@@ -64,6 +65,8 @@ class Eigen:
     residuals: Array
     n_products: int
     converged: Array
+
+    __repr__ = short_repr
 
 
 @serial_blas
@@ -124,11 +127,13 @@ def eigh(
     Copies of multiple eigenvalues are looked for, one by one; where the multiplicities are those of a known block
     structure, ``kpref.spectra.blocks.block_eigh`` needs fewer products.
     """
+    op = require_operator(op)
+    tol, seed = check_search(tol, seed, progress)
     require_self_adjoint(op, seed)
     form = SymmetricForm(op, progress)
-    count = check_count(k, form.size)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    count = integer("k", k, 1, form.size)
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {short(method)}")
     initial = check_start(start, op.shape_in)
     require_memory(2.0 * op.dtype.itemsize * count * form.size, f"{count} eigenfunctions of {op.name}")
     factor = None if op.factor is None else RectangularForm(op.factor, progress)
@@ -149,11 +154,11 @@ def eigh(
     return result
 
 
-def check_count(k: int, size: int) -> int:
-    """A number of pairs from 1 to `size`, or ValueError."""
-    if isinstance(k, bool) or int(k) != k or not 1 <= k <= size:
-        raise ValueError(f"k must be an integer from 1 to {size}, the size of the space; got {k!r}")
-    return int(k)
+def check_search(tol: float, seed: int, progress: Callable[[int], object] | None) -> tuple[float, int]:
+    """A tolerance and a seed, or ValueError and TypeError."""
+    if progress is not None:
+        function("progress", progress, "a number of products")
+    return real_number("tol", tol, least=0), integer("seed", seed, 0)
 
 
 def check_start(start: npt.ArrayLike | None, shape: tuple[int, ...]) -> Array | None:

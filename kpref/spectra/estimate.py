@@ -6,6 +6,12 @@ on which the estimate is closer to normal. With t the quantile of Student's dist
     value +- t s                        on the plain scale,
     value exp(+- t s / value)           on the logarithmic one, for quantities that are positive.
 
+An estimate with the *skewness* g is taken for a shifted gamma variable, ``a + b X`` with X of the shape A = 4 / g^2
+and the mean 1, and its scale b for what is not known: s = b / A^(1/2) then rises and falls with it. Where X falls below
+x with probability (1 - level) / 2, the quantity is at most ``value + s A^(1/2) (1 / x - 1)``, and likewise on the other
+side; for a sum of squares of normal numbers this is exact. Each side is stretched by the ratio of the quantiles of
+Student and of the normal distribution. For g = 0 it is ``value +- t s``.
+
 An exact value has s = 0. A *bound* is an s that is not a deviation: the value is sure to lie within it, at any level.
 """
 
@@ -15,11 +21,14 @@ import math
 from dataclasses import dataclass, replace
 from numbers import Real
 
-from scipy.special import stdtrit
+from scipy.special import gammaincinv, ndtri, stdtrit
 
 from kpref._validate import real_number
 
 __all__ = ["Estimate"]
+
+#: Half a width of the 95 % interval, relative to the value, above which it is said what a smaller one would take.
+_WORTH_A_HINT = 0.05
 
 
 @dataclass(frozen=True)
@@ -38,13 +47,15 @@ class Estimate:
     n_products : int
         Products with an operator that were needed, transposes and factors counted one each.
     method : str
-        Such as ``"exact"`` or ``"XTrace"``.
+        Such as ``"exact"`` or ``"Krylov"``.
     degrees : float
         Degrees of freedom that the standard error rests on; infinity if it is known as well as can be.
     logarithmic : bool
         Whether intervals are formed on the logarithmic scale.
     bound : bool
         Whether `standard_error` bounds the error with certainty instead.
+    skewness : float
+        Of the estimate, on the plain scale.
     """
 
     value: float
@@ -54,6 +65,7 @@ class Estimate:
     degrees: float = math.inf
     logarithmic: bool = False
     bound: bool = False
+    skewness: float = 0.0
 
     @property
     def exact(self) -> bool:
@@ -91,7 +103,43 @@ class Estimate:
         if self.logarithmic and self.value > 0:
             width = reach * self.standard_error / self.value
             return self.value * math.exp(-width), self.value * math.exp(width) if width < 700 else math.inf
-        return self.value - reach * self.standard_error, self.value + reach * self.standard_error
+        below, above = (1.0, 1.0) if self.bound else _gamma_reaches(abs(self.skewness), level)
+        if self.skewness < 0:
+            below, above = above, below
+        return self.value - below * reach * self.standard_error, self.value + above * reach * self.standard_error
+
+    def products_for(self, relative: float) -> int:
+        """Products that would make the 95 % interval reach no further than `relative` times the value, about.
+
+        The error of a mean falls as one over the root of the number of its terms. Methods that find the leading
+        directions as they go need fewer.
+
+        Parameters
+        ----------
+        relative : float
+            Such as 0.05.
+
+        Returns
+        -------
+        int
+            `n_products` where that is reached, or where there is no chance in the number.
+
+        Raises
+        ------
+        ValueError
+            If the value is zero but uncertain.
+        """
+        relative = real_number("relative", relative, above=0)
+        if self.exact or self.bound:
+            return self.n_products
+        if not self.value or not math.isfinite(self._reach()):
+            raise ValueError(f"no number of products can be told for a relative error of {self}")
+        return max(self.n_products, math.ceil(self.n_products * (self._reach() / (relative * abs(self.value))) ** 2))
+
+    def _reach(self) -> float:
+        """Half the width of the 95 % interval."""
+        low, high = self.interval()
+        return (high - low) / 2
 
     def __float__(self) -> float:
         return float(self.value)
@@ -130,7 +178,10 @@ class Estimate:
     __rsub__ = __sub__
 
     def _scaled(self, value: float, error: float, same_sign: bool) -> Estimate:
-        return replace(self, value=value, standard_error=error, logarithmic=self.logarithmic and same_sign)
+        skewness = self.skewness if same_sign else -self.skewness
+        return replace(
+            self, value=value, standard_error=error, logarithmic=self.logarithmic and same_sign, skewness=skewness
+        )
 
     def _refuse(self, what: str) -> Estimate:
         raise TypeError(
@@ -141,4 +192,29 @@ class Estimate:
     def __str__(self) -> str:
         if self.exact:
             return f"{self.value:.6g} ({self.method})"
-        return f"{self.value:.6g} +- {self.standard_error:.2g} ({self.method}, {self.n_products} products)"
+        low, high = self.interval()
+        digits = _digits(self.value, self._reach())
+        span = f"{low:.{digits}g} to {high:.{digits}g}"
+        how = f"{self.method}, {self.n_products} products"
+        if self.bound:
+            return f"{self.value:.{digits}g} (sure: {span}; {how})"
+        hint = ""
+        if self.value and _WORTH_A_HINT * abs(self.value) < self._reach() < math.inf:
+            hint = f"; +- {100 * _WORTH_A_HINT:.0f} % would take about {self.products_for(_WORTH_A_HINT)}"
+        return f"{self.value:.{digits}g} (95 %: {span}; {how}{hint})"
+
+
+def _gamma_reaches(skewness: float, level: float) -> tuple[float, float]:
+    """How far a gamma variable's scale may lie below and above what one value of it says, over a normal variable's."""
+    if skewness < 1e-6:  # rounding would be larger than its effect
+        return 1.0, 1.0
+    shape, quantile = 4 / skewness**2, float(ndtri((1 + level) / 2))
+    low, high = gammaincinv(shape, [(1 - level) / 2, (1 + level) / 2]) / shape
+    return math.sqrt(shape) * (1 - 1 / high) / quantile, math.sqrt(shape) * (1 / low - 1) / quantile
+
+
+def _digits(value: float, reach: float) -> int:
+    """Significant digits of a value that show two of its error."""
+    if not (value and 0 < reach < math.inf):
+        return 3
+    return min(max(2 + math.floor(math.log10(abs(value))) - math.floor(math.log10(reach)), 2), 12)

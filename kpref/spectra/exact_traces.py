@@ -30,13 +30,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.flow import Flow
-from kpref.linearize import DenseForm, SiteForm
+from kpref._validate import function
+from kpref.flow import Flow, require_flow
+from kpref.linearize import DenseForm, Form, SiteForm, with_gates
 from kpref.memory import require_memory
 from kpref.models.base import Map
 from kpref.operators import TensorOperator
 from kpref.spectra.closed_form import gate_features
-from kpref.threads import even_blocks, get_num_threads, run_blocks
+from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
 
 __all__ = ["ntk_trace_exact", "propagator_gram_trace"]
 
@@ -51,6 +52,7 @@ _BATCH_BYTES = 1 << 27
 _MAX_PRODUCTS = 20_000
 
 
+@serial_blas
 def propagator_gram_trace(flow: Flow, progress: Progress | None = None) -> float:
     """Exact trace of ``P P*`` on the space of a flow (restricted, where the measure is zero).
 
@@ -76,6 +78,7 @@ def propagator_gram_trace(flow: Flow, progress: Progress | None = None) -> float
     For a map, 4 B T H^3 flops. For a Runge-Kutta flow T H products with P, each of which serves one state (time, unit)
     of all trials, as P does not mix these. In float64 for a map; in the precision of the flow otherwise.
     """
+    _check(flow, progress)
     if isinstance(flow.model, Map):
         return _gramian_trace(flow.linearization, flow.space.mu, progress)
     steps, units = flow.space.shape[1:]
@@ -87,6 +90,7 @@ def propagator_gram_trace(flow: Flow, progress: Progress | None = None) -> float
     return _trace_by_blocks(flow.P, progress)
 
 
+@serial_blas
 def ntk_trace_exact(flow: Flow, progress: Progress | None = None) -> float:
     """Exact trace of the NTK on the space of a flow (restricted, where the measure is zero).
 
@@ -110,6 +114,7 @@ def ntk_trace_exact(flow: Flow, progress: Progress | None = None) -> float:
     For a map in site form the cheaper of two ways: trial by trial, B T^2 H^3 flops and 3 T H^2 numbers of memory for
     each thread; or min(M, B T H) products with D, 2 B T k_r H^2 flops each and more. Other flows go the second way.
     """
+    _check(flow, progress)
     form, shape = flow.linearization, flow.space.shape
     if isinstance(flow.model, Map) and isinstance(form, SiteForm):
         steps, units = shape[1:]
@@ -119,8 +124,15 @@ def ntk_trace_exact(flow: Flow, progress: Progress | None = None) -> float:
     return _trace_by_products(flow.D, progress)
 
 
-def _step_jacobian(form: SiteForm | DenseForm, step: int, trials: slice) -> Array:
+def _check(flow: object, progress: object) -> None:
+    require_flow(flow)
+    if progress is not None:
+        function("progress", progress, "a number of trials or products")
+
+
+def _step_jacobian(form: Form, step: int, trials: slice) -> Array:
     """A[step] of a block of trials, (trials, H, H), in float64."""
+    form = with_gates(form)
     if isinstance(form, DenseForm):
         return form.state_jacobian[step, trials].astype(np.float64)
     count, units = trials.stop - trials.start, form.n_states
@@ -141,27 +153,36 @@ def _at(coefficient: Array, step: int, trials: slice) -> Array:
     return (row[trials] if row.shape[0] > 1 else row).astype(np.float64)
 
 
-def _gramian_trace(form: SiteForm | DenseForm, mu: Array, progress: Progress | None) -> float:
+def _last_weighed(mu: Array) -> npt.NDArray[np.int64]:
+    """The last point of each trial whose weight is positive, (B,); the first of a trial without weight."""
+    weighed = mu > 0
+    return np.where(weighed.any(axis=1), mu.shape[1] - 1 - np.argmax(weighed[:, ::-1], axis=1), 0)
+
+
+def _gramian_trace(form: Form, mu: Array, progress: Progress | None) -> float:
     trials, units = form.n_trials, form.n_states
     blocks = even_blocks(trials, max(1, _BLOCK_ENTRIES // units**2))
     largest = max(block.stop - block.start for block in blocks)
     require_memory(8.0 * 5 * get_num_threads() * largest * units**2, "the Gramians of P")
     inverse = np.divide(1.0, mu, out=np.zeros_like(mu), where=mu > 0)
     traces = np.zeros(trials)
-    diagonal = np.arange(units)
+    diagonal, ends = np.arange(units), _last_weighed(mu) + 1
 
     def task(index: int) -> None:
         block = blocks[index]
         gramian = np.zeros((block.stop - block.start, units, units))
-        for step in range(form.n_steps):
+        for step in range(ends[block].max()):
+            gramian[ends[block] <= step] = 0.0  # nothing comes after: it might overflow
             jacobian = _step_jacobian(form, step, block)
             gramian = jacobian @ gramian @ jacobian.swapaxes(1, 2)
             gramian[:, diagonal, diagonal] += inverse[block, step, None]
             traces[block] += mu[block, step] * gramian[:, diagonal, diagonal].sum(axis=1)
-        if progress is not None:
-            progress(block.stop - block.start)
 
-    run_blocks(task, len(blocks))
+    def done(index: int) -> None:
+        if progress is not None:
+            progress(blocks[index].stop - blocks[index].start)
+
+    run_blocks(task, len(blocks), done=done)
     return float(traces.sum())
 
 
@@ -211,21 +232,22 @@ def _trace_by_trials(form: SiteForm, mu: Array, progress: Progress | None) -> fl
     require_memory(8.0 * 3 * workers * steps * units**2, f"the propagators of {workers} trials of {steps} steps")
     features = [block.reshape(steps, trials, -1) for block in gate_features(form)]
     gates = np.broadcast_to(form.gates, (steps, trials, *form.gates.shape[2:]))
-    traces = np.zeros(trials)
+    traces, ends = np.zeros(trials), _last_weighed(mu) + 1
 
     def task(trial: int) -> None:
-        overlaps = np.array([block[:, trial] @ block[:, trial].T for block in features])
-        traces[trial] = _trial_trace(form, mu[trial], trial, gates[:, trial].astype(np.float64), overlaps)
-        if progress is not None:
-            progress(1)
+        part = slice(0, ends[trial])
+        overlaps = np.array([block[part, trial] @ block[part, trial].T for block in features])
+        traces[trial] = _trial_trace(form, mu[trial, part], trial, gates[part, trial].astype(np.float64), overlaps)
 
-    run_blocks(task, trials)
+    run_blocks(task, trials, done=None if progress is None else lambda trial: progress(1))
     return float(traces.sum())
 
 
 def _trial_trace(form: SiteForm, mu: Array, trial: int, gates: Array, overlaps: Array) -> float:
-    """``tr(J J^T Q)`` of one trial; gates (T, k, H), overlaps (k, T, T) of what the parameters multiply."""
-    steps, units = form.n_steps, form.n_states
+    """``tr(J J^T Q)`` of one trial, up to its last point with weight; gates (T, k, H), overlaps (k, T, T) of what the
+    parameters multiply.
+    """
+    steps, units = len(mu), form.n_states
     block = slice(trial, trial + 1)
     observed = np.empty((steps, units, units))  # O[t]
     observed[-1] = mu[-1] * np.eye(units)

@@ -20,12 +20,14 @@ import numpy.typing as npt
 from scipy.linalg import eigvalsh, svdvals
 from scipy.linalg.blas import dsyrk
 
-from kpref.flow import Flow
-from kpref.linearize import DenseForm, SiteForm
+from kpref._reprs import short_repr
+from kpref._validate import function
+from kpref.flow import Flow, require_flow
+from kpref.linearize import DenseForm, Form
 from kpref.memory import require_memory
 from kpref.spectra.closed_form import gate_features
 from kpref.step_form import StepForm
-from kpref.threads import run_blocks
+from kpref.threads import run_blocks, serial_blas
 from kpref.unit_blocks import UnitBlocks, unit_blocks
 
 __all__ = ["KernelSpectrum", "form_spectrum", "kernel_spectrum"]
@@ -58,7 +60,10 @@ class KernelSpectrum:
     frobenius: float
     effective_dimension: float
 
+    __repr__ = short_repr
 
+
+@serial_blas
 def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None) -> KernelSpectrum:
     """Exact spectrum of ``flow.K``, multiplicities included.
 
@@ -77,12 +82,14 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
     With c columns in F_h: H (B T c^2 + O(c^3)) flops, or one such problem where the gates are constant. Eigenvalues
     have an absolute error of a few units of rounding of the largest.
     """
+    flow = require_flow(flow)
+    if progress is not None:
+        function("progress", progress, "a number of units")
     return form_spectrum(flow.linearization, flow.space.mu, progress)
 
 
-def form_spectrum(
-    form: SiteForm | StepForm | DenseForm, mu: Array, progress: Callable[[int], object] | None = None
-) -> KernelSpectrum:
+@serial_blas
+def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | None = None) -> KernelSpectrum:
     """`kernel_spectrum` of a linearisation, mu (B, T) being the measure."""
     if isinstance(form, DenseForm):
         return _dense_spectrum(form, mu)
@@ -135,10 +142,8 @@ def _unit_spectra(gates: Array, features: list[Array], rows: int, progress: Call
         by_gate = flat[..., unit].reshape(rows, len(features))
         gram = _gram(by_gate, features, wide)
         unit_values[unit] = np.maximum(eigvalsh(gram, lower=True, overwrite_a=True, check_finite=False), 0.0)[::-1]
-        if progress is not None:
-            progress(1)
 
-    run_blocks(task, units)
+    run_blocks(task, units, done=None if progress is None else lambda unit: progress(1))
     return unit_values
 
 

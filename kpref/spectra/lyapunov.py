@@ -11,39 +11,50 @@ Meccanica 15, 1980; Shimada and Nagashima, Progress of Theoretical Physics 61, 1
 finite-time exponents of the stretch of trajectory there is. For k = H and from any frame, their sum is the rate of
 growth of volumes: the mean of log |det A| for a map, that of tr df/dz for a field.
 
+The exponents of a stretch depend on the frame that it begins with, by O(1 / time); the exponents of the system, with
+intervals that say how well a stretch tells them, are in `kpref.spectra.exponents`.
+
 Between two orthonormalisations the columns lean towards the fastest direction. If lengths in the frame have come apart
 by a factor kappa, R_kk has a relative error of about kappa times the rounding unit; intervals are chosen so that kappa
-stays near the fourth root of its inverse (1e4 in double precision).
+stays near the fourth root of its inverse (1e4 in double precision). Where it exceeds the square root, the interval is
+done again in halves.
+
+A trial that ends early counts up to its own end, and its finite-time exponents stay what they were there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref import kernels
+from kpref._validate import integer, real_number
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow
 from kpref.kernels import reference
-from kpref.linearize import DenseForm, SiteForm
+from kpref.linearize import Form, SiteForm
 from kpref.memory import require_memory
 from kpref.runge_kutta import Forcing, Segment, StageSystem
 from kpref.spectra.blocks import extend_blocks
-from kpref.threads import even_blocks, run_blocks
+from kpref.spectra.estimate import Estimate
+from kpref.spectra.exponents import MANY_TRIALS, Stretch, TooShort, exponent_estimates
+from kpref.step_form import StepForm
+from kpref.threads import even_blocks, run_blocks, serial_blas
 
-__all__ = ["Lyapunov", "lyapunov_exponents", "propagator_growth", "trial_norms"]
+__all__ = ["Lyapunov", "TooShort", "lyapunov_exponents", "propagator_growth", "trial_norms"]
 
 Array = npt.NDArray[Any]
-Form = SiteForm | DenseForm
 #: Carries vectors (k, B, H) from one row of the trajectory to a later one.
 Advance = Callable[[int, int, Array], Array]
 
 _LONGEST = 64  # rows between two orthonormalisations
-_SAMPLES = 16  # that a standard error rests on, at least
+_RECORDS = 128  # of the growth, where there are as many rows: blocks of time are made of them,
+_FEW_RECORDS = 24  # which many trials can do without
+_QR_ENTRIES = 1 << 12  # of the matrices that one block decomposes, at least
 _BASIS = 24  # vectors of a Lanczos process
 _MAX_RESTARTS = 200
 
@@ -51,6 +62,10 @@ _MAX_RESTARTS = 200
 @dataclass(frozen=True, eq=False)
 class Lyapunov:
     """Lyapunov exponents, in nats per step of a map or per unit of time of a field.
+
+    Two things go by the name. *Finite-time exponents* (`values`, `running`, `mean`) belong to these very trajectories;
+    they are exact to rounding, and depend on the first frame. The exponents *of the system* are what they tend to as
+    time goes on, and are estimated (`estimates`, `interval`).
 
     Attributes
     ----------
@@ -61,20 +76,54 @@ class Lyapunov:
         When frames were made orthonormal, from the first that counts: step of a map, time of a field.
     running : ndarray, shape (B, C, k)
         Exponents from the discarded start up to each of `times`.
-    mean, standard_error : ndarray, shape (k,)
-        Mean over trials. Its error is that of the mean of independent stretches: trials, cut into blocks of time where
-        there are fewer than 16 of them. NaN if there is one stretch only, or for infinite exponents.
+    mean : ndarray, shape (k,)
+        Mean of `values` over trials.
+    trial_error : ndarray, shape (k,)
+        Standard error of `mean` as a mean over trials: of finite-time exponents of other trials like these. NaN for one
+        trial, or infinite exponents.
+    standard_error : ndarray, shape (k,)
+        How far `mean` may be from the exponents of the system, as a standard deviation: the standard error of the
+        estimates together with their distance from `mean`. NaN where these trials do not tell.
     """
 
     values: Array
     times: Array
     running: Array
     mean: Array
+    trial_error: Array
     standard_error: Array
+    _estimates: tuple[Estimate, ...] | TooShort = field(repr=False)
+
+    @property
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Exponents of the system, k of them: see `kpref.spectra.exponents`.
+
+        Raises
+        ------
+        TooShort
+            A ValueError, if the trials are too few and too short: it says what it takes.
+        """
+        if isinstance(self._estimates, TooShort):
+            raise self._estimates
+        return self._estimates
+
+    def interval(self, level: float = 0.95) -> tuple[Array, Array]:
+        """Intervals for the exponents of the system: two arrays (k,), the lower and the upper ends.
+
+        Raises
+        ------
+        TooShort
+            As `estimates`.
+        TypeError, ValueError
+            If `level` is no number between 0 and 1.
+        """
+        low, high = zip(*(estimate.interval(level) for estimate in self.estimates), strict=True)
+        return np.array(low), np.array(high)
 
 
+@serial_blas
 def lyapunov_exponents(
-    flow: Flow, k: int | None = None, discard: int = 0, every: int | None = None, seed: int = 0
+    flow: Flow, k: int | None = None, discard: int | None = None, every: int | None = None, seed: int = 0
 ) -> Lyapunov:
     """Lyapunov exponents along the trajectories of a flow, by QR decompositions.
 
@@ -83,10 +132,13 @@ def lyapunov_exponents(
     flow : Flow
     k : int, optional
         Number of exponents; all H by default.
-    discard : int
-        Rows at the start, steps of a map or intervals of the time grid, in which the frame aligns without counting.
+    discard : int, optional
+        Rows at the start, steps of a map or intervals of the time grid, in which the frame aligns without counting. By
+        default `values` count all rows, and estimates of the exponents of the system those from where their intervals
+        are narrowest; 0 lets all rows count for both.
     every : int, optional
-        Rows between two orthonormalisations; by default chosen on the way, from the growth, at most 64.
+        Rows between two times at which growth is recorded; by default chosen on the way, at most 64. Frames are made
+        orthonormal more often where that is needed to keep their directions apart.
     seed : int
         Of the first frame, a random one, the same for all trials.
 
@@ -96,44 +148,51 @@ def lyapunov_exponents(
 
     Raises
     ------
-    ValueError
-        If k, `discard` or `every` is out of range, or frames overflow between orthonormalisations.
+    TypeError, ValueError
+        If k, `discard`, `every` or `seed` is no integer or out of range, or a frame overflows within one step.
     MemoryError
         Before anything is allocated, if the frames would not fit.
 
     Notes
     -----
-    Products with k vectors for each step or stage, ``2 B T k_r H^2 k`` flops, and a QR decomposition of ``2 H k^2`` for
-    each trial and interval. Exponents of a field are those of the discrete method, which differ from the exact ones by
-    the error of the method.
+    Products with k + 1 vectors for each step or stage, ``2 B T k_r H^2 k`` flops, and a QR decomposition of ``2 H k^2``
+    for each trial and interval. Exponents of a field are those of the discrete method, which differ from the exact ones
+    by the error of the method.
     """
     advance, times = _advance(flow)
-    trials, units, last = flow.space.shape[0], flow.space.shape[2], len(times) - 1
-    count = units if k is None else _integer("k", k, 1, units)
-    discard = _integer("discard", discard, 0, last - 1)
-    fixed = None if every is None else _integer("every", every, 1, last)
-    require_memory(8.0 * trials * count * (6 * units + last), "the frames of the Lyapunov exponents")
-    frame = np.linalg.qr(np.random.default_rng(seed).standard_normal((units, count)))[0]
-    carried = np.broadcast_to(frame.T[:, None], (count, trials, units))
-    tolerated = -np.log(np.finfo(flow.dtype).eps) / 4
-    row, length, rows, growth = 0, fixed or 1, [discard], [np.zeros((trials, count))]
+    trials, units = flow.space.shape[0], flow.space.shape[2]
+    ends = _last_rows(flow, times)
+    last = int(ends.max())
+    count = units if k is None else integer("k", k, 1, units)
+    start = 0 if discard is None else integer("discard", discard, 0, int(ends.min()) - 1)
+    records = _FEW_RECORDS if trials >= MANY_TRIALS else _RECORDS
+    longest = min(_LONGEST, max(1, last // records)) if every is None else integer("every", every, 1, last)
+    generator = np.random.default_rng(integer("seed", seed, 0))
+    width = min(count + 1, units)  # a neighbour for the last one
+    require_memory(8.0 * trials * width * (6 * units + last / longest), "the frames of the Lyapunov exponents")
+    first = generator.standard_normal((units, count))
+    frame = np.linalg.qr(np.concatenate([first, generator.standard_normal((units, width - count))], axis=1))[0]
+    carried = np.broadcast_to(frame.T[:, None], (width, trials, units))
+    sweep = _Sweep(advance, times, float(np.finfo(flow.dtype).eps), ends, width)
+    row, rows, growth = 0, [0], [np.zeros((trials, width))]
     while row < last:
-        stop = min(row + length, last if row >= discard else discard)
-        carried, logs = _orthonormalise(advance(row, stop, carried), times[stop])
-        if fixed is None:
-            length = _next_length(stop - row, logs, tolerated)
-        if row >= discard:
-            rows.append(stop)
-            growth.append(growth[-1] + logs)
+        length = longest if every is not None else min(longest, sweep.length)
+        stop = min(row + length, int(ends[ends > row].min()) if row >= start else start)
+        carried, logs = sweep.through(row, stop, carried)
+        rows.append(stop)
+        growth.append(growth[-1] + logs)
         row = stop
-    return _summary(times, np.array(rows), np.stack(growth, axis=1))
+    products = width * last
+    stretch = Stretch(times[rows].astype(float), np.stack(growth, axis=1), sweep.rounding, None, products)
+    return _summary(stretch, rows.index(start), count, discard is not None, times[ends])
 
 
+@serial_blas
 def propagator_growth(flow: Flow) -> Array:
     """Logarithm of the largest singular value of ``Phi(n, 0)``, how far P lets the past grow: shape (B, T).
 
     Row n belongs to row n of the trajectory: after step n of a map, at time n of a field, where row 0 is zero.
-    Minus infinity where Phi is zero.
+    Minus infinity where Phi is zero. After the end of a trial the value stays what it was there.
 
     Parameters
     ----------
@@ -158,9 +217,10 @@ def propagator_growth(flow: Flow) -> Array:
     require_memory(8.0 * trials * (4 * units**2 + steps), "the matrices of the propagator's growth")
     carried: Array = np.broadcast_to(np.eye(units)[:, None], (units, trials, units))
     logs = np.zeros((trials, len(times)))
-    norms = np.empty(trials)
+    norms, ends = np.empty(trials), _last_rows(flow, times)
     for row in range(len(times) - 1):
         carried = advance(row, row + 1, carried)
+        carried[:, ends <= row] = np.eye(units)[:, None]  # of norm one
         _by_trial(trials, carried, lambda part, stack: norms.__setitem__(part, np.linalg.norm(stack, 2, axis=(1, 2))))
         with np.errstate(divide="ignore"):
             logs[:, row + 1] = logs[:, row] + np.log(norms)
@@ -168,6 +228,7 @@ def propagator_growth(flow: Flow) -> Array:
     return logs[:, len(times) - steps :]
 
 
+@serial_blas
 def trial_norms(flow: Flow, seed: int = 0, tol: float = 1e-6) -> Array:
     """Operator norm of P on each trial, in the inner product of the space: shape (B,).
 
@@ -189,11 +250,14 @@ def trial_norms(flow: Flow, seed: int = 0, tol: float = 1e-6) -> Array:
 
     Raises
     ------
+    TypeError, ValueError
+        If `seed` or `tol` is no such number.
     RuntimeError
         If some trial does not converge.
     MemoryError
         Before anything is allocated, if the bases would not fit.
     """
+    tol, generator = real_number("tol", tol, above=0), np.random.default_rng(integer("seed", seed, 0))
     space, gram = flow.space, flow.P.gram()
     trials, size = space.shape[0], space.shape[1] * space.shape[2]
     width = min(size, _BASIS)
@@ -203,7 +267,7 @@ def trial_norms(flow: Flow, seed: int = 0, tol: float = 1e-6) -> Array:
         return np.asarray(space.scale(gram(space.scale(rows.reshape(space.shape), -0.5)), 0.5)).reshape(trials, -1)
 
     basis = np.zeros((trials, width + 1, size))
-    start = np.random.default_rng(seed).standard_normal((trials, size))
+    start = generator.standard_normal((trials, size))
     for _ in range(_MAX_RESTARTS):
         basis[:, 0] = start / np.linalg.norm(start, axis=1, keepdims=True)
         projected = np.zeros((trials, width, width))
@@ -219,12 +283,78 @@ def trial_norms(flow: Flow, seed: int = 0, tol: float = 1e-6) -> Array:
 # Frames
 
 
-def _orthonormalise(carried: Array, time: float) -> tuple[Array, Array]:
+@dataclass(eq=False)
+class _Sweep:
+    """Carries frames on, orthonormalised as often as it takes to keep their directions apart.
+
+    Attributes
+    ----------
+    advance, times
+        As `_advance` gives them.
+    eps : float
+        Of the precision.
+    ends : ndarray of int, shape (B,)
+        Row at which each trial ends: its frame stays as it is from there.
+    width : int
+    length : int
+        Rows that the next interval should have, from the growth in the last.
+    rounding : ndarray, shape (B, width)
+        Bound of what rounding has added to the logarithms: of one R_ii, for each row, 8 sqrt(k) units times the factor
+        by which the longest direction before it has become longer.
+    """
+
+    advance: Advance
+    times: Array
+    eps: float
+    ends: npt.NDArray[np.int64]
+    width: int
+    length: int = 1
+
+    def __post_init__(self) -> None:
+        self.rounding = np.zeros((len(self.ends), self.width))
+
+    def through(self, start: int, stop: int, carried: Array) -> tuple[Array, Array]:
+        """Frames (k, B, H) at row `stop` from those at `start`, and log |R_ii|, (B, k), added up on the way.
+
+        No trial may end between the two.
+        """
+        total, row, length = np.zeros((len(self.ends), self.width)), start, stop - start
+        ended = self.ends <= start
+        while row < stop:
+            length = min(length, stop - row)
+            with np.errstate(over="ignore", invalid="ignore"):
+                moved = self.advance(row, row + length, carried)
+            moved[:, ended] = carried[:, ended]
+            finite = np.isfinite(moved).all(axis=(0, 2))
+            if not finite.all():
+                if length > 1:
+                    length = length // 2
+                    continue
+                trial = int(np.argmin(finite))
+                raise ValueError(
+                    f"the frame of trial {trial} overflows within one step, before t = {self.times[row + 1]:g}"
+                )
+            frame, logs = _orthonormalise(moved)
+            logs[ended] = 0.0
+            spread = _spread(logs)
+            if length > 1 and not spread <= -np.log(self.eps) / 2:
+                length = length // 2
+                continue
+            self._round(logs, length * ~ended[:, None])
+            self.length = _next_length(length, spread, -np.log(self.eps) / 4)
+            carried, total, row = frame, total + logs, row + length
+        return carried, total
+
+    def _round(self, logs: Array, rows: npt.NDArray[np.int64]) -> None:
+        with np.errstate(invalid="ignore"):
+            apart = np.maximum.accumulate(logs, axis=1) - logs
+        units = 8 * rows * np.sqrt(self.width) * self.eps
+        self.rounding += units * np.exp(np.minimum(np.nan_to_num(apart, nan=0.0, posinf=0.0), 700.0))
+
+
+def _orthonormalise(carried: Array) -> tuple[Array, Array]:
     """Vectors (k, B, H) made orthonormal for each trial, and log |R_ii|, (B, k)."""
     count, trials, _ = carried.shape
-    if not np.isfinite(carried).all():
-        trial = int(np.argmin(np.isfinite(carried).all(axis=(0, 2))))
-        raise ValueError(f"the frame of trial {trial} overflows before t = {time:g}; take a smaller `every`")
     out, diagonal = np.empty_like(carried), np.empty((trials, count))
 
     def task(part: slice, stack: Array) -> None:
@@ -239,42 +369,71 @@ def _orthonormalise(carried: Array, time: float) -> tuple[Array, Array]:
 
 def _by_trial(trials: int, carried: Array, task: Callable[[slice, Array], object]) -> None:
     """Call ``task(trials, matrices (b, H, k))`` for blocks of trials, in parallel."""
-    blocks = even_blocks(trials, 1, 16)
+    blocks = even_blocks(trials, max(1, _QR_ENTRIES // (carried.shape[0] * carried.shape[2])), 16)
     run_blocks(lambda index: task(blocks[index], carried[:, blocks[index]].transpose(1, 2, 0)), len(blocks))
 
 
-def _next_length(length: int, logs: Array, tolerated: float) -> int:
+def _spread(logs: Array) -> float:
+    """Logarithm of the factor by which lengths have come apart; infinity for a singular map."""
+    if not np.isfinite(logs).all():
+        return np.inf
+    return float((logs.max(axis=1) - logs.min(axis=1)).max())
+
+
+def _next_length(length: int, spread: float, tolerated: float) -> int:
     """Rows until lengths come apart as far as is tolerated, at the rate seen; at most twice as many as before."""
-    if not np.isfinite(logs).all():  # a singular map
-        return 1
-    spread = float((logs.max(axis=1) - logs.min(axis=1)).max())
     allowed = length * tolerated / spread if spread > 0 else np.inf
     return max(1, int(min(allowed, 2 * length, _LONGEST)))
 
 
-def _summary(times: Array, rows: Array, growth: Array) -> Lyapunov:
-    """Exponents from the logarithms (B, C + 1, k) that have added up at rows (C + 1,)."""
-    elapsed = times[rows] - times[rows[0]]
-    running = growth[:, 1:] / elapsed[1:, None]
+def _summary(stretch: Stretch, start: int, count: int, chosen: bool, ends: Array) -> Lyapunov:
+    """Exponents from what a sweep has recorded; `start` is the record that finite-time exponents count from.
+
+    `ends` are the times at which the trials end.
+    """
+    growth, times = stretch.growth[:, :, :count], stretch.times
+    elapsed = np.minimum(times[start + 1 :], ends[:, None]) - times[start]
+    with np.errstate(invalid="ignore"):
+        running = (growth[:, start + 1 :] - growth[:, [start]]) / elapsed[:, :, None]
     values = running[:, -1]
-    blocks = min(-(-_SAMPLES // len(values)), len(rows) - 1)
-    cuts = np.unique(np.searchsorted(elapsed, np.linspace(0.0, elapsed[-1], blocks + 1) * (1 - 1e-12)))
-    with np.errstate(invalid="ignore", divide="ignore"):  # singular maps: differences of minus infinity
-        samples = (np.diff(growth[:, cuts], axis=1) / np.diff(elapsed[cuts])[:, None]).reshape(-1, growth.shape[2])
-        if len(samples) > 1:
-            error = samples.std(axis=0, ddof=1) / len(samples) ** 0.5
-        else:
-            error = np.full(growth.shape[2], np.nan)
-    return Lyapunov(values, times[rows[1:]].astype(float), running, values.mean(axis=0), error)
+    mean, trials = values.mean(axis=0), len(values)
+    unknown = np.full(count, np.nan)
+    with np.errstate(invalid="ignore"):  # of minus infinities
+        trial_error = values.std(axis=0, ddof=1) / trials**0.5 if trials > 1 else unknown
+    estimates: tuple[Estimate, ...] | TooShort
+    try:
+        shared = replace(_shared(stretch, ends), first=start if chosen else None)
+        estimates = exponent_estimates(shared, count)
+        with np.errstate(invalid="ignore"):
+            error = np.array([np.hypot(e.standard_error, m - e.value) for e, m in zip(estimates, mean, strict=True)])
+    except TooShort as short:
+        estimates, error = short, unknown
+    return Lyapunov(values, times[start + 1 :], running, mean, trial_error, error, estimates)
 
 
-def _integer(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-        raise ValueError(f"{name} must be an integer from {low} to {high}; got {value!r}")
-    return int(value)
+def _shared(stretch: Stretch, ends: Array) -> Stretch:
+    """Trials of different lengths cut to what most of them share: the rectangle of most points."""
+    if (ends == ends[0]).all():
+        return stretch
+    span = stretch.times[0]
+    end = max(np.unique(ends), key=lambda time: (time - span) * np.count_nonzero(ends >= time))
+    rows, trials = stretch.times <= end, ends >= end
+    return replace(
+        stretch,
+        times=stretch.times[rows],
+        growth=stretch.growth[np.ix_(trials, rows)],
+        rounding=stretch.rounding[trials],
+    )
 
 
 # Propagation
+
+
+def _last_rows(flow: Flow, times: Array) -> npt.NDArray[np.int64]:
+    """Row, of the times that `_advance` goes along, at which each trial ends: (B,)."""
+    trials, steps, _ = flow.space.shape
+    lengths = np.full(trials, steps) if flow.space.lengths is None else flow.space.lengths
+    return lengths + (len(times) - 1 - steps)
 
 
 def _advance(flow: Flow) -> tuple[Advance, Array]:
@@ -313,6 +472,8 @@ def _advance_field(system: StageSystem) -> Advance:
 
 def _rows(form: Form, rows: slice) -> Form:
     """Some rows of a linearisation, as views."""
+    if isinstance(form, StepForm):
+        return form.rows(rows)
     names = ("state_jacobian", "parameter_jacobian")
     if isinstance(form, SiteForm):
         names = ("decay", "gates", "slope", "variable", "drive")  # type: ignore[assignment]

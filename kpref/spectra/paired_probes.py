@@ -1,4 +1,4 @@
-"""Ratios of traces of products of operators from random vectors: shared probes, a deflated range, the jackknife.
+"""Ratios of traces of products of operators from random vectors: shared probes, a deflated range, true intervals.
 
 Inner products of matrices are means over white vectors g (mean zero, covariance I): ``<A, C>_F = E (A g).(C g)``.
 Where a few modes dominate, most of the noise comes from these; so a range Q (rows orthonormal) in which the operators
@@ -7,10 +7,18 @@ are large is found first, and random vectors serve the rest only (Meyer, Musco, 
 
     <A, C>_F = <A Q^T, C Q^T>_F + E (A v).(C v),    v white in the orthogonal complement of Q.
 
-Only the direction of v is random, its length is the root of the dimension. Given Q the terms are independent and
-unbiased, and the first part is exact. A smooth function of several such means has a bias of order 1/p in the number p
-of vectors v, which the jackknife reduces to 1/p^2, and the jackknife gives its standard error (Efron and Stein, Ann.
-Stat. 1981).
+Only the direction of v is random, its length is the root of the dimension n. Given Q the terms are independent and
+unbiased, and the first part is exact.
+
+**Bias.** A smooth function of several such means has a bias of order 1/p in the number p of vectors v, which the
+jackknife reduces to 1/p^2 (Efron and Stein, Ann. Stat. 1981); of positive quantities it is taken on the logarithmic
+scale.
+
+**Errors.** To first order the error of a function f of means of quadratic forms ``v.A_m v`` is that of the mean of
+``v.M v``, ``M = sum_m (df/dm) A_m`` made symmetric. The images that are there already give ``v_i.M v_j`` for all pairs,
+and with them variance, degrees of freedom and skewness, see `kpref.spectra.quadratic_forms`. What is beyond first order
+is in the jackknife's error, which is stated where it is larger. A positive quantity is
+``exp(f)``, f its logarithm: where f has the deviation sigma, that adds 3 sigma to the skewness, to first order.
 """
 
 from __future__ import annotations
@@ -21,29 +29,52 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DENSE_SIZE", "check_probes", "directions", "jackknife", "orthonormal_rows", "split"]
+from kpref.spectra.bases import append_orthonormal
+from kpref.spectra.estimate import Estimate
+from kpref.spectra.quadratic_forms import MOST_SKEWED, Mean, mean_of_forms
+
+__all__ = [
+    "DENSE_SIZE",
+    "beyond_first_order",
+    "directions",
+    "estimate_of",
+    "exponential",
+    "in_batches",
+    "jackknife",
+    "krylov_range",
+    "product_of_means",
+    "require_settled",
+    "rounding",
+]
 
 Array = npt.NDArray[Any]
+Map = Callable[[Array], Array]
 
 #: Up to this size operators are made matrices, and there is nothing to estimate.
 DENSE_SIZE = 400
+#: Bytes of vectors that an operator is applied to at once.
+_BATCH_BYTES = 1 << 27
 
 
-def check_probes(probes: int, least: int) -> int:
-    """A number of products of at least `least`, or ValueError."""
-    if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < least:
-        raise ValueError(f"probes must be an integer of at least {least}; got {probes!r}")
-    return int(probes)
+def krylov_range(product: Map, size: int, count: int, dtype: npt.DTypeLike, seed: Any) -> tuple[Array, Array]:
+    """Orthonormal rows of the Krylov space of a symmetric matrix from a random vector, and their images.
 
-
-def split(probes: int) -> tuple[int, int]:
-    """Vectors of the range, each of which takes two products, and random vectors for the rest."""
-    return probes // 3, probes - 2 * (probes // 3)
-
-
-def orthonormal_rows(rows: Array) -> Array:
-    """As many orthonormal rows, of a span that contains that of `rows`."""
-    return np.ascontiguousarray(np.linalg.qr(rows.T)[0].T)
+    Parameters
+    ----------
+    product : callable
+        On rows (v, n).
+    size, count : int
+        n, and the number of rows, each of which takes one product.
+    dtype : dtype
+    seed : seed or numpy.random.Generator
+    """
+    generator = np.random.default_rng(seed)
+    basis, images = np.empty((2, count, size), dtype)
+    vector = generator.standard_normal(size).astype(dtype)
+    for index in range(count):
+        append_orthonormal(basis, index, vector, generator)
+        vector = images[index] = product(basis[index : index + 1])[0]
+    return basis, images
 
 
 def directions(generator: np.random.Generator, count: int, known: Array) -> Array:
@@ -56,17 +87,109 @@ def directions(generator: np.random.Generator, count: int, known: Array) -> Arra
     return vectors
 
 
-def jackknife(statistic: Callable[[Array], Any], samples: Array) -> tuple[float, float]:
-    """A function of means, with its bias of first order removed, and its standard error.
+def in_batches(product: Map, vectors: Array) -> Array:
+    """Images of rows, so many of them at once that an operator's own memory stays small."""
+    width = max(1, _BATCH_BYTES // (vectors.shape[1] * vectors.itemsize))
+    return np.concatenate([product(vectors[start : start + width]) for start in range(0, len(vectors), width)])
+
+
+def product_of_means(
+    known: npt.ArrayLike, pairs: Array, powers: npt.ArrayLike, vectors: Array, size: int, positive: bool = True
+) -> Mean:
+    """A product of powers of means, with its bias of first order removed, and what its interval follows from.
+
+    Of ``prod_m (known_m + E v.A_m v)^power_m``, v being directions in `size` dimensions; see the module's docstring.
 
     Parameters
     ----------
-    statistic : callable
-        From means (..., k) to values (...).
-    samples : ndarray, shape (p, k)
-        Independent, p > 1.
+    known : array_like, shape (m,)
+        What is exact of each mean.
+    pairs : ndarray, shape (m, p, p)
+        ``v_i.A_m v_j`` for the p vectors.
+    powers : array_like, shape (m,)
+    vectors : ndarray, shape (p, n)
+        v.
+    size : int
+    positive : bool
+        Whether the product is positive, so that its logarithm is closer to a mean.
     """
-    count, total = len(samples), samples.sum(axis=0)
-    left_out = statistic((total - samples) / (count - 1))
-    value = count * statistic(total / count) - (count - 1) * left_out.mean()
-    return float(value), float(np.sqrt((count - 1) / count * np.square(left_out - left_out.mean()).sum()))
+    exact, exponents, count = np.asarray(known, float), np.asarray(powers, float), pairs.shape[1]
+    samples = exact + np.diagonal(pairs, axis1=1, axis2=2).T  # (p, m)
+    means = samples.mean(axis=0)
+
+    def statistic(values: Array) -> Array:
+        if positive:
+            return np.asarray(np.log(values) @ exponents)
+        return np.asarray(np.prod(values**exponents, axis=-1))
+
+    value, error = jackknife(statistic(means), statistic((count * means - samples) / (count - 1)))
+    if positive:
+        slopes = exponents / means
+    else:  # by the product rule: a mean of power 1 may be zero
+        slopes = exponents * np.prod(means ** (exponents - np.eye(len(means))), axis=1)
+    spread = mean_of_forms(np.tensordot(slopes, pairs, 1), vectors @ vectors.T, size, positive=False)
+    spread = beyond_first_order(spread, error, count)
+    return exponential(value, spread) if positive else spread._replace(value=float(value))
+
+
+def beyond_first_order(spread: Mean, error: float, count: int) -> Mean:
+    """With the jackknife's error where it is larger, and no more degrees of freedom than it has.
+
+    The slopes are those at the means that were found, which as many vectors have moved.
+    """
+    return spread._replace(
+        standard_error=max(spread.standard_error, error), degrees=min(spread.degrees, float(count - 1))
+    )
+
+
+def exponential(logarithm: float, spread: Mean) -> Mean:
+    """A quantity whose logarithm has the error of `spread`."""
+    value = float(np.exp(logarithm))
+    skewness = float(np.clip(spread.skewness + 3 * spread.standard_error, -MOST_SKEWED, MOST_SKEWED))
+    return Mean(value, spread.standard_error * value, spread.degrees, skewness)
+
+
+def jackknife(value: Any, without: Array) -> tuple[Any, Any]:
+    """A statistic less its bias of first order, and its standard error.
+
+    Parameters
+    ----------
+    value : float or ndarray, (...)
+        Of all p samples.
+    without : ndarray, shape (p, ...)
+        Without each of them.
+    """
+    count, mean = len(without), without.mean(axis=0)
+    corrected = count * value - (count - 1) * mean
+    error = np.sqrt((count - 1) / count * np.square(without - mean).sum(axis=0))
+    return (float(corrected), float(error)) if np.ndim(corrected) == 0 else (corrected, error)
+
+
+def estimate_of(mean: Mean, rounding: float, products: int, method: str) -> Estimate:
+    """As an `Estimate`, with what rounding leaves where chance has no part any more."""
+    value, error, degrees, skewness = mean
+    if error <= rounding:
+        return Estimate(value, rounding, products, method)
+    return Estimate(value, error, products, method, degrees=degrees, skewness=skewness)
+
+
+def rounding(dtype: npt.DTypeLike, size: int) -> float:
+    """Relative error that rounding leaves in sums over `size` entries."""
+    return 8 * float(np.finfo(dtype).eps) * size**0.5
+
+
+def require_settled(estimate: Estimate, what: str) -> Estimate:
+    """The estimate of a positive quantity, unless its interval reaches further than by a factor of e on either side.
+
+    Raises
+    ------
+    RuntimeError
+        It says about how many products would be enough.
+    """
+    low, high = estimate.interval(0.95)
+    if high <= np.e * estimate.value and low >= estimate.value / np.e:
+        return estimate
+    raise RuntimeError(
+        f"{estimate.n_products} products are too few to tell {what}: with 95 % probability it is between {low:.3g} and "
+        f"{high:.3g}; for 5 % accuracy take about {estimate.products_for(0.05):,} products (probes=...)"
+    )

@@ -38,11 +38,11 @@ import numpy.typing as npt
 from scipy.linalg import eigvalsh
 from scipy.linalg.blas import dgemm, dsyrk
 
-from kpref.flow import Flow
-from kpref.linearize import DenseForm, SiteForm
+from kpref.flow import Flow, require_flow
+from kpref.linearize import DenseForm, SiteForm, with_gates
 from kpref.memory import require_memory
 from kpref.spectra.closed_form import gate_features
-from kpref.threads import even_blocks, run_blocks
+from kpref.threads import even_blocks, run_blocks, serial_blas
 
 __all__ = ["SchmidtSpectrum", "schmidt_spectrum"]
 
@@ -71,6 +71,7 @@ class SchmidtSpectrum:
     effective_rank: float
 
 
+@serial_blas
 def schmidt_spectrum(flow: Flow, progress: Callable[[int], object] | None = None) -> SchmidtSpectrum:
     """Exact Schmidt spectrum of ``flow.K``, K never being formed.
 
@@ -95,7 +96,7 @@ def schmidt_spectrum(flow: Flow, progress: Callable[[int], object] | None = None
     ``B T (c H)^2``, from ``Gamma[h, h'] = |F_h^T F_h'|_F^2``; plus O(H^3). With one constant gate ``B T c^2`` suffices.
     Dense form: ``2 B T (H M)^2 + H^4 M^2`` flops.
     """
-    form = flow.linearization
+    form = with_gates(require_flow(flow).linearization)
     if isinstance(form, DenseForm):
         return _from_gram(_dense_gram(form, flow.space.mu))
     root_mu = np.sqrt(flow.space.mu.T).reshape(-1, 1)
@@ -160,10 +161,8 @@ def _gram_by_pairs(
             if pairs is not None:
                 weight = 1.0 if one == other else 2.0
                 dsyrk(weight, pairs.reshape(-1, units).T, beta=1.0, c=total, lower=1, overwrite_c=1)
-        if progress is not None:
-            progress(1)
 
-    run_blocks(task, len(parts))
+    run_blocks(task, len(parts), done=None if progress is None else lambda part: progress(1))
     return _symmetric(partial)
 
 
@@ -192,10 +191,8 @@ def _gram_by_columns(gates: Array, features: list[Array], progress: Callable[[in
             )
         blocks = np.square(product).reshape(own.stop - own.start, columns, units, columns)
         gamma[own] = blocks.sum(axis=(1, 3))
-        if progress is not None:
-            progress(1)
 
-    run_blocks(task, len(parts))
+    run_blocks(task, len(parts), done=None if progress is None else lambda part: progress(1))
     return (gamma + gamma.T) / 2
 
 

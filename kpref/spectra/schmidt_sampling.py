@@ -4,6 +4,21 @@ R is the realigned operator of `kpref.spectra.schmidt`, which also says in which
 over a = (trial, time) with ``E g g^T = E g' g'^T = I``, independent,
 
     Y = sum_{a,a'} g_a g'_a' A[(a, .), (a', .)] = R^T (g (x) g'),    E vec(Y) vec(Y)^T = R^T R.
+
+From independent probes j, each with S_j such that ``E S_j = R^T R``,
+
+    (sum s^2)^2 = E tr(S_j) tr(S_l),    sum s^4 = E <S_j, S_l>_F,    j != l,
+
+are averaged over all pairs: both are unbiased (U-statistics).
+
+**Control.** Most of the noise comes from the leading modes of A, and is the same for ``A_1 = A Q^T Q``, Q (k, B T H)
+orthonormal rows of a Krylov space of ``A* A``. With W = A Q^T as tensors, so that ``R_1 = sum_i W_i (x) Q_i``,
+
+    sum s_1^2 = |W|_F^2,    sum s_1^4 = sum_{ijkl} <W_i^T W_j, W_k^T W_l>_F <Q_i^T Q_j, Q_k^T Q_l>_F
+
+exactly, W_i and Q_i being B T x H matrices; and the same probes see Y_1 without any product,
+``Y_1 = sum_i (W_i^T g) (Q_i^T g')^T``. The exact sums plus the differences of the estimates for A and A_1 are unbiased,
+with the noise of what A_1 leaves out.
 """
 
 from __future__ import annotations
@@ -15,10 +30,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigvalsh, svdvals
 
+from kpref._validate import integer
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
+from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
-from kpref.threads import run_blocks
+from kpref.spectra.paired_probes import estimate_of, exponential, jackknife, require_settled, rounding
+from kpref.spectra.quadratic_forms import Mean
+from kpref.spectra.symmetric import RectangularForm, require_operator
+from kpref.threads import run_blocks, serial_blas
 
 __all__ = ["SchmidtSketch", "effective_schmidt_rank", "schmidt_sketch"]
 
@@ -28,6 +48,11 @@ Array = npt.NDArray[Any]
 _DENSE_SIZE = 600
 #: Most vectors over (trials, time) that each probe is contracted with; they cost no products.
 _ROWS_PER_PROBE = 32
+#: Dimension of the range in which the operator serves as its own control.
+_CONTROL = 32
+#: Terms are of the second order in the squares of the control's rest, which a few modes carry: sum s^4, in the
+#: denominator, is skewed like a chi-square with four degrees, and its scatter tells a third less of its variance.
+_TAIL_SKEWNESS, _TAIL_DEGREES = -(2**0.5), 2 / 3
 #: Entries of the batch of tensors that a probe sends through the operator at once.
 _BATCH_ENTRIES = 1 << 21
 
@@ -39,7 +64,9 @@ class SchmidtSketch:
     Attributes
     ----------
     values, standard_errors : ndarray, shape (k,)
-        Descending; the errors are zero where the values are exact.
+        Descending; the errors are zero where the values are exact. Elsewhere they are the jackknife's, and say how far
+        the values scatter, not where the Schmidt values lie with a given probability: values close to each other push
+        each other apart by more than that.
     n_products : int
         Products with the operator.
     """
@@ -49,22 +76,19 @@ class SchmidtSketch:
     n_products: int
 
 
+@serial_blas
 def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) -> Estimate:
     """Effective Schmidt rank of any operator on tensors (..., units): P, K, NTK, ``P.gram()``, ...
 
-    Sampled as in the module's docstring. From independent probes j, each with S_j such that ``E S_j = R^T R``,
-
-        (sum s^2)^2 = E tr(S_j) tr(S_l),    sum s^4 = E <S_j, S_l>_F,    j != l,
-
-    are averaged over all pairs: both are unbiased (U-statistics), and their ratio is so up to O(1 / probes). The
-    standard error is the jackknife's, over probes.
+    Sampled as in the module's docstring. The jackknife over the probes removes the bias of first order of the
+    logarithm of the ratio, and gives its standard error.
 
     Parameters
     ----------
     op : TensorOperator
         On one space whose last axis is that of units. It need not be self-adjoint.
     probes : int
-        At least 3.
+        At least 4.
     seed : int
 
     Returns
@@ -74,48 +98,60 @@ def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) 
 
     Raises
     ------
+    TypeError
+        If `op` is no TensorOperator, or `probes` no integer.
     ValueError
-        If the operator maps between two spaces, the space has fewer than two axes, or for fewer than 3 probes.
+        If the operator maps between two spaces, the space has fewer than two axes, or for fewer than 4 probes.
+    RuntimeError
+        If so many probes do not tell the rank to a factor of e.
 
     Notes
     -----
-    H products with the operator a probe. Memory: 32 H^2 numbers a probe, and a few batches of 16 MiB or of one tensor.
+    H products with the operator a probe, and 64 for the control. Memory: 32 H^2 numbers a probe, and a few batches of
+    16 MiB or of one tensor.
     """
-    _check(op, probes)
+    probes, seed = _check(op, probes), integer("seed", seed, 0)
     if op.space_in.size <= _DENSE_SIZE:
         values = svdvals(_realigned(op))
         total, square = np.square(values).sum(), (values**4).sum()
         return Estimate(float(total**2 / square) if square else 0.0, 0.0, op.space_in.size, "exact")
-    samples = _samples(op, probes, seed)
-    trace = np.square(samples).sum(axis=(1, 2))
-    overlap = np.empty((len(samples), len(samples)))
-
-    def row(probe: int) -> None:
-        overlap[probe] = [np.square(samples[probe] @ other.T).sum() for other in samples]
-
-    run_blocks(row, len(samples))
-    products = np.outer(trace, trace)
-    for matrix in (products, overlap):
+    control = _control(op, seed)
+    samples, shadows = _samples(op, probes, seed, control)
+    products = probes * op.shape_in[-1] + 2 * len(control.basis)
+    method = "random vectors, the leading modes for control"
+    if not samples.any():
+        return Estimate(0.0, 0.0, products, method)
+    lengths = np.square(samples).sum(axis=(1, 2)) - np.square(shadows).sum(axis=(1, 2)) + control.squares
+    totals = np.outer(lengths, lengths)
+    fourths = _pair_overlaps(samples) - _pair_overlaps(shadows) + control.fourths
+    for matrix in (totals, fourths):
         np.fill_diagonal(matrix, 0.0)  # of one probe with itself: not independent
 
-    def ratio(without: Array | float) -> Any:
-        return (products.sum() - without * 2 * products.sum(axis=0)) / (
-            overlap.sum() - without * 2 * overlap.sum(axis=0)
-        )
+    def logarithm(without: float) -> Array:
+        sums = [np.asarray(matrix.sum() - without * 2 * matrix.sum(axis=0)) for matrix in (totals, fourths)]
+        if min(each.min() for each in sums) <= 0:
+            raise RuntimeError(
+                f"{probes} probes are too few to tell the effective Schmidt rank of {op.name}: noise is larger than "
+                f"what is sought; take {4 * probes} (probes=...) or more"
+            )
+        return np.log(sums[0]) - np.log(sums[1])
 
-    if not trace.any():
-        return Estimate(0.0, 0.0, probes * op.shape_in[-1], "sampled, jackknife")
-    value = float(ratio(0.0)[0])
-    return Estimate(value, float(_jackknife(ratio(1.0))), probes * op.shape_in[-1], "sampled, jackknife")
+    logs, error = jackknife(float(logarithm(0.0)[0]), logarithm(1.0))
+    spread = Mean(0.0, error, _TAIL_DEGREES * (probes - 1), _TAIL_SKEWNESS / probes**0.5)
+    found, floor = exponential(logs, spread), rounding(op.dtype, op.space_in.size)
+    return require_settled(
+        estimate_of(found, floor * found.value, products, method), f"the effective Schmidt rank of {op.name}"
+    )
 
 
+@serial_blas
 def schmidt_sketch(op: TensorOperator, k: int, probes: int = 16, seed: int = 0) -> SchmidtSketch:
     """The k leading Schmidt values of any operator on tensors (..., units).
 
     They are the singular values of ``Omega^T R``, Omega of random Kronecker products g (x) g': a subspace embedding
-    (Woodruff, *Sketching as a tool for numerical linear algebra*, 2014). Their standard error is the jackknife's, over
-    probes, and they have a bias of relative order (effective rank) / probes, which lifts the leading ones: take more
-    probes until the values stay.
+    (Woodruff, *Sketching as a tool for numerical linear algebra*, 2014). These have a bias of relative order (effective
+    rank) / probes, which lifts the leading ones and which the jackknife over probes removes to first order. Among
+    values closer to each other than their errors some of it stays: take more probes until the values stay.
 
     Parameters
     ----------
@@ -134,6 +170,8 @@ def schmidt_sketch(op: TensorOperator, k: int, probes: int = 16, seed: int = 0) 
 
     Raises
     ------
+    TypeError
+        If `op` is no TensorOperator, or k or `probes` no integer.
     ValueError
         If the operator maps between two spaces, the space has fewer than two axes, or k or `probes` is out of range.
 
@@ -141,14 +179,12 @@ def schmidt_sketch(op: TensorOperator, k: int, probes: int = 16, seed: int = 0) 
     -----
     H products with the operator a probe, and singular values of ``probes`` matrices (32 probes) x H^2.
     """
-    _check(op, probes)
-    largest = min(op.shape_in[-1] ** 2, probes)
-    if isinstance(k, bool) or int(k) != k or not 1 <= k <= largest:
-        raise ValueError(f"k must be an integer from 1 to {largest}, min(units squared, probes); got {k!r}")
+    probes, seed = _check(op, probes), integer("seed", seed, 0)
+    k = integer("k", k, 1, min(op.shape_in[-1] ** 2, probes))
     if op.space_in.size <= _DENSE_SIZE:
         exact = svdvals(_realigned(op))[:k]
         return SchmidtSketch(np.pad(exact, (0, k - len(exact))), np.zeros(k), op.space_in.size)
-    samples = _samples(op, probes, seed)
+    samples, _ = _samples(op, probes, seed)
     flat = samples.reshape(-1, samples.shape[2])
     gram = flat @ flat.T if len(flat) < flat.shape[1] else None
 
@@ -168,20 +204,64 @@ def schmidt_sketch(op: TensorOperator, k: int, probes: int = 16, seed: int = 0) 
         found[probe] = leading(owner != probe)  # the last one leaves nobody out
 
     run_blocks(task, probes + 1)
-    return SchmidtSketch(found[-1], _jackknife(found[:-1]), probes * op.shape_in[-1])
+    values, errors = jackknife(found[-1], found[:-1])
+    values = np.maximum(values, 0.0)
+    order = np.argsort(-values, kind="stable")
+    return SchmidtSketch(values[order], errors[order], probes * op.shape_in[-1])
 
 
-# K, exactly
-
-
-def _check(op: TensorOperator, probes: int) -> None:
+def _check(op: TensorOperator, probes: int) -> int:
+    require_operator(op)
     if op.space_in != op.space_out or len(op.shape_in) < 2:
         raise ValueError(
             f"{op.name} maps {op.space_in} to {op.space_out}; a Schmidt spectrum needs an operator on one space of "
             "tensors (..., units)"
         )
-    if isinstance(probes, bool) or int(probes) != probes or probes < 3:
-        raise ValueError(f"probes must be an integer of at least 3; got {probes!r}")
+    return integer("probes", probes, 4)
+
+
+@dataclass(frozen=True, eq=False)
+class _Control:
+    """``A_1 = A Q^T Q``: basis Q and images A Q^T, (k, points, units), and its ``sum s^2`` and ``sum s^4``."""
+
+    basis: Array
+    images: Array
+    squares: float
+    fourths: float
+
+
+def _control(op: TensorOperator, seed: int) -> _Control:
+    """From a Krylov space of ``A* A``."""
+    form, units = RectangularForm(op), op.shape_in[-1]
+    size, generator = form.domain.size, np.random.default_rng([seed, 1])
+    count = min(_CONTROL, size)
+    basis, images = np.empty((2, count, size), op.dtype)
+    vector = generator.standard_normal(size).astype(op.dtype)
+    for index in range(count):
+        append_orthonormal(basis, index, vector, generator)
+        images[index] = form(basis[index : index + 1])[0]
+        vector = form.transpose(images[index : index + 1])[0]
+    rows, values = (
+        coordinates.embed(vectors).reshape(count, -1, units).astype(np.float64)
+        for coordinates, vectors in ((form.domain, basis), (form.codomain, images))
+    )
+    inner, outer = (
+        np.einsum("iah,jak->ijhk", each, each, optimize=True).reshape(count**2, -1) for each in (rows, values)
+    )
+    fourths = float(np.vdot(outer @ outer.T, inner @ inner.T))
+    return _Control(rows, values, float(np.vdot(values, values)), fourths)
+
+
+def _pair_overlaps(samples: Array) -> Array:
+    """``<S_j, S_l>_F`` for ``S_j = Y_j^T Y_j``, (probes, probes)."""
+    overlaps = np.empty((len(samples), len(samples)))
+
+    def row(probe: int) -> None:
+        for other in range(probe, len(samples)):
+            overlaps[probe, other] = overlaps[other, probe] = np.square(samples[probe] @ samples[other].T).sum()
+
+    run_blocks(row, len(samples))
+    return overlaps
 
 
 def _symmetrised(op: TensorOperator, batch: Array) -> Array:
@@ -199,8 +279,8 @@ def _realigned(op: TensorOperator) -> Array:
     return matrix.reshape(size // units, units, -1, units).transpose(0, 2, 1, 3).reshape(-1, units**2)
 
 
-def _samples(op: TensorOperator, probes: int, seed: int) -> Array:
-    """Rows Y for each probe, shape (probes, q, H^2), scaled so that ``E sum_i Y_i Y_i^T = R^T R`` for each probe.
+def _samples(op: TensorOperator, probes: int, seed: int, control: _Control | None = None) -> tuple[Array, Array]:
+    """Rows Y and Y_1 for each probe, (probes, q, H^2), scaled so that ``E sum_i Y_i Y_i^T = R^T R`` for each probe.
 
     A probe is one vector of signs g' and q orthogonal vectors g of length sqrt(B T), a random frame.
     """
@@ -208,9 +288,12 @@ def _samples(op: TensorOperator, probes: int, seed: int) -> Array:
     points = op.space_in.size // units
     rows = min(points, _ROWS_PER_PROBE)
     width = max(1, min(units, _BATCH_ENTRIES // op.space_in.size))
-    require_memory(8.0 * (probes * rows * units**2 + 4 * width * op.space_in.size), f"a Schmidt sketch of {op.name}")
+    require_memory(
+        8.0 * (2 * probes * rows * units**2 + 4 * width * op.space_in.size), f"a Schmidt sketch of {op.name}"
+    )
     generator = np.random.default_rng(seed)
     samples = np.empty((probes, rows, units, units))  # (probe, i, h', h)
+    shadows = np.zeros_like(samples[: probes if control is not None else 0])
     frame = np.empty((rows, points))
 
     def draw(_: int) -> None:
@@ -225,7 +308,9 @@ def _samples(op: TensorOperator, probes: int, seed: int) -> Array:
             batch[np.arange(len(columns)), :, columns] = signs
             image = _symmetrised(op, batch.reshape(-1, *op.shape_in)).reshape(len(columns), points, units)
             _contract(frame, image, samples[probe, :, start : start + width])
-    return samples.reshape(probes, rows, units**2)
+        if control is not None:
+            shadows[probe] = np.einsum("ik,irh->rkh", signs @ control.basis, frame @ control.images, optimize=True)
+    return samples.reshape(probes, rows, units**2), shadows.reshape(len(shadows), rows, units**2)
 
 
 def _contract(frame: Array, image: Array, out: Array) -> None:
@@ -235,9 +320,3 @@ def _contract(frame: Array, image: Array, out: Array) -> None:
         out[:, column] = frame @ image[column]
 
     run_blocks(task, len(image))
-
-
-def _jackknife(without: Array) -> Any:
-    """Standard error from the values that are found without each of the probes."""
-    count = len(without)
-    return np.sqrt((count - 1) / count * np.square(without - without.mean(axis=0)).sum(axis=0))

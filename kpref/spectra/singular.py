@@ -18,12 +18,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import svd as dense_svd
 
+from kpref._reprs import short_repr
+from kpref._validate import integer
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import RectangularSearch
-from kpref.spectra.eigen import check_count, check_start, signs
+from kpref.spectra.eigen import check_search, check_start, signs
 from kpref.spectra.lanczos import NoConvergence, blend, iterate
-from kpref.spectra.symmetric import RectangularForm
+from kpref.spectra.symmetric import RectangularForm, require_operator
 from kpref.threads import serial_blas
 
 __all__ = ["Singular", "svd"]
@@ -62,6 +64,8 @@ class Singular:
     residuals: Array
     n_products: int
     converged: Array
+
+    __repr__ = short_repr
 
 
 @serial_blas
@@ -104,9 +108,11 @@ def svd(
     MemoryError
         Before anything is allocated, if the bases would not fit.
     """
+    op = require_operator(op)
+    tol, seed = check_search(tol, seed, progress)
     form = RectangularForm(op, progress)
     rows, columns = form.codomain.size, form.domain.size
-    count = check_count(k, min(rows, columns))
+    count = integer("k", k, 1, min(rows, columns))
     initial = check_start(start, op.shape_in)
     vectors = None if initial is None else form.domain.to_vectors(initial.astype(op.dtype))
     if min(rows, columns) <= _DENSE_SIZE or 5 * count > min(rows, columns):

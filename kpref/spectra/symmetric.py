@@ -15,7 +15,7 @@ import numpy.typing as npt
 from kpref.operators import TensorOperator
 from kpref.space import EuclideanSpace
 
-__all__ = ["Coordinates", "RectangularForm", "SymmetricForm", "require_self_adjoint"]
+__all__ = ["Coordinates", "RectangularForm", "SymmetricForm", "require_operator", "require_self_adjoint"]
 
 Array = npt.NDArray[Any]
 
@@ -46,11 +46,11 @@ class Coordinates:
         else:
             flat = np.zeros((len(vectors), self.space.size), vectors.dtype)
             flat[:, self.support] = vectors
-        return flat.reshape(-1, *self.space.shape)
+        return flat.reshape(len(vectors), *self.space.shape)
 
     def restrict(self, tensors: Array) -> Array:
         """Entries (v, n) of tensors (v, \\*shape) on the support."""
-        flat = np.asarray(tensors).reshape(len(tensors), -1)
+        flat = np.asarray(tensors).reshape(len(tensors), self.space.size)
         return flat if self.size == self.space.size else flat[:, self.support]
 
     def to_tensors(self, vectors: Array, overwrite: bool = False) -> Array:
@@ -154,6 +154,17 @@ class SymmetricForm:
     def to_tensors(self, vectors: Array, overwrite: bool = False) -> Array:
         """Vectors (v, n) as tensors (v, \\*shape): ``Mu^(-1/2)``, zero off the support; in place if they may go."""
         return self.coordinates.to_tensors(vectors, overwrite)
+
+
+def require_operator(op: object) -> TensorOperator:
+    """An operator as it is, or a TypeError that says how to make one of a matrix or of a SciPy LinearOperator."""
+    if isinstance(op, TensorOperator):
+        return op
+    raise TypeError(
+        f"op must be a TensorOperator, such as flow.NTK; got {type(op).__module__}.{type(op).__qualname__}. A matrix "
+        "or LinearOperator A of shape (m, n) becomes one by TensorOperator(lambda rows: (A @ rows.T).T, lambda rows: "
+        "(A.T @ rows.T).T, EuclideanSpace((n,)), EuclideanSpace((m,)))"
+    )
 
 
 def require_self_adjoint(op: TensorOperator, seed: int = 0) -> None:

@@ -1,5 +1,19 @@
 """The methods of `kpref.spectra.traces`: each starts with a product and a seed, and grows with the number of vectors.
 
+All of them split a trace into a part that is computed and a rest tr R that is estimated by quadratic forms of random
+directions which are independent of the split; `kpref.spectra.quadratic_forms` has their mean and its interval.
+
+**hutchinson.** Nothing is computed, R = S.
+
+**mean square.** For ``|S|_F^2``, the forms are those of ``R = S^T S``, inner products of images.
+
+**hutch++.** With an orthonormal basis Q of S W, W random, and ``C = 1 - Q Q^T``,
+
+    tr S = tr Q^T S Q + tr C S C,          |S|_F^2 = |S Q|_F^2 + |S C|_F^2.
+
+k products make the basis, k serve the first part, and a third of all, but no fewer than eight, the rest: the interval
+of fewer vectors is far wider than their error.
+
 **krylov.** With ``F = W_out^(1/2) A W_in^(-1/2)`` and an orthonormal V in its domain,
 
     tr A A* = |F|_F^2 = |F V|_F^2 + |F (1 - V V^T)|_F^2 = |F V|_F^2 + E |(1 - V V^T) F^T t|^2,
@@ -11,8 +25,7 @@ on 2 d vectors t.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,43 +33,39 @@ import numpy.typing as npt
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import append_orthonormal
-from kpref.spectra.bootstrap import NYSTROM, RANGE_FROBENIUS, RANGE_TRACE, standard_error
-from kpref.spectra.sketches import (
-    RangeSketch,
-    extend_range,
-    frobenius_samples,
-    nystrom_samples,
-    nystrom_values,
-    range_samples,
-    range_total,
-    range_values,
-)
+from kpref.spectra.quadratic_forms import Mean, mean_of_forms
 from kpref.spectra.symmetric import RectangularForm
-from kpref.threads import serial_blas
 
-__all__ = ["MEAN_SQUARE", "METHODS", "RANGE_NORM", "Method", "Product", "Progress", "in_blocks", "sum_of_squares"]
+__all__ = ["DEFLATED_SQUARE", "MEAN_SQUARE", "METHODS", "Method", "Product", "Progress", "in_blocks", "sum_of_squares"]
 
 Array = npt.NDArray[Any]
 Product = Callable[[Array], Array]
 Progress = Callable[[int], object]
-Grow = Callable[[int], tuple[float, float]]
+Grow = Callable[[int], "Found"]
 Start = Callable[[Product, int, int, TensorOperator, Progress | None], Grow]
 
+_TESTS = 8  # random vectors for the rest, of hutch++, where there are so many products
 _PANEL = 1 << 23  # numbers in the vectors that an operator is applied to at once
 
 
-@dataclass(frozen=True)
-class Method:
-    """A name, the number of products for each random vector, and what makes the estimator.
+class Found(NamedTuple):
+    """An estimate, the size of the terms that its rounding is relative to, and the products that were needed."""
 
-    ``start(product, size, seed, op, progress)`` returns a function from a number of vectors, which must grow from call
-    to call, to the estimate and its standard error; `progress` is for products other than with `product`.
+    mean: Mean
+    scale: float
+    products: int
+
+
+class Method(NamedTuple):
+    """A name, the fewest products, and what makes the estimator.
+
+    ``start(product, size, seed, op, progress)`` returns a function from a number of products, which must grow from call
+    to call, to what is found with so many at most; `progress` is for products other than with `product`.
     """
 
     name: str
-    cost: int
+    least: int
     start: Start
-    stores: bool = True
 
 
 def sum_of_squares(rows: Array) -> float:
@@ -66,10 +75,10 @@ def sum_of_squares(rows: Array) -> float:
 
 def in_blocks(apply: Product, size: int) -> Product:
     """The product on rows, a few at a time, in float64."""
-    block = max(1, _PANEL // size)
+    block = _PANEL // max(size, 1) or 1
 
     def product(vectors: Array) -> Array:
-        parts = [apply(vectors[start : start + block]) for start in range(0, len(vectors), block)]
+        parts = [apply(vectors[start : start + block]) for start in range(0, max(len(vectors), 1), block)]
         return np.concatenate(parts, dtype=np.float64)
 
     return product
@@ -81,72 +90,87 @@ def _normal(size: int, seed: int, stream: int = 0) -> Callable[[int], Array]:
     return lambda count: generator.standard_normal((count, size))
 
 
-def _rowwise(left: Array, right: Array) -> Array:
-    return np.asarray(np.einsum("ij,ij->i", left, right))
+def _directions(size: int, seed: int, stream: int = 0) -> Callable[[int], Array]:
+    """A source of random vectors (count, size) of length size^(1/2)."""
+    draw = _normal(size, seed, stream)
+    return lambda count: _of_length(draw(count), size)
 
 
-def _mean(samples: Array) -> tuple[float, float]:
-    """Mean of independent terms and its standard error."""
-    return float(samples.mean()), float(np.std(samples, ddof=1)) / len(samples) ** 0.5
+def _of_length(vectors: Array, square: int) -> Array:
+    """Rows scaled to the length ``square^(1/2)``, in place."""
+    vectors *= np.sqrt(square / np.square(vectors).sum(axis=1, keepdims=True))
+    return vectors
+
+
+def _lengths(left: Array, right: Array) -> Array:
+    """Products of the lengths of rows: what the rounding of their inner products is relative to."""
+    return np.asarray(np.sqrt(np.square(left).sum(axis=1) * np.square(right).sum(axis=1)))
+
+
+def _joined(blocks: list[Array]) -> Array:
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _forms(vectors: Array, images: Array, size: int, square: bool, positive: bool) -> Found:
+    """Mean of v.S v, or of |S v|^2."""
+    left = images if square else vectors
+    mean = mean_of_forms(left @ images.T, vectors @ vectors.T, size, square or positive)
+    return Found(mean, float(_lengths(left, images).mean()), len(vectors))
 
 
 def _averaging(square: bool) -> Start:
-    """The mean of g.S g, or of |S g|^2, for directions g, times the dimension."""
+    """The mean of v.S v, or of |S v|^2, for random directions v."""
 
     def start(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
-        draw, terms, block = _normal(size, seed), np.empty(0), max(1, _PANEL // size)
+        draw, known = _directions(size, seed), 0
+        tests: list[Array] = []
+        images: list[Array] = []
 
-        def grow(count: int) -> tuple[float, float]:
-            nonlocal terms
-            while len(terms) < count:
-                vectors = draw(min(block, count - len(terms)))
-                images = product(vectors)
-                quadratic = _rowwise(images if square else vectors, images)
-                terms = np.append(terms, size * quadratic / _rowwise(vectors, vectors))
-            return _mean(terms)
+        def grow(count: int) -> Found:
+            nonlocal known
+            require_memory(16.0 * count * (size + op.shape[0]), f"{count} vectors and their images under {op.name}")
+            fresh = draw(count - known)
+            images.append(product(fresh))
+            # Of overlaps, which only correct the variance, a few digits are enough.
+            tests.append(fresh.astype(np.float32) if square else fresh)
+            known = count
+            return _forms(_joined(tests), _joined(images), size, square, op.structure.positive)
 
         return grow
 
     return start
 
 
-def _hutch_pp(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
-    draw_sketch, draw_test = _normal(size, seed), _normal(size, seed, 1)
-    sketch: RangeSketch | None = None
-    tests, images = np.empty((2, 0, size))
-
-    def grow(count: int) -> tuple[float, float]:
-        nonlocal sketch, tests, images
-        sketch = extend_range(product, draw_sketch(count - len(tests)), sketch)
-        vectors = draw_test(count - len(tests))
-        tests, images = np.concatenate([tests, vectors]), np.concatenate([images, product(vectors)])
-        inside = tests @ sketch.basis.T
-        rest, image = tests - inside @ sketch.basis, images - inside @ sketch.images
-        terms = (size - count) * _rowwise(rest, image) / _rowwise(rest, rest)
-        return _mean(np.vdot(sketch.basis, sketch.images) + terms)
-
-    return serial_blas(grow)
-
-
-def _range_sketch(norm: bool) -> Start:
-    """XTrace, or the squared norm from the same sketch."""
+def _deflated(square: bool) -> Start:
+    """Hutch++ for the trace, or for the squared norm."""
 
     def start(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
-        draw = _normal(size, seed)
-        sketch: RangeSketch | None = None
+        draw_range, draw_test = _normal(size, seed), _normal(size, seed, 1)
+        basis, within, tests, images = np.empty((4, 0, size))
 
-        def grow(count: int) -> tuple[float, float]:
-            nonlocal sketch
-            known = 0 if sketch is None else len(sketch.probes)
-            sketch = extend_range(product, draw(count - known), sketch)
-            samples = (frobenius_samples if norm else range_samples)(sketch, size)
-            model = RANGE_FROBENIUS if norm else RANGE_TRACE
-            error = standard_error(
-                model, samples, range_values(sketch), range_total(sketch, size, op.structure.positive), size, seed
+        def grow(products: int) -> Found:
+            nonlocal basis, within, tests, images
+            test_count = min(max(_TESTS, -(-products // 3)), products - 2)
+            count = (products - test_count) // 2
+            require_memory(16.0 * products * size, f"{2 * products} vectors of {size} numbers for {op.name}")
+            # Together with the old basis, which comes back with signs: orthogonal to it even where S has no more range.
+            directions = np.concatenate([basis, product(draw_range(count - len(basis)))])
+            fresh = np.ascontiguousarray(np.linalg.qr(directions.T)[0].T[len(basis) :])
+            basis, within = np.concatenate([basis, fresh]), np.concatenate([within, product(fresh)])
+            vectors = draw_test(test_count - len(tests))
+            tests, images = np.concatenate([tests, vectors]), np.concatenate([images, product(vectors)])
+            inside = tests @ basis.T
+            rest, image = tests - inside @ basis, images - inside @ within
+            lengths = np.sqrt((size - count) / np.square(rest).sum(axis=1, keepdims=True))
+            found = _forms(lengths * rest, lengths * image, size - count, square, op.structure.positive)
+            left = within if square else basis
+            return Found(
+                found.mean._replace(value=float(np.vdot(left, within)) + found.mean.value),
+                found.scale + float(_lengths(left, within).sum()),
+                2 * count + test_count,
             )
-            return float(samples.mean()), error
 
-        return serial_blas(grow)
+        return grow
 
     return start
 
@@ -154,52 +178,41 @@ def _range_sketch(norm: bool) -> Start:
 def _krylov(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
     assert op.factor is not None
     factor = RectangularForm(op.factor, progress)
-    half, small, block = in_blocks(factor.transpose, size), factor.domain.size, max(1, _PANEL // size)
-    draw_test, generator = _normal(size, seed, 1), np.random.default_rng([seed, 2])
+    half, small = in_blocks(factor.transpose, size), factor.domain.size
+    draw, generator = _directions(size, seed, 1), np.random.default_rng([seed, 2])
     image, basis, inside = _normal(size, seed)(1), np.empty((0, small)), 0.0
-    halves, squares = np.empty((0, small)), np.empty(0)
+    tests: list[Array] = []
+    halves: list[Array] = []
 
-    def grow(count: int) -> tuple[float, float]:
-        nonlocal image, basis, inside, halves, squares
-        require_memory(48.0 * count * small, f"{3 * count} vectors of {small} numbers for the trace of {op.name}")
+    def grow(products: int) -> Found:
+        nonlocal image, basis, inside
+        count = products // 2
+        require_memory(8.0 * count * (8 * small + 4 * size), f"the vectors for the trace of {op.name}")
         used, wanted = len(basis), min(count, small)
         basis = np.concatenate([basis, np.empty((wanted - used, small))])
         for index in range(used, wanted):
             append_orthonormal(basis, index, half(image)[0], generator)
             image = factor(basis[index : index + 1])
             inside += sum_of_squares(image)
-        while len(halves) < 2 * count:
-            tests, before = draw_test(min(block, 2 * count - len(halves))), len(halves)
-            halves, squares = np.concatenate([halves, half(tests)]), np.append(squares, _rowwise(tests, tests))
-            if progress is not None:
-                progress(len(halves) // 2 - before // 2)
-        rest = halves - (halves @ basis.T) @ basis
-        return _mean(inside + size * _rowwise(rest, rest) / squares)
+        fresh = draw(2 * count - sum(len(known) for known in halves))
+        halves.append(half(fresh))
+        tests.append(fresh.astype(np.float32))
+        if progress is not None:
+            progress(len(fresh) // 2)
+        rest = _joined(halves)
+        rest = rest - (rest @ basis.T) @ basis
+        directions = _joined(tests)
+        mean = mean_of_forms(rest @ rest.T, directions @ directions.T, size, positive=True)
+        value = inside + mean.value
+        return Found(mean._replace(value=value), value, 2 * count)
 
-    return serial_blas(grow)
-
-
-def _xnystrace(product: Product, size: int, seed: int, op: TensorOperator, progress: Progress | None) -> Grow:
-    draw, eps = _normal(size, seed), float(np.finfo(op.dtype).eps)
-    probes, images = np.empty((2, 0, size))
-
-    def grow(count: int) -> tuple[float, float]:
-        nonlocal probes, images
-        vectors = draw(count - len(probes))
-        probes, images = np.concatenate([probes, vectors]), np.concatenate([images, product(vectors)])
-        samples = nystrom_samples(probes, images, size, eps)
-        value = float(samples.mean())
-        return value, standard_error(NYSTROM, samples, nystrom_values(probes, images, size, eps), value, size, seed)
-
-    return serial_blas(grow)
+    return grow
 
 
 METHODS = {
-    "xnystrace": Method("XNysTrace", 1, _xnystrace),
-    "krylov": Method("Krylov", 2, _krylov, stores=False),
-    "xtrace": Method("XTrace", 2, _range_sketch(norm=False)),
-    "hutch++": Method("Hutch++", 3, _hutch_pp),
-    "hutchinson": Method("Hutchinson", 1, _averaging(square=False), stores=False),
+    "krylov": Method("Krylov", 4, _krylov),
+    "hutch++": Method("Hutch++", 6, _deflated(square=False)),
+    "hutchinson": Method("Hutchinson", 2, _averaging(square=False)),
 }
-RANGE_NORM = Method("leave-one-out range sketch", 2, _range_sketch(norm=True))
-MEAN_SQUARE = Method("mean square", 1, _averaging(square=True), stores=False)
+MEAN_SQUARE = Method("mean square", 2, _averaging(square=True))
+DEFLATED_SQUARE = Method("mean square beside a range", 6, _deflated(square=True))

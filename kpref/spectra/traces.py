@@ -1,4 +1,4 @@
-"""Traces and Frobenius norms from random vectors, in the measure, each with its standard error.
+"""Traces and Frobenius norms from random vectors, in the measure, each with a true interval.
 
 For g of mean zero and covariance I, E g.S g = tr S (Girard; Hutchinson): O(1/eps^2) products for an accuracy of eps.
 Methods that first find the range in which S is large, and use random vectors only for the rest, take O(1/eps) in the
@@ -7,51 +7,61 @@ worst case, and far fewer where the spectrum decays:
     hutchinson   mean of g.S g
     hutch++      a third of the products finds a range, a third evaluates S there, a third serves the rest
                  (Meyer, Musco, Musco and Woodruff, SOSA 2021)
-    xtrace       the same vectors serve both purposes, leaving out one at a time (Epperly, Tropp and Webber, 2024)
     krylov       for A A* with A known: leading directions from Lanczos steps in the domain of A, and random vectors for
                  the rest that pass through A* alone, at half the cost, and serve however many steps there are
                  (after Chen and Hallman, SIAM J. Matrix Anal. Appl. 44, 2023)
-    xnystrace    as xtrace for positive operators, with one product for each vector in place of two
 
 S is ``Mu^(1/2) A Mu^(-1/2)`` on the support of the measure, which has the trace of A on the restricted space, and
 whose Frobenius norm is the Hilbert-Schmidt norm of A in the measure. Of a random vector only the direction is used,
 uniform on the sphere, which removes the noise of the length.
 
-Standard errors: the terms of Hutchinson's mean are independent, those of Hutch++ and of krylov are so given the range,
-and the estimates are unbiased given it; so the scatter of the terms tells the variance without bias. For the other two
-see `kpref.spectra.bootstrap`, and for the derivations `kpref.spectra.sketches` and `kpref.spectra.trace_methods`.
+The random vectors for the rest are independent of what was computed, so each estimate is unbiased given that, and its
+interval follows from the inner products of these vectors and their images (`kpref.spectra.quadratic_forms`). Methods
+whose vectors serve both purposes, leaving out one at a time (XTrace, XNysTrace: Epperly, Tropp and Webber, 2024), are
+not among them: they are up to twice as accurate as Hutch++, but what they say of their own error is not true.
+
+**Tolerances.** What is compared with `tol` is half the 95 % interval over 1.96, which for few vectors is more than the
+standard error. Looking at an estimate until it is good enough favours those that happen to be small; so the decision is
+made on two thirds of the products, by the error that the last third is going to leave, and these had no part in it.
+Where more are needed, the number is doubled. Shape and scale of the interval come from all inner products rather than
+from the scatter of a few terms, so there is little else to favour (``scripts/estimators.py --coverage``).
 """
 
 from __future__ import annotations
 
-import operator
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import integer, real_number, short
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.symmetric import SymmetricForm
+from kpref.spectra.symmetric import Coordinates, SymmetricForm, require_operator
 from kpref.spectra.trace_methods import (
+    DEFLATED_SQUARE,
     MEAN_SQUARE,
     METHODS,
-    RANGE_NORM,
     Method,
     Product,
     Progress,
     in_blocks,
     sum_of_squares,
 )
+from kpref.threads import serial_blas
 
 __all__ = ["adjoint_trace", "frobenius_squared", "trace"]
 
 Array = npt.NDArray[Any]
-_FIRST = 16  # products before the standard error is first compared with the tolerance
+_FIRST = 12  # products before the interval is first compared with the tolerance
+_FRESH = 1.5  # products in all over those that decide
+_NORMAL = 1.96
 
 
+@serial_blas
 def trace(
     op: TensorOperator,
     method: str = "auto",
@@ -66,17 +76,15 @@ def trace(
     ----------
     op : TensorOperator
         From a space to itself.
-    method : {"auto", "krylov", "xnystrace", "xtrace", "hutch++", "hutchinson"}
-        "xnystrace" needs an operator declared positive, and is the best where the spectrum falls fast; "krylov" one
-        made by `TensorOperator.gram`, such as K, the NTK, ``P.gram()``. "auto" is "krylov" for those and "xtrace" for
-        others: they do not suffer from the slow tails that neural tangent kernels have (`scripts/estimators.py`).
+    method : {"auto", "krylov", "hutch++", "hutchinson"}
+        "krylov" needs an operator made by `TensorOperator.gram`, such as K, the NTK, ``P.gram()``. "auto" is "krylov"
+        for those and "hutch++" for others.
     probes : int
-        Number of products with the operator, at most, those with A or A* counted half; xtrace and krylov take the
-        largest even, hutch++ the largest multiple of three below it. If it is not smaller than the space, the trace is
-        computed exactly.
+        Number of products with the operator, at most, those with A or A* counted half. If it is not smaller than the
+        space, the trace is computed exactly.
     tol : float, optional
-        Standard error wanted, relative to the value. Products are then taken in doubling numbers until it is reached,
-        each result building on the products before.
+        Standard error wanted, relative to the value; what is compared with it is half the 95 % interval over 1.96.
+        Products are then taken until it is reached, each result building on the products before.
     seed : int
         Of the random vectors.
     progress : callable, optional
@@ -85,31 +93,30 @@ def trace(
     Returns
     -------
     Estimate
-        ``standard_error`` is the standard deviation of the estimate; for xtrace and xnystrace it rests on a model of
-        the spectrum, see `kpref.spectra.bootstrap`.
+        Its `Estimate.products_for` says how many products another accuracy would take.
 
     Raises
     ------
+    TypeError
+        If `op` is no TensorOperator or a number is none.
     ValueError
-        For an unknown method, an operator between two spaces, one that is not positive for xnystrace or has no known
-        factor for krylov, too few probes.
+        For an unknown method, an operator between two spaces or without a known factor for krylov, too few probes.
     RuntimeError
-        If `tol` is not reached.
+        If `tol` is not reached; it says how many products would, about.
     MemoryError
         Before anything is allocated, if the vectors would not fit.
 
     Notes
     -----
-    k products, and O(n k^2 + k^3) flops and 4 k n numbers at most beside them; for krylov n is the size of the domain
-    of A, the number of parameters for K and the NTK.
+    k products, and O(n k^2 + k^3) flops and 4 k n numbers at most beside them; for krylov 4 k n and k m numbers, n
+    the size of the domain of A (the number of parameters for K and the NTK), m that of the space.
     """
+    op = require_operator(op)
     _require_one_space(op)
-    if method not in ("auto", *METHODS):
-        raise ValueError(f"method must be one of auto, {', '.join(METHODS)}; got {method!r}")
+    if not isinstance(method, str) or method not in ("auto", *METHODS):
+        raise ValueError(f"method must be one of auto, {', '.join(METHODS)}; got {short(method)}")
     if method == "auto":
-        method = "xtrace" if op.factor is None else "krylov"
-    if method == "xnystrace" and not op.structure.positive:
-        raise ValueError(f"xnystrace needs an operator declared self-adjoint and positive; {op.name} is not")
+        method = "hutch++" if op.factor is None else "krylov"
     if method == "krylov" and op.factor is None:
         raise ValueError(f"krylov needs an operator made by gram(), whose factor is known; {op.name} is not")
     form = SymmetricForm(op, progress)
@@ -118,14 +125,14 @@ def trace(
     )
 
 
+@serial_blas
 def frobenius_squared(
     op: TensorOperator, probes: int = 64, tol: float | None = None, seed: int = 0, progress: Progress | None = None
 ) -> Estimate:
     """Squared Hilbert-Schmidt norm ``tr(A* A)`` in the measures of the two spaces; tr A^2 for a self-adjoint A.
 
-    For an operator on one space from the range sketch of XTrace, each part of whose estimate is a squared norm:
-    ``|S|_F^2 = |S Q|_F^2 + |S (1 - Q Q^T)|_F^2`` holds for any orthonormal Q, and the range is a good choice where S is
-    close to symmetric. Otherwise the mean of ``|A g|^2``.
+    For an operator on one space as by hutch++: ``|S|_F^2 = |S Q|_F^2 + |S (1 - Q Q^T)|_F^2`` holds for any orthonormal
+    Q, and the range is a good choice where S is close to symmetric. Otherwise the mean of ``|A g|^2``.
 
     Parameters
     ----------
@@ -139,15 +146,16 @@ def frobenius_squared(
 
     Raises
     ------
-    ValueError, RuntimeError, MemoryError
+    TypeError, ValueError, RuntimeError, MemoryError
         See `trace`.
     """
-    if op.space_in != op.space_out:
+    if require_operator(op).space_in != op.space_out:
         return _mean_square(op, -0.5, probes, tol, seed, progress)
     form = SymmetricForm(op, progress)
-    return _estimate(op, RANGE_NORM, form, form.size, probes, tol, seed, progress, sum_of_squares)
+    return _estimate(op, DEFLATED_SQUARE, form, form.size, probes, tol, seed, progress, sum_of_squares)
 
 
+@serial_blas
 def adjoint_trace(
     op: TensorOperator, probes: int = 64, tol: float | None = None, seed: int = 0, progress: Progress | None = None
 ) -> Estimate:
@@ -169,10 +177,10 @@ def adjoint_trace(
 
     Raises
     ------
-    ValueError, RuntimeError, MemoryError
+    TypeError, ValueError, RuntimeError, MemoryError
         See `trace`.
     """
-    return _mean_square(op.T, 0.5, probes, tol, seed, progress)
+    return _mean_square(require_operator(op).T, 0.5, probes, tol, seed, progress)
 
 
 def _mean_square(
@@ -180,18 +188,15 @@ def _mean_square(
 ) -> Estimate:
     """``|W_out^-power A W_in^power|_F^2`` on the supports, A being `op`; power -1/2, or 1/2 for a transpose."""
     space = op.space_in
-    weights = np.ones(space.shape) if space.weights is None else np.broadcast_to(space.weights, space.shape)
-    support = np.flatnonzero(weights.reshape(-1) > 0)
+    inward = Coordinates(space)
 
     def product(vectors: Array) -> Array:
-        flat = np.zeros((len(vectors), space.size))
-        flat[:, support] = vectors
-        image = op.apply(space.scale(flat.reshape(-1, *space.shape), power))
+        image = op.apply(space.scale(inward.embed(vectors), power))
         if progress is not None:
             progress(len(vectors))
-        return op.space_out.scale(image, -power).reshape(len(vectors), -1)
+        return op.space_out.scale(image, -power).reshape(len(vectors), op.space_out.size)
 
-    return _estimate(op, MEAN_SQUARE, product, len(support), probes, tol, seed, progress, sum_of_squares)
+    return _estimate(op, MEAN_SQUARE, product, inward.size, probes, tol, seed, progress, sum_of_squares)
 
 
 def _estimate(
@@ -206,47 +211,64 @@ def _estimate(
     exact: Callable[[Array], float],
 ) -> Estimate:
     """Exact in a small space; else with all the products, or as many as the tolerance takes."""
-    probes = _natural("probes", probes, 1)
-    seed = _natural("seed", seed, 0)
-    if tol is not None and not (np.isfinite(tol) and tol > 0):
-        raise ValueError(f"tol must be positive and finite; got {tol!r}")
+    probes, seed = integer("probes", probes, 1), integer("seed", seed, 0)
+    tol = None if tol is None else real_number("tol", tol, above=0)
+    if not (progress is None or callable(progress)):
+        raise TypeError(f"progress must be a function of a number of products, or None; got {short(progress)}")
     product = in_blocks(apply, size)
     if size <= probes:
         require_memory(16.0 * size * (size + op.shape[0]), f"{op.name} as a dense matrix of {size} columns")
-        return Estimate(exact(product(np.eye(size))), 0.0, size, "exact")
-    if probes < 2 * method.cost:
-        raise ValueError(f"{method.name} needs probes of at least {2 * method.cost}; got {probes}")
-    eps = float(np.finfo(op.dtype).eps)
-    grow = method.start(product, size, seed, op, progress)
-    products = probes if tol is None else min(max(_FIRST, 2 * method.cost), probes)
+        with np.errstate(over="ignore", invalid="ignore"):  # said below
+            value = exact(product(np.eye(size)))
+        return Estimate(_finite(value, op.name), 0.0, size, "exact")
+    if probes < method.least:
+        raise ValueError(f"{method.name} needs probes of at least {method.least}; got {probes}")
+    grow, eps = method.start(product, size, seed, op, progress), float(np.finfo(op.dtype).eps)
+
+    def estimate(products: int) -> Estimate:
+        (value, error, degrees, skewness), scale, used = grow(products)
+        # Ten units of rounding are there even where sampling has no error left.
+        if error < 10 * eps * scale:
+            error, degrees, skewness = 10 * eps * scale, math.inf, 0.0
+        return Estimate(_finite(value, op.name), error, used, method.name, degrees=degrees, skewness=skewness)
+
+    return estimate(probes) if tol is None else _until(estimate, probes, max(_FIRST, method.least), tol, op.name)
+
+
+def _until(estimate: Callable[[int], Estimate], probes: int, first: int, tol: float, name: str) -> Estimate:
+    """With as many products as a tolerance takes: see the head of this file."""
+    products = min(first, probes)
     while True:
-        if method.stores:
-            require_memory(32.0 * products * size, f"{products} vectors of {size} numbers for the trace of {op.name}")
-        try:
-            value, error = grow(products // method.cost)
-        except np.linalg.LinAlgError as failure:
-            raise ValueError(f"{op.name} is declared positive, but a sketch of it is not: {failure}") from failure
-        error = max(error, eps * abs(value))  # rounding is there even where sampling has no error left
-        if tol is None or error <= tol * abs(value):
-            return Estimate(value, error, products // method.cost * method.cost, method.name)
+        found = estimate(products)
+        if _reaches(found, tol * _FRESH**0.5) and products < probes:
+            products = min(math.ceil(_FRESH * products), probes)
+            found = estimate(products)
+            if _reaches(found, tol):
+                return found
         if products == probes:
-            raise RuntimeError(
-                f"{op.name}: {method.name} reached a relative standard error of {error / abs(value):.2g} with {probes} "
-                f"products; tol was {tol:g}"
-            )
+            break
         products = min(2 * products, probes)
+    if _reaches(found, tol):
+        return found
+    hint = f"; about {found.products_for(_NORMAL * tol)} would reach it" if found.value else ""
+    raise RuntimeError(
+        f"{name} with probes = {probes} gave {found}, less sure than the relative standard error tol = {tol:g}{hint}"
+    )
+
+
+def _reaches(found: Estimate, tol: float) -> bool:
+    low, high = found.interval(0.95)
+    return high - low <= 2 * _NORMAL * tol * abs(found.value)
+
+
+def _finite(value: float, name: str) -> float:
+    if not math.isfinite(value):
+        raise ValueError(
+            f"{name} maps finite tensors to such that are not finite or too large; there is no trace of it"
+        )
+    return value
 
 
 def _require_one_space(op: TensorOperator) -> None:
     if op.space_in != op.space_out:
         raise ValueError(f"a trace needs an operator on one space; {op.name} maps {op.space_in} to {op.space_out}")
-
-
-def _natural(name: str, value: Any, least: int) -> int:
-    try:
-        number = least - 1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
-    return number

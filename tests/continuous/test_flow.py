@@ -113,10 +113,10 @@ def test_adaptive_steps_follow_the_tolerance():
     [
         ({}, "give either times or dt"),
         ({"times": np.arange(5.0), "dt": 1.0}, "give either times or dt"),
-        ({"dt": 0.0}, "dt must be positive and finite; got 0.0"),
-        ({"dt": -0.1}, "dt must be positive and finite; got -0.1"),
-        ({"dt": np.nan}, "dt must be positive and finite; got nan"),
-        ({"dt": np.inf}, "dt must be positive and finite; got inf"),
+        ({"dt": 0.0}, "dt must be a finite number above 0; got 0"),
+        ({"dt": -0.1}, "dt must be a finite number above 0; got -0.1"),
+        ({"dt": np.nan}, "dt must be a finite number above 0; got nan"),
+        ({"dt": np.inf}, "dt must be a finite number above 0; got inf"),
         ({"times": [0.0, 1.0, 1.0, 2.0, 3.0]}, r"increase strictly, got times\[2\] = 1.0 after times\[1\] = 1.0"),
         ({"times": [0.0, 1.0, 2.0, 1.5, 3.0]}, r"increase strictly, got times\[3\] = 1.5"),
         ({"times": [0.0, np.nan, 2.0, 3.0, 4.0]}, r"times must be finite, got times\[1\] = nan"),
@@ -129,8 +129,8 @@ def test_adaptive_steps_follow_the_tolerance():
         ({"dt": 0.1, "forcing": "hold"}, "forcing must be"),
         ({"dt": 0.1, "input_kind": "spline"}, "one of hold, linear, cubic, got 'spline'"),
         ({"dt": 0.1, "rtol": 1e-6}, r"error estimate \(bosh3, dopri5, tsit5, dop853\), got 'rk4'"),
-        ({"dt": 0.1, "rtol": -1.0, "method": "dopri5"}, "rtol >= 0 and atol > 0, got rtol=-1.0"),
-        ({"dt": 0.1, "atol": 0.0, "method": "dopri5"}, "rtol >= 0 and atol > 0, got .* and atol=0.0"),
+        ({"dt": 0.1, "rtol": -1.0, "method": "dopri5"}, "rtol must be a finite number of at least 0; got -1"),
+        ({"dt": 0.1, "atol": 0.0, "method": "dopri5"}, "atol must be a finite number above 0; got 0"),
         ({"dt": 0.1, "z0": np.zeros(3)}, r"z0 must have shape \(2,\) or \(3, 2\); got \(3,\)"),
         ({"dt": 0.1, "z0": np.zeros((2, 2))}, r"z0 must have shape \(2,\) or \(3, 2\); got \(2, 2\)"),
         ({"dt": 0.1, "z0": [0.0, np.nan]}, "z0 must be finite|z0 holds nan"),
@@ -156,8 +156,11 @@ def test_bad_options(options, message):
         (np.full((3, 4, 2), 1j), "inputs must"),
         (lambda t: np.ones(2), r"must return shape \(B, 2\) for this model; got \(2,\) at t = 0.5"),
         (lambda t: np.ones((3, 1)), r"must return shape \(B, 2\) for this model; got \(3, 1\) at t = 0.5"),
-        (lambda t: np.ones((3 if t < 1.0 else 2, 2)), r"return shape \(3, 2\) as it did at first, got \(2, 2\)"),
-        (lambda t: np.full((3, 2), np.nan), "unit 0 is not a number; trial 0, last accepted state at t = 0.5"),
+        (lambda t: np.ones((3 if t < 1.0 else 2, 2)), r"must return shape \(3, 2\); got \(2, 2\) at t = "),
+        (
+            lambda t: np.full((3, 2), np.nan),
+            "the input function must return finite numbers at t = 0.5; its value is nan at trial 0, channel 0",
+        ),
     ],
 )
 def test_bad_inputs(inputs, message):
@@ -205,7 +208,7 @@ def test_fields_have_no_inverse_and_two_adjoints():
     flow = Flow(MODEL, INPUTS, dt=0.1)
     with pytest.raises(TypeError, match="P_inverse is defined for maps"):
         flow.P_inverse  # noqa: B018
-    with pytest.raises(ValueError, match='adjoint must be "discrete" or "continuous"; got \'exact\''):
+    with pytest.raises(ValueError, match='the kind of adjoint must be "discrete" or "continuous"; got \'exact\''):
         flow.adjoint("exact")
 
 
@@ -251,10 +254,8 @@ def test_derivative_that_is_no_number(rtol):
     def inputs(t):
         return np.where((np.arange(60) == 55)[:, None] & (t > 0.5), np.nan, np.ones((60, 2)))
 
-    with pytest.raises(IntegrationError, match="trial 55, last accepted state at t = 0.(4|5)") as caught:
+    with pytest.raises(ValueError, match=r"the input function .* finite .* at t = 0.5.*; its value is nan at trial 55"):
         Flow(MODEL, inputs, times=np.linspace(0, 1, 11), method="dopri5", rtol=rtol)
-    assert caught.value.trial == 55
-    assert caught.value.time == pytest.approx(0.5, abs=0.1)
 
 
 def test_overflow_of_the_linearisation():

@@ -99,13 +99,13 @@ def test_bad_times_are_refused(times, message):
 
 
 def test_bad_sources_are_refused():
-    with pytest.raises(ValueError, match=r"shape \(B, 5, n_in\), one row for each time, got \(3, 4, 2\)"):
+    with pytest.raises(ValueError, match=r"inputs must have shape \(B, 5, n_in\); got \(3, 4, 2\)"):
         InputSignal(TIMES, SAMPLES[:, :4])
-    with pytest.raises(ValueError, match="finite, got nan in trial 1, time 2, input 0"):
+    with pytest.raises(ValueError, match="inputs holds nan at trial 1, time 2, channel 0"):
         InputSignal(TIMES, np.where(np.arange(30).reshape(3, 5, 2) == 14, np.nan, SAMPLES))
     with pytest.raises(ValueError, match="kind must be one of hold, linear, cubic, got 'quintic'"):
         InputSignal(TIMES, SAMPLES, "quintic")
     with pytest.raises(ValueError, match=r"must return shape \(B, n_in\), got \(\)"):
         InputSignal(TIMES, lambda t: t)
-    with pytest.raises(ValueError, match=r"shape \(1, 1\) as it did at first, got \(2, 1\) at t = 1.0"):
+    with pytest.raises(ValueError, match=r"must return shape \(1, 1\); got \(2, 1\) at t = 1.0"):
         InputSignal(TIMES, lambda t: np.zeros((2 if t else 1, 1)))(1.0, 0)

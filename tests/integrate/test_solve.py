@@ -161,9 +161,9 @@ class TestFixedSteps:
         [
             ([0.0], [[1.0, 0.0]], "at least two times"),
             ([0.0, 1.0, 0.5], [[1.0, 0.0]], r"increase strictly, got times\[2\] = 0.5"),
-            ([0.0, 1.0], [1.0, 0.0], r"shape \(B, H\) with at least one trial and unit, got \(2,\)"),
-            ([0.0, 1.0], np.zeros((0, 2)), "at least one trial"),
-            ([0.0, 1.0], [[1.0, np.inf]], "finite, got inf in trial 0, unit 1"),
+            ([0.0, 1.0], [1.0, 0.0], r"z0, the initial states, must have shape \(B, H\) .* got \(2,\)"),
+            ([0.0, 1.0], np.zeros((0, 2)), "B and H at least 1"),
+            ([0.0, 1.0], [[1.0, np.inf]], "z0 holds inf at trial 0, unit 1"),
         ],
     )
     def test_bad_input_is_refused(self, times, z0, message):
@@ -299,10 +299,12 @@ class TestAdaptive:
         "options, message",
         [
             ({"tableau": "rk4"}, r"error estimate \(bosh3, dopri5, tsit5, dop853\), got 'rk4'"),
-            ({"atol": 0.0}, "rtol >= 0 and atol > 0"),
-            ({"rtol": -1.0}, "rtol >= 0 and atol > 0"),
-            ({"rtol": np.nan}, "rtol >= 0 and atol > 0"),
-            ({"first_step": 0.0}, "first_step must be positive, got 0.0"),
+            ({"atol": 0.0}, "atol must be a finite number above 0; got 0"),
+            ({"rtol": -1.0}, "rtol must be a finite number of at least 0; got -1"),
+            ({"rtol": np.nan}, "rtol must be a finite number of at least 0; got nan"),
+            ({"atol": [1e-6, 0.0]}, "atol must be positive; got 0.0 for unit 1"),
+            ({"rtol": [1e-6] * 3}, r"rtol must have shape \(2,\); got \(3,\)"),
+            ({"first_step": 0.0}, "first_step must be a finite number above 0; got 0"),
             ({"jumps": [1.0]}, r"inside the span \(0.0, 1.0\), got 1.0"),
         ],
     )

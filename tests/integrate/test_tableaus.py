@@ -100,7 +100,7 @@ def test_wrong_error_weights_and_dense_output_are_refused():
     "changes, message",
     [
         ({"b": [[1.0]]}, "b must be a vector"),
-        ({"c": [0.0, 1.0]}, r"a must have shape \(4, 4\) and c \(4,\), got \(4, 4\) and \(2,\)"),
+        ({"c": [0.0, 1.0]}, r"a must have shape \(4, 4\) and c shape \(4,\); a has \(4, 4\), c has \(2,\)"),
         ({"b_error": [0.0, 0.0], "error_order": 1}, "b_error must have shape"),
         ({"a_extra": [[0.1]]}, "a_extra must have shape"),
         ({"c_extra": [0.1]}, "c_extra must have shape"),

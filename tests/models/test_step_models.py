@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kpref
@@ -45,6 +45,7 @@ def roundings(flow, image):
 
 
 @NAMES
+@settings(max_examples=25)
 @given(SIZES)
 def test_derivatives_agree_with_complex_steps(name, sizes):
     flow, rng = random_flow(name, sizes)
@@ -60,6 +61,7 @@ def test_derivatives_agree_with_complex_steps(name, sizes):
 
 
 @NAMES
+@settings(max_examples=25)
 @given(SIZES)
 def test_dot_tests_and_inverses(name, sizes):
     flow, rng = random_flow(name, sizes)
@@ -97,14 +99,19 @@ def test_a_trainable_subset_picks_columns(name):
 
 
 @NAMES
-def test_zero_weights_one_of_everything_and_single_precision(name):
+def test_zero_weights_and_one_of_everything(name):
     flow, _ = random_flow(name, (1, 1, 1, 1, 0))
     still = kpref.Flow(flow.model.with_vector(np.zeros(flow.model.n_parameters)), flow.inputs)
     assert np.isfinite(still.NTK(np.ones(still.states.shape))).all()
+
+
+@NAMES
+def test_single_precision(name):
+    """P alone: all sweeps run the same operations, and each takes seconds to compile for another type."""
     flow, rng = random_flow(name, (2, 4, 5, 8, 2))
     single = kpref.Flow(flow.model, flow.inputs, z0=flow.z0, dtype=np.float32)
     q = rng.normal(size=flow.states.shape)
-    wanted, found = flow.NTK(q), single.NTK(q)
+    wanted, found = flow.P(q), single.P(q)
     assert found.dtype == np.float32
     assert np.abs(found - wanted).max() <= roundings(flow, wanted) * 2.0**29 * 50  # u is 2^29 times as large
 
@@ -150,3 +157,76 @@ def test_low_rank_keeps_units_apart_where_the_right_vectors_are_fixed():
     frozen = kpref.Flow(flow.model.with_trainable(["m", "weight_ih", "bias"]), flow.inputs)
     exact = kpref.kernel_spectrum(frozen)
     assert exact.trace == pytest.approx(np.trace(frozen.K.to_dense()), rel=1e-12)
+
+
+def test_a_readout_of_observed_states_gives_the_gradient():
+    """An LSTM is read out from h: the gradient of the loss against a complex step of the plain loss."""
+    flow, rng = random_flow("lstm", (2, 3, 4, 5, 8))
+    readout = kpref.Readout(rng.normal(size=(2, 3)), rng.normal(size=2))
+    targets = rng.normal(size=(4, 5, 2))
+    descent = flow.gradient_flow(readout, targets)
+    assert not descent.err[:, :, 3:].any()
+    direction = rng.normal(size=flow.model.n_parameters)
+    moved = flow.model.unflatten(flow.model.vector + 1j * STEP * direction)
+    states = flow.model.iterate(flow.z0, flow.inputs, moved)
+    residual = states[:, :, :3] @ readout.weight.T + readout.bias - targets
+    slope = np.square(residual).mean().imag / STEP
+    assert descent.grad_theta @ direction == pytest.approx(slope, rel=1e-10)
+
+
+@NAMES
+def test_what_acts_on_operators_alone_works(name):
+    flow, _ = random_flow(name, (2, 3, 4, 6, 9))
+    dense = flow.NTK.to_dense()
+    largest = np.linalg.eigvals(dense).real.max()
+    assert kpref.eigh(flow.NTK, 2).values[0] == pytest.approx(largest, rel=1e-9)
+    assert float(kpref.trace(flow.NTK, probes=1000)) == pytest.approx(np.trace(dense), rel=1e-10)
+    assert float(kpref.operator_norm(flow.P)) == pytest.approx(np.linalg.norm(flow.P.to_dense(), 2), rel=1e-9)
+    exponents = kpref.lyapunov_exponents(flow)
+    assert exponents.values.shape == (4, flow.model.n_states)
+    determinants = np.linalg.slogdet(step_jacobians(flow)).logabsdet.mean(axis=0)
+    assert exponents.values.sum(axis=1) == pytest.approx(determinants, rel=1e-6)
+
+
+def step_jacobians(flow):
+    """A of every step and trial, (T, B, H, H), by complex steps."""
+    starts = np.concatenate([flow.z0[None], flow.states.swapaxes(0, 1)[:-1]])
+    x = flow.inputs.swapaxes(0, 1)
+    columns = [
+        flow.model.step(starts + 1j * STEP * np.eye(flow.model.n_states)[k], x).imag / STEP
+        for k in range(flow.model.n_states)
+    ]
+    return np.stack(columns, axis=-1)
+
+
+@pytest.mark.parametrize("name", ["lstm", "two gru", "low rank"])
+def test_closed_forms_that_are_not_there_yet_say_so(name):
+    flow, _ = random_flow(name, (2, 3, 4, 6, 10))
+    for call in (
+        lambda: kpref.schmidt_spectrum(flow),
+        lambda: kpref.spectra.kernel_effective_dimension(flow, "unit"),
+        lambda: kpref.spectra.propagator_gram_trace(flow),
+    ):
+        with pytest.raises(TypeError, match="closed form for networks of one state a unit"):
+            call()
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+def test_states_and_gradients_agree_with_torch(kind, layers):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(layers)
+    module = getattr(torch.nn, kind.upper())(3, 5, num_layers=layers, batch_first=True).double()
+    parameters = {name: value.detach().numpy() for name, value in module.named_parameters()}
+    model = kpref.models.Stacked(kind, **parameters)
+    inputs = torch.randn(4, 7, 3, dtype=torch.float64)
+    outputs = module(inputs)[0]
+    flow = kpref.Flow(model, inputs.numpy())
+    assert np.abs(flow.states[:, :, model.observed] - outputs.detach().numpy()).max() <= 1e-13
+    cotangent = np.random.default_rng(layers).normal(size=outputs.shape)
+    outputs.backward(torch.from_numpy(cotangent))
+    whole = np.zeros(flow.states.shape)
+    whole[:, :, model.observed] = cotangent
+    wanted = np.concatenate([value.grad.numpy().ravel() for _, value in module.named_parameters()])
+    assert np.abs(flow.D.T(whole) - wanted).max() <= 1e-12 * np.abs(wanted).max()

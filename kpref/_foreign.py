@@ -1,0 +1,81 @@
+"""Python code of the user: how it is told from ours, and what becomes of what it returns.
+
+Functions of the user, and methods of classes of the user, are called in the thread that calls us and never from the
+pool (`kpref.threads.run_blocks` with ``here=True``): they may keep scratch memory, contexts or locks, and they may use
+kpref themselves. What they return is checked and copied, as they may fill the same array again at the next call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref._validate import first_index, numeric_array, place
+
+__all__ = ["is_ours", "read_only", "returned"]
+
+Array = npt.NDArray[Any]
+
+
+def is_ours(code: object) -> bool:
+    """Whether a function or a class is defined in this package."""
+    return str(getattr(code, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]
+
+
+def read_only(array: Array) -> Array:
+    """A view that a function of the user can read but not write."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def returned(
+    name: str,
+    value: Any,
+    shape: tuple[int, ...],
+    kinds: str = "biuf",
+    axes: Sequence[str] | None = None,
+    where: str = "",
+    finite: bool = False,
+) -> Array:
+    """A copy of what a function of the user returned.
+
+    Parameters
+    ----------
+    name : str
+        What the error calls the function.
+    value : array_like
+    shape : tuple of int
+        Shape that it must have.
+    kinds : str
+        Kinds of dtype that it may have; ``"biufc"`` where the arguments were complex.
+    axes : sequence of str, optional
+        Names of the axes, to locate an entry that is refused.
+    where : str
+        Where the function was called, as in ``" at t = 0.5"``.
+    finite : bool
+        Refuse NaN and infinity.
+
+    Raises
+    ------
+    ValueError
+        If `value` is not an array of such numbers, has another shape, or a mask.
+    """
+    array = numeric_array(f"the value of {name}{where}", value, kinds + "c")
+    if array.shape != shape:
+        raise ValueError(f"{name} must return shape {shape}; got {array.shape}{where}")
+    if array.dtype.kind not in kinds:
+        imaginary = array.imag != 0
+        index = first_index(imaginary if imaginary.any() else np.ones(shape, bool)) if array.size else None
+        at = "" if index is None else f"; its value is {array[index]} at {place(index, axes)}"
+        raise ValueError(f"{name} must return real numbers{where}, but returned {array.dtype}{at}")
+    copy = np.array(array, order="C")
+    if finite and not np.isfinite(copy).all():
+        index = first_index(~np.isfinite(copy))
+        raise ValueError(
+            f"{name} must return finite numbers{where}; its value is {copy[index]} at {place(index, axes)}"
+        )
+    return copy

@@ -1,0 +1,295 @@
+"""`kpref.analyze`: from networks and trials to a report, in Python as on the command line."""
+
+from __future__ import annotations
+
+import functools
+import html
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kpref._reprs import html_table
+from kpref._terminal import Progress, watched
+from kpref.analysis.folders import require_replaceable, write_folder
+from kpref.analysis.request import Request, prepare
+from kpref.trials import Trials
+
+if TYPE_CHECKING:
+    from kpref.analysis.checks import Check
+    from kpref.analysis.comparison import Study
+    from kpref.analysis.numbers import Analysis
+
+__all__ = ["Report", "analyze", "in_a_line", "perform"]
+
+Tell = Callable[[str], object]
+Tick = Callable[[object], object]
+
+
+class Report:
+    """What `kpref.analyze` found; a notebook shows its main numbers as a table.
+
+    Attributes
+    ----------
+    study : kpref.analysis.comparison.Study
+        Everything that was computed: ``study.analyses[0].ntk_modes.values``, and so on.
+    folder : Path or None
+        Where the report was written last; None if nowhere.
+    """
+
+    def __init__(self, study: Study, started: float) -> None:
+        self.study = study
+        self.folder: Path | None = None
+        self._started = started
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The numbers as plain data, as in ``metrics.json``."""
+        from kpref.analysis.metrics import metrics
+
+        return metrics(self.study)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all self-checks of all networks are passed: if not, rely on nothing in it."""
+        return all(analysis.check.passed for analysis in self.study.analyses)
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        figures: str = "png",
+        save_modes: bool = False,
+        progress: Tick | None = None,
+    ) -> Path:
+        """Write the report: ``report.html``, its figures, ``metrics.json``.
+
+        Parameters
+        ----------
+        folder : path
+            Does not exist, or is empty, or is a report of kpref, which is replaced in one step.
+        figures : {"png", "svg", "pdf"}
+            Format of the figures beside the page.
+        save_modes : bool
+            Whether to write the eigenfunctions too, to ``modes.npz``.
+        progress : callable, optional
+            Called now and then with something that means nothing.
+
+        Returns
+        -------
+        Path
+            The folder, absolute.
+
+        Raises
+        ------
+        OSError, ValueError
+            If it cannot be written, or holds files that kpref did not write. What was there is still there then.
+        """
+        from kpref.analysis.files import FIGURE_FORMATS, report_files
+
+        if figures not in FIGURE_FORMATS:
+            raise ValueError(f"figures must be one of {', '.join(FIGURE_FORMATS)}; got {figures!r}")
+        path = require_replaceable(folder)
+        tick = progress or (lambda _: None)
+        write_folder(path, report_files(self.study, self._started, tick, figures=figures, save_modes=save_modes))
+        self.folder = path
+        return path
+
+    def __repr__(self) -> str:
+        where = "" if self.folder is None else f", in {self.folder}"
+        return f"Report({'; '.join(map(in_a_line, self.study.analyses))}{where})"
+
+    def _repr_html_(self) -> str:
+        """A table with a row a metric and a column a network."""
+        from kpref.analysis.quantities import quantities
+        from kpref.analysis.wording import LEVEL, interval_of, with_interval
+
+        analyses = self.study.analyses
+        rows: dict[str, dict[str, str]] = {"network": {analysis.name: analysis.model for analysis in analyses}}
+        for analysis in analyses:
+            name, checks = analysis.name, analysis.check.checks
+            if analysis.loss is not None:
+                rows.setdefault("loss", {})[name] = f"{analysis.loss:.4g}"
+            if analysis.accuracy is not None:
+                rows.setdefault("accuracy", {})[name] = f"{analysis.accuracy:.2%}"
+            for quantity in quantities(analysis):
+                rows.setdefault(quantity.label, {})[name] = with_interval(quantity.value, *interval_of(quantity))
+            rows.setdefault("self-checks", {})[name] = _verdict(checks)
+        names = [analysis.name for analysis in analyses]
+        table = html_table([[label, *(cells.get(name, "–") for name in names)] for label, cells in rows.items()], names)
+        note = f"<p>in brackets: intervals at {LEVEL:.0%}</p>"
+        where = "" if self.folder is None else f"<p>report: {html.escape(str(self.folder / 'report.html'))}</p>"
+        return f"{table}{note}{where}"
+
+
+def in_a_line(analysis: Analysis) -> str:
+    """A network's loss, its accuracy, and how its self-checks ended."""
+    parts = [f"{analysis.name}:"]
+    if analysis.loss is not None:
+        parts.append(f"loss {analysis.loss:.4g},")
+    if analysis.accuracy is not None:
+        parts.append(f"accuracy {analysis.accuracy:.2%},")
+    return " ".join([*parts, _verdict(analysis.check.checks)])
+
+
+def _verdict(checks: Sequence[Check]) -> str:
+    failed = [check.name for check in checks if not check.passed]
+    idle = sum(check.idle for check in checks if check.passed)
+    passed = f"{len(checks) - len(failed) - idle} of {len(checks)} self-checks passed"
+    passed += f" ({idle} had nothing to test)" if idle else ""
+    return passed + (f"; FAILED: {', '.join(failed)}" if failed else "")
+
+
+def analyze(
+    checkpoints: Any = None,
+    trials: Trials | str | os.PathLike[str] | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    readout: str | None = None,
+    loss: str = "auto",
+    at: str = "auto",
+    modes: int = 10,
+    measure: str = "mean",
+    max_trials: int | None = None,
+    seed: int = 0,
+    nonlinearity: str | None = None,
+    dt: float | None = None,
+    method: str | None = None,
+    tau: Any = None,
+    input_kind: str | None = None,
+    progress: bool | Tell | None = None,
+    **loading: Any,
+) -> Report:
+    """Analyze what gradient descent does to the states of trained networks: ``kpref analyze`` from Python.
+
+    Parameters
+    ----------
+    checkpoints : checkpoint or list of checkpoints, optional
+        Each is a file or a folder, which stands for its first and its last checkpoint; or, in memory, what
+        `load_checkpoint` takes, a model, or a pair (model, readout). By default the example that comes with kpref.
+    trials : Trials or path, optional
+        By default ``trials.npz`` of the folder.
+    out : path, optional
+        Folder to write the report to, as with `Report.save`. Nothing is written without it.
+    readout : str, optional
+        As for `load_checkpoint`.
+    loss : {"auto", "mse", "cross_entropy"}
+        By default mse for targets, else cross_entropy for labels.
+    at : {"auto", "all", "last"}
+        Steps that the loss counts: by default the last one for cross_entropy with one label a trial, else all.
+    modes : int
+        Leading modes.
+    measure : {"mean", "sum"}
+        Weights of trials and steps.
+    max_trials : int, optional
+        Use so many trials, evenly spread.
+    seed : int
+        Of starting vectors and probes.
+    nonlinearity, tau
+        As for `load_checkpoint`.
+    dt : float, optional
+        For networks in continuous time, the time from one row of the trials to the next.
+    method, input_kind : str, optional
+        With `dt`: the Runge-Kutta method (default "rk4"), and inputs between the times (default "hold").
+    progress : bool or callable, optional
+        True: lines on standard error; a callable: is told each stage; by default lines where somebody looks on, in a
+        terminal or a notebook.
+    **loading
+        Further arguments of `load_checkpoint`.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    TypeError, ValueError, OSError, MemoryError, ImportError
+        For anything wrong in what is given, before anything is computed or written.
+    RuntimeError
+        If an eigensolver does not converge.
+
+    Examples
+    --------
+    >>> report = kpref.analyze("run/", out="report")  # doctest: +SKIP
+    >>> report.metrics["checkpoints"][0]["loss"]  # doctest: +SKIP
+    """
+    started = time.monotonic()
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
+        raise TypeError(f"progress must be True, False or a function of a text; got {type(progress).__name__}")
+    if readout is not None:
+        loading["readout"] = readout
+    folder = None if out is None else require_replaceable(out)
+    request = prepare(
+        checkpoints, trials, loss=loss, at=at, modes=modes, measure=measure, max_trials=max_trials, seed=seed,
+        nonlinearity=nonlinearity, dt=dt, method=method, tau=tau, input_kind=input_kind, loading=loading,
+    )  # fmt: skip
+    if callable(progress):
+        return _finished(request, folder, started, progress, lambda _: None)
+    shown = watched(sys.stderr) if progress is None else progress
+    with Progress() if shown else nullcontext() as bar:
+        tell, tick = (lambda _: None, lambda _: None) if bar is None else (bar.stage, bar.tick)
+        return _finished(request, folder, started, tell, tick)
+
+
+def _finished(request: Request, folder: Path | None, started: float, tell: Tell, tick: Tick) -> Report:
+    report = perform(request, started, tell, tick)
+    if folder is not None:
+        tell("figures and report")
+        report.save(folder, progress=tick)
+    return report
+
+
+def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
+    """Make an analysis.
+
+    Parameters
+    ----------
+    request : Request
+    started : float
+        `time.monotonic` at the start of the work.
+    tell, tick : callable
+        Told each stage; called now and then while it lasts.
+
+    Returns
+    -------
+    Report
+    """
+    from kpref.analysis.comparison import Study, compare_all
+    from kpref.analysis.numbers import analyze_checkpoint
+
+    analyses = []
+    for network in request.networks:
+        analyses.append(
+            analyze_checkpoint(
+                network.name,
+                network.model,
+                network.readout,
+                request.trials,
+                request.objective,
+                request.modes,
+                request.measure,
+                request.seed,
+                functools.partial(_tell_of, tell, network.name),
+                tick,
+                request.integration,
+                z0=network.z0,
+            )
+        )
+    tell("comparisons")
+    study = Study(
+        analyses=tuple(analyses),
+        comparisons=compare_all(analyses, request.seed),
+        trials=request.trials,
+        objective=request.objective,
+        measure=request.measure,
+        integration=request.integration,
+        facts=dict(request.facts),
+        notes=request.notes,
+    )
+    return Report(study, started)
+
+
+def _tell_of(tell: Tell, name: str, stage: str) -> None:
+    tell(f"{name}: {stage}")

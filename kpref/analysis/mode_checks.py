@@ -1,0 +1,152 @@
+"""Whether the eigenpairs of a report belong to its operators: held against the operators themselves.
+
+An iteration knows its own residuals, on the form of the operator that it was told: blocks of K for each unit, say.
+These checks ask the operator of the flow, whole, and hold the answers against what was asked for:
+
+    A v_i = lambda_i v_i,   <v_i, v_j> = delta_ij         for each operator with its modes (residual and Gram matrix)
+    iterated = exact eigenvalues                          for K, whose exact spectrum comes from dense blocks
+    tr K = sum of the exact spectrum                      by Hutchinson's estimate of what the modes leave of K
+
+In the last, with orthonormal v_1 ... v_k projected out of K, ``x^T K' x`` for m normal x has the mean ``tr K'`` and the
+variance ``2 |K'|_F^2 / m``; a deviation of 6 standard deviations counts as a failure.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.analysis.checks import Check
+from kpref.analysis.selfcheck import largest_rounding
+from kpref.operators import TensorOperator
+from kpref.spectra import KernelSpectrum
+from kpref.spectra.blocks import BlockEigen
+from kpref.threads import serial_blas
+
+__all__ = ["ASKED", "kernel_checks", "mode_check", "whole_vectors"]
+
+Array = npt.NDArray[Any]
+
+#: Residual, relative to the largest eigenvalue, that eigensolvers are asked for.
+ASKED = 1e-10
+#: How far products that reach a vector in different order may be off, in residuals asked for.
+_SLACK = 4.0
+_PROBES = 12
+_DEVIATIONS = 6.0
+
+
+def whole_vectors(modes: BlockEigen, shape: tuple[int, ...], axis: int) -> Array:
+    """Eigenfunctions of blocks along an axis as tensors (k, \\*shape) that are zero in the other blocks."""
+    tensors = np.zeros((len(modes.values), *shape))
+    for tensor, block, vector in zip(tensors, modes.blocks, modes.vectors, strict=True):
+        np.moveaxis(tensor, axis, 0)[block] = vector
+    return tensors
+
+
+@serial_blas
+def mode_check(operator: TensorOperator, values: Array, vectors: Array, longest_sum: int) -> Check:
+    """Whether values (k,) and tensors (k, \\*shape) are eigenpairs of an operator, orthonormal in its space.
+
+    Vectors need to be orthonormal in so far as their eigenvalues are not zero, relative to the largest.
+    """
+    space, name = operator.space_in, operator.name
+    scale = float(np.abs(values).max())
+    identity = f"{name} vᵢ = λᵢ vᵢ, ⟨vᵢ, vⱼ⟩ = δᵢⱼ"
+    reason = f"residual asked for, {ASKED:g}, times {_SLACK:g}, and rounding"
+    if scale == 0:
+        image = max(space.norm(operator(vector)) for vector in vectors)
+        words = f"all eigenvalues found of {name} are zero"
+        return Check(f"modes of {name}", identity, image, largest_rounding(longest_sum), reason, words, idle=True)
+    residuals = [space.norm(operator(v) - value * v) / scale for value, v in zip(values, vectors, strict=True)]
+    rows = space.scale(vectors, 0.5).reshape(len(vectors), -1)
+    gram = rows @ rows.T
+    skew = np.abs(gram - np.eye(len(values))) * np.sqrt(np.outer(np.abs(values), np.abs(values))) / scale
+    error, bound = float(max(*residuals, skew.max())), _SLACK * ASKED + largest_rounding(longest_sum)
+    worst = int(np.argmax(residuals))
+    verdict = "" if error <= bound else f"mode {worst + 1} of {name} is none: its residual is {residuals[worst]:.1e}"
+    return Check(f"modes of {name}", identity, error, bound, reason, verdict)
+
+
+@serial_blas
+def kernel_checks(
+    operator: TensorOperator, exact: KernelSpectrum, modes: BlockEigen, longest_sum: int, seed: int
+) -> list[Check]:
+    """K, its exact spectrum, and its iterated modes, each against the others.
+
+    Parameters
+    ----------
+    operator : TensorOperator
+        K of the flow.
+    exact : KernelSpectrum
+    modes : BlockEigen
+        Along the axis of units.
+    longest_sum : int
+        Terms in the longest sum of a product with K and an inner product.
+    seed : int
+        Of random vectors.
+    """
+    vectors = whole_vectors(modes, operator.shape_in, axis=2)
+    return [
+        mode_check(operator, modes.values, vectors, longest_sum),
+        _values_check(exact, modes),
+        _trace_check(operator, exact, modes.values, vectors, seed),
+    ]
+
+
+def _values_check(exact: KernelSpectrum, modes: BlockEigen) -> Check:
+    known = np.zeros(len(modes.values))
+    count = min(len(known), len(exact.values))
+    known[:count] = exact.values[:count]
+    scale = max(float(np.abs(known).max()), float(np.abs(modes.values).max()))
+    gap = np.abs(known - modes.values)
+    terms = exact.unit_values.shape[1]
+    worst = int(gap.argmax())
+    # Weyl: an iterated eigenvalue is within its residual of an exact one; the dense ones within n units of rounding.
+    bound = ASKED + 8 * terms * np.finfo(float).eps
+    error = float(gap.max()) / (scale or 1.0)
+    verdict = "all eigenvalues of K are zero" if scale == 0 else ""
+    if not error <= bound:
+        verdict = (
+            f"eigenvalue {worst + 1} of K is {known[worst]:.6g} by dense blocks and {modes.values[worst]:.6g} by "
+            "iteration"
+        )
+    return Check(
+        "leading eigenvalues of K",
+        "iterated = exact spectrum",
+        error,
+        bound,
+        f"residual asked for, {ASKED:g}, and 8 n u for matrices of n = {terms:,} columns",
+        verdict,
+        idle=scale == 0,
+    )
+
+
+def _trace_check(operator: TensorOperator, exact: KernelSpectrum, values: Array, vectors: Array, seed: int) -> Check:
+    space = operator.space_in
+    probes = np.random.default_rng([seed, 2]).standard_normal((_PROBES, *space.shape))
+    forms = np.empty(_PROBES)
+    rows = space.scale(vectors, 0.5).reshape(len(vectors), -1)
+    for index, probe in enumerate(probes):
+        flat = probe.ravel()
+        left = space.scale((flat - (rows @ flat) @ rows).reshape(space.shape), -0.5)  # normal in the space
+        forms[index] = space.inner(left, operator(left))
+    rest = max(exact.frobenius**2 - float(np.square(values).sum()), 0.0) ** 0.5
+    estimate = float(values.sum() + forms.mean())
+    scale = max(abs(exact.trace), abs(estimate))
+    bound = _DEVIATIONS * rest * math.sqrt(2.0 / _PROBES) / (scale or 1.0) + 1e-9
+    error = abs(estimate - exact.trace) / (scale or 1.0)
+    verdict = "K is zero" if scale == 0 else ""
+    if not error <= bound:
+        verdict = f"the exact spectrum of K adds up to {exact.trace:.6g}, its trace by random vectors is {estimate:.6g}"
+    return Check(
+        "trace of K",
+        "sum of the exact spectrum = tr K",
+        error,
+        bound,
+        f"{_DEVIATIONS:g} standard deviations of Hutchinson's estimate from {_PROBES} vectors, modes projected out",
+        verdict,
+        idle=scale == 0,
+    )

@@ -1,0 +1,73 @@
+"""Networks on the command line: options that say what the arrays of a checkpoint are."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+__all__ = ["add_network_arguments", "loading"]
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that say what the arrays of a checkpoint are."""
+    options = parser.add_argument_group(
+        "what the arrays of a checkpoint are",
+        "Every array must be part of the recurrent layer or the readout, or be named here; the names are those of the "
+        "file.",
+    )
+    options.add_argument("--readout", metavar="NAME", help="the readout, where there are several or it is not found")
+    options.add_argument("--z0", metavar="NAME", help="the learnt initial state; by default initial states are zero")
+    options.add_argument(
+        "--ignore",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="set an array aside; * and ? stand for any letters; may be given several times",
+    )
+    options.add_argument(
+        "--map",
+        metavar="KEY=NAME",
+        type=_assignment,
+        action="append",
+        default=[],
+        help="say which array is weight_ih, weight_hh, bias_ih, bias_hh, readout.weight or readout.bias; NAME.T for "
+        "its transpose; may be given several times",
+    )
+    options.add_argument(
+        "--trainable",
+        metavar="NAME[,NAME]",
+        type=_names,
+        help="the parameters that are trained, by the keys of --map (bias for both biases of a network in continuous "
+        "time); all by default",
+    )
+
+
+def loading(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `load_checkpoint`, by the options of `add_network_arguments`.
+
+    Raises
+    ------
+    ValueError
+        If two options say what one array is.
+    """
+    assigned: dict[str, str] = {}
+    for key, name in args.map:
+        if key in assigned:
+            raise ValueError(f"--map says twice what {key} is: {assigned[key]!r} and {name!r}")
+        assigned[key] = name
+    names = ("trainable", "readout", "z0", "ignore")
+    return {"map": assigned, **{name: getattr(args, name) for name in names}}
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, equals, name = text.partition("=")
+    if not (key and equals and name):
+        raise argparse.ArgumentTypeError(f"expected KEY=NAME, as in weight_hh=cell.kernel; got {text!r}")
+    return key, name
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected names with commas between them; got {text!r}")
+    return names

@@ -1,0 +1,90 @@
+"""What an analysis will take, told before it is begun: its memory, and a rough guess at its time.
+
+Time is that of products with the operators, and a product with the NTK is one backward and one forward pass, of
+
+    4 B n k H (2 H + n_in)
+
+floating-point operations for k recurrent gates, H units, B trials and n evaluations of the network in each of them
+(see `kpref.bench.command`). An analysis takes about as long as `PRODUCTS` of them for each network, which was measured
+for a GRU of 128 units, and each of them `OVER_FLOOR` times as long as its matrix products take at the speed at which
+this machine multiplies matrices now. Iterations converge faster for some networks than for others: what comes out can
+be wrong by a factor of two or three.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kpref.analysis.request import Request, memory_needed
+from kpref.integrate import get_tableau
+from kpref.memory import available_memory
+from kpref.threads import get_num_threads
+
+__all__ = ["Plan", "make_plan"]
+
+PRODUCTS = 1100
+OVER_FLOOR = 1.3
+_START, _EACH = 5.0, 5.0  # seconds for imports, figures and the page, and for each network whatever its size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an analysis will take.
+
+    Attributes
+    ----------
+    memory : float
+        Bytes.
+    available : int or None
+        Bytes that there are; None where the system does not say.
+    operations : float
+        Floating-point operations of all products.
+    rate : float
+        Floating-point operations per second of a matrix product on this machine now.
+    """
+
+    memory: float
+    available: int | None
+    operations: float
+    rate: float
+    networks: int
+
+    @property
+    def seconds(self) -> float:
+        """A rough guess."""
+        return _START + _EACH * self.networks + OVER_FLOOR * self.operations / self.rate
+
+    def __str__(self) -> str:
+        room = "" if self.available is None else f" of {self.available / 2**30:.3g} GiB available"
+        return (
+            f"memory    {self.memory / 2**30:.3g} GiB{room}\n"
+            f"time      about {_duration(self.seconds)}, or a third or three times that: {self.operations / 1e12:.3g} "
+            f"Tflop of products at the {self.rate / 1e9:.3g} GFLOP/s measured now"
+        )
+
+
+def make_plan(request: Request) -> Plan:
+    """Say what an analysis will take; measures, for a fraction of a second, how fast this machine multiplies."""
+    from kpref.bench.command import measure_rate
+
+    operations = float(PRODUCTS * sum(_product_operations(request, index) for index in range(len(request.networks))))
+    memory = memory_needed(request.networks, request.trials, request.modes)
+    rate = measure_rate("float64", get_num_threads())
+    return Plan(memory, available_memory(), operations, rate, len(request.networks))
+
+
+def _product_operations(request: Request, index: int) -> float:
+    """Of one product with the NTK."""
+    model, trials = request.networks[index].model, request.trials
+    stages = 1 if request.integration is None else get_tableau(request.integration.method).stages
+    gates = getattr(model, "n_recurrent_gates", 1)
+    evaluations = stages * trials.n_trials * trials.n_steps
+    return 4.0 * evaluations * gates * model.n_states * (2 * model.n_states + model.n_inputs)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,238 @@
+"""Whether the steps of a Runge-Kutta method are small enough for the network at hand.
+
+*Stability.* A method multiplies the solution of ``dy/dt = lambda y`` by its stability function
+
+    R(w) = 1 + sum_k w^(k+1) b^T A^k 1,   w = h lambda,
+
+a polynomial for explicit methods, in each step. Where the solution decays, Re lambda <= 0, it must not grow:
+|R(h lambda)| <= 1 (Hairer and Wanner, *Solving Ordinary Differential Equations II*, chapter IV.2). With lambda the
+eigenvalues of df/dz along the trajectory, the growth that the method adds over a trial is about
+
+    sum over steps n of  max over Re lambda <= 0 of  log |R(h lambda[n])|_+ ,
+
+and a method that doubles what should decay is unstable. Growth where Re lambda > 0 is the network's own, and no fault.
+
+*Accuracy.* The trajectory again with every step halved: for order p the difference, times ``2^p / (2^p - 1)``, is the
+error of the trajectory as far as the leading power of h goes. An expanding network magnifies small errors as it does
+everything else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.analysis.checks import Check
+from kpref.dynamics import FieldDynamics
+from kpref.flow import Flow
+from kpref.integrate import InputSignal, IntegrationError, Tableau
+from kpref.kernels import reference
+from kpref.linearize import DenseForm, Form, with_gates
+from kpref.runge_kutta import integrate
+from kpref.threads import serial_blas
+
+__all__ = ["StepSize", "measure_step_size", "stability_function", "step_size_check"]
+
+Array = npt.NDArray[Any]
+
+#: Floating-point operations, 25 H^3 each, that eigenvalues may take; their number, at least and at most.
+_EIGENVALUE_WORK = 2e10
+_FEWEST, _MOST = 6, 256
+#: Fractions of the step at which stability is looked for, descending.
+_FRACTIONS = 2.0 ** -np.arange(0.0, 20.0, 1 / 16)
+#: Logarithm of the largest growth of what should decay, over a trial.
+_TOLERATED = math.log(2.0)
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """The steps of a flow against the network's rates.
+
+    Attributes
+    ----------
+    method : str
+    step : float
+        The largest one.
+    eigenvalue : complex
+        Of those of df/dz with Re lambda <= 0 the one that the method amplifies most; NaN if there is none.
+    amplification : float
+        ``|R(h lambda)|`` there.
+    growth : float
+        Logarithm of what the method adds to the growth over a trial: the largest of the trials looked at.
+    limit : float
+        Step below which that stays within a factor of two; NaN if there is none.
+    error : float
+        Of the states at the times of the trials, relative to their size, by halved steps; infinity if they overflow.
+    """
+
+    method: str
+    step: float
+    eigenvalue: complex
+    amplification: float
+    growth: float
+    limit: float
+    error: float
+
+    @property
+    def stable(self) -> bool:
+        """Whether the method adds less than a factor of two over a trial."""
+        return self.growth <= _TOLERATED
+
+    def in_words(self) -> str:
+        """One sentence."""
+        if self.stable:
+            coarse = " (coarse: a smaller step, --dt, changes the results)" if not self.error <= 0.01 else ""
+            size = f"about {self.error:.1g} of their size" if math.isfinite(self.error) else "of unknown size"
+            return f"with steps of {self.step:.3g} by {self.method} the states have an error of {size}{coarse}"
+        rate = abs(self.eigenvalue)
+        text = (
+            f"the step {self.step:.3g} is {self.step * rate:.1f} times the time constant {1 / rate:.3g}: {self.method} "
+            f"is unstable there, |R(h λ)| = {self.amplification:.3g} where the solution decays, "
+            f"a factor {_power_of_ten(self.growth)} over a trial"
+        )
+        if math.isfinite(self.limit):
+            return f"{text}; use a step (--dt) below {self.limit:.3g}"
+        return f"{text}; use another method and a much smaller step (--dt)"
+
+
+def measure_step_size(flow: Flow) -> StepSize:
+    """Compare the steps of a flow in continuous time with the rates of its network, and with halved steps.
+
+    Notes
+    -----
+    Eigenvalues of df/dz at a sample of trials and times, at most 256 matrices and some 2e10 flops, and one integration
+    with twice as many steps.
+    """
+    dynamics = flow.dynamics
+    assert isinstance(dynamics, FieldDynamics)
+    solution, tableau = dynamics.solution, dynamics.tableau
+    trials, times, units = flow.space.shape
+    number = int(np.clip(_EIGENVALUE_WORK / (25.0 * units**3), _FEWEST, _MOST))
+    some = _spread(trials, max(1, round(number**0.5) // 2))
+    rows = _spread(times - 1, max(1, number // len(some)))
+    values = _eigenvalues(_jacobians(flow.linearization, rows, some))
+    steps = np.maximum.reduceat(solution.h, solution.grid_index[:-1])[rows]
+    products = np.where(values.real <= 0, values, 0.0) * steps[:, None, None]  # R(0) = 1: neither grows nor decays
+
+    def growth(fraction: float) -> float:
+        logs = np.log(np.maximum(np.abs(stability_function(tableau, fraction * products)), 1.0)).max(axis=2)
+        return float(logs.mean(axis=0).max()) * len(solution.h) / fraction
+
+    grown = growth(1.0)
+    limit = float(steps.max())
+    if grown > _TOLERATED:
+        limit *= next((float(fraction) for fraction in _FRACTIONS if growth(fraction) <= _TOLERATED), math.nan)
+    amplified = np.abs(stability_function(tableau, products))
+    place = np.unravel_index(int(amplified.argmax()), amplified.shape)
+    return StepSize(
+        method=tableau.name,
+        step=float(solution.h.max()),
+        eigenvalue=complex(values[place]) if products[place] != 0 else complex(math.nan),
+        amplification=float(amplified[place]),
+        growth=grown,
+        limit=limit,
+        error=_halved_error(dynamics),
+    )
+
+
+def step_size_check(found: StepSize) -> Check:
+    """Fails where the method makes what decays grow by more than a factor of two over a trial."""
+    return Check(
+        "step size",
+        "|R(h λ)| ≤ 1 where Re λ ≤ 0",
+        found.growth,
+        _TOLERATED,
+        "logarithm of the growth over a trial of what should decay: at most log 2",
+        found.in_words(),
+    )
+
+
+def stability_function(tableau: Tableau, w: npt.ArrayLike) -> Array:
+    """R(w), which an explicit method multiplies the solution of ``dy/dt = lambda y`` by, w = h lambda.
+
+    Parameters
+    ----------
+    tableau : Tableau
+    w : array_like, real or complex, any shape
+    """
+    point = np.asarray(w)
+    vector, coefficients = np.ones(tableau.stages), [1.0]
+    for _ in range(tableau.stages):
+        coefficients.append(float(tableau.b @ vector))
+        vector = tableau.a @ vector
+    value = np.zeros_like(point)
+    for coefficient in reversed(coefficients):
+        value = value * point + coefficient
+    return np.asarray(value)
+
+
+@serial_blas
+def _eigenvalues(matrices: Array) -> Array:
+    """Of each matrix."""
+    return np.asarray(np.linalg.eigvals(matrices))
+
+
+def _spread(total: int, number: int) -> Array:
+    return np.unique(np.linspace(0, total - 1, min(total, number)).round().astype(int))
+
+
+def _jacobians(form: Form, rows: Array, trials: Array) -> Array:
+    """df/dz, (rows, trials, H, H), at some rows and trials."""
+    form = with_gates(form)
+    if isinstance(form, DenseForm):
+        return np.asarray(form.state_jacobian[rows][:, trials])
+    part = replace(
+        form,
+        decay=_pick(form.decay, rows, trials),
+        gates=_pick(form.gates, rows, trials),
+        slope=_pick(form.slope, rows, trials),
+        variable=_pick(form.variable, rows, trials),
+        drive=_pick(form.drive, rows, trials),
+    )
+    return np.stack([reference.state_jacobian(part, row) for row in range(len(rows))])
+
+
+def _pick(array: Array, rows: Array, trials: Array) -> Array:
+    """Rows and trials of a coefficient, of which an axis of length one stands for all."""
+    some = array[rows] if len(array) > 1 else array
+    return some[:, trials] if some.shape[1] > 1 else some
+
+
+class _Halved(InputSignal):
+    """A signal on a grid with a time more in the middle of each interval."""
+
+    def __init__(self, signal: InputSignal) -> None:
+        middles = (signal.times[:-1] + signal.times[1:]) / 2
+        self.times = np.insert(signal.times, np.arange(1, len(signal.times)), middles)
+        self.n_trials, self.n_inputs = signal.n_trials, signal.n_inputs
+        self._whole = signal
+
+    @property
+    def is_function(self) -> bool:
+        """Whether x is a Python function of the user's."""
+        return self._whole.is_function
+
+    def __call__(self, t: npt.ArrayLike, interval: npt.ArrayLike) -> Array:
+        return self._whole(t, np.asarray(interval) // 2)
+
+
+def _halved_error(dynamics: FieldDynamics) -> float:
+    signal, space = _Halved(dynamics.signal), dynamics.space
+    lengths = None if space.lengths is None else 2 * space.lengths - 1
+    try:
+        halved = integrate(dynamics.field, signal, signal.times, dynamics.z0, dynamics.tableau, None, lengths)
+    except IntegrationError:
+        return math.inf
+    states = space.clear(halved.states[::2].swapaxes(0, 1))
+    order = dynamics.tableau.order
+    difference = float(np.linalg.norm(dynamics.states - states))
+    return difference / (float(np.linalg.norm(states)) or 1.0) * 2**order / (2**order - 1)
+
+
+def _power_of_ten(logarithm: float) -> str:
+    value = logarithm / math.log(10)
+    return f"{10**value:.3g}" if value < 4 else f"1e{value:.0f}"

@@ -1,0 +1,99 @@
+"""What is wrong with a network, in words: silent, saturated, exploded, or not moved by its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.analysis.numbers import Analysis
+from kpref.linearize import SiteForm
+from kpref.models import GRU
+
+__all__ = ["rising_loss", "symptoms"]
+
+Array = npt.NDArray[Any]
+
+#: States of a network that does something sensible stay below this.
+_EXPLODED = 1e6
+#: A nonlinearity whose slope is below this share of its largest possible one is saturated,
+_FLAT = 0.01
+#: and a network of which so many are.
+_MOSTLY = 0.5
+
+
+def symptoms(analysis: Analysis) -> list[str]:
+    """Sentences on what makes the other numbers of an analysis mean little; mostly none.
+
+    Parameters
+    ----------
+    analysis : Analysis
+
+    Returns
+    -------
+    list of str
+    """
+    sentences = [_silence(analysis), _explosion(analysis), _saturation(analysis), _gradient(analysis)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def rising_loss(analyses: Sequence[Analysis]) -> list[str]:
+    """One sentence if the loss is higher at the last of several checkpoints than at the first; none otherwise.
+
+    Training does not end like this: a network whose nonlinearity was taken for another one, files out of order, or
+    trials of another task look so.
+    """
+    first, last = analyses[0], analyses[-1]
+    if first.loss is None or last.loss is None or last.loss <= first.loss:
+        return []
+    name = getattr(getattr(last.flow.model, "nonlinearity", None), "name", None)
+    whether = f"the nonlinearity ({name} here, --nonlinearity)" if name else "the readout"
+    return [
+        f"The loss rose from {first.loss:.4g} in {first.name} to {last.loss:.4g} in {last.name}: see whether the order "
+        f"of the checkpoints, the trials and {whether} are those of the training."
+    ]
+
+
+def _silence(analysis: Analysis) -> str:
+    units = analysis.space.shape[2]
+    silent = units - int(np.count_nonzero(np.abs(analysis.states).max(axis=(0, 1))))
+    if silent == units:
+        return f"{analysis.name} is silent: all of its states are zero, at all times of all trials."
+    return f"Silent on all trials of {analysis.name}: {silent} of its {units} units." if silent else ""
+
+
+def _explosion(analysis: Analysis) -> str:
+    largest = float(np.abs(analysis.states).max())
+    if largest < _EXPLODED:
+        return ""
+    text = f"The states of {analysis.name} explode: they reach {largest:.1e}"
+    step = analysis.check.step_size
+    return f"{text}, as {step.in_words()}." if step is not None and not step.stable else f"{text}."
+
+
+def _saturation(analysis: Analysis) -> str:
+    name = getattr(getattr(analysis.flow.model, "nonlinearity", None), "name", None)
+    form = analysis.flow.linearization
+    if isinstance(analysis.flow.model, GRU):
+        name, flat = "tanh", np.abs(analysis.states) > 1 - _FLAT / 2  # 1 - tanh^2 < 0.01
+    elif isinstance(form, SiteForm) and name in ("tanh", "erf", "sigmoid"):
+        slope = form.slope if form.slope.size else form.gates
+        flat = slope < _FLAT * {"tanh": 1.0, "erf": 2 / np.pi**0.5, "sigmoid": 0.25}[name]
+    else:
+        return ""
+    share = float(flat.mean())
+    if share < _MOSTLY:
+        return ""
+    return f"{analysis.name} is saturated: {share:.0%} of its units, over trials and times, sit where {name} is flat."
+
+
+def _gradient(analysis: Analysis) -> str:
+    if analysis.loss is None or analysis.step is not None:
+        return ""
+    if analysis.loss == 0:
+        return f"The loss of {analysis.name} is zero: there is nothing to descend."
+    if analysis.loss_rate == 0:
+        return f"The gradient of {analysis.name} is zero: no small change of its parameters lowers the loss."
+    return f"Gradient descent moves no state of {analysis.name} that can be told from rounding."

@@ -1,0 +1,126 @@
+"""The error that the finite number of trials leaves in a number, beside that of random vectors: a jackknife.
+
+Trials are a sample. Leaving out one of G random groups of them at a time shows how far a number depends on which they
+are (Efron and Stein, Ann. Stat. 1981): with theta_g that of the others,
+
+    standard error^2 = (G - 1)/G sum_g (theta_g - mean theta)^2.
+
+Nothing is computed anew: on the trials S that remain, an operator is the block G_SS, and with an exact part
+``sum_i lambda_i v_i v_i^T`` (modes) and a rest R seen by white vectors u in the complement of the modes,
+
+    tr G_SS    = sum_i lambda_i |v_iS|^2 + E u_S.(R u)_S
+    |G_SS|_F^2 = |Lambda^(1/2) V_S V_S^T Lambda^(1/2)|_F^2 + 2 sum_i lambda_i v_iS.R v_iS + |R_SS|_F^2
+    v_iS.R v_iS = v_ig.R v_ig = E (v_ig.R u)(v_ig.u)                     as R v_i = 0
+    |R_SS|_F^2  = |R|_F^2 - 2 E |(R u)_g|^2 + E (u_g.(R u')_g)(u'_g.(R u)_g),     u, u' independent,
+
+from the products that are there already. Some of the noise of random vectors is counted in. A trace is scaled to the
+weight of all trials; a dimension does not depend on the scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.flow import Flow
+from kpref.linearize import DenseForm
+from kpref.space import TrajectorySpace
+from kpref.spectra.closed_form import kernel_block_squares, kernel_trial_trace
+from kpref.spectra.deflated import Deflated
+from kpref.spectra.symmetric import Coordinates
+
+__all__ = ["errors_of_blocks", "errors_of_kernel", "errors_of_modes", "trial_groups"]
+
+Array = npt.NDArray[Any]
+
+#: Groups of trials, one of which is left out at a time.
+GROUPS = 10
+#: Units whose blocks of K stand for all of them.
+_UNITS = 16
+
+
+def trial_groups(space: TrajectorySpace, seed: int) -> Array | None:
+    """Which group each trial belongs to, (B,), -1 without weight; None for less than two trials with weight."""
+    weighted = np.flatnonzero(space.mu.any(axis=1))
+    if len(weighted) < 2:
+        return None
+    groups = np.full(space.shape[0], -1)
+    order = np.random.default_rng(seed).permutation(weighted)
+    groups[order] = np.arange(len(order)) % min(GROUPS, len(order))
+    return groups
+
+
+def errors_of_blocks(
+    matrix: Array, coordinates: Coordinates, space: TrajectorySpace, groups: Array
+) -> tuple[float, float]:
+    """Of trace and effective dimension of a small symmetric matrix."""
+    owner = np.broadcast_to(groups[:, None, None], space.shape).reshape(-1)[coordinates.support]
+    member = (owner == np.arange(groups.max() + 1)[:, None]).astype(float)
+    traces = member @ np.diagonal(matrix)
+    squares = _without(member @ np.square(matrix) @ member.T)
+    return _errors(traces.sum() - traces, squares, space, groups)
+
+
+def errors_of_modes(
+    seen: Deflated, values: Array, coordinates: Coordinates, space: TrajectorySpace, groups: Array
+) -> tuple[float, float]:
+    """Of trace and effective dimension of a positive matrix whose leading eigenvectors are the basis of `seen`."""
+    number = int(groups.max()) + 1
+    modes, vectors, rest = (_by_trial(rows, coordinates) for rows in (seen.basis, seen.vectors, seen.rest))
+    count = len(vectors)
+    overlaps, own = np.empty((number, len(modes), len(modes))), np.empty(number)
+    crossed, lengths, blocks = np.empty((3, number))
+    for group in range(number):
+        v, u, r = (each[:, groups == group].reshape(len(each), -1) for each in (modes, vectors, rest))
+        overlaps[group] = v @ v.T
+        crossed[group] = values @ ((v @ r.T) * (v @ u.T)).mean(axis=1)
+        pairs = u @ r.T
+        own[group], lengths[group] = np.trace(pairs) / count, np.square(r).sum() / count
+        blocks[group] = (np.vdot(pairs, pairs.T) - np.square(np.diagonal(pairs)).sum()) / (count * (count - 1))
+    kept = overlaps.sum(axis=0) - overlaps
+    root = np.sqrt(np.maximum(values, 0.0))
+    traces = np.einsum("i,gii->g", values, kept) + own.sum() - own
+    squares = np.square(root[:, None] * kept * root).sum(axis=(1, 2)) + 2 * crossed
+    return _errors(traces, squares + lengths.sum() - 2 * lengths + blocks, space, groups)
+
+
+def errors_of_kernel(flow: Flow, groups: Array) -> tuple[float, float, float]:
+    """Of the trace of K, of its effective dimension *relative to that*, and of its dimension along units."""
+    form, space = flow.linearization, flow.space
+    by_trial = kernel_trial_trace(form, space.mu)
+    member = (groups == np.arange(groups.max() + 1)[:, None]).astype(float)
+    without = member.sum(axis=0) @ by_trial - member @ by_trial  # (G, H)
+    trace, along_units = _errors(without.sum(axis=1), np.square(without).sum(axis=1), space, groups)
+    # A few units stand for all, where K does not mix them.
+    count = space.shape[2]
+    few = count if isinstance(form, DenseForm) else min(count, _UNITS)
+    units = np.unique(np.linspace(0, count - 1, few).round().astype(int))
+    squares = kernel_block_squares(form, space.mu, groups, units)
+    _, dimension = _errors(without[:, units].sum(axis=1), _without(squares), space, groups)
+    whole = by_trial[:, units].sum() ** 2 / (squares.sum() or 1.0)
+    return trace, dimension / (whole or 1.0), along_units
+
+
+def _without(squares: Array) -> Array:
+    """Squared norm of a matrix without the rows and columns of each group, from those of its blocks (G, G)."""
+    return np.asarray(squares.sum() - 2 * squares.sum(axis=1) + np.diagonal(squares))
+
+
+def _by_trial(rows: Array, coordinates: Coordinates) -> Array:
+    trials = coordinates.space.shape[0]
+    return coordinates.embed(rows).reshape(len(rows), trials, -1)
+
+
+def _errors(traces: Array, squares: Array, space: TrajectorySpace, groups: Array) -> tuple[float, float]:
+    """From traces and those of the square without each group."""
+    weights = np.array([space.mu[groups == group].sum() for group in range(len(traces))])
+    scaled = traces * weights.sum() / (weights.sum() - weights)
+    dimensions = np.divide(traces**2, squares, out=np.zeros_like(traces), where=squares > 0)
+    return _spread(scaled), _spread(dimensions)
+
+
+def _spread(values: Array) -> float:
+    count = len(values)
+    return float(np.sqrt((count - 1) / count * np.square(values - values.mean()).sum()))

@@ -1,0 +1,11 @@
+"""Trained networks from files, mappings and modules, and into files.
+
+From the source to the network: `sources` makes one flat mapping of names to arrays of it, `composed` puts together
+weights that are kept in parts, `layers` finds the recurrent layer, `heads` the readout, and `load` sees that every
+array is accounted for.
+"""
+
+from kpref.checkpoints.load import Checkpoint, load_checkpoint
+from kpref.checkpoints.save import save_checkpoint
+
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]

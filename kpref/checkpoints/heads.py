@@ -1,0 +1,160 @@
+"""The linear readout among named arrays: taken where name and shape both speak for one.
+
+A matrix with H columns alone is no readout: a learnt initial state (1, H), a mask (H, H) and an embedding have them
+too. A layer ``name.weight`` is a readout if it has H columns and either a name by which readouts go, or a bias
+``name.bias`` of as many entries as it has rows, as linear layers have, and not as many rows as the network has inputs;
+a bare array only by its name. Names of other things (embedding, mask, norm, initial state, input, ...) speak against it
+in any case, unless the recurrent layer shares them.
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from kpref._archives import Arrays
+from kpref._validate import finite_array
+from kpref.checkpoints.layers import Layer, taken, untransposed
+from kpref.checkpoints.sources import listed
+from kpref.readout import Readout
+
+__all__ = ["HEAD", "choose_readout"]
+
+HEAD = ("readout.weight", "readout.bias")
+"""Parts of a readout, by the names that ``map`` assigns."""
+
+_WORD = re.compile(r"[A-Z]?[a-z]+\d*|[A-Z]+\d*(?![a-z])")
+_BARE_WORDS = frozenset("dec decoder dense fc head ho hy lin linear out output readout who why wo wout".split())
+_READOUT_WORDS = _BARE_WORDS | frozenset(
+    "action actor classifier cls critic final heads label logit logits outputs policy pred prediction predictor proj "
+    "projection read regressor tag target value".split()
+)
+_OTHER_WORDS = frozenset(
+    "adj adjacency attention attn batchnorm bn connectivity context conv dale emb embed embedder embedding embeddings "
+    "enc encoder gate h0 in init initial inp input inputs key layernorm ln lookup mask masks noise norm pe pos "
+    "position positional prev query rec recurrent s0 sign signs start tau token tokens wpe wte x0 z0".split()
+)
+_BIASES = (("weight", "bias"), ("W", "b"), ("w", "b"))  # in W_out and b_out, readout_weight and readout_bias
+
+
+class Head(NamedTuple):
+    """Names of a readout's arrays."""
+
+    weight: str
+    bias: str | None
+
+
+def choose_readout(
+    rest: Arrays, layer: Layer, wanted: str | None, assigned: Mapping[str, str]
+) -> tuple[Readout | None, frozenset[str], list[str]]:
+    """Take the readout from the arrays outside the recurrent layer.
+
+    Parameters
+    ----------
+    rest : dict
+        Name -> array.
+    layer : Layer
+        The recurrent layer, of H units.
+    wanted : str or None
+        Name of the readout, with or without ``.weight``.
+    assigned : mapping
+        "readout.weight" and "readout.bias" -> names, if they were said.
+
+    Returns
+    -------
+    readout : Readout or None
+    explained : frozenset of str
+        Names of its arrays, and of other readouts that were not chosen.
+    notes : list of str
+        Which those are.
+
+    Raises
+    ------
+    ValueError
+        If it is ambiguous, there is none of that name, or its shapes do not match.
+    """
+    n_states = layer.n_states
+    candidates = [head for name in rest if (head := _head(rest, name, layer)) is not None]
+    chosen = _chosen(rest, candidates, n_states, wanted, assigned)
+    if chosen is None:
+        return None, frozenset(), []
+    weight = finite_array(chosen.weight, taken(rest, chosen.weight), shape=("n_out", n_states))
+    if len(weight) == 0:
+        raise ValueError(f"{chosen.weight} must have at least one output; got shape {weight.shape}")
+    bias = chosen.bias if chosen.bias is None else taken(rest, chosen.bias)
+    if bias is not None:
+        bias = finite_array(str(chosen.bias), bias, shape=(len(weight),))
+    used = {untransposed(rest, name) for name in chosen if name is not None}
+    others = [name for head in candidates for name in head if name is not None and name not in used]
+    notes = [f"not read, because another readout was chosen: {listed(others)}"] if others else []
+    return Readout(weight, bias), frozenset({*used, *others}), notes
+
+
+def _chosen(
+    rest: Arrays, candidates: list[Head], n_states: int, wanted: str | None, assigned: Mapping[str, str]
+) -> Head | None:
+    if "readout.weight" in assigned:
+        if wanted is not None:
+            raise ValueError(f"the readout is said twice: readout={wanted!r} and {assigned['readout.weight']!r} by map")
+        weight = assigned["readout.weight"]
+        return Head(weight, assigned.get("readout.bias") or _bias_of(rest, weight))
+    if wanted is not None:
+        names = [name for name in (wanted, f"{wanted}.weight") if name in rest]
+        if not names or rest[names[0]].ndim != 2 or rest[names[0]].shape[1] != n_states:
+            raise ValueError(
+                f"there is no readout {wanted!r}, a matrix of {n_states} columns; the candidates are "
+                f"{listed(head.weight for head in candidates)}"
+            )
+        chosen = Head(names[0], _bias_of(rest, names[0]))
+    elif len(candidates) > 1:
+        raise ValueError(
+            f"the readout is ambiguous: pick one of {listed(head.weight for head in candidates)} with the argument "
+            f"readout= (--readout {candidates[0].weight.removesuffix('.weight')})"
+        )
+    elif not candidates:
+        return None
+    else:
+        (chosen,) = candidates
+    return chosen._replace(bias=assigned.get("readout.bias") or chosen.bias)
+
+
+def _head(rest: Arrays, name: str, layer: Layer) -> Head | None:
+    """The readout that this array is the weight of, if its name and shape say so."""
+    array = rest[name]
+    if array.ndim != 2 or array.shape[1] != layer.n_states or array.dtype.kind == "b":
+        return None
+    bias = _bias_of(rest, name)
+    module, _, last = _below(layer.module, name).rpartition(".")
+    if _words(f"{module}.{last}") & _OTHER_WORDS:
+        return None
+    if last == "weight":
+        # A linear layer of another name, with as many rows as there are inputs, might as well stand before the network.
+        is_linear = bias is not None and rest[bias].shape == (len(array),) != (layer.n_inputs,)
+        return Head(name, bias) if module and (is_linear or _words(module) & _READOUT_WORDS) else None
+    words = _words(last)
+    return Head(name, bias) if words & _BARE_WORDS and words <= _BARE_WORDS | {"w", "weight"} else None
+
+
+def _below(module: str, name: str) -> str:
+    """The part of a name that it does not share with the recurrent layer: of "a.fc" beside "a.rnn" it is "fc"."""
+    parts, others = name.split("."), module.split(".")
+    shared = os.path.commonprefix([parts[:-1], others])
+    return ".".join(parts[len(shared) :])
+
+
+def _words(name: str) -> set[str]:
+    """Words of a name in small letters, without numbers at their ends unless these make them initial states."""
+    words = {word.lower() for word in _WORD.findall(name)}
+    return {word if word in _OTHER_WORDS else word.rstrip("0123456789") for word in words}
+
+
+def _bias_of(rest: Arrays, weight: str) -> str | None:
+    """Name of the bias beside a weight: ``fc.weight`` -> ``fc.bias``, ``Wout`` -> ``Wout.bias`` or ``bout``."""
+    if weight.endswith(".weight") or weight == "weight":
+        names = [weight.removesuffix("weight") + "bias"]
+    else:
+        layer, dot, last = weight.rpartition(".")
+        names = [f"{weight}.bias", *(layer + dot + last.replace(of, to, 1) for of, to in _BIASES if of in last)]
+    return next((name for name in names if name in rest and name != weight), None)

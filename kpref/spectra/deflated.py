@@ -1,0 +1,108 @@
+"""Trace and effective dimension of a symmetric positive matrix, part of which is known exactly.
+
+For orthonormal rows Q with images ``Q G``, with ``E = 1 - Q^T Q`` and ``R = E G E``,
+
+    tr G   = tr Q G Q^T + tr R,                            tr R   = E v.R v,
+    tr G^2 = 2 |Q G|_F^2 - |Q G Q^T|_F^2 + tr R^2,         tr R^2 = E |R v|^2,
+
+v being white in the complement of Q: what couples the two, ``|Q G E|_F^2``, is known from the images. See
+`kpref.spectra.paired_probes` for the errors. Q is a Krylov space where nothing is known, or eigenvectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.memory import require_memory
+from kpref.spectra.estimate import Estimate
+from kpref.spectra.paired_probes import (
+    directions,
+    estimate_of,
+    in_batches,
+    krylov_range,
+    product_of_means,
+    rounding,
+)
+from kpref.spectra.quadratic_forms import Mean, mean_of_forms
+from kpref.spectra.symmetric import SymmetricForm
+
+__all__ = ["Deflated", "beside_krylov", "beside_modes"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Deflated:
+    """A matrix G as far as k rows Q and p white vectors beside them show it; all in the coordinates of its form.
+
+    Attributes
+    ----------
+    basis, images : ndarray, shape (k, n)
+        Q and Q G.
+    vectors, rest : ndarray, shape (p, n)
+        v and R v.
+    n_products : int
+        That were needed.
+    method : str
+        In words.
+    """
+
+    basis: Array
+    images: Array
+    vectors: Array
+    rest: Array
+    n_products: int
+    method: str
+
+    def trace(self) -> Estimate:
+        """tr G."""
+        known = float(np.vdot(self.basis, self.images))
+        forms, overlaps = self.vectors @ self.rest.T, self.vectors @ self.vectors.T
+        mean = mean_of_forms(forms, overlaps, self.vectors.shape[1] - len(self.basis), positive=True)
+        return self._estimate(mean._replace(value=mean.value + known))
+
+    def dimension(self) -> Estimate:
+        """``(tr G)^2 / tr G^2``; zero for G = 0."""
+        coupled = self.images @ self.basis.T
+        squares = 2 * float(np.vdot(self.images, self.images)) - float(np.vdot(coupled, coupled))
+        pairs = np.stack([self.vectors @ self.rest.T, self.rest @ self.rest.T])
+        if not squares and not pairs.any():
+            return Estimate(0.0, 0.0, self.n_products, self.method)
+        known, size = (float(np.trace(coupled)), squares), self.vectors.shape[1] - len(self.basis)
+        return self._estimate(product_of_means(known, pairs, (2.0, -1.0), self.vectors, size))
+
+    def _estimate(self, mean: Mean) -> Estimate:
+        floor = rounding(self.vectors.dtype, self.vectors.shape[1]) * abs(mean.value)
+        return estimate_of(mean, floor, self.n_products, self.method)
+
+
+def beside_krylov(form: SymmetricForm, probes: int, seed: Any) -> Deflated:
+    """A third of the products for a Krylov space, the others for white vectors beside it."""
+    generator, dtype = np.random.default_rng(seed), form.op.dtype
+    require_memory(4.0 * probes * form.size * dtype.itemsize, f"{probes} probes of {form.op.name}")
+    basis, images = krylov_range(form, form.size, probes // 3, dtype, generator)
+    return _beside(form, basis, images, probes - len(basis), generator, "Krylov space and random vectors")
+
+
+def beside_modes(form: SymmetricForm, values: Array, modes: Array, probes: int, seed: Any) -> Deflated:
+    """White vectors, a product each, beside eigenfunctions (k, \\*shape) that are known already."""
+    dtype = form.op.dtype
+    require_memory((4.0 * probes + 3 * len(modes)) * form.size * dtype.itemsize, f"{probes} probes of {form.op.name}")
+    basis = form.coordinates.to_vectors(np.asarray(modes, dtype))
+    method = f"leading {len(values)} eigenvalues, random vectors for the rest"
+    images = np.asarray(values, dtype)[:, None] * basis
+    return _beside(form, basis, images, probes, np.random.default_rng(seed), method)
+
+
+def _beside(
+    form: SymmetricForm, basis: Array, images: Array, count: int, generator: np.random.Generator, method: str
+) -> Deflated:
+    vectors = directions(generator, count, basis)
+    rest = in_batches(form, vectors)
+    rest = rest - (rest @ basis.T) @ basis
+    basis, images, vectors, rest = (each.astype(np.float64, copy=False) for each in (basis, images, vectors, rest))
+    return Deflated(basis, images, vectors, rest, form.n_products, method)

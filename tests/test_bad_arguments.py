@@ -1,0 +1,622 @@
+"""Bad arguments at every public door: each is refused in one sentence that names the argument, and nothing hangs.
+
+A row is a call, the words that its error must hold (the name of the argument first), and the value that came. No text
+of Python's or NumPy's own comes through.
+"""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import scipy.sparse
+from scipy.sparse.linalg import aslinearoperator
+
+import kpref
+from kpref import EuclideanSpace, Flow, Readout, TensorOperator, TrajectorySpace, Trials, models, spectra
+from kpref.integrate import InputSignal, Tableau, adaptive, check_times, fixed_steps, get_tableau
+from kpref.operators import identity
+from kpref.oracle.finite_difference import complex_step, finite_difference, taylor_test
+from kpref.spectra.blocks import block_eigh
+
+B, T, H, N_IN = 3, 6, 4, 2
+RNG = np.random.default_rng(0)
+INPUTS, TARGETS = RNG.normal(size=(B, T, N_IN)), RNG.normal(size=(B, T, 2))
+MODEL, RATE = models.GRU.init(N_IN, H, 0), models.Rate.init(N_IN, H, 0)
+FLOW, FIELD = Flow(MODEL, INPUTS), Flow(RATE, INPUTS, dt=0.1)
+LARGE = Flow(models.GRU.init(N_IN, 12, 0), RNG.normal(size=(8, 10, N_IN)))  # where estimates are not exact
+SPACE, VECTORS = FLOW.space, EuclideanSpace((5,))
+READOUT = Readout(np.ones((2, H)))
+OPERATOR = TensorOperator(lambda b: 2 * b, lambda b: 2 * b, VECTORS, VECTORS)
+TIMES = np.linspace(0, 0.5, T)
+SCIPY = aslinearoperator(np.eye(5))
+
+
+class Row(NamedTuple):
+    """A call that must fail, and what its message must hold."""
+
+    name: str
+    call: object
+    words: str
+
+
+def shown(value):
+    return re.sub(
+        r"\s+", " ", repr(value) if not isinstance(value, np.ndarray) else f"array{value.shape}{value.dtype}"
+    )[:40]
+
+
+def over(function, /, **good):
+    """A function of keywords, with good arguments for those that are not given."""
+    return lambda **given: function(**good | given)
+
+
+def decay(t, z, interval):
+    return -z
+
+
+def rows(label, call, argument, values, words=None):
+    """One row for each bad value of one argument."""
+    for value in values:
+        yield Row(
+            f"{label}({argument}={shown(value)})",
+            lambda value=value: call(**{argument: value}),
+            argument if words is None else words,
+        )
+
+
+def masked(array):
+    array = np.array(array, dtype=float)
+    return np.ma.masked_array(array, np.arange(array.size).reshape(array.shape) == 0)
+
+
+# Kinds of bad values
+
+NOT_INTEGERS = ("a", 1.5, float("nan"), True, [1], 1j)
+NOT_NUMBERS = ("a", 1j, True, [0.1, 0.2], object)
+NOT_FINITE = (float("nan"), float("inf"), -float("inf"))
+SEEDS = (-1, "a", 1.5, None, True)
+COUNTS = (0, -3, None, *NOT_INTEGERS)
+TOLERANCES = (float("nan"), -1e-3, "a", True)
+NOT_OPERATORS = (np.eye(5), None, "P", FLOW, MODEL, SCIPY)
+NOT_FLOWS = (MODEL, None, FLOW.NTK, INPUTS, "flow")
+
+
+def bad_arrays(good):
+    """An array spoilt in the usual ways."""
+    good = np.asarray(good, dtype=float)
+    holes = good.copy()
+    holes.flat[0] = np.nan
+    infinite = good.copy()
+    infinite.flat[-1] = np.inf
+    return (
+        holes, infinite, good * 1j, good.astype(object), good.astype(str), masked(good), good[..., None], good[..., :0],
+        "abc", {"a": 1}, object(), (item for item in good),
+    )  # fmt: skip
+
+
+def build():
+    yield from rows(
+        "Flow",
+        over(Flow, model=MODEL, inputs=INPUTS),
+        "model",
+        (None, "GRU", models.GRU, FLOW, READOUT, {}),
+    )
+    yield from rows(
+        "Flow",
+        lambda **k: Flow(MODEL, **k),
+        "inputs",
+        (*bad_arrays(INPUTS), None, [[1.0], [1.0, 2.0]], INPUTS[0], INPUTS[:0]),
+    )
+    yield from rows(
+        "Flow", lambda **k: Flow(MODEL, INPUTS, **k), "z0", (*bad_arrays(np.ones((B, H))), np.ones((B + 1, H)), 1.0)
+    )
+    yield from rows(
+        "Flow",
+        lambda **k: Flow(MODEL, INPUTS, **k),
+        "measure",
+        (
+            "means",
+            np.ones((2, 9)),
+            -np.ones(T),
+            np.zeros(T),
+            np.full(T, np.nan),
+            None,
+            masked(np.ones(T)),
+            1j * np.ones(T),
+            {},
+            object(),
+        ),
+    )
+    yield from rows(
+        "Flow", lambda **k: Flow(MODEL, INPUTS, **k), "dtype", (int, complex, None, "double or so", np.float16, 3.5)
+    )
+    yield Row("Flow(huge inputs)", lambda: Flow(MODEL, np.broadcast_to(0.0, (10**10, 100, N_IN))), "flow")
+    for name, value in (("dt", 0.1), ("times", TIMES), ("rtol", 1e-6), ("atol", 1e-6)):
+        yield Row(f"Flow(map, {name})", lambda name=name, value=value: Flow(MODEL, INPUTS, **{name: value}), name)
+    field = over(Flow, model=RATE, inputs=INPUTS, dt=0.1)
+    yield from rows("Flow(field)", field, "dt", (0.0, -1.0, *NOT_FINITE, *NOT_NUMBERS))
+    yield from rows("Flow(field)", field, "method", ("rk5", None, 4, np.eye(2), ["rk4"]))
+    yield from rows(
+        "Flow(field)",
+        lambda **k: field(method="dopri5", **k),
+        "rtol",
+        (-1.0, *NOT_FINITE, "a", [1e-6, 1e-6], np.full(H, np.nan), 1j, masked(np.ones(H))),
+    )
+    yield from rows(
+        "Flow(field)",
+        lambda **k: field(method="dopri5", **k),
+        "atol",
+        (0.0, -1.0, *NOT_FINITE, "a", np.ones(H + 1), np.zeros(H), True),
+    )
+    yield from rows("Flow(field)", field, "input_kind", ("spline", None, 3, ["hold"]))
+    yield from rows("Flow(field)", field, "forcing", ("quintic", None, 2, ["linear"]))
+    yield from rows("Flow(field)", field, "stage_memory", ("a", -1.0, float("nan"), True, [1]))
+    yield from rows(
+        "Flow(field)",
+        lambda **k: field(dt=None, **k),
+        "times",
+        (
+            [0.0],
+            [0.0, 0.0, 1.0, 2.0, 3.0, 4.0],
+            [0.0, np.nan, 1, 2, 3, 4],
+            "abc",
+            1.0,
+            [TIMES],
+            TIMES * 1j,
+            masked(TIMES),
+            [None] * T,
+            [True] * T,
+        ),
+    )
+    yield from rows(
+        "Flow(field)",
+        lambda **k: field(dt=None, times=TIMES, **k),
+        "inputs",
+        (None, INPUTS[:, :3], lambda t: 1.0, lambda t: np.ones((0, N_IN)), "abc", {}),
+        "input",
+    )
+    yield Row("Flow(field, no grid)", lambda: Flow(RATE, INPUTS), "times")
+    yield Row("Flow(field, both grids)", lambda: Flow(RATE, INPUTS, dt=0.1, times=TIMES), "dt")
+    autonomous = over(Flow, model=models.Lorenz63(), times=TIMES)
+    yield from rows("Flow(Lorenz)", autonomous, "inputs", (INPUTS, "abc", np.ones((0, T, 0)), 3.0))
+    yield from rows(
+        "Flow(Lorenz)", autonomous, "z0", ("abc", np.ones(4), np.ones((2, 2)), np.full(3, np.nan), masked(np.ones(3)))
+    )
+    yield from rows(
+        "rerun", lambda **k: FLOW.rerun(**k), "model", (None, "GRU", RATE, models.GRU.init(N_IN, H + 1, 0), FLOW)
+    )
+    yield from rows("adjoint", FIELD.adjoint, "kind", ("exact", None, 3))
+    yield Row("adjoint(map)", FLOW.adjoint, "adjoint")
+    yield from rows(
+        "realised", FLOW.gradient_flow(READOUT, targets=TARGETS).realised, "eta", (*NOT_FINITE, *NOT_NUMBERS, None)
+    )
+    yield from rows("Solution", FIELD.solution, "t", (-1.0, 9.0, "a", None, 1j, float("nan")))
+    yield from rows("stage_states", FIELD.solution.stage_states, "step", (-1, T, "a", None, 1.5))
+
+    # Models
+    for kind in ("GRU", "RNN", "LeakyRNN", "Linear", "Rate", "LinearSystem"):
+        init = getattr(models, kind).init
+        make = over(init, n_inputs=N_IN, n_states=H, seed=0)
+        yield from rows(f"{kind}.init", make, "n_inputs", COUNTS[:5])
+        yield from rows(f"{kind}.init", make, "n_states", (*COUNTS[2:6], 10**9))
+        yield from rows(f"{kind}.init", make, "seed", SEEDS)
+        yield from rows(f"{kind}.init", make, "gain", (*NOT_FINITE[:2], "a", None, 1j))
+        yield from rows(f"{kind}.init", make, "bias", ("yes", None, 1))
+    for argument in ("weight_ih", "weight_hh", "bias_hh"):
+        good = MODEL.parameters[argument]
+        yield from rows("GRU", over(models.GRU, **MODEL.parameters), argument, bad_arrays(good))
+    yield from rows(
+        "GRU", over(models.GRU, **MODEL.parameters), "trainable", ("weight_hh", [], ["weight"], 3, [3], [None])
+    )
+    weights = {"weight_ih": np.ones((H, N_IN)), "weight_hh": np.eye(H)}
+    for kind in (models.RNN, models.LeakyRNN, models.Rate):
+        yield from rows(kind.__name__, over(kind, **weights), "nonlinearity", ("sin", None, 3, np.tanh))
+    yield from rows(
+        "Rate",
+        over(models.Rate, **weights),
+        "tau",
+        (0.0, -1.0, float("nan"), "a", np.ones(H + 1), None, masked(np.ones(H)), 1j),
+    )
+    yield from rows(
+        "LeakyRNN", over(models.LeakyRNN, **weights), "alpha", (0.0, -1.0, 2.0, float("nan"), "a", None, 1j)
+    )
+    yield from rows("Lorenz63", models.Lorenz63, "sigma", ("a", float("nan"), [1.0, 2.0], None, 1j))
+    step = over(MODEL.step, z=np.ones(H), x=np.ones(N_IN))
+    yield from rows("step", step, "z", (np.ones(3), "abc", None, 1.0, masked(np.ones(H))))
+    yield from rows("step", step, "x", (np.ones(3), "abc", None, 1.0))
+    yield from rows(
+        "step",
+        lambda **k: MODEL.step(np.ones(H), np.ones(N_IN), **k),
+        "parameters",
+        (3, "abc", {"weight": np.eye(2)}, [1]),
+    )
+    yield from rows(
+        "iterate",
+        lambda **k: MODEL.iterate(np.ones((B, H)), **k),
+        "inputs",
+        (np.ones((B, T)), "abc", None, np.ones((B, 0, N_IN)), np.ones((B, T, 9))),
+    )
+    yield from rows(
+        "iterate", lambda **k: MODEL.iterate(inputs=INPUTS, **k), "z0", (np.ones(H), "abc", None, np.ones((B + 1, H)))
+    )
+    yield from rows("with_parameters", MODEL.with_parameters, "parameters", ({"w": 1.0}, None, 3, [1], {3: 1}))
+    yield from rows("with_vector", MODEL.with_vector, "vector", (np.ones(3), "abc", None, MODEL.vector[None]))
+    yield from rows("unflatten", MODEL.unflatten, "vector", (np.ones(3), None, masked(MODEL.vector)))
+    yield from rows("flatten", MODEL.flatten, "parameters", ({}, None, [1.0]))
+    own = over(models.UserField, function=lambda z, x, p: p["k"] * z, n_states=2, parameters={"k": 1.0})
+    yield from rows(
+        "UserField",
+        own,
+        "function",
+        (
+            None,
+            3,
+            "f",
+            lambda z, x, p: None,
+            lambda z, x, p: 1j * z,
+            lambda z, x, p: z[..., :1],
+            lambda z, x, p: masked(z),
+            lambda: 1,
+            lambda z, x, p: z + np.nan,
+        ),
+    )
+    yield from rows("UserField", own, "n_states", COUNTS)
+    yield from rows("UserField", own, "n_inputs", (-1, None, "a", 1.5, True))
+    yield from rows("UserField", own, "parameters", ({}, None, [1.0], {"a b": 1.0}, {3: 1.0}))
+    yield from rows(
+        "UserField", lambda **k: own(parameters=k), "k", ("one", None, [], [np.nan], 1j, masked([1.0, 2.0]))
+    )
+    yield from rows(
+        "UserField", own, "state_jacobian", (3, "f", lambda z, x, p: z, lambda z, x, p: 1j * z[..., None] * np.eye(2))
+    )
+    yield from rows(
+        "UserField",
+        own,
+        "parameter_jacobian",
+        (3, lambda z, x, p: z, lambda z, x, p: {}, lambda z, x, p: {"k": 1j * z}),
+    )
+    yield from rows("UserField", own, "check_states", ([[1.0]], np.zeros((0, 2)), "abc", [[np.nan, 1.0]]))
+
+    # Spaces and operators
+    yield from rows("EuclideanSpace", EuclideanSpace, "shape", ((-1,), (1.5,), "ab", None, 3, ("a",), (None,)))
+    yield from rows(
+        "TrajectorySpace", TrajectorySpace, "shape", ((3, 4), (0, 1, 1), None, 3, "abc", (10**7, 10**7, 1)), ""
+    )
+    yield from rows(
+        "TrajectorySpace",
+        lambda **k: TrajectorySpace((B, T, H), **k),
+        "measure",
+        ("median", np.ones(9), -np.ones(T), None, {}),
+    )
+    yield from rows(
+        "TrajectorySpace",
+        lambda **k: TrajectorySpace((B, T, H), **k),
+        "times",
+        (np.ones(T), TIMES[:3], "abc", TIMES[::-1]),
+    )
+    good = np.ones((B, T, H))
+    yield from rows(
+        "inner",
+        lambda **k: SPACE.inner(q=good, **k),
+        "p",
+        (np.ones(3), "abc", None, good * 1j, masked(good), good.astype(object), FLOW),
+    )
+    yield from rows("norm", SPACE.norm, "q", (np.ones(3), "abc", None, good * 1j), "p")
+    make = over(TensorOperator, forward=np.copy, transpose=np.copy, space_in=VECTORS, space_out=VECTORS)
+    yield from rows("TensorOperator", make, "forward", (None, 3, np.eye(5)))
+    yield from rows("TensorOperator", make, "transpose", (None, "f"))
+    yield from rows("TensorOperator", make, "space_in", (None, 5, (5,), FLOW))
+    yield from rows("TensorOperator", make, "space_out", (None, "space"))
+    yield from rows("TensorOperator", make, "dtype", (int, complex, "double or so", None))
+    for wrong in (
+        lambda b: b[:, :2],
+        lambda b: b * 1j,
+        lambda b: None,
+        lambda b: "a",
+        lambda b: np.ma.masked_array(b, b > -1),
+    ):
+        yield Row(
+            f"forward returns {shown(wrong(np.ones((1, 5))))}",
+            lambda wrong=wrong: make(forward=wrong)(np.ones(5)),
+            "forward",
+        )
+    for wrong in (
+        "abc",
+        None,
+        np.ones(3),
+        good[:, :2],
+        masked(good),
+        good.astype(object),
+        {},
+        FLOW,
+        np.ones((2, 3, 4, 5)),
+    ):
+        yield Row(f"P({shown(wrong)})", lambda wrong=wrong: FLOW.P(wrong), "P ")
+        yield Row(f"P.apply({shown(wrong)})", lambda wrong=wrong: FLOW.P.apply(wrong), "P ")
+    for wrong in ("abc", None, np.ones(3), np.ones((2, 2)), masked(np.ones(B * T * H)), [[1.0], [1.0, 2.0]], object()):
+        yield Row(f"P @ {shown(wrong)}", lambda wrong=wrong: FLOW.P @ wrong, "P")
+    for wrong in ("a", float("nan"), float("inf"), True):
+        yield Row(f"P * {shown(wrong)}", lambda wrong=wrong: FLOW.P * wrong, "P")
+        yield Row(f"P / {shown(wrong)}", lambda wrong=wrong: FLOW.P / wrong, "P")
+    yield Row("P / 0", lambda: FLOW.P / 0, "P")
+    yield Row("P / P", lambda: FLOW.P / FLOW.P, "P")
+    yield Row("P + J", lambda: FLOW.P + FLOW.J, "J")
+    yield Row("P @ other P", lambda: FLOW.P @ LARGE.P, "P")
+    for wrong in (-1, 1.5, "a", True, None):
+        yield Row(f"P ** {shown(wrong)}", lambda wrong=wrong: FLOW.P**wrong, "P")
+    yield Row("J ** 2", lambda: FLOW.J**2, "J")
+    yield from rows("to_dense", FLOW.P.to_dense, "limit", (10.0, "a", -1.0, float("nan"), None))
+    yield Row("to_dense(huge)", lambda: identity(EuclideanSpace((10**7,))).to_dense(), "limit")
+    yield from rows("identity", identity, "space", (None, 5, (5,), FLOW))
+    for view in (kpref.average, kpref.partial_trace):
+        name = view.__name__
+        yield from rows(
+            name, lambda view=view, **k: view(FLOW.NTK, **k), "keep", ("units", None, 3, ("unit", "unit"), ["time", 2])
+        )
+        yield from rows(name, lambda view=view, **k: view(keep="unit", **k), "op", (*NOT_OPERATORS, OPERATOR), "")
+    yield from rows(
+        "partial_trace", lambda **k: kpref.partial_trace(FLOW.NTK, "unit", **k), "probes", (0, -1, 1.5, "a", True)
+    )
+    yield from rows("partial_trace", lambda **k: kpref.partial_trace(FLOW.NTK, "unit", 3, **k), "seed", SEEDS)
+
+    # Pairs
+    for function, good_op in ((kpref.eigh, FLOW.NTK), (kpref.svd, FLOW.P)):
+        name = function.__name__
+        call = over(function, op=good_op, k=2)
+        yield from rows(name, call, "op", NOT_OPERATORS)
+        yield from rows(name, call, "k", (*COUNTS, 10**6))
+        yield from rows(name, call, "seed", SEEDS)
+        yield from rows(name, call, "tol", (*TOLERANCES, None, 1j, "1e-3"))
+        yield from rows(
+            name,
+            call,
+            "start",
+            (np.ones(3), np.zeros((1, B, T, H)), np.full((1, B, T, H), np.nan), "abc", masked(np.ones((1, B, T, H)))),
+        )
+    yield from rows("eigh", lambda **k: kpref.eigh(FLOW.NTK, 2, **k), "method", ("lapack", None, 3))
+    yield Row("eigh(P)", lambda: kpref.eigh(FLOW.P, 2), "P")
+    block = over(block_eigh, op=FLOW.P.gram(), k=2, axis=0)
+    yield from rows("block_eigh", block, "k", (0, -1, "a", None, 1.5, 10**6))
+    yield from rows("block_eigh", block, "axis", (3, -1, "a", None, 0.0))
+    yield from rows("block_eigh", block, "op", (*NOT_OPERATORS, FLOW.P), "")
+    yield from rows("block_eigh", block, "tol", TOLERANCES)
+    yield from rows("block_eigh", block, "seed", SEEDS)
+    for function in (kpref.kernel_spectrum, spectra.ntk_trace_exact, spectra.propagator_gram_trace):
+        yield from rows(function.__name__, function, "flow", NOT_FLOWS)
+        yield from rows(function.__name__, lambda function=function, **k: function(FLOW, **k), "progress", (3, "bar"))
+
+    # Integration and derivatives
+    for solve in (fixed_steps, adaptive):
+        call = over(solve, rhs=decay, times=TIMES, z0=[[1.0]], tableau="dopri5")
+        yield from rows(solve.__name__, call, "rhs", (None, 3, "f"))
+        yield from rows(solve.__name__, call, "times", ([0.0], [0.0, 0.0], "abc", None, [0.0, np.inf], 1.0))
+        yield from rows(solve.__name__, call, "z0", ([1.0], [[np.nan]], "abc", None, np.ones((0, 1)), masked([[1.0]])))
+        yield from rows(solve.__name__, call, "tableau", ("rk5", None, 4), "method")
+        for wrong in (
+            lambda t, z, n: None,
+            lambda t, z, n: z[0],
+            lambda t, z, n: z * 1j,
+            lambda t, z, n: masked(z),
+            lambda t, z, n: "a",
+        ):
+            yield Row(
+                f"{solve.__name__}(rhs returns {shown(wrong(0, np.ones((1, 1)), 0))})",
+                lambda call=call, wrong=wrong: call(rhs=wrong),
+                "right-hand side",
+            )
+    call = over(adaptive, rhs=decay, times=TIMES, z0=[[1.0]])
+    yield from rows("adaptive", call, "rtol", (-1.0, "a", float("nan"), None, [1.0, 2.0]))
+    yield from rows("adaptive", call, "atol", (0.0, "a", float("inf"), None, [0.0]))
+    yield from rows("adaptive", call, "max_steps", (0, -1, 1.5, "a", None))
+    yield from rows("adaptive", call, "first_step", (0.0, -1.0, "a", float("nan"), True))
+    yield from rows("adaptive", call, "jumps", ([9.0], "abc", [np.nan], {}, 1j))
+    yield from rows("check_times", check_times, "times", ("a", None, [0.0], {}, [[0.0, 1.0]], ["a", "b"]))
+    yield from rows("get_tableau", get_tableau, "method", ("rk5", None, 4, ["rk4"]))
+    signal = over(InputSignal, times=TIMES, source=INPUTS)
+    yield from rows(
+        "InputSignal",
+        signal,
+        "source",
+        (INPUTS[:, :2], "abc", None, INPUTS * np.nan, masked(INPUTS), INPUTS * 1j, lambda t: 1.0),
+        "input",
+    )
+    yield from rows("InputSignal", signal, "kind", ("spline", None, 3))
+    table = {"name": "own", "a": [[0.0]], "b": [1.0], "c": [0.0], "order": 1, "source": "nobody"}
+    tableau = over(Tableau, **table)
+    yield from rows("Tableau", tableau, "a", ([[1.0]], "abc", [[np.nan]], [0.0], None, [["x"]], [[1j]]))
+    yield from rows("Tableau", tableau, "b", ([2.0], "abc", [np.nan], [[1.0]], None))
+    yield from rows("Tableau", tableau, "c", ([1.0], "abc", None, [0.0, 1.0]))
+    yield from rows("Tableau", tableau, "order", (2, "a", None, 1.5, 0))
+    for function in (finite_difference, complex_step):
+        yield from rows(
+            function.__name__,
+            lambda function=function, **k: function(lambda x: x, **k),
+            "point",
+            ("abc", None, [], [np.nan], 1j, masked([1.0, 2.0])),
+        )
+        yield from rows(
+            function.__name__,
+            lambda function=function, **k: function(lambda x: x, np.ones(2), **k),
+            "direction",
+            ("abc", [1.0], [np.nan, 1.0]),
+        )
+        yield from rows(
+            function.__name__,
+            lambda function, of=function: of(function, np.ones(2)),
+            "function",
+            (None, 3, lambda x: None, lambda x: "a"),
+        )
+    taylor = over(taylor_test, function=np.sin, derivative=np.cos, point=np.ones(2), direction=np.ones(2))
+    yield from rows("taylor_test", taylor, "function", (None, 3, lambda x: "a"))
+    yield from rows("taylor_test", taylor, "derivative", (None, 3, lambda d: np.ones(7)))
+    yield from rows("taylor_test", taylor, "steps", ([1e-3], [-1.0, 1.0], "abc", [np.nan, 1.0], None))
+    yield from rows("set_num_threads", kpref.set_num_threads, "number", (0, -1, 1.5, "a", None, True, [2]))
+
+
+def build_estimates_and_data():
+    for function, good_op in (
+        (kpref.trace, LARGE.NTK),
+        (spectra.frobenius_squared, LARGE.NTK),
+        (spectra.adjoint_trace, LARGE.D),
+    ):
+        call = over(function, op=good_op, probes=12)
+        yield from rows(function.__name__, call, "op", NOT_OPERATORS)
+        yield from rows(function.__name__, call, "probes", COUNTS)
+        yield from rows(function.__name__, call, "tol", (*TOLERANCES, 0.0, 1j))
+        yield from rows(function.__name__, call, "seed", SEEDS)
+    yield from rows("trace", lambda **k: kpref.trace(LARGE.NTK, **k), "method", ("auto++", None, 3))
+    yield Row("trace(J)", lambda: kpref.trace(LARGE.J), "J")
+    dimension = over(kpref.effective_dimension, op=LARGE.NTK)
+    yield from rows("effective_dimension", dimension, "op", NOT_OPERATORS)
+    yield from rows("effective_dimension", dimension, "keep", ("units", 3, ("unit", "unit"), [None]))
+    yield from rows("effective_dimension", dimension, "probes", COUNTS)
+    yield from rows("effective_dimension", dimension, "seed", SEEDS)
+    yield from rows("operator_norm", kpref.operator_norm, "op", NOT_OPERATORS)
+    yield from rows("operator_norm", lambda **k: kpref.operator_norm(LARGE.NTK, **k), "tol", TOLERANCES)
+    yield from rows("operator_norm", lambda **k: kpref.operator_norm(LARGE.NTK, **k), "seed", SEEDS)
+    yield from rows("kernel_effective_dimension", spectra.kernel_effective_dimension, "flow", NOT_FLOWS)
+    align = over(kpref.alignment, a=LARGE.NTK, b=LARGE.K)
+    yield from rows("alignment", align, "a", (*NOT_OPERATORS, FLOW.NTK), "")
+    yield from rows("alignment", align, "b", NOT_OPERATORS, "")
+    yield from rows("alignment", align, "probes", COUNTS)
+    yield from rows("alignment", align, "seed", SEEDS)
+    angles = over(kpref.principal_angles, first=np.ones((1, B, T, H)), second=np.ones((1, B, T, H)), space=SPACE)
+    yield from rows(
+        "principal_angles",
+        angles,
+        "first",
+        ("abc", None, np.ones(3), np.full((1, B, T, H), np.nan), masked(np.ones((1, B, T, H))), np.zeros((1, B, T, H))),
+    )
+    yield from rows("principal_angles", angles, "space", (None, (B, T, H), FLOW))
+    task = over(kpref.task_alignment, op=FLOW.NTK, err=np.ones((B, T, H)), groups=[0, 1, 1])
+    yield from rows("task_alignment", task, "op", NOT_OPERATORS, "")
+    yield from rows(
+        "task_alignment", task, "err", (np.ones(3), "abc", None, np.full((B, T, H), np.inf), masked(np.ones((B, T, H))))
+    )
+    yield from rows("task_alignment", task, "groups", ([0, 1], None, "abc", [0.5, 1, 1], 3))
+    yield from rows("schmidt_spectrum", kpref.schmidt_spectrum, "flow", NOT_FLOWS)
+    rank = over(spectra.effective_schmidt_rank, op=LARGE.NTK)
+    yield from rows("effective_schmidt_rank", rank, "op", (*NOT_OPERATORS, OPERATOR), "")
+    yield from rows("effective_schmidt_rank", rank, "probes", (0, 2, "a", None, 1.5, True))
+    yield from rows("effective_schmidt_rank", rank, "seed", SEEDS)
+    yield from rows("schmidt_sketch", lambda **k: spectra.schmidt_sketch(LARGE.NTK, **k), "k", COUNTS)
+    gradient = over(FLOW.gradient_flow, readout=READOUT, targets=TARGETS)
+    yield from rows(
+        "gradient_flow", gradient, "readout", (None, np.ones((2, H)), "readout", Readout(np.ones((2, H + 1))))
+    )
+    yield from rows("gradient_flow", gradient, "targets", (*bad_arrays(TARGETS), None))
+    yield from rows(
+        "gradient_flow",
+        lambda **k: gradient(targets=None, loss="cross_entropy", **k),
+        "labels",
+        ([0, 1], [0.5, 1, 1], "abc", None, [0, 1, 9], [-1, 0, 1], masked([0, 1, 1])),
+    )
+    yield from rows("gradient_flow", gradient, "loss", ("mae", None, 3))
+    yield from rows(
+        "gradient_flow",
+        gradient,
+        "mask",
+        (np.zeros(T), -np.ones(T), np.ones(9), "abc", np.full(T, np.nan), masked(np.ones(T))),
+    )
+    yield from rows("gradient_flow", gradient, "at", ("first", None, 3))
+    yield from rows("Readout", Readout, "weight", (*bad_arrays(np.ones((2, H))), None, np.ones(3)))
+    yield from rows(
+        "Readout",
+        lambda **k: Readout(np.ones((2, H)), **k),
+        "bias",
+        (np.ones(3), "abc", [np.nan, 1.0], masked([1.0, 1.0])),
+    )
+    yield from rows("readout", READOUT, "states", (np.ones(3), "abc", None, masked(np.ones(H)), object()))
+    yield from rows("Trials", Trials, "inputs", (*bad_arrays(INPUTS), None, np.ones((0, T, 1))))
+    yield from rows(
+        "Trials", lambda **k: Trials(INPUTS, **k), "targets", (*bad_arrays(TARGETS), np.ones((B + 1, T, 1)))
+    )
+    yield from rows(
+        "Trials", lambda **k: Trials(INPUTS, **k), "labels", ([0, 1], [0.5, 1, 1], "abc", [-1, 0, 1], masked([0, 1, 1]))
+    )
+    yield from rows(
+        "Trials",
+        lambda **k: Trials(INPUTS, **k),
+        "mask",
+        (np.ones(9), -np.ones(T), np.zeros(T), "abc", np.full(T, np.nan), masked(np.ones(T))),
+    )
+    for load in (kpref.load_checkpoint, Trials.load):
+        yield from rows(load.__qualname__, load, "path", (None, 3, "", "no such file.npz", "/", b"\0"), "")
+    estimate = kpref.trace(FLOW.K)
+    yield from rows("interval", estimate.interval, "level", (0.0, 1.0, -1.0, 2.0, "a", None, float("nan"), True))
+    yield from rows("sparse matrices", Trials, "inputs", (scipy.sparse.eye(3),))
+
+
+def build_stability():
+    yield from rows("lyapunov_exponents", kpref.lyapunov_exponents, "flow", NOT_FLOWS)
+    for argument, values in (
+        ("k", (0, -1, 99, "a", 1.5, True)),
+        ("discard", (-1, 99, "a", 1.5, None)),
+        ("every", (0, -1, 99, "a", 1.5)),
+        ("seed", SEEDS),
+    ):
+        yield from rows("lyapunov_exponents", lambda **k: kpref.lyapunov_exponents(FLOW, **k), argument, values)
+    yield from rows("propagator_growth", spectra.propagator_growth, "flow", NOT_FLOWS)
+    yield from rows("trial_norms", spectra.trial_norms, "flow", NOT_FLOWS)
+    yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "seed", SEEDS)
+    yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "tol", TOLERANCES)
+
+
+TABLE = [*build(), *build_estimates_and_data()]
+PENDING_OTHERS = list(build_stability())
+
+#: What Python and NumPy say of such values on their own.
+RAW = re.compile(
+    "|".join(
+        [
+            r"'NoneType' object",
+            r"could not convert",
+            r"unsupported operand",
+            r"has no attribute",
+            r"not subscriptable",
+            r"not iterable",
+            r"not callable",
+            r"cannot be interpreted",
+            r"inhomogeneous",
+            r"setting an array element",
+            r"invalid literal",
+            r"must be real number, not",
+            r"shapes \(.*\) and",
+            r"could not be broadcast",
+            r"out of range for",
+            r"out of bounds",
+            r"truth value of an array",
+            r"ufunc '\w+' ",
+            r"SeedSequence",
+            r"can't convert",
+            r"expected .* got 'str'",
+            r"dtype\('",
+            r"cannot reshape",
+            r"unhashable",
+            r"bad operand",
+            r"not supported between",
+            r"tuple indices",
+        ]
+    )
+)
+
+
+def check(row):
+    with pytest.raises((ValueError, TypeError, OSError, MemoryError)) as caught:
+        row.call()
+    message = str(caught.value)
+    assert row.words in message
+    assert "\n" not in message
+    assert 10 < len(message) < 400
+    assert not RAW.search(message), message
+
+
+def test_the_table_is_long_enough():
+    assert len(TABLE) + len(PENDING_OTHERS) >= 300
+    assert len({row.name for row in TABLE}) > 0.95 * len(TABLE)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+def test_refused_in_one_sentence(row):
+    check(row)

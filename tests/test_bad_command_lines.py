@@ -1,0 +1,469 @@
+"""A table of command lines that must fail: exit status 2, one sentence that says what and where, and nothing written.
+
+A row is the words of a command line and what must stand in the sentence. ``{d}`` is the folder of prepared files,
+``{out}`` a place in the folder of the test, which must be empty afterwards.
+"""
+
+import json
+import os
+import pickle
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from kpref import Readout, cli, save_checkpoint
+from kpref.models import GRU, RNN, Rate
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes, links and devices are POSIX")
+
+B, T, N_IN, H, N_OUT = 3, 4, 2, 3, 2
+LONGEST = 60  # seconds after which a command line hangs; none takes one
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Good files, and all the ways in which they can be bad."""
+    d = tmp_path_factory.mktemp("prepared")
+    rng = np.random.default_rng(0)
+    model, readout = GRU.init(N_IN, H, seed=0), Readout(rng.normal(size=(N_OUT, H)), np.zeros(N_OUT))
+    inputs, targets = rng.normal(size=(B, T, N_IN)), rng.normal(size=(B, T, N_OUT))
+
+    def trials(name, **arrays):
+        given = {"inputs": inputs, **arrays}
+        np.savez(d / name, **{key: array for key, array in given.items() if array is not None})
+
+    def checkpoint(name, **changes):
+        tensors = {"rnn.weight_ih_l0": np.ones((H, N_IN)), "rnn.weight_hh_l0": np.eye(H), "fc.weight": np.ones((2, H))}
+        given = {key: array for key, array in {**tensors, **changes}.items() if array is not None}
+        save_file({key: np.ascontiguousarray(array) for key, array in given.items()}, d / name)
+
+    for folder in ("run", "other"):
+        (d / folder).mkdir()
+        save_checkpoint(d / folder / "at_0.safetensors", model, readout)
+        np.savez(d / folder / "trials.npz", inputs=inputs, targets=targets)
+    save_checkpoint(d / "gru.npz", model, readout)
+    save_checkpoint(d / "rnn.npz", RNN.init(N_IN, H, seed=0), readout)
+    save_checkpoint(d / "rate.npz", Rate.init(N_IN, H, seed=0), readout)
+    whole = (d / "gru.npz").read_bytes()
+
+    (d / "empty").mkdir()
+    (d / "bare").mkdir()
+    save_checkpoint(d / "bare" / "at_0.npz", model)
+    (d / "folder.npz").mkdir()
+    (d / "file").write_text("text")
+    (d / "nothing.npz").write_bytes(b"")
+    (d / "text.safetensors").write_text("these are no weights")
+    (d / "pickle.pt").write_bytes(pickle.dumps({"a": 1}))
+    (d / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (d / "flipped.npz").write_bytes(whole[:200] + bytes([whole[200] ^ 255]) + whole[201:])
+    (d / "zip.npz").write_bytes(b"PK\x03\x04" + bytes(100))
+    cut = (d / "run" / "at_0.safetensors").read_bytes()
+    (d / "cut.safetensors").write_bytes(cut[:100])
+    (d / "huge.safetensors").write_bytes((2**62).to_bytes(8, "little") + b'{"a": 1}')
+    deep = b'{"__metadata__":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001
+    (d / "deep.safetensors").write_bytes(len(deep).to_bytes(8, "little") + deep)
+    np.save(d / "array.npy", inputs)
+    os.mkfifo(d / "pipe.npz")
+    os.mkfifo(d / "pipe.pt")
+    (d / "loop").symlink_to(d / "loop")
+    (d / "dangling.npz").symlink_to(d / "gone.npz")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(d / "socket"))
+
+    checkpoint("none.safetensors", **{"rnn.weight_hh_l0": None, "rnn.weight_ih_l0": None})
+    checkpoint("no_ih.safetensors", **{"rnn.weight_ih_l0": None})
+    checkpoint("lstm.safetensors", **{"rnn.weight_hh_l0": np.ones((4 * H, H)), "rnn.weight_ih_l0": np.ones((4 * H, 2))})
+    checkpoint("stacked.safetensors", **{"rnn.weight_hh_l1": np.eye(H)})
+    checkpoint("both_ways.safetensors", **{"rnn.weight_hh_l0_reverse": np.eye(H)})
+    checkpoint("nan.safetensors", **{"rnn.weight_hh_l0": np.full((H, H), np.nan)})
+    checkpoint("square.safetensors", **{"rnn.weight_hh_l0": np.ones((H, H + 1))})
+    checkpoint("rows.safetensors", **{"rnn.weight_ih_l0": np.ones((H + 1, N_IN))})
+    checkpoint("axes.safetensors", **{"rnn.weight_hh_l0": np.ones(H)})
+    checkpoint("unknown.safetensors", **{"momentum": np.ones(7)})
+
+    trials("targets.npz", targets=targets)
+    trials("labels.npz", labels=np.array([0, 1, 0]))
+    trials("inputs.npz")
+    trials("channels.npz", inputs=np.ones((B, T, 5)))
+    trials("outputs.npz", targets=np.ones((B, T, 5)))
+    trials("fewer.npz", targets=targets[:2])
+    trials("shorter.npz", targets=targets[:, :2])
+    trials("nan.npz", inputs=np.full((B, T, N_IN), np.nan))
+    trials("nan_targets.npz", targets=np.full((B, T, N_OUT), np.inf))
+    trials("complex.npz", inputs=inputs + 1j)
+    trials("words.npz", inputs=np.full((B, T, N_IN), "a"))
+    trials("flat.npz", inputs=np.ones((B, N_IN)))
+    trials("no_trials.npz", inputs=np.ones((0, T, N_IN)))
+    trials("no_steps.npz", inputs=np.ones((B, 0, N_IN)))
+    trials("no_channels.npz", inputs=np.ones((B, T, 0)))
+    trials("one_step.npz", inputs=inputs[:, :1])
+    trials("no_inputs.npz", inputs=None, targets=targets)
+    trials("noise.npz", noise=np.ones(3))
+    trials("class_2.npz", labels=np.array([0, 1, 2]))
+    trials("class_-1.npz", labels=np.array([0, 1, -1]))
+    trials("real_labels.npz", labels=np.array([0.0, 1.5, 1.0]))
+    trials("two_labels.npz", labels=np.array([0, 1]))
+    trials("negative.npz", targets=targets, mask=-np.ones(T))
+    trials("zero.npz", targets=targets, mask=np.zeros(T))
+    trials("long_mask.npz", targets=targets, mask=np.ones(T + 1))
+    trials("not_last.npz", labels=np.array([0, 1, 0]), mask=np.array([[1, 1, 1, 0.0], [1, 0, 1, 0], [0, 1, 1, 0]]))
+    np.savez(d / "objects.npz", inputs=np.array([[1], None], dtype=object))
+
+    for name, content in {
+        "invalid": b"{",
+        "list": b"[]",
+        "deep": b"[" * 100_000,
+        "bytes": b"\xff\xfe",
+        "format": b'{"format": "other"}',
+        "version": json.dumps(
+            {"format": "kpref-golden", "version": 99, "problem": {}, "seed": 0, "arithmetic": "float64", "probes": {}}
+        ).encode(),
+        "alone": json.dumps(
+            {"format": "kpref-golden", "version": 1, "problem": {}, "seed": 0, "arithmetic": "float64", "probes": {}}
+        ).encode(),
+    }.items():
+        (d / "golden" / name).mkdir(parents=True)
+        (d / "golden" / name / "manifest.json").write_bytes(content)
+    (d / "golden" / "pipe").mkdir()
+    os.mkfifo(d / "golden" / "pipe" / "manifest.json")
+    (d / "foreign").mkdir()
+    (d / "foreign" / "thesis.tex").write_text("years of work")
+    (d / "claims").mkdir()
+    (d / "claims" / "metrics.json").write_bytes(b"[" * 100_000)
+    yield d
+    (d / "pipe.npz").unlink()
+
+
+ITSELF = [
+    ("", "COMMAND"),
+    ("dance", "invalid choice: 'dance'"),
+    ("ANALYZE", "invalid choice: 'ANALYZE'"),
+    ("''", "invalid choice: ''"),
+    ("--dance", "COMMAND"),
+    ("-x", "COMMAND"),
+    ("--version=3", "--version"),
+    ("dance analyze", "invalid choice: 'dance'"),
+    ("--verbose analyze", "--verbose"),
+    ("'a\x1b[31mb'", "invalid choice"),
+    ("'a\nb'", "invalid choice"),
+]
+
+COUNTS = ["0", "-1", "1.5", "x", "''", "1e3", "²", "0x10", "1_0", "nan", "99999999999999999999", "' 1'"]
+NUMBERS = ["0", "-1", "nan", "inf", "x", "''", "1e999", "1,5"]
+RUN = "analyze {d}/run --out {out}"
+GRU_ON = "analyze {d}/gru.npz --out {out} --trials"
+
+OPTIONS = [
+    *((f"{RUN} --modes={value}", "--modes: expected a positive integer") for value in COUNTS),
+    *((f"{RUN} --max-trials={value}", "--max-trials: expected a positive integer") for value in COUNTS),
+    *((f"{RUN} --seed={value}", "--seed: expected a non-negative integer") for value in COUNTS[1:]),
+    (f"{RUN} --seed {'9' * 5000}", "--seed: expected a non-negative integer of at most 2^63 - 1"),
+    *((f"{RUN} --dt={value}", "--dt: expected a positive number") for value in NUMBERS),
+    *((f"{RUN} --tau={value}", "--tau: expected a positive number") for value in NUMBERS),
+    (f"{RUN} --loss l2", "--loss: invalid choice: 'l2'"),
+    (f"{RUN} --loss MSE", "--loss: invalid choice: 'MSE'"),
+    (f"{RUN} --at first", "--at: invalid choice"),
+    (f"{RUN} --measure median", "--measure: invalid choice"),
+    (f"{RUN} --nonlinearity gelu", "--nonlinearity: invalid choice"),
+    (f"{RUN} --dt 1 --method rk5", "--method: invalid choice"),
+    (f"{RUN} --dt 1 --input-kind spline", "--input-kind: invalid choice"),
+    (f"{RUN} --figures gif", "--figures: invalid choice"),
+    (f"{RUN} --quiet=1", "--quiet"),
+    (f"{RUN} --nonsense", "--nonsense"),
+    (f"{RUN} --modes", "--modes: expected one argument"),
+    (f"{RUN} --trials", "--trials: expected one argument"),
+    ("analyze {d}/run --out", "--out: expected one argument"),
+    ("analyze {d}/run --out ''", "--out: expected a path"),
+    (f"{RUN} --trials ''", "--trials: expected a path"),
+    ("analyze '' --out {out}", "expected a path"),
+    (f"{RUN} --method rk4", "--method is for networks in continuous time and needs --dt"),
+    (f"{RUN} --tau 2", "--tau is for networks in continuous time and needs --dt"),
+    (f"{RUN} --input-kind hold", "--input-kind is for networks in continuous time and needs --dt"),
+    (f"{RUN} --loss cross_entropy", "needs labels, which the trials do not have"),
+    (f"{GRU_ON} {{d}}/labels.npz --loss mse", "needs targets, which the trials do not have"),
+    (f"{GRU_ON} {{d}}/inputs.npz --loss mse", "needs targets, which the trials do not have"),
+    (f"{RUN} --dt 0.1", "a network in continuous time must be a rate network"),
+    (f"{RUN} --nonlinearity relu", "a GRU has no nonlinearity to choose"),
+    ("analyze {d}/rate.npz --trials {d}/targets.npz --out {out}", "in continuous time: --dt is needed"),
+    ("analyze {d}/rate.npz --trials {d}/one_step.npz --dt 1 --out {out}", "--dt needs trials of at least 2 times"),
+]
+
+FILES = [
+    ("analyze {d}/no.npz --trials {d}/targets.npz --out {out}", "No such file or directory: {d}/no.npz"),
+    ("analyze {d}/no/such.pt --trials {d}/targets.npz --out {out}", "No such file"),
+    ("analyze {d}/file/below.npz --trials {d}/targets.npz --out {out}", "Not a directory"),
+    ("analyze {d}/empty --out {out}", "holds no checkpoint"),
+    ("analyze {d}/folder.npz --out {out}", "holds no checkpoint"),
+    ("analyze {d}/bare --out {out}", "{d}/bare/trials.npz"),
+    ("analyze {d}/gru.npz --out {out}", "--trials is needed"),
+    ("analyze {d}/run {d}/other --out {out}", "several folders are given"),
+    ("analyze {d}/run {d}/no.npz --out {out}", "No such file"),
+    ("analyze {d}/pipe.npz --trials {d}/targets.npz --out {out}", "is a pipe"),
+    ("analyze {d}/pipe.pt --trials {d}/targets.npz --out {out}", "is a pipe"),
+    ("analyze {d}/socket --trials {d}/targets.npz --out {out}", "is a pipe, a socket or a device"),
+    ("analyze /dev/null --trials {d}/targets.npz --out {out}", "/dev/null is a pipe, a socket or a device"),
+    ("analyze /dev/zero --trials {d}/targets.npz --out {out}", "/dev/zero is a pipe, a socket or a device"),
+    ("analyze {d}/loop --trials {d}/targets.npz --out {out}", "{d}/loop"),
+    ("analyze {d}/loop/a.npz --trials {d}/targets.npz --out {out}", "{d}/loop/a.npz"),
+    ("analyze {d}/dangling.npz --trials {d}/targets.npz --out {out}", "No such file or directory: {d}/dangling.npz"),
+    (f"analyze {{d}}/{'n' * 300}.npz --trials {{d}}/targets.npz --out {{out}}", "name too long"),
+    ("analyze {d}/nothing.npz --trials {d}/targets.npz --out {out}", "nothing.npz is empty"),
+    ("analyze {d}/text.safetensors --trials {d}/targets.npz --out {out}", "text.safetensors is not a safetensors"),
+    ("analyze {d}/array.npy --trials {d}/targets.npz --out {out}", "array.npy is not a safetensors"),
+    ("analyze {d}/pickle.pt --trials {d}/targets.npz --out {out}", "pickle"),
+    ("analyze {d}/cut.npz --trials {d}/targets.npz --out {out}", "cut.npz is a truncated or damaged"),
+    ("analyze {d}/flipped.npz --trials {d}/targets.npz --out {out}", "flipped.npz"),
+    ("analyze {d}/zip.npz --trials {d}/targets.npz --out {out}", "zip.npz is a truncated or damaged"),
+    ("analyze {d}/cut.safetensors --trials {d}/targets.npz --out {out}", "cut.safetensors"),
+    ("analyze {d}/huge.safetensors --trials {d}/targets.npz --out {out}", "huge.safetensors"),
+    ("analyze {d}/deep.safetensors --trials {d}/targets.npz --out {out}", "deep.safetensors"),
+    ("analyze {d}/objects.npz --trials {d}/targets.npz --out {out}", "objects.npz"),
+    ("analyze {d}/none.safetensors --trials {d}/targets.npz --out {out}", "no recurrent layer"),
+    ("analyze {d}/no_ih.safetensors --trials {d}/targets.npz --out {out}", "weight_ih"),
+    ("analyze {d}/lstm.safetensors --trials {d}/targets.npz --out {out}", "LSTM"),
+    ("analyze {d}/stacked.safetensors --trials {d}/targets.npz --out {out}", "rnn.weight_hh_l1"),
+    ("analyze {d}/both_ways.safetensors --trials {d}/targets.npz --out {out}", "rnn.weight_hh_l0_reverse"),
+    ("analyze {d}/nan.safetensors --trials {d}/targets.npz --out {out}", "rnn.weight_hh_l0"),
+    ("analyze {d}/square.safetensors --trials {d}/targets.npz --out {out}", "rnn.weight_hh_l0"),
+    ("analyze {d}/rows.safetensors --trials {d}/targets.npz --out {out}", "rnn.weight_ih_l0"),
+    ("analyze {d}/axes.safetensors --trials {d}/targets.npz --out {out}", "rnn.weight_hh_l0"),
+    ("analyze {d}/unknown.safetensors --trials {d}/targets.npz --out {out}", "'momentum'"),
+    (f"{GRU_ON} {{d}}/no.npz", "No such file or directory: {d}/no.npz"),
+    (f"{GRU_ON} {{d}}/pipe.npz", "is a pipe"),
+    (f"{GRU_ON} {{d}}/run", "{d}/run is a folder"),
+    (f"{GRU_ON} /dev/null", "/dev/null is a pipe, a socket or a device"),
+    (f"{GRU_ON} {{d}}/loop", "{d}/loop"),
+    (f"{GRU_ON} {{d}}/run/at_0.safetensors", "is not an npz file"),
+    (f"{GRU_ON} {{d}}/nothing.npz", "nothing.npz"),
+    (f"{GRU_ON} {{d}}/array.npy", "is not an npz file"),
+    (f"{GRU_ON} {{d}}/objects.npz", "objects.npz"),
+    (f"{GRU_ON} {{d}}/gru.npz", "gru.npz"),
+    (f"{GRU_ON} {{d}}/channels.npz", "the trials have 5 input channels, but the network in {d}/gru.npz takes 2"),
+    (f"{GRU_ON} {{d}}/outputs.npz", "the trials have 5 target channels, but the readout in {d}/gru.npz gives 2"),
+    (f"{GRU_ON} {{d}}/fewer.npz", "fewer.npz: targets"),
+    (f"{GRU_ON} {{d}}/shorter.npz", "shorter.npz: targets"),
+    (f"{GRU_ON} {{d}}/nan.npz", "inputs holds nan at trial 0, step 0, channel 0"),
+    (f"{GRU_ON} {{d}}/nan_targets.npz", "targets holds inf at trial 0, step 0, channel 0"),
+    (f"{GRU_ON} {{d}}/complex.npz", "complex.npz: inputs"),
+    (f"{GRU_ON} {{d}}/words.npz", "words.npz: inputs"),
+    (f"{GRU_ON} {{d}}/flat.npz", "flat.npz: inputs"),
+    (f"{GRU_ON} {{d}}/no_trials.npz", "at least one trial"),
+    (f"{GRU_ON} {{d}}/no_steps.npz", "at least one"),
+    (f"{GRU_ON} {{d}}/no_channels.npz", "no_channels.npz"),
+    (f"{GRU_ON} {{d}}/no_inputs.npz", "'inputs'"),
+    (f"{GRU_ON} {{d}}/noise.npz", "'noise'"),
+    (f"{GRU_ON} {{d}}/class_2.npz", "label 2, but the readout in {d}/gru.npz has 2 outputs"),
+    (f"{GRU_ON} {{d}}/class_-1.npz", "labels holds -1"),
+    (f"{GRU_ON} {{d}}/real_labels.npz", "real_labels.npz: labels"),
+    (f"{GRU_ON} {{d}}/two_labels.npz", "two_labels.npz: labels"),
+    (f"{GRU_ON} {{d}}/negative.npz", "negative.npz: mask"),
+    (f"{GRU_ON} {{d}}/zero.npz", "mask is zero everywhere"),
+    (f"{GRU_ON} {{d}}/long_mask.npz", "long_mask.npz: mask"),
+]
+
+OUTPUTS = [
+    ("analyze {d}/run --out {d}/file", "{d}/file is a file"),
+    ("analyze {d}/run --out {d}/pipe.npz", "{d}/pipe.npz is a file"),
+    ("analyze {d}/run --out /dev/full", "/dev/full is a file"),
+    ("analyze {d}/run --out {out}/no/such", "does not exist"),
+    ("analyze {d}/run --out {d}/file/below", "{d}/file"),
+    ("analyze {d}/run --out {d}/loop", "loop"),
+    ("analyze {d}/run --out {d}/loop/out", "loop"),
+    ("analyze {d}/run --out {d}/foreign", "files that kpref did not write (thesis.tex)"),
+    ("analyze {d}/run --out {d}/claims", "files that kpref did not write (metrics.json)"),
+    ("analyze {d}/run --out {d}/run", "files that kpref did not write (at_0.safetensors, trials.npz)"),
+    ("analyze {d}/run --out /", "files that kpref did not write"),
+    ("analyze {d}/run --out /proc/kpref", "cannot write the output folder /proc/kpref"),
+    (f"analyze {{d}}/run --out {'n' * 300}", "name too long"),
+    ("analyze {d}/run --plan --out {d}/foreign", "thesis.tex"),
+    ("analyze {d}/run --quiet --out {d}/foreign", "thesis.tex"),
+]
+
+VERIFY = [
+    ("verify", "MODULE:FACTORY"),
+    *((f"verify m:f --{name} {value}", f"--{name}: expected a positive integer")
+      for name in ("trials", "steps", "states", "inputs") for value in ("0", "x", "1e3")),
+    *((f"verify m:f --gain={value}", "--gain: expected a finite number") for value in ("nan", "inf", "-inf", "x")),
+    *((f"verify m:f --timeout={value}", "--timeout: expected a positive number")
+      for value in ("0", "-1", "nan", "inf", "x", "1e300")),
+    ("verify m:f --seed=-1", "--seed: expected a non-negative integer"),
+    ("verify m:f --model lstm", "--model: invalid choice"),
+    ("verify m:f --arithmetic float8", "--arithmetic: invalid choice"),
+    ("verify m:f --measure median", "--measure: invalid choice"),
+    ("verify m:f --checkpoint ''", "--checkpoint: expected a path"),
+    ("verify m:f --json {out}/no/report.json", "{out}/no is not a folder"),
+    ("verify m:f --json {d}/empty", "{d}/empty: it exists and is not a file"),
+    ("verify m:f --json {d}/pipe.npz", "{d}/pipe.npz: it exists and is not a file"),
+    ("verify m:f --json /dev/null", "/dev/null: it exists and is not a file"),
+    ("verify m:f --json {d}/file/below", "{d}/file is not a folder"),
+    ("verify m:f --figure {out}/no/figure.png", "{out}/no is not a folder"),
+    ("verify m:f --json {out} --figure {out}", "name two files"),
+    ("verify m:f --trials-file {d}/targets.npz", "--trials-file needs --checkpoint"),
+    ("verify m:f --checkpoint {d}/no.npz", "No such file"),
+    ("verify m:f --checkpoint {d}/pipe.npz", "is a pipe"),
+    ("verify m:f --checkpoint {d}/run", "{d}/run is a folder"),
+    ("verify m:f --checkpoint {d}/rate.npz", "only maps can be verified"),
+    ("verify m:f --checkpoint {d}/lstm.safetensors", "LSTM"),
+    ("verify m:f --checkpoint {d}/gru.npz --trials-file {d}/channels.npz", "inputs"),
+    ("verify m:f --checkpoint {d}/gru.npz --trials-file {d}/pipe.npz", "is a pipe"),
+    ("verify m:f --checkpoint {d}/gru.npz --trials-file {d}/no.npz", "No such file"),
+    ("verify m:f --trials 1000000000 --steps 1000000", "GiB of memory"),
+    ("verify m:f --states 1000000000", "GiB of memory"),
+    ("verify m:f --checkpoint {d}/gru.npz --trials 1000000000000", "GiB of memory"),
+]  # fmt: skip
+
+GOLDEN = [
+    ("golden", "ACTION"),
+    ("golden dance", "invalid choice: 'dance'"),
+    ("golden export", "DIR"),
+    ("golden check", "DIR"),
+    ("golden export ''", "expected a path"),
+    ("golden export {out} --trials 0", "--trials: expected a positive integer"),
+    ("golden export {out} --arithmetic float8", "--arithmetic: invalid choice"),
+    ("golden export {out} --checkpoint {d}/no.npz", "No such file"),
+    ("golden export {out} --states 1000000000", "GiB of memory"),
+    ("golden export {d}/foreign --states 3", "{d}/foreign exists and is not an empty folder"),
+    ("golden export {d}/file --states 3", "{d}/file exists and is not an empty folder"),
+    ("golden export {d}/pipe.npz --states 3", "{d}/pipe.npz exists"),
+    ("golden check {d}/no", "{d}/no"),
+    ("golden check {d}/empty", "{d}/empty"),
+    ("golden check {d}/file", "{d}/file"),
+    ("golden check {d}/loop", "{d}/loop"),
+    ("golden check {d}/golden/invalid", "is not the manifest of a golden folder"),
+    ("golden check {d}/golden/list", "is not the manifest of a golden folder"),
+    ("golden check {d}/golden/deep", "is not the manifest of a golden folder: maximum recursion depth"),
+    ("golden check {d}/golden/bytes", "is not the manifest of a golden folder"),
+    ("golden check {d}/golden/format", "its format is 'other'"),
+    ("golden check {d}/golden/version", "version 99"),
+    ("golden check {d}/golden/alone", "problem.npz"),
+    ("golden check {d}/golden/pipe", "is a pipe"),
+    ("golden check {d}/empty --json {out}/no/report.json", "{out}/no is not a folder"),
+]
+
+BENCH = [
+    *((f"bench --{name} {value}", f"--{name}: expected a positive integer")
+      for name in ("trials", "steps", "states", "inputs", "repeats") for value in ("0", "x", "1.5")),
+    ("bench --model lstm", "--model: invalid choice"),
+    ("bench --method rk4", "--method is for networks in continuous time"),
+    ("bench --method rk5", "--method: invalid choice"),
+    ("bench --dtype float16", "--dtype: invalid choice"),
+    ("bench --json ''", "--json: expected a path"),
+    ("bench --json {out}/no/bench.json", "{out}/no is not a folder"),
+    ("bench --json {d}/empty", "{d}/empty: it exists and is not a file"),
+    ("bench --json /dev/null", "/dev/null: it exists and is not a file"),
+    ("bench --states 1000000000", "GiB of memory"),
+    ("bench --trials 1000000000 --model rate", "GiB of memory"),
+    ("bench 5", "unrecognized arguments: 5"),
+]  # fmt: skip
+
+ARRAYS = [
+    (f"{RUN} --readout nowhere", "nowhere"),
+    (f"{RUN} --ignore nowhere", "nowhere"),
+    (f"{RUN} --z0 nowhere", "nowhere"),
+    (f"{RUN} --trainable nowhere", "nowhere"),
+    (f"{RUN} --trainable ,", "--trainable: expected names with commas between them"),
+    (f"{RUN} --map nowhere", "--map: expected KEY=NAME"),
+    (f"{RUN} --map weight_hh=nowhere", "nowhere"),
+    (f"{RUN} --map weight_hh=a --map weight_hh=b", "--map says twice what weight_hh is"),
+    (f"{RUN} --map nonsense=fc.weight", "nonsense"),
+    (f"{GRU_ON} {{d}}/not_last.npz", "does not fit the trials and the readout in {d}/gru.npz"),
+]
+
+TABLE = [*ITSELF, *OPTIONS, *FILES, *ARRAYS, *OUTPUTS, *VERIFY, *GOLDEN, *BENCH]
+
+
+@pytest.fixture
+def guarded():
+    """A command line that waits for something that never comes fails rather than hangs."""
+
+    def hang(number, frame):
+        raise AssertionError("the command line hangs")
+
+    before = signal.signal(signal.SIGALRM, hang)
+    signal.alarm(LONGEST)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def words_of(line, prepared, out):
+    return [word.replace("{d}", str(prepared)).replace("{out}", str(out)) for word in shlex.split(line)]
+
+
+def check_message(errors, expected, prepared, out):
+    (line,) = errors.splitlines()
+    assert line.startswith("kpref: error: ")
+    assert expected.replace("{d}", str(prepared)).replace("{out}", str(out)) in line
+    assert "Traceback" not in line
+    assert "defect of kpref" not in line
+    assert line.isprintable()  # no colours, no control characters
+    assert len(line) < 1500
+
+
+def listing(folder):
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("line, expected", TABLE, ids=[f"{index}" for index in range(len(TABLE))])
+def test_bad_command_line(line, expected, prepared, tmp_path, monkeypatch, capfd, guarded):
+    monkeypatch.delenv("KPREF_DEBUG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    before = listing(prepared)
+    try:
+        status = cli.main(words_of(line, prepared, tmp_path / "out"))
+    except SystemExit as leaving:
+        status = leaving.code
+    output = capfd.readouterr()
+    assert status == 2
+    assert output.out == ""
+    check_message(output.err, expected, prepared, tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+    assert listing(prepared) == before
+
+
+def test_the_table_is_long_enough_and_names_no_line_twice():
+    assert len({line for line, _ in TABLE}) == len(TABLE) >= 150
+
+
+PROCESSES = [OPTIONS[0], FILES[0], FILES[9], FILES[27], OUTPUTS[0], OUTPUTS[5], VERIFY[0], GOLDEN[18], BENCH[0]]
+
+
+@pytest.mark.parametrize("line, expected", PROCESSES, ids=[f"{index}" for index in range(len(PROCESSES))])
+@pytest.mark.parametrize("module", ["kpref"])
+def test_bad_command_line_as_a_process(line, expected, module, prepared, tmp_path):
+    environment = {**os.environ, "TQDM_DISABLE": "1", "TQDM_MININTERVAL": "often", "KPREF_DEBUG": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words_of(line, prepared, tmp_path / "out")],
+        cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONGEST,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stdout == ""
+    check_message(done.stderr, expected, prepared, tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        (
+            {"KPREF_NUM_THREADS": "abc"},
+            "the environment variable KPREF_NUM_THREADS must be a positive integer; got 'abc'",
+        ),
+        ({"MPLBACKEND": "nonsense"}, "matplotlib, which draws the figures, cannot be loaded: "),
+    ],
+)
+def test_bad_environment(environment, expected, prepared, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "kpref", "analyze", str(prepared / "run"), "--out", str(tmp_path / "out")],
+        env={**os.environ, "KPREF_DEBUG": "0", **environment}, capture_output=True, text=True, timeout=LONGEST,
+    )  # fmt: skip
+    assert done.returncode == 2
+    check_message(done.stderr.splitlines()[-1], expected, prepared, tmp_path / "out")
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,108 @@
+"""Checks of eigenpairs fail on what is not the operator's own, and on nothing else."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from continuous import fields
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import STRUCTURES, examples, flows, make_flow
+
+from kpref.analysis.mode_checks import ASKED, kernel_checks, mode_check, whole_vectors
+from kpref.analysis.selfcheck import longest_sum
+from kpref.spectra import eigh, kernel_spectrum
+from kpref.spectra.blocks import block_eigh
+
+
+def checks_of(flow, operator=None, exact=None, modes=None, k=3):
+    exact = exact or kernel_spectrum(flow)
+    modes = modes or block_eigh(flow.K, min(k, flow.space.size), axis=2, tol=ASKED)
+    found = kernel_checks(operator or flow.K, exact, modes, longest_sum(flow), seed=0)
+    return {check.name: check for check in found}
+
+
+@examples(20)
+@given(kind=st.sampled_from(STRUCTURES), data=st.data())
+def test_right_modes_pass(kind, data):
+    flow, _ = data.draw(flows(kind, max_states=6))
+    assert all(check.passed for check in checks_of(flow).values())
+    k = min(3, flow.space.size)
+    gram = flow.P.gram()
+    propagated = block_eigh(gram, k, axis=0, tol=ASKED)
+    vectors = whole_vectors(propagated, flow.space.shape, 0)
+    assert mode_check(gram, propagated.values, vectors, longest_sum(flow)).passed
+
+
+def mixed(operator, strength):
+    """K with units mixed: M K M^T, M = 1 + strength (neighbour), which has no blocks of units."""
+
+    def mix(batch):
+        return batch + strength * np.roll(batch, 1, axis=-1)
+
+    def back(batch):
+        return batch + strength * np.roll(batch, -1, axis=-1)
+
+    def apply(batch):
+        return mix(operator.apply(back(batch)))
+
+    return operator._derived(apply, apply, operator.space_in, operator.space_out, operator.name, operator.structure)
+
+
+@pytest.mark.parametrize("strength", [1e-6, 1e-2, 0.5])
+def test_a_kernel_that_mixes_units_is_found(strength):
+    """Modes of single units, as an iteration by blocks gives them, are none of the whole K."""
+    flow = make_flow("GRU", (4, 6, 5))
+    check = checks_of(flow, mixed(flow.K, strength))["modes of K"]
+    assert not check.passed
+    assert check.error > strength / 10
+    assert "is none" in check.verdict
+
+
+@pytest.mark.parametrize("factor", [1.15, 1.53, 1 + 1e-8])
+def test_eigenvalues_that_are_too_large_are_found(factor):
+    flow = make_flow("GRU", (4, 6, 5))
+    modes = block_eigh(flow.K, 3, axis=2, tol=ASKED)
+    wrong = dataclasses.replace(modes, values=factor * modes.values, residuals=np.full(3, factor - 1))
+    found = checks_of(flow, modes=wrong)
+    assert not found["modes of K"].passed
+    assert not found["leading eigenvalues of K"].passed
+    exact = kernel_spectrum(flow)
+    both = dataclasses.replace(exact, values=factor * exact.values, trace=factor * exact.trace)
+    assert not checks_of(flow, exact=both, modes=wrong)["modes of K"].passed  # wrong together
+
+
+def test_a_lost_part_of_the_exact_spectrum_is_found():
+    """Half of the units forgotten: the leading values may agree, the sum does not."""
+    flow = make_flow("GRU", (4, 6, 6))
+    exact = kernel_spectrum(flow)
+    less = dataclasses.replace(exact, values=exact.values[::2], trace=exact.trace / 2)
+    check = checks_of(flow, exact=less)["trace of K"]
+    assert not check.passed
+    assert f"{exact.trace / 2:.6g}" in check.verdict
+
+
+def test_ghosts_and_loose_modes_are_found():
+    flow = make_flow("GRU", (4, 6, 5))
+    modes = eigh(flow.NTK, 3, tol=ASKED)
+    terms = longest_sum(flow)
+    assert mode_check(flow.NTK, modes.values, modes.vectors, terms).passed
+    ghosts = modes.vectors[[0, 0, 2]], modes.values[[0, 0, 2]]
+    assert not mode_check(flow.NTK, ghosts[1], ghosts[0], terms).passed
+    noise = np.random.default_rng(0).standard_normal(modes.vectors.shape)
+    assert not mode_check(flow.NTK, modes.values, modes.vectors + 1e-7 * noise, terms).passed
+    assert not mode_check(flow.NTK, np.full(3, np.nan), modes.vectors, terms).passed
+    assert not mode_check(flow.NTK, np.zeros(3), modes.vectors, terms).passed  # zero is claimed, and is not there
+
+
+def test_zero_operators_have_nothing_to_test():
+    flow = fields.make_flow("Rate-tanh", shape=(2, 4, 3))
+    zero = 0.0 * flow.NTK
+    check = mode_check(zero, np.zeros(2), np.ones((2, *flow.space.shape)), 10)
+    assert check.passed
+    assert check.idle
+
+
+def test_a_measure_with_zeros():
+    flow = make_flow("RNN-tanh", (3, 6, 4), measure=np.array([0.0, 1.0, 2.0, 0.0, 1.0, 0.5]))
+    assert all(check.passed for check in checks_of(flow).values())

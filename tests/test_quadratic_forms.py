@@ -1,0 +1,100 @@
+"""The moments that inner products of random directions tell: exact cases, unbiasedness, the laws they must obey."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kpref import Estimate
+from kpref.spectra.quadratic_forms import MOST_SKEWED, Mean, mean_of_forms
+
+SIZE = 60
+
+
+def directions(count, seed, size=SIZE):
+    vectors = np.random.default_rng(seed).standard_normal((count, size))
+    return vectors * np.sqrt(size / np.square(vectors).sum(axis=1, keepdims=True))
+
+
+def mean_of(matrix, vectors, positive=True):
+    return mean_of_forms(vectors @ matrix @ vectors.T, vectors @ vectors.T, len(matrix), positive)
+
+
+def spectrum(name, size=SIZE):
+    places = np.arange(size)
+    return {"one": 1.0 * (places < 1), "three": 1.0 * (places < 3), "tail": 1.0 / (1 + places), "even": places / size}[
+        name
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 3, 16])
+def test_a_multiple_of_the_identity_leaves_nothing_to_chance(count):
+    found = mean_of(3.0 * np.eye(SIZE), directions(count, 0))
+    assert found.value == pytest.approx(3.0 * SIZE, rel=1e-14)
+    assert found.standard_error < 1e-13 * found.value  # sums of 60 products, each to half a unit
+
+
+@given(count=st.integers(2, 12), seed=st.integers(0, 10**6), scale=st.floats(-1e3, 1e3).filter(lambda x: abs(x) > 1e-3))
+def test_scaling_shifting_and_rotating(count, seed, scale):
+    """c S + a 1 has the mean c x + a m and c times the error; in another order of the vectors all stays."""
+    rng = np.random.default_rng(seed)
+    matrix, vectors = rng.normal(size=(SIZE, SIZE)), directions(count, seed)
+    plain, other = mean_of(matrix, vectors, False), mean_of(scale * matrix + np.eye(SIZE), vectors, False)
+    size = abs(scale) * np.abs(vectors @ matrix @ vectors.T).max() + SIZE
+    assert other.value == pytest.approx(scale * plain.value + SIZE, abs=1e-12 * size)
+    assert other.standard_error == pytest.approx(abs(scale) * plain.standard_error, abs=1e-12 * size)
+    # Third powers of what the shift, up to a thousand times as large, leaves of twelve digits.
+    assert other.skewness == pytest.approx(math.copysign(1, scale) * plain.skewness, abs=1e-6)
+    assert other.degrees == pytest.approx(plain.degrees, rel=1e-5)
+    shuffled = mean_of(matrix, vectors[rng.permutation(count)], False)
+    assert shuffled.standard_error == pytest.approx(plain.standard_error, rel=1e-10)
+
+
+@given(count=st.integers(2, 12), seed=st.integers(0, 10**6), rank=st.integers(1, SIZE))
+def test_bounds_of_skewness_and_degrees(count, seed, rank):
+    factor = np.random.default_rng(seed).normal(size=(SIZE, rank))
+    found = mean_of(factor @ factor.T, directions(count, seed))
+    assert 0 <= found.skewness <= MOST_SKEWED / math.sqrt(count) * (1 + 1e-12)
+    # At most those of a symmetric Gaussian matrix without trace; at least those for s = 2/3, where s^2 - s^3 = 4/27.
+    most = (count - 1) * (count + 2) / 2
+    assert 1 / (1 / most + 16 / 27 / count) * (1 - 1e-12) <= found.degrees <= most * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("name", ["one", "three", "tail", "even"])
+def test_the_variance_is_unbiased(name):
+    values, count, runs = spectrum(name), 6, 4000
+    variances = np.empty(runs)
+    for run in range(runs):
+        found = mean_of(np.diag(values), directions(count, run))
+        variances[run] = found.standard_error**2 / (1 + found.skewness**2 / 4)
+    truth = 2 * SIZE / (SIZE + 2) * np.square(values - values.mean()).sum() / count
+    # Four standard errors of the mean over the runs: a few per cent.
+    assert abs(variances.mean() - truth) < 4 * variances.std(ddof=1) / runs**0.5
+
+
+@pytest.mark.parametrize("name", ["one", "three", "tail", "even"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_many_directions_tell_the_skewness(name, sign):
+    values = sign * spectrum(name)
+    rest, count = values - values.mean(), 1000
+    expected = math.sqrt(8) * (rest**3).sum() / np.square(rest).sum() ** 1.5
+    found = mean_of(np.diag(values), directions(count, 1), False)
+    # The sums of cubes and of squares have relative deviations of (18 / count)^(1/2) or less: 13 %, mostly in common.
+    assert found.skewness * count**0.5 == pytest.approx(expected, abs=0.25)
+
+
+@pytest.mark.parametrize("name", ["one", "three", "tail", "even"])
+@pytest.mark.parametrize("count", [3, 4, 8, 16])
+def test_intervals_contain_the_trace(name, count):
+    values, runs = spectrum(name), 1000
+    hits = 0
+    for run in range(runs):
+        found: Mean = mean_of(np.diag(values), directions(count, 10**6 + run))
+        low, high = Estimate(
+            found.value, found.standard_error, count, "probes", degrees=found.degrees, skewness=found.skewness
+        ).interval(0.95)
+        hits += low <= values.sum() <= high
+    # 929 of 1000 or fewer have the chance 0.002 if 95 % is true.
+    assert hits >= 930, hits / runs

@@ -1,0 +1,73 @@
+"""The README as a newcomer uses it: each block is run as it stands, or says in a comment above it why it is not."""
+
+import os
+import pydoc
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+
+BLOCK = re.compile(
+    r"(?:<!-- not run[^:]*: (?P<why>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", flags=re.DOTALL | re.M
+)
+BLOCKS = [
+    pytest.param(found, id=f"line {TEXT[: found.start('code')].count(chr(10))}") for found in BLOCK.finditer(TEXT)
+]
+
+
+def test_every_block_is_found():
+    assert 2 * len(BLOCKS) == len(re.findall(r"^```", TEXT, flags=re.M))
+    assert len(BLOCKS) >= 8
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_block_runs_as_it_stands(block, tmp_path):
+    """In a process of its own and an empty folder, where nothing of the clone is at hand but the package."""
+    if block["why"]:
+        pytest.skip(block["why"])
+    assert block["language"] == "python", "a block of another language must say why it is not run"
+    (tmp_path / "block.py").write_text(block["code"], encoding="utf-8")
+    environment = {**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(README.parent)}
+    ran = subprocess.run(
+        [sys.executable, "block.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_options_of_the_command_exist():
+    """Every option that the README names is one of `kpref analyze`."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "kpref", "analyze", "--help"],
+        env={**os.environ, "PYTHONPATH": str(README.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    own = set(re.findall(r"--[a-z][a-z0-9-]*", shown.stdout))
+    section = TEXT.split("## Your own network")[1].split("## Ten lines")[0]
+    assert set(re.findall(r"--[a-z][a-z0-9-]*", section)) <= own
+
+
+def test_names_exist():
+    """Every attribute of kpref that the README writes as code is there."""
+    import kpref
+    from kpref import plots
+
+    names = set(re.findall(r"kpref\.([a-zA-Z_]+(?:\.[a-zA-Z_]+)*)", "\n".join(re.findall(r"`[^`\n]+`", TEXT))))
+    for name in names:
+        assert name.split(".")[0] in kpref.__all__, name  # at hand after `import kpref`
+        assert pydoc.locate(f"kpref.{name}") is not None, name
+    for name in re.findall(r"`(plot_\w+|shade_\w+)`", TEXT):
+        assert name in plots.__all__
+
+
+def test_links_and_files_exist():
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        assert target.startswith("https://arxiv.org/") or (README.parent / target).exists(), target
+    for script in re.findall(r"\bscripts/[\w.]+", TEXT):
+        assert (README.parent / script).exists(), script
