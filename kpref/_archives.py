@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from kpref._locks import create_temporary, sweep_temporaries
+from kpref._locks import create_temporary, prefix_for, sweep_temporaries
 from kpref.memory import require_memory
 
 Arrays = dict[str, NDArray[Any]]
@@ -94,7 +94,7 @@ def open_zip(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
     Raises
     ------
     ValueError
-        If the directory is damaged or has two entries of one name.
+        If the directory is damaged or has two entries of one name, or something stands before the archive.
     MemoryError
         If the entries together need more memory than there is.
     """
@@ -109,6 +109,11 @@ def open_zip(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
         # A damaged length in the directory makes Python's zipfile skip entries without a word.
         if declared not in (len(names), 0xFFFF):  # the latter: more than there is room for here
             raise ValueError(f"{path} is a damaged zip archive: {declared} entries declared, {len(names)} found")
+        first = min((entry.header_offset for entry in archive.infolist()), default=0)
+        if first > 0:
+            raise ValueError(
+                f"{path} holds {first} bytes before its zip archive, as where two files became one: write the file anew"
+            )
         require_unique(path, names)
         require_memory(float(sum(entry.file_size for entry in archive.infolist())), f"unpacking {path}")
         yield archive
@@ -159,7 +164,10 @@ def _read_entry(path: Path, name: str, archive: zipfile.ZipFile, entry: zipfile.
             warnings.simplefilter("ignore")  # of NumPy and of Python's parser, about damaged headers
             shape, fortran_order, dtype = read_header(stream)
         if dtype.hasobject:
-            raise ValueError("it holds Python objects, which only unpickling can build")
+            raise ValueError(
+                "it holds Python objects, which only unpickling can build: save text as str, and arrays of different "
+                "lengths padded to one"
+            )
         if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
             raise ValueError(
                 f"its header declares {dtype} of shape {shape}, and {len(data) - stream.tell()} bytes follow"
@@ -200,7 +208,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
-    prefix = f".{path.name}.kpref-"
+    prefix = prefix_for(path)
     temporary = None
     try:
         sweep_temporaries(path.parent, prefix)

@@ -16,6 +16,7 @@ __all__ = [
     "path",
     "positive_integer",
     "require_file",
+    "require_movable",
     "require_writable",
     "seed",
 ]
@@ -79,6 +80,21 @@ def require_file(name: str, file: Path) -> None:
         raise IsADirectoryError(f"{name} {file} is a folder; a file was expected")
     if not stat.S_ISREG(mode):
         raise OSError(f"{name} {file} is a pipe, a socket or a device; save it to a file, and name that")
+
+
+def require_movable(folder: Path) -> None:
+    """See that an existing folder is one that another can take the place of.
+
+    Raises
+    ------
+    OSError
+        If it is a mount point, or the current folder: whoever stands in it would then stand in the old one, which has
+        gone.
+    """
+    if os.path.ismount(folder):
+        raise OSError(f"the output folder {folder} is a mount point; name a new folder inside it")
+    if os.path.samefile(folder, os.curdir):
+        raise OSError(f"the output folder {folder} is the current folder; name a new folder inside it")
 
 
 def require_writable(file: Path) -> None:

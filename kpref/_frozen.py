@@ -5,12 +5,13 @@ NumPy makes the arrays of a deep copy, and those that it unpickles, writeable.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
-__all__ = ["Frozen", "FrozenDict", "freeze"]
+__all__ = ["Frozen", "FrozenDict", "MadeOfFunctions", "freeze"]
 
 
 class Frozen:
@@ -20,6 +21,27 @@ class Frozen:
         for value in state.values():
             freeze(value)
         self.__dict__.update(state)
+
+
+class MadeOfFunctions(Frozen):
+    """Base of objects that hold functions without a name: they can be copied, but a pickle cannot hold them."""
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be pickled, as it is made of functions: pickle the model, the inputs and "
+            "the initial states, and make it again from them"
+        )
+
+    def __copy__(self) -> Self:
+        return self._with_state(dict(self.__dict__))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._with_state(copy.deepcopy(self.__dict__, memo))
+
+    def _with_state(self, state: Mapping[str, Any]) -> Self:
+        other = object.__new__(type(self))
+        other.__setstate__(state)
+        return other
 
 
 class FrozenDict(dict[str, Any]):

@@ -7,6 +7,7 @@ did not make has found what a dead process left.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -21,7 +22,20 @@ except ImportError:  # Windows: nothing is swept there, since nothing tells a de
 else:
     _HAS_LOCKS = True
 
-__all__ = ["create_temporary", "siblings", "sweep_temporaries", "take", "temporary_name"]
+__all__ = [
+    "LOCK",
+    "create_temporary",
+    "create_temporary_folder",
+    "dead_folders",
+    "prefix_for",
+    "sweep_temporaries",
+    "temporary_name",
+]
+
+#: The file of a temporary folder that is locked.
+LOCK = "lock"
+
+_LONGEST_NAME = 200  # bytes; file systems end at 255, and temporary names are longer than those they stand for
 
 
 def take(descriptor: int) -> bool | None:
@@ -35,6 +49,14 @@ def take(descriptor: int) -> bool | None:
     except OSError:
         return None
     return True
+
+
+def prefix_for(path: Path) -> str:
+    """How names of temporary files and folders begin that are to take the place of a path."""
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}.kpref-"
 
 
 def temporary_name(prefix: str) -> str:
@@ -64,6 +86,52 @@ def create_temporary(folder: Path, prefix: str) -> tuple[Path, int]:
         if take(descriptor) is not False and os.fstat(descriptor).st_nlink > 0:
             return path, descriptor
         os.close(descriptor)
+
+
+def create_temporary_folder(folder: Path, prefix: str) -> tuple[Path, int]:
+    """Make a folder of a new name, with a file `LOCK` in it that is locked; returns its path and that file, open.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made.
+    """
+    while True:
+        path = folder / temporary_name(prefix)
+        path.mkdir()
+        try:
+            lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileNotFoundError:  # one that sweeps has found it empty
+            continue
+        except BaseException:
+            with suppress(OSError):
+                path.rmdir()
+            raise
+        # One that sweeps may have opened the lock before we had it, and is about to remove all this or has done so.
+        if take(lock) is not False and os.fstat(lock).st_nlink > 0:
+            return path, lock
+        os.close(lock)
+
+
+def dead_folders(folder: Path, prefix: str) -> Iterator[Path]:
+    """Folders that `create_temporary_folder` made for processes which have died, each locked until the next.
+
+    Empty ones are removed on the way.
+    """
+    for path in [Path(entry) for entry in siblings(folder, prefix) if entry.is_dir(follow_symlinks=False)]:
+        try:
+            lock = os.open(path / LOCK, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        except FileNotFoundError:  # its process died before it had locked it, or after it had removed all else
+            with suppress(OSError):
+                path.rmdir()
+            continue
+        except OSError:
+            continue
+        try:
+            if take(lock):
+                yield path
+        finally:
+            os.close(lock)
 
 
 def sweep_temporaries(folder: Path, prefix: str) -> None:

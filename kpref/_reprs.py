@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -25,7 +25,8 @@ def short_repr(result: Any) -> str:
     >>> kpref.eigh(flow.NTK, 10)  # doctest: +SKIP
     Eigen(values=[413.2, 210.4, ..., 2.175] (10), vectors=float64 (10, 20, 60, 64), residuals=..., n_products=43, ...)
     """
-    parts = ", ".join(f"{field.name}={_part(getattr(result, field.name))}" for field in fields(result))
+    shown = (field.name for field in fields(result) if field.repr)
+    parts = ", ".join(f"{name}={_part(getattr(result, name))}" for name in shown)
     return f"{type(result).__name__}({parts})"
 
 
@@ -43,13 +44,13 @@ def html_table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
 def _part(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return _array(value)
-    if isinstance(value, float | np.floating):
-        return f"{value:.6g}"
-    if isinstance(value, str | int | bool | np.generic) or value is None:
+    if isinstance(value, str | int | np.bool_ | np.integer | np.str_) or value is None:
         text = repr(value.item() if isinstance(value, np.generic) else value)
         return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
-    if isinstance(value, tuple | list | dict) and len(value) > 1:
-        return f"{len(value)} entries"
+    if isinstance(value, SupportsFloat):  # estimates too
+        return f"{float(value):.6g}"
+    if isinstance(value, tuple | list | dict) and len(value) > 0:
+        return f"{len(value)} {'entry' if len(value) == 1 else 'entries'}"
     text = repr(value)
     return text if len(text) <= _LONGEST and "\n" not in text else f"<{type(value).__name__}>"
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -30,7 +32,7 @@ def integer(name: str, value: object, least: int | None = None, most: int | None
     if number is None:
         raise TypeError(f"{name} must be an integer{bounds}; got {short(value)}")
     if (least is not None and number < least) or (most is not None and number > most):
-        raise ValueError(f"{name} must be an integer{bounds}; got {number}")
+        raise ValueError(f"{name} must be an integer{bounds}; got {short(number)}")
     return number
 
 
@@ -56,10 +58,13 @@ def real_number(
     if isinstance(scalar, bool | np.bool_) or not isinstance(scalar, Real | np.floating | np.integer):
         raise TypeError(f"{name} must be a real number{bounds}; got {short(value)}")
     assert isinstance(scalar, SupportsFloat)
-    number = float(scalar)
+    try:
+        number = float(scalar)
+    except OverflowError:  # an integer or a fraction beyond all floats
+        number = math.inf
     within = math.isfinite(number) and (least is None or number >= least) and (most is None or number <= most)
     if not within or (above is not None and number <= above) or (below is not None and number >= below):
-        raise ValueError(f"{name} must be a finite number{bounds}; got {number:g}")
+        raise ValueError(f"{name} must be a finite number{bounds}; got {short(scalar)}")
     return number
 
 
@@ -80,6 +85,13 @@ def function(name: str, value: object, takes: str | None = None) -> None:
         raise TypeError(f"{name} must be a function{f' of {takes}' if takes else ''}; got {short(value)}")
 
 
+def path_like(name: str, value: object) -> Path:
+    """A path, or TypeError."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise TypeError(f"{name} must be a path; got {short(value)}")
+    return Path(value)
+
+
 def flag(name: str, value: object) -> bool:
     """True or False, or TypeError."""
     if not isinstance(value, bool | np.bool_):
@@ -91,7 +103,10 @@ def short(value: object) -> str:
     """A value in an error, on one line and cut after 60 characters; of an array its shape and dtype."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} of shape {value.shape}"
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an object of the user's that is not finished, or broken
+        text = f"an object of type {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -173,13 +188,13 @@ def numeric_array(name: str, value: ArrayLike, kinds: str) -> NDArray[Any]:
         )
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:  # array-likes of other libraries raise all three
+    except Exception as error:  # array-likes of other libraries raise whatever they like
         reason = "its rows differ in length or depth" if "inhomogeneous" in str(error) else " ".join(str(error).split())
         raise ValueError(f"{name} must be an array of {expected}; it cannot be converted: {reason}") from error
     if "f" in kinds and array.dtype.name.startswith(("bfloat16", "float8_", "float6_", "float4_")):
         return array.astype(np.float32)  # the types of ml_dtypes, unknown to NumPy: float32 holds each of their numbers
     if array.dtype.kind not in kinds:
-        lost = array.dtype.kind == "V" and array.dtype.names is None and array.dtype.itemsize <= 2
+        lost = array.dtype.name in ("void8", "void16")
         hint = " (bfloat16 or float8 that lost its type in an npz file? save it as float32 or in safetensors)"
         kind = f" ({short(value)})" if array.ndim == 0 and array.dtype.kind in "OUS" else hint if lost else ""
         raise ValueError(f"{name} must be an array of {expected}; got dtype {array.dtype}{kind}")

@@ -141,11 +141,14 @@ def describe(error: Exception) -> str:
     Returns
     -------
     str
-        ``reason: file`` for an error of the operating system that names a file; that it is a defect, and how to report
+        ``reason: file`` for an error of the operating system that names a file, unless it is the current folder that
+        has gone; that it is a defect, and how to report
         it, for one that nothing from outside should raise; else the message, or the name of the exception where it has
         none.
     """
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+    if isinstance(error, FileNotFoundError) and not _has_current_folder():
+        message = "the current folder has been removed; change to one that exists"
+    elif isinstance(error, OSError) and error.strerror and error.filename is not None:
         message = f"{error.strerror}: {os.fsdecode(error.filename)}"
     elif isinstance(error, RecursionError):
         message = f"the input is nested too deeply ({error})"
@@ -179,6 +182,14 @@ def _run(argv: list[str]) -> int:
             raise
         except OSError as error:
             raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _debugging() -> bool:

@@ -268,6 +268,10 @@ class Flow(Frozen):
         value = evaluate_loss(self.states, self.space, observed, targets, labels, loss, mask, at)
         return GradientFlow(self, value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Operators do not pickle; those that a flow keeps are made again when they are asked for.
+        return {name: value for name, value in vars(self).items() if not isinstance(value, TensorOperator)}
+
     def __repr__(self) -> str:
         return f"Flow({self.model}, states {self.states.shape}, measure {self.space.measure!r}, {self.dtype})"
 

@@ -37,6 +37,9 @@ class GradientFlow:
     def __init__(self, flow: Flow, loss_value: LossValue) -> None:
         self.flow, self.loss_value = flow, loss_value
 
+    def __repr__(self) -> str:
+        return f"GradientFlow({self.flow!r}, loss={self.loss:.6g})"
+
     @property
     def loss(self) -> float:
         """The loss L."""

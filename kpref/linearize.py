@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
+from kpref._reprs import short_repr
 from kpref._validate import finite_array, first_index, short
 from kpref.models.base import DenseModel, Model, ParameterSite, SiteCoefficients, SiteModel
 from kpref.models.step import StepModel
@@ -141,6 +142,8 @@ class SiteForm:
     weight: Array
     layout: ParameterLayout
 
+    __repr__ = short_repr
+
     @property
     def n_steps(self) -> int:
         """Number R of rows."""
@@ -187,6 +190,8 @@ class DenseForm:
 
     state_jacobian: Array
     parameter_jacobian: Array
+
+    __repr__ = short_repr
 
     @property
     def n_steps(self) -> int:
@@ -278,6 +283,7 @@ def _site_form(model: SiteModel, states: Array, inputs: Array, dtype: npt.DTypeL
             arrays[kind] = np.empty((1, 1, 0), dtype)
         elif value.ndim == trailing:
             arrays[kind] = value.astype(dtype)[None, None]
+            _check_finite(arrays[kind], 0)
         else:
             arrays[kind] = np.empty(states.shape[:2] + value.shape[2:], dtype)
             varying.append(kind)
@@ -286,6 +292,8 @@ def _site_form(model: SiteModel, states: Array, inputs: Array, dtype: npt.DTypeL
         block = blocks[index]
         with np.errstate(over="ignore", invalid="ignore"):
             part = _coefficients(model, states[block], inputs[block])
+            if not model.thread_safe:
+                _require_one_form(model, sample, part)
             for kind in varying:
                 arrays[kind][block] = getattr(part, kind)
             for array in (variable, drive, *(arrays[kind] for kind in varying)):
@@ -372,6 +380,21 @@ def _coefficients(model: SiteModel, states: Array, inputs: Array) -> SiteCoeffic
             constant = kind in ("decay", "gates") and np.ndim(value) == len(shape)
             checked[kind] = returned(f"{name}, {kind}", value, shape if constant else (*states.shape[:2], *shape))
     return SiteCoefficients(**checked)
+
+
+def _require_one_form(model: SiteModel, sample: SiteCoefficients, part: SiteCoefficients) -> None:
+    """What is left out, or constant, at the first states must be so at all of them."""
+    for kind, trailing in _TRAILING_AXES.items():
+        first, later = getattr(sample, kind), getattr(part, kind)
+        if first is None or later is None:
+            same = first is later
+        else:
+            same = first.ndim == later.ndim and (first.ndim > trailing or np.array_equal(first, later))
+        if not same:
+            raise ValueError(
+                f"{type(model).__name__}.coefficients must return {kind} in one form at all states: left out, constant "
+                "without the leading axes, or one for each state"
+            )
 
 
 @serial_blas

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref._validate import finite_array, numeric_array, short
 from kpref.lengths import without_tail
 from kpref.readout import Readout
@@ -53,6 +54,8 @@ class LossValue:
     output_gradient: Array
     err: Array
     accuracy: float | None
+
+    __repr__ = short_repr
 
 
 @serial_blas

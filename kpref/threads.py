@@ -40,7 +40,7 @@ def _default_num_threads() -> int:
     text = os.environ.get("KPREF_NUM_THREADS")
     if text is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) < 1:
         raise ValueError(f"the environment variable KPREF_NUM_THREADS must be a positive integer; got {text!r}")
     return int(text)
 

@@ -382,6 +382,8 @@ def _check_weights(mask: NDArray[np.float64], axes: Sequence[str]) -> None:
 def _checked_conditions(conditions: ArrayLike, n_trials: int) -> NDArray[Any]:
     given = numeric_array("conditions", conditions, "iuU")
     check_shape("conditions", given, shape=(n_trials,))
+    if given.dtype == np.uint64 and (given > np.iinfo(np.int64).max).any():
+        raise ValueError(f"conditions holds {given.max()}; an integer must fit into 64 bits with a sign")
     checked = np.array(given, dtype=np.int64 if given.dtype.kind in "iu" else None)
     checked.setflags(write=False)
     return checked

@@ -91,6 +91,13 @@ def constant(block: Array, trials: int, steps: int, seed: int) -> Flow:
     return Flow(models.Linear(np.zeros((len(block), 1)), matrix), np.zeros((trials, steps, 1)))
 
 
+def jordan(trials: int, steps: int, seed: int) -> Flow:
+    """A constant map with one eigenvector, in an oblique basis."""
+    basis = np.eye(2) + np.random.default_rng([seed, 13]).uniform(-0.5, 0.5, (2, 2))
+    matrix = basis @ [[0.9, 1.0], [0.0, 0.9]] @ np.linalg.inv(basis)
+    return Flow(models.Linear(np.zeros((2, 1)), matrix), np.zeros((trials, steps, 1)))
+
+
 REAL = np.diag([1.2, 0.9, -0.8, 0.3])
 PAIRS = np.kron(np.diag([1.0, 0.0]), [[0.9, -0.5], [0.5, 0.9]]) + np.kron(
     np.diag([0.0, 1.0]), [[0.4, 0.3], [-0.3, 0.4]]
@@ -191,3 +198,5 @@ def lyapunov_cells() -> Iterator[Cell]:
         yield from _family(
             f"constant, pairs {words}", partial(constant, PAIRS, trials, steps), np.repeat(pairs, 2), 30, random=False
         )
+    # Lengths come apart by t^2 only, which a few trials are too short to tell.
+    yield from _family("Jordan block 16 x 100", partial(jordan, 16, 100), np.log([0.9, 0.9]), 20, random=False)

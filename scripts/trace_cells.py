@@ -26,10 +26,15 @@ Estimator = Callable[..., Estimate]
 
 
 def trace_cells() -> Iterator[Cell]:
-    """Three spectra, then three networks; a network's operators are made once its first cell is asked for."""
+    """Three spectra, two of both signs, three networks; a network is made once its first cell is asked for."""
     for name, values in spectra():
         gram = diagonal(values)
         yield from _of_gram(name, gram, values)
+    places = np.arange(300)
+    for name, values in (("both signs 1/i", (-1.0) ** places / (1 + places)), ("1, -1 and 0", _pair(places))):
+        for method, probes in (("hutchinson", 8), ("hutch++", 9)):
+            run = partial(trace, _indefinite(values), method, probes)
+            yield Cell(f"trace {method}, {probes} products, {name}", lambda seed, run=run: run(seed=seed), values.sum())  # type: ignore[misc]
     for name, flow in networks():
         gram = dense_copy(flow.NTK)
         yield from _of_gram(name, gram, np.maximum(np.linalg.eigvalsh(symmetrised(gram))[::-1], 0.0))
@@ -43,6 +48,16 @@ def trace_cells() -> Iterator[Cell]:
         yield Cell(f"tr P P*, report, {name}", lambda seed, run=of_gram: run(seed=seed), squares)  # type: ignore[misc]
         norm = partial(operator_norm, propagator)
         yield Cell(f"operator norm of P, {name}", lambda seed, run=norm: run(seed=seed), largest)  # type: ignore[misc]
+
+
+def _pair(places: np.ndarray) -> np.ndarray:
+    return np.where(places < 2, 1.0 - 2 * places, 0.0)
+
+
+def _indefinite(values: np.ndarray) -> TensorOperator:
+    """Diagonal, and not said to be symmetric."""
+    space = EuclideanSpace(np.shape(values))
+    return TensorOperator(lambda rows: rows * values, lambda rows: rows * values, space, space)
 
 
 def _of_gram(name: str, gram: TensorOperator, values: np.ndarray) -> Iterator[Cell]:

@@ -253,7 +253,7 @@ def test_no_more_digits_than_the_error_supports(value, error, text):
         (411.2134, 411.2134 - 1e-9, 411.2134 + 1e-9, "411.21"),
         (-2.5e-9, -3.1e-9, -1.9e-9, "−2.50×10⁻⁹ (−3.10×10⁻⁹ to −1.90×10⁻⁹)"),
         (np.nan, np.nan, np.nan, "–"),
-        (3.0, 1.0, np.inf, "3.0 (1.0 to inf)"),
+        (3.0, 1.0, np.inf, "3.0 (1.0 to ∞)"),
     ],
 )
 def test_intervals_for_people(value, low, high, text):

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 import kpref
 from kpref import Readout, Trials, analyze, cli, save_checkpoint
@@ -19,6 +20,7 @@ from kpref.analysis.numbers import STAGES
 from kpref.analysis.planning import Plan, make_plan
 from kpref.analysis.request import memory_needed, prepare
 from kpref.models import GRU, RNN, Rate
+from kpref.threads import blas_libraries
 
 B, T, N_IN, H, N_OUT = 4, 5, 2, 3, 2
 OPTIONS = {"modes": 2, "seed": 3}
@@ -198,6 +200,20 @@ def test_wrong_arguments(no_work, pair, trials, options, error, message):
 def test_wrong_networks(trials, checkpoints, error, message):
     with pytest.raises(error, match=message):
         analyze(checkpoints, trials)
+
+
+def test_one_blas_thread_throughout(pair, trials, tmp_path):
+    """The last bits of its products depend on their number: numbers and figures of a report must not."""
+    seen = []
+
+    def look(_):
+        seen.append({library["num_threads"] for library in blas_libraries()})
+
+    with threadpool_limits(2, "blas"):
+        report = analyze(pair, trials, progress=look, **OPTIONS)
+        report.save(tmp_path / "report", progress=look)
+    assert len(seen) > STAGES
+    assert set.union(*seen) == {1}
 
 
 def test_wrong_trials(pair):

@@ -180,6 +180,7 @@ OPTIONS = [
     (f"{RUN} --trials", "--trials: expected one argument"),
     ("analyze {d}/run --out", "--out: expected one argument"),
     ("analyze {d}/run --out ''", "--out: expected a path"),
+    ("analyze {d}/run --out .", "is the current folder; name a new folder inside it"),
     (f"{RUN} --trials ''", "--trials: expected a path"),
     ("analyze '' --out {out}", "expected a path"),
     (f"{RUN} --method rk4", "--method is for networks in continuous time and needs --dt"),
@@ -196,6 +197,7 @@ OPTIONS = [
 
 FILES = [
     ("analyze {d}/no.npz --trials {d}/targets.npz --out {out}", "No such file or directory: {d}/no.npz"),
+    ("analyze {d}/rnu --out {out}", "the checkpoint cannot be read: No such file or directory: {d}/rnu"),
     ("analyze {d}/no/such.pt --trials {d}/targets.npz --out {out}", "No such file"),
     ("analyze {d}/file/below.npz --trials {d}/targets.npz --out {out}", "Not a directory"),
     ("analyze {d}/empty --out {out}", "holds no checkpoint"),
@@ -330,6 +332,7 @@ GOLDEN = [
     ("golden export {out} --states 1000000000", "GiB of memory"),
     ("golden export {d}/foreign --states 3", "{d}/foreign exists and is not an empty folder"),
     ("golden export {d}/file --states 3", "{d}/file exists and is not an empty folder"),
+    ("golden export .", "is the current folder; name a new folder inside it"),
     ("golden export {d}/pipe.npz --states 3", "{d}/pipe.npz exists"),
     ("golden check {d}/no", "{d}/no"),
     ("golden check {d}/empty", "{d}/empty"),
@@ -446,6 +449,19 @@ def test_bad_command_line_as_a_process(line, expected, module, prepared, tmp_pat
     assert done.stdout == ""
     check_message(done.stderr, expected, prepared, tmp_path / "out")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("line", ["analyze {d}/run", "golden export answers", "verify m:f --json report.json"])
+def test_current_folder_that_has_gone(line, prepared, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = shlex.join([sys.executable, "-m", "kpref", *words_of(line, prepared, "")])
+    done = subprocess.run(
+        f"rmdir ../gone; exec {words}", shell=True, cwd=gone, env=os.environ | {"KPREF_DEBUG": "0"},
+        capture_output=True, text=True, timeout=LONGEST,
+    )  # fmt: skip
+    assert done.returncode == 2
+    check_message(done.stderr, "the current folder has been removed; change to one that exists", prepared, "")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import io
 import itertools
+import json
 import pickle
 from collections.abc import Mapping
 
@@ -318,6 +319,21 @@ def test_same_bits(name):
             with threadpool_limits(blas, "blas"):
                 found[ours, blas] = bits(TABLE[name]())
     assert len(set(found.values())) == 1
+
+
+def test_analysis_writes_the_same_metrics(tmp_path):
+    """`kpref.analyze` as a whole: all that it writes to metrics.json but its date and duration."""
+    rng, found = np.random.default_rng(0), []
+    trials = kpref.Trials(rng.normal(size=(3, 5, 2)), targets=rng.normal(size=(3, 5, 1)))
+    for ours, blas in ((1, 1), (4, 2)):
+        kpref.set_num_threads(ours)
+        with threadpool_limits(blas, "blas"):
+            kpref.analyze(models.GRU.init(2, 4, 0), trials=trials, out=tmp_path / str(ours), modes=2)
+        metrics = json.loads((tmp_path / str(ours) / "metrics.json").read_text())
+        for changing in ("date", "seconds"):
+            del metrics["facts"][changing]
+        found.append(json.dumps(metrics))
+    assert found[0] == found[1]
 
 
 def test_everything_public_is_in_the_table():

@@ -126,3 +126,12 @@ def test_relative_errors():
     assert PLAIN.relative_error == 0.05
     assert Estimate(0.0, 0.5, 8, "probes").relative_error == math.inf
     assert Estimate(0.0, 0.0, 8, "exact").relative_error == 0.0
+
+
+def test_intervals_end_where_the_quantity_must():
+    plain = Estimate(1.1, 0.2, 10, "probes")
+    rank = Estimate(1.1, 0.2, 10, "probes", least=1.0)
+    assert rank.interval() == (1.0, plain.interval()[1])
+    assert (2 * rank).interval() == (2.0, 2 * plain.interval()[1])
+    assert (-1 * rank).interval() == (-1 * plain).interval()
+    assert rank.products_for(0.05) == plain.products_for(0.05)

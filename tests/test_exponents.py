@@ -122,6 +122,21 @@ def test_equal_exponents_that_order_drives_apart():
     assert covered > 0.9 * SEEDS
 
 
+@pytest.mark.parametrize("powers", [(1, -1), (2, 0, -2)])
+@pytest.mark.parametrize("first", [None, 10, 40])
+def test_lengths_that_come_apart_by_a_power_of_time(powers, first):
+    """Jordan blocks of a constant map: one exponent, log t more or less of growth; nothing fluctuates."""
+    times = np.arange(201.0)
+    growth = -0.1 * times[:, None] + np.log1p(times)[:, None] * powers
+    found = exponent_estimates(
+        Stretch(times, np.stack([growth] * 8), np.zeros((8, len(powers))), first, 1), len(powers)
+    )
+    for estimate in found:
+        low, high = estimate.interval()
+        assert low <= -0.1 <= high
+        assert high - low < 0.4
+
+
 def test_too_short():
     rng = np.random.default_rng(0)
     with pytest.raises(TooShort, match="1 trials of length 3"):

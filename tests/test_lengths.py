@@ -247,6 +247,16 @@ def test_numbers_are_those_of_the_shorter_arrays(kind):
     check()
 
 
+def test_eigenvalues_of_k_are_those_of_points_that_exist(rng):
+    """No zeros are added for the others."""
+    inputs = rng.normal(size=(2, 3, 2))
+    for model in (make_model("GRU", 2, 4, 0), make_model("RNN-tanh", 2, 4, 0)):
+        short = kpref.kernel_spectrum(Flow(model, inputs))
+        long = kpref.kernel_spectrum(Flow(model, np.pad(inputs, [(0, 0), (0, 9), (0, 0)]), lengths=[3, 3]))
+        assert long.unit_values.shape == short.unit_values.shape
+        np.testing.assert_allclose(long.values, short.values, **CLOSE)
+
+
 # Trials of different lengths
 
 

@@ -57,9 +57,9 @@ def test_bounds_of_skewness_and_degrees(count, seed, rank):
     factor = np.random.default_rng(seed).normal(size=(SIZE, rank))
     found = mean_of(factor @ factor.T, directions(count, seed))
     assert 0 <= found.skewness <= MOST_SKEWED / math.sqrt(count) * (1 + 1e-12)
-    # At most those of a symmetric Gaussian matrix without trace; at least those for s = 2/3, where s^2 - s^3 = 4/27.
+    # At most those of a symmetric Gaussian matrix without trace; at least those for q = 1 without skewness.
     most = (count - 1) * (count + 2) / 2
-    assert 1 / (1 / most + 16 / 27 / count) * (1 - 1e-12) <= found.degrees <= most * (1 + 1e-12)
+    assert 1 / (1 / most + 4 / count) * (1 - 1e-12) <= found.degrees <= most * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("name", ["one", "three", "tail", "even"])
@@ -98,3 +98,35 @@ def test_intervals_contain_the_trace(name, count):
         hits += low <= values.sum() <= high
     # 929 of 1000 or fewer have the chance 0.002 if 95 % is true.
     assert hits >= 930, hits / runs
+
+
+@pytest.mark.parametrize("values", [(1.0, -1.0), (1.0, 1.0, -1.0, -1.0), (1.0, -0.5, -0.5)])
+@pytest.mark.parametrize("count", [2, 4, 8, 16])
+def test_eigenvalues_of_both_signs(values, count):
+    """The trace is zero; what the vectors say of the skewness has the sign of the error of the mean."""
+    matrix, runs = np.diag(np.pad(values, (0, SIZE - len(values)))), 500
+    hits = 0
+    for run in range(runs):
+        found = mean_of(matrix, directions(count, 2 * 10**6 + run), False)
+        low, high = Estimate(*found[:2], count, "probes", degrees=found.degrees, skewness=found.skewness).interval()
+        hits += low <= 0 <= high
+    assert hits >= 450, hits / runs  # 85 % once
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_forms_show_that_all_eigenvalues_have_one_sign(sign):
+    matrix, vectors = np.diag(spectrum("tail")), directions(4, 0)
+    declared, seen = mean_of(matrix, vectors, True), mean_of(sign * matrix, vectors, False)
+    assert seen.skewness == sign * declared.skewness != 0
+    assert seen.degrees == declared.degrees
+
+
+def test_two_directions_of_a_flat_matrix():
+    """Nothing is skewed, and both sides of the interval are long enough all the same (91 % once)."""
+    values, runs = np.where(np.arange(SIZE) < SIZE // 2, 1.0, 0.1), 500
+    hits = 0
+    for run in range(runs):
+        found = mean_of(np.diag(values), directions(2, 3 * 10**6 + run))
+        low, high = Estimate(*found[:2], 2, "probes", degrees=found.degrees, skewness=found.skewness).interval()
+        hits += low <= values.sum() <= high
+    assert hits >= 465, hits / runs

@@ -107,7 +107,7 @@ def test_panels_have_the_letters_that_captions_speak_of(page):
 def test_cells_know_their_columns(page):
     """So that a phone, which lists the cells of a row, can name each."""
     for table in re.findall(r"<table>.*?</table>", page, flags=re.DOTALL):
-        heads = [re.sub("<[^>]+>", "", head) for head in re.findall(r'<th scope="col">(.*?)</th>', table)]
+        heads = [re.sub("<[^>]+>", "", head) for head in re.findall(r'<th scope="col"[^>]*>(.*?)</th>', table)]
         for row in re.findall(r"<tr><th scope=\"row\">.*?</tr>", table, flags=re.DOTALL):
             assert re.findall(r'data-label="([^"]*)"', row) == heads[1:]
 
@@ -132,7 +132,7 @@ def test_intervals_and_the_error_of_trials_stand_beside_estimates(study, monkeyp
     )
     monkeypatch.setattr("kpref.analysis.tables.quantities", lambda analysis: (quantity,))
     (row,) = re.findall(r'<tr><th scope="row">.*?</tr>', quantity_table(study, "dimensions"))
-    assert row.count("3.781 <small>(3.702 to 3.864)</small> <small>± 0.52 trials</small>") == len(study.analyses)
+    assert row.count("3.781 <small>(3.702 to 3.864)</small> <small>± 0.52 over trials</small>") == len(study.analyses)
     assert "estimated; to know it to ± 5 % would take about 1,200 products" in row
 
 

@@ -46,6 +46,8 @@ class Result:
         (np.zeros((2, 3), dtype=np.float32), "float32 (2, 3)"),
         (np.array(1.0), "float64 ()"),
         ((1, 2, 3), "3 entries"),
+        ([1], "1 entry"),
+        (kpref.Estimate(2.0, 0.1, 3, "hutchinson"), "2"),
         (slice(3), "slice(None, 3, None)"),
         (np.testing, "<module>"),
         (Result(np.zeros((9, 9))), "Result(part=float64 (9, 9))"),
@@ -71,6 +73,33 @@ def test_results_are_one_line(flow):
     first = results[0].values[0]
     assert f"values=[{first:.4g}, " in repr(results[0])
     assert "vectors=float64 (8, 4, 5, 3)" in repr(results[0])
+
+
+def everything(found, path="report"):
+    """The objects of kpref that an object holds, by the names of their classes."""
+    if isinstance(found, tuple | list):
+        return {name: item for part in found for name, item in everything(part).items()}
+    if not type(found).__module__.startswith("kpref"):
+        return {}
+    parts = [getattr(found, name) for name in getattr(found, "__dict__", {}) if not name.startswith("_")]
+    return {type(found).__name__: found} | everything(parts)
+
+
+def test_everything_that_an_analysis_holds_is_one_line(flow):
+    trials = kpref.Trials(np.ones((4, 5, 2)), targets=np.ones((4, 5, 1)), conditions=[0, 0, 1, 1])
+    network = (Rate.init(2, 3, seed=0), kpref.Readout(np.ones((1, 3))))
+    report = kpref.analyze([network, network], trials, dt=0.1, modes=2, progress=False)
+    gradient = flow.gradient_flow(kpref.Readout(np.ones((1, 3))), targets=np.ones((4, 5, 1)))
+    solution = report.study.analyses[0].flow.solution
+    found = everything([report, gradient, flow.linearization, kpref.schmidt_spectrum(flow), solution])
+    assert {"Analysis", "Comparison", "FiniteDifferences", "GradientFlow", "Lyapunov", "SiteForm", "Tableau"} <= set(
+        found
+    )
+    for result in found.values():
+        text = repr(result)
+        assert len(text) < 700
+        assert "\n" not in text
+        assert " object at 0x" not in text
 
 
 def cells(table):

@@ -219,3 +219,11 @@ def test_the_stage_kernel_of_a_field_can_be_sampled():
     flow = Flow(field, np.random.default_rng(0).normal(size=(3, 5, 2)), dt=0.1)
     # Stage space has four axes; one constant gate makes K_s a Kronecker product too.
     assert effective_schmidt_rank(flow.stage.K).value == pytest.approx(1.0, abs=1e-12)
+
+
+def test_no_rank_is_below_one():
+    """That of the identity is one; unrestricted, half of the seeds would find less."""
+    op = identity(EuclideanSpace((30, 24)))
+    estimates = [effective_schmidt_rank(op, probes=8, seed=seed) for seed in range(6)]
+    assert all(estimate.value >= 1 and estimate.interval(0.999)[0] >= 1 for estimate in estimates)
+    assert min(estimate.value for estimate in estimates) == 1

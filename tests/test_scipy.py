@@ -10,6 +10,7 @@ import scipy.sparse
 import scipy.sparse.linalg as sla
 from strategies import make_flow
 
+import kpref
 from kpref.operators import TensorOperator, identity
 
 # Sizes are small (n = 24, M <= 57) and the systems contract, so that norms are of order one to ten and a dense product
@@ -350,11 +351,39 @@ def test_wrong_operands(flow):
 
 
 def test_copies_work_and_pickles_do_not(flow, rng):
-    """An operator is made of functions, which pickle cannot hold; a flow is rebuilt from its model and inputs."""
+    """An operator is made of functions, which pickle cannot hold; a flow is, whether its operators were used or not."""
     x = rng.normal(size=24)
     for copied in (copy.copy(flow.P), copy.deepcopy(flow.P)):
         np.testing.assert_array_equal(copied @ x, flow.P @ x)
-    with pytest.raises((pickle.PicklingError, AttributeError)):
-        pickle.dumps(flow.P)
+    for thing in (flow.P, flow.NTK):
+        with pytest.raises(TypeError, match="cannot be pickled, as it is made of functions: pickle the model"):
+            pickle.dumps(thing)
     model = pickle.loads(pickle.dumps(flow.model))
     np.testing.assert_array_equal(model.vector, flow.model.vector)
+    for copied in (pickle.loads(pickle.dumps(flow)), copy.deepcopy(flow), copy.copy(flow)):
+        np.testing.assert_array_equal(copied.P @ x, flow.P @ x)
+
+
+def test_precision_of_products_with_operators_of_scipy(rng):
+    """They promise the larger precision, and return it."""
+    flow = kpref.Flow(kpref.models.RNN.init(2, 3, 0), rng.normal(size=(2, 4, 2)), dtype=np.float32)
+    x = rng.normal(size=24)
+    for other in (np.eye(24), 1j * np.eye(24)):
+        product = flow.P @ sla.aslinearoperator(other)
+        assert (product @ x).dtype == (product @ x.astype(np.float32)).dtype == product.dtype
+        np.testing.assert_allclose(product @ x, other @ (flow.P @ x), rtol=1e-6)
+
+
+def test_arrays_without_axes_are_numbers(flow, rng):
+    x = rng.normal(size=24)
+    for factor in (2.0, 2j):
+        for product in (flow.P * np.array(factor), np.array(factor) * flow.P, flow.P / np.array(1 / factor)):
+            np.testing.assert_allclose(product @ x, factor * (flow.P @ x), rtol=1e-15)
+
+
+def test_sums_with_what_is_no_operator_are_refused_in_words(flow):
+    for other in (np.eye(24), 1, None, [1.0]):
+        for add in (lambda a, b: a + b, lambda a, b: a - b):
+            for pair in ((flow.P, other), (other, flow.P)):
+                with pytest.raises(TypeError, match="P can be added to another operator; got .*aslinearoperator"):
+                    add(*pair)

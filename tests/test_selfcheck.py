@@ -131,7 +131,7 @@ def test_what_had_nothing_to_test_says_so():
     assert found.passed
     status = {check.name: check.status for check in found.checks}
     assert {name for name, word in status.items() if word == "pass"} == {
-        "dot test of P", "P⁻¹ after P", "P after P⁻¹", "P J = dZ/dθ"
+        "dot test of P", "P⁻¹ after P", "P after P⁻¹", "P J = dZ/dθ", "dot test of P^-1"
     }  # fmt: skip
     assert set(status.values()) == {"pass", "nothing to test"}
 
@@ -206,6 +206,11 @@ def test_correct_operators_of_fields_pass(name):
         "NTK from D",
         "D = dZ/dθ",
         "slope of finite differences",
+        "dot test of J",
+        "J at the times",
+        "A at the times",
+        "P from P_s",
+        "K from J",
         "step size",
     ]
     for check in found.checks[:8]:  # a bound that nothing exceeds would check nothing
@@ -239,6 +244,38 @@ def test_wrong_kernel_of_a_field_is_found():
     assert gram_test(flow, np.random.default_rng(0)).passed
     flow.__dict__["NTK"] = spoiled(flow.NTK, lambda image: image * (1 + 1e-9))
     assert not gram_test(flow, np.random.default_rng(0)).passed
+
+
+@pytest.mark.parametrize(
+    ("name", "check"), [("J", "J at the times"), ("K", "K from J"), ("P", "P from P_s")]
+)  # fmt: skip
+def test_wrong_operators_on_the_grid_are_found(name, check):
+    """A factor that operator and transpose share escapes the dot test; D and the NTK do not pass through these."""
+    flow = rate_flow()
+    scaled = lambda image: image * (1 + 1e-9)  # noqa: E731
+    flow.__dict__[name] = spoiled(getattr(flow, name), scaled, scaled)
+    found = {each.name: each for each in self_check(flow).checks}
+    assert not found[check].passed
+    assert "they are off by 1.0e-09" in found[check].verdict
+    assert found[f"dot test of {name}"].passed
+
+
+def test_a_wrong_linearisation_at_the_times_is_found():
+    """The rates that the step is judged by; they enter neither P nor D."""
+    flow = rate_flow()
+    form = flow.linearization
+    flow.dynamics.__dict__["linearization"] = dataclasses.replace(form, slope=np.roll(form.slope, -1, axis=0))
+    found = {each.name: each for each in self_check(flow).checks}
+    assert not found["A at the times"].passed
+    assert "df/dz at the times is not that at the first stages" in found["A at the times"].verdict
+
+
+def test_a_wrong_transpose_of_the_inverse_is_found():
+    flow = flow_of(MODELS["gru"])
+    flow.__dict__["P_inverse"] = spoiled(flow.P_inverse, transpose=lambda image: image * (1 + 1e-9))
+    failed = [check for check in self_check(flow).checks if not check.passed]
+    assert [check.name for check in failed] == ["dot test of P^-1"]
+    assert failed[0].verdict.startswith("P^-1 and its transpose do not belong together: they are off by ")
 
 
 def test_kinks_near_the_trajectory_are_no_defect():

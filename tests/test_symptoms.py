@@ -7,7 +7,9 @@ import re
 import numpy as np
 import pytest
 
+import kpref
 from kpref import Readout, cli, save_checkpoint
+from kpref.analysis.findings import findings
 from kpref.models import RNN
 
 INPUTS = np.abs(np.random.default_rng(0).normal(size=(5, 10, 3)))
@@ -83,11 +85,11 @@ def test_a_step_beyond_stability_fails_in_words(analyze):
         assert "The states of n explode" in text
         assert re.search(r"the step 0\.1 is \d+\.\d times the time constant", text)
         assert "rk4 is unstable there" in text
-        assert "use a step (--dt) below" in text
+        assert re.search(r"use a step \(--dt\) of 0\.\d+ or less", text)
     assert "FAILED: step size" in printed
     checks = metrics["checkpoints"][0]["self_check"]["checks"]
     assert not {check["name"]: check["passed"] for check in checks}["step size"]
-    limit = float(re.search(r"use a step \(--dt\) below (0\.\d+)", findings)[1])
+    limit = float(re.search(r"use a step \(--dt\) of (0\.\d+) or less", findings)[1])
     status, printed, findings, _ = analyze("plain", "--dt", str(limit), "--tau", "0.02")
     assert status == 0
     assert "(coarse: a smaller step, --dt, changes the results)" in findings
@@ -106,3 +108,26 @@ def test_kinks_are_named_where_they_hide_the_slope(analyze):
     assert status == 0
     assert "theory: 2" not in findings or abs(step["slope"] - 2) < 0.05
     assert "theory: 2" in findings or "kink" in findings
+
+
+def in_memory(model, inputs, **options):
+    readout = kpref.Readout(np.ones((1, model.n_states)), np.zeros(1))
+    targets = options.pop("targets", np.ones((*inputs.shape[:2], 1)))
+    return kpref.analyze((model, readout), kpref.Trials(inputs, targets=targets), modes=2, progress=False, **options)
+
+
+def test_what_overflows_is_refused_in_words():
+    """Powers of 1e150 overflow in every number of a report: an OverflowError of Python came out."""
+    inputs = np.random.default_rng(0).normal(size=(3, 12, 2))
+    with pytest.raises(ValueError, match=r"network explodes: its states reach \d"):
+        in_memory(kpref.models.Linear(np.ones((4, 2)), 1e13 * np.eye(4)), inputs)
+    with pytest.raises(ValueError, match=r"explodes.*euler is unstable there.*use a step \(--dt\) of \d"):
+        in_memory(kpref.models.Rate.init(2, 4, 0), np.repeat(inputs, 2, axis=1), dt=100.0, method="euler")
+    with pytest.raises(ValueError, match=r"the loss of network.*targets 1\.0e\+200"):
+        in_memory(kpref.models.RNN.init(2, 4, 0), inputs, targets=np.full((3, 12, 1), 1e200))
+
+
+def test_an_exponent_that_is_rounding_is_zero():
+    """All trials of a linear map have the same exponents: their spread did not tell 2.8e-17 from zero."""
+    report = in_memory(kpref.models.Linear(np.ones((4, 2)), np.eye(4)), np.ones((3, 12, 2)))
+    assert "exponent of 0 nats per step, not to be told from zero" in " ".join(findings(report.study))

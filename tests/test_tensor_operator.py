@@ -95,6 +95,18 @@ def test_declared_structure_is_true_of_sums_products_and_multiples(rng):
     assert not any(o.structure.self_adjoint for o in made[7:9])
 
 
+def test_powers_are_applied_and_not_built_up():
+    """However high: neither an endless loop when they are made nor a deep stack when they are used."""
+    flow = make_flow("RNN-tanh")
+    dense = flow.P.to_dense()
+    np.testing.assert_allclose((flow.P**3).to_dense(), dense @ dense @ dense, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose((flow.P**3).T.to_dense(), (dense @ dense @ dense).T, rtol=1e-12, atol=1e-13)
+    ones = np.ones(flow.states.shape)
+    np.testing.assert_array_equal((flow.P**0)(ones), ones)
+    np.testing.assert_array_equal((identity(flow.space) ** 10_000)(ones), ones)
+    assert (flow.P**10**30).name == f"P^{10**30}"
+
+
 def test_spaces_have_to_match():
     flow, other = make_flow("GRU"), make_flow("GRU", measure="sum")
     for combine in (lambda: flow.P @ other.P, lambda: flow.P + other.K, lambda: flow.P - other.P):

@@ -167,7 +167,7 @@ def test_numpy_integers_are_numbers():
 CHILD = "import kpref; print(kpref.get_num_threads())"
 
 
-@pytest.mark.parametrize("text, wanted", [("3", "3\n"), ("0", None), ("two", None), ("", None)])
+@pytest.mark.parametrize("text, wanted", [("3", "3\n"), ("0", None), ("two", None), ("", None), ("²", None)])
 def test_environment_variable(text, wanted):
     environment = os.environ | {"KPREF_NUM_THREADS": text}
     done = subprocess.run([sys.executable, "-c", CHILD], env=environment, text=True, capture_output=True, timeout=60)

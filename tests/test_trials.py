@@ -270,6 +270,7 @@ class TestConditions:
             ([None] * B, "must be an array of integers, strings; got dtype object"),
             (["a"] * (B + 1), r"must have shape \(4,\); got \(5,\)"),
             ("abcd", r"must have shape \(4,\); got \(\)"),
+            (np.full(B, 2**63, np.uint64), "holds 9223372036854775808; .* 64 bits"),
             ([["a"]] * B, r"must have shape \(4,\); got \(4, 1\)"),
         ],
     )

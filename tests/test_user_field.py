@@ -370,3 +370,31 @@ def test_derivative_that_is_not_finite_along_the_way():
             flow.P(np.zeros(flow.states.shape))
         with pytest.raises(IntegrationError, match="trial 1"):
             Flow(field, z0=[[1.0], [0.001]], times=[0.0, 0.01, 0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("function", "derivative", "far"),
+    [
+        (
+            lambda z: np.sin(z**2),
+            lambda z: 2 * z * np.cos(z**2),
+            (5e3, 1e4, 1e5),
+        ),  # swings faster than the shortest step far out
+        (lambda z: z - np.floor(z), np.ones_like, (5e3, 1e4, 1e5)),  # long steps are whole periods
+        (lambda z: np.sin(z.astype(np.float32)), np.cos, (300.0,)),
+    ],
+    ids=["chirp", "saw", "float32"],
+)
+def test_stated_error_holds_far_from_the_check(function, derivative, far):
+    """Or the derivative is refused: an entry that is kept is within what is stated."""
+    field = UserField(lambda z, x, p: p["w"] * function(np.asarray(z.real)), 1, parameters={"w": 1.0})
+    kept = 0
+    for z in (0.3, -0.7, 7.25, 99.99, *far):
+        try:
+            found = field.state_jacobian(np.array([[z]]), np.zeros((1, 0)))[0, 0, 0]
+        except ValueError:
+            continue
+        kept += 1
+        wanted = float(derivative(np.array(z)))
+        assert abs(found - wanted) <= 3 * field.derivative_error * max(abs(found), abs(wanted))
+    assert kept >= 2

@@ -16,6 +16,8 @@ from kpref._reprs import html_table
 from kpref._terminal import Progress, watched
 from kpref.analysis.folders import require_replaceable, write_folder
 from kpref.analysis.request import Request, prepare
+from kpref.analysis.wording import LEVEL, interval_of, percent, with_interval
+from kpref.threads import serial_blas
 from kpref.trials import Trials
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Report:
         """Whether all self-checks of all networks are passed: if not, rely on nothing in it."""
         return all(analysis.check.passed for analysis in self.study.analyses)
 
+    @serial_blas
     def save(
         self,
         folder: str | os.PathLike[str],
@@ -104,7 +107,6 @@ class Report:
     def _repr_html_(self) -> str:
         """A table with a row a metric and a column a network."""
         from kpref.analysis.quantities import quantities
-        from kpref.analysis.wording import LEVEL, interval_of, with_interval
 
         analyses = self.study.analyses
         rows: dict[str, dict[str, str]] = {"network": {analysis.name: analysis.model for analysis in analyses}}
@@ -113,13 +115,13 @@ class Report:
             if analysis.loss is not None:
                 rows.setdefault("loss", {})[name] = f"{analysis.loss:.4g}"
             if analysis.accuracy is not None:
-                rows.setdefault("accuracy", {})[name] = f"{analysis.accuracy:.2%}"
+                rows.setdefault("accuracy", {})[name] = percent(analysis.accuracy, 2)
             for quantity in quantities(analysis):
                 rows.setdefault(quantity.label, {})[name] = with_interval(quantity.value, *interval_of(quantity))
             rows.setdefault("self-checks", {})[name] = _verdict(checks)
         names = [analysis.name for analysis in analyses]
         table = html_table([[label, *(cells.get(name, "–") for name in names)] for label, cells in rows.items()], names)
-        note = f"<p>in brackets: intervals at {LEVEL:.0%}</p>"
+        note = f"<p>in brackets: intervals at {percent(LEVEL)}</p>"
         where = "" if self.folder is None else f"<p>report: {html.escape(str(self.folder / 'report.html'))}</p>"
         return f"{table}{note}{where}"
 
@@ -130,7 +132,7 @@ def in_a_line(analysis: Analysis) -> str:
     if analysis.loss is not None:
         parts.append(f"loss {analysis.loss:.4g},")
     if analysis.accuracy is not None:
-        parts.append(f"accuracy {analysis.accuracy:.2%},")
+        parts.append(f"accuracy {percent(analysis.accuracy, 2)},")
     return " ".join([*parts, _verdict(analysis.check.checks)])
 
 
@@ -241,6 +243,7 @@ def _finished(request: Request, folder: Path | None, started: float, tell: Tell,
     return report
 
 
+@serial_blas
 def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
     """Make an analysis.
 

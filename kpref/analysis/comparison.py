@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.analysis.alignments import aligned
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.settings import Integration, Objective
@@ -36,6 +37,8 @@ class Alignments:
     names: tuple[str, ...]
     values: Array
     errors: Array
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,8 @@ class Comparison:
     overlap: float
     alignments: Alignments
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True, eq=False)
 class Study:
@@ -97,6 +102,8 @@ class Study:
     integration: Integration | None
     facts: dict[str, str]
     notes: tuple[str, ...]
+
+    __repr__ = short_repr
 
 
 def compare(before: Analysis, after: Analysis, seed: int = 0) -> Comparison | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.analysis.slopes import Slope, fit_slope, kinks_crossed
 from kpref.flow import Flow
 from kpref.models import Field
@@ -67,6 +68,8 @@ class FiniteDifferences:
     crossings: Array
     rows: int
     still: bool
+
+    __repr__ = short_repr
 
 
 def finite_differences(

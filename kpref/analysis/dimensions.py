@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.analysis.trial_errors import errors_of_blocks, errors_of_kernel, errors_of_modes, trial_groups
 from kpref.flow import Flow
 from kpref.linearize import SiteForm
@@ -82,6 +83,8 @@ class Dimensions:
     ntk_schmidt: Estimate | None
     ntk_schmidt_trials: int
     trial_errors: dict[str, float]
+
+    __repr__ = short_repr
 
 
 def measure_dimensions(

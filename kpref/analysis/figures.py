@@ -16,7 +16,7 @@ from kpref.analysis.metric_figures import alignments, dimensions, size_of, stabi
 from kpref.analysis.numbers import Analysis, StepTest
 from kpref.analysis.profile import Profile
 from kpref.analysis.runs import ends_in_words, scored, until_end
-from kpref.analysis.wording import number
+from kpref.analysis.wording import number, percent
 from kpref.coloring import TrialColoring, color_trials
 from kpref.plots import (
     checkpoint_colors,
@@ -176,7 +176,7 @@ def _mode(ax: Axes, study: Study, analysis: Analysis, index: int, profile: Profi
     # Of an operator that is zero, any tensor is a mode: that would look like a finding.
     amplitude = until_end(profile.amplitude if value > 0 else np.zeros(profile.amplitude.shape), study.trials)
     plot_trials(amplitude, coloring, "amplitude (of norm 1)", analysis.times, ax)
-    title_of(ax, f"mode {index + 1}: λ = {number(value)}" + (f", shown: {profile.share:.0%}" if value > 0 else ""))
+    title_of(ax, f"mode {index + 1}: λ = {number(value)}" + (f", shown: {percent(profile.share)}" if value > 0 else ""))
 
 
 def _lengths(ax: Axes, study: Study, analysis: Analysis) -> None:
@@ -329,9 +329,9 @@ def _words_on_change(step: StepTest, coloring: TrialColoring) -> str:
     order = coloring.name.split(" (")[0]
     return (
         f"Change of the states by one step of gradient descent with η = {number(step.etas[step.chosen])}, along the "
-        f"direction of state space that holds {step.predicted_profile.share:.0%} of it; one row is one trial, in the "
-        f"order of their {order}. A and B should look alike, and C be pale: over all directions the prediction is off "
-        f"by {step.relative_error[step.chosen]:.1%}."
+        f"direction of state space that holds {percent(step.predicted_profile.share)} of it; one row is one trial, in "
+        f"order of the {order}. A and B should look alike, and C be pale: over all directions the prediction is off "
+        f"by {percent(step.relative_error[step.chosen], 1)}."
     )
 
 

@@ -12,13 +12,16 @@ from kpref.analysis.comparison import Study
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.step_test import PREDICTED_STEP
 from kpref.analysis.symptoms import rising_loss, symptoms
-from kpref.analysis.wording import LEVEL, number, with_error, with_interval
+from kpref.analysis.wording import LEVEL, number, percent, with_error, with_interval
 from kpref.spectra import Lyapunov
 from kpref.spectra.lyapunov import TooShort
 
 __all__ = ["findings"]
 
 Array = npt.NDArray[Any]
+
+#: Exponents below this are rounding, where trials agree on all of their digits.
+_ROUNDED = 1e-12
 
 
 def findings(study: Study) -> list[str]:
@@ -46,11 +49,11 @@ def _performance(first: Analysis, last: Analysis) -> str:
     if last.loss is None:
         return ""
     if first is last or first.loss is None:
-        accuracy = "" if last.accuracy is None else f", the accuracy {last.accuracy:.1%}"
+        accuracy = "" if last.accuracy is None else f", the accuracy {percent(last.accuracy, 1)}"
         return f"The loss of {last.name} is {number(last.loss)}{accuracy}."
     text = f"From {first.name} to {last.name} the loss went from {number(first.loss)} to {number(last.loss)}"
     if first.accuracy is not None and last.accuracy is not None:
-        text += f", and the accuracy from {first.accuracy:.1%} to {last.accuracy:.1%}"
+        text += f", and the accuracy from {percent(first.accuracy, 1)} to {percent(last.accuracy, 1)}"
     return text + "."
 
 
@@ -58,14 +61,18 @@ def _concentration(last: Analysis, first: Analysis) -> str:
     share = _share(last)
     if math.isnan(share):
         return f"The NTK of {last.name} is zero: no small change of its parameters moves a state."
-    text = f"In {last.name} the first {len(last.ntk_modes.values)} modes of the NTK hold {share:.0%} of its trace"
+    several = len(last.ntk_modes.values)
+    hold, carry = f"{several} modes of the NTK hold", "they carry"
+    if several == 1:
+        hold, carry = "mode of the NTK holds", "it carries"
+    text = f"In {last.name} the first {hold} {percent(share)} of its trace"
     if first is not last and not math.isnan(_share(first)):
-        text += f" ({_share(first):.0%} in {first.name})"
+        text += f" ({percent(_share(first))} in {first.name})"
     if last.shares is not None and np.isfinite([last.shares.rate, last.shares.error]).all():
         rate, error = last.shares.rate.sum(), last.shares.error.sum()
         text += (
-            f"; they carry {rate:.0%} of the speed at which gradient descent lowers the loss, and {error:.1%} of the "
-            f"error itself"
+            f"; {carry} {percent(rate)} of the speed at which gradient descent lowers the loss, and "
+            f"{percent(error, 1)} of the error itself"
         )
     return text + "."
 
@@ -81,7 +88,8 @@ def _dimensions(study: Study) -> str:
     ends = [study.analyses[0], last] if len(study.analyses) > 1 else [last]
     known = [(a.name, a.dimensions.ntk) for a in ends if a.dimensions.ntk.value > 0]
     sizes = " and ".join(f"{with_interval(ntk.value, *ntk.interval(LEVEL))} in {name}" for name, ntk in known)
-    parts = [f"The effective dimension of the NTK is {sizes}", _growth(last, study.integration is None)]
+    inexact = "" if all(ntk.exact for _, ntk in known) else f" (in brackets: {percent(LEVEL)} intervals)"
+    parts = [f"The effective dimension of the NTK is {sizes}{inexact}", _growth(last, study.integration is None)]
     text = "; ".join(part for part in (parts if known else parts[1:]) if part)
     return f"{text}." if text else ""
 
@@ -93,6 +101,8 @@ def _growth(last: Analysis, discrete: bool) -> str:
         return f"{last.name} forgets at once: some step of a trial keeps nothing of the state before it"
     if not math.isfinite(largest):
         return ""
+    if abs(largest) <= _ROUNDED:
+        largest = 0.0
     per, several = ("step", "steps") if discrete else ("unit of time", "units of time")
     value = f"{with_error(largest, error)} nats per {per}"
     text = f"{last.name} has a largest finite-time Lyapunov exponent of {value}"
@@ -108,7 +118,7 @@ def _in_the_long_run(exponents: Lyapunov) -> str:
         low, high = exponents.estimates[0].interval()
     except TooShort:
         return "; the trials are too short and too few to tell it for longer ones"
-    return f"; for ever longer trials the exponent lies between {number(low, 2)} and {number(high, 2)} (95 %)"
+    return f"; the exponent in the limit of long trials lies between {number(low, 2)} and {number(high, 2)} (95 %)"
 
 
 def _prediction(study: Study) -> str:
@@ -154,7 +164,7 @@ def _turning(study: Study) -> str:
         return text + "."
     degrees = np.degrees(comparison.angles)
     return (
-        f"{text}, and the spaces of the leading NTK modes share {comparison.overlap:.0%} "
+        f"{text}, and the spaces of the leading NTK modes share {percent(comparison.overlap)} "
         f"(angles of {degrees[0]:.0f}° to {degrees[-1]:.0f}°)."
     )
 
@@ -183,6 +193,7 @@ def _trust(study: Study) -> str:
     if idle:
         return (
             f"{len(checks) - len(idle)} of {len(checks)} self-checks of the operators passed, at this network and "
-            f"these trials; the others had nothing to test ({', '.join(dict.fromkeys(idle))})."
+            f"these trials; {'the other' if len(idle) == 1 else 'the others'} had nothing to test "
+            f"({', '.join(dict.fromkeys(idle))})."
         )
     return f"All {len(checks)} self-checks of the operators passed, at this network and these trials."

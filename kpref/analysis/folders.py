@@ -14,24 +14,24 @@ to the path. A kill between the two leaves no report at the path, until the next
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from kpref._arguments import require_movable
 from kpref._exchange import exchange
-from kpref._locks import siblings, take, temporary_name
+from kpref._locks import LOCK, create_temporary_folder, dead_folders, prefix_for, temporary_name
 from kpref._signals import signals_wait
+from kpref._validate import path_like
 
 __all__ = ["INDEX", "require_replaceable", "sweep", "write_folder"]
 
 #: The file that tells a folder made by kpref from others: JSON with the name of the program and the files it wrote.
 INDEX = "metrics.json"
 
-_LOCK, _NEW, _OLD = "lock", "new", "old"
-_LONGEST_NAME = 200  # bytes; file systems end at 255, and the name of the staging folder is longer than the folder's
+_NEW, _OLD = "new", "old"
 
 
 def require_replaceable(path: str | os.PathLike[str]) -> Path:
@@ -50,20 +50,20 @@ def require_replaceable(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     OSError
-        If the parent folder does not exist or cannot be written, or `path` is a file or a mount point.
+        If the parent folder does not exist or cannot be written, or `path` is a file, a mount point or the current
+        folder.
     ValueError
         If there is a folder with files that kpref did not write.
     """
     try:
-        folder = Path(path).resolve()
+        folder = path_like("the output folder", path).resolve()
     except RuntimeError:  # what Python 3.11 and 3.12 make of a loop of symbolic links
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path)) from None
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"the output folder {folder} is a file; name another folder, or a new one")
     if folder.is_dir():
         _require_own(folder, folder)
-        if os.path.ismount(folder):
-            raise OSError(f"the output folder {folder} is a mount point; name a new folder inside it")
+        require_movable(folder)
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"cannot make the output folder {folder}: {folder.parent} does not exist")
     probe = _new_staging(folder)
@@ -117,49 +117,18 @@ def sweep(path: Path) -> None:
     path : Path
         Absolute, links resolved.
     """
-    found = siblings(path.parent, _prefix(path))
-    for staging in [Path(entry) for entry in found if entry.is_dir(follow_symlinks=False)]:
-        try:
-            lock = os.open(staging / _LOCK, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-        except FileNotFoundError:  # its run died before it had locked it, or after it had removed all else
-            with suppress(OSError):
-                staging.rmdir()
-            continue
-        except OSError:
-            continue
-        try:
-            if take(lock):
-                _clear(staging, path)
-        finally:
-            os.close(lock)
+    for staging in dead_folders(path.parent, prefix_for(path)):
+        _clear(staging, path)
 
 
 @contextmanager
 def _staging(path: Path) -> Iterator[Path]:
     """A staging folder that is ours as long as the block lasts."""
-    staging, lock = _locked_staging(path)
+    staging, lock = create_temporary_folder(path.parent, prefix_for(path))
     try:
         yield staging
     finally:
         _clear(staging, path)
-        os.close(lock)
-
-
-def _locked_staging(path: Path) -> tuple[Path, int]:
-    while True:
-        staging = _new_staging(path)
-        staging.mkdir()
-        try:
-            lock = os.open(staging / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileNotFoundError:  # a run that sweeps has found it empty
-            continue
-        except BaseException:
-            with suppress(OSError):
-                staging.rmdir()
-            raise
-        # A run that sweeps may have opened the lock before we had it, and is about to remove all this or has done so.
-        if take(lock) is not False and os.fstat(lock).st_nlink > 0:
-            return staging, lock
         os.close(lock)
 
 
@@ -195,7 +164,7 @@ def _clear(staging: Path, path: Path) -> None:
         for name in (_NEW, _OLD):
             if not _remove_report(staging / name):
                 return
-        (staging / _LOCK).unlink(missing_ok=True)
+        (staging / LOCK).unlink(missing_ok=True)
         staging.rmdir()
 
 
@@ -255,12 +224,5 @@ def _to_disk(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _prefix(folder: Path) -> str:
-    name = folder.name
-    if len(os.fsencode(name)) > _LONGEST_NAME:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return f".{name}.kpref-"
-
-
 def _new_staging(folder: Path) -> Path:
-    return folder.with_name(temporary_name(_prefix(folder)))
+    return folder.with_name(temporary_name(prefix_for(folder)))

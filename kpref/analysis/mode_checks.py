@@ -6,6 +6,7 @@ These checks ask the operator of the flow, whole, and hold the answers against w
     A v_i = lambda_i v_i,   <v_i, v_j> = delta_ij         for each operator with its modes (residual and Gram matrix)
     iterated = exact eigenvalues                          for K, whose exact spectrum comes from dense blocks
     tr K = sum of the exact spectrum                      by Hutchinson's estimate of what the modes leave of K
+    tr K_hh = sum of the exact spectrum of unit h         in closed form, and what else is told of the spectrum
 
 In the last, with orthonormal v_1 ... v_k projected out of K, ``x^T K' x`` for m normal x has the mean ``tr K'`` and the
 variance ``2 |K'|_F^2 / m``; a deviation of 6 standard deviations counts as a failure.
@@ -21,12 +22,14 @@ import numpy.typing as npt
 
 from kpref.analysis.checks import Check
 from kpref.analysis.selfcheck import largest_rounding
+from kpref.flow import Flow
 from kpref.operators import TensorOperator
 from kpref.spectra import KernelSpectrum
 from kpref.spectra.blocks import BlockEigen
+from kpref.spectra.closed_form import kernel_unit_trace
 from kpref.threads import serial_blas
 
-__all__ = ["ASKED", "kernel_checks", "mode_check", "whole_vectors"]
+__all__ = ["ASKED", "kernel_checks", "kernel_sums", "mode_check", "whole_vectors"]
 
 Array = npt.NDArray[Any]
 
@@ -150,3 +153,27 @@ def _trace_check(operator: TensorOperator, exact: KernelSpectrum, values: Array,
         verdict,
         idle=scale == 0,
     )
+
+
+def kernel_sums(exact: KernelSpectrum, flow: Flow) -> Check:
+    """Whether the spectrum of K adds up to the trace of each unit, and to the numbers that are told of it."""
+    traces = kernel_unit_trace(flow.linearization, flow.space.mu)
+    sums, total, square = exact.unit_values.sum(axis=1), float(exact.values.sum()), float(np.square(exact.values).sum())
+    if len(sums) < len(traces):  # units are not apart
+        traces = traces.sum(keepdims=True)
+    scale, dimension = float(traces.sum()), total**2 / square if square > 0 else 0.0
+    gaps = {
+        "the eigenvalues of a unit": float(np.abs(sums - traces).max()) / (scale or 1.0),
+        "all eigenvalues": abs(total - scale) / (scale or 1.0),
+        "the trace": abs(exact.trace - scale) / (scale or 1.0),
+        "the Frobenius norm": abs(exact.frobenius**2 - square) / (square or 1.0),
+        "the effective dimension": abs(exact.effective_dimension - dimension) / (dimension or 1.0),
+    }
+    terms = flow.space.size + exact.unit_values.shape[1]
+    bound, worst = 8 * terms * np.finfo(float).eps, max(gaps, key=lambda what: gaps[what])
+    verdict = "K is zero" if scale == 0 else ""
+    if not gaps[worst] <= bound:
+        verdict = f"the exact spectrum of K is wrong: {worst} of it by {gaps[worst]:.1e}"
+    reason = f"8 n u for sums of n = {terms:,} terms"
+    identity = "Σ λᵢ = tr K, unit by unit"
+    return Check("sums of the spectrum of K", identity, gaps[worst], bound, reason, verdict, idle=scale == 0)

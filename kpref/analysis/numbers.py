@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.analysis.alignments import align_tasks, aligned
 from kpref.analysis.dimensions import Dimensions, measure_dimensions, schmidt_trials
-from kpref.analysis.mode_checks import ASKED, kernel_checks, mode_check, whole_vectors
+from kpref.analysis.gradient_checks import error_check, flow_check
+from kpref.analysis.missed_modes import missed_check
+from kpref.analysis.mode_checks import ASKED, kernel_checks, kernel_sums, mode_check, whole_vectors
 from kpref.analysis.profile import Profile, leading_profile
 from kpref.analysis.selfcheck import SelfCheck, longest_sum, self_check
 from kpref.analysis.settings import Integration, Objective
 from kpref.analysis.stability import Stability, growth_trials, measure_stability, stability_trials
+from kpref.analysis.step_size import measure_step_size
 from kpref.analysis.step_test import StepTest, measure_steps, step_checks
 from kpref.flow import Flow
 from kpref.gradient import GradientFlow
@@ -53,6 +57,8 @@ Array = npt.NDArray[Any]
 
 #: Stages that `analyze_checkpoint` reports as its progress.
 STAGES = 8
+#: Eighth powers of what is larger overflow: effective ranks are made of fourth powers of K and the NTK.
+_LARGEST = 1e35
 #: Eigenfunctions of the NTK that are drawn.
 SHOWN_MODES = 3
 
@@ -71,6 +77,8 @@ class ErrorShares:
 
     error: Array
     rate: Array
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +152,8 @@ class Analysis:
     step: StepTest | None = None
     tasks: TaskAlignment | None = None
 
+    __repr__ = short_repr
+
     @property
     def states_rms(self) -> float:
         """Root mean square of the states, over units and the points that exist."""
@@ -212,6 +222,7 @@ def analyze_checkpoint(
         return Flow(model, part, initial, measure=measure, **({} if integration is None else integration.arguments()))
 
     flow = flow_on(np.arange(trials.n_trials))
+    _require_moderate(name, flow, seed)
     k = min(modes, flow.space.size)
     tell("spectrum of K")
     kernel = kernel_spectrum(flow, progress=tick)
@@ -236,8 +247,11 @@ def analyze_checkpoint(
     check = check.extended(
         [
             *kernel_checks(flow.K, kernel, kernel_modes, terms, seed),
+            kernel_sums(kernel, flow),
             mode_check(gram, propagator_modes.values, propagated, terms),
+            missed_check(gram, propagator_modes.values, propagated, terms, seed),
             mode_check(flow.NTK, ntk_modes.values, ntk_modes.vectors, terms),
+            missed_check(flow.NTK, ntk_modes.values, ntk_modes.vectors, terms, seed),
         ]
     )
     analysis = Analysis(
@@ -261,7 +275,26 @@ def analyze_checkpoint(
     tell("gradient flow and steps")
     if objective is None or readout is None:
         return analysis
-    return _with_loss(analysis, flow.gradient_flow(readout, **objective.arguments(trials)), readout, trials, objective)
+    with np.errstate(over="ignore"):  # a loss that overflows is refused
+        gradient = flow.gradient_flow(readout, **objective.arguments(trials))
+    return _with_loss(analysis, gradient, readout, trials, objective, seed)
+
+
+def _require_moderate(name: str, flow: Flow, seed: int) -> None:
+    """Refuse a network that explodes so much that powers of its operators overflow."""
+    rng = np.random.default_rng(seed)
+    with np.errstate(over="ignore", invalid="ignore"):
+        images = (op(rng.standard_normal(op.shape_in)) for op in (flow.P, flow.D))
+        grown = max(float(np.abs(image).max()) for image in images)
+        reached = float(np.abs(flow.states).max())
+        if reached <= _LARGEST and grown <= _LARGEST:
+            return
+        step = measure_step_size(flow) if isinstance(flow.model, Field) else None
+    text = f"{name} explodes: its states reach {reached:.1e}, and small changes"
+    text += f" grow to {grown:.1e}" if np.isfinite(grown) else " overflow"
+    if step is not None and not step.stable:
+        raise ValueError(f"{text}; {step.in_words()}")
+    raise ValueError(f"{text}, whose powers are beyond all numbers: fewer steps, or other weights, keep it in bounds")
 
 
 def _in_words(model: Model) -> str:
@@ -281,11 +314,24 @@ def evenly_spread(total: int, number: int) -> Array:
 
 
 def _with_loss(
-    analysis: Analysis, gradient: GradientFlow, readout: Readout, trials: Trials, objective: Objective
+    analysis: Analysis, gradient: GradientFlow, readout: Readout, trials: Trials, objective: Objective, seed: int
 ) -> Analysis:
     space, value = analysis.space, gradient.loss_value
+    arguments = objective.arguments(trials)
+    if not np.isfinite([value.value, gradient.loss_rate]).all():
+        wanted = arguments.get("targets", 0.0)
+        raise ValueError(
+            f"the loss of {analysis.name}, or its gradient, is no finite number (outputs reach "
+            f"{np.abs(value.outputs).max():.1e}, targets {np.abs(wanted).max():.1e}): scale the targets and the "
+            "readout to moderate numbers"
+        )
     moving = bool(gradient.grad_theta.any())
-    step = measure_steps(gradient, readout, objective.arguments(trials)) if moving else None
+    step = measure_steps(gradient, readout, arguments) if moving else None
+    checks = [] if step is None else [
+        error_check(gradient, readout, arguments, seed),
+        flow_check(gradient, float(analysis.ntk_modes.values[0]), longest_sum(gradient.flow)),
+        *step_checks(step),
+    ]  # fmt: skip
     return replace(
         analysis,
         loss=gradient.loss,
@@ -296,7 +342,7 @@ def _with_loss(
         shares=_error_shares(analysis.ntk_modes, gradient, space),
         step=step,
         tasks=align_tasks(gradient, trials) if moving else None,
-        check=analysis.check if step is None else analysis.check.extended(step_checks(step)),
+        check=analysis.check.extended(checks),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.space import TrajectorySpace
 
 __all__ = ["Profile", "leading_profile"]
@@ -32,6 +33,8 @@ class Profile:
     amplitude: Array
     direction: Array
     share: float
+
+    __repr__ = short_repr
 
 
 def leading_profile(tensor: Array, space: TrajectorySpace) -> Profile:

@@ -134,6 +134,8 @@ def _stability(analysis: Analysis) -> list[Quantity]:
     followed = f"exact, median of {_of_all(len(last), total)}"
 
     def mean(key: str, label: str, value: float, error: float) -> Quantity:
+        if not np.isfinite(value):
+            return Quantity(key, label, group, value, None, "exact: some step keeps nothing of the state before it")
         if not np.isfinite(error):
             return Quantity(key, label, group, value, None, "exact for one trial; one alone has no standard error")
         words = f"exact for each trial, mean of {_of_all(len(norms), total)}, 95 % interval of the mean"

@@ -19,7 +19,7 @@ from kpref.analysis.findings import findings
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.style import STYLE_SHEET
 from kpref.analysis.tables import alignment_table, breakable, quantity_table, table
-from kpref.analysis.wording import LEVEL, number, with_interval
+from kpref.analysis.wording import LEVEL, number, percent, with_interval
 
 __all__ = ["render"]
 
@@ -212,7 +212,7 @@ def _overview_table(study: Study) -> str:
         rows.append(row("loss", "exact", [optional(a.loss) for a in analyses]))
         if any(a.accuracy is not None for a in analyses):
             rows.append(
-                row("accuracy", "exact", ["–" if a.accuracy is None else f"{a.accuracy:.2%}" for a in analyses])
+                row("accuracy", "exact", ["–" if a.accuracy is None else percent(a.accuracy, 2) for a in analyses])
             )
         rows.append(row("size of the error, |Err|", "exact", [optional(a.error_norm) for a in analyses]))
         rows.append(row("change of the loss per unit η", "exact", [optional(a.loss_rate) for a in analyses]))
@@ -229,7 +229,7 @@ def _overview_table(study: Study) -> str:
         row("trace of the NTK", f"estimated, {100 * LEVEL:g} % interval",
             [with_interval(a.dimensions.ntk_trace.value, *a.dimensions.ntk_trace.interval(LEVEL)) for a in analyses]),
         row(f"share of it in the first {len(analyses[0].ntk_modes.values)} modes", "estimated",
-            [f"{a.ntk_modes.values.sum() / (a.dimensions.ntk_trace.value or 1.0):.1%}" for a in analyses]),
+            [percent(a.ntk_modes.values.sum() / (a.dimensions.ntk_trace.value or 1.0), 1) for a in analyses]),
     ]  # fmt: skip
     if any(a.discretisation is not None for a in analyses):
         differences = ["–" if a.discretisation is None else f"{100 * a.discretisation:.2g} %" for a in analyses]
@@ -265,7 +265,7 @@ def _eigenvalue_table(analysis: Analysis) -> str:
             number(ntk.residuals[index], 2),
         ]
         if shares is not None:
-            cells += [f"{shares.error[index]:.2%}", f"{shares.rate[index]:.2%}"]
+            cells += [percent(shares.error[index], 2), percent(shares.rate[index], 2)]
         rows.append(cells)
     note = (
         "An iterated eigenvalue is off by at most residual × largest eigenvalue. P does not mix "
@@ -280,7 +280,7 @@ def _step_table(analysis: Analysis) -> str:
         return ""
     head = ["η", "error of predicted dz", "loss, predicted change", "loss, realised change"]
     rows = [
-        [number(eta), f"{100 * error:.3g} %", number(predicted), number(realised)]
+        [number(eta), f"{number(100 * error)} %", number(predicted), number(realised)]
         for eta, error, predicted, realised in zip(
             step.etas, step.relative_error, step.loss_predicted, step.loss_realised, strict=True
         )
@@ -297,7 +297,7 @@ def _comparison_table(study: Study) -> str:
         ["change of the states, relative", *(f"{100 * c.states:.3g} %" for c in found), "exact"],
         ["change of the outputs, rms", *("–" if c.outputs is None else number(c.outputs) for c in found), "exact"],
         ["angles between leading NTK modes", *(f"{a[0]:.1f}° to {a[-1]:.1f}°" for a in degrees), "iterated"],
-        ["shared part of their spaces", *(f"{c.overlap:.1%}" for c in found), "iterated"],
+        ["shared part of their spaces", *(percent(c.overlap, 1) for c in found), "iterated"],
     ]
     head = ["", *(f"{breakable(c.before)} → {breakable(c.after)}" for c in found), "how it is known"]
     note = "Shared part: mean squared cosine of the angles, 100 % if both spaces are the same and 0 % if orthogonal."

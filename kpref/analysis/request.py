@@ -167,9 +167,6 @@ def prepare(
 
     sources, source = _find_sources(checkpoints, trials, spell)
     files = [item for item in (*sources, source) if isinstance(item, Path)]
-    for item in sources:
-        if isinstance(item, Path):
-            require_file("the checkpoint", item)
     if isinstance(source, Path):
         require_file("the trials file", source)
     whole = source if isinstance(source, Trials) else Trials.load(source)
@@ -265,6 +262,7 @@ def _find_sources(checkpoints: Any, trials: Any, spell: Spelling) -> tuple[list[
             sources += _first_and_last(path)
             beside.append(path / "trials.npz")
         else:
+            require_file("the checkpoint", path)
             sources.append(path)
     if trials is not None:
         return sources, trials if isinstance(trials, Trials) else Path(trials)
@@ -418,7 +416,8 @@ def _check_objective(
     shape = (trials.n_trials, trials.n_steps, network.model.n_states)
     try:
         space = TrajectorySpace(shape, measure, lengths=trials.lengths)
-        evaluate_loss(np.zeros(shape), space, network.readout, **objective.arguments(trials))
+        with np.errstate(over="ignore"):  # a loss that overflows is refused with its size, later
+            evaluate_loss(np.zeros(shape), space, network.readout, **objective.arguments(trials))
     except ValueError as error:
         raise ValueError(
             f"the loss {objective.loss} at {spell('at')} {objective.at} does not fit the trials and the readout in "
@@ -446,8 +445,8 @@ def _notes(networks: Sequence[Network], trials: Trials, objective: Objective | N
             notes.append(f"{where} has no readout: all that needs a loss is left out for it.")
     if trials.groups is None:
         notes.append(
-            "The trials do not carry one condition or label each, which would say what the sub-tasks are: their "
-            "alignment is left out."
+            "The alignment of sub-tasks is left out: no condition or label of each trial says which sub-task it "
+            "belongs to."
         )
     elif len(np.unique(trials.groups)) > MOST_TASKS:
         number, what = len(np.unique(trials.groups)), "labels" if trials.conditions is None else "conditions"

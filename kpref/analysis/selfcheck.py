@@ -2,15 +2,16 @@
 
 Three kinds of identities that need no reference solution. For a map,
 
-    <y, A x> = <A^T y, x>                for A = P, J, K, NTK                        (dot tests)
+    <y, A x> = <A^T y, x>                for A = P, J, K, NTK, P^-1                  (dot tests)
     P J = dZ/dtheta                      against finite differences of the forward map
     P^-1 P = I,  P P^-1 = I,  NTK = P K P*
 
 and for a Runge-Kutta flow, whose operators are exact at the stages of the method (P_s, J_s),
 
-    <y, A x> = <A^T y, x>                for A = P_s, J_s, D, P, K
+    <y, A x> = <A^T y, x>                for A = P_s, J_s, D, P, K, J
     D = dZ/dtheta                        against finite differences of the forward integration
-    P_s J_s = D,  NTK = D D*
+    P_s J_s = D,  NTK = D D*,  K = J J*
+    P, J and df/dz at the times          against those at the stages
 
 Then the slope at which the differences fall, see `kpref.analysis.slopes`, and in continuous time the step of the
 method, see `kpref.analysis.step_size`.
@@ -30,11 +31,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.analysis.checks import Check
 from kpref.analysis.differences import DECISIVE, FiniteDifferences, finite_differences
 from kpref.analysis.slopes import slope_check
 from kpref.analysis.step_size import StepSize, measure_step_size, step_size_check
+from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow
+from kpref.kernels.reference import jacobian
 from kpref.models import Field
 from kpref.operators import TensorOperator
 from kpref.threads import serial_blas
@@ -46,6 +50,7 @@ __all__ = [
     "dot_test",
     "finite_differences",
     "gram_test",
+    "grid_tests",
     "inverse_tests",
     "kernel_test",
     "largest_rounding",
@@ -74,6 +79,8 @@ class SelfCheck:
     checks: tuple[Check, ...]
     differences: FiniteDifferences
     step_size: StepSize | None = None
+
+    __repr__ = short_repr
 
     @property
     def passed(self) -> bool:
@@ -132,7 +139,10 @@ def _self_check(flow: Flow, seed: int, tell: Callable[[str], object]) -> SelfChe
     identity = f"|difference − {derivative} d| ∝ step²"
     checks.append(slope_check("slope of finite differences", identity, differences.fit, what))
     if not continuous:
+        checks.append(dot_test(flow.P_inverse, rng, longest_sum(flow)))
         return SelfCheck(tuple(checks), differences)
+    tell("P, J and K at the times")
+    checks += [dot_test(flow.J, rng, longest_sum(flow)), *grid_tests(flow, rng)]
     tell("step of the method")
     step_size = measure_step_size(flow)
     return SelfCheck((*checks, step_size_check(step_size)), differences, step_size)
@@ -152,7 +162,7 @@ def dot_test(operator: TensorOperator, rng: np.random.Generator, terms: int) -> 
     forward, backward = operator(x), operator.T(y)
     gap = abs(float(np.vdot(y, forward)) - float(np.vdot(backward, x)))
     scale = max(_norm(y) * _norm(forward), _norm(backward) * _norm(x))
-    return Check(
+    check = Check(
         f"dot test of {operator.name}",
         f"⟨y, {operator.name} x⟩ = ⟨{operator.name}ᵀ y, x⟩",
         gap / scale if scale > 0 else gap,
@@ -161,6 +171,7 @@ def dot_test(operator: TensorOperator, rng: np.random.Generator, terms: int) -> 
         f"{operator.name} is zero" if scale == 0 else "",
         idle=scale == 0,
     )
+    return _accused(check, f"{operator.name} and its transpose do not belong together")
 
 
 def inverse_tests(flow: Flow, rng: np.random.Generator, condition: float) -> list[Check]:
@@ -176,7 +187,7 @@ def inverse_tests(flow: Flow, rng: np.random.Generator, condition: float) -> lis
     errors = [_norm(flow.P_inverse(flow.P(q)) - q), _norm(flow.P(flow.P_inverse(q)) - q)]
     names = (("P⁻¹ after P", "P⁻¹ P q = q"), ("P after P⁻¹", "P P⁻¹ q = q"))
     return [
-        _ill_conditioned(Check(name, identity, error / _norm(q), bound, reason))
+        _judged(Check(name, identity, error / _norm(q), bound, reason), "P and P⁻¹ are not inverse to each other")
         for (name, identity), error in zip(names, errors, strict=True)
     ]
 
@@ -193,7 +204,7 @@ def kernel_test(flow: Flow, rng: np.random.Generator, condition: float) -> Check
         largest_rounding(terms) * condition,
         f"8 √k u for sums of k = {terms:,} terms, times the condition number {condition:.3g} of P",
     )
-    return _ill_conditioned(check, zero=not whole.any())
+    return _judged(check, "the NTK is not P K P*", zero=not whole.any())
 
 
 def stage_test(flow: Flow, rng: np.random.Generator) -> Check:
@@ -216,7 +227,7 @@ def stage_test(flow: Flow, rng: np.random.Generator) -> Check:
         largest_rounding(terms) * condition,
         f"8 √k u for sums of k = {terms:,} terms, times the amplification {condition:.3g} of rounding by P_s",
     )
-    return _ill_conditioned(check, zero=not whole.any())
+    return _judged(check, "D is not P_s J_s", zero=not whole.any())
 
 
 def gram_test(flow: Flow, rng: np.random.Generator) -> Check:
@@ -232,7 +243,58 @@ def gram_test(flow: Flow, rng: np.random.Generator) -> Check:
         largest_rounding(terms) * condition,
         f"8 √k u for sums of k = {terms:,} terms, times the condition number {condition:.3g} of the product",
     )
-    return _ill_conditioned(check, zero=not whole.any())
+    return _judged(check, "the NTK is not D D*", zero=not whole.any())
+
+
+def grid_tests(flow: Flow, rng: np.random.Generator) -> list[Check]:
+    """The operators on the grid of times against those of the stages, which finite differences judge.
+
+    The first stage of a step stands at its start, so that df/dz and df/dtheta are the same there:
+    ``(A x, J d)`` at time n and at the first stage of step n. A forcing that is linear in time is interpolated
+    exactly, so that P has the image of it that P_s has of its values at the stages. And K = J J*.
+    """
+    space, dynamics, terms = flow.space, flow.dynamics, longest_sum(flow)
+    assert isinstance(dynamics, FieldDynamics)
+    solution, trials = dynamics.solution, space.shape[0]
+    first = solution.grid_index[:-1]
+    d = rng.standard_normal(flow.J.shape_in)
+    inside = (np.arange(space.shape[1] - 1) < dynamics.lengths[:, None] - 1)[:, :, None]  # steps within a trial
+    columns, staged = flow.J(d)[:, :-1] * inside, flow.stage.J(d)[:, first, 0] * inside
+    x = rng.standard_normal((1, trials, space.shape[2]))
+    along = np.stack([jacobian(flow.linearization, row, x)[0] for row in range(len(first))], axis=1) * inside
+    at_stages = _first_stage_products(dynamics, x) * inside
+    level, rise = rng.standard_normal((2, trials, 1, 1, space.shape[2]))
+    times = solution.t_steps[:-1, None] + np.diff(solution.t_steps)[:, None] * dynamics.tableau.c
+    span = solution.times[-1] - solution.times[0]
+    forced = flow.P(level[:, 0] + rise[:, 0] * (solution.times / span)[:, None])
+    by_stages = flow.stage.P(level + rise * (times / span)[:, :, None])
+    q = rng.standard_normal(space.shape)
+    kernel, factors = flow.K(q), flow.J(flow.J.star(q))
+
+    def compared(name: str, identity: str, one: Array, other: Array, accusation: str) -> Check:
+        size = max(_norm(one), _norm(other))
+        error, reason = _norm(one - other) / (size or 1.0), f"8 √k u for sums of k = {terms:,} terms"
+        return _judged(Check(name, identity, error, largest_rounding(terms), reason), accusation, zero=size == 0)
+
+    where = "at the times is not that at the first stages of the steps"
+    return [
+        compared("J at the times", "J d = J_s d at first stages", columns, staged, f"df/dθ {where}"),
+        compared("A at the times", "A x = A_s x at first stages", along, at_stages, f"df/dz {where}"),
+        compared("P from P_s", "P q = P_s q, q linear in time", forced, by_stages, "P is not P_s after interpolation"),
+        compared("K from J", "K q = J J* q", kernel, factors, "K is not J J*"),
+    ]
+
+
+def _first_stage_products(dynamics: FieldDynamics, x: Array) -> Array:
+    """A x at the first stage of the step that starts at each time, (B, T - 1, H), for x (1, B, H)."""
+    products, system, row = [], dynamics.system, 0
+    first = dynamics.solution.grid_index[:-1]
+    for segment in system.segments:
+        form = system.form(segment)
+        while row < len(first) and first[row] < segment.stop:
+            products.append(jacobian(form, (first[row] - segment.start) * system.stages, x)[0])
+            row += 1
+    return np.stack(products, axis=1)
 
 
 def _derivative_check(differences: FiniteDifferences, flow: Flow, derivative: str) -> Check:
@@ -252,7 +314,7 @@ def _derivative_check(differences: FiniteDifferences, flow: Flow, derivative: st
             f"tested on the first {rows} of {steps} rows: {cause} that finite differences can not tell the derivative "
             "of later states"
         )
-    return Check(
+    check = Check(
         name,
         identity,
         differences.error,
@@ -260,16 +322,25 @@ def _derivative_check(differences: FiniteDifferences, flow: Flow, derivative: st
         f"10 times the error estimate {estimate:.1e} of the extrapolated central differences, and rounding",
         verdict,
     )
+    return _accused(check, f"{derivative} is not the derivative of the states by the parameters")
 
 
-def _ill_conditioned(check: Check, zero: bool = False) -> Check:
+def _judged(check: Check, accusation: str, zero: bool = False) -> Check:
     """The check, with a word if it could hardly fail: both sides are zero, or rounding may take every digit."""
     if zero and check.passed:
         return replace(check, verdict="both sides are zero", idle=True)
     if check.bound >= 1:
         words = "the network expands or forgets so much that rounding may take every digit of this identity"
         return replace(check, verdict=words, idle=True)
-    return check
+    return _accused(check, accusation)
+
+
+def _accused(check: Check, accusation: str) -> Check:
+    """The check, with what is wrong and by how much if it failed and has no verdict of its own."""
+    if check.passed or check.verdict:
+        return check
+    size = f"they are off by {check.error:.1e}" if math.isfinite(check.error) else "a number is not finite"
+    return replace(check, verdict=f"{accusation}: {size}")
 
 
 def longest_sum(flow: Flow) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.analysis.checks import Check
+from kpref.analysis.wording import percent
 from kpref.dynamics import FieldDynamics, MapDynamics
 from kpref.flow import Flow
 from kpref.linearize import Form, SiteForm, linearize
@@ -119,7 +120,7 @@ def slope_check(name: str, identity: str, slope: Slope, what: str) -> Check:
     what : str
         What falls, in words, with the step that it falls with in mind.
     """
-    reason = "2 for a right derivative; the bound is the fit's own error, doubled, and 0.03 for higher orders"
+    reason = "the bound is twice the error of the fit, and 0.03 for higher orders"
     if slope.value is not None and slope.error <= _VAGUE:
         expected = max(2.0, float(round(slope.value)))
         gap, bound = abs(slope.value - expected), 2 * slope.error + _SLACK
@@ -136,7 +137,7 @@ def slope_check(name: str, identity: str, slope: Slope, what: str) -> Check:
         found = "none" if slope.value is None else f"{slope.value:.2f} ± {slope.error:.1g}"
         verdict = f"{what} falls to {slope.smallest:.1e} of the change, at no steady power (best: {found})"
         return Check(name, identity, 0.0, 0.0, "no power can be fitted, for curvature or rounding", verdict, idle=True)
-    verdict = f"{what} never falls below {slope.smallest:.0%} of the change itself"
+    verdict = f"{what} never falls below {percent(slope.smallest)} of the change itself"
     if math.isinf(slope.smallest):
         verdict = f"{what} can not be measured: the network overflows after every step"
     return Check(name, identity, slope.smallest, _SMALL, "the prediction must hold for small steps", verdict)

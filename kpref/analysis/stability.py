@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.flow import Flow
 from kpref.space import TrajectorySpace
 from kpref.spectra import Estimate, Lyapunov, lyapunov_exponents
@@ -55,6 +56,8 @@ class Stability:
     growth_trials: Array
     exponents: Lyapunov
 
+    __repr__ = short_repr
+
 
 def measure_stability(
     propagator_modes: BlockEigen, part: Flow, part_trials: Array, few: Flow, few_trials: Array, seed: int
@@ -75,7 +78,7 @@ def measure_stability(
     largest, residual = float(propagator_modes.values[0]), float(propagator_modes.residuals[0])
     root = max(largest, 0.0) ** 0.5
     return Stability(
-        norm=Estimate(root, residual * root / 2, propagator_modes.n_products, "Lanczos"),
+        norm=Estimate(root, residual * root / 2, propagator_modes.n_products, "Lanczos", bound=True),
         trials=part_trials,
         trial_norms=trial_norms(part, seed, NORM_TOLERANCE),
         growth=propagator_growth(few),

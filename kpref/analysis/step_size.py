@@ -29,9 +29,9 @@ import numpy.typing as npt
 from kpref.analysis.checks import Check
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow
-from kpref.integrate import InputSignal, IntegrationError, Tableau
+from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau
 from kpref.kernels import reference
-from kpref.linearize import DenseForm, Form, with_gates
+from kpref.linearize import DenseForm, Form, linearize, with_gates
 from kpref.runge_kutta import integrate
 from kpref.threads import serial_blas
 
@@ -46,6 +46,8 @@ _FEWEST, _MOST = 6, 256
 _FRACTIONS = 2.0 ** -np.arange(0.0, 20.0, 1 / 16)
 #: Logarithm of the largest growth of what should decay, over a trial.
 _TOLERATED = math.log(2.0)
+#: Steps tried to find a stable one.
+_TRIES = 8
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class StepSize:
     growth : float
         Logarithm of what the method adds to the growth over a trial: the largest of the trials looked at.
     limit : float
-        Step below which that stays within a factor of two; NaN if there is none.
+        Step at which that was found to stay within a factor of two: the step itself, or a smaller one; NaN if none
+        was found.
     error : float
         Of the states at the times of the trials, relative to their size, by halved steps; infinity if they overflow.
     """
@@ -95,7 +98,7 @@ class StepSize:
             f"a factor {_power_of_ten(self.growth)} over a trial"
         )
         if math.isfinite(self.limit):
-            return f"{text}; use a step (--dt) below {self.limit:.3g}"
+            return f"{text}; use a step (--dt) of {self.limit:g} or less"
         return f"{text}; use another method and a much smaller step (--dt)"
 
 
@@ -105,38 +108,83 @@ def measure_step_size(flow: Flow) -> StepSize:
     Notes
     -----
     Eigenvalues of df/dz at a sample of trials and times, at most 256 matrices and some 2e10 flops, and one integration
-    with twice as many steps.
+    with twice as many steps. An unstable method is tried with a few smaller steps.
     """
     dynamics = flow.dynamics
     assert isinstance(dynamics, FieldDynamics)
     solution, tableau = dynamics.solution, dynamics.tableau
-    trials, times, units = flow.space.shape
-    number = int(np.clip(_EIGENVALUE_WORK / (25.0 * units**3), _FEWEST, _MOST))
-    some = _spread(trials, max(1, round(number**0.5) // 2))
-    rows = _spread(times - 1, max(1, number // len(some)))
-    values = _eigenvalues(_jacobians(flow.linearization, rows, some))
-    steps = np.maximum.reduceat(solution.h, solution.grid_index[:-1])[rows]
-    products = np.where(values.real <= 0, values, 0.0) * steps[:, None, None]  # R(0) = 1: neither grows nor decays
-
-    def growth(fraction: float) -> float:
-        logs = np.log(np.maximum(np.abs(stability_function(tableau, fraction * products)), 1.0)).max(axis=2)
-        return float(logs.mean(axis=0).max()) * len(solution.h) / fraction
-
-    grown = growth(1.0)
-    limit = float(steps.max())
-    if grown > _TOLERATED:
-        limit *= next((float(fraction) for fraction in _FRACTIONS if growth(fraction) <= _TOLERATED), math.nan)
+    values, products = _rates(dynamics, flow.linearization, solution)
+    grown = _growth(tableau, products, len(solution.h))
     amplified = np.abs(stability_function(tableau, products))
     place = np.unravel_index(int(amplified.argmax()), amplified.shape)
+    step = float(solution.h.max())
     return StepSize(
         method=tableau.name,
-        step=float(solution.h.max()),
+        step=step,
         eigenvalue=complex(values[place]) if products[place] != 0 else complex(math.nan),
         amplification=float(amplified[place]),
         growth=grown,
-        limit=limit,
+        limit=step if grown <= _TOLERATED else _stable_step(dynamics, products),
         error=_halved_error(dynamics),
     )
+
+
+def _rates(dynamics: FieldDynamics, form: Form, solution: Solution) -> tuple[Array, Array]:
+    """Eigenvalues of df/dz at a sample of times and trials, (times, trials, H), and h lambda where Re lambda <= 0."""
+    trials, times, units = dynamics.space.shape
+    number = int(np.clip(_EIGENVALUE_WORK / (25.0 * units**3), _FEWEST, _MOST))
+    some = _spread(trials, max(1, round(number**0.5) // 2))
+    rows = _spread(times - 1, max(1, number // len(some)))
+    values = _eigenvalues(_jacobians(form, rows, some))
+    steps = np.maximum.reduceat(solution.h, solution.grid_index[:-1])[rows]
+    # R(0) = 1: neither grows nor decays
+    return values, np.where(values.real <= 0, values, 0.0) * steps[:, None, None]
+
+
+def _growth(tableau: Tableau, products: Array, steps: float) -> float:
+    """Logarithm of what so many steps add to the growth of what decays: the largest of the trials."""
+    logs = np.log(np.maximum(np.abs(stability_function(tableau, products)), 1.0)).max(axis=2)
+    return float(logs.mean(axis=0).max()) * steps
+
+
+def _stable_step(dynamics: FieldDynamics, products: Array) -> float:
+    """A step, of two digits, at which the method was tried on these trials and found stable; NaN if none was found.
+
+    Another step leads along other states, whose rates are others: so it is not enough to scale h lambda.
+    """
+    tableau, count, step = dynamics.tableau, len(dynamics.solution.h), float(dynamics.solution.h.max())
+    fraction = 1.0
+    for _ in range(_TRIES):
+        smaller = (f for f in _FRACTIONS[1:] if _growth(tableau, f * products, count / f) <= _TOLERATED)
+        part = next(smaller, math.nan)
+        if math.isnan(part):
+            return math.nan
+        shorter = _two_digits(fraction * part * step)
+        fraction = shorter / step
+        try:
+            form, solution = _slower(dynamics, fraction)
+        except IntegrationError:
+            continue
+        _, products = _rates(dynamics, form, solution)
+        if _growth(tableau, products, count) <= _TOLERATED:
+            return shorter
+    return math.nan
+
+
+def _two_digits(value: float) -> float:
+    """A positive number, rounded down."""
+    place = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.floor(value / place) * place:.1e}")
+
+
+def _slower(dynamics: FieldDynamics, fraction: float) -> tuple[Form, Solution]:
+    """The same trials with all times multiplied by a fraction, and the linearisation at these times."""
+    signal = _Rescaled(dynamics.signal, fraction)
+    times, lengths = signal.times, dynamics.space.lengths
+    solution = integrate(dynamics.field, signal, times, dynamics.z0, dynamics.tableau, None, lengths)
+    interval = np.minimum(np.arange(len(times)), len(times) - 2)
+    inputs = np.ascontiguousarray(np.moveaxis(signal(times, interval), 1, 0))
+    return linearize(dynamics.field, solution.states, inputs), solution
 
 
 def step_size_check(found: StepSize) -> Check:
@@ -200,6 +248,23 @@ def _pick(array: Array, rows: Array, trials: Array) -> Array:
     """Rows and trials of a coefficient, of which an axis of length one stands for all."""
     some = array[rows] if len(array) > 1 else array
     return some[:, trials] if some.shape[1] > 1 else some
+
+
+class _Rescaled(InputSignal):
+    """A signal on a grid whose times are multiplied by a factor."""
+
+    def __init__(self, signal: InputSignal, factor: float) -> None:
+        self.times = factor * signal.times
+        self.n_trials, self.n_inputs = signal.n_trials, signal.n_inputs
+        self._whole, self._factor = signal, factor
+
+    @property
+    def is_function(self) -> bool:
+        """Whether x is a Python function of the user's."""
+        return self._whole.is_function
+
+    def __call__(self, t: npt.ArrayLike, interval: npt.ArrayLike) -> Array:
+        return self._whole(np.asarray(t) / self._factor, interval)
 
 
 class _Halved(InputSignal):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.analysis.checks import Check
 from kpref.analysis.profile import Profile, leading_profile
 from kpref.analysis.slopes import Slope, fit_slope, kinks_crossed, slope_check
@@ -70,6 +71,8 @@ class StepTest:
     chosen: int
     predicted_profile: Profile
     realised_amplitude: Array
+
+    __repr__ = short_repr
 
     @property
     def relative_error(self) -> Array:

@@ -37,16 +37,17 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: 6px 14px 6px 0; text-align: right; border-bottom: 1px solid #e9ecf0; white-space: nowrap; }
 th[scope=row], th:first-child { text-align: left; font-weight: 500; }
 th[scope=row] { white-space: normal; min-width: 15em; }
-td:last-child, th:last-child { text-align: left; padding-left: 10px; color: #52606d; }
-td:last-child { white-space: normal; min-width: 11em; }
+td.words, th.words { text-align: left; padding-left: 10px; color: #52606d; }
+td.words { white-space: normal; min-width: 11em; }
 th small { display: block; color: #52606d; font-weight: 400; }
 td small { color: #52606d; font-size: .92em; white-space: nowrap; }
 td.value { white-space: normal; min-width: 7em; }
 thead th { color: #52606d; font-weight: 600; vertical-align: bottom; }
 details { margin: 12px 0 0; }
 summary { cursor: pointer; color: #005a8d; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 12px 0 0; font-size: .92rem; }
-dt { font-weight: 600; }
+dl { display: grid; grid-template-columns: fit-content(34%) minmax(0, 1fr); gap: 4px 16px; margin: 12px 0 0;
+  font-size: .92rem; }
+dt { font-weight: 600; overflow-wrap: anywhere; }
 dd { margin: 0; overflow-wrap: anywhere; }
 .pass { color: #00674f; font-weight: 600; }
 .fail { color: #a8003b; font-weight: 700; }
@@ -67,11 +68,14 @@ footer { font-size: .9rem; }
   thead { position: absolute; left: -9999px; }
   tbody tr { padding: 8px 0; border-bottom: 1px solid #dde2e8; }
   tbody th[scope=row] { padding: 0 0 4px; border: 0; white-space: normal; font-weight: 600; }
-  td, td:last-child { display: flex; justify-content: space-between; gap: 16px; padding: 2px 0; border: 0; min-width: 0;
-    white-space: normal; text-align: right; overflow-wrap: anywhere; }
-  td::before { content: attr(data-label); color: #52606d; text-align: left; flex: 0 1 auto; }
+  td { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 16px; padding: 2px 0; border: 0;
+    white-space: normal; overflow-wrap: break-word; }
+  td > span { margin-left: auto; }
+  td::before { content: attr(data-label); color: #52606d; text-align: left; }
+  td.words { display: block; padding: 2px 0; }
+  td.words::before { content: attr(data-label) ": "; }
   td[data-label=""]::before { content: none; }
-  dl { grid-template-columns: 1fr; gap: 0; }
+  dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
   dd { margin: 0 0 8px; }
 }
 """

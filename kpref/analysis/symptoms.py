@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.analysis.numbers import Analysis
+from kpref.analysis.wording import percent
 from kpref.linearize import SiteForm
 from kpref.models import GRU
 
@@ -86,7 +87,8 @@ def _saturation(analysis: Analysis) -> str:
     share = float(flat.mean())
     if share < _MOSTLY:
         return ""
-    return f"{analysis.name} is saturated: {share:.0%} of its units, over trials and times, sit where {name} is flat."
+    where = f"{percent(share)} of its units, over trials and times, sit where {name} is flat"
+    return f"{analysis.name} is saturated: {where}."
 
 
 def _gradient(analysis: Analysis) -> str:

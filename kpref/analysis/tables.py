@@ -15,11 +15,14 @@ from kpref.analysis.wording import interval_of, number, with_error, with_interva
 
 __all__ = ["alignment_table", "breakable", "quantity_table", "table"]
 
+#: What tells words from a number with its power of ten.
+_WORD = re.compile("[a-z]{4}")
+
 _NOTES = {
     "dimensions": "In brackets: the interval that contains the number with a probability of 95 %, over the random "
-    "vectors behind it. ± trials: how far the number would change with other trials of the same kind (standard error, "
-    "jackknife over groups of trials), which is another thing. A dimension of K along units is that of K summed over "
-    "trials and times, and so on: how many independent units, trials or times carry what the parameters can do.",
+    "vectors behind it. ± over trials: how far the number would change with other trials of the same kind (standard "
+    "error, jackknife over groups of trials), which is another thing. A dimension of K along units is that of K summed "
+    "over trials and times, and so on: how many independent units, trials or times carry what the parameters can do.",
     "stability": "An early change: of the initial state. Its log growth is the logarithm of the most that any such "
     "change has been lengthened by that time.",
     "alignments": "",
@@ -29,14 +32,18 @@ _NOTES = {
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], note: str = "", folded: bool = False) -> str:
     """A table whose first column names the row; cells are HTML already.
 
-    Each cell knows the head of its column: on a phone a row is a list of them, and no column is out of sight.
+    Each cell knows the head of its column: on a phone a row is a list of them, and no column is out of sight. A last
+    column of words is set as text.
     """
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    texts = any(_WORD.search(row[-1]) for row in rows)
+    kinds = [*("" for _ in head[1:]), "words" if texts else ""]
+    top = "".join(f'<th scope="col"{_class(kind)}>{cell}</th>' for cell, kind in zip(head, kinds, strict=True))
     labels = [re.sub("<[^>]+>", "", cell) for cell in head[1:]]
     lines = "".join(
         f'<tr><th scope="row">{row[0]}</th>'
         + "".join(
-            f'<td{_kind(cell)} data-label="{label}">{cell}</td>' for label, cell in zip(labels, row[1:], strict=True)
+            f'<td{_class(kind or _kind(cell))} data-label="{label}"><span>{cell}</span></td>'
+            for label, cell, kind in zip(labels, row[1:], kinds[1:], strict=True)
         )
         + "</tr>"
         for row in rows
@@ -49,7 +56,11 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], note: 
 
 
 def _kind(cell: str) -> str:
-    return ' class="value"' if "<small>" in cell else ""
+    return "value" if "<small>" in cell else ""
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""
 
 
 def quantity_table(study: Study, group: str) -> str:
@@ -76,12 +87,12 @@ def _in_cell(quantity: Quantity) -> str:
     value, bracket, interval = with_interval(quantity.value, *interval_of(quantity)).partition(" (")
     parts = [value] + ([f"<small>({interval}</small>"] if bracket else [])
     if quantity.trial_error is not None and math.isfinite(quantity.trial_error):
-        parts.append(f"<small>± {number(quantity.trial_error, 2)} trials</small>")
+        parts.append(f"<small>± {number(quantity.trial_error, 2)} over trials</small>")
     return " ".join(parts)
 
 
 def _how_known(found: Sequence[Quantity]) -> str:
-    # What "± trials" means stands once, in the note below the table.
+    # What "± over trials" means stands once, in the note below the table.
     words = list(dict.fromkeys(quantity.how.split("; ±")[0] for quantity in found))
     needed = max((quantity.products_needed or 0 for quantity in found), default=0)
     if needed:

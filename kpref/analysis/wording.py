@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kpref.analysis.quantities import Quantity
 
-__all__ = ["LEVEL", "interval_of", "number", "with_error", "with_interval"]
+__all__ = ["LEVEL", "interval_of", "number", "percent", "with_error", "with_interval"]
 
 #: Of the intervals that a report states.
 LEVEL = 0.95
@@ -17,15 +17,20 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number for people: ``0.0316``, ``169,000``, ``2.1×10⁻¹⁴``."""
+    """A number for people: ``0.0316``, ``169,000``, ``2.1×10⁻¹⁴``, ``−∞``."""
     if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
+        return "0" if value == 0 else str(value).replace("inf", "∞").replace("-", "−").replace("nan", "–")
     mantissa, power = f"{value:.{digits - 1}e}".split("e")
     exponent = int(power)
     if -4 <= exponent < 6:
         rounded = float(f"{mantissa}e{power}")
         return f"{rounded:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
     return f"{mantissa.replace('-', '−')}×10{str(exponent).translate(_SUPERSCRIPTS)}"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share as a percentage, with so many digits behind the point: ``69 %``."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def with_error(value: float, error: float | None) -> str:

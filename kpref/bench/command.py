@@ -371,11 +371,12 @@ def _gains(benchmark: Benchmark) -> list[str]:
 
 
 def _row(name: str, cells: Sequence[str], last: str = "") -> str:
-    return f"{name:<20}{''.join(f'{cell:>9}' for cell in cells)}{last:>24}".rstrip()
+    return f"{name:<20}{''.join(f' {cell:>8}' for cell in cells)}{last:>24}".rstrip()
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.4g}"
+    value = 1e3 * seconds
+    return f"{value:.4g}" if value >= 1e-3 else f"{value:.1e}"
 
 
 def write_json(benchmark: Benchmark, path: Path) -> None:

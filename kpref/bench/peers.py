@@ -5,6 +5,7 @@ PyTorch is imported here, and nowhere else in kpref.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Kpref:
 
     def build(self) -> Flow:
         """Make the flow, and linearise it: at all stages of a Runge-Kutta method, which are then kept."""
-        flow = self.make_flow(stage_memory=np.inf)
+        flow = self.make_flow(stage_memory=sys.float_info.max)
         if self.grid:
             system = flow._field_dynamics().system
             for segment in system.segments:

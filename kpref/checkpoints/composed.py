@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from kpref._archives import Arrays
 from kpref._validate import finite_array
 
-__all__ = ["put_together"]
+__all__ = ["not_put_together", "put_together"]
 
 _PARAMETRIZED = re.compile(r"(?P<module>(.*\.)?)parametrizations\.(?P<name>[^.]+)\.(?P<part>.+)")
-_BAKE_IN = "torch.nn.utils.parametrize.remove_parametrizations(module, {name!r})"
 
 
 def put_together(arrays: Arrays) -> tuple[Arrays, list[str]]:
@@ -64,6 +63,14 @@ def put_together(arrays: Arrays) -> tuple[Arrays, list[str]]:
     return whole, notes
 
 
+def not_put_together(name: str, weight: str) -> ValueError:
+    """The error for an array of a parametrization that is not weight normalisation."""
+    return ValueError(
+        f"{name!r} is part of a parametrization that is not put together here (spectral, orthogonal or custom): save "
+        f"the weight itself, torch.nn.utils.parametrize.remove_parametrizations(module, {weight!r}) before state_dict()"
+    )
+
+
 def _weight_parts(arrays: Arrays) -> dict[str, tuple[str, tuple[str, str]]]:
     """Name of the weight -> how it is made, and of what."""
     parts: dict[str, tuple[str, tuple[str, str]]] = {}
@@ -73,10 +80,7 @@ def _weight_parts(arrays: Arrays) -> dict[str, tuple[str, tuple[str, str]]]:
             prefix = f"{match['module']}parametrizations.{match['name']}."
             pair = (f"{prefix}original0", f"{prefix}original1")
             if {other for other in arrays if other.startswith(prefix)} != set(pair):
-                raise ValueError(
-                    f"{name!r} is part of a parametrization that is not put together here (spectral, orthogonal or "
-                    f"custom): save the weight itself, {_BAKE_IN.format(name=match['name'])} before state_dict()"
-                )
+                raise not_put_together(name, match["name"])
             parts[match["module"] + match["name"]] = ("weight normalisation", pair)
             continue
         stem, suffix = name[:-2], name[-2:]
@@ -95,9 +99,8 @@ def _weight_parts(arrays: Arrays) -> dict[str, tuple[str, tuple[str, str]]]:
 
 def _weight_norm(names: tuple[str, str], length: NDArray[np.float64], direction: NDArray[np.float64]) -> NDArray:
     """``g v / |v|``; the axes along which g has length 1 are those over which the norm is taken."""
-    if length.ndim not in (0, direction.ndim) or any(
-        given not in (1, whole) for given, whole in zip(length.shape, direction.shape, strict=False)
-    ):
+    slices = length.ndim == direction.ndim and 1 in length.shape  # of as many lengths as entries it is something else
+    if length.ndim and not (slices and np.broadcast_shapes(length.shape, direction.shape) == direction.shape):
         raise ValueError(
             f"{names[0]} must be the length of each slice of {names[1]}, of shape {direction.shape}; got {length.shape}"
         )

@@ -89,6 +89,11 @@ def choose_readout(
     used = {untransposed(rest, name) for name in chosen if name is not None}
     others = [name for head in candidates for name in head if name is not None and name not in used]
     notes = [f"not read, because another readout was chosen: {listed(others)}"] if others else []
+    if wanted is None and not assigned.keys() & HEAD and not _is_called_readout(chosen.weight, layer):
+        notes.append(
+            f"the readout is assumed to be {chosen.weight}, of which only the shape speaks for one: readout= "
+            "(--readout) and ignore= (--ignore) say otherwise"
+        )
     return Readout(weight, bias), frozenset({*used, *others}), notes
 
 
@@ -132,9 +137,14 @@ def _head(rest: Arrays, name: str, layer: Layer) -> Head | None:
     if last == "weight":
         # A linear layer of another name, with as many rows as there are inputs, might as well stand before the network.
         is_linear = bias is not None and rest[bias].shape == (len(array),) != (layer.n_inputs,)
-        return Head(name, bias) if module and (is_linear or _words(module) & _READOUT_WORDS) else None
+        return Head(name, bias) if module and (is_linear or _is_called_readout(name, layer)) else None
     words = _words(last)
     return Head(name, bias) if words & _BARE_WORDS and words <= _BARE_WORDS | {"w", "weight"} else None
+
+
+def _is_called_readout(name: str, layer: Layer) -> bool:
+    module, _, last = _below(layer.module, name).rpartition(".")
+    return bool(_words(module if last == "weight" else last) & _READOUT_WORDS)
 
 
 def _below(module: str, name: str) -> str:

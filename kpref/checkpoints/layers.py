@@ -98,7 +98,7 @@ def find_layer(arrays: Arrays, assigned: Mapping[str, str]) -> Layer:
     values = {parameter: taken(arrays, name) for parameter, name in names.items()}
     used = {untransposed(arrays, name) for name in names.values()}
     _add_single_bias(arrays, prefix, suffix, names, values, used, notes)
-    _check_driving(names["weight_ih"], values["weight_ih"], rows)
+    _check_driving(names["weight_ih"], values["weight_ih"], names["weight_hh"], rows)
     shapes: dict[str, tuple[int | str, ...]] = {"weight_ih": (rows, "n_in"), "weight_hh": (rows, n_states)}
     parameters = {
         parameter: finite_array(names[parameter], values[parameter], shape=shapes.get(parameter, (rows,)))
@@ -166,12 +166,13 @@ def _check_kind(name: str, weight: NDArray) -> tuple[int, int]:
     return rows, n_states
 
 
-def _check_driving(name: str, weight: NDArray, rows: int) -> None:
+def _check_driving(name: str, weight: NDArray, recurrent: str, rows: int) -> None:
     """The weight of the inputs has the rows of the recurrent one."""
     if weight.ndim == 2 and weight.shape[0] != rows == weight.shape[1]:
         raise ValueError(
             f"{name} must have shape ({rows}, n_in); got {weight.shape}, which is that of a transpose: map= (--map "
-            f"weight_ih={name}.T) reads it as one"
+            f"weight_ih={name}.T) reads it as one, and --map weight_hh={recurrent}.T the recurrent weight, whose shape "
+            "does not tell"
         )
 
 

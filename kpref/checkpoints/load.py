@@ -146,6 +146,8 @@ def load_checkpoint(
         an array is left over that no part of the network accounts for.
     """
     assigned = _assigned(map)
+    if not isinstance(ignore, str | list | tuple | set | frozenset):
+        raise TypeError(f"ignore must be the names of arrays, one or several; got {short(ignore)}")
     ignored = [ignore] if isinstance(ignore, str) else list(ignore)
     for argument, name in (("readout", readout), ("z0", z0), *(("ignore", pattern) for pattern in ignored)):
         if not isinstance(name, str | None) or name == "":
@@ -169,7 +171,7 @@ def load_checkpoint(
             f"the nonlinearity is assumed to be {phi}, which the weights do not tell: nonlinearity= (--nonlinearity) "
             "says otherwise",
         )
-    notes += [*layer.notes, *about_heads]
+    notes += [*layer.notes, *about_heads, *found.notes]
     if z0 is not None:
         notes.append(f"the initial state is {z0}, held fixed")
     if found.ignored:
@@ -255,13 +257,12 @@ def _recorded_tau(recorded: Mapping[str, str]) -> ArrayLike:
 
 
 def _initial_state(rest: Arrays, name: str, n_states: int) -> NDArray[np.float64]:
-    """The learnt initial state (H,) or (B, H); axes of layers or of one trial are taken off."""
+    """The learnt initial state (H,) or (B, H)."""
     if name not in rest:
         raise ValueError(f"there is no array {name!r} for z0= (--z0) beside the recurrent layer; got {listed(rest)}")
     array = finite_array(name, rest[name])
-    shape = array.shape[1:] if array.ndim == 3 and array.shape[0] == 1 else array.shape
-    shape = shape[1:] if len(shape) == 2 and shape[0] == 1 else shape
-    if len(shape) not in (1, 2) or shape[-1] != n_states or 0 in shape:
+    shape = _initial_shape(array, n_states)
+    if shape is None:
         raise ValueError(
             f"{name} must have shape ({n_states},), or (B, {n_states}) for one initial state a trial, with or without "
             f"an axis of length 1 before it; got {array.shape}"
@@ -269,17 +270,29 @@ def _initial_state(rest: Arrays, name: str, n_states: int) -> NDArray[np.float64
     return finite_array(name, array.reshape(shape))
 
 
+def _initial_shape(array: NDArray[Any], n_states: int) -> tuple[int, ...] | None:
+    """The shape without axes of layers or of one trial, if the array can hold initial states."""
+    shape = array.shape[1:] if array.ndim == 3 and array.shape[0] == 1 else array.shape
+    shape = shape[1:] if len(shape) == 2 and shape[0] == 1 else shape
+    return shape if len(shape) in (1, 2) and shape[-1] == n_states and 0 not in shape else None
+
+
 def _require_explained(left: Arrays, layer: Layer) -> None:
     """Raise ValueError, with the ways out, if an array is left that no part of the network accounts for."""
     if not left:
         return
-    n_states = layer.n_states
+    n_states, rows = layer.n_states, len(layer.parameters["weight_hh"])
     first = next(iter(left))
-    ways = [f"set aside with ignore= (--ignore {first})"]
-    if any(array.ndim == 2 and array.shape[1] == n_states for array in left.values()):
+    ways = [f"set aside with ignore= (--ignore {first}) if no weight depends on it"]
+    numbers = {name: array for name, array in left.items() if array.dtype.kind != "b"}
+    if any(array.ndim == 2 and array.shape[1] == n_states for array in numbers.values()):
         ways.insert(0, "named as the readout with readout= (--readout)")
-    if any(array.ndim > 0 and array.shape[-1] == array.size == n_states for array in left.values()):
+    if any(_initial_shape(array, n_states) is not None for array in numbers.values()):
         ways.insert(0, "named as the initial state with z0= (--z0)")
+    biases = [name for name, array in numbers.items() if array.shape == (rows,)]
+    free = [parameter for parameter in ("bias_ih", "bias_hh") if parameter not in layer.parameters]
+    if biases and free:
+        ways.insert(0, f"read as a bias with map= (--map {free[0]}={biases[0]})")
     turned = [name for name, array in left.items() if array.ndim == 2 and len(array) == n_states != array.shape[1]]
     if turned:
         ways.insert(0, f"read as the readout, transposed, with map= (--map readout.weight={turned[0]}.T)")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
 from kpref._archives import replacing
+from kpref._validate import path_like, short
 from kpref.models import GRU, RNN, Model, Rate
 from kpref.readout import Readout
 
@@ -37,15 +37,17 @@ def save_checkpoint(path: str | os.PathLike[str], model: Model, readout: Readout
     Raises
     ------
     TypeError
-        If the model is of a kind that has no PyTorch names.
+        If the model is of a kind that has no PyTorch names, or an argument is something else altogether.
     ValueError
         If `path` has another suffix.
     OSError
         If it cannot be written.
     """
-    path = Path(path)
+    path = path_like("path", path)
     if not isinstance(model, RNN | GRU | Rate):
         raise TypeError(f"only RNN, GRU and Rate can be saved under PyTorch's names; got a {type(model).__name__}")
+    if readout is not None and not isinstance(readout, Readout):
+        raise TypeError(f"readout must be a kpref.Readout; got {short(readout)}")
     if path.suffix not in (".safetensors", ".npz"):
         raise ValueError(f"a checkpoint must be called *.safetensors or *.npz; got {path}")
     arrays = {f"rnn.{'bias_ih' if name == 'bias' else name}_l0": array for name, array in model.parameters.items()}

@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from kpref._archives import Arrays
+from numpy.typing import NDArray
+
+from kpref._archives import Arrays, reason
 from kpref._validate import short
+from kpref.checkpoints.composed import not_put_together
 from kpref.checkpoints.files import read_file
 from kpref.checkpoints.tensors import is_array, to_array
 
@@ -25,6 +28,9 @@ __all__ = ["Source", "listed", "read_source"]
 _DEPTH = 8  # of dictionaries within dictionaries that are looked through
 _RECURRENT = re.compile(r"(.*\.)?weight_hh(_l\d+|$|_g$|_v$|_orig$|\.).*")
 _OPTIMIZER = re.compile(r"optims?|opt(_states?)?|.*optimi[sz]ers?(_.*)?|(lr_)?sched(uler)?s?(_.*)?", re.IGNORECASE)
+_HARMLESS = re.compile(
+    r"Dropout.*|AlphaDropout|Identity|_WeightNorm|.*Loss|Module(List|Dict)|Sequential"
+)  # when states are computed
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Source:
         Name -> text that was recorded beside the arrays, as `save_checkpoint` does.
     nonlinearities : dict
         Name of a module of PyTorch -> nonlinearity that it was built with.
+    notes : tuple of str
+        What a module of PyTorch does beside, in sentences.
     """
 
     origin: str
@@ -50,6 +58,7 @@ class Source:
     ignored: tuple[str, ...]
     recorded: dict[str, str]
     nonlinearities: dict[str, str]
+    notes: tuple[str, ...]
 
 
 def read_source(source: Any, ignore: Collection[str] = (), wanted: Collection[str] = ()) -> Source:
@@ -76,14 +85,17 @@ def read_source(source: Any, ignore: Collection[str] = (), wanted: Collection[st
         content, recorded = read_file(source)
     elif isinstance(source, Mapping):
         origin, content, recorded = "the checkpoint", source, {}
-    elif callable(getattr(source, "state_dict", None)):
+    elif callable(getattr(source, "state_dict", None)) and not isinstance(source, type):
         origin, content, recorded = f"the module {type(source).__name__}", source.state_dict(), {}
     else:
         raise TypeError(
             f"a checkpoint must be a path, a mapping from names to arrays, or a torch.nn.Module; got {short(source)}"
         )
     try:
+        content = _in_memory(content)
         key = _key_of_state(content, ignore, wanted)
+        module = source if key is None else content[key]
+        _require_plain(module, ignore)
         named, text = _flat(content, key)
         ignored = tuple(name for name in named if _fits(name, ignore))
         unused = [
@@ -97,11 +109,32 @@ def read_source(source: Any, ignore: Collection[str] = (), wanted: Collection[st
         odd = [name for name in named if not name.isprintable() and name not in ignored]
         if odd:
             raise ValueError(f"{listed(odd)} cannot be the name of an array: rename it, or set it aside with ignore=")
-        arrays = {name: to_array(name, value) for name, value in named.items() if name not in ignored}
+        arrays = {name: _to_array(name, value) for name, value in named.items() if name not in ignored}
     except (ValueError, MemoryError) as error:
         raise type(error)(f"{origin}: {error}") from error
-    nonlinearities = _nonlinearities(source if key is None else content[key])
-    return Source(origin, arrays, ignored, {**text, **recorded}, nonlinearities)
+    return Source(
+        origin, arrays, ignored, {**text, **recorded}, _nonlinearities(module), _about_functions(module, ignore)
+    )
+
+
+def _in_memory(content: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A mapping as a dictionary: some, as those of npz files, read each value when it is asked for, and may fail."""
+    values = {}
+    for key in content:
+        try:
+            values[key] = content[key]
+        except Exception as error:
+            raise ValueError(f"{short(key)} cannot be read: {reason(error)}") from error
+    return values
+
+
+def _to_array(name: str, value: Any) -> NDArray[Any]:
+    try:
+        return to_array(name, value)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; if the network does without it, set it aside with ignore= (--ignore {name})"
+        ) from error
 
 
 def _flat(content: Mapping[Any, Any], key: Any) -> tuple[dict[str, Any], dict[str, str]]:
@@ -145,8 +178,8 @@ def _key_of_state(content: Mapping[Any, Any], ignore: Collection[str], wanted: C
         deeper = [key for key, inner in _inner(value) if _is_state(inner, wanted)]
         if deeper:
             raise ValueError(
-                f"there is a recurrent layer two levels down, under {outer!r} and {deeper[0]!r}: pass that mapping "
-                f"itself, as in load_checkpoint(content[{outer!r}][{deeper[0]!r}]), or save it in a file of its own"
+                f"there is a recurrent layer two levels down, under {outer!r} and {deeper[0]!r}: pass the mapping "
+                f"around it, load_checkpoint(content[{outer!r}]), or save that in a file of its own"
             )
     return None
 
@@ -182,7 +215,7 @@ def _arrays_beside(items: Iterable[tuple[Any, Any]], prefix: str = "", depth: in
             inner: Any = {index: item for index, item in enumerate(value) if not isinstance(item, float | int | str)}
         else:
             inner = _mapping(value)
-        if not isinstance(key, str | int) or (inner is not None and _of_optimizer(key, value)):
+        if inner is not None and _of_optimizer(key, value):
             continue
         if inner is not None and depth < _DEPTH:
             yield from _arrays_beside(inner.items(), f"{prefix}{key}.", depth + 1)
@@ -205,12 +238,42 @@ def _fits(name: str, patterns: Collection[str]) -> bool:
 
 def _nonlinearities(module: Any) -> dict[str, str]:
     """Nonlinearities of the recurrent layers, which a `state_dict` does not tell, if this is a module of PyTorch."""
-    layers = getattr(module, "named_modules", lambda: ())()
     return {
         name: layer.nonlinearity
-        for name, layer in layers
+        for name, layer in _modules(module)
         if hasattr(layer, "hidden_size") and isinstance(getattr(layer, "nonlinearity", None), str)
     }
+
+
+def _modules(module: Any) -> list[tuple[str, Any]]:
+    """Names and modules within a module of PyTorch, one that stands in two places under both names."""
+    named_modules = getattr(module, "named_modules", None)
+    return list(named_modules(remove_duplicate=False)) if callable(named_modules) else []
+
+
+def _about_functions(module: Any, ignore: Collection[str]) -> tuple[str, ...]:
+    """A note on layers that compute something without any array: nothing else would tell of them."""
+    found = [
+        f"{name} ({type(layer).__name__})"
+        for name, layer in _modules(module)
+        if name
+        and not _fits(name, ignore)
+        and not [*layer.children(), *layer.parameters(), *layer.buffers()]
+        and not _HARMLESS.fullmatch(type(layer).__name__)
+    ]
+    if not found:
+        return ()
+    return (f"not read, as there are no arrays in it: {', '.join(found)}; states and outputs are those without it",)
+
+
+def _require_plain(module: Any, ignore: Collection[str]) -> None:
+    """Raise ValueError if a module of PyTorch makes a weight from others in a way that their names do not tell."""
+    for name, layer in _modules(module):
+        for weight, steps in getattr(layer, "parametrizations", {}).items():
+            kinds = [type(step).__name__ for step in steps]
+            whole = f"{name}.{weight}".removeprefix(".")
+            if kinds != ["_WeightNorm"] and not _fits(whole, ignore):
+                raise not_put_together(whole, weight)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kpref._foreign import read_only
-from kpref._frozen import Frozen
+from kpref._frozen import MadeOfFunctions
+from kpref._reprs import short_repr
 from kpref._validate import integer, numeric_array
 from kpref.integrate.tableau import Tableau
 from kpref.threads import serial_blas
@@ -77,7 +78,7 @@ def stage_derivatives(
 
 
 @dataclass(frozen=True, eq=False)
-class Solution(Frozen):
+class Solution(MadeOfFunctions):
     """States of all trials along one sequence of steps.
 
     Attributes
@@ -116,6 +117,8 @@ class Solution(Frozen):
     n_rejected: int
     rhs: RightHandSide = field(repr=False)
     _latest: dict[int, list[FloatArray]] = field(default_factory=dict, init=False, repr=False)
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         for name in ("times", "t_steps", "z_steps", "interval", "jump_ends", "grid_index"):

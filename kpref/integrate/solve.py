@@ -361,7 +361,8 @@ def _not_finite(t: float, z: FloatArray, values: Sequence[FloatArray]) -> Integr
             reason = f"the derivative of unit {unit} is not a number"
         else:
             reason = (
-                f"the derivative of unit {unit} overflows: the solution blows up in finite time, or a divisor is zero"
+                f"the derivative of unit {unit} overflows: the step is far too large, the solution blows up in finite "
+                "time, or a divisor is zero"
             )
         return IntegrationError(reason, int(trial), t, z[trial])
     raise AssertionError("called with finite values only")

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kpref._frozen import Frozen
+from kpref._reprs import short_repr
 from kpref._validate import finite_array, integer
 from kpref.integrate.order_conditions import OrderCondition, order_conditions, tree_text
 
@@ -101,6 +102,8 @@ class Tableau(Frozen):
     dense_correction: FloatArray | None = None
     a_extra: FloatArray | None = None
     c_extra: FloatArray | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         for field in ("a", "b", "c", "b_error", "b_error_low", "dense_correction", "a_extra", "c_extra"):

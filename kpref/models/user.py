@@ -37,6 +37,9 @@ _N_PROBES = 6
 #: Relative error above which central differences say that a function is not smooth.
 _ROUGH = 1e-3
 
+#: Relative error up to which short steps tell whether long ones have met the derivative.
+_TELLING = 1e-2
+
 #: States beyond which derivatives are tried on two scales.
 _FAR = 4.0
 
@@ -47,7 +50,7 @@ class UserField(DenseField):
     Derivatives that come with it are checked at random states, inputs and (a tenth around the given ones) parameters,
     entry by entry, against complex steps, or, where f is not analytic, central differences. Those that do not come
     with it are found in the same way each time they are needed, at the cost of one evaluation of f for each state and
-    each trainable parameter, or of 24 with central differences. Whether f is analytic is decided by comparison of
+    each trainable parameter, or of 30 with central differences. Whether f is analytic is decided by comparison of
     the two at the same points; a function that is so at some states only, needs derivatives of its own.
 
     Parameters
@@ -272,13 +275,14 @@ def _by_states(rule: Rule, function: FieldFunction, probe: Probe) -> FiniteDiffe
 
     Far from zero a function may vary on the scale of the state, or on that of one. Long steps lose less to rounding,
     but two of them may agree by chance where the function swings between them: they count only where they are within
-    the error of the short ones.
+    the error of the short ones, and this says something.
     """
     size = np.abs(probe.z)
     found = _along_units(rule, function, probe, np.maximum(1.0, size))
     if rule is finite_difference and (size > _FAR).any():
         near = _along_units(rule, function, probe, np.ones(size.shape))
-        refined = (np.abs(found.value - near.value) <= 3 * near.error) & (found.error < near.error)
+        told = near.error <= _TELLING * np.abs(near.value)
+        refined = told & (np.abs(found.value - near.value) <= 3 * near.error) & (found.error < near.error)
         found = FiniteDifference(*(np.where(refined, *parts) for parts in zip(found, near, strict=True)))
     return found
 

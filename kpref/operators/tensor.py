@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy.sparse.linalg import LinearOperator
 
 from kpref._foreign import is_ours, read_only, returned
+from kpref._frozen import MadeOfFunctions
 from kpref._validate import numeric_array, precision, real_number, short
 from kpref.memory import require_memory
 from kpref.space import EuclideanSpace, require_space
@@ -41,7 +42,7 @@ class Structure:
     positive: bool = False
 
 
-class TensorOperator(LinearOperator):  # type: ignore[misc]
+class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
     """A real linear map between two spaces of tensors, usable wherever SciPy takes a LinearOperator.
 
     ``op(q)`` maps a tensor of shape `shape_in` to one of shape `shape_out`; ``op @ x`` maps flat vectors (n,),
@@ -272,10 +273,11 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         """Product with a vector, a matrix, a scalar or another operator."""
         if isinstance(x, TensorOperator):
             return self._after(x)
-        if np.isscalar(x):
+        if _is_number(x):
             return self._times(x)
         if isinstance(x, LinearOperator):
-            return super().dot(x)
+            both = np.result_type(self.dtype, x.dtype).type(0).real.dtype  # of complex numbers, that of their parts
+            return super().dot(x) if both == self.dtype else self._in(both).dot(x)
         array = self._numbers(x)
         if array.ndim not in (1, 2) or array.shape[0] != self.shape[1]:
             raise ValueError(
@@ -298,7 +300,14 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
             dtype=np.promote_types(self.dtype, first.dtype),
         )
 
+    def _in(self, dtype: npt.DTypeLike) -> TensorOperator:
+        """The same operator, its images in another precision: SciPy's products do not see to that."""
+        return self._derived(
+            self._forward, self._backward, self.space_in, self.space_out, self.name, self.structure, dtype
+        )
+
     def _times(self, factor: Any) -> Any:
+        factor = factor[()] if isinstance(factor, np.ndarray) else factor
         if np.iscomplexobj(factor):
             return super().dot(factor)
         if isinstance(factor, str | bytes):  # scalars to NumPy
@@ -314,20 +323,20 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         )
 
     def __matmul__(self, x: Any) -> Any:
-        if np.isscalar(x):
+        if _is_number(x):
             raise ValueError(
                 f"{self.name} @ x takes an array or an operator, and {self.name} * x a number; got {short(x)}"
             )
         return super().__matmul__(x)
 
     def __rmul__(self, x: Any) -> Any:
-        return self._times(x) if np.isscalar(x) else super().__rmul__(x)
+        return self._times(x) if _is_number(x) else super().__rmul__(x)
 
     def __truediv__(self, x: Any) -> Any:
-        if not np.isscalar(x):
+        if not _is_number(x):
             raise ValueError(f"{self.name} can be divided by a scalar only; got {type(x).__name__}")
         if np.iscomplexobj(x):
-            return super().__truediv__(x)
+            return super().__truediv__(complex(x))
         divisor = real_number(f"the divisor of {self.name}", x)
         if divisor == 0:
             raise ValueError(f"the divisor of {self.name} must not be zero")
@@ -338,14 +347,20 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
 
     def __pow__(self, p: Any) -> Any:
         if isinstance(p, bool) or not isinstance(p, int | np.integer) or p < 0 or self.space_in != self.space_out:
-            raise ValueError(f"{self.name} ** p needs an operator on one space and an integer p >= 0; got {p!r}")
-        power = identity(self.space_in, self.dtype)
-        for _ in range(p):
-            power = self._after(power)
-        return power.renamed(f"{self.name}^{p}", Structure(self.structure.self_adjoint, self.structure.positive))
+            raise ValueError(f"{self.name} ** p needs an operator on one space and an integer p >= 0; got {short(p)}")
+        times = int(p)
+        return self._derived(
+            lambda batch: _iterated(self._forward, batch, times),
+            lambda batch: _iterated(self._backward, batch, times),
+            self.space_in,
+            self.space_in,
+            f"{self.name}^{p}",
+            self.structure,
+        )
 
     def __add__(self, x: Any) -> Any:
         if not isinstance(x, TensorOperator):
+            self._require_operator(x)
             return super().__add__(x)
         if x.space_in != self.space_in or x.space_out != self.space_out:
             raise ValueError(
@@ -363,6 +378,24 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
             np.promote_types(self.dtype, x.dtype),
         )
 
+    def __sub__(self, x: Any) -> Any:
+        self._require_operator(x)
+        return super().__sub__(x)
+
+    def __radd__(self, x: Any) -> Any:
+        """What is not an operator is refused in words: ``x + self`` of operators is theirs."""
+        self._require_operator(x)
+        return NotImplemented
+
+    __rsub__ = __radd__
+
+    def _require_operator(self, x: object) -> None:
+        if not isinstance(x, LinearOperator):
+            raise TypeError(
+                f"{self.name} can be added to another operator; got {short(x)}: of a matrix, "
+                "scipy.sparse.linalg.aslinearoperator makes one"
+            )
+
     def __repr__(self) -> str:
         return f"<{self.name}: {self.shape_in} -> {self.shape_out}, {self.dtype}>"
 
@@ -376,6 +409,14 @@ def _copy(batch: Array) -> Array:
     return batch.copy()
 
 
+def _iterated(function: Map, batch: Array, times: int) -> Array:
+    """A map after itself, so many times; without any a copy."""
+    image = batch if times else batch.copy()
+    for _ in range(times):
+        image = function(image)
+    return image
+
+
 def _into(space: EuclideanSpace, function: Map) -> Map:
     """A map whose images are tensors of the space: zero where nothing exists."""
     if space.lengths is None:
@@ -386,6 +427,11 @@ def _into(space: EuclideanSpace, function: Map) -> Map:
         return space.clear(image, overwrite=image.flags.writeable and not np.may_share_memory(image, batch))
 
     return restricted
+
+
+def _is_number(x: Any) -> bool:
+    """A scalar to NumPy, or an array without axes."""
+    return bool(np.isscalar(x)) or (isinstance(x, np.ndarray) and x.ndim == 0)
 
 
 def _inside(shape: tuple[int, ...]) -> str:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse.linalg import LinearOperator
 
 from kpref._reprs import short_repr
-from kpref._validate import finite_array, first_index, numeric_array
+from kpref._validate import finite_array, first_index, integer, numeric_array, short
 from kpref._validate import function as require_function
 from kpref.threads import serial_blas
-
-if TYPE_CHECKING:
-    from scipy.sparse.linalg import LinearOperator
 
 __all__ = [
     "DotTest",
@@ -39,6 +37,9 @@ _COMPLEX_STEP = 2.0**-100
 
 #: Steps of the central differences, each half the one before: from a coarse look to 6e-5.
 _STEPS = 2.0 ** -np.arange(3, 15)
+
+#: Steps over which a smooth function is a line but for its roundings; thirds, as multiples of its unit may hide them.
+_TINY_STEPS = 2.0 ** -np.arange(18, 21) / 3
 
 #: Extrapolations of one difference: order 12. More of them gain nothing over rounding.
 _MOST_EXTRAPOLATIONS = 5
@@ -157,7 +158,8 @@ def finite_difference(
     h runs through 2**-3, ..., 2**-14. The expansion of the difference has even powers of h only, so the difference
     T[i,0] at step i is extrapolated by ``T[i,j] = T[i,j-1] + (T[i,j-1] - T[i-1,j-1]) / (4**j - 1)``. Each entry
     takes the T[i,j] whose error estimate is least: the largest of its distances to the two values it is made of and
-    to its predecessor T[i-1,j] (that all agree by chance is unlikely), plus what the roundings of f amount to.
+    to its predecessor T[i-1,j] (that all agree by chance is unlikely), plus what the roundings of f amount to, which
+    tiny steps show where they are larger than those of its dtype.
     Steps that lead out of the domain of f, where it is not finite, are not used. A kink at the point itself escapes
     central differences: they return the mean of both slopes.
 
@@ -213,7 +215,9 @@ def dot_test(operator: LinearOperator, seed: int = 0) -> DotTest:
     -------
     DotTest
     """
-    rng = np.random.default_rng(seed)
+    if not isinstance(operator, LinearOperator):
+        raise TypeError(f"operator must be a LinearOperator; got {short(operator)}")
+    rng = np.random.default_rng(integer("seed", seed, 0))
     rows, columns = operator.shape
     v, w = rng.normal(size=columns), rng.normal(size=rows)
     if np.dtype(operator.dtype).kind == "c":
@@ -302,26 +306,55 @@ def _as_jacobian(columns: list[Array], shape: tuple[int, ...]) -> Array:
 
 
 def _central(function: Function, x: Array, d: Array) -> FiniteDifference:
-    """Extrapolated central differences along one direction."""
-    value, error = np.zeros(()), np.full((), np.inf)
-    above: list[Array] = []  # the row T[i-1, :] of the table
+    """Extrapolated central differences along one direction.
+
+    The roundings of f are first taken for those of its dtype. Where over the tiny steps f departs further from the line
+    that was found, it is not that exact (it may compute in float32 inside, or lose digits to cancellation), and the
+    values are weighed again.
+    """
+    table: list[list[Array]] = []
+    roundings: list[Array] = []
     for h in _STEPS:
-        # A copy: the function may fill the same array at each call.
-        ahead = np.array(numeric_array("the value of the function", function(x + h * d), "biuf"))
-        behind = numeric_array("the value of the function", function(x - h * d), "biuf")
+        ahead, behind = _on_both_sides(function, x, h * d)
+        shape = table[0][0].shape if table else ahead.shape
+        for other in (ahead.shape, behind.shape):
+            if other != shape:
+                raise ValueError(f"the function must return one shape around the point; got {shape} and {other}")
         with np.errstate(invalid="ignore", over="ignore"):
-            unit = np.finfo(np.result_type(ahead, np.float32)).eps
-            rounding = 4 * unit * np.maximum(np.abs(ahead), np.abs(behind)) / h
+            roundings.append(4 * np.finfo(ahead.dtype).eps * np.maximum(np.abs(ahead), np.abs(behind)))
             row = [np.asarray((ahead - 1.0 * behind) / (2 * h))]
-            for j, previous in enumerate(above[:_MOST_EXTRAPOLATIONS], start=1):
+            for j, previous in enumerate(table[-1][:_MOST_EXTRAPOLATIONS] if table else [], start=1):
                 row.append(row[-1] + (row[-1] - previous) / (4.0**j - 1.0))
-            for j in range(1, min(len(row), len(above))):
-                others = (row[j - 1], above[j - 1], above[j])
-                estimate = rounding + np.max([np.abs(row[j] - other) for other in others], axis=0)
-                better = estimate < error  # False where the estimate is not a number
-                value, error = np.where(better, row[j], value), np.where(better, estimate, error)
-        above = row
+        table.append(row)
+    with np.errstate(invalid="ignore", over="ignore"):
+        value, error = _best(table, roundings)
+        for h in _TINY_STEPS:
+            ahead, behind = _on_both_sides(function, x, h * d)
+            noise = 2 * np.abs((ahead - 1.0 * behind) - 2 * h * value)
+            roundings = [np.fmax(rounding, noise) for rounding in roundings]
+        value, error = _best(table, roundings)
     if not np.isfinite(error).all():
         index = first_index(~np.isfinite(error))
         raise ValueError(f"the function is not finite around the point, at any step: entry {index} of its value")
     return FiniteDifference(value, error)
+
+
+def _on_both_sides(function: Function, x: Array, step: Array) -> tuple[Array, Array]:
+    """``f(x + step)`` and ``f(x - step)``, in floating point: copies, as f may fill the same array at each call."""
+    ahead, behind = (
+        np.array(array, dtype=np.result_type(array, np.float32 if array.dtype.kind == "f" else np.float64))
+        for array in (numeric_array("the value of the function", function(x + s), "biuf") for s in (step, -step))
+    )
+    return ahead, behind
+
+
+def _best(table: list[list[Array]], roundings: list[Array]) -> tuple[Array, Array]:
+    """Of each entry the value of least error in a table, given the roundings of f at each step."""
+    value, error = np.zeros(()), np.full((), np.inf)
+    for above, row, h, rounding in zip(table, table[1:], _STEPS[1:], roundings[1:], strict=False):
+        for j in range(1, min(len(row), len(above))):
+            others = (row[j - 1], above[j - 1], above[j])
+            estimate = rounding / h + np.max([np.abs(row[j] - other) for other in others], axis=0)
+            better = estimate < error  # False where the estimate is not a number
+            value, error = np.where(better, row[j], value), np.where(better, estimate, error)
+    return value, error

@@ -28,7 +28,9 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,9 +40,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._archives import read_npz, replacing
-from kpref._arguments import require_file
+from kpref._arguments import require_file, require_movable
+from kpref._locks import create_temporary_folder, dead_folders, prefix_for
+from kpref._validate import path_like
 from kpref._version import __version__
-from kpref.flow import Flow
+from kpref.flow import Flow, require_flow
 from kpref.oracle.adapters import flow_backend
 from kpref.oracle.arithmetic import Arithmetic, get_arithmetic
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault, LocalBackend
@@ -99,12 +103,12 @@ linearise at `states` of `problem.npz`.
 def export_golden(
     path: str | os.PathLike[str], flow: Flow, arithmetic: str | Arithmetic = "float64", seed: int = 0
 ) -> None:
-    """Write a golden folder.
+    """Write a golden folder, whole or not at all.
 
     Parameters
     ----------
     path : path
-        A new or an empty folder.
+        A new or an empty folder. What processes left that died while they wrote one to this path is removed.
     flow : Flow
         Of a network in discrete time.
     arithmetic : str or Arithmetic
@@ -115,13 +119,48 @@ def export_golden(
     Raises
     ------
     OSError
-        If the folder cannot be made, or is not empty.
+        If the folder cannot be made, is not empty, or is a mount point or the current folder.
     TypeError, ValueError
         As `kpref.oracle.verify`.
     """
-    folder, arithmetic = Path(path), get_arithmetic(arithmetic)
+    folder, arithmetic = path_like("path", path), get_arithmetic(arithmetic)
+    require_flow(flow)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder: golden files go into a new one")
+    if folder.exists():
+        require_movable(folder)
+    with _whole_folder(folder) as new:
+        _export(new, flow, arithmetic, seed)
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of an empty or of no folder when the block ends, and vanishes if it fails."""
+    target = folder.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    parent, prefix = target.parent, f"{prefix_for(target)}golden-"
+    for left in dead_folders(parent, prefix):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        staging, lock = create_temporary_folder(parent, prefix)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+    try:
+        new = staging / "new"
+        new.mkdir()
+        yield new
+        os.rename(new, target)
+    except OSError as error:
+        if not str(error.filename).startswith(str(staging)):
+            raise
+        shown = str(error.filename).replace(str(staging / "new"), str(folder))
+        raise OSError(error.errno, error.strerror, shown) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        os.close(lock)
+
+
+def _export(folder: Path, flow: Flow, arithmetic: Arithmetic, seed: int) -> None:
     problem = rounded(flow, arithmetic)
     states = _rounded_states(problem, arithmetic)
     recorder = _Recorder(problem, arithmetic, states)
@@ -135,7 +174,7 @@ def export_golden(
         "probes": {operator: len(tensors) for operator, tensors in recorder.asked.items()},
     }  # fmt: skip
     dtype = np.dtype(_DTYPE.get(arithmetic.name, "<f4"))
-    (folder / "probes").mkdir(parents=True, exist_ok=True)
+    (folder / "probes").mkdir()
     (folder / "answers").mkdir()
     # The measure is part of the problem and not of its arithmetic: it stays in float64.
     _write_npz(folder / "problem.npz", {**_cast({**arrays, "states": states}, dtype), "mu": arrays["mu"]})
@@ -156,7 +195,7 @@ def check_golden(path: str | os.PathLike[str]) -> Report:
     OSError, ValueError
         If the folder is not one, is of another version, or a file in it is damaged.
     """
-    flow, manifest, _ = _read_problem(Path(path))
+    flow, manifest, _ = _read_problem(path_like("path", path))
     backend = folder_backend(path)
     report = verify(backend, flow, seed=manifest["seed"])
     if backend.has_states:
@@ -177,7 +216,7 @@ def folder_backend(path: str | os.PathLike[str]) -> FolderBackend:
     OSError, ValueError
         As `check_golden`.
     """
-    folder = Path(path)
+    folder = path_like("path", path)
     flow, manifest, states = _read_problem(folder)
     return FolderBackend(folder, flow, manifest, states)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.flow import Flow
+from kpref.flow import Flow, require_flow
 from kpref.models.base import Map, SiteModel
 from kpref.oracle import hypotheses
 from kpref.oracle.arithmetic import Arithmetic
@@ -84,6 +84,7 @@ def verify(
     ValueError
         If the arithmetic is unknown.
     """
+    require_flow(flow)
     if not (isinstance(flow.model, Map) and isinstance(flow.model, SiteModel)):
         raise TypeError(f"verify takes flows of networks in discrete time; got {flow.model}")
     shape = (flow.states.shape[0], flow.states.shape[1], flow.states.shape[2])

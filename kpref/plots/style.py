@@ -19,6 +19,8 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from kpref._validate import integer, numeric_array
+
 __all__ = [
     "INK",
     "MUTED",
@@ -91,6 +93,7 @@ def checkpoint_colors(number: int) -> list[Any]:
     >>> checkpoint_colors(2)
     ['#d55e00', '#0072b2']
     """
+    number = integer("number", number, least=0)
     if number <= 2:
         return ["#d55e00", "#0072b2"][2 - number :]
     return list(matplotlib.colormaps["viridis"](np.linspace(0.8, 0.05, number)))
@@ -107,13 +110,13 @@ def given_or_new(ax: Axes | None) -> Axes:
 
 def shown(values: npt.ArrayLike) -> Array:
     """The numbers as floats, NaN for those without a place on a linear axis."""
-    numbers = np.asarray(values, dtype=float)
+    numbers = numeric_array("what is drawn", values, "biuf").astype(float)
     return np.where(np.abs(numbers) < _LARGEST, numbers, np.nan)
 
 
 def shown_on_log(values: npt.ArrayLike) -> Array:
     """The numbers as floats, NaN for those without a place on a logarithmic axis."""
-    numbers = np.asarray(values, dtype=float)
+    numbers = numeric_array("what is drawn", values, "biuf").astype(float)
     return np.where((numbers > 1 / _LARGEST) & (numbers < _LARGEST), numbers, np.nan)
 
 

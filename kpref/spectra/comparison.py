@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import svdvals
 
+from kpref._reprs import short_repr
 from kpref._validate import finite_array, integer
 from kpref.memory import require_memory
 from kpref.operators import Structure, TensorOperator
@@ -167,6 +168,8 @@ class TaskAlignment:
     rates: Array
     alignment: Array
     labels: Array
+
+    __repr__ = short_repr
 
 
 @serial_blas

@@ -39,7 +39,7 @@ from kpref.spectra.deflated import beside_krylov
 from kpref.spectra.eigen import eigh
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.kernel import kernel_spectrum
-from kpref.spectra.paired_probes import DENSE_SIZE, require_settled
+from kpref.spectra.paired_probes import DENSE_SIZE, require_settled, rounding
 from kpref.spectra.partial_probes import partial_dimension
 from kpref.spectra.symmetric import SymmetricForm, require_operator
 from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
@@ -166,7 +166,7 @@ def operator_norm(op: TensorOperator, seed: int = 0, tol: float = 1e-10) -> Esti
     -------
     Estimate
         Its ``standard_error`` is a *bound*, not a deviation: the computed residual, within which there is an eigenvalue
-        (Bauer and Fike). `Estimate.interval` is the same at all levels.
+        (Bauer and Fike), and what rounding leaves. `Estimate.interval` is the same at all levels.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def operator_norm(op: TensorOperator, seed: int = 0, tol: float = 1e-10) -> Esti
     op = require_operator(op)
     positive = op.structure.self_adjoint and op.structure.positive
     pair = eigh(op if positive else op.gram(), 1, seed, tol)
-    value, bound = max(float(pair.values[0]), 0.0), float(pair.residuals[0])
+    value, bound = max(float(pair.values[0]), 0.0), float(pair.residuals[0]) + rounding(op.dtype, max(op.shape))
     if positive:
         return Estimate(value, bound * value, pair.n_products, "Lanczos", bound=True)
     # An eigenvalue within bound * value is a singular value within half of that, relative.

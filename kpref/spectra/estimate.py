@@ -56,6 +56,8 @@ class Estimate:
         Whether `standard_error` bounds the error with certainty instead.
     skewness : float
         Of the estimate, on the plain scale.
+    least : float
+        What the quantity cannot be below; intervals end there.
     """
 
     value: float
@@ -66,6 +68,7 @@ class Estimate:
     logarithmic: bool = False
     bound: bool = False
     skewness: float = 0.0
+    least: float = -math.inf
 
     @property
     def exact(self) -> bool:
@@ -99,6 +102,10 @@ class Estimate:
         level = real_number("level", level, above=0, below=1)
         if self.exact:
             return self.value, self.value
+        low, high = self._unrestricted(level)
+        return max(float(low), self.least), float(high)
+
+    def _unrestricted(self, level: float) -> tuple[float, float]:
         reach = 1.0 if self.bound else float(stdtrit(self.degrees, (1 + level) / 2))
         if self.logarithmic and self.value > 0:
             width = reach * self.standard_error / self.value
@@ -137,8 +144,8 @@ class Estimate:
         return max(self.n_products, math.ceil(self.n_products * (self._reach() / (relative * abs(self.value))) ** 2))
 
     def _reach(self) -> float:
-        """Half the width of the 95 % interval."""
-        low, high = self.interval()
+        """Half the width of the 95 % interval, as it would be without `least`."""
+        low, high = self._unrestricted(0.95)
         return (high - low) / 2
 
     def __float__(self) -> float:
@@ -150,7 +157,8 @@ class Estimate:
         if isinstance(factor, bool) or not isinstance(factor, Real):
             return NotImplemented
         number = float(factor)
-        return self._scaled(self.value * number, self.standard_error * abs(number), number > 0)
+        least = self.least * number if number > 0 else -math.inf
+        return self._scaled(self.value * number, self.standard_error * abs(number), number > 0, least)
 
     __rmul__ = __mul__
 
@@ -162,7 +170,8 @@ class Estimate:
         if divisor == 0:
             raise ZeroDivisionError(f"{self} cannot be divided by zero")
         number = float(divisor)
-        return self._scaled(self.value / number, self.standard_error / abs(number), number > 0)
+        least = self.least / number if number > 0 else -math.inf
+        return self._scaled(self.value / number, self.standard_error / abs(number), number > 0, least)
 
     def __neg__(self) -> Estimate:
         return self * -1.0
@@ -177,11 +186,10 @@ class Estimate:
 
     __rsub__ = __sub__
 
-    def _scaled(self, value: float, error: float, same_sign: bool) -> Estimate:
+    def _scaled(self, value: float, error: float, same_sign: bool, least: float) -> Estimate:
         skewness = self.skewness if same_sign else -self.skewness
-        return replace(
-            self, value=value, standard_error=error, logarithmic=self.logarithmic and same_sign, skewness=skewness
-        )
+        logarithmic = self.logarithmic and same_sign
+        return replace(self, value=value, standard_error=error, logarithmic=logarithmic, skewness=skewness, least=least)
 
     def _refuse(self, what: str) -> Estimate:
         raise TypeError(

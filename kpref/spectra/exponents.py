@@ -29,6 +29,10 @@ between the ends taken off, is the least that an interval may reach, unless tria
 *Order.* Exponents come in descending order, which drives equal ones apart. Where two neighbours differ by less than
 two of their standard errors, half of the difference is added to the reach of both.
 
+*Powers of time.* Where directions of one exponent are coupled (a Jordan block of a constant map), lengths come apart by
+a power of time, t^2 for neighbours, which looks like alignment but leaves a bias of order log(t) / t. Neighbours that
+come apart by less than the third power does from r to t are not told to differ: all of the difference is added.
+
 Rounding adds a bound of its own. Where no trial's growth departs from a straight line, nor from that of the others, by
 more than that bound and c_i(r), there are no fluctuations, and the bounds are all.
 
@@ -38,6 +42,7 @@ the trials' attractors.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +59,7 @@ Array = npt.NDArray[Any]
 
 _LEVEL = 0.95
 _KAPPA = 20.0
+_POWER = 3.0
 _MOST_BLOCKS, _FEWEST_BLOCKS = 12, 6
 #: From which on the error is told from trials, not blocks of time.
 MANY_TRIALS = 8
@@ -103,11 +109,10 @@ def exponent_estimates(stretch: Stretch, count: int) -> tuple[Estimate, ...]:
         If there are fewer than six blocks of time and fewer than eight trials.
     """
     found = [_estimate(stretch, index) for index in range(count + (stretch.growth.shape[2] > count))]
+    ties = [_tie(one, other) for one, other in itertools.pairwise(found)]
     ordered = []
     for index, part in enumerate(found[:count]):
-        reach = part.reach + max(
-            (_tie(part, found[other]) for other in (index - 1, index + 1) if 0 <= other < len(found)), default=0.0
-        )
+        reach = part.reach + max(ties[max(index - 1, 0) : index + 1], default=0.0)
         error = reach / _quantile(part.degrees)
         ordered.append(Estimate(part.value, error, stretch.products, "QR", part.degrees))
     return tuple(ordered)
@@ -115,23 +120,29 @@ def exponent_estimates(stretch: Stretch, count: int) -> tuple[Estimate, ...]:
 
 @dataclass(frozen=True)
 class _Part:
-    """An exponent, half its interval, its standard error, and the degrees of freedom of that."""
+    """An exponent, half its interval, its standard error, and the degrees of freedom of that.
+
+    `slow` is the rate that a direction has for which lengths come apart by the third power of time only.
+    """
 
     value: float
     reach: float
     error: float
     degrees: float
+    slow: float
 
 
 def _tie(one: _Part, other: _Part) -> float:
     gap = abs(one.value - other.value)
+    if gap < max(one.slow, other.slow):
+        return gap
     return gap / 2 if gap < 2 * math.hypot(one.error, other.error) else 0.0
 
 
 def _estimate(stretch: Stretch, index: int) -> _Part:
     times, growth = stretch.times, stretch.growth[:, :, index]
     if not np.isfinite(growth[:, -1]).all():  # a map that is singular along the trajectory
-        return _Part(-math.inf, 0.0, 0.0, math.inf)
+        return _Part(-math.inf, 0.0, 0.0, math.inf, 0.0)
     unaligned = _unaligned(stretch.growth, index)
     first = stretch.first
     if first is None:
@@ -139,16 +150,17 @@ def _estimate(stretch: Stretch, index: int) -> _Part:
     span = times[-1] - times[first]
     tail, elapsed = growth[:, first:] - growth[:, [first]], times[first:] - times[first]
     value = float(tail[:, -1].mean() / span)
+    slow = _POWER * math.log(times[-1] / times[first]) / span if first else 0.0
     systematic = float(unaligned[first] + stretch.rounding[:, index].mean())
     bridge = tail - (tail[:, -1:] / span) * elapsed
     apart = max(float(np.ptp(bridge, axis=1).max()), float(np.ptp(tail[:, -1])))
     if apart <= systematic and len(elapsed) > _FEWEST_BLOCKS:
-        return _Part(value, systematic / span, 0.0, math.inf)  # alignment and rounding are all there is
+        return _Part(value, systematic / span, 0.0, math.inf, slow)  # alignment and rounding are all there is
     error, degrees, independent = _fluctuation(tail, elapsed)
     reach = error * _quantile(degrees)
     if not independent:
         reach = max(reach, float(np.ptp(bridge.mean(axis=0))) / span)
-    return _Part(value, reach + systematic / span, error, degrees)
+    return _Part(value, reach + systematic / span, error, degrees, slow)
 
 
 def _unaligned(growth: Array, index: int) -> Array:

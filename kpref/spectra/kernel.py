@@ -45,7 +45,8 @@ class KernelSpectrum:
     Attributes
     ----------
     values : ndarray
-        All eigenvalues that can be different from zero, descending, with multiplicities: H min(B T, columns of F_h).
+        All eigenvalues that can be different from zero, descending, with multiplicities: H min(points with weight,
+        columns of F_h).
     unit_values : ndarray, shape (H, ...)
         The same for each unit; one row for a system that is not in site form.
     trace, frobenius : float
@@ -112,7 +113,7 @@ def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | Non
             progress(units)
     else:
         unit_values = _unit_spectra(gates, features, form.n_steps * form.n_trials, progress)
-    return _summary(unit_values)
+    return _summary(unit_values[:, : np.count_nonzero(mu)])
 
 
 def _summary(unit_values: Array) -> KernelSpectrum:
@@ -125,7 +126,7 @@ def _dense_spectrum(form: DenseForm, mu: Array) -> KernelSpectrum:
     """Squared singular values of ``Mu^(1/2) J``, J stored; units are not apart here, so they count as one."""
     root = np.sqrt(mu.T)[:, :, None, None]
     matrix = (root * form.parameter_jacobian).reshape(-1, form.n_parameters)
-    return _summary(np.square(svdvals(matrix))[None])
+    return _summary(np.square(svdvals(matrix))[None, : np.count_nonzero(mu) * form.n_states])
 
 
 def _unit_spectra(gates: Array, features: list[Array], rows: int, progress: Callable[[int], object] | None) -> Array:

@@ -32,9 +32,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import kernels
+from kpref._reprs import short_repr
 from kpref._validate import integer, real_number
 from kpref.dynamics import FieldDynamics
-from kpref.flow import Flow
+from kpref.flow import Flow, require_flow
 from kpref.kernels import reference
 from kpref.linearize import Form, SiteForm
 from kpref.memory import require_memory
@@ -93,6 +94,8 @@ class Lyapunov:
     trial_error: Array
     standard_error: Array
     _estimates: tuple[Estimate, ...] | TooShort = field(repr=False)
+
+    __repr__ = short_repr
 
     @property
     def estimates(self) -> tuple[Estimate, ...]:
@@ -257,6 +260,7 @@ def trial_norms(flow: Flow, seed: int = 0, tol: float = 1e-6) -> Array:
     MemoryError
         Before anything is allocated, if the bases would not fit.
     """
+    require_flow(flow)
     tol, generator = real_number("tol", tol, above=0), np.random.default_rng(integer("seed", seed, 0))
     space, gram = flow.space, flow.P.gram()
     trials, size = space.shape[0], space.shape[1] * space.shape[2]
@@ -438,6 +442,7 @@ def _last_rows(flow: Flow, times: Array) -> npt.NDArray[np.int64]:
 
 def _advance(flow: Flow) -> tuple[Advance, Array]:
     """How vectors get from row to row, and the times of the rows, the initial states being row 0."""
+    require_flow(flow)
     if isinstance(flow.dynamics, FieldDynamics):
         return _advance_field(flow.dynamics.system), flow.solution.times
     form = flow.linearization

@@ -165,12 +165,13 @@ def jackknife(value: Any, without: Array) -> tuple[Any, Any]:
     return (float(corrected), float(error)) if np.ndim(corrected) == 0 else (corrected, error)
 
 
-def estimate_of(mean: Mean, rounding: float, products: int, method: str) -> Estimate:
-    """As an `Estimate`, with what rounding leaves where chance has no part any more."""
+def estimate_of(mean: Mean, rounding: float, products: int, method: str, least: float = -np.inf) -> Estimate:
+    """As an `Estimate`, with what rounding leaves where chance has no part any more, and nothing below `least`."""
     value, error, degrees, skewness = mean
+    value = max(value, least)
     if error <= rounding:
-        return Estimate(value, rounding, products, method)
-    return Estimate(value, error, products, method, degrees=degrees, skewness=skewness)
+        return Estimate(value, rounding, products, method, least=least)
+    return Estimate(value, error, products, method, degrees=degrees, skewness=skewness, least=least)
 
 
 def rounding(dtype: npt.DTypeLike, size: int) -> float:

@@ -38,6 +38,7 @@ import numpy.typing as npt
 from scipy.linalg import eigvalsh
 from scipy.linalg.blas import dgemm, dsyrk
 
+from kpref._reprs import short_repr
 from kpref.flow import Flow, require_flow
 from kpref.linearize import DenseForm, SiteForm, with_gates
 from kpref.memory import require_memory
@@ -69,6 +70,8 @@ class SchmidtSpectrum:
 
     values: Array
     effective_rank: float
+
+    __repr__ = short_repr
 
 
 @serial_blas

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigvalsh, svdvals
 
+from kpref._reprs import short_repr
 from kpref._validate import integer
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
@@ -75,13 +76,16 @@ class SchmidtSketch:
     standard_errors: Array
     n_products: int
 
+    __repr__ = short_repr
+
 
 @serial_blas
 def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) -> Estimate:
     """Effective Schmidt rank of any operator on tensors (..., units): P, K, NTK, ``P.gram()``, ...
 
     Sampled as in the module's docstring. The jackknife over the probes removes the bias of first order of the
-    logarithm of the ratio, and gives its standard error.
+    logarithm of the ratio, and gives its standard error. A rank is at least one, and so are the estimate and its
+    interval.
 
     Parameters
     ----------
@@ -140,7 +144,7 @@ def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) 
     spread = Mean(0.0, error, _TAIL_DEGREES * (probes - 1), _TAIL_SKEWNESS / probes**0.5)
     found, floor = exponential(logs, spread), rounding(op.dtype, op.space_in.size)
     return require_settled(
-        estimate_of(found, floor * found.value, products, method), f"the effective Schmidt rank of {op.name}"
+        estimate_of(found, floor * found.value, products, method, least=1.0), f"the effective Schmidt rank of {op.name}"
     )
 
 

@@ -145,6 +145,13 @@ class TestReadouts:
             load_checkpoint({**network(readout=None), **layer})
         assert load_checkpoint({**network(readout=None), **layer}, readout="layers.0").readout.n_outputs == N_IN
 
+    def test_a_name_that_does_not_speak_for_a_readout_is_told(self):
+        head = {"mix.weight": np.ones((N_OUT, H)), "mix.bias": np.ones(N_OUT)}
+        found = load_checkpoint({**network(readout=None), **head})
+        assert found.readout.n_outputs == N_OUT
+        assert "the readout is assumed to be mix.weight" in found.notes[0]
+        assert not load_checkpoint({**network(readout=None), **head}, readout="mix").notes
+
     def test_other_heads_are_named_in_a_note(self):
         heads = {"critic.weight": np.ones((1, H)), "critic.bias": np.ones(1)}
         with pytest.raises(ValueError, match=r"ambiguous: pick one of 'Wout.weight', 'critic.weight'.*--readout Wout"):
@@ -192,6 +199,13 @@ class TestInitialStates:
         with pytest.raises(ValueError, match=r"h0 holds nan at index \(1,\)"):
             load_checkpoint({**network(), "h0": [0, np.nan, 0, 0]}, z0="h0")
 
+    @pytest.mark.parametrize("shape", [(H,), (1, H), (1, 1, H), (5, H), (1, 5, H)])
+    def test_the_refusal_says_so_where_it_may_be_one(self, shape):
+        with pytest.raises(
+            ValueError, match=r"found 'h0' .* initial state with z0= .*--ignore h0\) if no weight depends"
+        ):
+            load_checkpoint({**network(), "h0": np.ones(shape)})
+
     def test_there_is_none_of_that_name(self):
         with pytest.raises(ValueError, match="there is no array 'h0' for z0= .*; got 'Wout.weight', 'Wout.bias'"):
             load_checkpoint(network(), z0="h0")
@@ -210,7 +224,9 @@ class TestIgnore:
         with pytest.raises(ValueError, match=r"nothing called 'h1' to set aside with ignore= \(--ignore\); the names"):
             load_checkpoint({**network(), "h0": np.ones(H)}, ignore=["h0", "h1"])
 
-    @pytest.mark.parametrize("options", [{"ignore": [3]}, {"z0": 3}, {"readout": b"fc"}, {"readout": ""}, {"map": [1]}])
+    @pytest.mark.parametrize(
+        "options", [{"ignore": [3]}, {"z0": 3}, {"readout": b"fc"}, {"readout": ""}, {"map": [1]}, {"ignore": 5}]
+    )
     def test_names_are_text(self, options):
         with pytest.raises(TypeError, match=f"{next(iter(options))} must be .*; got"):
             load_checkpoint(network(), **options)
@@ -231,6 +247,14 @@ class TestMap:
         assert same(found.readout.bias, arrays["y.c"])
         with pytest.raises(ValueError, match="'y.W' .*, 'y.c'"):
             load_checkpoint(arrays, map=names)
+
+    def test_a_bias_under_another_name_is_not_to_be_set_aside(self):
+        """Wrappers in the way of ``h2h = Linear(H, H)`` keep both biases under names of their own."""
+        arrays = {"h2h.weight": np.ones((H, H)), "input2h.weight": np.ones((H, N_IN)), "h2h.bias": np.ones(H)}
+        names = {"weight_hh": "h2h.weight", "weight_ih": "input2h.weight"}
+        with pytest.raises(ValueError, match=r"found 'h2h.bias' .*--map bias_ih=h2h.bias"):
+            load_checkpoint(arrays, map=names)
+        assert load_checkpoint(arrays, map={**names, "bias_ih": "h2h.bias"}).model.parameters["bias_ih"].all()
 
     def test_goes_before_what_is_recognised(self):
         arrays = {**network(), "masked": np.zeros((3 * H, H))}

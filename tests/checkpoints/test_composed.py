@@ -47,6 +47,13 @@ class TestWeightNormalisation:
             load_checkpoint({**network(1), f"{HH}_g": np.ones((H, 1)), f"{HH}_v": np.ones((H, H))})
 
 
+def test_two_parts_of_the_shape_of_the_weight_are_no_weight_normalisation():
+    """A difference of two positive matrices (Dale's law) has the names of one."""
+    parts = {name: np.ones((H, H)) for name in NEW}
+    with pytest.raises(ValueError, match="must be the length of each slice of"):
+        load_checkpoint({**without(network(1), HH), **parts})
+
+
 def test_pruning_is_a_product():
     arrays = network(1)
     mask = (np.arange(H * H).reshape(H, H) % 3 > 0).astype(float)
@@ -68,6 +75,20 @@ def test_pruning_is_a_product():
 def test_other_parts_are_refused_with_what_to_do(parts, way_out):
     with pytest.raises(ValueError, match=f"'{parts[0]}' is part of .*{way_out}.* before state_dict"):
         load_checkpoint({**without(network(), WOUT), **{name: np.ones((N_OUT, H)) for name in parts}})
+
+
+def gain():
+    """A parametrization whose parts have the names and shapes of weight normalisation, and another product."""
+    torch = pytest.importorskip("torch")
+
+    class Gain(torch.nn.Module):
+        def forward(self, factor, weight):
+            return factor * weight
+
+        def right_inverse(self, weight):
+            return torch.full((len(weight), 1), 2.0), weight / 2
+
+    return Gain()
 
 
 @pytest.mark.backends
@@ -110,6 +131,7 @@ class TestPyTorch:
             lambda utils, module: utils.spectral_norm(module["fc"]),
             lambda utils, module: utils.parametrizations.spectral_norm(module["rnn"], "weight_hh_l0"),
             lambda utils, module: utils.parametrizations.orthogonal(module["rnn"], "weight_hh_l0"),
+            lambda utils, module: utils.parametrize.register_parametrization(module["fc"], "weight", gain()),
         ],
     )
     def test_others_are_refused(self, change):

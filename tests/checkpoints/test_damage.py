@@ -121,6 +121,21 @@ class TestOneNameTwice:
             load_checkpoint(folder / "twice.safetensors")
 
 
+@pytest.mark.parametrize("first", ["other", b"PK and more"])
+def test_two_files_in_one(folder, first):
+    """Python's zipfile reads the last archive of a file, whatever stands before it."""
+    archives = []
+    for seed in (0, 1):
+        stream = io.BytesIO()
+        np.savez(stream, **network(seed=seed))
+        archives.append(stream.getvalue())
+    before = archives[0] if first == "other" else first
+    path = folder / "two.npz"
+    path.write_bytes(before + archives[1])
+    with pytest.raises(ValueError, match=rf"two.npz holds {len(before)} bytes before its zip archive"):
+        load_checkpoint(path)
+
+
 class TestWhatIsNoFile:
     @pytest.mark.parametrize("read", READERS)
     def test_pipes_do_not_hang(self, folder, read):

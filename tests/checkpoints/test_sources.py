@@ -1,5 +1,7 @@
 """Where networks come from: dictionaries around a state_dict, modules of PyTorch, arrays of many libraries."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -58,11 +60,12 @@ class TestNesting:
             ({"optimizer": np.ones((H, H))}, "optimizer"),
             ({"optional": {"state": np.ones((1, H))}}, "optional.state"),
             ({"buffers": {0: np.ones(3)}}, "buffers.0"),
+            ({(0, 1): np.ones(3)}, "(0, 1)"),
             ({"mask": np.ones((H, H), dtype=np.uint8)}, "mask"),
         ],
     )
     def test_an_array_beside_it_is_not_lost(self, beside, name):
-        with pytest.raises(ValueError, match=f"found '{name}' .*--ignore {name}"):
+        with pytest.raises(ValueError, match=re.escape(f"found '{name}' ") + ".*--ignore " + re.escape(name)):
             load_checkpoint({"model": network(), **beside})
         assert load_checkpoint({"model": network(), **beside}, ignore=name).notes == (f"set aside as asked: '{name}'",)
 
@@ -84,8 +87,14 @@ class TestNesting:
             assert f"'{other}.rnn.weight_hh_l0'" in found.notes[0]
 
     def test_deeper_ones_are_said(self):
-        with pytest.raises(ValueError, match=r"two levels down, under 'a' and 'b': .*content\['a'\]\['b'\]"):
-            load_checkpoint({"a": {"b": network()}})
+        """What it says to pass holds the readout too."""
+        arrays = network(prefix="")
+        parts = {"rnn": without(arrays, "Wout.weight", "Wout.bias"), "Wout": {"weight": arrays["Wout.weight"]}}
+        with pytest.raises(
+            ValueError, match=r"two levels down, under 'a' and 'rnn': .*load_checkpoint\(content\['a'\]\)"
+        ):
+            load_checkpoint({"a": parts})
+        assert same(load_checkpoint(parts).readout.weight, arrays["Wout.weight"])
 
     def test_one_name_for_two_arrays(self):
         with pytest.raises(ValueError, match="two arrays are called 'Wout.weight'"):
@@ -98,13 +107,26 @@ class TestNesting:
         assert "\x1b" not in str(refusal.value)
         assert load_checkpoint(arrays, ignore="*h0").readout is not None
 
-    @pytest.mark.parametrize("source", [3, None, b"path", [np.ones(3)]])
+    @pytest.mark.parametrize("source", [3, None, b"path", [np.ones(3)], type("Net", (), {"state_dict": network})])
     def test_other_types(self, source):
         with pytest.raises(TypeError, match=r"must be a path, a mapping from names to arrays, or a torch.nn.Module"):
             load_checkpoint(source)
 
 
 class TestArrays:
+    def test_what_is_no_array_of_numbers_can_be_set_aside(self):
+        for odd in (["a", "b"], np.array([None]), len, b"x"):
+            with pytest.raises(ValueError, match=r"the checkpoint: names must be an array .*--ignore names"):
+                load_checkpoint({**network(), "names": odd})
+            assert load_checkpoint({**network(), "names": odd}, ignore="names").readout is not None
+
+    def test_mappings_that_read_their_values_when_asked(self, tmp_path):
+        np.savez(tmp_path / "net.npz", **network())
+        with np.load(tmp_path / "net.npz") as opened:
+            assert same(load_checkpoint(opened).readout.weight, network()["Wout.weight"])
+        with pytest.raises(ValueError, match="the checkpoint: 'rnn.weight_ih_l0' cannot be read"):
+            load_checkpoint(opened)
+
     def test_masked_arrays_are_refused(self):
         weight = np.ma.masked_array(np.ones((3 * H, H)), mask=np.eye(3 * H, H))
         with pytest.raises(ValueError, match="rnn.weight_hh_l0 must be .* masked"):
@@ -194,6 +216,16 @@ class TestSingleBias:
 
 @pytest.mark.backends
 class TestModules:
+    def test_layers_without_arrays_are_told(self):
+        """Normalisation without weights, say: no array is left over, and yet the outputs are others."""
+        torch = pytest.importorskip("torch")
+        plain = {"rnn": torch.nn.RNN(N_IN, H), "fc": torch.nn.Linear(H, N_OUT), "drop": torch.nn.Dropout()}
+        norm = torch.nn.LayerNorm(H, elementwise_affine=False)
+        assert not load_checkpoint(torch.nn.ModuleDict(plain)).notes
+        module = torch.nn.ModuleDict({**plain, "norm": norm, "act": torch.nn.ReLU()})
+        (note,) = load_checkpoint(module).notes
+        assert "norm (LayerNorm), act (ReLU)" in note
+
     def test_nonlinearity_is_that_of_the_module(self):
         torch = pytest.importorskip("torch")
         for name in ("tanh", "relu"):
@@ -205,6 +237,8 @@ class TestModules:
                 assert isinstance(found.model, RNN)
                 assert (found.model.nonlinearity.name, found.nonlinearity_assumed) == (name, False)
             assert load_checkpoint(rnn.state_dict()).nonlinearity_assumed
+            twice = torch.nn.ModuleDict({"a": rnn, "b": rnn})
+            assert load_checkpoint(twice, ignore="a").model.nonlinearity.name == name
 
     def test_states_agree_with_the_module(self):
         """A relu network: each of 6 steps sums at most 9 products of O(1), in float64."""

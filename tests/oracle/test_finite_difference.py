@@ -211,3 +211,30 @@ def test_taylor_bad_arguments():
         taylor_test(np.sin, lambda d: np.ones(2), [1.0], [1.0])
     with pytest.raises(ValueError, match="remainder is not finite at step 0.5"):
         taylor_test(lambda x: np.where(x > 1.4, np.inf, x), lambda d: d, [1.0], [1.0], steps=[0.25, 0.5])
+
+
+def test_error_of_a_function_that_is_less_exact_than_its_dtype():
+    """float32 inside of a function that returns float64, and digits lost to cancellation."""
+
+    def single(v):
+        return np.tanh(v.astype(np.float32)).astype(float)
+
+    points = np.array([0.3, -0.7, 1.3, 3.0])
+    for function, wanted, least in (
+        (single, np.cosh(points) ** -2, 1e-7),
+        (lambda v: np.cos(v) + 1e4 - 1e4, -np.sin(points), 1e-12),
+    ):
+        value, error = finite_difference(function, points)
+        assert (np.abs(np.diag(value) - wanted) <= 3 * np.diag(error)).all()
+        assert least < np.diag(error).max() < 1e-2
+
+
+def test_true_and_false_are_numbers():
+    value, error = finite_difference(lambda v: v > 0, np.array([0.5, -3.0]))
+    np.testing.assert_allclose(value, 0.0, atol=1e-12)
+    assert (error < 1e-10).all()
+
+
+def test_shape_that_changes_around_the_point_is_refused():
+    with pytest.raises(ValueError, match=r"one shape around the point; got \(2,\) and \(1,\)"):
+        finite_difference(lambda v: v if v[0] > 1 else v[:1], [1.0, 2.0])

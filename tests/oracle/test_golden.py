@@ -1,11 +1,16 @@
 """Golden folders: what is exported, answered and judged; damaged and hostile ones."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import kpref
+from kpref._locks import create_temporary_folder
 from kpref.oracle import check_golden, export_golden, flow_backend, folder_backend, verify
 from kpref.oracle.arithmetic import ARITHMETICS, get_arithmetic
 from kpref.oracle.backend import OPERATORS, Backend
@@ -218,3 +223,42 @@ def test_only_the_oracles_own_networks_can_be_described():
     other.model = Other(**flow.model.parameters)
     with pytest.raises(TypeError, match="gru, rnn, leaky, linear"):
         describe(other)
+
+
+FULL = """
+import resource, sys
+import numpy as np, kpref
+from kpref.oracle.golden import export_golden
+flow = kpref.Flow(kpref.models.RNN.init(2, 3, 0), np.ones((2, 3, 2)))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+try:
+    export_golden(sys.argv[1], flow)
+except OSError as error:
+    print(error.filename)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of files are POSIX")
+def test_a_folder_that_cannot_be_written_whole_is_not_written(tmp_path):
+    """A limit of the size of files stands for a full disk."""
+    folder = tmp_path / "new" / "golden"
+    done = subprocess.run([sys.executable, "-c", FULL, str(folder)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == str(folder / "problem.npz"), done.stderr
+    assert os.listdir(folder.parent) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks are POSIX")
+def test_what_dead_exports_left_is_removed_and_nothing_else(tmp_path):
+    flow = kpref.Flow(kpref.models.RNN.init(2, 3, 0), np.ones((2, 3, 2)))
+    dead, lock = create_temporary_folder(tmp_path, ".golden.kpref-golden-")
+    (dead / "new" / "probes").mkdir(parents=True)
+    os.close(lock)
+    alive, lock = create_temporary_folder(tmp_path, ".golden.kpref-golden-")
+    report = tmp_path / ".golden.kpref-0123abcd"
+    report.mkdir()
+    (report / "lock").touch()
+    (tmp_path / "golden").mkdir()
+    export_golden(tmp_path / "golden", flow)
+    os.close(lock)
+    assert set(os.listdir(tmp_path)) == {"golden", alive.name, report.name}
+    assert (tmp_path / "golden" / "manifest.json").is_file()

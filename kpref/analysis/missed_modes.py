@@ -1,0 +1,74 @@
+"""Whether a larger eigenvalue hides from the modes of a report.
+
+Residuals tell that pairs are eigenpairs, and nothing about those that an iteration never met. So a Lanczos process of a
+few steps, from another start, is run on what the modes leave of the operator, ``(I - V V*) A (I - V V*)``. By
+Courant and Fischer its Ritz values lie below the largest eigenvalue there: one above the smallest of the modes proves
+that a mode was missed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.analysis.checks import Check
+from kpref.analysis.mode_checks import ASKED
+from kpref.analysis.selfcheck import largest_rounding
+from kpref.operators import TensorOperator
+from kpref.spectra.blocks import extend_blocks
+from kpref.threads import serial_blas
+
+__all__ = ["missed_check"]
+
+Array = npt.NDArray[Any]
+
+_STEPS = 10
+
+
+@serial_blas
+def missed_check(operator: TensorOperator, values: Array, vectors: Array, longest_sum: int, seed: int) -> Check:
+    """Whether values (k,) with tensors (k, \\*shape) are the largest eigenvalues of an operator.
+
+    Parameters
+    ----------
+    operator : TensorOperator
+        Self-adjoint and positive.
+    values, vectors : ndarray, shapes (k,) and (k, \\*shape)
+        Its eigenpairs.
+    longest_sum : int
+        Terms in the longest sum of a product with the operator and an inner product.
+    seed : int
+        Of the start.
+    """
+    space, name = operator.space_in, operator.name
+    known = np.linalg.qr(space.scale(vectors, 0.5).reshape(len(vectors), -1).T)[0].T
+
+    def beside(rows: Array) -> Array:
+        return rows - (rows @ known.T) @ known
+
+    def symmetric(rows: Array) -> Array:
+        tensor = space.scale(beside(rows).reshape(space.shape), -0.5)
+        return beside(space.scale(operator(tensor), 0.5).reshape(1, -1))
+
+    steps = min(_STEPS, space.size)
+    basis, projected = np.zeros((1, steps + 1, space.size)), np.zeros((1, steps, steps))
+    basis[0, 0] = np.random.default_rng([seed, 3]).standard_normal(space.size)
+    basis[0, 0] /= np.linalg.norm(basis[0, 0])
+    extend_blocks(symmetric, basis, projected, 0)
+    left, smallest = float(np.linalg.eigvalsh(projected[0])[-1]), float(values.min())
+    scale = max(float(np.abs(values).max()), left)
+    error, bound = max(left - smallest, 0.0) / (scale or 1.0), 4 * ASKED + largest_rounding(longest_sum)
+    verdict = f"{name} is zero" if scale == 0 else ""
+    if not error <= bound:
+        verdict = f"the modes of {name} leave out an eigenvalue of {left:.6g} or more; their last is {smallest:.6g}"
+    return Check(
+        f"no mode of {name} missed",
+        "largest eigenvalue beside the modes ≤ λₖ",
+        error,
+        bound,
+        f"residual asked for, {ASKED:g}, times 4, and rounding",
+        verdict,
+        idle=scale == 0,
+    )
