@@ -19,7 +19,7 @@ import numpy.typing as npt
 from kpref import operators
 from kpref._validate import short
 from kpref.integrate import InputSignal, Solution, Tableau
-from kpref.linearize import DenseForm, SiteForm, linearize
+from kpref.linearize import Form, linearize
 from kpref.models.base import Field, Map
 from kpref.operators import TensorOperator
 from kpref.runge_kutta import StageSystem, integrate, interpolation_order
@@ -41,7 +41,7 @@ class Dynamics(Protocol):
     space: TrajectorySpace
 
     @property
-    def linearization(self) -> SiteForm | DenseForm:
+    def linearization(self) -> Form:
         """Coefficients at the points of the trajectory, where K and J of the flow are taken."""
 
     def propagator(self) -> TensorOperator:
@@ -87,7 +87,7 @@ class MapDynamics:
         trajectory = self._run(model)
         self.states: Array = trajectory[1:].swapaxes(0, 1)
         starts = _standing_still(trajectory[:-1], self.lengths)
-        self.linearization: SiteForm | DenseForm = linearize(model, starts, self.drive, dtype)
+        self.linearization: Form = linearize(model, starts, self.drive, dtype)
 
     def propagator(self) -> TensorOperator:
         """P."""
@@ -225,7 +225,7 @@ class FieldDynamics:
         self.system = StageSystem(field, self.signal, self.solution, dtype, stage_memory)
 
     @cached_property
-    def linearization(self) -> SiteForm | DenseForm:
+    def linearization(self) -> Form:
         """Coefficients at the grid times."""
         times = self.solution.times
         interval = np.minimum(np.arange(len(times)), len(times) - 2)

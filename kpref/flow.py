@@ -17,10 +17,11 @@ from kpref.dynamics import Dynamics, FieldDynamics, MapDynamics, StageOperators
 from kpref.gradient import GradientFlow
 from kpref.integrate import Solution, Tableau, check_times, get_tableau
 from kpref.lengths import joined
-from kpref.linearize import DenseForm, SiteForm
+from kpref.linearize import Form
 from kpref.loss import evaluate_loss
 from kpref.memory import require_memory
 from kpref.models.base import Field, Map, Model, SiteModel
+from kpref.models.step import StepModel
 from kpref.operators import TensorOperator
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
@@ -152,7 +153,7 @@ class Flow(Frozen):
         return self._dynamics
 
     @property
-    def linearization(self) -> SiteForm | DenseForm:
+    def linearization(self) -> Form:
         """Coefficients of the linearisation at the points of the trajectory."""
         return self._dynamics.linearization
 
@@ -260,9 +261,11 @@ class Flow(Frozen):
     ) -> GradientFlow:
         """What gradient descent on a loss would do to the parameters, the dynamics and the states.
 
-        Parameters are those of `kpref.loss.evaluate_loss`.
+        Parameters are those of `kpref.loss.evaluate_loss`. A readout may also take the observed states alone, such as
+        the h of an LSTM: the error has no part in the others then.
         """
-        value = evaluate_loss(self.states, self.space, readout, targets, labels, loss, mask, at)
+        observed = readout.over(self.model.n_states, self.model.observed) if isinstance(readout, Readout) else readout
+        value = evaluate_loss(self.states, self.space, observed, targets, labels, loss, mask, at)
         return GradientFlow(self, value)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -336,8 +339,13 @@ def _check_memory(model: Model, trials: int, steps: int, dtype: np.dtype[Any]) -
 
     The inputs are there three times: as given, time first, and among the coefficients.
     """
-    gates = model.n_gates if isinstance(model, SiteModel) else model.n_states + model.n_parameters
-    states = model.n_states * (8.0 + dtype.itemsize * (gates + 2 + 3))
+    if isinstance(model, StepModel):
+        coefficients = sum(model.program.channels.values())
+    elif isinstance(model, SiteModel):
+        coefficients = model.n_states * (model.n_gates + 2)
+    else:
+        coefficients = model.n_states * (model.n_states + model.n_parameters + 2)
+    states = 8.0 * model.n_states + dtype.itemsize * (coefficients + 3.0 * model.n_states)
     inputs = model.n_inputs * (16.0 + dtype.itemsize)
     require_memory(trials * steps * (states + inputs), f"a flow of {model} over {trials} trials of {steps} steps")
 

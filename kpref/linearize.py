@@ -18,9 +18,11 @@ from kpref._foreign import is_ours, read_only, returned
 from kpref._reprs import short_repr
 from kpref._validate import finite_array, first_index, short
 from kpref.models.base import DenseModel, Model, ParameterSite, SiteCoefficients, SiteModel
+from kpref.models.step import StepModel
+from kpref.step_form import StepForm, Variable, allot
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
-__all__ = ["DenseForm", "ParameterLayout", "SiteForm", "linearize"]
+__all__ = ["DenseForm", "Form", "ParameterLayout", "SiteForm", "linearize", "with_gates"]
 
 Array = npt.NDArray[Any]
 
@@ -222,7 +224,21 @@ class DenseForm:
         return self.state_jacobian.nbytes + self.parameter_jacobian.nbytes
 
 
-def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64) -> SiteForm | DenseForm:
+#: What a model may be linearised to.
+Form = SiteForm | StepForm | DenseForm
+
+
+def with_gates(form: Form) -> SiteForm | DenseForm:
+    """A linearisation whose parameter operator has a closed form by gates, or TypeError."""
+    if isinstance(form, StepForm):
+        raise TypeError(
+            "this quantity has a closed form for networks of one state a unit (Linear, RNN, GRU, leaky, rate) and "
+            "for dense systems; for LSTM, low-rank and stacked networks estimate it from the operators of the flow"
+        )
+    return form
+
+
+def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64) -> Form:
     """Coefficients of `model` at given states.
 
     Parameters
@@ -244,6 +260,8 @@ def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike =
     """
     if isinstance(model, SiteModel):
         return _site_form(model, states, inputs, dtype)
+    if isinstance(model, StepModel):
+        return _step_form(model, states, inputs, dtype)
     if isinstance(model, DenseModel):
         return _dense_form(model, states, inputs, dtype)
     raise TypeError(f"a model is a SiteModel or a DenseModel of kpref.models; got {type(model).__name__}")
@@ -293,6 +311,53 @@ def _site_form(model: SiteModel, states: Array, inputs: Array, dtype: npt.DTypeL
         weight=weight,
         layout=ParameterLayout.of(model),
     )
+
+
+def _step_form(model: StepModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> StepForm:
+    rows, trials, width = states.shape
+    blocks = even_blocks(rows, max(1, _BLOCK_ENTRIES // (trials * width)))
+    program = model.program
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows here is reported below, with its place
+        sample = model.numbers(states[:1], inputs[:1])
+        weights = {name: finite_array(name, weight, dtype=dtype).copy() for name, weight in model.weights().items()}
+    units = {op.name: weights[op.name][None] for op in program.operations if op.kind == "unit"}
+    constant = {name: value for name, value in sample.channels.items() if value.ndim == 1}
+    shapes = {
+        op.name: (1, 1, op.out.width) if op.name in units or op.name in constant else (rows, trials, op.out.width)
+        for op in program.operations
+        if op.kind in ("scale", "unit")
+    }
+    places, total = allot(shapes, rows, trials)
+    numbers = np.empty(total, dtype)
+    for name, value in (*constant.items(), *units.items()):
+        places[name].view(numbers)[...] = value
+    known, column = {}, 0
+    for name, part in model.state_variables.items():
+        known[name] = Variable(True, part.start, part.stop - part.start)
+    for name, value in sample.variables.items():
+        known[name] = Variable(False, column, value.shape[-1])
+        column += value.shape[-1]
+    variables = np.empty((rows, trials, column), dtype)
+    own = np.require(states, dtype, ["C", "W"])
+
+    def fill(index: int) -> None:
+        block = blocks[index]
+        with np.errstate(over="ignore", invalid="ignore"):
+            part = model.numbers(states[block], inputs[block])
+            for name, value in part.channels.items():
+                if name not in constant:
+                    view = places[name].view(numbers)[block]
+                    view[...] = value
+                    _check_finite(view, block.start)
+            for name, value in part.variables.items():
+                variables[block, :, known[name].start : known[name].start + known[name].width] = value
+            _check_finite(variables[block], block.start)
+            _check_finite(own[block], block.start)
+
+    run_blocks(fill, len(blocks), here=not model.thread_safe)
+    trained = {name: model.parameters[name].shape for name in model.trainable}
+    entries = tuple(entry for entry in model.entries() if entry.parameter in trained)
+    return StepForm(program, numbers, places, own, variables, known, weights, entries, trained)
 
 
 def _coefficients(model: SiteModel, states: Array, inputs: Array) -> SiteCoefficients:

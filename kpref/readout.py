@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from kpref._frozen import Frozen
@@ -61,6 +62,14 @@ class Readout(Frozen):
             raise ValueError(f"the readout takes states of shape (..., {self.n_states}); got {states.shape}")
         outputs = states @ self.weight.T
         return outputs if self.bias is None else outputs + self.bias
+
+    def over(self, n_states: int, observed: slice) -> Readout:
+        """The same readout of states (n_states,) of which it takes the columns `observed`; itself if it takes all."""
+        if self.n_states == n_states or self.n_states != observed.stop - observed.start:
+            return self
+        weight = np.zeros((self.n_outputs, n_states))
+        weight[:, observed] = self.weight
+        return Readout(weight, self.bias)
 
     def __repr__(self) -> str:
         return f"Readout({self.n_states} states, {self.n_outputs} outputs{'' if self.bias is None else ', bias'})"

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from kpref._validate import short
 from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau, adaptive, fixed_steps
 from kpref.leaky import leaky_form, linearize_stages, take_steps
-from kpref.linearize import DenseForm, SiteForm, linearize
+from kpref.linearize import Form, linearize
 from kpref.memory import available_memory
 from kpref.models.base import Field, SiteModel
 from kpref.threads import even_blocks, run_blocks
@@ -26,7 +26,6 @@ from kpref.threads import even_blocks, run_blocks
 __all__ = ["Forcing", "Segment", "StageSystem", "integrate", "interpolation", "interpolation_order"]
 
 Array = npt.NDArray[Any]
-Form = SiteForm | DenseForm
 
 #: Trials that the forward pass with fixed steps handles in one block.
 _TRIALS_PER_BLOCK = 48

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from kpref import Flow
-from kpref.models import GRU, RNN, LeakyRNN
+from kpref.models import GRU, LSTM, RNN, LeakyRNN
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 MODELS = {
     "map_gru": (GRU, {}),
+    "map_lstm": (LSTM, {}),
     "map_rnn_tanh": (RNN, {"nonlinearity": "tanh"}),
     "map_rnn_relu": (RNN, {"nonlinearity": "relu"}),
     "map_leaky_dt0.3": (LeakyRNN, {"nonlinearity": "tanh", "alpha": 0.3}),

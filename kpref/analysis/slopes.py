@@ -23,7 +23,7 @@ from kpref.analysis.checks import Check
 from kpref.analysis.wording import percent
 from kpref.dynamics import FieldDynamics, MapDynamics
 from kpref.flow import Flow
-from kpref.linearize import DenseForm, SiteForm, linearize
+from kpref.linearize import Form, SiteForm, linearize
 from kpref.models import Model
 from kpref.runge_kutta import StageSystem
 
@@ -178,7 +178,7 @@ def _forms(flow: Flow, model: Model, states: Array) -> Any:
         yield from map(system.form, system.segments)
 
 
-def _different(one: SiteForm | DenseForm, other: SiteForm | DenseForm) -> int:
-    if isinstance(one, DenseForm) or isinstance(other, DenseForm):
+def _different(one: Form, other: Form) -> int:
+    if not (isinstance(one, SiteForm) and isinstance(other, SiteForm)):
         return 0
     return int((one.gates != other.gates).sum() + (one.slope != other.slope).sum())

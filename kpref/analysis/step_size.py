@@ -31,7 +31,7 @@ from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow
 from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau
 from kpref.kernels import reference
-from kpref.linearize import DenseForm, SiteForm, linearize
+from kpref.linearize import DenseForm, Form, linearize, with_gates
 from kpref.runge_kutta import integrate
 from kpref.threads import serial_blas
 
@@ -129,7 +129,7 @@ def measure_step_size(flow: Flow) -> StepSize:
     )
 
 
-def _rates(dynamics: FieldDynamics, form: SiteForm | DenseForm, solution: Solution) -> tuple[Array, Array]:
+def _rates(dynamics: FieldDynamics, form: Form, solution: Solution) -> tuple[Array, Array]:
     """Eigenvalues of df/dz at a sample of times and trials, (times, trials, H), and h lambda where Re lambda <= 0."""
     trials, times, units = dynamics.space.shape
     number = int(np.clip(_EIGENVALUE_WORK / (25.0 * units**3), _FEWEST, _MOST))
@@ -177,7 +177,7 @@ def _two_digits(value: float) -> float:
     return float(f"{math.floor(value / place) * place:.1e}")
 
 
-def _slower(dynamics: FieldDynamics, fraction: float) -> tuple[SiteForm | DenseForm, Solution]:
+def _slower(dynamics: FieldDynamics, fraction: float) -> tuple[Form, Solution]:
     """The same trials with all times multiplied by a fraction, and the linearisation at these times."""
     signal = _Rescaled(dynamics.signal, fraction)
     times, lengths = signal.times, dynamics.space.lengths
@@ -228,8 +228,9 @@ def _spread(total: int, number: int) -> Array:
     return np.unique(np.linspace(0, total - 1, min(total, number)).round().astype(int))
 
 
-def _jacobians(form: SiteForm | DenseForm, rows: Array, trials: Array) -> Array:
+def _jacobians(form: Form, rows: Array, trials: Array) -> Array:
     """df/dz, (rows, trials, H, H), at some rows and trials."""
+    form = with_gates(form)
     if isinstance(form, DenseForm):
         return np.asarray(form.state_jacobian[rows][:, trials])
     part = replace(

@@ -15,11 +15,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from kpref.kernels import parameters, sensitivities, stages, sweeps
+from kpref.kernels import parameters, program, sensitivities, stages, sweeps
 from kpref.kernels.jacobian import DenseArrays, SiteArrays
 from kpref.kernels.panels import Panels, as_matrices, as_panels, zero_panels
 from kpref.kernels.stages import StageTable
-from kpref.linearize import DenseForm, SiteForm
+from kpref.linearize import DenseForm, Form, SiteForm
+from kpref.step_form import StepForm
 from kpref.threads import even_blocks, one_blas_thread, run_blocks
 
 __all__ = [
@@ -39,7 +40,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-Form = SiteForm | DenseForm
 
 # States (vectors * trials) that a sweep carries at once: enough rows for the matrix products to run at full rate,
 # few enough that there is work for all cores and that the states of a block stay in cache. Where there are trials for
@@ -58,12 +58,12 @@ def tangent(form: Form, forcing: Array, overwrite: bool = False) -> Array:
 
     With `overwrite` the memory of `forcing` may be used for the result.
     """
-    return _sweep(sweeps.tangent, form, forcing, overwrite)
+    return _sweep(_of(form).tangent, form, forcing, overwrite)
 
 
 def adjoint(form: Form, forcing: Array) -> Array:
     """``P^T g``: l[n] = A[n+1]^T l[n+1] + g[n], backwards. Costs 2 B T k_r H^2 flops a vector."""
-    return _sweep(sweeps.adjoint, form, forcing)
+    return _sweep(_of(form).adjoint, form, forcing)
 
 
 def sensitivity(form: Form, vectors: Array) -> Array:
@@ -71,6 +71,8 @@ def sensitivity(form: Form, vectors: Array) -> Array:
     blocks = _trial_blocks(form)
     if not _in_one_sweep(form, blocks):
         return tangent(form, parameter_product(form, vectors), overwrite=True)
+    if isinstance(form, StepForm):
+        return _step_sensitivity(form, _as_batch(vectors, form), blocks)
     recurrent, driven = _pack(form, _as_batch(vectors, form))
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
     arrays, chunk = _arrays(form), _steps_per_chunk(blocks)
@@ -92,6 +94,13 @@ def sensitivity_transpose(form: Form, tensors: Array) -> Array:
         return parameter_transpose(form, adjoint(form, tensors))
     tensors = _as_batch(tensors, form)
     arrays, chunk = _arrays(form), _steps_per_chunk(blocks)
+    if isinstance(form, StepForm):
+
+        def add_changes(part: slice, changes: program.Changes) -> None:
+            for trials in blocks[part]:
+                program.sensitivity_transpose(arrays, tensors, changes, trials.start, trials.stop, chunk)
+
+        return _sum_of_changes(form, len(tensors), even_blocks(len(blocks), 1, _most_step_parts(form)), add_changes)
 
     def add(part: slice, recurrent: Panels, driven: Panels) -> None:
         for trials in blocks[part]:
@@ -102,12 +111,12 @@ def sensitivity_transpose(form: Form, tensors: Array) -> Array:
 
 def inverse(form: Form, response: Array) -> Array:
     """``P^-1 y``: q[n] = y[n] - A[n] y[n-1]."""
-    return _sweep(sweeps.inverse, form, response)
+    return _sweep(_of(form).inverse, form, response)
 
 
 def inverse_transpose(form: Form, forcing: Array) -> Array:
     """``(P^-1)^T g``: row n is g[n] - A[n+1]^T g[n+1]."""
-    return _sweep(sweeps.inverse_transpose, form, forcing)
+    return _sweep(_of(form).inverse_transpose, form, forcing)
 
 
 def stage_tangent(
@@ -160,6 +169,8 @@ def parameter_product(form: Form, vectors: Array) -> Array:
     if isinstance(form, DenseForm):
         with one_blas_thread():
             return np.einsum("rbhm,vm->vbrh", form.parameter_jacobian, vectors)
+    if isinstance(form, StepForm):
+        return _step_parameter_product(form, vectors)
     recurrent, driven = _pack(form, vectors)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
     arrays, blocks = _arrays(form), even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _MOST_BLOCKS)
@@ -178,6 +189,12 @@ def parameter_transpose(form: Form, tensors: Array) -> Array:
         with one_blas_thread():
             return np.einsum("rbhm,vbrh->vm", form.parameter_jacobian, tensors)
     arrays, rows = _arrays(form), form.n_steps * form.n_trials
+    if isinstance(form, StepForm):
+        parts = even_blocks(rows, _ROWS_PER_BLOCK, _most_step_parts(form))
+        return _sum_of_changes(
+            form, len(tensors), parts,
+            lambda part, changes: program.parameter_transpose(arrays, tensors, changes, part.start, part.stop),
+        )  # fmt: skip
 
     def add(part: slice, recurrent: Panels, driven: Panels) -> None:
         parameters.parameter_transpose(arrays, tensors, recurrent, driven, part.start, part.stop)
@@ -202,6 +219,11 @@ def _most_parts(form: SiteForm) -> int:
     entries = sum(rows * columns for rows, columns in form.layout.shapes)
     room = form.n_steps * form.n_trials * form.n_states / (2 * entries)
     return min(_MOST_BLOCKS, 1 << int(np.log2(max(2.0, room))))
+
+
+def _of(form: Form) -> Any:
+    """The module with the sweeps of this kind of form."""
+    return program if isinstance(form, StepForm) else sweeps
 
 
 def _sweep(kernel: Callable[..., None], form: Form, tensors: Array, overwrite: bool = False) -> Array:
@@ -233,9 +255,9 @@ def _trial_blocks(form: Form) -> list[slice]:
     return even_blocks(form.n_trials, size)
 
 
-def _in_one_sweep(form: Form, blocks: list[slice]) -> TypeGuard[SiteForm]:
+def _in_one_sweep(form: Form, blocks: list[slice]) -> TypeGuard[SiteForm | StepForm]:
     """Whether D is applied in one sweep: not where J alone, cut along time, would have more blocks for the cores."""
-    return isinstance(form, SiteForm) and len(blocks) > 1
+    return isinstance(form, SiteForm | StepForm) and len(blocks) > 1
 
 
 def _steps_per_chunk(blocks: list[slice]) -> int:
@@ -248,12 +270,66 @@ def _pack(form: SiteForm, vectors: Array) -> tuple[Panels, Panels]:
     return as_panels(recurrent), as_panels(driven)
 
 
-_known: WeakKeyDictionary[SiteForm, SiteArrays] = WeakKeyDictionary()
+def _step_sensitivity(form: StepForm, vectors: Array, blocks: list[slice]) -> Array:
+    changes, arrays, chunk = program.packed_changes(form, vectors), _arrays(form), _steps_per_chunk(blocks)
+    out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
+
+    def task(index: int) -> None:
+        vector, block = divmod(index, len(blocks))
+        trials = blocks[block]
+        one = _one_of(changes, vector)
+        program.sensitivity(arrays, one, out[vector : vector + 1], trials.start, trials.stop, chunk)
+
+    run_blocks(task, len(vectors) * len(blocks))
+    return out
+
+
+def _one_of(changes: program.Changes, vector: int) -> program.Changes:
+    one = slice(vector, vector + 1)
+    return program.Changes(changes.products._replace(entries=changes.products.entries[one]), changes.units[one])
+
+
+def _step_parameter_product(form: StepForm, vectors: Array) -> Array:
+    changes, arrays = program.packed_changes(form, vectors), _arrays(form)
+    out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
+    blocks = even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _MOST_BLOCKS)
+
+    def task(block: int) -> None:
+        program.parameter_product(arrays, changes, out, blocks[block].start, blocks[block].stop)
+
+    run_blocks(task, len(blocks))
+    return out
+
+
+def _sum_of_changes(
+    form: StepForm, vectors: int, parts: list[slice], add: Callable[[slice, program.Changes], None]
+) -> Array:
+    """Parameter vectors (v, M), of which `add` adds the share of each part to changes of its own."""
+    sums = [program.zero_changes(form, vectors) for _ in parts]
+    run_blocks(lambda index: add(parts[index], sums[index]), len(parts))
+    total = sums[0]
+    for other in sums[1:]:
+        np.add(total.products.entries, other.products.entries, out=total.products.entries)
+        np.add(total.units, other.units, out=total.units)
+    return program.unpacked_changes(form, total)
+
+
+def _most_step_parts(form: StepForm) -> int:
+    entries = max(1, sum(form.weights[name].size for name in form.trained))
+    room = form.n_steps * form.n_trials * form.n_states / (2 * entries)
+    return min(_MOST_BLOCKS, 1 << int(np.log2(max(2.0, room))))
+
+
+_known: WeakKeyDictionary[SiteForm | StepForm, Any] = WeakKeyDictionary()
 
 
 def _arrays(form: Form) -> SiteArrays | DenseArrays:
     if isinstance(form, DenseForm):
         return DenseArrays(form.state_jacobian)
+    if isinstance(form, StepForm):
+        if form not in _known:
+            _known[form] = program.program_arrays(form)
+        return _known[form]
     if form not in _known:  # weights are copied to panels: once
         _known[form] = SiteArrays(
             form.decay, form.gates, form.slope, form.variable, form.drive,

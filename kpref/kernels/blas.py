@@ -16,7 +16,7 @@ from numba.extending import get_cython_function_address, intrinsic
 
 from kpref.kernels.compilation import kernel
 
-__all__ = ["add_product", "add_transposed_product", "product", "row_length"]
+__all__ = ["add_product", "add_transposed_product", "product", "product_at", "row_length"]
 
 for _letter in "ds":
     llvmlite.binding.add_symbol(
@@ -104,6 +104,25 @@ def _multiply(a, b, c, beta):  # type: ignore[no-untyped-def]
                 b.entries.ctypes.data + (column * b.rows + first * width) * size, width,
                 a.ctypes.data + first * size, lda,
                 beta if first == 0 else c.dtype.type(1.0), c.ctypes.data + column * size, ldc,
+            )  # fmt: skip
+
+
+@kernel
+def product_at(add, rows, a, lda, b, c, ldc):  # type: ignore[no-untyped-def]
+    """``c = a @ b``, or ``c += a @ b``, for addresses a and c of matrices of leading dimensions lda and ldc.
+
+    b is a matrix in panels, and its type is that of all entries.
+    """
+    size, depth = b.entries.itemsize, _depth(rows, b, b.rows)
+    zero, one = b.entries.dtype.type(0.0), b.entries.dtype.type(1.0)
+    for column in range(0, b.columns, b.width):
+        width = min(b.width, b.columns - column)
+        for first in range(0, b.rows, depth):
+            _gemm(
+                _N, _N, width, rows, min(depth, b.rows - first),
+                b.entries.ctypes.data + (column * b.rows + first * width) * size, width,
+                a + first * size, lda,
+                one if add or first > 0 else zero, c + column * size, ldc,
             )  # fmt: skip
 
 

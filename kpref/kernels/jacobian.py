@@ -11,6 +11,12 @@ from numba.extending import overload
 from kpref.kernels.blas import product, row_length
 from kpref.kernels.compilation import kernel
 from kpref.kernels.panels import Panels
+from kpref.kernels.program import (
+    ProgramArrays,
+    program_jacobian,
+    program_jacobian_transpose,
+    program_workspace,
+)
 
 __all__ = [
     "DenseArrays",
@@ -65,16 +71,22 @@ def jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # t
 
 @overload(workspace)
 def _workspace(form, rows):  # type: ignore[no-untyped-def]
+    if form.instance_class is ProgramArrays:
+        return program_workspace
     return _site_workspace if form.instance_class is SiteArrays else _dense_workspace
 
 
 @overload(jacobian)
 def _jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+    if form.instance_class is ProgramArrays:
+        return program_jacobian
     return _site_jacobian if form.instance_class is SiteArrays else _dense_jacobian
 
 
 @overload(jacobian_transpose)
 def _jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+    if form.instance_class is ProgramArrays:
+        return program_jacobian_transpose
     return _site_jacobian_transpose if form.instance_class is SiteArrays else _dense_jacobian_transpose
 
 

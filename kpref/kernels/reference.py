@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref.kernels.plain_program import run, run_transposed
 from kpref.kernels.stages import StageTable
-from kpref.linearize import DenseForm, SiteForm
+from kpref.linearize import DenseForm, Form, SiteForm
+from kpref.step_form import StepForm
 
 __all__ = [
     "adjoint",
@@ -27,7 +29,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-Form = SiteForm | DenseForm
 
 
 def _row(coefficient: Array, step: int) -> Array:
@@ -38,27 +39,31 @@ def _slope(form: SiteForm, step: int) -> Array | float:
     return _row(form.slope, step) if form.slope.size else 1.0
 
 
-def jacobian(form: SiteForm | DenseForm, step: int, x: Array) -> Array:
+def jacobian(form: Form, step: int, x: Array) -> Array:
     """``A[step] x`` for x of shape (v, B, H)."""
     if isinstance(form, DenseForm):
         return np.einsum("bij,vbj->vbi", form.state_jacobian[step], x)
+    if isinstance(form, StepForm):
+        return run(form, step, x)
     currents = (_slope(form, step) * x).reshape(-1, x.shape[2]) @ form.weight.T  # one product, not one for each v
     split = currents.reshape(*x.shape[:2], -1, x.shape[2])
     recurrent = _row(form.gates, step)[:, : split.shape[2]]
     return _row(form.decay, step) * x + (recurrent * split).sum(axis=2)
 
 
-def jacobian_transpose(form: SiteForm | DenseForm, step: int, x: Array) -> Array:
+def jacobian_transpose(form: Form, step: int, x: Array) -> Array:
     """``A[step]^T x`` for x of shape (v, B, H)."""
     if isinstance(form, DenseForm):
         return np.einsum("bji,vbj->vbi", form.state_jacobian[step], x)
+    if isinstance(form, StepForm):
+        return run_transposed(form, step, x)
     recurrent = _row(form.gates, step)[:, : len(form.weight) // form.n_states]
     split = recurrent * x[:, :, None, :]
     currents = split.reshape(len(x) * x.shape[1], -1) @ form.weight
     return _row(form.decay, step) * x + _slope(form, step) * currents.reshape(x.shape)
 
 
-def tangent(form: SiteForm | DenseForm, forcing: Array) -> Array:
+def tangent(form: Form, forcing: Array) -> Array:
     """``P q``."""
     out = np.empty_like(forcing)
     state = np.zeros_like(forcing[:, :, 0])
@@ -68,7 +73,7 @@ def tangent(form: SiteForm | DenseForm, forcing: Array) -> Array:
     return out
 
 
-def adjoint(form: SiteForm | DenseForm, forcing: Array) -> Array:
+def adjoint(form: Form, forcing: Array) -> Array:
     """``P^T g``."""
     out = np.empty_like(forcing)
     out[:, :, -1] = forcing[:, :, -1]
@@ -77,7 +82,7 @@ def adjoint(form: SiteForm | DenseForm, forcing: Array) -> Array:
     return out
 
 
-def inverse(form: SiteForm | DenseForm, response: Array) -> Array:
+def inverse(form: Form, response: Array) -> Array:
     """``P^-1 y``."""
     out = response.copy()
     for step in range(1, form.n_steps):
@@ -85,7 +90,7 @@ def inverse(form: SiteForm | DenseForm, response: Array) -> Array:
     return out
 
 
-def inverse_transpose(form: SiteForm | DenseForm, forcing: Array) -> Array:
+def inverse_transpose(form: Form, forcing: Array) -> Array:
     """``(P^-1)^T g``."""
     out = forcing.copy()
     for step in range(form.n_steps - 1):
@@ -111,14 +116,22 @@ def _dense_parameter_jacobian(form: SiteForm, step: int) -> Array:
     return np.concatenate([piece.reshape(form.n_trials, form.n_states, -1) for piece in pieces], axis=2)
 
 
-def parameter_product(form: SiteForm, vectors: Array) -> Array:
+def parameter_product(form: SiteForm | StepForm, vectors: Array) -> Array:
     """``J dtheta``, from the dense Jacobian of each step."""
+    if isinstance(form, StepForm):
+        zero, changes = np.zeros((len(vectors), form.n_trials, form.n_states), form.dtype), form.pack(vectors)
+        return np.stack([run(form, step, zero, changes) for step in range(form.n_steps)], axis=2)
     rows = [np.einsum("bhm,vm->vbh", _dense_parameter_jacobian(form, step), vectors) for step in range(form.n_steps)]
     return np.stack(rows, axis=2)
 
 
-def parameter_transpose(form: SiteForm, tensors: Array) -> Array:
+def parameter_transpose(form: SiteForm | StepForm, tensors: Array) -> Array:
     """``J^T g``, from the dense Jacobian of each step."""
+    if isinstance(form, StepForm):
+        changes = form.pack(np.zeros((len(tensors), form.n_parameters), form.dtype))
+        for step in range(form.n_steps):
+            run_transposed(form, step, tensors[:, :, step], changes)
+        return form.unpack(changes)
     terms = [
         np.einsum("bhm,vbh->vm", _dense_parameter_jacobian(form, step), tensors[:, :, step])
         for step in range(form.n_steps)

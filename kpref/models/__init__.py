@@ -14,12 +14,15 @@ from kpref.models.base import (
 )
 from kpref.models.dynamical_systems import Hopf, Lorenz63, Pitchfork, SaddleNode, Transcritical, VanDerPol
 from kpref.models.gru import GRU
+from kpref.models.layers import LSTM, Stacked
+from kpref.models.low_rank import LowRankRNN
 from kpref.models.rate import LinearSystem, Rate
 from kpref.models.rnn import RNN, LeakyRNN, Linear
 from kpref.models.user import UserField
 
 __all__ = [
     "GRU",
+    "LSTM",
     "RNN",
     "DenseField",
     "DenseModel",
@@ -29,6 +32,7 @@ __all__ = [
     "Linear",
     "LinearSystem",
     "Lorenz63",
+    "LowRankRNN",
     "Map",
     "Model",
     "ParameterSite",
@@ -39,6 +43,7 @@ __all__ = [
     "SiteField",
     "SiteMap",
     "SiteModel",
+    "Stacked",
     "Transcritical",
     "UserField",
     "VanDerPol",

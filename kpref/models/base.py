@@ -144,6 +144,11 @@ class Model(Frozen, ABC):
         return type(self)(**parameters, trainable=trainable, **self._options())
 
     @property
+    def observed(self) -> slice:
+        """Columns of the state that readouts and losses see: all, but for networks with states of several parts."""
+        return slice(0, self.n_states)
+
+    @property
     def n_parameters(self) -> int:
         """Number M of trainable parameters."""
         return sum(self.parameters[name].size for name in self.trainable)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.linearize import DenseForm, SiteForm
+from kpref.linearize import Form
 from kpref.operators.tensor import TensorOperator
 from kpref.space import EuclideanSpace, TrajectorySpace
 
@@ -37,7 +37,7 @@ Array = npt.NDArray[Any]
 # `kpref.kernels` brings Numba with it; it is imported when an operator is built, so that importing kpref stays fast.
 
 
-def propagator(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
+def propagator(form: Form, space: TrajectorySpace) -> TensorOperator:
     """P, on a trajectory space. Costs 2 B T k_r H^2 flops, as does P^T."""
     from kpref import kernels
 
@@ -51,7 +51,7 @@ def propagator(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOper
     )
 
 
-def propagator_inverse(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
+def propagator_inverse(form: Form, space: TrajectorySpace) -> TensorOperator:
     """P^-1: the forcing ``q[n] = y[n] - A[n] y[n-1]`` that a response y comes from; local in time."""
     from kpref import kernels
 
@@ -65,7 +65,7 @@ def propagator_inverse(form: SiteForm | DenseForm, space: TrajectorySpace) -> Te
     )
 
 
-def parameter_jacobian(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
+def parameter_jacobian(form: Form, space: TrajectorySpace) -> TensorOperator:
     """J, from parameters (M,) to trajectories."""
     from kpref import kernels
 
@@ -79,7 +79,7 @@ def parameter_jacobian(form: SiteForm | DenseForm, space: TrajectorySpace) -> Te
     )
 
 
-def sensitivity(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
+def sensitivity(form: Form, space: TrajectorySpace) -> TensorOperator:
     """``D = P J = dZ/dtheta``."""
     from kpref import kernels
 
@@ -93,12 +93,12 @@ def sensitivity(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOpe
     )
 
 
-def kernel(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
+def kernel(form: Form, space: TrajectorySpace) -> TensorOperator:
     """``K = J J^T Mu``: what a parameter step can do to the dynamics. Self-adjoint and positive in the measure."""
     return parameter_jacobian(form, space).gram("K")
 
 
-def initial_state_jacobian(form: SiteForm | DenseForm, space: TrajectorySpace) -> TensorOperator:
+def initial_state_jacobian(form: Form, space: TrajectorySpace) -> TensorOperator:
     """``dZ/dz0``: initial states (B, H) to trajectories, P applied to the forcing ``A[0] dz0`` at the first step."""
     from kpref import kernels
     from kpref.kernels import reference

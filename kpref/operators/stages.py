@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.linearize import DenseForm, SiteForm, linearize
+from kpref.linearize import Form, linearize
 from kpref.operators.tensor import TensorOperator
 from kpref.runge_kutta import Forcing, Segment, StageSystem, interpolation
 from kpref.space import EuclideanSpace, TrajectorySpace
@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-Form = SiteForm | DenseForm
 
 
 def stage_propagator(system: StageSystem, space: TrajectorySpace) -> TensorOperator:

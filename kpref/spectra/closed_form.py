@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.lengths import points
-from kpref.linearize import DenseForm, SiteForm
+from kpref.linearize import DenseForm, Form, SiteForm, with_gates
 from kpref.threads import serial_blas
 
 __all__ = ["gate_features", "kernel_block_squares", "kernel_trial_trace", "kernel_unit_average", "kernel_unit_trace"]
@@ -40,7 +40,7 @@ def gate_features(form: SiteForm) -> list[Array]:
 
 
 @serial_blas
-def kernel_unit_trace(form: SiteForm | DenseForm, mu: Array) -> Array:
+def kernel_unit_trace(form: Form, mu: Array) -> Array:
     """Diagonal of ``tr_{trials, time}(K)``, shape (H,); K's trace is its sum.
 
     Parameters
@@ -52,9 +52,10 @@ def kernel_unit_trace(form: SiteForm | DenseForm, mu: Array) -> Array:
     return np.asarray(kernel_trial_trace(form, mu).sum(axis=0))
 
 
-def kernel_trial_trace(form: SiteForm | DenseForm, mu: Array) -> Array:
+def kernel_trial_trace(form: Form, mu: Array) -> Array:
     """Diagonal of ``tr_time(K)``, shape (B, H): the share of each trial in `kernel_unit_trace`."""
     weights = mu.T
+    form = with_gates(form)
     if isinstance(form, DenseForm):
         return np.asarray(np.einsum("nb,nbhm->bh", weights, np.square(form.parameter_jacobian)))
     total = np.zeros((form.n_trials, form.n_states))
@@ -65,7 +66,7 @@ def kernel_trial_trace(form: SiteForm | DenseForm, mu: Array) -> Array:
     return total
 
 
-def kernel_block_squares(form: SiteForm | DenseForm, mu: Array, groups: Array, units: Array) -> Array:
+def kernel_block_squares(form: Form, mu: Array, groups: Array, units: Array) -> Array:
     """Squared norms of the blocks of K between groups of trials, for some units, shape (G, G).
 
     ``sum_h |F_gh F_g'h^T|_F^2``, which is ``<F_gh^T F_gh, F_g'h^T F_g'h>_F`` where F has fewer columns than rows.
@@ -83,6 +84,7 @@ def kernel_block_squares(form: SiteForm | DenseForm, mu: Array, groups: Array, u
     count = int(groups.max()) + 1
     owner = np.broadcast_to(groups, mu.T.shape)
     root = np.sqrt(mu.T)
+    form = with_gates(form)
     if isinstance(form, DenseForm):
         rows = (root[:, :, None, None] * form.parameter_jacobian[:, :, units]).reshape(-1, form.n_parameters)
         return _block_squares(rows.astype(np.float64), np.repeat(owner.reshape(-1), len(units)), count)
@@ -107,7 +109,7 @@ def _block_squares(factor: Array, owner: Array, count: int) -> Array:
 
 
 @serial_blas
-def kernel_unit_average(form: SiteForm | DenseForm, mu: Array, lengths: npt.NDArray[np.int64] | None = None) -> Array:
+def kernel_unit_average(form: Form, mu: Array, lengths: npt.NDArray[np.int64] | None = None) -> Array:
     """The average of K over all pairs of trials and times, shape (H, H); diagonal for a network in site form.
 
     Parameters
@@ -120,6 +122,7 @@ def kernel_unit_average(form: SiteForm | DenseForm, mu: Array, lengths: npt.NDAr
     """
     weights, exist = mu.T, np.ones(mu.T.shape) if lengths is None else points(lengths, mu.shape[1]).T.astype(float)
     number = exist.sum()
+    form = with_gates(form)
     if isinstance(form, DenseForm):
         jacobian = form.parameter_jacobian
         return (

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from kpref._validate import integer
 from kpref.flow import Flow
-from kpref.linearize import DenseForm, SiteForm
+from kpref.linearize import DenseForm, SiteForm, with_gates
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.operators.reduced import AXES, kept_axes
@@ -139,7 +139,7 @@ def kernel_effective_dimension(flow: Flow, keep: Keep = None) -> Estimate:
     kept = None if keep is None else kept_axes(keep)
     if kept is None or len(kept) == len(AXES):
         return _exact(kernel_spectrum(flow).effective_dimension)
-    form, mu = flow.linearization, flow.space.mu
+    form, mu = with_gates(flow.linearization), flow.space.mu
     if isinstance(form, DenseForm):
         return _exact(_dense_kernel_dimension(form, mu, kept))
     units = kernel_unit_trace(form, mu)

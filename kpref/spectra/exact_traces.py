@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from kpref._validate import function
 from kpref.flow import Flow, require_flow
-from kpref.linearize import DenseForm, SiteForm
+from kpref.linearize import DenseForm, Form, SiteForm, with_gates
 from kpref.memory import require_memory
 from kpref.models.base import Map
 from kpref.operators import TensorOperator
@@ -130,8 +130,9 @@ def _check(flow: object, progress: object) -> None:
         function("progress", progress, "a number of trials or products")
 
 
-def _step_jacobian(form: SiteForm | DenseForm, step: int, trials: slice) -> Array:
+def _step_jacobian(form: Form, step: int, trials: slice) -> Array:
     """A[step] of a block of trials, (trials, H, H), in float64."""
+    form = with_gates(form)
     if isinstance(form, DenseForm):
         return form.state_jacobian[step, trials].astype(np.float64)
     count, units = trials.stop - trials.start, form.n_states
@@ -158,7 +159,7 @@ def _last_weighed(mu: Array) -> npt.NDArray[np.int64]:
     return np.where(weighed.any(axis=1), mu.shape[1] - 1 - np.argmax(weighed[:, ::-1], axis=1), 0)
 
 
-def _gramian_trace(form: SiteForm | DenseForm, mu: Array, progress: Progress | None) -> float:
+def _gramian_trace(form: Form, mu: Array, progress: Progress | None) -> float:
     trials, units = form.n_trials, form.n_states
     blocks = even_blocks(trials, max(1, _BLOCK_ENTRIES // units**2))
     largest = max(block.stop - block.start for block in blocks)

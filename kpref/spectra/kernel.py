@@ -23,10 +23,12 @@ from scipy.linalg.blas import dsyrk
 from kpref._reprs import short_repr
 from kpref._validate import function
 from kpref.flow import Flow, require_flow
-from kpref.linearize import DenseForm, SiteForm
+from kpref.linearize import DenseForm, Form
 from kpref.memory import require_memory
 from kpref.spectra.closed_form import gate_features
+from kpref.step_form import StepForm
 from kpref.threads import run_blocks, serial_blas
+from kpref.unit_blocks import UnitBlocks, unit_blocks
 
 __all__ = ["KernelSpectrum", "form_spectrum", "kernel_spectrum"]
 
@@ -88,12 +90,18 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
 
 
 @serial_blas
-def form_spectrum(
-    form: SiteForm | DenseForm, mu: Array, progress: Callable[[int], object] | None = None
-) -> KernelSpectrum:
+def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | None = None) -> KernelSpectrum:
     """`kernel_spectrum` of a linearisation, mu (B, T) being the measure."""
     if isinstance(form, DenseForm):
         return _dense_spectrum(form, mu)
+    if isinstance(form, StepForm):
+        blocks = unit_blocks(form)
+        if blocks is None:
+            raise ValueError(
+                "K of this network mixes units, since a trained weight acts on later states through another product: "
+                "its spectrum is not exact by units. kpref.eigh(flow.K, k) gives the leading part"
+            )
+        return _summary(_block_spectra(blocks, np.sqrt(mu.T).reshape(-1, 1), progress))
     root = np.sqrt(mu.T).reshape(-1, 1)
     features = [root * block for block in gate_features(form)]
     units = form.n_states
@@ -137,6 +145,33 @@ def _unit_spectra(gates: Array, features: list[Array], rows: int, progress: Call
         unit_values[unit] = np.maximum(eigvalsh(gram, lower=True, overwrite_a=True, check_finite=False), 0.0)[::-1]
 
     run_blocks(task, units, done=None if progress is None else lambda unit: progress(1))
+    return unit_values
+
+
+def _block_spectra(blocks: UnitBlocks, root: Array, progress: Callable[[int], object] | None) -> Array:
+    """Eigenvalues of ``F_h F_h^T Mu`` for each unit h, (N, most of them), padded with zeros."""
+    sizes = [
+        min(gates.shape[0] * len(root), sum(block.shape[1] for block in features))
+        for gates, features in zip(blocks.gates, blocks.features, strict=True)
+    ]
+    unit_values = np.zeros((max(1, len(sizes)), max(sizes, default=1)))
+
+    def task(unit: int) -> None:
+        features = blocks.features[unit]
+        rows, columns = blocks.gates[unit].shape[0] * len(root), sum(block.shape[1] for block in features)
+        if columns > rows:
+            parts = [np.concatenate([root * gates[:, [g]] * block for g, block in enumerate(features)], axis=1)
+                     for gates in blocks.gates[unit]]  # fmt: skip
+            factor = np.concatenate(parts)
+            gram = factor @ factor.T
+        else:
+            gram = sum(_gram(root * gates, features, False) for gates in blocks.gates[unit])  # type: ignore[assignment]
+        values = eigvalsh(gram, lower=True, check_finite=False)
+        unit_values[unit, : len(values)] = np.maximum(values, 0.0)[::-1]
+        if progress is not None:
+            progress(1)
+
+    run_blocks(task, len(sizes))
     return unit_values
 
 

@@ -37,18 +37,18 @@ from kpref._validate import integer, real_number
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow, require_flow
 from kpref.kernels import reference
-from kpref.linearize import DenseForm, SiteForm
+from kpref.linearize import Form, SiteForm
 from kpref.memory import require_memory
 from kpref.runge_kutta import Forcing, Segment, StageSystem
 from kpref.spectra.blocks import extend_blocks
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.exponents import MANY_TRIALS, Stretch, TooShort, exponent_estimates
+from kpref.step_form import StepForm
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
 __all__ = ["Lyapunov", "TooShort", "lyapunov_exponents", "propagator_growth", "trial_norms"]
 
 Array = npt.NDArray[Any]
-Form = SiteForm | DenseForm
 #: Carries vectors (k, B, H) from one row of the trajectory to a later one.
 Advance = Callable[[int, int, Array], Array]
 
@@ -477,6 +477,8 @@ def _advance_field(system: StageSystem) -> Advance:
 
 def _rows(form: Form, rows: slice) -> Form:
     """Some rows of a linearisation, as views."""
+    if isinstance(form, StepForm):
+        return form.rows(rows)
     names = ("state_jacobian", "parameter_jacobian")
     if isinstance(form, SiteForm):
         names = ("decay", "gates", "slope", "variable", "drive")  # type: ignore[assignment]

@@ -1,0 +1,275 @@
+"""Recurrent layers of PyTorch's kind, one above the other: LSTM, and stacked RNN, GRU and LSTM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref._validate import finite_array, integer
+from kpref.models.base import Array, Parameters
+from kpref.models.cells import Cell, GRUCell, LSTMCell, RNNCell
+from kpref.models.nonlinearity import get_nonlinearity
+from kpref.models.step import StepMap, StepNumbers
+from kpref.program import Builder, Program, View
+from kpref.step_form import Entry
+
+__all__ = ["LSTM", "Stacked"]
+
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+class _Layers(StepMap):
+    """Layers of one kind of cell. Layer l reads the *new* state of layer l - 1, as in PyTorch.
+
+    The state is that of the layers one after the other, each (h,) or (h, c).
+    """
+
+    def __init__(
+        self, cell: Cell, suffixes: Sequence[str], given: Mapping[str, Any], trainable: Sequence[str] | None
+    ) -> None:
+        self.cell, self._suffixes = cell, tuple(suffixes)
+        self.n_units, self.n_inputs = self._sizes(given)
+        self.n_states = self.n_layers * cell.parts * self.n_units
+        checked = {}
+        for layer, suffix in enumerate(self._suffixes):
+            for name in _NAMES:
+                if given.get(name + suffix) is not None:
+                    shape = self._shape(name, layer)
+                    checked[name + suffix] = finite_array(name + suffix, given[name + suffix], shape=shape)
+        super().__init__(checked, trainable)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return len(self._suffixes)
+
+    @property
+    def observed(self) -> slice:
+        """The h of the last layer."""
+        first = self.n_states - self.cell.parts * self.n_units
+        return slice(first, first + self.n_units)
+
+    @property
+    def state_variables(self) -> dict[str, slice]:
+        """The old h of each layer."""
+        size = self.cell.parts * self.n_units
+        return {f"hidden{layer}": slice(layer * size, layer * size + self.n_units) for layer in range(self.n_layers)}
+
+    def _sizes(self, given: Mapping[str, Any]) -> tuple[int, int]:
+        names = [f"{name}{suffix}" for suffix in self._suffixes for name in ("weight_ih", "weight_hh")]
+        missing = [name for name in names if given.get(name) is None]
+        if missing:
+            raise ValueError(f"{type(self).__name__} needs {' and '.join(missing)}; got None")
+        recurrent, driven = np.shape(given[names[1]]), np.shape(given[names[0]])
+        rows = f"{self.cell.rows} * H" if self.cell.rows > 1 else "H"
+        if len(recurrent) != 2 or recurrent[1] < 1:
+            raise ValueError(f"{names[1]} must have shape ({rows}, H) with H at least 1; got {recurrent}")
+        if len(driven) != 2 or driven[1] < 1:
+            raise ValueError(f"{names[0]} must have shape ({rows}, n_inputs) with n_inputs at least 1; got {driven}")
+        return recurrent[1], driven[1]
+
+    def _shape(self, name: str, layer: int) -> tuple[int, ...]:
+        rows = self.cell.rows * self.n_units
+        columns = self.n_inputs if layer == 0 else self.n_units
+        return {"weight_ih": (rows, columns), "weight_hh": (rows, self.n_units)}.get(name, (rows,))
+
+    def _has_bias(self, layer: int) -> bool:
+        return any(f"{name}{self._suffixes[layer]}" in self.parameters for name in ("bias_ih", "bias_hh"))
+
+    def _currents(self, parameters: Parameters, layer: int, h: Array, below: Array) -> tuple[Array, Array]:
+        suffix = self._suffixes[layer]
+        recurrent = h @ parameters[f"weight_hh{suffix}"].T
+        driven = below @ parameters[f"weight_ih{suffix}"].T
+        if f"bias_hh{suffix}" in parameters:
+            recurrent = recurrent + parameters[f"bias_hh{suffix}"]
+        if f"bias_ih{suffix}" in parameters:
+            driven = driven + parameters[f"bias_ih{suffix}"]
+        return recurrent, driven
+
+    def _states(self, z: Array) -> list[list[Array]]:
+        """The parts of the state, by layer."""
+        parts = np.split(z, self.n_layers * self.cell.parts, axis=-1)
+        return [parts[at : at + self.cell.parts] for at in range(0, len(parts), self.cell.parts)]
+
+    def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
+        new: list[Array] = []
+        for layer, state in enumerate(self._states(z)):
+            parts = self.cell.step(*self._currents(parameters, layer, state[0], x), state)
+            x = parts[0]
+            new += parts
+        return np.concatenate(new, axis=-1)
+
+    def _program(self) -> Program:
+        build, cell, units = Builder(), self.cell, self.n_units
+        states = [[build.state(units) for _ in range(cell.parts)] for _ in range(self.n_layers)]
+        below: View | None = None
+        for layer, state in enumerate(states):
+            old, new = [part[0] for part in state], [part[1] for part in state]
+            currents = build.register(cell.width * units)
+            build.product(_part(currents, cell.recurrent, units), old[0], f"recurrent{layer}", f"hidden{layer}")
+            driven = _part(currents, cell.driven, units)
+            if below is not None:
+                build.product(driven, below, f"below{layer}", f"below{layer}")
+            if layer == 0 or self._has_bias(layer):
+                build.product(currents, None, f"driven{layer}", f"drive{layer}")
+            cell.write(build, f"layer{layer}_", old, new, currents)
+            below = new[0]
+        return build.program()
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Weights of old states, of states below, and of ``(x, 1)``, or of 1 above the first layer."""
+        units, cell = self.n_units, self.cell
+        found = []
+        for layer, suffix in enumerate(self._suffixes):
+            inputs = self.n_inputs if layer == 0 else 0
+            for block in range(cell.rows):
+                part, everything = slice(block * units, (block + 1) * units), slice(0, units)
+                recurrent = cell.recurrent[block] - min(cell.recurrent)
+                driven = cell.driven[block] - min(cell.driven)
+                found.append(
+                    Entry(f"weight_hh{suffix}", f"recurrent{layer}", part, _rows(recurrent, units), everything)
+                )
+                if layer == 0:
+                    rows = _rows(cell.driven[block], units)
+                    found.append(Entry(f"weight_ih{suffix}", "driven0", part, rows, slice(0, inputs)))
+                else:
+                    found.append(Entry(f"weight_ih{suffix}", f"below{layer}", part, _rows(driven, units), everything))
+                for name, order in (("bias_ih", cell.driven), ("bias_hh", cell.recurrent)):
+                    column = slice(inputs, inputs + 1)
+                    found.append(Entry(f"{name}{suffix}", f"driven{layer}", part, _rows(order[block], units), column))
+        return tuple(entry for entry in found if entry.parameter in self.parameters)
+
+    def numbers(self, z: Array, x: Array) -> StepNumbers:
+        """Channels of every layer, and what comes from below."""
+        channels: dict[str, Array] = {}
+        variables: dict[str, Array] = {}
+        ones = np.ones((*z.shape[:-1], 1))
+        for layer, state in enumerate(self._states(z)):
+            currents = self._currents(self.parameters, layer, state[0], x)
+            found = self.cell.channels(*currents, state)
+            channels |= {f"layer{layer}_{name}": value for name, value in found.items()}
+            if layer == 0:
+                variables["drive0"] = np.concatenate([x, ones], axis=-1) if self._has_bias(0) else x
+            else:
+                variables[f"below{layer}"] = x
+                if self._has_bias(layer):
+                    variables[f"drive{layer}"] = ones
+            x = self.cell.step(*currents, state)[0]
+        return StepNumbers(channels, variables)
+
+
+def _part(currents: View, order: tuple[int, ...], units: int) -> View:
+    """The adjacent blocks of the currents that `order` names."""
+    return View(currents.register, currents.start + min(order) * units, len(order) * units)
+
+
+def _rows(block: int, units: int) -> slice:
+    return slice(block * units, (block + 1) * units)
+
+
+class LSTM(_Layers):
+    """The long short-term memory of torch.nn.LSTM, one layer; states (h, c). See `kpref.models.cells.LSTMCell`.
+
+    Parameters
+    ----------
+    weight_ih : array_like, shape (4 H, n_inputs)
+        Blocks of H rows in the order i, f, g, o.
+    weight_hh : array_like, shape (4 H, H)
+    bias_ih, bias_hh : array_like, shape (4 H,), optional
+    trainable : sequence of str, optional
+        Names of the trainable parameters; all by default.
+    """
+
+    def __init__(
+        self,
+        weight_ih: npt.ArrayLike,
+        weight_hh: npt.ArrayLike,
+        bias_ih: npt.ArrayLike | None = None,
+        bias_hh: npt.ArrayLike | None = None,
+        trainable: Sequence[str] | None = None,
+    ) -> None:
+        given = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+        super().__init__(LSTMCell(), [""], given, trainable)
+
+    @classmethod
+    def init(cls, n_inputs: int, n_units: int, seed: int, gain: float = 1.0, bias: bool = True) -> Self:
+        """A random network; see `Stacked.init`."""
+        given: dict[str, Any] = _initial_layer(np.random.default_rng(seed), 4, n_inputs, n_units, gain, bias, "")
+        return cls(**given)
+
+
+class Stacked(_Layers):
+    """torch.nn.RNN, GRU or LSTM of several layers.
+
+    Parameters
+    ----------
+    cell : {"rnn", "gru", "lstm"}
+    trainable : sequence of str, optional
+        Names of the trainable parameters; all by default.
+    nonlinearity : {"tanh", "relu", "identity"}
+        Of an RNN.
+    **parameters : array_like
+        Under PyTorch's names: ``weight_ih_l0``, ``weight_hh_l0``, ``bias_ih_l0``, ``bias_hh_l0``, ``weight_ih_l1``, ...
+    """
+
+    def __init__(
+        self, cell: str, trainable: Sequence[str] | None = None, nonlinearity: str = "tanh", **parameters: Any
+    ) -> None:
+        cells: dict[str, Callable[[], Cell]] = {
+            "rnn": lambda: RNNCell(get_nonlinearity(nonlinearity, ("tanh", "relu", "identity"))),
+            "gru": GRUCell,
+            "lstm": LSTMCell,
+        }
+        if cell not in cells:
+            raise ValueError(f"cell must be one of {', '.join(cells)}; got {cell!r}")
+        layers = sum(name.startswith("weight_hh_l") for name in parameters)
+        suffixes = [f"_l{layer}" for layer in range(layers)]
+        unknown = [name for name in parameters if name not in {n + s for s in suffixes for n in _NAMES}]
+        if unknown or not layers:
+            raise ValueError(
+                f"the parameters of {max(layers, 1)} layers are called weight_ih_l0, weight_hh_l0, bias_ih_l0, "
+                f"bias_hh_l0 and so on; got {', '.join(unknown) or 'none'}"
+            )
+        self._kind, self._nonlinearity = cell, nonlinearity
+        super().__init__(cells[cell](), suffixes, parameters, trainable)
+
+    def _options(self) -> dict[str, Any]:
+        return {"cell": self._kind, "nonlinearity": self._nonlinearity}
+
+    @classmethod
+    def init(
+        cls,
+        cell: str,
+        n_inputs: int,
+        n_units: int,
+        n_layers: int,
+        seed: int,
+        gain: float = 1.0,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+    ) -> Self:
+        """Recurrent entries N(0, gain**2 / H), those from below N(0, 1 / columns), zero biases."""
+        integer("n_layers", n_layers, 1)
+        generator, rows = np.random.default_rng(seed), {"rnn": 1, "gru": 3, "lstm": 4}.get(cell, 1)
+        parameters: dict[str, Any] = {}
+        for layer in range(n_layers):
+            columns = n_inputs if layer == 0 else n_units
+            parameters |= _initial_layer(generator, rows, columns, n_units, gain, bias, f"_l{layer}")
+        return cls(cell, nonlinearity=nonlinearity, **parameters)
+
+
+def _initial_layer(
+    generator: np.random.Generator, rows: int, columns: int, units: int, gain: float, bias: bool, suffix: str
+) -> dict[str, Array]:
+    integer("n_inputs", columns, 1)
+    integer("n_units", units, 1)
+    found = {
+        f"weight_ih{suffix}": generator.normal(size=(rows * units, columns)) / np.sqrt(columns),
+        f"weight_hh{suffix}": generator.normal(size=(rows * units, units)) * (gain / np.sqrt(units)),
+    }
+    if bias:
+        found |= {f"{name}{suffix}": np.zeros(rows * units) for name in ("bias_ih", "bias_hh")}
+    return found

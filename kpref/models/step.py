@@ -1,0 +1,78 @@
+"""Networks whose linearised step is a program: what a model states, and the form that comes of it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from kpref.models.base import Array, Map, Model
+from kpref.program import Program
+from kpref.step_form import Entry
+
+__all__ = ["StepMap", "StepModel", "StepNumbers"]
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """Numbers of a program at states of shape (..., H).
+
+    Attributes
+    ----------
+    channels : mapping of str to ndarray, shape (..., width) or (width,)
+        Coefficients; those without the leading axes are the same everywhere.
+    variables : mapping of str to ndarray, shape (..., width)
+        What weights multiply, where it is no part of the state.
+    """
+
+    channels: Mapping[str, Array]
+    variables: Mapping[str, Array] = field(default_factory=dict)
+
+
+class StepModel(Model):
+    """A network that states its linearised step as a program (`kpref.program`), its numbers, and how arrays enter."""
+
+    @cached_property
+    def program(self) -> Program:
+        """The linearised step."""
+        return self._program()
+
+    @abstractmethod
+    def _program(self) -> Program:
+        """Write the program."""
+
+    @abstractmethod
+    def numbers(self, z: Array, x: Array) -> StepNumbers:
+        """Channels and variables at states z (..., H) under inputs x (..., n_inputs)."""
+
+    @abstractmethod
+    def entries(self) -> tuple[Entry, ...]:
+        """How each parameter enters the weights of the program."""
+
+    @property
+    def state_variables(self) -> dict[str, slice]:
+        """Variables of the program that are columns of the state."""
+        return {}
+
+    def weights(self) -> dict[str, Array]:
+        """The weights of the program: sums of what enters them."""
+        found: dict[str, Array] = {}
+        entries = self.entries()
+        for op in self.program.operations:
+            if op.kind not in ("product", "unit") or op.name in found:
+                continue
+            own = [entry for entry in entries if entry.weight == op.name]
+            shape = tuple(max(getattr(entry, axis).stop for entry in own) for axis in ("rows", "columns"))
+            weight = found[op.name] = np.zeros(shape)
+            for entry in own:
+                array = self.parameters[entry.parameter]
+                part = array.reshape(len(array), -1)[entry.part] * entry.factor
+                weight[entry.rows, entry.columns] += part.T if entry.transposed else part
+        return found
+
+
+class StepMap(Map, StepModel):
+    """A network in discrete time."""

@@ -1,0 +1,232 @@
+"""One set of laws for every network whose linearised step is a program: a new one is tested by adding a line here."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kpref
+from kpref.kernels import reference
+
+MODELS = {
+    "lstm": lambda n, h, seed: kpref.models.LSTM.init(n, h, seed),
+    "lstm without biases": lambda n, h, seed: kpref.models.LSTM.init(n, h, seed, bias=False),
+    "low rank": lambda n, h, seed: kpref.models.LowRankRNN.init(n, h, 1 + h // 3, seed),
+    "low rank relu": lambda n, h, seed: kpref.models.LowRankRNN.init(n, h, 2, seed, nonlinearity="softplus"),
+    "rnn": lambda n, h, seed: kpref.models.Stacked.init("rnn", n, h, 1, seed),
+    "two rnn": lambda n, h, seed: kpref.models.Stacked.init("rnn", n, h, 2, seed),
+    "two gru": lambda n, h, seed: kpref.models.Stacked.init("gru", n, h, 2, seed),
+    "three gru without biases": lambda n, h, seed: kpref.models.Stacked.init("gru", n, h, 3, seed, bias=False),
+    "two lstm": lambda n, h, seed: kpref.models.Stacked.init("lstm", n, h, 2, seed),
+}
+#: A trained weight acts on states that go through another product in the same step.
+MIXED = ("low rank", "low rank relu", "two rnn", "two gru", "three gru without biases", "two lstm")
+NAMES = pytest.mark.parametrize("name", MODELS)
+SIZES = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**31))
+STEP = 1e-30  # complex steps have no cancellation: any size will do
+
+
+def random_flow(name, sizes, **options):
+    inputs, units, trials, steps, seed = sizes
+    rng = np.random.default_rng(seed)
+    model = MODELS[name](inputs, units, seed)
+    model = model.with_vector(model.vector + 0.3 * rng.normal(size=model.n_parameters))
+    z0 = 0.5 * rng.normal(size=(trials, model.n_states))
+    return kpref.Flow(model, rng.normal(size=(trials, steps, inputs)), z0=z0, **options), rng
+
+
+def roundings(flow, image):
+    """An entry ends sums of at most `H + n_in + 4` terms a step: 8 sqrt(k) u of the largest for k terms in all."""
+    terms = flow.space.shape[1] * (flow.model.n_states + flow.model.n_inputs + 4)
+    return 8 * np.sqrt(terms) * np.finfo(float).eps * max(1.0, np.abs(image).max())
+
+
+@NAMES
+@settings(max_examples=25)
+@given(SIZES)
+def test_derivatives_agree_with_complex_steps(name, sizes):
+    flow, rng = random_flow(name, sizes)
+    model, direction = flow.model, rng.normal(size=flow.model.n_parameters)
+    moved = model.unflatten(model.vector + 1j * STEP * direction)
+    wanted = model.iterate(flow.z0, flow.inputs, moved).imag / STEP
+    allowed = 10 * roundings(flow, wanted)  # the forward pass at complex parameters rounds as often
+    assert np.abs(flow.D(direction) - wanted).max() <= allowed
+    assert np.abs(flow.P(flow.J(direction)) - wanted).max() <= allowed
+    start = rng.normal(size=flow.z0.shape)
+    wanted = model.iterate(flow.z0 + 1j * STEP * start, flow.inputs).imag / STEP
+    assert np.abs(flow.D_z0(start) - wanted).max() <= 10 * roundings(flow, wanted)
+
+
+@NAMES
+@settings(max_examples=25)
+@given(SIZES)
+def test_dot_tests_and_inverses(name, sizes):
+    flow, rng = random_flow(name, sizes)
+    for op in (flow.P, flow.P_inverse, flow.J, flow.D, flow.D_z0, flow.K, flow.NTK):
+        x, y = rng.normal(size=op.shape_in), rng.normal(size=op.shape_out)
+        image, back = op(x), op.T(y)
+        scale = np.linalg.norm(image) * np.linalg.norm(y) + np.linalg.norm(x) * np.linalg.norm(back)
+        assert abs(np.vdot(y, image) - np.vdot(back, x)) <= 1e-13 * max(scale, 1e-300)
+    q = rng.normal(size=flow.states.shape)
+    assert np.abs(flow.P_inverse(flow.P(q)) - q).max() <= roundings(flow, flow.P(q))
+
+
+@NAMES
+def test_compiled_products_agree_with_the_plain_ones(name):
+    """Several blocks of trials, so that D takes one sweep and several chunks."""
+    flow, rng = random_flow(name, (2, 4, 70, 9, 3))
+    form = flow.linearization
+    vectors, q = rng.normal(size=(1, form.n_parameters)), rng.normal(size=(1, *flow.states.shape))
+    plain = reference.tangent(form, reference.parameter_product(form, vectors))
+    assert np.abs(flow.D.apply(vectors) - plain).max() <= roundings(flow, plain)
+    plain = reference.parameter_transpose(form, reference.adjoint(form, q))
+    assert np.abs(flow.D.T.apply(q) - plain).max() <= 100 * roundings(flow, plain)  # sums over 630 points besides
+
+
+@NAMES
+def test_a_trainable_subset_picks_columns(name):
+    flow, rng = random_flow(name, (2, 3, 3, 5, 1))
+    whole = flow.D.to_dense()
+    start = 0
+    for parameter in flow.model.trainable:
+        size = flow.model.parameters[parameter].size
+        part = kpref.Flow(flow.model.with_trainable([parameter]), flow.inputs, z0=flow.z0).D.to_dense()
+        assert np.abs(part - whole[:, start : start + size]).max() <= roundings(flow, whole)
+        start += size
+
+
+@NAMES
+def test_zero_weights_and_one_of_everything(name):
+    flow, _ = random_flow(name, (1, 1, 1, 1, 0))
+    still = kpref.Flow(flow.model.with_vector(np.zeros(flow.model.n_parameters)), flow.inputs)
+    assert np.isfinite(still.NTK(np.ones(still.states.shape))).all()
+
+
+@NAMES
+def test_single_precision(name):
+    """P alone: all sweeps run the same operations, and each takes seconds to compile for another type."""
+    flow, rng = random_flow(name, (2, 4, 5, 8, 2))
+    single = kpref.Flow(flow.model, flow.inputs, z0=flow.z0, dtype=np.float32)
+    q = rng.normal(size=flow.states.shape)
+    wanted, found = flow.P(q), single.P(q)
+    assert found.dtype == np.float32
+    assert np.abs(found - wanted).max() <= roundings(flow, wanted) * 2.0**29 * 50  # u is 2^29 times as large
+
+
+@NAMES
+def test_the_same_bits_for_any_number_of_threads(name):
+    flow, rng = random_flow(name, (2, 6, 70, 8, 4))
+    q, seen = rng.normal(size=flow.states.shape), set()
+    before = kpref.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            kpref.set_num_threads(threads)
+            seen.add(flow.NTK(q).tobytes() + flow.K(q).tobytes() + flow.P(q).tobytes())
+    finally:
+        kpref.set_num_threads(before)
+    assert len(seen) == 1
+
+
+@NAMES
+def test_models_pickle_and_copy(name):
+    flow, _ = random_flow(name, (2, 3, 2, 4, 5))
+    for other in (pickle.loads(pickle.dumps(flow.model)), copy.deepcopy(flow.model)):
+        assert np.array_equal(kpref.Flow(other, flow.inputs, z0=flow.z0).states, flow.states)
+
+
+@NAMES
+def test_the_spectrum_of_K_is_exact_where_units_stay_apart(name):
+    flow, _ = random_flow(name, (2, 4, 3, 6, 6))
+    if name in MIXED:
+        with pytest.raises(ValueError, match="mixes units"):
+            kpref.kernel_spectrum(flow)
+        return
+    exact = kpref.kernel_spectrum(flow).values
+    dense = np.linalg.eigvals(flow.K.to_dense()).real
+    dense = np.sort(dense)[::-1]
+    length = min(len(dense), len(exact))
+    assert np.abs(dense[:length] - exact[:length]).max() <= 1e-12 * dense[0]
+    assert np.abs(dense[length:]).max(initial=0) <= 1e-12 * dense[0]
+
+
+def test_low_rank_keeps_units_apart_where_the_right_vectors_are_fixed():
+    flow, _ = random_flow("low rank", (2, 5, 3, 6, 7))
+    frozen = kpref.Flow(flow.model.with_trainable(["m", "weight_ih", "bias"]), flow.inputs)
+    exact = kpref.kernel_spectrum(frozen)
+    assert exact.trace == pytest.approx(np.trace(frozen.K.to_dense()), rel=1e-12)
+
+
+def test_a_readout_of_observed_states_gives_the_gradient():
+    """An LSTM is read out from h: the gradient of the loss against a complex step of the plain loss."""
+    flow, rng = random_flow("lstm", (2, 3, 4, 5, 8))
+    readout = kpref.Readout(rng.normal(size=(2, 3)), rng.normal(size=2))
+    targets = rng.normal(size=(4, 5, 2))
+    descent = flow.gradient_flow(readout, targets)
+    assert not descent.err[:, :, 3:].any()
+    direction = rng.normal(size=flow.model.n_parameters)
+    moved = flow.model.unflatten(flow.model.vector + 1j * STEP * direction)
+    states = flow.model.iterate(flow.z0, flow.inputs, moved)
+    residual = states[:, :, :3] @ readout.weight.T + readout.bias - targets
+    slope = np.square(residual).mean().imag / STEP
+    assert descent.grad_theta @ direction == pytest.approx(slope, rel=1e-10)
+
+
+@NAMES
+def test_what_acts_on_operators_alone_works(name):
+    flow, _ = random_flow(name, (2, 3, 4, 6, 9))
+    dense = flow.NTK.to_dense()
+    largest = np.linalg.eigvals(dense).real.max()
+    assert kpref.eigh(flow.NTK, 2).values[0] == pytest.approx(largest, rel=1e-9)
+    assert float(kpref.trace(flow.NTK, probes=1000)) == pytest.approx(np.trace(dense), rel=1e-10)
+    assert float(kpref.operator_norm(flow.P)) == pytest.approx(np.linalg.norm(flow.P.to_dense(), 2), rel=1e-9)
+    exponents = kpref.lyapunov_exponents(flow)
+    assert exponents.values.shape == (4, flow.model.n_states)
+    determinants = np.linalg.slogdet(step_jacobians(flow)).logabsdet.mean(axis=0)
+    assert exponents.values.sum(axis=1) == pytest.approx(determinants, rel=1e-6)
+
+
+def step_jacobians(flow):
+    """A of every step and trial, (T, B, H, H), by complex steps."""
+    starts = np.concatenate([flow.z0[None], flow.states.swapaxes(0, 1)[:-1]])
+    x = flow.inputs.swapaxes(0, 1)
+    columns = [
+        flow.model.step(starts + 1j * STEP * np.eye(flow.model.n_states)[k], x).imag / STEP
+        for k in range(flow.model.n_states)
+    ]
+    return np.stack(columns, axis=-1)
+
+
+@pytest.mark.parametrize("name", ["lstm", "two gru", "low rank"])
+def test_closed_forms_that_are_not_there_yet_say_so(name):
+    flow, _ = random_flow(name, (2, 3, 4, 6, 10))
+    for call in (
+        lambda: kpref.schmidt_spectrum(flow),
+        lambda: kpref.spectra.kernel_effective_dimension(flow, "unit"),
+        lambda: kpref.spectra.propagator_gram_trace(flow),
+    ):
+        with pytest.raises(TypeError, match="closed form for networks of one state a unit"):
+            call()
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+def test_states_and_gradients_agree_with_torch(kind, layers):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(layers)
+    module = getattr(torch.nn, kind.upper())(3, 5, num_layers=layers, batch_first=True).double()
+    parameters = {name: value.detach().numpy() for name, value in module.named_parameters()}
+    model = kpref.models.Stacked(kind, **parameters)
+    inputs = torch.randn(4, 7, 3, dtype=torch.float64)
+    outputs = module(inputs)[0]
+    flow = kpref.Flow(model, inputs.numpy())
+    assert np.abs(flow.states[:, :, model.observed] - outputs.detach().numpy()).max() <= 1e-13
+    cotangent = np.random.default_rng(layers).normal(size=outputs.shape)
+    outputs.backward(torch.from_numpy(cotangent))
+    whole = np.zeros(flow.states.shape)
+    whole[:, :, model.observed] = cotangent
+    wanted = np.concatenate([value.grad.numpy().ravel() for _, value in module.named_parameters()])
+    assert np.abs(flow.D.T(whole) - wanted).max() <= 1e-12 * np.abs(wanted).max()
