@@ -195,7 +195,7 @@ def prepare(
     # Paths may hold anything, and what is said of them goes into files and onto terminals.
     facts = {one_line(key): one_line(value) for key, value in facts.items()}
     told = tuple(one_line(note) for note in assumptions)
-    notes = (*told, *(one_line(note) for note in _notes(networks, used, objective, spell)))
+    notes = (*told, *(one_line(note) for note in _notes(networks, used, objective)))
     return Request(networks, used, objective, integration, modes, measure, seed, tuple(files), facts, told, notes)
 
 
@@ -423,7 +423,7 @@ def _check_objective(
         ) from error
 
 
-def _notes(networks: Sequence[Network], trials: Trials, objective: Objective | None, spell: Spelling) -> list[str]:
+def _notes(networks: Sequence[Network], trials: Trials, objective: Objective | None) -> list[str]:
     """What the report should say about what it leaves out, and what was chosen where there was a choice."""
     notes = list(trials.notes)
     if len({network.model.n_states for network in networks}) > 1:
@@ -433,10 +433,6 @@ def _notes(networks: Sequence[Network], trials: Trials, objective: Objective | N
     if objective is None:
         notes.append("The trials have neither targets nor labels: all that needs a loss is left out.")
         return notes
-    if trials.targets is not None and trials.labels is not None:
-        notes.append(
-            f"The trials have targets and labels: the loss is {objective.loss}, and {spell('loss')} chooses the other."
-        )
     for network in networks:
         if network.readout is None:
             where = Path(network.origin).name if Path(network.origin).suffix else network.name
