@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from kpref._signals import Terminated, orderly_ends
 from kpref._terminal import one_line, say
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(argv)
         except BrokenPipeError:
-            _give_up_output()
+            _give_up(sys.stdout)
             return EXIT_SIGNAL + SIGPIPE
         except Terminated as end:
             tell(f"ended by {end.signal.name}")
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if _debugging():
                 traceback.print_exc()
             tell(f"error: {describe(error)}")
-            _give_up_output()
+            _give_up(sys.stdout)
             return EXIT_ERROR
 
 
@@ -166,6 +166,7 @@ def tell(message: str) -> None:
     """Say on standard error how the command ended; where that is not possible, the exit status must do."""
     with suppress(OSError, ValueError):
         print(f"kpref: {message}", file=sys.stderr, flush=True)
+    _give_up(sys.stderr)
 
 
 def _run(argv: list[str]) -> int:
@@ -233,13 +234,13 @@ def _without_noise() -> Iterator[None]:
         logging.disable(level)
 
 
-def _give_up_output() -> None:
-    """Python complains once more, when it ends, of output that it cannot write."""
+def _give_up(stream: TextIO) -> None:
+    """Leave nothing in a stream that cannot be written: at its end Python would complain and change the exit status."""
     try:
-        sys.stdout.flush()
+        stream.flush()
     except (OSError, ValueError):
         with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

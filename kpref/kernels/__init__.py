@@ -15,9 +15,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from kpref.kernels import parameters, program, sensitivities, stages, sweeps
+from kpref.kernels import parameters, program_sweeps, sensitivities, stages, sweeps
+from kpref.kernels.changes import Changes, packed_changes, unpacked_changes, zero_changes
 from kpref.kernels.jacobian import DenseArrays, SiteArrays
 from kpref.kernels.panels import Panels, as_matrices, as_panels, zero_panels
+from kpref.kernels.program import program_arrays
 from kpref.kernels.stages import StageTable
 from kpref.linearize import DenseForm, Form, SiteForm
 from kpref.step_form import StepForm
@@ -96,9 +98,9 @@ def sensitivity_transpose(form: Form, tensors: Array) -> Array:
     arrays, chunk = _arrays(form), _steps_per_chunk(blocks)
     if isinstance(form, StepForm):
 
-        def add_changes(part: slice, changes: program.Changes) -> None:
+        def add_changes(part: slice, changes: Changes) -> None:
             for trials in blocks[part]:
-                program.sensitivity_transpose(arrays, tensors, changes, trials.start, trials.stop, chunk)
+                program_sweeps.sensitivity_transpose(arrays, tensors, changes, trials.start, trials.stop, chunk)
 
         return _sum_of_changes(form, len(tensors), even_blocks(len(blocks), 1, _most_step_parts(form)), add_changes)
 
@@ -193,7 +195,7 @@ def parameter_transpose(form: Form, tensors: Array) -> Array:
         parts = even_blocks(rows, _ROWS_PER_BLOCK, _most_step_parts(form))
         return _sum_of_changes(
             form, len(tensors), parts,
-            lambda part, changes: program.parameter_transpose(arrays, tensors, changes, part.start, part.stop),
+            lambda part, changes: program_sweeps.parameter_transpose(arrays, tensors, changes, part.start, part.stop),
         )  # fmt: skip
 
     def add(part: slice, recurrent: Panels, driven: Panels) -> None:
@@ -223,7 +225,7 @@ def _most_parts(form: SiteForm) -> int:
 
 def _of(form: Form) -> Any:
     """The module with the sweeps of this kind of form."""
-    return program if isinstance(form, StepForm) else sweeps
+    return program_sweeps if isinstance(form, StepForm) else sweeps
 
 
 def _sweep(kernel: Callable[..., None], form: Form, tensors: Array, overwrite: bool = False) -> Array:
@@ -271,47 +273,45 @@ def _pack(form: SiteForm, vectors: Array) -> tuple[Panels, Panels]:
 
 
 def _step_sensitivity(form: StepForm, vectors: Array, blocks: list[slice]) -> Array:
-    changes, arrays, chunk = program.packed_changes(form, vectors), _arrays(form), _steps_per_chunk(blocks)
+    changes, arrays, chunk = packed_changes(form, vectors), _arrays(form), _steps_per_chunk(blocks)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
 
     def task(index: int) -> None:
         vector, block = divmod(index, len(blocks))
         trials = blocks[block]
         one = _one_of(changes, vector)
-        program.sensitivity(arrays, one, out[vector : vector + 1], trials.start, trials.stop, chunk)
+        program_sweeps.sensitivity(arrays, one, out[vector : vector + 1], trials.start, trials.stop, chunk)
 
     run_blocks(task, len(vectors) * len(blocks))
     return out
 
 
-def _one_of(changes: program.Changes, vector: int) -> program.Changes:
+def _one_of(changes: Changes, vector: int) -> Changes:
     one = slice(vector, vector + 1)
-    return program.Changes(changes.products._replace(entries=changes.products.entries[one]), changes.units[one])
+    return Changes(changes.products._replace(entries=changes.products.entries[one]), changes.units[one])
 
 
 def _step_parameter_product(form: StepForm, vectors: Array) -> Array:
-    changes, arrays = program.packed_changes(form, vectors), _arrays(form)
+    changes, arrays = packed_changes(form, vectors), _arrays(form)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
     blocks = even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _MOST_BLOCKS)
 
     def task(block: int) -> None:
-        program.parameter_product(arrays, changes, out, blocks[block].start, blocks[block].stop)
+        program_sweeps.parameter_product(arrays, changes, out, blocks[block].start, blocks[block].stop)
 
     run_blocks(task, len(blocks))
     return out
 
 
-def _sum_of_changes(
-    form: StepForm, vectors: int, parts: list[slice], add: Callable[[slice, program.Changes], None]
-) -> Array:
+def _sum_of_changes(form: StepForm, vectors: int, parts: list[slice], add: Callable[[slice, Changes], None]) -> Array:
     """Parameter vectors (v, M), of which `add` adds the share of each part to changes of its own."""
-    sums = [program.zero_changes(form, vectors) for _ in parts]
+    sums = [zero_changes(form, vectors) for _ in parts]
     run_blocks(lambda index: add(parts[index], sums[index]), len(parts))
     total = sums[0]
     for other in sums[1:]:
         np.add(total.products.entries, other.products.entries, out=total.products.entries)
         np.add(total.units, other.units, out=total.units)
-    return program.unpacked_changes(form, total)
+    return unpacked_changes(form, total)
 
 
 def _most_step_parts(form: StepForm) -> int:
@@ -328,7 +328,7 @@ def _arrays(form: Form) -> SiteArrays | DenseArrays:
         return DenseArrays(form.state_jacobian)
     if isinstance(form, StepForm):
         if form not in _known:
-            _known[form] = program.program_arrays(form)
+            _known[form] = program_arrays(form)
         return _known[form]
     if form not in _known:  # weights are copied to panels: once
         _known[form] = SiteArrays(

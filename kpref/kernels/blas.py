@@ -92,26 +92,10 @@ def _leading(matrix):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _multiply(a, b, c, beta):  # type: ignore[no-untyped-def]
-    """``c = a b + beta c``. Row-major c is column-major c^T = b^T a^T."""
-    rows, size, lda, ldc = a.shape[0], c.itemsize, _leading(a), _leading(c)
-    depth = _depth(rows, b, b.rows)
-    for column in range(0, b.columns, b.width):
-        width = min(b.width, b.columns - column)
-        for first in range(0, b.rows, depth):
-            _gemm(
-                _N, _N, width, rows, min(depth, b.rows - first),
-                b.entries.ctypes.data + (column * b.rows + first * width) * size, width,
-                a.ctypes.data + first * size, lda,
-                beta if first == 0 else c.dtype.type(1.0), c.ctypes.data + column * size, ldc,
-            )  # fmt: skip
-
-
-@kernel
 def product_at(add, rows, a, lda, b, c, ldc):  # type: ignore[no-untyped-def]
     """``c = a @ b``, or ``c += a @ b``, for addresses a and c of matrices of leading dimensions lda and ldc.
 
-    b is a matrix in panels, and its type is that of all entries.
+    b is a matrix in panels, and its type is that of all entries. Row-major c is column-major c^T = b^T a^T.
     """
     size, depth = b.entries.itemsize, _depth(rows, b, b.rows)
     zero, one = b.entries.dtype.type(0.0), b.entries.dtype.type(1.0)
@@ -129,13 +113,13 @@ def product_at(add, rows, a, lda, b, c, ldc):  # type: ignore[no-untyped-def]
 @kernel
 def product(a, b, c):  # type: ignore[no-untyped-def]
     """``c = a @ b`` for a matrix b in panels; a and c may have more columns than b has rows, and columns."""
-    _multiply(a, b, c, c.dtype.type(0.0))
+    product_at(False, a.shape[0], a.ctypes.data, _leading(a), b, c.ctypes.data, _leading(c))
 
 
 @kernel
 def add_product(a, b, c):  # type: ignore[no-untyped-def]
     """``c += a @ b``, as `product`."""
-    _multiply(a, b, c, c.dtype.type(1.0))
+    product_at(True, a.shape[0], a.ctypes.data, _leading(a), b, c.ctypes.data, _leading(c))
 
 
 @kernel
