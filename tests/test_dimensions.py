@@ -102,7 +102,7 @@ def large():
 
 @pytest.mark.parametrize("name, keep", [("NTK", None), ("P", None), ("NTK", "unit"), ("NTK", ("trial", "time"))])
 def test_estimates_have_the_standard_error_that_they_state(name, keep, monkeypatch):
-    """400 estimates: their standard deviation is known to 3.5 %, and the bias to 5 % of it."""
+    """200 estimates: their standard deviation is known to 5 %, and the bias to 7 % of it."""
     monkeypatch.setattr("kpref.spectra.dimensions.DENSE_SIZE", 0)
     flow = make_flow("GRU", (3, 5, 8), seed=1, measure=np.random.default_rng(2).uniform(0.2, 1.0, size=(3, 5)))
     space, matrix = flow.space, in_coordinates(getattr(flow, name))
@@ -114,7 +114,7 @@ def test_estimates_have_the_standard_error_that_they_state(name, keep, monkeypat
         return space.scale((coordinates @ gram).reshape(batch.shape), -0.5)
 
     op = TensorOperator(product, product, space, space, structure=Structure(True, True))
-    found = [effective_dimension(op, keep, probes=48, seed=seed) for seed in range(400)]
+    found = [effective_dimension(op, keep, probes=48, seed=seed) for seed in range(200)]
     values, errors = (np.array([getattr(one, field) for one in found]) for field in ("value", "standard_error"))
     observed = values.std(ddof=1)
     assert abs(np.sqrt(np.mean(errors**2)) / observed - 1) < 0.2
