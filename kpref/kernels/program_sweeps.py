@@ -8,18 +8,23 @@ gradients are made of. The old and the new state change places from step to step
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 from numba import uint64
 
 from kpref.kernels.blas import add_product, add_transposed_product, product
 from kpref.kernels.compilation import kernel
 from kpref.kernels.lowering import ADD, ZERO
-from kpref.kernels.program import apply, register_bases, register_view, weight_of
+from kpref.kernels.program import ProgramArrays, apply, register_bases, register_view, weight_of
 
 __all__ = [
     "adjoint", "inverse", "inverse_transpose", "parameter_product", "parameter_transpose", "sensitivity",
     "sensitivity_transpose", "tangent",
 ]  # fmt: skip
+
+Array = npt.NDArray[Any]
 
 _CHUNK = 128  # rows that one product with a matrix of parameters handles, where J stands alone
 
@@ -70,7 +75,9 @@ def _write_tensor(views, strides, buffer, bases, tensors, step, start, stop):  #
 
 
 @kernel
-def _subtract_tensor(form, end, begin, buffer, bases, tensors, out, step, start, trials):  # type: ignore[no-untyped-def]
+def _subtract_tensor(  # type: ignore[no-untyped-def]
+    form, end, begin, buffer, bases, tensors, out, step, start, trials
+):  # fmt: skip
     """``out = tensors - state`` at a step, for the state in `end`; `begin` then holds the tensors."""
     column = 0
     for part in range(len(end)):
@@ -88,67 +95,51 @@ def _subtract_tensor(form, end, begin, buffer, bases, tensors, out, step, start,
 
 
 @kernel
-def tangent(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
-    """``dz[n+1] = A[n] dz[n] + q[n]`` from dz[0] = 0; row n of out is dz[n+1]. `out` may be `forcing`."""
-    vectors, _, steps, _ = forcing.shape
+def _sweep(form, tables, weights, backwards, inverting, tensors, out, start, stop):  # type: ignore[no-untyped-def]
+    """P, its transpose and the inverses of both: one function, so that the interpreter is compiled once for the four.
+
+    ``dz[n+1] = A[n] dz[n] + q[n]`` from dz[0] = 0; backwards ``l[n] = A[n+1]^T l[n+1] + g[n]`` from l[T] = 0.
+    Inverting, the result is what each row has beyond the image of the one before it. `out` may be `tensors`.
+    """
+    vectors, _, steps, _ = tensors.shape
     rows = vectors * (stop - start)
     bases, _, total = register_bases(form, rows, 1)
-    buffer, none = np.empty(total, forcing.dtype), np.empty(0, forcing.dtype)
-    _clear(form, form.new, buffer, bases, rows)
-    _add_tensor(form.new, form.strides, buffer, bases, forcing, 0, start, stop)
-    _write_tensor(form.new, form.strides, buffer, bases, out, 0, start, stop)
-    for step in range(1, steps):
-        _swap(form, bases)
-        where = (0, step, start, start, stop, 1, 0, 0)
-        apply(form, form.tangent, form.forward, none, False, buffer, bases, rows, where, forcing, out)
+    buffer, none = np.empty(total, tensors.dtype), np.empty(0, tensors.dtype)
+    begin, end = (form.new, form.old) if backwards else (form.old, form.new)
+    _clear(form, end, buffer, bases, rows)
+    for index in range(steps):
+        step = steps - 1 - index if backwards else index
+        if index > 0:
+            if not inverting:
+                _swap(form, bases)
+            later = 1 if backwards else 0  # A[n+1]^T leads to row n
+            where = (0, step + later, start, start, stop, 1, 0, -later)
+            apply(form, tables, weights, none, backwards, buffer, bases, rows, where, tensors, out)
+        if inverting:
+            _subtract_tensor(form, end, begin, buffer, bases, tensors, out, step, start, stop - start)
+        elif index == 0:
+            _add_tensor(end, form.strides, buffer, bases, tensors, step, start, stop)
+            _write_tensor(end, form.strides, buffer, bases, out, step, start, stop)
 
 
-@kernel
-def adjoint(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
-    """``l[n] = A[n+1]^T l[n+1] + g[n]`` from l[T] = 0; row n of out is l[n]. `out` may be `forcing`."""
-    vectors, _, steps, _ = forcing.shape
-    rows = vectors * (stop - start)
-    bases, _, total = register_bases(form, rows, 1)
-    buffer, none = np.empty(total, forcing.dtype), np.empty(0, forcing.dtype)
-    _clear(form, form.old, buffer, bases, rows)
-    _add_tensor(form.old, form.strides, buffer, bases, forcing, steps - 1, start, stop)
-    _write_tensor(form.old, form.strides, buffer, bases, out, steps - 1, start, stop)
-    for step in range(steps - 2, -1, -1):
-        _swap(form, bases)
-        where = (0, step + 1, start, start, stop, 1, 0, -1)
-        apply(form, form.adjoint, form.backward, none, True, buffer, bases, rows, where, forcing, out)
+def tangent(form: ProgramArrays, forcing: Array, out: Array, start: int, stop: int) -> None:
+    """The trials start, ..., stop - 1 of ``P q``; row n of out is dz[n+1]. `out` may be `forcing`."""
+    _sweep(form, form.tangent, form.forward, False, False, forcing, out, start, stop)
 
 
-@kernel
-def inverse(form, response, out, start, stop):  # type: ignore[no-untyped-def]
-    """``q[n] = y[n] - A[n] y[n-1]`` with y[-1] = 0."""
-    vectors, _, steps, _ = response.shape
-    trials = stop - start
-    rows = vectors * trials
-    bases, _, total = register_bases(form, rows, 1)
-    buffer, none = np.empty(total, response.dtype), np.empty(0, response.dtype)
-    _clear(form, form.new, buffer, bases, rows)
-    for step in range(steps):
-        if step > 0:
-            where = (0, step, start, start, stop, 1, 0, 0)
-            apply(form, form.jacobian, form.forward, none, False, buffer, bases, rows, where, response, out)
-        _subtract_tensor(form, form.new, form.old, buffer, bases, response, out, step, start, trials)
+def adjoint(form: ProgramArrays, forcing: Array, out: Array, start: int, stop: int) -> None:
+    """The trials start, ..., stop - 1 of ``P^T g``; row n of out is l[n]. `out` may be `forcing`."""
+    _sweep(form, form.adjoint, form.backward, True, False, forcing, out, start, stop)
 
 
-@kernel
-def inverse_transpose(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
-    """``(P^-1)^T g``: row n is ``g[n] - A[n+1]^T g[n+1]`` with g[T] = 0."""
-    vectors, _, steps, _ = forcing.shape
-    trials = stop - start
-    rows = vectors * trials
-    bases, _, total = register_bases(form, rows, 1)
-    buffer, none = np.empty(total, forcing.dtype), np.empty(0, forcing.dtype)
-    _clear(form, form.old, buffer, bases, rows)
-    for step in range(steps - 1, -1, -1):
-        if step < steps - 1:
-            where = (0, step + 1, start, start, stop, 1, 0, 0)
-            apply(form, form.jacobian_transpose, form.backward, none, True, buffer, bases, rows, where, forcing, out)
-        _subtract_tensor(form, form.old, form.new, buffer, bases, forcing, out, step, start, trials)
+def inverse(form: ProgramArrays, response: Array, out: Array, start: int, stop: int) -> None:
+    """The trials start, ..., stop - 1 of ``P^-1 y``: q[n] = y[n] - A[n] y[n-1] with y[-1] = 0."""
+    _sweep(form, form.jacobian, form.forward, False, True, response, out, start, stop)
+
+
+def inverse_transpose(form: ProgramArrays, forcing: Array, out: Array, start: int, stop: int) -> None:
+    """The trials start, ..., stop - 1 of ``(P^-1)^T g``: row n is g[n] - A[n+1]^T g[n+1] with g[T] = 0."""
+    _sweep(form, form.jacobian_transpose, form.backward, True, True, forcing, out, start, stop)
 
 
 @kernel
