@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kpref import kernels
 from kpref.kernels import reference
 from kpref.program import Builder, View
-from tests.models.programs import random_form
+from models.programs import random_form
 
 SEEDS = st.integers(0, 2**32 - 1)
 FORWARD = {"tangent": "adjoint", "inverse": "inverse_transpose", "parameter_product": "parameter_transpose",

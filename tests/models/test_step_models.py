@@ -5,8 +5,9 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 
 import kpref
 from kpref.kernels import reference
@@ -43,7 +44,7 @@ def roundings(flow, image):
 
 
 @NAMES
-@settings(max_examples=25)
+@examples(50)
 @given(SIZES)
 def test_derivatives_agree_with_complex_steps(name, sizes):
     flow, rng = random_flow(name, sizes)
@@ -59,7 +60,7 @@ def test_derivatives_agree_with_complex_steps(name, sizes):
 
 
 @NAMES
-@settings(max_examples=25)
+@examples(50)
 @given(SIZES)
 def test_dot_tests_and_inverses(name, sizes):
     flow, rng = random_flow(name, sizes)
