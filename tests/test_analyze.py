@@ -27,21 +27,23 @@ def network(seed, units=H, gain=1.2):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three checkpoints, in an order that sorting by text would get wrong, and trials with targets and with labels."""
-    path, others = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("trials")
+    """Three checkpoints, in an order that sorting by text would get wrong, and trials with targets."""
+    path = tmp_path_factory.mktemp("run")
     for seed, iteration in enumerate((0, 9, 10)):
         save_checkpoint(path / f"at_{iteration}.safetensors", *network(seed))
     rng = np.random.default_rng(9)
     inputs = rng.normal(size=(B, T, N_IN))
     np.savez(path / "trials.npz", inputs=inputs, targets=rng.normal(size=(B, T, N_OUT)))
-    np.savez(others / "labelled.npz", inputs=inputs, labels=np.array([0, 1, 1, 0]))
-    np.savez(others / "unlabelled.npz", inputs=inputs)
     return path
 
 
 @pytest.fixture(scope="module")
-def labelled(folder):
-    return next(folder.parent.glob("trials*")) / "labelled.npz"
+def labelled(folder, tmp_path_factory):
+    """The same inputs with labels, and beside them without."""
+    path, inputs = tmp_path_factory.mktemp("others"), np.load(folder / "trials.npz")["inputs"]
+    np.savez(path / "labelled.npz", inputs=inputs, labels=np.array([0, 1, 1, 0]))
+    np.savez(path / "unlabelled.npz", inputs=inputs)
+    return path / "labelled.npz"
 
 
 @pytest.fixture
