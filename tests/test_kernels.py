@@ -192,7 +192,7 @@ from kpref.kernels import panels
 for module in sorted(found.name for found in pkgutil.iter_modules(kernels.__path__, "kpref.kernels.")):
     for name, function in sorted(vars(importlib.import_module(module)).items()):
         if hasattr(function, "py_func") and function.__module__ == module and hasattr(function._cache, "_cache_file"):
-            print(f"{module}.{name}|{function._cache._cache_file._source_stamp}")
+            print(f"{module}.{name}|{function._cache._cache_file._version}")
 """
 
 
