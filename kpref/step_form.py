@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.program import Program
 
 __all__ = ["Entry", "Place", "StepForm", "Variable", "allot"]
@@ -138,6 +139,8 @@ class StepForm:
     weights: Mapping[str, Array]
     entries: tuple[Entry, ...]
     shapes: Mapping[str, tuple[int, ...]]
+
+    __repr__ = short_repr
 
     @property
     def n_steps(self) -> int:
