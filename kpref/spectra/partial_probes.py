@@ -16,8 +16,24 @@ less work where the kept axes have more entries than the others.
 
 **Errors.** The jackknife over the q removes the bias of the logarithm of the ratio to first order. Its error is to
 first order that of the mean of quadratic forms ``q.F q`` with ``F = 2 R / tr M - 2 R (M (x) 1) / tr M^2``, and M from
-the known part and the other vectors, whose noise makes the error stated a little larger; see
-`kpref.spectra.quadratic_forms`.
+the known part and the other vectors; see `kpref.spectra.quadratic_forms`.
+
+The sum over pairs also has a part of second order, what is left of ``h_ij = <S(q_i), S(q_j)>_F`` when the effects of i
+and of j are taken out (Hoeffding, Ann. Math. Stat. 19, 1948). With the variance sigma^2 of what is left, it adds
+
+    V = 2 sigma^2 / (p (p - 1) (tr M^2)^2)
+
+to the variance of the logarithm. The jackknife counts 2 V for it (Efron and Stein, Ann. Stat. 9, 1981), and so do the
+quadratic forms, through the noise of M: of ``2 |sym(F)|_F^2 / p`` that noise is ``4 sigma^2 / (p (p - 2))``, over
+(tr M^2)^2. So V, from the residuals of the pairs, is taken off once. It is all of the excess, and the least that the
+variance can be: where M is close to a multiple of the identity there is nothing else, and the pairs tell V far better
+than the noise of M does. There the logarithm is skewed too: with g_ij what is left of ``h_ij / tr M^2``, and f_i the
+influence of q_i, its third cumulant gains
+
+    -6 E f_i f_j g_ij / p^2 - 8 E g_ij g_jk g_ki / p^3,
+
+where the first mean is ``|E f S|_F^2``, not negative. With the influences that the jackknife finds it comes out with 3
+times the second term in it, which is taken off.
 """
 
 from __future__ import annotations
@@ -31,7 +47,7 @@ from kpref.memory import require_memory
 from kpref.spectra.deflated import Deflated
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.paired_probes import beyond_first_order, estimate_of, exponential, jackknife, rounding
-from kpref.spectra.quadratic_forms import mean_of_forms
+from kpref.spectra.quadratic_forms import MOST_SKEWED, Mean, mean_of_forms
 from kpref.spectra.symmetric import Coordinates
 from kpref.threads import run_blocks
 
@@ -83,7 +99,8 @@ def partial_dimension(seen: Deflated, coordinates: Coordinates, kept: tuple[int,
 
     # Everything and, one after another, everything without one of the vectors.
     samples, total, own = traces[known:], pairs.sum(), pairs.sum(axis=1)
-    whole = logarithm(samples.mean(), cross.mean(), total / (count * (count - 1)))
+    mean_pair = total / (count * (count - 1))
+    whole = logarithm(samples.mean(), cross.mean(), mean_pair)
     without = logarithm(
         (samples.sum() - samples) / (count - 1),
         (cross.sum() - cross) / (count - 1),
@@ -91,11 +108,30 @@ def partial_dimension(seen: Deflated, coordinates: Coordinates, kept: tuple[int,
     )
     logs, error = jackknife(whole, without)
     forms = _flat(left[known:]) @ _flat(right[known:]).T / (trace + samples.mean())
-    forms -= _square_forms(left, right, known) / (square + cross.mean() + total / (count * (count - 1)))
+    squares = square + cross.mean() + mean_pair
+    forms -= _square_forms(left, right, known) / squares
     spread = mean_of_forms(2 * forms, seen.vectors @ seen.vectors.T, coordinates.size - known, positive=False)
-    spread = beyond_first_order(spread, error, count)
+    influence = (count - 1) * (without.mean() - without)
+    spread = _second_order(beyond_first_order(spread, error, count), pairs / squares, influence)
     found, floor = exponential(logs, spread), rounding(np.float64, coordinates.size)
     return estimate_of(found, floor * found.value, seen.n_products, seen.method)
+
+
+def _second_order(spread: Mean, pairs: Array, influence: Array) -> Mean:
+    """With the variance and the skewness that the sum over pairs has beyond first order; zeros on the diagonal."""
+    count, own = len(pairs), pairs.sum(axis=1)
+    left = pairs - (own[:, None] + own) / (count - 2) + own.sum() / ((count - 1) * (count - 2))
+    np.fill_diagonal(left, 0.0)
+    number = count * (count - 1)
+    second = 2 * float(np.vdot(left, left)) / (count * (count - 3)) / number
+    if not second:
+        return spread
+    variance = max(spread.standard_error**2 - second, second)
+    cubes = max(0.0, float(np.vdot(left @ left, left)) / (number * (count - 2)))
+    mixed = max(0.0, 6 * float(influence @ left @ influence) / number / count**2 - 24 * cubes / count**3)
+    third = -mixed - 8 * cubes / count**3
+    skewness = float(np.clip(spread.skewness + third / variance**1.5, -MOST_SKEWED, MOST_SKEWED))
+    return spread._replace(standard_error=variance**0.5, skewness=skewness)
 
 
 def _matrices(vectors: Array, coordinates: Coordinates, kept: tuple[int, ...]) -> Array:
@@ -122,11 +158,14 @@ def _overlaps(left: Array, right: Array) -> Array:
         flat = sums.reshape(count, -1)
         return np.asarray(flat @ flat.T)
 
+    lefts, rights = _columns(left), _columns(right)
+
     def row(index: int) -> None:
-        for other in range(index, count):
-            straight = np.vdot(left[index].T @ left[other], right[index].T @ right[other])
-            crossed = np.vdot(left[index].T @ right[other], right[index].T @ left[other])
-            overlaps[index, other] = overlaps[other, index] = (straight + crossed) / 2
+        own, later = slice(index * others, (index + 1) * others), slice(index * others, None)
+        straight = (lefts[own] @ lefts[later].T) * (rights[own] @ rights[later].T)
+        crossed = (lefts[own] @ rights[later].T) * (rights[own] @ lefts[later].T)
+        sums = (straight + crossed).reshape(others, -1, others).sum(axis=(0, 2)) / 2
+        overlaps[index, index:] = overlaps[index:, index] = sums
 
     run_blocks(row, count)
     return overlaps
@@ -154,14 +193,19 @@ def _applied(left: Array, right: Array, matrices: Array) -> Array:
         for one, other in zip(left, right, strict=True):
             total += one @ other.T
         return np.asarray((total + total.T) / 2 @ matrices)
-    images = np.zeros_like(matrices)
+    lefts, rights, images = _columns(left), _columns(right), np.empty_like(matrices)
 
     def image(index: int) -> None:
-        for one, other in zip(left, right, strict=True):
-            images[index] += (one @ (other.T @ matrices[index]) + other @ (one.T @ matrices[index])) / 2
+        matrix = matrices[index]
+        images[index] = (lefts.T @ (rights @ matrix) + rights.T @ (lefts @ matrix)) / 2
 
     run_blocks(image, len(matrices))
     return images
+
+
+def _columns(matrices: Array) -> Array:
+    """Columns of all of them, one after another, as rows (v others, kept)."""
+    return np.ascontiguousarray(matrices.swapaxes(1, 2)).reshape(-1, matrices.shape[1])
 
 
 def _flat(matrices: Array) -> Array:
