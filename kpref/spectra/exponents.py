@@ -22,14 +22,14 @@ mean over trials, m - 1 degrees of freedom, each block at least eight times as l
 time (Sokal, *Monte Carlo methods in statistical mechanics*, 1989: the sum of autocorrelations up to the first lag that
 is five times the sum so far). Few trials that differ for good (F test at 1 %) count as trials.
 
-*Few records.* Many trials that fluctuate together over too few intervals for blocks are one trajectory seen often: their
-number says nothing. Of a random walk the end is independent of the range R of what is left without the straight line to
-it, and it exceeds ``(1.82 + 9 / m) R`` with a chance of 5 %, m being the number of independent steps (to 2 % from 6
-steps on, by simulation). That interval is normalised by itself, and takes no estimate of a variance.
+*Few records.* Many trials that fluctuate together over too few intervals for blocks are one trajectory seen often:
+their number says nothing. Of a random walk the end is independent of the range R of what is left without the straight
+line to it, and it exceeds ``(1.82 + 9 / m) R`` with a chance of 5 %, m being the number of independent steps (to 2 %
+from 6 steps on, by simulation). That interval is normalised by itself, and takes no estimate of a variance.
 
-*Rare events.* Where few large increments make the fluctuations, their scatter does not tell the error: a trajectory that
-met fewer of them also shows less of it. The mean of independent increments x has the skewness
-``sum x^3 / (sum x^2)^(3/2)``, which is one over the root of their number for rare events of one size; above 0.3 (some
+*Rare events.* Where few large increments make the fluctuations, their scatter does not tell the error: a trajectory
+that met fewer of them also shows less of it. The mean of independent increments x has the skewness
+``sum x^3 / (sum x^2)^(3/2)``, which is one over the root of their number for rare events of one size. Above 0.3 (some
 ten events), and above what so few normal numbers would show, the stretch is too short.
 
 *Oscillations.* Of a constant map with complex eigenvalues, or on a periodic orbit, G_i - lambda_i t is periodic, and
@@ -120,7 +120,8 @@ def exponent_estimates(stretch: Stretch, count: int) -> tuple[Estimate, ...]:
     Raises
     ------
     TooShort
-        If there are fewer than six blocks of time and fewer than eight trials, or few rare events make the fluctuations.
+        If there are fewer than six blocks of time and fewer than eight trials, or few rare events make the
+        fluctuations.
     """
     found = [_estimate(stretch, index) for index in range(count + (stretch.growth.shape[2] > count))]
     ties = [_tie(one, other) for one, other in itertools.pairwise(found)]
@@ -258,9 +259,9 @@ def _require_events(tail: Array, elapsed: Array) -> None:
 
 def _too_short(trials: int, elapsed: Array, factor: float, why: str = "") -> TooShort:
     return TooShort(
-        f"{trials} trials of length {elapsed[-1]:g} are too few and too short to tell the exponents of the system{why}: "
-        f"it takes a length of about {math.ceil(factor * elapsed[-1])}, or {MANY_TRIALS} trials; `values` has the "
-        "finite-time exponents"
+        f"{trials} trials of length {elapsed[-1]:g} are too few and too short to tell the exponents of the system"
+        f"{why}: it takes a length of about {math.ceil(factor * elapsed[-1])}, or {MANY_TRIALS} trials; `values` has "
+        "the finite-time exponents"
     )
 
 

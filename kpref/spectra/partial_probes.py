@@ -18,17 +18,11 @@ less work where the kept axes have more entries than the others.
 first order that of the mean of quadratic forms ``q.F q`` with ``F = 2 R / tr M - 2 R (M (x) 1) / tr M^2``, and M from
 the known part and the other vectors; see `kpref.spectra.quadratic_forms`.
 
-The sum over pairs also has a part of second order, what is left of ``h_ij = <S(q_i), S(q_j)>_F`` when the effects of i
-and of j are taken out (Hoeffding, Ann. Math. Stat. 19, 1948). With the variance sigma^2 of what is left, it adds
-
-    V = 2 sigma^2 / (p (p - 1) (tr M^2)^2)
-
-to the variance of the logarithm. The jackknife counts 2 V for it (Efron and Stein, Ann. Stat. 9, 1981), and so do the
-quadratic forms, through the noise of M: of ``2 |sym(F)|_F^2 / p`` that noise is ``4 sigma^2 / (p (p - 2))``, over
-(tr M^2)^2. So V, from the residuals of the pairs, is taken off once. It is all of the excess, and the least that the
-variance can be: where M is close to a multiple of the identity there is nothing else, and the pairs tell V far better
-than the noise of M does. There the logarithm is skewed too: with g_ij what is left of ``h_ij / tr M^2``, and f_i the
-influence of q_i, its third cumulant gains
+What the sum over pairs has of second order is counted twice by the jackknife, and by the quadratic forms too, through
+the noise of M: where ``h_ij = <S(q_i), S(q_j)>_F`` without the effects of i and of j has the variance sigma^2, of
+``2 |sym(F)|_F^2 / p`` that noise is ``4 sigma^2 / (p (p - 2))``, over (tr M^2)^2. `without_excess` takes it off. It is
+all that there is where M is close to a multiple of the identity. There the logarithm is skewed too: with g_ij what is
+left of ``h_ij / tr M^2``, and f_i the influence of q_i, its third cumulant gains
 
     -6 E f_i f_j g_ij / p^2 - 8 E g_ij g_jk g_ki / p^3,
 
@@ -46,7 +40,15 @@ import numpy.typing as npt
 from kpref.memory import require_memory
 from kpref.spectra.deflated import Deflated
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.paired_probes import beyond_first_order, estimate_of, exponential, jackknife, rounding
+from kpref.spectra.paired_probes import (
+    beyond_first_order,
+    estimate_of,
+    exponential,
+    jackknife,
+    pair_residuals,
+    rounding,
+    without_excess,
+)
 from kpref.spectra.quadratic_forms import MOST_SKEWED, Mean, mean_of_forms
 from kpref.spectra.symmetric import Coordinates
 from kpref.threads import run_blocks
@@ -119,19 +121,14 @@ def partial_dimension(seen: Deflated, coordinates: Coordinates, kept: tuple[int,
 
 def _second_order(spread: Mean, pairs: Array, influence: Array) -> Mean:
     """With the variance and the skewness that the sum over pairs has beyond first order; zeros on the diagonal."""
-    count, own = len(pairs), pairs.sum(axis=1)
-    left = pairs - (own[:, None] + own) / (count - 2) + own.sum() / ((count - 1) * (count - 2))
-    np.fill_diagonal(left, 0.0)
-    number = count * (count - 1)
-    second = 2 * float(np.vdot(left, left)) / (count * (count - 3)) / number
-    if not second:
+    count, left = len(pairs), pair_residuals(pairs)
+    error, number = without_excess(spread.standard_error, left), count * (count - 1)
+    if not error:
         return spread
-    variance = max(spread.standard_error**2 - second, second)
     cubes = max(0.0, float(np.vdot(left @ left, left)) / (number * (count - 2)))
     mixed = max(0.0, 6 * float(influence @ left @ influence) / number / count**2 - 24 * cubes / count**3)
-    third = -mixed - 8 * cubes / count**3
-    skewness = float(np.clip(spread.skewness + third / variance**1.5, -MOST_SKEWED, MOST_SKEWED))
-    return spread._replace(standard_error=variance**0.5, skewness=skewness)
+    skewness = spread.skewness - (mixed + 8 * cubes / count**3) / error**3
+    return spread._replace(standard_error=error, skewness=float(np.clip(skewness, -MOST_SKEWED, MOST_SKEWED)))
 
 
 def _matrices(vectors: Array, coordinates: Coordinates, kept: tuple[int, ...]) -> Array:

@@ -36,7 +36,15 @@ from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.paired_probes import estimate_of, exponential, jackknife, require_settled, rounding
+from kpref.spectra.paired_probes import (
+    estimate_of,
+    exponential,
+    jackknife,
+    pair_residuals,
+    require_settled,
+    rounding,
+    without_excess,
+)
 from kpref.spectra.quadratic_forms import Mean
 from kpref.spectra.symmetric import RectangularForm, require_operator
 from kpref.threads import run_blocks, serial_blas
@@ -84,8 +92,8 @@ def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) 
     """Effective Schmidt rank of any operator on tensors (..., units): P, K, NTK, ``P.gram()``, ...
 
     Sampled as in the module's docstring. The jackknife over the probes removes the bias of first order of the
-    logarithm of the ratio, and gives its standard error. A rank is at least one, and so are the estimate and its
-    interval.
+    logarithm of the ratio, and gives its standard error, less what it counts twice of pairs. A rank is at least one,
+    and so are the estimate and its interval.
 
     Parameters
     ----------
@@ -141,6 +149,8 @@ def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) 
         return np.log(sums[0]) - np.log(sums[1])
 
     logs, error = jackknife(float(logarithm(0.0)[0]), logarithm(1.0))
+    pairs = probes * (probes - 1) * (totals / totals.sum() - fourths / fourths.sum())
+    error = without_excess(error, pair_residuals(pairs))
     spread = Mean(0.0, error, _TAIL_DEGREES * (probes - 1), _TAIL_SKEWNESS / probes**0.5)
     found, floor = exponential(logs, spread), rounding(op.dtype, op.space_in.size)
     return require_settled(
