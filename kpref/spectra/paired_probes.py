@@ -47,6 +47,7 @@ __all__ = [
     "product_of_means",
     "require_settled",
     "rounding",
+    "second_order",
     "without_excess",
 ]
 
@@ -183,9 +184,14 @@ def without_excess(error: float, residuals: Array) -> float:
     (p (p - 1))`` to the variance of their mean, and 2 V to the jackknife's (Efron and Stein, 1981). So V is taken off.
     It is also the least that the variance can be: where nothing is of first order, the pairs tell V far better.
     """
-    count = len(residuals)
-    second = 2 * float(np.vdot(residuals, residuals)) / (count * (count - 3)) / (count * (count - 1))
+    second = second_order(residuals)
     return max(error**2 - second, second) ** 0.5
+
+
+def second_order(residuals: Array) -> float:
+    """V of `without_excess`, with ``p (p - 3) / 2`` degrees of freedom."""
+    count = len(residuals)
+    return 2 * float(np.vdot(residuals, residuals)) / (count * (count - 3)) / (count * (count - 1))
 
 
 def estimate_of(mean: Mean, rounding: float, products: int, method: str, least: float = -np.inf) -> Estimate:

@@ -43,6 +43,7 @@ from kpref.spectra.paired_probes import (
     pair_residuals,
     require_settled,
     rounding,
+    second_order,
     without_excess,
 )
 from kpref.spectra.quadratic_forms import Mean
@@ -150,8 +151,9 @@ def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) 
 
     logs, error = jackknife(float(logarithm(0.0)[0]), logarithm(1.0))
     pairs = probes * (probes - 1) * (totals / totals.sum() - fourths / fourths.sum())
-    error = without_excess(error, pair_residuals(pairs))
-    spread = Mean(0.0, error, _TAIL_DEGREES * (probes - 1), _TAIL_SKEWNESS / probes**0.5)
+    residuals = pair_residuals(pairs)
+    error = without_excess(error, residuals)
+    spread = Mean(0.0, error, _degrees(error**2, second_order(residuals), probes), _TAIL_SKEWNESS / probes**0.5)
     found, floor = exponential(logs, spread), rounding(op.dtype, op.space_in.size)
     return require_settled(
         estimate_of(found, floor * found.value, products, method, least=1.0), f"the effective Schmidt rank of {op.name}"
@@ -222,6 +224,14 @@ def schmidt_sketch(op: TensorOperator, k: int, probes: int = 16, seed: int = 0) 
     values = np.maximum(values, 0.0)
     order = np.argsort(-values, kind="stable")
     return SchmidtSketch(values[order], errors[order], probes * op.shape_in[-1])
+
+
+def _degrees(variance: float, second: float, probes: int) -> float:
+    """Of the sum of a part of first order and of one of second, which more pairs tell (Satterthwaite)."""
+    if not variance:
+        return float(probes - 1)
+    first, share = 1 - second / variance, second / variance
+    return 1 / (first**2 / (_TAIL_DEGREES * (probes - 1)) + 2 * share**2 / (probes * (probes - 3)))
 
 
 def _check(op: TensorOperator, probes: int) -> int:
