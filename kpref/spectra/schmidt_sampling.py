@@ -269,9 +269,9 @@ def _control(op: TensorOperator, seed: int) -> _Control:
         coordinates.embed(vectors).reshape(count, -1, units).astype(np.float64)
         for coordinates, vectors in ((form.domain, basis), (form.codomain, images))
     )
-    inner, outer = (
-        np.einsum("iah,jak->ijhk", each, each, optimize=True).reshape(count**2, -1) for each in (rows, values)
-    )
+    # <W_i^T W_j, W_k^T W_l> = <W_i W_k^T, W_j W_l^T>: whichever matrices are smaller.
+    products = "iah,jak->ijhk" if units <= rows.shape[1] else "iah,jbh->ijab"
+    inner, outer = (np.einsum(products, each, each, optimize=True).reshape(count**2, -1) for each in (rows, values))
     fourths = float(np.vdot(outer @ outer.T, inner @ inner.T))
     return _Control(rows, values, float(np.vdot(values, values)), fourths)
 
