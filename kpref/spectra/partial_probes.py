@@ -21,13 +21,12 @@ the known part and the other vectors; see `kpref.spectra.quadratic_forms`.
 What the sum over pairs has of second order is counted twice by the jackknife, and by the quadratic forms too, through
 the noise of M: where ``h_ij = <S(q_i), S(q_j)>_F`` without the effects of i and of j has the variance sigma^2, of
 ``2 |sym(F)|_F^2 / p`` that noise is ``4 sigma^2 / (p (p - 2))``, over (tr M^2)^2. `without_excess` takes it off. It is
-all that there is where M is close to a multiple of the identity. There the logarithm is skewed too: with g_ij what is
-left of ``h_ij / tr M^2``, and f_i the influence of q_i, its third cumulant gains
+all that there is where M is close to a multiple of the identity, and skewed: with g_ij what is left of
+``h_ij / tr M^2`` the logarithm's third cumulant has
 
-    -6 E f_i f_j g_ij / p^2 - 8 E g_ij g_jk g_ki / p^3,
+    -8 E g_ij g_jk g_ki / p^3,
 
-where the first mean is ``|E f S|_F^2``, not negative. With the influences that the jackknife finds it comes out with 3
-times the second term in it, which is taken off.
+which is stated as skewness beside that of the forms.
 """
 
 from __future__ import annotations
@@ -113,22 +112,20 @@ def partial_dimension(seen: Deflated, coordinates: Coordinates, kept: tuple[int,
     squares = square + cross.mean() + mean_pair
     forms -= _square_forms(left, right, known) / squares
     spread = mean_of_forms(2 * forms, seen.vectors @ seen.vectors.T, coordinates.size - known, positive=False)
-    influence = (count - 1) * (without.mean() - without)
-    spread = _second_order(beyond_first_order(spread, error, count), pairs / squares, influence)
+    spread = _second_order(beyond_first_order(spread, error, count), pairs / squares)
     found, floor = exponential(logs, spread), rounding(np.float64, coordinates.size)
     return estimate_of(found, floor * found.value, seen.n_products, seen.method)
 
 
-def _second_order(spread: Mean, pairs: Array, influence: Array) -> Mean:
+def _second_order(spread: Mean, pairs: Array) -> Mean:
     """With the variance and the skewness that the sum over pairs has beyond first order; zeros on the diagonal."""
     count, left = len(pairs), pair_residuals(pairs)
-    error, number = without_excess(spread.standard_error, left), count * (count - 1)
+    error = without_excess(spread.standard_error, left)
     if not error:
         return spread
-    cubes = max(0.0, float(np.vdot(left @ left, left)) / (number * (count - 2)))
-    mixed = max(0.0, 6 * float(influence @ left @ influence) / number / count**2 - 24 * cubes / count**3)
-    skewness = spread.skewness - (mixed + 8 * cubes / count**3) / error**3
-    return spread._replace(standard_error=error, skewness=float(np.clip(skewness, -MOST_SKEWED, MOST_SKEWED)))
+    cubes = max(0.0, float(np.vdot(left @ left, left)) / (count * (count - 1) * (count - 2)))
+    skewness = float(np.clip(spread.skewness - 8 * cubes / (count * error) ** 3, -MOST_SKEWED, MOST_SKEWED))
+    return spread._replace(standard_error=error, skewness=skewness)
 
 
 def _matrices(vectors: Array, coordinates: Coordinates, kept: tuple[int, ...]) -> Array:
