@@ -1,10 +1,11 @@
 """How good the estimators of traces are, and their intervals.
 
     python scripts/estimators.py [--checkpoint FOLDER] [--figure PATH] [--seeds N]
-    python scripts/estimators.py --coverage [--seeds N] [--only NAME]
+    python scripts/estimators.py --coverage [--seeds N] [--only NAME] [--workers N]
 
 The second prints how often the 95 % intervals of everything that is estimated contain the truth, and how wide they are,
-see `calibration`; it ends with exit status 1 if a cell fails.
+see `calibration`: a row as each cell is done, the same for any number of workers. It ends with exit status 1 if a cell
+fails.
 
 The first prints, for small flows, the bias of each estimator in standard errors of the mean over N seeds, and the
 standard error that it states (root mean square) over the standard deviation of its values; then, for the NTK of a
@@ -17,6 +18,7 @@ the NTK and a tail with the rest of its trace: the error that is to be expected.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -47,6 +49,7 @@ from kpref.spectra.exact_traces import ntk_trace_exact
 from kpref.spectra.symmetric import SymmetricForm
 from kpref.spectra.trace_methods import METHODS
 from kpref.spectra.traces import adjoint_trace, frobenius_squared, trace
+from kpref.threads import get_num_threads
 from kpref.trials import Trials
 
 Array = npt.NDArray[np.float64]
@@ -84,11 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--coverage", action="store_true", help="how often intervals contain the truth; nothing else")
     parser.add_argument("--only", default="", metavar="NAME", help="cells of --coverage whose name contains this")
     parser.add_argument(
+        "--workers", type=int, default=get_num_threads(), help="processes of --coverage; by default all usable cores"
+    )
+    parser.add_argument(
         "--seeds", type=int, help="runs of each estimator: 500 with --coverage, else 2000; 0 leaves the table out"
     )
     options = parser.parse_args(arguments)
     if options.coverage:
-        return table((cell for family in FAMILIES for cell in family()), options.seeds or 500, options.only)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is printed then stands, and no worker is left
+        return table(FAMILIES, options.seeds or 500, options.only, options.workers)
     seeds = 2000 if options.seeds is None else options.seeds
     if seeds:
         print(f"{seeds} seeds\n| system | products | estimator | relative deviation | bias | stated / observed |")
