@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
+from types import UnionType
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -83,6 +84,12 @@ def function(name: str, value: object, takes: str | None = None) -> None:
     """Raise TypeError if `value` is not a function (of what is said to be taken)."""
     if not callable(value):
         raise TypeError(f"{name} must be a function{f' of {takes}' if takes else ''}; got {short(value)}")
+
+
+def instance(name: str, value: object, kind: type | UnionType, words: str) -> None:
+    """Raise TypeError if a value is not of a kind; `words` say which, and where one comes from."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {words}; got {short(value)}")
 
 
 def path_like(name: str, value: object) -> Path:

@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
 from kpref._reprs import short_repr
-from kpref._validate import finite_array, first_index, short
+from kpref._validate import finite_array, first_index, instance, short
 from kpref.models.base import DenseModel, Model, ParameterSite, SiteCoefficients, SiteModel
 from kpref.models.step import StepModel
 from kpref.step_form import StepForm, Variable, allot
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
-__all__ = ["DenseForm", "Form", "ParameterLayout", "SiteForm", "linearize", "with_gates"]
+__all__ = ["DenseForm", "Form", "ParameterLayout", "SiteForm", "linearize", "require_form", "with_gates"]
 
 Array = npt.NDArray[Any]
 
@@ -228,8 +228,15 @@ class DenseForm:
 Form = SiteForm | StepForm | DenseForm
 
 
+def require_form(form: Form) -> Form:
+    """A linearisation as it is, or TypeError."""
+    instance("form", form, Form, "a linearisation, such as flow.linearization")
+    return form
+
+
 def with_gates(form: Form) -> SiteForm | DenseForm:
     """A linearisation whose parameter operator has a closed form by gates, or TypeError."""
+    require_form(form)
     if isinstance(form, StepForm):
         raise TypeError(
             "this quantity has a closed form for networks of one state a unit (Linear, RNN, GRU, leaky, rate) and "

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kpref._archives import Arrays
-from kpref._validate import finite_array, short
+from kpref._validate import finite_array, flag, short
 from kpref.checkpoints.composed import put_together
 from kpref.checkpoints.heads import HEAD, choose_readout
 from kpref.checkpoints.layers import LAYER, Layer, find_layer
@@ -145,7 +145,7 @@ def load_checkpoint(
         GRU; if shapes do not match, a parameter is not finite (names tensor and index), the readout is ambiguous, or
         an array is left over that no part of the network accounts for.
     """
-    assigned = _assigned(map)
+    assigned, continuous = _assigned(map), flag("continuous", continuous)
     if not isinstance(ignore, str | list | tuple | set | frozenset):
         raise TypeError(f"ignore must be the names of arrays, one or several; got {short(ignore)}")
     ignored = [ignore] if isinstance(ignore, str) else list(ignore)

@@ -8,7 +8,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array, integer
+from kpref._validate import finite_array, flag, integer, real_number, short
+from kpref.memory import require_memory
 from kpref.models.base import Array, Parameters
 from kpref.models.cells import Cell, GRUCell, LSTMCell, RNNCell
 from kpref.models.nonlinearity import get_nonlinearity
@@ -197,7 +198,8 @@ class LSTM(_Layers):
     @classmethod
     def init(cls, n_inputs: int, n_units: int, seed: int, gain: float = 1.0, bias: bool = True) -> Self:
         """A random network; see `Stacked.init`."""
-        given: dict[str, Any] = _initial_layer(np.random.default_rng(seed), 4, n_inputs, n_units, gain, bias, "")
+        generator = np.random.default_rng(integer("seed", seed, 0))
+        given: dict[str, Any] = _initial_layer(generator, 4, n_inputs, n_units, gain, bias, "")
         return cls(**given)
 
 
@@ -223,8 +225,8 @@ class Stacked(_Layers):
             "gru": GRUCell,
             "lstm": LSTMCell,
         }
-        if cell not in cells:
-            raise ValueError(f"cell must be one of {', '.join(cells)}; got {cell!r}")
+        if not isinstance(cell, str) or cell not in cells:
+            raise ValueError(f"cell must be one of {', '.join(cells)}; got {short(cell)}")
         layers = sum(name.startswith("weight_hh_l") for name in parameters)
         suffixes = [f"_l{layer}" for layer in range(layers)]
         unknown = [name for name in parameters if name not in {n + s for s in suffixes for n in _NAMES}]
@@ -252,8 +254,8 @@ class Stacked(_Layers):
         nonlinearity: str = "tanh",
     ) -> Self:
         """Recurrent entries N(0, gain**2 / H), those from below N(0, 1 / columns), zero biases."""
-        integer("n_layers", n_layers, 1)
-        generator, rows = np.random.default_rng(seed), {"rnn": 1, "gru": 3, "lstm": 4}.get(cell, 1)
+        n_layers, generator = integer("n_layers", n_layers, 1), np.random.default_rng(integer("seed", seed, 0))
+        rows = {"gru": 3, "lstm": 4}.get(cell, 1) if isinstance(cell, str) else 1
         parameters: dict[str, Any] = {}
         for layer in range(n_layers):
             columns = n_inputs if layer == 0 else n_units
@@ -264,8 +266,9 @@ class Stacked(_Layers):
 def _initial_layer(
     generator: np.random.Generator, rows: int, columns: int, units: int, gain: float, bias: bool, suffix: str
 ) -> dict[str, Array]:
-    integer("n_inputs", columns, 1)
-    integer("n_units", units, 1)
+    columns, units = integer("n_inputs", columns, 1), integer("n_units", units, 1)
+    gain, bias = real_number("gain", gain), flag("bias", bias)
+    require_memory(8.0 * rows * units * (columns + units), f"a layer of n_units = {units} with n_inputs = {columns}")
     found = {
         f"weight_ih{suffix}": generator.normal(size=(rows * units, columns)) / np.sqrt(columns),
         f"weight_hh{suffix}": generator.normal(size=(rows * units, units)) * (gain / np.sqrt(units)),

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.lengths import points
+from kpref._validate import finite_array
+from kpref.lengths import check_lengths, points
 from kpref.linearize import DenseForm, Form, SiteForm, with_gates
 from kpref.threads import serial_blas
 
@@ -48,14 +49,21 @@ def kernel_unit_trace(form: Form, mu: Array) -> Array:
     form : SiteForm or DenseForm
     mu : ndarray, shape (B, T)
         The measure.
+
+    Raises
+    ------
+    TypeError
+        If `form` is no linearisation, or one without a closed form.
+    ValueError
+        If `mu` is no measure of its points.
     """
     return np.asarray(kernel_trial_trace(form, mu).sum(axis=0))
 
 
 def kernel_trial_trace(form: Form, mu: Array) -> Array:
     """Diagonal of ``tr_time(K)``, shape (B, H): the share of each trial in `kernel_unit_trace`."""
-    weights = mu.T
     form = with_gates(form)
+    weights = _measure(form, mu).T
     if isinstance(form, DenseForm):
         return np.asarray(np.einsum("nb,nbhm->bh", weights, np.square(form.parameter_jacobian)))
     total = np.zeros((form.n_trials, form.n_states))
@@ -119,10 +127,19 @@ def kernel_unit_average(form: Form, mu: Array, lengths: npt.NDArray[np.int64] | 
         The measure.
     lengths : ndarray of int, shape (B,), optional
         How many of the T points of each trial exist: the average is over those.
+
+    Raises
+    ------
+    TypeError
+        If `form` is no linearisation, or one without a closed form.
+    ValueError
+        If `mu` is no measure of its points, or `lengths` are no lengths of its trials.
     """
-    weights, exist = mu.T, np.ones(mu.T.shape) if lengths is None else points(lengths, mu.shape[1]).T.astype(float)
-    number = exist.sum()
     form = with_gates(form)
+    weights, exist = _measure(form, mu).T, np.ones((form.n_steps, form.n_trials))
+    if lengths is not None:
+        exist = points(check_lengths(lengths, form.n_trials, form.n_steps), form.n_steps).T.astype(float)
+    number = exist.sum()
     if isinstance(form, DenseForm):
         jacobian = form.parameter_jacobian
         return (
@@ -137,3 +154,8 @@ def kernel_unit_average(form: Form, mu: Array, lengths: npt.NDArray[np.int64] | 
         weighed = coefficient.T @ (weights.reshape(-1, 1) * features)
         total += (plain * weighed).sum(axis=1)
     return np.diag(total / number**2)
+
+
+def _measure(form: SiteForm | DenseForm, mu: npt.ArrayLike) -> Array:
+    """A measure of the points of a linearisation, shape (B, T)."""
+    return finite_array("mu", mu, shape=(form.n_trials, form.n_steps), axes=("trial", "step"))

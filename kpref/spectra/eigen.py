@@ -22,7 +22,7 @@ from scipy.linalg import eigh as dense_eigh
 from scipy.sparse.linalg import LinearOperator
 
 from kpref._reprs import short_repr
-from kpref._validate import finite_array, function, integer, real_number, short
+from kpref._validate import finite_array, flag, function, integer, real_number, short
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import GramSearch, Search, SymmetricSearch, append_orthonormal, noise
@@ -129,6 +129,7 @@ def eigh(
     """
     op = require_operator(op)
     tol, seed = check_search(tol, seed, progress)
+    copies = flag("copies", copies)
     require_self_adjoint(op, seed)
     form = SymmetricForm(op, progress)
     count = integer("k", k, 1, form.size)

@@ -39,6 +39,7 @@ from scipy.linalg import eigvalsh
 from scipy.linalg.blas import dgemm, dsyrk
 
 from kpref._reprs import short_repr
+from kpref._validate import function
 from kpref.flow import Flow, require_flow
 from kpref.linearize import DenseForm, SiteForm, with_gates
 from kpref.memory import require_memory
@@ -99,6 +100,8 @@ def schmidt_spectrum(flow: Flow, progress: Callable[[int], object] | None = None
     ``B T (c H)^2``, from ``Gamma[h, h'] = |F_h^T F_h'|_F^2``; plus O(H^3). With one constant gate ``B T c^2`` suffices.
     Dense form: ``2 B T (H M)^2 + H^4 M^2`` flops.
     """
+    if progress is not None:
+        function("progress", progress, "a number of parts")
     form = with_gates(require_flow(flow).linearization)
     if isinstance(form, DenseForm):
         return _from_gram(_dense_gram(form, flow.space.mu))
