@@ -41,7 +41,7 @@ from kpref.spectra.estimate import Estimate
 from kpref.spectra.kernel import kernel_spectrum
 from kpref.spectra.paired_probes import DENSE_SIZE, require_settled, rounding
 from kpref.spectra.partial_probes import partial_dimension
-from kpref.spectra.symmetric import SymmetricForm, require_operator
+from kpref.spectra.symmetric import SymmetricForm, require_operator, require_self_adjoint
 from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
 
 __all__ = ["effective_dimension", "kernel_effective_dimension", "operator_norm"]
@@ -80,7 +80,8 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
     TypeError
         If `op` is no TensorOperator, or `probes` no integer.
     ValueError
-        For unknown axes, axes of other tensors, or too few probes.
+        For unknown axes, axes of other tensors, or too few probes; if the operator is not self-adjoint, as declared, or
+        its transpose is none, by a test on random tensors; if it maps to what is not finite.
     RuntimeError
         If so many products do not tell the dimension to a factor of e; it says about how many would do.
     MemoryError
@@ -106,6 +107,7 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
         factor = positive.factor
         if factor is not None and factor.space_in.size < factor.space_out.size:
             positive = factor.star.gram()  # A* A has the spectrum of A A*
+    require_self_adjoint(positive, seed, trusting=False)
     form = SymmetricForm(positive)
     cost = 1 if op.structure.self_adjoint and op.structure.positive else 2
     if form.size <= max(DENSE_SIZE, probes):
