@@ -124,7 +124,7 @@ def holm(rows: Sequence[Row]) -> list[bool]:
 def table(cells: Iterable[Cell], seeds: int, only: str = "") -> int:
     """Measure the cells whose name contains `only`, print a row for each; the exit status, 1 if one fails."""
     chosen = [cell for cell in cells if only in cell.name]
-    rows = [measure(cell, seeds) for cell in tqdm(chosen, desc="cells", leave=False)]
+    rows = [measure(cell, seeds) for cell in tqdm(chosen, disable=None, desc="cells", leave=False)]
     passed = holm(rows)
     print(HEADER)
     for row, fine in zip(rows, passed, strict=True):

@@ -35,9 +35,10 @@ _WORTH_A_HINT = 0.05
 class Estimate:
     """A number, exact or estimated.
 
-    Converts to `float`, and can be multiplied by an exact number or divided by one. Two estimates can not be added or
-    multiplied: they may share random vectors, so that the error of a sum does not follow from theirs. Compute the sum
-    as one quantity, or convert to `float` and lose the error knowingly.
+    Converts to `float`, is formatted as its value where a format is given (``f"{estimate:.3g}"``) and as `str` does
+    with its interval where none is, and can be multiplied by an exact number or divided by one. Two estimates can not
+    be added or multiplied: they may share random vectors, so that the error of a sum does not follow from theirs.
+    Compute the sum as one quantity, or convert to `float` and lose the error knowingly.
 
     Attributes
     ----------
@@ -196,6 +197,9 @@ class Estimate:
             f"an Estimate cannot be {what} another number: estimates may share random vectors, so that the error of "
             "the result does not follow from theirs; use float(estimate) for the value alone"
         )
+
+    def __format__(self, spec: str) -> str:
+        return format(float(self), spec) if spec else str(self)
 
     def __str__(self) -> str:
         if self.exact:
