@@ -2,7 +2,8 @@
 
 Values are analytic in a complex argument (piecewise by the sign of its real part), so that complex-step
 differentiation of any model that uses them is exact. Derivatives are written to keep their relative accuracy in
-saturation, where ``1 - tanh(a)**2`` would lose all digits.
+saturation, where ``1 - tanh(a)**2`` would lose all digits. Arguments may be as large as floats are: exponentials then
+underflow to the limits, which is no error of anybody's and not reported, whatever the caller's ``np.errstate`` says.
 """
 
 from __future__ import annotations
@@ -28,13 +29,23 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
+#: Beyond this all exponentials of the negative modulus are zero in double precision; it can be doubled and squared.
+_SATURATED = 1e4
+
+
+def _decaying(a: Array) -> Array:
+    """``exp(a)`` for a of a real part that is not positive."""
+    with np.errstate(under="ignore"):
+        return np.asarray(np.exp(a))
+
 
 def sigmoid_pair(a: Array) -> tuple[Array, Array]:
     """``sigmoid(a)`` and ``sigmoid(-a)``, each to full relative accuracy, for one exponential."""
     positive = a.real > 0
-    e = np.exp(np.where(positive, -a, a))
+    e = _decaying(np.where(positive, -a, a))
     large = 1.0 / (1.0 + e)
-    small = e * large
+    with np.errstate(under="ignore"):
+        small = e * large
     return np.where(positive, large, small), np.where(positive, small, large)
 
 
@@ -45,13 +56,14 @@ def sigmoid(a: Array) -> Array:
 
 def sigmoid_slope(a: Array) -> Array:
     """``sigmoid(a) sigmoid(-a)``, accurate in both tails."""
-    e = np.exp(-np.abs(a))
-    return e / np.square(1.0 + e)
+    e = _decaying(-np.abs(a))
+    with np.errstate(under="ignore"):
+        return np.asarray(e / np.square(1.0 + e))
 
 
 def tanh_slope(a: Array) -> Array:
     """``1 / cosh(a)**2``, accurate in both tails and without overflow."""
-    return 4.0 * sigmoid_slope(2.0 * a)
+    return 4.0 * sigmoid_slope(2.0 * np.minimum(np.abs(a), _SATURATED))
 
 
 def _relu(a: Array) -> Array:
@@ -64,7 +76,7 @@ def _relu_slope(a: Array) -> Array:
 
 def _softplus(a: Array) -> Array:
     """``log(1 + exp(a))``, without overflow."""
-    return np.where(a.real > 0, a, 0) + np.log1p(np.exp(np.where(a.real > 0, -a, a)))
+    return np.where(a.real > 0, a, 0) + np.log1p(_decaying(np.where(a.real > 0, -a, a)))
 
 
 def _erf(a: Array) -> Array:
@@ -74,7 +86,8 @@ def _erf(a: Array) -> Array:
 
 
 def _erf_slope(a: Array) -> Array:
-    return 2.0 / np.sqrt(np.pi) * np.exp(-np.square(a))
+    with np.errstate(under="ignore"):
+        return np.asarray(2.0 / np.sqrt(np.pi) * _decaying(-np.square(np.minimum(np.abs(a), _SATURATED))))
 
 
 @dataclass(frozen=True)
