@@ -109,3 +109,18 @@ def test_images_that_are_not_finite_are_refused_in_words(size, structure, bad):
     ):
         with pytest.raises(ValueError, match=r"mine\S* .*maps finite tensors to such that are not finite"):
             compute()
+
+
+def test_numbers_of_k_that_overflow_are_refused_in_words():
+    """Features of 1e200 have squares beyond all floats, also where saturated gates would multiply them by zero."""
+    flow = kpref.Flow(kpref.models.RNN.init(2, 6, 0), 1e200 * RNG.normal(size=(4, 8, 2)))
+    mu = flow.space.mu
+    for compute in (
+        lambda: kpref.schmidt_spectrum(flow),
+        lambda: spectra.kernel_effective_dimension(flow, "unit"),
+        lambda: spectra.kernel_effective_dimension(flow, ("trial", "unit")),
+        lambda: spectra.kernel_unit_trace(flow.linearization, mu),
+        lambda: spectra.ntk_trace_exact(flow),
+    ):
+        with pytest.raises(ValueError, match="overflows: the inputs, states or weights of the network are too large"):
+            compute()

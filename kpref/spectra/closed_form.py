@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array
+from kpref._validate import finite_array, within_floats
 from kpref.lengths import check_lengths, points
 from kpref.linearize import DenseForm, Form, SiteForm, with_gates
 from kpref.threads import serial_blas
@@ -55,11 +55,12 @@ def kernel_unit_trace(form: Form, mu: Array) -> Array:
     TypeError
         If `form` is no linearisation, or one without a closed form.
     ValueError
-        If `mu` is no measure of its points.
+        If `mu` is no measure of its points, or numbers overflow.
     """
-    return np.asarray(kernel_trial_trace(form, mu).sum(axis=0))
+    return np.asarray(within_floats("the trace of K", kernel_trial_trace(form, mu).sum(axis=0)))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # who asks for the sum is told in words
 def kernel_trial_trace(form: Form, mu: Array) -> Array:
     """Diagonal of ``tr_time(K)``, shape (B, H): the share of each trial in `kernel_unit_trace`."""
     form = with_gates(form)
@@ -117,6 +118,7 @@ def _block_squares(factor: Array, owner: Array, count: int) -> Array:
 
 
 @serial_blas
+@np.errstate(over="ignore", invalid="ignore")  # it is said in words
 def kernel_unit_average(form: Form, mu: Array, lengths: npt.NDArray[np.int64] | None = None) -> Array:
     """The average of K over all pairs of trials and times, shape (H, H); diagonal for a network in site form.
 
@@ -133,7 +135,8 @@ def kernel_unit_average(form: Form, mu: Array, lengths: npt.NDArray[np.int64] | 
     TypeError
         If `form` is no linearisation, or one without a closed form.
     ValueError
-        If `mu` is no measure of its points, or `lengths` are no lengths of its trials.
+        If `mu` is no measure of its points, `lengths` are no lengths of its trials, or numbers
+        overflow.
     """
     form = with_gates(form)
     weights, exist = _measure(form, mu).T, np.ones((form.n_steps, form.n_trials))
@@ -142,10 +145,8 @@ def kernel_unit_average(form: Form, mu: Array, lengths: npt.NDArray[np.int64] | 
     number = exist.sum()
     if isinstance(form, DenseForm):
         jacobian = form.parameter_jacobian
-        return (
-            np.asarray(np.einsum("nb,nbhm->hm", exist, jacobian) @ np.einsum("nb,nbhm->mh", weights, jacobian))
-            / number**2
-        )
+        total = np.einsum("nb,nbhm->hm", exist, jacobian) @ np.einsum("nb,nbhm->mh", weights, jacobian)
+        return np.asarray(within_floats("the average of K", total / number**2))
     total = np.zeros(form.n_states)
     for gate, features in enumerate(gate_features(form)):
         rows = len(features)
@@ -153,7 +154,7 @@ def kernel_unit_average(form: Form, mu: Array, lengths: npt.NDArray[np.int64] | 
         plain = coefficient.T @ (exist.reshape(-1, 1) * features)
         weighed = coefficient.T @ (weights.reshape(-1, 1) * features)
         total += (plain * weighed).sum(axis=1)
-    return np.diag(total / number**2)
+    return np.diag(within_floats("the average of K", total / number**2))
 
 
 def _measure(form: SiteForm | DenseForm, mu: npt.ArrayLike) -> Array:

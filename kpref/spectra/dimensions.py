@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import integer
+from kpref._validate import integer, within_floats
 from kpref.flow import Flow
 from kpref.linearize import DenseForm, SiteForm, with_gates
 from kpref.memory import require_memory
@@ -118,6 +118,7 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
 
 
 @serial_blas
+@np.errstate(over="ignore", invalid="ignore")  # it is said in words
 def kernel_effective_dimension(flow: Flow, keep: Keep = None) -> Estimate:
     """Effective dimension of ``flow.K``, or of its partial trace on kept axes, exact.
 
@@ -147,7 +148,7 @@ def kernel_effective_dimension(flow: Flow, keep: Keep = None) -> Estimate:
     units = kernel_unit_trace(form, mu)
     trace = float(units.sum())
     square = float(np.square(units).sum()) if kept == (2,) else _kernel_square(form, mu, kept)
-    return _exact(trace**2 / square if square else 0.0)
+    return _exact(trace * trace / square if square else 0.0)
 
 
 @serial_blas
@@ -186,7 +187,7 @@ def operator_norm(op: TensorOperator, seed: int = 0, tol: float = 1e-10) -> Esti
 
 
 def _exact(value: float) -> Estimate:
-    return Estimate(float(value), 0.0, 0, "exact")
+    return Estimate(float(within_floats("the effective dimension of K", value)), 0.0, 0, "exact")
 
 
 def _exact_dimension(form: SymmetricForm, kept: tuple[int, ...] | None) -> float:
@@ -200,7 +201,7 @@ def _exact_dimension(form: SymmetricForm, kept: tuple[int, ...] | None) -> float
         size = int(np.prod([shape[axis] for axis in kept]))
         matrix = np.einsum(f"{rows}{columns}->{out}", full.reshape(*shape, *shape)).reshape(size, size)
     square = float(np.square(matrix).sum())
-    return float(np.trace(matrix)) ** 2 / square if square else 0.0
+    return float(np.square(np.trace(matrix)) / square) if square else 0.0
 
 
 def _dense_kernel_dimension(form: DenseForm, mu: Array, kept: tuple[int, ...]) -> float:
@@ -210,7 +211,7 @@ def _dense_kernel_dimension(form: DenseForm, mu: Array, kept: tuple[int, ...]) -
     matrix = matrix.reshape(int(np.prod(matrix.shape[: len(kept)])), -1).astype(np.float64)
     gram = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
     square = float(np.square(gram).sum())
-    return float(np.trace(gram)) ** 2 / square if square else 0.0
+    return float(np.square(np.trace(gram)) / square) if square else 0.0
 
 
 def _kernel_square(form: SiteForm, mu: Array, kept: tuple[int, ...]) -> float:
