@@ -144,3 +144,11 @@ def test_a_format_is_that_of_the_value_and_none_shows_the_interval():
     assert "95 %" in str(PLAIN)
     with pytest.raises(ValueError, match="format"):
         f"{PLAIN:no}"
+
+
+@pytest.mark.parametrize(
+    "given", [(None, 0.0, 1), ("a", 0.0, 1), (1.0, [], 1), (1.0, 0.0, None), (1.0, 0.0, 1.5), (1.0, 0.0, -1)]
+)
+def test_what_are_no_numbers_are_refused(given):
+    with pytest.raises((TypeError, ValueError), match="must be"):
+        Estimate(*given, "m")

@@ -23,7 +23,7 @@ from numbers import Real
 
 from scipy.special import gammaincinv, ndtri, stdtrit
 
-from kpref._validate import real_number
+from kpref._validate import integer, real_number, short
 
 __all__ = ["Estimate"]
 
@@ -70,6 +70,12 @@ class Estimate:
     bound: bool = False
     skewness: float = 0.0
     least: float = -math.inf
+
+    def __post_init__(self) -> None:
+        for name in ("value", "standard_error"):
+            if not isinstance(getattr(self, name), Real) or isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be a real number; got {short(getattr(self, name))}")
+        integer("n_products", self.n_products, 0)
 
     @property
     def exact(self) -> bool:

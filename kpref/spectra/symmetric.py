@@ -187,7 +187,7 @@ def require_self_adjoint(op: TensorOperator, seed: int = 0, trusting: bool = Tru
     if op.space_in != op.space_out:
         raise ValueError(f"{op.name} maps {op.space_in} to {op.space_out}; this needs an operator on one space")
     space = op.space_in
-    p, q = np.random.default_rng(seed).normal(size=(2, *space.shape))
+    p, q = _support(space) * np.random.default_rng(seed).normal(size=(2, *space.shape))
     image_p, image_q = op(p), op(q)
     left, right = space.inner(p, image_q), space.inner(image_p, q)
     scale = space.norm(p) * space.norm(image_q) + space.norm(q) * space.norm(image_p)
@@ -201,7 +201,8 @@ def require_self_adjoint(op: TensorOperator, seed: int = 0, trusting: bool = Tru
 def require_adjoint(op: TensorOperator, seed: int = 0) -> None:
     """Raise ValueError if the adjoint of an operator is none: ``<p, A q>`` and ``<A* p, q>`` for random p, q differ."""
     generator = np.random.default_rng(seed)
-    p, q = generator.normal(size=op.shape_out), generator.normal(size=op.shape_in)
+    # Zero where the weights are: adjoints are those on the restricted spaces.
+    p, q = (_support(space) * generator.normal(size=space.shape) for space in (op.space_out, op.space_in))
     image, pulled = op(q), op.star(p)
     left, right = op.space_out.inner(p, image), op.space_in.inner(pulled, q)
     scale = op.space_out.norm(p) * op.space_out.norm(image) + op.space_in.norm(q) * op.space_in.norm(pulled)
@@ -210,6 +211,11 @@ def require_adjoint(op: TensorOperator, seed: int = 0) -> None:
             f"the transpose of {op.name} is not that of its map: <p, A q> = {left:.6g} but <A* p, q> = {right:.6g} in "
             "the inner products of its spaces"
         )
+
+
+def _support(space: EuclideanSpace) -> Array:
+    """Ones where a weight is positive, else zeros; broadcastable to the shape."""
+    return np.ones(1) if space.weights is None else (np.asarray(space.weights) > 0).astype(float)
 
 
 def _differ(left: float, right: float, scale: float, op: TensorOperator) -> bool:
