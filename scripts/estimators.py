@@ -80,7 +80,9 @@ LEADING, TAIL = 60, 4000
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and draw; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", type=Path, default=example_folder(), help="folder of a trained network")
     parser.add_argument("--figure", type=Path, default=Path("estimators.png"), help="where the figure goes")
     parser.add_argument("--methods", nargs="+", choices=TRACES, default=list(TRACES), help="estimators of the trace")
@@ -146,7 +148,9 @@ def small_systems(seeds: int, methods: Sequence[str]) -> Iterator[str]:
         total, squares = float(values.sum()), float(np.square(values).sum())
         for probes in (max(6, flow.states.size // 8), min(64, max(9, flow.states.size // 4))):
             for label, estimate, truth in estimators(flow, methods, probes, total, squares):
-                found = [estimate(seed) for seed in tqdm(range(seeds), desc=f"{name} {label}", leave=False)]
+                found = [
+                    estimate(seed) for seed in tqdm(range(seeds), disable=None, desc=f"{name} {label}", leave=False)
+                ]
                 means = np.array([one.value for one in found])
                 stated = np.sqrt(np.mean([one.standard_error**2 for one in found]))
                 deviation = means.std(ddof=1)
@@ -201,7 +205,7 @@ def against_products(op: TensorOperator, methods: Sequence[str], truth: float, r
     """For each method the error at each number of products."""
     errors: Curves = {}
     work = repeats * len(methods) * max(COUNTS)
-    with tqdm(total=work, desc=f"products with {op.name}", unit="product") as progress:
+    with tqdm(total=work, disable=None, desc=f"products with {op.name}", unit="product") as progress:
         for method in methods:
             start, values = METHODS[method].start, []
             for seed in range(repeats):

@@ -31,7 +31,7 @@ import numpy.typing as npt
 from scipy.linalg import eigvalsh, svdvals
 
 from kpref._reprs import short_repr
-from kpref._validate import integer
+from kpref._validate import integer, within_floats
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import append_orthonormal
@@ -125,7 +125,7 @@ def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) 
     """
     probes, seed = _check(op, probes), integer("seed", seed, 0)
     if op.space_in.size <= _DENSE_SIZE:
-        values = svdvals(_realigned(op))
+        values = svdvals(within_floats(op.name, _realigned(op)))
         total, square = np.square(values).sum(), (values**4).sum()
         return Estimate(float(total**2 / square) if square else 0.0, 0.0, op.space_in.size, "exact")
     control = _control(op, seed)
@@ -198,7 +198,7 @@ def schmidt_sketch(op: TensorOperator, k: int, probes: int = 16, seed: int = 0) 
     probes, seed = _check(op, probes), integer("seed", seed, 0)
     k = integer("k", k, 1, min(op.shape_in[-1] ** 2, probes))
     if op.space_in.size <= _DENSE_SIZE:
-        exact = svdvals(_realigned(op))[:k]
+        exact = svdvals(within_floats(op.name, _realigned(op)))[:k]
         return SchmidtSketch(np.pad(exact, (0, k - len(exact))), np.zeros(k), op.space_in.size)
     samples, _ = _samples(op, probes, seed)
     flat = samples.reshape(-1, samples.shape[2])
