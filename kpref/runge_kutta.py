@@ -20,7 +20,7 @@ from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau, ad
 from kpref.leaky import leaky_form, linearize_stages, take_steps
 from kpref.linearize import Form, linearize
 from kpref.memory import available_memory
-from kpref.models.base import Field, SiteModel
+from kpref.models.base import DenseModel, Field, SiteModel
 from kpref.threads import even_blocks, run_blocks
 
 __all__ = ["Forcing", "Segment", "StageSystem", "integrate", "interpolation", "interpolation_order"]
@@ -182,7 +182,7 @@ class StageSystem:
         self.tableau = solution.tableau
         self.n_steps = len(solution.interval)
         self.n_trials, self.n_states = solution.z_steps.shape[1:]
-        width = 1 if isinstance(field, SiteModel) else self.n_states + field.n_parameters
+        width = field.n_stored if isinstance(field, DenseModel) else 1
         entries = self.tableau.stages * self.n_trials * self.n_states * width
         length = max(1, _SEGMENT_ENTRIES // entries)
         bounds = range(0, self.n_steps, length)

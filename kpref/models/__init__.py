@@ -7,6 +7,7 @@ from kpref.models.base import (
     Map,
     Model,
     ParameterSite,
+    ProductModel,
     SiteCoefficients,
     SiteField,
     SiteMap,
@@ -18,7 +19,7 @@ from kpref.models.layers import LSTM, Stacked
 from kpref.models.low_rank import LowRankRNN
 from kpref.models.rate import LinearSystem, Rate
 from kpref.models.rnn import RNN, LeakyRNN, Linear
-from kpref.models.user import UserField
+from kpref.models.user import UserField, UserMap, UserModel
 
 __all__ = [
     "GRU",
@@ -37,6 +38,7 @@ __all__ = [
     "Model",
     "ParameterSite",
     "Pitchfork",
+    "ProductModel",
     "Rate",
     "SaddleNode",
     "SiteCoefficients",
@@ -46,5 +48,7 @@ __all__ = [
     "Stacked",
     "Transcritical",
     "UserField",
+    "UserMap",
+    "UserModel",
     "VanDerPol",
 ]

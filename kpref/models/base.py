@@ -36,6 +36,7 @@ __all__ = [
     "Map",
     "Model",
     "ParameterSite",
+    "ProductModel",
     "SiteCoefficients",
     "SiteField",
     "SiteMap",
@@ -356,6 +357,44 @@ class DenseModel(Model):
     @abstractmethod
     def parameter_jacobian(self, z: Array, x: Array) -> dict[str, Array]:
         """``dF/d(parameter)`` for each parameter by name: shape (..., H, \\*shape of the parameter)."""
+
+    @property
+    def n_stored(self) -> int:
+        """Numbers that its linearisation stores for each state."""
+        return self.n_states + self.n_parameters
+
+
+class ProductModel(DenseModel):
+    """A system that may state products with its Jacobians in place of the Jacobians, which it then has by columns."""
+
+    @property
+    @abstractmethod
+    def products(self) -> frozenset[str]:
+        """Which Jacobians are to be applied by products and not stored: some of "state" and "parameter"."""
+
+    @property
+    def n_stored(self) -> int:
+        """Numbers that its linearisation stores for each state: the state, or the rows of Jacobians."""
+        by_products = self.products
+        return max(
+            1, self.n_states * ("state" not in by_products) + self.n_parameters * ("parameter" not in by_products)
+        )
+
+    @abstractmethod
+    def state_product(self, z: Array, x: Array, v: Array) -> Array:
+        """``dF/dz v``, (..., H), at states z, inputs x and for v (..., H)."""
+
+    @abstractmethod
+    def state_transpose(self, z: Array, x: Array, w: Array) -> Array:
+        """``(dF/dz)^T w``, (..., H)."""
+
+    @abstractmethod
+    def parameter_product(self, z: Array, x: Array, changes: Parameters) -> Array:
+        """``dF/dtheta dtheta``, (..., H), for one change of the trainable parameters, by name."""
+
+    @abstractmethod
+    def parameter_transpose(self, z: Array, x: Array, w: Array) -> dict[str, Array]:
+        """``sum (dF/dtheta)^T w`` over all states, by the name of the parameter."""
 
 
 class Field(Model):
