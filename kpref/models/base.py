@@ -201,6 +201,11 @@ class Model(Frozen, ABC):
         """Whether all code of the model is this package's: only then does it run on our threads, or compiled."""
         return is_ours(type(self))
 
+    @property
+    def remark(self) -> str:
+        """What a reader of results must know of the derivatives, in a sentence; empty where they are exact."""
+        return ""
+
     def flatten(self, parameters: Parameters) -> Array:
         """Trainable parameters (or perturbations of them) by name, as a vector (M,)."""
         self._require_mapping(parameters)

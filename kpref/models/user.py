@@ -235,6 +235,18 @@ class UserModel(ProductModel):
         """False: the functions are the user's."""
         return False
 
+    @property
+    def remark(self) -> str:
+        """Which derivatives are central differences, and their error so far."""
+        sources = {"states": self.state_derivative, "parameters": self.parameter_derivative}
+        rough = [f"the {what}" for what, source in sources.items() if source == "central differences"]
+        if not rough:
+            return ""
+        return (
+            f"derivatives by {' and '.join(rough)} are central differences, with an estimated error of up to "
+            f"{self.derivative_error:.1g} of the largest entry"
+        )
+
     def _of(self, side: str) -> dict[str, UserFunction]:
         """What was given of one of the two derivatives."""
         return {name: function for name, function in self._derivatives.items() if name.startswith(side)}
