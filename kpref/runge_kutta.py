@@ -181,7 +181,7 @@ class StageSystem:
         self.tableau = solution.tableau
         self.n_steps = len(solution.interval)
         self.n_trials, self.n_states = solution.z_steps.shape[1:]
-        width = self.n_states + field.n_parameters if isinstance(field, DenseModel) else 1
+        width = field.n_stored if isinstance(field, DenseModel) else 1
         entries = self.tableau.stages * self.n_trials * self.n_states * width
         length = max(1, _SEGMENT_ENTRIES // entries)
         bounds = range(0, self.n_steps, length)

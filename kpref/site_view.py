@@ -336,10 +336,13 @@ def _layout(form: StepForm) -> ParameterLayout:
 
 def with_gates(form: Any) -> Any:
     """A linearisation whose parameter operator has a closed form by gates, or TypeError."""
-    from kpref.linearize import require_form
+    from kpref.linearize import require_form, written_out
+    from kpref.product_form import ProductForm
 
     if isinstance(form, SiteForm):
         return form
+    if isinstance(form, ProductForm):
+        return written_out(form)
     return site_view(form) if isinstance(require_form(form), StepForm) else form
 
 

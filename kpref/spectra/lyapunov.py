@@ -39,6 +39,7 @@ from kpref.flow import Flow, require_flow
 from kpref.kernels import reference
 from kpref.linearize import Form
 from kpref.memory import require_memory
+from kpref.product_form import ProductForm
 from kpref.runge_kutta import Forcing, Segment, StageSystem
 from kpref.spectra.blocks import extend_blocks
 from kpref.spectra.estimate import Estimate
@@ -477,6 +478,6 @@ def _advance_field(system: StageSystem) -> Advance:
 
 def _rows(form: Form, rows: slice) -> Form:
     """Some rows of a linearisation, as views."""
-    if isinstance(form, StepForm):
+    if isinstance(form, StepForm | ProductForm):
         return form.rows(rows)
     return replace(form, state_jacobian=form.state_jacobian[rows], parameter_jacobian=form.parameter_jacobian[rows])
