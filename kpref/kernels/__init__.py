@@ -19,7 +19,7 @@ from kpref.kernels import parameters, program_sweeps, sensitivities, stages, swe
 from kpref.kernels.changes import Changes, packed_changes, unpacked_changes, zero_changes
 from kpref.kernels.jacobian import DenseArrays, SiteArrays
 from kpref.kernels.panels import Panels, as_matrices, as_panels, zero_panels
-from kpref.kernels.program import program_arrays
+from kpref.kernels.program import CompiledProgram, compiled_program
 from kpref.kernels.stages import StageTable
 from kpref.linearize import DenseForm, Form, SiteForm
 from kpref.step_form import StepForm
@@ -131,7 +131,7 @@ def stage_tangent(
     """
     _over_blocks(
         form, len(carry), lambda arrays, part, start, stop: stages.stage_tangent(
-            arrays, table, transposed, forcing[part], carry[part], out[part], start, stop
+            _steps(arrays), table, transposed, forcing[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
 
@@ -142,7 +142,7 @@ def stage_adjoint(
     """Transpose of `stage_tangent`, in place: see `kpref.kernels.stages.stage_adjoint`."""
     _over_blocks(
         form, len(carry), lambda arrays, part, start, stop: stages.stage_adjoint(
-            arrays, table, transposed, source[part], carry[part], out[part], start, stop
+            _steps(arrays), table, transposed, source[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
 
@@ -151,7 +151,7 @@ def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, ou
     """Costates of a running cost, in place: see `kpref.kernels.stages.stage_costate`."""
     _over_blocks(
         form, len(carry), lambda arrays, part, start, stop: stages.stage_costate(
-            arrays, table, source[part], carry[part], out[part], start, stop
+            _steps(arrays), table, source[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
 
@@ -160,7 +160,7 @@ def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carr
     """Transpose of `stage_costate`, in place."""
     _over_blocks(
         form, len(carry), lambda arrays, part, start, stop: stages.stage_costate_transpose(
-            arrays, table, impulses[part], carry[part], out[part], start, stop
+            _steps(arrays), table, impulses[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
 
@@ -323,12 +323,12 @@ def _most_step_parts(form: StepForm) -> int:
 _known: WeakKeyDictionary[SiteForm | StepForm, Any] = WeakKeyDictionary()
 
 
-def _arrays(form: Form) -> SiteArrays | DenseArrays:
+def _arrays(form: Form) -> SiteArrays | DenseArrays | CompiledProgram:
     if isinstance(form, DenseForm):
         return DenseArrays(form.state_jacobian)
     if isinstance(form, StepForm):
         if form not in _known:
-            _known[form] = program_arrays(form)
+            _known[form] = compiled_program(form)
         return _known[form]
     if form not in _known:  # weights are copied to panels: once
         _known[form] = SiteArrays(
@@ -336,6 +336,11 @@ def _arrays(form: Form) -> SiteArrays | DenseArrays:
             weight=as_panels(form.weight), weight_transposed=as_panels(form.weight.T),
         )  # fmt: skip
     return _known[form]
+
+
+def _steps(arrays: Any) -> Any:
+    """What the sweeps of Runge-Kutta methods take of a form: single steps."""
+    return arrays.steps if isinstance(arrays, CompiledProgram) else arrays
 
 
 def _as_batch(batch: Array, form: Form) -> Array:
