@@ -208,7 +208,7 @@ def _in_register(view: View) -> Operand:
 def _unit(form: StepForm, op: Operation, column: int, transposed: bool) -> _Row:
     """``out += dw * m``, or the gradient ``dw += out * m``."""
     variable = form.known[op.variable or ""]
-    width = form.n_states if variable.of_state else form.variables.shape[2]
+    width = (form.states if variable.of_state else form.variables).shape[2]
     arena = (STATES if variable.of_state else VARIABLES) - ARENAS
     m, w = Operand(arena, variable.start, 0, form.n_trials * width, width), Operand(UNITS - ARENAS, column)
     out = _in_register(op.out)

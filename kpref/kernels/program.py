@@ -58,8 +58,8 @@ class Layout(NamedTuple):
         Old and new register, and width, of each part of the state.
     weights : ndarray of int, shape (2 w, 4)
         Address, rows, columns and width of a panel of each weight, for the program and then for its transpose.
-    shape : ndarray of int, shape (4,)
-        Rows, trials, states, and columns of variables.
+    shape : ndarray of int, shape (5,)
+        Rows, trials, width of the state, columns of the stored states, and of the other variables.
     """
 
     arenas: Array
@@ -118,7 +118,7 @@ def compiled_program(form: StepForm) -> CompiledProgram:
         weights=np.array(
             [(one.entries.ctypes.data, one.rows, one.columns, one.width) for one in panels], np.int64
         ).reshape(len(panels), 4),
-        shape=np.array([*form.states.shape, form.variables.shape[2]], np.int64),
+        shape=np.array([*states.shape[:2], form.n_states, states.shape[2], variables.shape[2]], np.int64),
     )  # fmt: skip
     return CompiledProgram(
         layout,

@@ -165,7 +165,7 @@ def _change_units(layout, room, changes, vector):  # type: ignore[no-untyped-def
 @kernel
 def _rows_of(layout, of_state, column, size):  # type: ignore[no-untyped-def]
     """Address of a variable at the first row of the trajectory, and entries from a row to the next."""
-    width = layout.shape[2] if of_state == 1 else layout.shape[3]
+    width = layout.shape[3] if of_state == 1 else layout.shape[4]
     return layout.arenas[STATES if of_state == 1 else VARIABLES] + column * size, width
 
 
