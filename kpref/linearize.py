@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
 from kpref._reprs import short_repr
-from kpref._validate import finite_array, first_index, short
+from kpref._validate import finite_array, first_index, instance, short
 from kpref.models.base import DenseModel, Model
 from kpref.models.step import StepModel, StepNumbers
 from kpref.step_form import StepForm, Variable, allot
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
-__all__ = ["DenseForm", "Form", "empty_step_form", "linearize"]
+__all__ = ["DenseForm", "Form", "empty_step_form", "linearize", "require_form"]
 
 Array = npt.NDArray[Any]
 
@@ -80,6 +80,12 @@ class DenseForm:
 
 #: What a model may be linearised to.
 Form = StepForm | DenseForm
+
+
+def require_form(form: Form) -> Form:
+    """A linearisation as it is, or TypeError."""
+    instance("form", form, Form, "a linearisation, such as flow.linearization")
+    return form
 
 
 def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64) -> Form:

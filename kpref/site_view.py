@@ -336,7 +336,11 @@ def _layout(form: StepForm) -> ParameterLayout:
 
 def with_gates(form: Any) -> Any:
     """A linearisation whose parameter operator has a closed form by gates, or TypeError."""
-    return site_view(form) if isinstance(form, StepForm) else form
+    from kpref.linearize import require_form
+
+    if isinstance(form, SiteForm):
+        return form
+    return site_view(form) if isinstance(require_form(form), StepForm) else form
 
 
 def site_or_none(form: Any) -> SiteForm | None:

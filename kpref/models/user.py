@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._frozen import FrozenDict
-from kpref._validate import finite_array, first_index, integer, place
+from kpref._validate import finite_array, first_index, flag, integer, place
 from kpref.models.base import Array, DenseField, Parameters
 from kpref.models.user_checks import (
     FieldFunction,
@@ -121,6 +121,7 @@ class UserField(DenseField):
         check_states: npt.ArrayLike | None = None,
     ) -> None:
         self.n_states, self.n_inputs = integer("n_states", n_states, 1), integer("n_inputs", n_inputs, 0)
+        vectorized = flag("vectorized", vectorized)
         super().__init__(named_arrays(parameters), trainable)
         self._given: dict[str, Any] = {
             "function": function,
