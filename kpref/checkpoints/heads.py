@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from kpref._archives import Arrays
 from kpref._validate import finite_array
-from kpref.checkpoints.layers import Layer, taken, untransposed
+from kpref.checkpoints.recurrent import Recurrent, taken, untransposed
 from kpref.checkpoints.sources import listed
 from kpref.readout import Readout
 
@@ -47,7 +47,7 @@ class Head(NamedTuple):
 
 
 def choose_readout(
-    rest: Arrays, layer: Layer, wanted: str | None, assigned: Mapping[str, str]
+    rest: Arrays, layer: Recurrent, wanted: str | None, assigned: Mapping[str, str]
 ) -> tuple[Readout | None, frozenset[str], list[str]]:
     """Take the readout from the arrays outside the recurrent layer.
 
@@ -55,8 +55,8 @@ def choose_readout(
     ----------
     rest : dict
         Name -> array.
-    layer : Layer
-        The recurrent layer, of H units.
+    layer : Recurrent
+        The recurrent network, of H units in each layer.
     wanted : str or None
         Name of the readout, with or without ``.weight``.
     assigned : mapping
@@ -75,12 +75,12 @@ def choose_readout(
     ValueError
         If it is ambiguous, there is none of that name, or its shapes do not match.
     """
-    n_states = layer.n_states
+    n_units = layer.n_units
     candidates = [head for name in rest if (head := _head(rest, name, layer)) is not None]
-    chosen = _chosen(rest, candidates, n_states, wanted, assigned)
+    chosen = _chosen(rest, candidates, n_units, wanted, assigned)
     if chosen is None:
         return None, frozenset(), []
-    weight = finite_array(chosen.weight, taken(rest, chosen.weight), shape=("n_out", n_states))
+    weight = finite_array(chosen.weight, taken(rest, chosen.weight), shape=("n_out", n_units))
     if len(weight) == 0:
         raise ValueError(f"{chosen.weight} must have at least one output; got shape {weight.shape}")
     bias = chosen.bias if chosen.bias is None else taken(rest, chosen.bias)
@@ -98,7 +98,7 @@ def choose_readout(
 
 
 def _chosen(
-    rest: Arrays, candidates: list[Head], n_states: int, wanted: str | None, assigned: Mapping[str, str]
+    rest: Arrays, candidates: list[Head], n_units: int, wanted: str | None, assigned: Mapping[str, str]
 ) -> Head | None:
     if "readout.weight" in assigned:
         if wanted is not None:
@@ -107,9 +107,9 @@ def _chosen(
         return Head(weight, assigned.get("readout.bias") or _bias_of(rest, weight))
     if wanted is not None:
         names = [name for name in (wanted, f"{wanted}.weight") if name in rest]
-        if not names or rest[names[0]].ndim != 2 or rest[names[0]].shape[1] != n_states:
+        if not names or rest[names[0]].ndim != 2 or rest[names[0]].shape[1] != n_units:
             raise ValueError(
-                f"there is no readout {wanted!r}, a matrix of {n_states} columns; the candidates are "
+                f"there is no readout {wanted!r}, a matrix of {n_units} columns; the candidates are "
                 f"{listed(head.weight for head in candidates)}"
             )
         chosen = Head(names[0], _bias_of(rest, names[0]))
@@ -125,10 +125,10 @@ def _chosen(
     return chosen._replace(bias=assigned.get("readout.bias") or chosen.bias)
 
 
-def _head(rest: Arrays, name: str, layer: Layer) -> Head | None:
+def _head(rest: Arrays, name: str, layer: Recurrent) -> Head | None:
     """The readout that this array is the weight of, if its name and shape say so."""
     array = rest[name]
-    if array.ndim != 2 or array.shape[1] != layer.n_states or array.dtype.kind == "b":
+    if array.ndim != 2 or array.shape[1] != layer.n_units or array.dtype.kind == "b":
         return None
     bias = _bias_of(rest, name)
     module, _, last = _below(layer.module, name).rpartition(".")
@@ -142,7 +142,7 @@ def _head(rest: Arrays, name: str, layer: Layer) -> Head | None:
     return Head(name, bias) if words & _BARE_WORDS and words <= _BARE_WORDS | {"w", "weight"} else None
 
 
-def _is_called_readout(name: str, layer: Layer) -> bool:
+def _is_called_readout(name: str, layer: Recurrent) -> bool:
     module, _, last = _below(layer.module, name).rpartition(".")
     return bool(_words(module if last == "weight" else last) & _READOUT_WORDS)
 

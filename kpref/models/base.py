@@ -136,8 +136,12 @@ class Model(Frozen, ABC):
         """F, in plain NumPy, analytic in all arguments."""
 
     def _options(self) -> dict[str, Any]:
-        """Constructor arguments beside parameters and trainable."""
         return {}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Constructor arguments beside parameters and trainable."""
+        return self._options()
 
     def _remake(self, parameters: Mapping[str, Any], trainable: Sequence[str] | None) -> Self:
         """A model of the same kind and options with these parameters."""
@@ -147,6 +151,11 @@ class Model(Frozen, ABC):
     def observed(self) -> slice:
         """Columns of the state that readouts and losses see: all, but for networks with states of several parts."""
         return slice(0, self.n_states)
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Columns of the state by what they are, each with one for each unit: of an LSTM "h" and "c"."""
+        return {"z": slice(0, self.n_states)}
 
     @property
     def n_parameters(self) -> int:

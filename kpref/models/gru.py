@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from kpref.models.base import Array, Parameters, ParameterSite, SiteCoefficients, SiteMap, initial_parameters
 from kpref.models.nonlinearity import sigmoid, sigmoid_pair, tanh_slope
+from kpref.models.registry import TorchLayout, register
 
 __all__ = ["GRU"]
 
@@ -94,3 +95,6 @@ class GRU(SiteMap):
         np.multiply(z - np.tanh(candidate), u * u_complement, out=gates[..., 1, :])
         np.multiply(s_r * r_complement, a_n, out=gates[..., 0, :])
         return SiteCoefficients(decay=u, gates=gates)
+
+
+register("gru", GRU, GRU.init, variants=({}, {"bias": False}), torch=TorchLayout(blocks=3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from kpref._validate import finite_array, integer
 from kpref.models.base import Array, Parameters
 from kpref.models.cells import Cell, GRUCell, LSTMCell, RNNCell
 from kpref.models.nonlinearity import get_nonlinearity
+from kpref.models.registry import TorchLayout, register
 from kpref.models.step import StepMap, StepNumbers
 from kpref.program import Builder, Program, View
 from kpref.step_form import Entry
@@ -19,6 +21,8 @@ from kpref.step_form import Entry
 __all__ = ["LSTM", "Stacked"]
 
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_LETTERS = ("h", "c")
+"""What PyTorch calls the parts of a cell's state."""
 
 
 class _Layers(StepMap):
@@ -51,6 +55,17 @@ class _Layers(StepMap):
         """The h of the last layer."""
         first = self.n_states - self.cell.parts * self.n_units
         return slice(first, first + self.n_units)
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """What a cell keeps, layer by layer: "h" and "c" of an LSTM, "h_l0", "h_l1", ... of several layers."""
+        size = self.n_units
+        names = [
+            letter + (f"_l{layer}" if self.n_layers > 1 else "")
+            for layer in range(self.n_layers)
+            for letter in _LETTERS[: self.cell.parts]
+        ]
+        return {name: slice(index * size, (index + 1) * size) for index, name in enumerate(names)}
 
     @property
     def state_variables(self) -> dict[str, slice]:
@@ -261,6 +276,13 @@ class Stacked(_Layers):
         return cls(cell, nonlinearity=nonlinearity, **parameters)
 
 
+def _stacked(
+    cell: str, n_inputs: int, n_units: int, seed: int, gain: float = 1.0, n_layers: int = 2, bias: bool = True
+) -> Stacked:
+    """A random network of two layers or more."""
+    return Stacked.init(cell, n_inputs, n_units, n_layers, seed, gain, bias)
+
+
 def _initial_layer(
     generator: np.random.Generator, rows: int, columns: int, units: int, gain: float, bias: bool, suffix: str
 ) -> dict[str, Array]:
@@ -273,3 +295,19 @@ def _initial_layer(
     if bias:
         found |= {f"{name}{suffix}": np.zeros(rows * units) for name in ("bias_ih", "bias_hh")}
     return found
+
+
+register("lstm", LSTM, LSTM.init, variants=({}, {"bias": False}), torch=TorchLayout(blocks=4, biases="summed"))
+for _cell, _layout in (
+    ("rnn", TorchLayout(blocks=1, biases="summed", options=("nonlinearity",), several=True)),
+    ("gru", TorchLayout(blocks=3, several=True)),
+    ("lstm", TorchLayout(blocks=4, biases="summed", several=True)),
+):
+    register(
+        f"stacked-{_cell}",
+        Stacked,
+        partial(_stacked, _cell),
+        fixed={"cell": _cell},
+        variants=({}, {"n_layers": 3, "bias": False}),
+        torch=_layout,
+    )

@@ -20,6 +20,7 @@ from kpref.models.base import (
     network_current,
 )
 from kpref.models.nonlinearity import get_nonlinearity
+from kpref.models.registry import TorchLayout, register
 
 __all__ = ["LinearSystem", "Rate"]
 
@@ -159,3 +160,13 @@ class LinearSystem(SiteField):
     def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
         """Coefficients of the site form, as the class derives them."""
         return SiteCoefficients(decay=np.zeros(self.n_states), gates=np.ones((1, self.n_states)))
+
+
+register(
+    "rate",
+    Rate,
+    Rate.init,
+    variants=({}, {"nonlinearity": "softplus", "bias": False}),
+    torch=TorchLayout(blocks=1, biases="one", options=("nonlinearity", "tau"), told=False),
+)
+register("linear-system", LinearSystem, LinearSystem.init)

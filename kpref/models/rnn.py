@@ -19,6 +19,7 @@ from kpref.models.base import (
     network_current,
 )
 from kpref.models.nonlinearity import get_nonlinearity
+from kpref.models.registry import TorchLayout, register
 
 __all__ = ["RNN", "LeakyRNN", "Linear"]
 
@@ -193,3 +194,20 @@ class LeakyRNN(SiteMap):
             slope=self.nonlinearity.slope(z),
             variable=self.nonlinearity.value(z),
         )
+
+
+register("linear", Linear, Linear.init, variants=({}, {"bias": False}))
+register(
+    "rnn",
+    RNN,
+    RNN.init,
+    variants=({}, {"bias": False}),
+    torch=TorchLayout(blocks=1, biases="summed", options=("nonlinearity",)),
+)
+register(
+    "leaky",
+    LeakyRNN,
+    LeakyRNN.init,
+    variants=({}, {"nonlinearity": "softplus", "bias": False}),
+    torch=TorchLayout(blocks=1, biases="one", options=("nonlinearity", "alpha"), told=False),
+)
