@@ -191,7 +191,7 @@ def _spectra(study: Study, coloring: TrialColoring) -> list[Exhibit]:
     analyses = study.analyses
     shown, size = len(analyses[0].ntk_modes.values), size_of(study)
     wanted = [
-        ("K", "parameters (K)", [(a.name, a.kernel.values[:shown]) for a in analyses]),
+        ("K", "parameters (K)", [(a.name, a.kernel_values[:shown]) for a in analyses]),
         ("PP", "dynamics (P P*)", [(a.name, a.propagator_modes.values) for a in analyses]),
         ("NTK", "both together (NTK)", [(a.name, a.ntk_modes.values) for a in analyses]),
     ]
@@ -211,6 +211,8 @@ def _spectra(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         "P P* means that the dynamics amplify and keep small changes.",
         panels,
     )
+    if not any(a.kernel is not None for a in analyses):
+        return [leading]
     exact = exhibit(
         "spectra",
         "The whole spectrum of K, exact",
@@ -233,14 +235,15 @@ def _leading(ax: Axes, spectra: list[tuple[str, Array]], title: str) -> None:
 
 
 def _whole(ax: Axes, study: Study) -> None:
-    spectra = [(a.name, a.kernel.values) for a in study.analyses]
-    plot_spectrum(spectra, "eigenvalue of K", [a.kernel.effective_dimension for a in study.analyses], ax=ax)
+    found = [(a.name, a.kernel) for a in study.analyses if a.kernel is not None]
+    spectra = [(name, kernel.values) for name, kernel in found]
+    plot_spectrum(spectra, "eigenvalue of K", [kernel.effective_dimension for _, kernel in found], ax=ax)
 
 
 def _running_sum(ax: Axes, study: Study) -> None:
-    analyses = study.analyses
-    shares = [(a.name, a.kernel.values / (a.kernel.trace or 1.0)) for a in analyses]
-    dimensions = [a.kernel.effective_dimension for a in analyses]
+    found = [(a.name, a.kernel) for a in study.analyses if a.kernel is not None]
+    shares = [(name, kernel.values / (kernel.trace or 1.0)) for name, kernel in found]
+    dimensions = [kernel.effective_dimension for _, kernel in found]
     plot_cumulative(shares, "share of the trace of K (%)", "number of eigenvalues", dimensions, ax=ax)
 
 

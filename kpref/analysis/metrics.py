@@ -25,7 +25,8 @@ SCHEMA = 1
 
 HOW = {
     "loss": "exact to rounding",
-    "kernel": "exact to rounding: all nonzero eigenvalues from one dense problem for each unit",
+    "kernel": "exact to rounding, all nonzero eigenvalues coming from one dense problem for each unit; where K couples "
+    "units, leading eigenvalues are iterated and the rest is estimated, see metrics",
     "eigenvalues": "iterated (Lanczos): each is within residual * largest eigenvalue of an exact one",
     "ntk_trace": "estimated: leading eigenvalues plus random vectors for the rest, with its standard error",
     "metrics": "each with words of its own; standard_error is 0 for exact values, null where nothing tells it; "
@@ -108,13 +109,17 @@ def metrics_table(study: Study) -> str:
     return file.getvalue()
 
 
+def _frobenius(trace: float, dimension: float) -> float:
+    return trace / dimension**0.5 if dimension > 0 else 0.0
+
+
 def _field(number: float | None) -> str:
     return "" if number is None or not math.isfinite(number) else repr(float(number))
 
 
 def _checkpoint(analysis: Analysis) -> dict[str, Any]:
     trials, steps, units = analysis.space.shape
-    kernel, shares, step = analysis.kernel, analysis.shares, analysis.step
+    sizes, shares, step = analysis.dimensions, analysis.shares, analysis.step
     stability, tasks = analysis.stability, analysis.tasks
     eigenpairs = (("K", analysis.kernel_modes), ("PP*", analysis.propagator_modes), ("NTK", analysis.ntk_modes))
     return {
@@ -127,10 +132,10 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
         "loss_rate": analysis.loss_rate,
         "states_rms": analysis.states_rms,
         "kernel": {
-            "leading": kernel.values[: len(analysis.kernel_modes.values)],
-            "trace": kernel.trace,
-            "frobenius": kernel.frobenius,
-            "effective_dimension": kernel.effective_dimension,
+            "leading": analysis.kernel_values[: len(analysis.kernel_modes.values)],
+            "trace": sizes.kernel_trace.value,
+            "frobenius": _frobenius(sizes.kernel_trace.value, sizes.kernel.value),
+            "effective_dimension": sizes.kernel.value,
         },
         "eigenvalues": {
             name: {"values": modes.values, "residuals": modes.residuals, "products": modes.n_products}

@@ -158,6 +158,11 @@ class Model(Frozen, ABC):
         return {"z": slice(0, self.n_states)}
 
     @property
+    def in_words(self) -> str:
+        """How large it is, and what kind of units it has, for reports."""
+        return f"{self.n_states} units"
+
+    @property
     def n_parameters(self) -> int:
         """Number M of trainable parameters."""
         return sum(self.parameters[name].size for name in self.trainable)

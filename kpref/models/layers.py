@@ -68,6 +68,13 @@ class _Layers(StepMap):
         return {name: slice(index * size, (index + 1) * size) for index, name in enumerate(names)}
 
     @property
+    def in_words(self) -> str:
+        """Units by layer, and what they keep."""
+        layers = f"{self.n_layers} × " if self.n_layers > 1 else ""
+        kept = f" ({' and '.join(_LETTERS)} each)" if self.cell.parts > 1 else ""
+        return f"{layers}{self.n_units} units{kept}"
+
+    @property
     def state_variables(self) -> dict[str, slice]:
         """The old h of each layer."""
         size = self.cell.parts * self.n_units

@@ -101,6 +101,12 @@ class Rate(SiteField):
         velocity *= self._rate
         return velocity
 
+    @property
+    def in_words(self) -> str:
+        """Units, nonlinearity and time constants."""
+        low, high = float(self.tau.min()), float(self.tau.max())
+        return f"{self.n_states} units ({self.nonlinearity.name}, τ = {low:g}{'' if low == high else f' to {high:g}'})"
+
     def leaky_form(self) -> LeakyForm:
         """Decay ``-1 / tau`` and gate ``1 / tau``."""
         rate = np.broadcast_to(self._rate, (self.n_states,))
