@@ -158,6 +158,11 @@ class Model(Frozen, ABC):
         return {"z": slice(0, self.n_states)}
 
     @property
+    def multiplications(self) -> tuple[int, int]:
+        """Multiply-adds that matrix products take at one state: of a product with A, and of one with J."""
+        return self.n_states**2, self.n_states * self.n_parameters
+
+    @property
     def in_words(self) -> str:
         """How large it is, and what kind of units it has, for reports."""
         return f"{self.n_states} units"
@@ -350,6 +355,12 @@ class SiteModel(Model):
         if len(inputs) != 2 or inputs[1] < 1:
             raise ValueError(f"weight_ih must have shape ({rows}, n_inputs) with n_inputs at least 1; got {inputs}")
         return recurrent[1], inputs[1]
+
+    @property
+    def multiplications(self) -> tuple[int, int]:
+        """Those of the recurrent weight; and of all."""
+        weights = [array.size for array in self.parameters.values() if array.ndim == 2]
+        return self.parameters["weight_hh"].size, sum(weights)
 
     def leaky_form(self) -> LeakyForm | None:
         """The network in leaky form, if it has it."""

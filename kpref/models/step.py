@@ -57,6 +57,15 @@ class StepModel(Model):
         """Variables of the program that are columns of the state."""
         return {}
 
+    @property
+    def multiplications(self) -> tuple[int, int]:
+        """Of A: all products that read something; of J: all arrays of two axes, and products that read no old state."""
+        old = {view.register for view in self.program.old}
+        read = [op for op in self.program.operations if op.kind == "product" and op.source is not None]
+        sizes = {op: op.out.width * op.source.width for op in read if op.source is not None}
+        through = sum(size for op, size in sizes.items() if op.source is not None and op.source.register not in old)
+        return sum(sizes.values()), through + sum(array.size for array in self.parameters.values() if array.ndim == 2)
+
     def weights(self) -> dict[str, Array]:
         """The weights of the program: sums of what enters them."""
         found: dict[str, Array] = {}
