@@ -26,6 +26,7 @@ from kpref.plots import (
     plot_errors,
     plot_modes_over_time,
     plot_outputs,
+    plot_parts,
     plot_spectrum,
     plot_trials,
     shade_unscored,
@@ -157,15 +158,29 @@ def _modes(study: Study, coloring: TrialColoring) -> list[Exhibit]:
             )
         )
         several, last = len(panels) > 2, "ABCDEFGH"[len(panels) - 1]
+        parts = analysis.flow.model.parts
+        if len(parts) > 1:
+            panels.append(
+                Panel(
+                    f"modes_{name}_parts",
+                    f"shares of the leading modes of the NTK of {name} in {', '.join(parts)}",
+                    partial(_parts, analysis=analysis),
+                )
+            )
         caption = (
             "The ways in which one gradient step can move the states most. "
-            + (f"A to {'ABCDEFGH'[len(panels) - 2]}: each is " if several else "A: ")
+            + (f"A to {'ABCDEFGH'[len(analysis.profiles) - 1]}: each is " if several else "A: ")
             + "an eigenfunction of the NTK, seen along the direction of state space that holds the percentage written "
             "above it. Where lines of different colours part, training can move those trials apart; where they run "
             "together, it can only move them together. Panels that look alike differ in their direction. The sign is "
-            f"arbitrary. {last}: how long each mode is at each time, over all units and trials; where it is high, "
+            f"arbitrary. {last}: how long each mode is at each time, over all states and trials; where it is high, "
             "training moves the states along that mode." + ends_in_words(study.trials)
         )
+        if len(parts) > 1:
+            caption += (
+                f" {'ABCDEFGH'[len(panels) - 1]}: how much of each mode lies in which part of the state "
+                f"({', '.join(parts)}); readouts see {_observed(analysis)} alone."
+            )
         key = key_panel(coloring, f"modes_{name}_colors")
         exhibits.append(exhibit("modes", f"Leading modes of the NTK, {name}", caption, panels, key))
     return exhibits
@@ -185,6 +200,20 @@ def _lengths(ax: Axes, study: Study, analysis: Analysis) -> None:
     vectors = until_end(np.where(there, modes.vectors[:_MOST_LENGTHS], 0.0), study.trials, axis=1)
     plot_modes_over_time(vectors, modes.values, "length, rms over trials", analysis.times, ax)
     title_of(ax, "where in time the modes live")
+
+
+def _parts(ax: Axes, analysis: Analysis) -> None:
+    modes, parts = analysis.ntk_modes, analysis.flow.model.parts
+    squares = (modes.vectors * analysis.space.weigh(modes.vectors)).sum(axis=(1, 2))
+    squares *= (modes.values > 0)[:, None]
+    plot_parts(np.stack([squares[:, part].sum(axis=1) for part in parts.values()], axis=1), list(parts), ax)
+    title_of(ax, "in which part of the state the modes live")
+
+
+def _observed(analysis: Analysis) -> str:
+    model = analysis.flow.model
+    seen = range(model.n_states)[model.observed]
+    return " and ".join(name for name, part in model.parts.items() if part.start in seen)
 
 
 def _spectra(study: Study, coloring: TrialColoring) -> list[Exhibit]:

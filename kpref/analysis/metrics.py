@@ -42,6 +42,7 @@ HOW = {
     "(jackknife), or exact where those are zero",
     "shares": "as accurate as the iterated eigenpairs",
     "discretisation": "of P K P* from the NTK, relative, on the first mode of the NTK; continuous time only",
+    "parts": "columns of the states, from the first to before the second, by what they are: h and c of an LSTM",
     "step": "computed by running the network again; slope by least squares",
     "self_check": "measured, with bounds from rounding",
     "comparisons": "states and outputs exact to rounding; angles as accurate as the iterated eigenpairs",
@@ -118,14 +119,16 @@ def _field(number: float | None) -> str:
 
 
 def _checkpoint(analysis: Analysis) -> dict[str, Any]:
-    trials, steps, units = analysis.space.shape
+    trials, steps, states = analysis.space.shape
+    model = analysis.flow.model
     sizes, shares, step = analysis.dimensions, analysis.shares, analysis.step
     stability, tasks = analysis.stability, analysis.tasks
     eigenpairs = (("K", analysis.kernel_modes), ("PP*", analysis.propagator_modes), ("NTK", analysis.ntk_modes))
     return {
         "name": analysis.name,
         "model": analysis.model,
-        "shape": {"trials": trials, "steps": steps, "units": units},
+        "shape": {"trials": trials, "steps": steps, "units": model.n_units_in_all, "states": states},
+        "parts": {name: [part.start, part.stop] for name, part in model.parts.items()},
         "loss": analysis.loss,
         "accuracy": analysis.accuracy,
         "error_norm": analysis.error_norm,

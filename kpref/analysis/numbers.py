@@ -315,10 +315,7 @@ def _require_moderate(name: str, flow: Flow, seed: int) -> None:
 
 
 def _in_words(model: Model) -> str:
-    return (
-        f"{type(model).__name__} of {model.in_words} with {model.n_inputs} inputs and "
-        f"{model.n_parameters:,} trainable parameters"
-    )
+    return f"{model.in_words} with {model.n_inputs} inputs and {model.n_parameters:,} trainable parameters"
 
 
 def evenly_spread(total: int, number: int) -> Array:

@@ -46,8 +46,9 @@ def initial_states(rest: Arrays, names: Sequence[str], model: Model) -> NDArray[
         if whole is not None:
             return finite_array(names[0], rest[names[0]].reshape(whole[1:]))
     parts = tuple(model.parts)  # layer by layer: h_l0, c_l0, h_l1, c_l1
-    letters = tuple(dict.fromkeys(part.partition("_")[0] for part in parts))
-    n_layers, n_units = len(parts) // len(letters), model.n_states // len(parts)
+    n_units = model.n_states // len(parts)
+    n_layers = model.n_units_in_all // n_units
+    letters = [part.partition("_")[0] for part in parts[: len(parts) // n_layers]]
     if len(names) != len(letters):
         raise ValueError(
             f"z0 (--z0) must name {' and '.join(letters)}, the parts of the state of {model}, in this order, "

@@ -158,14 +158,19 @@ class Model(Frozen, ABC):
         return {"z": slice(0, self.n_states)}
 
     @property
+    def n_units_in_all(self) -> int:
+        """Units of all layers; of an LSTM, whose units keep h and c, half as many as there are states."""
+        return self.n_states
+
+    @property
     def multiplications(self) -> tuple[int, int]:
         """Multiply-adds that matrix products take at one state: of a product with A, and of one with J."""
         return self.n_states**2, self.n_states * self.n_parameters
 
     @property
     def in_words(self) -> str:
-        """How large it is, and what kind of units it has, for reports."""
-        return f"{self.n_states} units"
+        """What it is, how large, and of what kind of units, for reports."""
+        return f"{type(self).__name__} of {self.n_states} units"
 
     @property
     def n_parameters(self) -> int:

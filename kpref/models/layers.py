@@ -68,11 +68,16 @@ class _Layers(StepMap):
         return {name: slice(index * size, (index + 1) * size) for index, name in enumerate(names)}
 
     @property
+    def n_units_in_all(self) -> int:
+        """Units of all layers."""
+        return self.n_layers * self.n_units
+
+    @property
     def in_words(self) -> str:
-        """Units by layer, and what they keep."""
-        layers = f"{self.n_layers} × " if self.n_layers > 1 else ""
-        kept = f" ({' and '.join(_LETTERS)} each)" if self.cell.parts > 1 else ""
-        return f"{layers}{self.n_units} units{kept}"
+        """Kind of the cell, layers, units, and what these keep."""
+        layers = f"{self.n_layers} layers of " if self.n_layers > 1 else ""
+        kept = f" (states {' and '.join(_LETTERS)})" if self.cell.parts > 1 else ""
+        return f"{type(self.cell).__name__.removesuffix('Cell')} of {layers}{self.n_units} units{kept}"
 
     @property
     def state_variables(self) -> dict[str, slice]:

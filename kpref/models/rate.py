@@ -105,7 +105,8 @@ class Rate(SiteField):
     def in_words(self) -> str:
         """Units, nonlinearity and time constants."""
         low, high = float(self.tau.min()), float(self.tau.max())
-        return f"{self.n_states} units ({self.nonlinearity.name}, τ = {low:g}{'' if low == high else f' to {high:g}'})"
+        times = f"{low:g}{'' if low == high else f' to {high:g}'}"
+        return f"Rate of {self.n_states} units ({self.nonlinearity.name}, τ = {times})"
 
     def leaky_form(self) -> LeakyForm:
         """Decay ``-1 / tau`` and gate ``1 / tau``."""
