@@ -77,6 +77,10 @@ def _erf_slope(a: Array) -> Array:
     return 2.0 / np.sqrt(np.pi) * np.exp(-np.square(a))
 
 
+def _identity(a: Array) -> Array:
+    return a
+
+
 @dataclass(frozen=True)
 class Nonlinearity:
     """A pointwise function and its derivative.
@@ -103,7 +107,7 @@ NONLINEARITIES: dict[str, Nonlinearity] = {
         Nonlinearity("softplus", _softplus, sigmoid),
         Nonlinearity("sigmoid", sigmoid, sigmoid_slope),
         Nonlinearity("erf", _erf, _erf_slope),
-        Nonlinearity("identity", lambda a: a, np.ones_like),
+        Nonlinearity("identity", _identity, np.ones_like),
     )
 }
 

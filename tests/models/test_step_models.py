@@ -13,7 +13,7 @@ from strategies import examples
 import kpref
 from kpref.kernels import reference
 from kpref.models.registry import registered, registration_of
-from kpref.models.step import StepMap
+from kpref.models.step import StepModel
 from kpref.unit_blocks import unit_blocks
 
 MODELS = {
@@ -21,7 +21,7 @@ MODELS = {
         known.init, **variant
     )
     for known in registered().values()
-    if issubclass(known.kind, StepMap)
+    if issubclass(known.kind, StepModel) and not known.is_continuous
     for variant in known.variants
 }
 NAMES = pytest.mark.parametrize("name", MODELS)
