@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +12,7 @@ from kpref._validate import finite_array, integer
 from kpref.models.base import Array, Parameters
 from kpref.models.cells import Cell, GRUCell, LSTMCell, RNNCell
 from kpref.models.initial import initial_parameters
-from kpref.models.nonlinearity import get_nonlinearity
+from kpref.models.nonlinearity import get_nonlinearity, sigmoid, sigmoid_pair
 from kpref.models.step import StepMap, StepNumbers, network_sizes
 from kpref.program import Builder, Program, View
 from kpref.step_form import Entry
@@ -241,6 +241,19 @@ class GRU(_Layers):
     def init(cls, n_inputs: int, n_states: int, seed: int, gain: float = 1.0, bias: bool = True) -> Self:
         """A random network; see `kpref.models.initial.initial_parameters`."""
         return cls(**initial_parameters(cls.__name__, n_inputs, n_states, seed, gain, bias, _BIASES, GRUCell.rows))
+
+    def variants(self, z: Array, x: Array) -> Iterator[tuple[str, Array]]:
+        """The update gate complemented, and the reset gate before the product (Cho et al. 2014, Keras) or left out."""
+        recurrent, driven = self._currents(self.parameters, 0, z, x)
+        (a_r, a_u, a_n), (c_r, c_u, c_n) = np.split(recurrent, 3, axis=-1), np.split(driven, 3, axis=-1)
+        r, (u, complement) = sigmoid(a_r + c_r), sigmoid_pair(a_u + c_u)
+        yield "gate: the update gate complemented", u * np.tanh(c_n + r * a_n) + complement * z
+        own = slice(2 * self.n_units, None)
+        before = (r * z) @ self.parameters["weight_hh"][own].T
+        if "bias_hh" in self.parameters:
+            before = before + self.parameters["bias_hh"][own]
+        yield "gate: the reset gate before the product", complement * np.tanh(c_n + before) + u * z
+        yield "gate: the reset gate left out", complement * np.tanh(c_n + a_n) + u * z
 
 
 class LSTM(_Layers):

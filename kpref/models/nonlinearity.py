@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,18 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 
+def _elementary(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that an array of another kind (numbers with errors, of another precision) may have its own way for."""
+
+    @wraps(function)
+    def apply(a: Any) -> Any:
+        own = getattr(a, "elementary", None)
+        return function(a) if own is None else own(function)
+
+    return apply
+
+
+@_elementary
 def sigmoid_pair(a: Array) -> tuple[Array, Array]:
     """``sigmoid(a)`` and ``sigmoid(-a)``, each to full relative accuracy, for one exponential."""
     positive = a.real > 0
@@ -40,40 +53,48 @@ def sigmoid_pair(a: Array) -> tuple[Array, Array]:
 
 def sigmoid(a: Array) -> Array:
     """``1 / (1 + exp(-a))``, without overflow."""
-    return sigmoid_pair(a)[0]
+    value: Array = sigmoid_pair(a)[0]
+    return value
 
 
+@_elementary
 def sigmoid_slope(a: Array) -> Array:
     """``sigmoid(a) sigmoid(-a)``, accurate in both tails."""
     e = np.exp(-np.abs(a))
     return e / np.square(1.0 + e)
 
 
+@_elementary
 def tanh_slope(a: Array) -> Array:
     """``1 / cosh(a)**2``, accurate in both tails and without overflow."""
     return 4.0 * sigmoid_slope(2.0 * a)
 
 
-def _relu(a: Array) -> Array:
+@_elementary
+def relu(a: Array) -> Array:
     return np.where(a.real > 0, a, 0)
 
 
-def _relu_slope(a: Array) -> Array:
+@_elementary
+def relu_slope(a: Array) -> Array:
     return (a > 0).astype(a.dtype)
 
 
-def _softplus(a: Array) -> Array:
+@_elementary
+def softplus(a: Array) -> Array:
     """``log(1 + exp(a))``, without overflow."""
     return np.where(a.real > 0, a, 0) + np.log1p(np.exp(np.where(a.real > 0, -a, a)))
 
 
-def _erf(a: Array) -> Array:
-    from scipy.special import erf
+@_elementary
+def erf(a: Array) -> Array:
+    from scipy import special
 
-    return np.asarray(erf(a))
+    return np.asarray(special.erf(a))
 
 
-def _erf_slope(a: Array) -> Array:
+@_elementary
+def erf_slope(a: Array) -> Array:
     return 2.0 / np.sqrt(np.pi) * np.exp(-np.square(a))
 
 
@@ -99,10 +120,10 @@ NONLINEARITIES: dict[str, Nonlinearity] = {
     entry.name: entry
     for entry in (
         Nonlinearity("tanh", np.tanh, tanh_slope),
-        Nonlinearity("relu", _relu, _relu_slope),
-        Nonlinearity("softplus", _softplus, sigmoid),
+        Nonlinearity("relu", relu, relu_slope),
+        Nonlinearity("softplus", softplus, sigmoid),
         Nonlinearity("sigmoid", sigmoid, sigmoid_slope),
-        Nonlinearity("erf", _erf, _erf_slope),
+        Nonlinearity("erf", erf, erf_slope),
         Nonlinearity("identity", lambda a: a, np.ones_like),
     )
 }

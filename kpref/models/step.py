@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,22 @@ class StepModel(Model):
     def state_variables(self) -> dict[str, slice]:
         """Variables of the program that are columns of the state."""
         return {}
+
+    def variants(self, z: Array, x: Array) -> Iterator[tuple[str, Array]]:
+        """The network as others define it, by what is different: what the oracle tries on a wrong trajectory.
+
+        Yields
+        ------
+        label : str
+            Class of the defect, a colon, and what it is.
+        states : ndarray, shape (..., H)
+            What it makes of states z (..., H) under inputs x (..., n_in).
+        """
+        options = self._options()
+        if options.get("nonlinearity", "identity") != "identity":
+            kind: Any = type(self)
+            linear = kind(**self.parameters, **(options | {"nonlinearity": "identity"}))
+            yield "slope: the nonlinearity left out", linear.evaluate(z, x)
 
     def weights(self) -> dict[str, Array]:
         """The weights of the program: sums of what enters them."""
