@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
 from kpref._reprs import short_repr
-from kpref._validate import finite_array, first_index, short
+from kpref._validate import finite_array, first_index, instance, short
 from kpref.memory import require_memory
 from kpref.models.base import DenseModel, Model, ProductModel
 from kpref.models.step import StepModel, StepNumbers
@@ -25,7 +25,7 @@ from kpref.product_form import ProductForm
 from kpref.step_form import StepForm, Variable, allot
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
-__all__ = ["DenseForm", "Form", "empty_step_form", "linearize", "written_out"]
+__all__ = ["DenseForm", "Form", "empty_step_form", "linearize", "require_form", "written_out"]
 
 Array = npt.NDArray[Any]
 
@@ -109,6 +109,12 @@ def written_out(form: Form) -> StepForm | DenseForm:
         require_memory(needed, f"the Jacobians of {form.model} written out at {states // form.n_states} points")
         _written_out[form] = _dense_form(form.model, form.states, form.inputs, form.dtype)
     return _written_out[form]
+
+
+def require_form(form: Form) -> Form:
+    """A linearisation as it is, or TypeError."""
+    instance("form", form, Form, "a linearisation, such as flow.linearization")
+    return form
 
 
 def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64) -> Form:

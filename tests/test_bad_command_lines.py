@@ -466,6 +466,13 @@ BENCH = [
     ("bench --states 1000000000", "GiB of memory"),
     ("bench --trials 1000000000 --model rate", "GiB of memory"),
     ("bench 5", "unrecognized arguments: 5"),
+    ("analyze {d}/run --mod 3", "did you mean --modes?"),
+    ("analyze {d}/run --modess 3", "did you mean --modes?"),
+    ("analyze {d}/run --see=4", "did you mean --seed?"),
+    ("verify {d}/backend.py --js x", "did you mean --json?"),
+    ("golden check {d} --jsn x", "did you mean --json?"),
+    ("golden export {out} --arith float32", "did you mean --arithmetic?"),
+    ("bench --tri 3", "did you mean --trials?"),
 ]  # fmt: skip
 
 ARRAYS = [

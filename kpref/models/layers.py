@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array, integer
+from kpref._validate import finite_array, integer, short
 from kpref.models.base import Array, Parameters
 from kpref.models.cells import Cell, GRUCell, LSTMCell, RNNCell
 from kpref.models.initial import initial_parameters
@@ -308,8 +308,8 @@ class Stacked(_Layers):
             "gru": GRUCell,
             "lstm": LSTMCell,
         }
-        if cell not in cells:
-            raise ValueError(f"cell must be one of {', '.join(cells)}; got {cell!r}")
+        if not isinstance(cell, str) or cell not in cells:
+            raise ValueError(f"cell must be one of {', '.join(cells)}; got {short(cell)}")
         layers = sum(name.startswith("weight_hh_l") for name in parameters)
         suffixes = [f"_l{layer}" for layer in range(layers)]
         unknown = [name for name in parameters if name not in {n + s for s in suffixes for n in _NAMES}]
@@ -338,6 +338,6 @@ class Stacked(_Layers):
     ) -> Self:
         """A random network; see `kpref.models.initial.initial_parameters`."""
         layers = [f"_l{layer}" for layer in range(integer("n_layers", n_layers, 1))]
-        rows = {"rnn": 1, "gru": 3, "lstm": 4}.get(cell, 1)
+        rows = {"gru": 3, "lstm": 4}.get(cell, 1) if isinstance(cell, str) else 1
         parameters = initial_parameters("network", n_inputs, n_units, seed, gain, bias, _BIASES, rows, layers)
         return cls(cell, nonlinearity=nonlinearity, **parameters)

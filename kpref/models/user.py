@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._frozen import FrozenDict
-from kpref._validate import finite_array, first_index, integer, place
+from kpref._validate import finite_array, first_index, flag, integer, place
 from kpref.models.base import Array, DenseField, Map, Parameters, ProductModel
 from kpref.models.user_checks import (
     Probe,
@@ -132,6 +132,7 @@ class UserModel(ProductModel):
         check_states: npt.ArrayLike | None = None,
     ) -> None:
         self.n_states, self.n_inputs = integer("n_states", n_states, 1), integer("n_inputs", n_inputs, 0)
+        vectorized = flag("vectorized", vectorized)
         super().__init__(named_arrays(parameters), trainable)
         derivatives = {
             "state_jacobian": state_jacobian,

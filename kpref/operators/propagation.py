@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.linearize import Form
+from kpref.linearize import Form, require_form
 from kpref.operators.tensor import TensorOperator
-from kpref.space import EuclideanSpace, TrajectorySpace
+from kpref.space import EuclideanSpace, TrajectorySpace, require_trajectories
 
 __all__ = [
     "initial_state_jacobian",
@@ -39,6 +39,7 @@ Array = npt.NDArray[Any]
 
 def propagator(form: Form, space: TrajectorySpace) -> TensorOperator:
     """P, on a trajectory space. Costs 2 B T k_r H^2 flops, as does P^T."""
+    _require(form, space)
     from kpref import kernels
 
     return TensorOperator(
@@ -53,6 +54,7 @@ def propagator(form: Form, space: TrajectorySpace) -> TensorOperator:
 
 def propagator_inverse(form: Form, space: TrajectorySpace) -> TensorOperator:
     """P^-1: the forcing ``q[n] = y[n] - A[n] y[n-1]`` that a response y comes from; local in time."""
+    _require(form, space)
     from kpref import kernels
 
     return TensorOperator(
@@ -67,6 +69,7 @@ def propagator_inverse(form: Form, space: TrajectorySpace) -> TensorOperator:
 
 def parameter_jacobian(form: Form, space: TrajectorySpace) -> TensorOperator:
     """J, from parameters (M,) to trajectories."""
+    _require(form, space)
     from kpref import kernels
 
     return TensorOperator(
@@ -81,6 +84,7 @@ def parameter_jacobian(form: Form, space: TrajectorySpace) -> TensorOperator:
 
 def sensitivity(form: Form, space: TrajectorySpace) -> TensorOperator:
     """``D = P J = dZ/dtheta``."""
+    _require(form, space)
     from kpref import kernels
 
     return TensorOperator(
@@ -100,6 +104,7 @@ def kernel(form: Form, space: TrajectorySpace) -> TensorOperator:
 
 def initial_state_jacobian(form: Form, space: TrajectorySpace) -> TensorOperator:
     """``dZ/dz0``: initial states (B, H) to trajectories, P applied to the forcing ``A[0] dz0`` at the first step."""
+    _require(form, space)
     from kpref import kernels
     from kpref.kernels import reference
 
@@ -113,3 +118,9 @@ def initial_state_jacobian(form: Form, space: TrajectorySpace) -> TensorOperator
 
     trials, _, units = space.shape
     return TensorOperator(forward, transpose, EuclideanSpace((trials, units)), space, form.dtype, "D_z0")
+
+
+def _require(form: Form, space: TrajectorySpace) -> None:
+    """Raise TypeError or ValueError unless these are a linearisation and the space of its trajectories."""
+    require_form(form)
+    require_trajectories(space, (form.n_trials, form.n_steps, form.n_states))

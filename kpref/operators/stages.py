@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import instance
 from kpref.linearize import Form, linearize
 from kpref.operators.tensor import TensorOperator
 from kpref.runge_kutta import Forcing, Segment, StageSystem, interpolation
-from kpref.space import EuclideanSpace, TrajectorySpace
+from kpref.space import EuclideanSpace, TrajectorySpace, require_space, require_trajectories
 
 __all__ = [
     "continuous_adjoint",
@@ -38,6 +39,7 @@ Array = npt.NDArray[Any]
 
 def stage_propagator(system: StageSystem, space: TrajectorySpace) -> TensorOperator:
     """P_s: the linearised flow of the discrete method, from forcings of its stages. Costs 2 B n s k_r H^2 flops."""
+    _require(system, space)
     shape = (system.n_trials, system.n_steps, system.stages, system.n_states)
     stages = system.stages
 
@@ -65,6 +67,8 @@ def stage_propagator(system: StageSystem, space: TrajectorySpace) -> TensorOpera
 
 def stage_parameter_jacobian(system: StageSystem, stages_space: EuclideanSpace) -> TensorOperator:
     """J_s: what a parameter step does to the derivative at each stage, those of P_s."""
+    _require_system(system)
+    require_space("stages_space", stages_space)
     from kpref import kernels
 
     shape = (system.n_trials, system.n_steps, system.stages, system.n_states)
@@ -91,6 +95,7 @@ def stage_parameter_jacobian(system: StageSystem, stages_space: EuclideanSpace) 
 
 def parameter_sensitivity(system: StageSystem, space: TrajectorySpace) -> TensorOperator:
     """``D = P_s J_s = dZ/dtheta``, segment by segment: no tensor over all stages is made."""
+    _require(system, space)
     from kpref import kernels
 
     parameters = EuclideanSpace((system.field.n_parameters,))
@@ -115,6 +120,7 @@ def parameter_sensitivity(system: StageSystem, space: TrajectorySpace) -> Tensor
 
 def initial_state_sensitivity(system: StageSystem, space: TrajectorySpace) -> TensorOperator:
     """``dZ/dz0``, from initial states (B, H); row 0 of its image is the perturbation itself."""
+    _require(system, space)
     shape = (system.n_trials, system.n_states)
     idle = _idle(system)
 
@@ -137,6 +143,7 @@ def initial_state_sensitivity(system: StageSystem, space: TrajectorySpace) -> Te
 
 def grid_propagator(system: StageSystem, space: TrajectorySpace, forcing: str) -> TensorOperator:
     """P on trajectories: ``(P q)(t) = int_0^t Phi(t, s) q(s) ds`` with q interpolated from the grid to the stages."""
+    _require(system, space)
     table = system.grid_forcing(forcing)
 
     def forward(batch: Array) -> Array:
@@ -158,6 +165,7 @@ def discrete_adjoint(system: StageSystem, space: TrajectorySpace, forcing: str) 
     tends to the solution of the continuous adjoint equation at the order of the method (Sanz-Serna, SIAM Review 58,
     2016), that of the interpolation of g permitting.
     """
+    _require(system, space)
     from kpref import kernels
 
     table = system.grid_forcing(forcing)
@@ -189,6 +197,7 @@ def continuous_adjoint(system: StageSystem, space: TrajectorySpace, forcing: str
     A(t) is taken along the dense output of the trajectory, whose order q is at least p - 1: uniform errors of
     O(h^{q+1}), and so a result of the order p of the method. Differs from the discrete adjoint by as much.
     """
+    _require(system, space)
     from kpref import kernels
 
     solution, stages = system.solution, system.stages
@@ -232,6 +241,16 @@ def continuous_adjoint(system: StageSystem, space: TrajectorySpace, forcing: str
         return out
 
     return TensorOperator(forward, transpose, space, space, system.dtype, "P* (continuous)")
+
+
+def _require_system(system: StageSystem) -> None:
+    instance("system", system, StageSystem, "the linearisation at the stages of a flow, a StageSystem")
+
+
+def _require(system: StageSystem, space: TrajectorySpace) -> None:
+    """Raise TypeError or ValueError unless these are a linearisation at stages and the space of its trajectories."""
+    _require_system(system)
+    require_trajectories(space, (system.n_trials, len(system.solution.times), system.n_states))
 
 
 def _tangent(system: StageSystem, space: TrajectorySpace, forcing: Forcing, provide: Any, count: int) -> Array:

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from kpref._foreign import is_ours, read_only, returned
 from kpref._frozen import MadeOfFunctions
-from kpref._validate import numeric_array, precision, real_number, short
+from kpref._validate import flag, instance, numeric_array, precision, real_number, short
 from kpref.memory import require_memory
 from kpref.space import EuclideanSpace, require_space
 from kpref.threads import serial_blas
@@ -40,6 +40,10 @@ class Structure:
 
     self_adjoint: bool = False
     positive: bool = False
+
+    def __post_init__(self) -> None:
+        flag("self_adjoint", self.self_adjoint)
+        flag("positive", self.positive)
 
 
 class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
@@ -86,6 +90,7 @@ class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
     ) -> None:
         space_in, space_out = require_space("space_in", space_in), require_space("space_out", space_out)
         super().__init__(precision(dtype), (space_out.size, space_in.size))
+        instance("structure", structure, Structure, "a kpref.operators.Structure")
         self.name, self.structure = name, structure
         self._forward = _into(space_out, self._promised("forward", forward, space_out))
         self._backward = _into(space_in, self._promised("transpose", transpose, space_in))
