@@ -80,6 +80,10 @@ class DenseForm:
         """Memory of the coefficients."""
         return self.state_jacobian.nbytes + self.parameter_jacobian.nbytes
 
+    def rows(self, part: slice) -> DenseForm:
+        """Some rows of the trajectory, as views."""
+        return DenseForm(self.state_jacobian[part], self.parameter_jacobian[part])
+
 
 #: What a model may be linearised to.
 Form = StepForm | DenseForm | ProductForm
@@ -87,14 +91,18 @@ Form = StepForm | DenseForm | ProductForm
 _written_out: WeakKeyDictionary[ProductForm, DenseForm] = WeakKeyDictionary()
 
 
-def written_out(form: ProductForm) -> DenseForm:
-    """The Jacobians that a form of products stands for, by columns: H and M calls of the model's functions, once.
+def written_out(form: Form) -> StepForm | DenseForm:
+    """A linearisation by its numbers: where it is known by products, its Jacobians by columns, found once.
+
+    They take H and M calls of the model's functions.
 
     Raises
     ------
     MemoryError
         Before anything is computed, if they would not fit.
     """
+    if not isinstance(form, ProductForm):
+        return form
     if form not in _written_out:
         states = form.states.size
         needed = float(states * (form.n_states + form.n_parameters) * (8 + form.dtype.itemsize))
