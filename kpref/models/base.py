@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
-from kpref._frozen import Frozen, FrozenDict
+from kpref._frozen import FrozenDict, MadeOfFunctions
 from kpref._validate import check_shape, finite_array, flag, integer, numeric_array, real_number, short
 from kpref.memory import require_memory
 from kpref.threads import serial_blas
@@ -93,7 +93,7 @@ class SiteCoefficients:
     variable: Array | None = None
 
 
-class Model(Frozen, ABC):
+class Model(MadeOfFunctions, ABC):
     """A function F(z, x, theta) with named parameters and a hand-derived linearisation; immutable.
 
     Attributes

@@ -15,7 +15,14 @@ import numpy.typing as npt
 from kpref.operators import TensorOperator
 from kpref.space import EuclideanSpace
 
-__all__ = ["Coordinates", "RectangularForm", "SymmetricForm", "require_operator", "require_self_adjoint"]
+__all__ = [
+    "Coordinates",
+    "RectangularForm",
+    "SymmetricForm",
+    "require_apart",
+    "require_operator",
+    "require_self_adjoint",
+]
 
 Array = npt.NDArray[Any]
 
@@ -165,6 +172,16 @@ def require_operator(op: object) -> TensorOperator:
         "or LinearOperator A of shape (m, n) becomes one by TensorOperator(lambda rows: (A @ rows.T).T, lambda rows: "
         "(A.T @ rows.T).T, EuclideanSpace((n,)), EuclideanSpace((m,)))"
     )
+
+
+def require_apart(op: TensorOperator, axis: int) -> None:
+    """Raise ValueError unless an operator is known to keep the indices along an axis of its tensors apart."""
+    known = op.structure
+    if not ((axis == 0 and known.by_trial) or (axis == len(op.shape_in) - 1 and known.by_unit)):
+        raise ValueError(
+            f"{op.name} must keep the indices along axis {axis} apart, which its structure does not say; take an "
+            "algorithm that asks for no blocks, or say so in the Structure of its parts"
+        )
 
 
 def require_self_adjoint(op: TensorOperator, seed: int = 0) -> None:
