@@ -315,21 +315,21 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         return _operator(product, f"{self._inside(_SYMBOL)}^{p}", _POSTFIX)
 
     def __add__(self, x: Any) -> Any:
-        if not isinstance(x, TensorOperator):
-            self._require_operator(x)
-            return super().__add__(x)
-        if x.space_in != self.space_in or x.space_out != self.space_out:
-            raise ValueError(
-                f"{self.name} + {x.name}: both must act between the same spaces, measures included; got "
-                f"{self.space_in} to {self.space_out}, and {x.space_in} to {x.space_out}"
-            )
-        term = x._inside(_MULTIPLE)
-        name = f"{self.name} - {term[1:]}" if term.startswith("-") else f"{self.name} + {term}"
-        return _operator(total(self._product, x._product), name, _SUM)
+        self._require_operator(x)
+        return self._plus(x, x, "+") if isinstance(x, TensorOperator) else super().__add__(x)
 
     def __sub__(self, x: Any) -> Any:
         self._require_operator(x)
-        return super().__sub__(x)
+        return self._plus(-x, x, "-") if isinstance(x, TensorOperator) else super().__sub__(x)
+
+    def _plus(self, term: TensorOperator, x: TensorOperator, sign: str) -> TensorOperator:
+        if x.space_in != self.space_in or x.space_out != self.space_out:
+            raise ValueError(
+                f"{self.name} {sign} {x.name}: both must act between the same spaces, measures included; got "
+                f"{self.space_in} to {self.space_out}, and {x.space_in} to {x.space_out}"
+            )
+        name = x._inside(_MULTIPLE if sign == "-" else _SUM)
+        return _operator(total(self._product, term._product), f"{self.name} {sign} {name}", _SUM)
 
     def __radd__(self, x: Any) -> Any:
         """What is not an operator is refused in words: ``x + self`` of operators is theirs."""
