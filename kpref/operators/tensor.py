@@ -357,6 +357,7 @@ def _operator(product: Product, name: str, binds: int) -> TensorOperator:
 
 def identity(space: EuclideanSpace, dtype: npt.DTypeLike = np.float64) -> TensorOperator:
     """The identity on a space."""
+    space = require_space("space", space)
     units = tuple(range(space.shape[-1])) if space.shape else None
     structure = Structure(self_adjoint=True, positive=True, by_trial=True, units=units)
     return TensorOperator(_copy, _copy, space, space, dtype, "I", structure)
