@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
-from kpref._frozen import Frozen, FrozenDict
+from kpref._frozen import FrozenDict, MadeOfFunctions
 from kpref._validate import check_shape, finite_array, numeric_array, short
 from kpref.threads import serial_blas
 
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 Parameters = Mapping[str, Array]
 
 
-class Model(Frozen, ABC):
+class Model(MadeOfFunctions, ABC):
     """A function F(z, x, theta) with named parameters and a hand-derived linearisation; immutable.
 
     Attributes

@@ -42,6 +42,7 @@ from kpref.runge_kutta import Forcing, Segment, StageSystem
 from kpref.spectra.blocks import extend_blocks
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.exponents import MANY_TRIALS, Stretch, TooShort, exponent_estimates
+from kpref.spectra.symmetric import require_apart
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
 __all__ = ["Lyapunov", "TooShort", "lyapunov_exponents", "propagator_growth", "trial_norms"]
@@ -261,6 +262,7 @@ def trial_norms(flow: Flow, seed: int = 0, tol: float = 1e-6) -> Array:
     require_flow(flow)
     tol, generator = real_number("tol", tol, above=0), np.random.default_rng(integer("seed", seed, 0))
     space, gram = flow.space, flow.P.gram()
+    require_apart(gram, 0)
     trials, size = space.shape[0], space.shape[1] * space.shape[2]
     width = min(size, _BASIS)
     require_memory(8.0 * space.size * (width + 5), "the Lanczos bases of P")
