@@ -8,7 +8,7 @@ of length one is constant along rows or trials.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,16 @@ import numpy.typing as npt
 from kpref._foreign import is_ours, read_only, returned
 from kpref._reprs import short_repr
 from kpref._validate import finite_array, first_index, short
+from kpref.forward import evaluate_points, is_compiled
 from kpref.models.base import DenseModel, Model, ParameterSite, SiteCoefficients, SiteModel
 from kpref.models.step import StepModel
 from kpref.step_form import StepForm, Variable, allot
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
-__all__ = ["DenseForm", "Form", "ParameterLayout", "SiteForm", "linearize", "with_gates"]
+__all__ = [
+    "DenseForm", "Form", "ParameterLayout", "SiteForm", "blank_form", "linearize", "require_finite", "with_gates",
+    "with_states",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
@@ -314,11 +318,20 @@ def _site_form(model: SiteModel, states: Array, inputs: Array, dtype: npt.DTypeL
 
 
 def _step_form(model: StepModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> StepForm:
-    rows, trials, width = states.shape
-    blocks = even_blocks(rows, max(1, _BLOCK_ENTRIES // (trials * width)))
+    form = blank_form(model, states, inputs, dtype)
+    if not is_compiled(model):
+        _fill(form, model, states, inputs)
+    elif not evaluate_points(model, form, states, inputs):
+        require_finite(form)
+    return with_states(form, states)
+
+
+def blank_form(model: StepModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> StepForm:
+    """The form of a model along a trajectory, all but what varies along it; only its first state need be known."""
+    rows, trials, _ = states.shape
     program = model.program
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows here is reported below, with its place
-        sample = model.numbers(states[:1], inputs[:1])
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows here is reported later, with its place
+        sample = model.numbers(states[:1, :1], inputs[:1, :1])
         weights = {name: finite_array(name, weight, dtype=dtype).copy() for name, weight in model.weights().items()}
     units = {op.name: weights[op.name][None] for op in program.operations if op.kind == "unit"}
     constant = {name: value for name, value in sample.channels.items() if value.ndim == 1}
@@ -334,30 +347,53 @@ def _step_form(model: StepModel, states: Array, inputs: Array, dtype: npt.DTypeL
     known, column = {}, 0
     for name, part in model.state_variables.items():
         known[name] = Variable(True, part.start, part.stop - part.start)
-    for name, value in sample.variables.items():
-        known[name] = Variable(False, column, value.shape[-1])
-        column += value.shape[-1]
+    drives = model.drives(inputs)
+    for name in (*drives, *(other for other in sample.variables if other not in drives)):
+        known[name] = Variable(False, column, sample.variables[name].shape[-1])
+        column += known[name].width
     variables = np.empty((rows, trials, column), dtype)
-    own = np.require(states, dtype, ["C", "W"])
+    for name, value in drives.items():
+        variables[:, :, known[name].start : known[name].start + known[name].width] = value
+    trained = {name: model.parameters[name].shape for name in model.trainable}
+    entries = tuple(entry for entry in model.entries() if entry.parameter in trained)
+    return StepForm(program, numbers, places, states, variables, known, weights, entries, trained)
+
+
+def with_states(form: StepForm, states: Array) -> StepForm:
+    """A form with the states that it was filled at, in its precision."""
+    with np.errstate(over="ignore"):
+        own = np.require(states, form.numbers.dtype, ["C", "W"])  # a read-only array is another type to the kernels
+    if own is not states:
+        _check_finite(own, 0)
+    return replace(form, states=own)
+
+
+def require_finite(form: StepForm) -> None:
+    """Raise ValueError, naming trial and step, if a coefficient or a variable is not finite."""
+    for name in form.places:
+        _check_finite(form.channel(name), 0)
+    _check_finite(form.variables, 0)
+
+
+def _fill(form: StepForm, model: StepModel, states: Array, inputs: Array) -> None:
+    """What varies along the trajectory, by the model's plain function."""
+    rows, trials, width = states.shape
+    blocks = even_blocks(rows, max(1, _BLOCK_ENTRIES // (trials * width)))
 
     def fill(index: int) -> None:
         block = blocks[index]
         with np.errstate(over="ignore", invalid="ignore"):
             part = model.numbers(states[block], inputs[block])
             for name, value in part.channels.items():
-                if name not in constant:
-                    view = places[name].view(numbers)[block]
-                    view[...] = value
-                    _check_finite(view, block.start)
+                if value.ndim > 1:
+                    form.channel(name)[block] = value
+                    _check_finite(form.channel(name)[block], block.start)
             for name, value in part.variables.items():
-                variables[block, :, known[name].start : known[name].start + known[name].width] = value
-            _check_finite(variables[block], block.start)
-            _check_finite(own[block], block.start)
+                known = form.known[name]
+                form.variables[block, :, known.start : known.start + known.width] = value
+            _check_finite(form.variables[block], block.start)
 
     run_blocks(fill, len(blocks), here=not model.thread_safe)
-    trained = {name: model.parameters[name].shape for name in model.trainable}
-    entries = tuple(entry for entry in model.entries() if entry.parameter in trained)
-    return StepForm(program, numbers, places, own, variables, known, weights, entries, trained)
 
 
 def _coefficients(model: SiteModel, states: Array, inputs: Array) -> SiteCoefficients:

@@ -22,7 +22,7 @@ from kpref.step_form import StepForm
 
 __all__ = [
     "ProgramArrays", "apply", "program_arrays", "program_jacobian", "program_jacobian_transpose", "program_workspace",
-    "register_bases", "register_view", "weight_of",
+    "padded", "register_bases", "register_view", "weight_of",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -74,7 +74,7 @@ def program_arrays(form: StepForm) -> ProgramArrays:
         variables=form.variables,
         forward=as_weights([weight.T for weight in form.weights.values()], form.dtype),
         backward=as_weights(list(form.weights.values()), form.dtype),
-        strides=np.array([_padded(width, units, itemsize) for width in program.widths], dtype=np.int64),
+        strides=np.array([padded(width, units, itemsize) for width in program.widths], dtype=np.int64),
         chunked=chunked,
         old=_views(program.old),
         new=_views(program.new),
@@ -85,7 +85,7 @@ def _views(views: Any) -> Array:
     return np.array([(view.register, view.width) for view in views], dtype=np.int64)
 
 
-def _padded(columns: int, units: int, itemsize: int) -> int:
+def padded(columns: int, units: int, itemsize: int) -> int:
     return int(row_length.py_func(columns, units, itemsize))
 
 
