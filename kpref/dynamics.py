@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from kpref import operators
 from kpref._validate import short
+from kpref.forward import compiled_network
 from kpref.integrate import InputSignal, Solution, Tableau
-from kpref.forward import is_compiled, run_map
-from kpref.linearize import Form, blank_form, linearize, require_finite, with_states
+from kpref.linearize import Form, empty_step_form, linearize, require_finite, with_states
 from kpref.models.base import Field, Map
 from kpref.operators import TensorOperator
 from kpref.runge_kutta import StageSystem, integrate, interpolation_order
@@ -109,7 +109,7 @@ class MapDynamics:
         """States of another model on the same trials."""
         return self._run(model)[0][1:].swapaxes(0, 1)
 
-    def _run(self, model: Map, dtype: npt.DTypeLike = None) -> tuple[Array, StepForm | None]:
+    def _run(self, model: Map, dtype: npt.DTypeLike | None = None) -> tuple[Array, StepForm | None]:
         """z[0..T], time first: (T + 1, B, H), zero after the end of a trial.
 
         Compiled code gives the linearisation in the same pass, all but its states, if its dtype is given.
@@ -117,12 +117,13 @@ class MapDynamics:
         steps, trials, _ = self.drive.shape
         trajectory = np.empty((steps + 1, trials, model.n_states))
         trajectory[0] = self.z0
-        if not is_compiled(model):
+        network = compiled_network(model)
+        if network is None:
             self._run_plainly(model, trajectory)
             _require_finite(trajectory)
             return trajectory, None
-        form = None if dtype is None else blank_form(model, trajectory[:-1], self.drive, dtype)
-        known, sound = run_map(model, trajectory, self.drive, self.lengths, form)
+        form = None if dtype is None else empty_step_form(network.model, (steps, trials), dtype, network.constants)
+        known, sound = network.run(trajectory, self.drive, self.lengths, form)
         if not known:
             _require_finite(trajectory)
         if form is not None and not sound:

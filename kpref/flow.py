@@ -20,7 +20,7 @@ from kpref.lengths import joined
 from kpref.linearize import Form
 from kpref.loss import evaluate_loss
 from kpref.memory import require_memory
-from kpref.models.base import Field, Map, Model, SiteModel
+from kpref.models.base import Field, Map, Model
 from kpref.models.step import StepModel
 from kpref.operators import TensorOperator
 from kpref.readout import Readout
@@ -341,8 +341,6 @@ def _check_memory(model: Model, trials: int, steps: int, dtype: np.dtype[Any]) -
     """
     if isinstance(model, StepModel):
         coefficients = sum(model.program.channels.values())
-    elif isinstance(model, SiteModel):
-        coefficients = model.n_states * (model.n_gates + 2)
     else:
         coefficients = model.n_states * (model.n_states + model.n_parameters + 2)
     states = 8.0 * model.n_states + dtype.itemsize * (coefficients + 3.0 * model.n_states)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.program import Program
 
 __all__ = ["Entry", "Place", "StepForm", "Variable", "allot"]
@@ -115,8 +116,8 @@ class StepForm:
         The coefficients of all channels, as `allot` lays them out.
     places : mapping of str to Place
         Of each channel in them.
-    states : ndarray, shape (R, B, H)
-        The points of linearisation, for variables that are parts of the state.
+    states : ndarray, shape (R, B, H or 0)
+        The points of linearisation, for variables that are parts of the state; no columns where there are none such.
     variables : ndarray, shape (R, B, V)
         The other variables side by side.
     known : mapping of str to Variable
@@ -139,6 +140,8 @@ class StepForm:
     entries: tuple[Entry, ...]
     shapes: Mapping[str, tuple[int, ...]]
 
+    __repr__ = short_repr
+
     @property
     def n_steps(self) -> int:
         """Number R of rows."""
@@ -152,7 +155,7 @@ class StepForm:
     @property
     def n_states(self) -> int:
         """Width of the state."""
-        return int(self.states.shape[2])
+        return self.program.n_states
 
     @property
     def n_parameters(self) -> int:

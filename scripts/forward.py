@@ -35,6 +35,7 @@ jax.config.update("jax_enable_x64", True)
 
 
 def gru(p: Any, z: Any, x: Any) -> Any:
+    """A step of a GRU; p are its parameters."""
     a_r, a_u, a_n = jnp.split(z @ p["weight_hh"].T + p["bias_hh"], 3, axis=-1)
     c_r, c_u, c_n = jnp.split(x @ p["weight_ih"].T + p["bias_ih"], 3, axis=-1)
     u = jax.nn.sigmoid(a_u + c_u)
@@ -42,10 +43,12 @@ def gru(p: Any, z: Any, x: Any) -> Any:
 
 
 def rnn(p: Any, z: Any, x: Any) -> Any:
+    """A step of an RNN."""
     return jnp.tanh(z @ p["weight_hh"].T + p["bias_hh"] + x @ p["weight_ih"].T + p["bias_ih"])
 
 
 def lstm(p: Any, z: Any, x: Any) -> Any:
+    """A step of an LSTM."""
     h, c = jnp.split(z, 2, axis=-1)
     currents = h @ p["weight_hh"].T + p["bias_hh"] + x @ p["weight_ih"].T + p["bias_ih"]
     i, f, g, o = jnp.split(currents, 4, axis=-1)
@@ -134,6 +137,7 @@ def timed(call: Callable[[], Any]) -> np.ndarray:
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser()
     for name, value in (("rounds", 15), ("trials", 200), ("steps", 90), ("states", 256), ("inputs", 3)):
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -141,7 +145,7 @@ def main() -> None:
     args = parser.parse_args()
     size = (args.trials, args.steps, args.states, args.inputs)
     matrix = np.random.default_rng(0).random((SQUARE, SQUARE))
-    print(f"{size[0]} x {size[1]} x {size[2]}, {size[3]} inputs, {kpref.get_num_threads()} threads, {args.rounds} rounds")
+    print(f"{' x '.join(map(str, size))} inputs, {kpref.get_num_threads()} threads, {args.rounds} rounds")
     print("network  floor ms   forward/floor    build/floor     JAX/floor     forward/JAX     build/JAX")
     for name in args.models.split(","):
         calls, operations = tasks(name, *size)

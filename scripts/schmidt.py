@@ -24,7 +24,7 @@ N_INPUTS = 3
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 
 
-def pytorch_init(kind: type, units: int, seed: int) -> models.base.SiteMap:
+def pytorch_init(kind: type, units: int, seed: int) -> models.StepMap:
     """All parameters uniform in +-H^(-1/2), as torch.nn.GRU and torch.nn.RNN draw them."""
     model = kind.init(N_INPUTS, units, seed)
     generator = np.random.default_rng([seed, units])

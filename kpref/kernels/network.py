@@ -29,7 +29,9 @@ from kpref.kernels.units import FIELDS, FUNCTIONS, TILE, apply_function
 from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm
 
-__all__ = ["Network", "Target", "coefficients", "network", "no_target", "run", "target"]
+__all__ = [
+    "Network", "Target", "coefficients", "network", "no_target", "run", "stage_coefficients", "take_steps", "target",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
@@ -406,6 +408,79 @@ def run(net, drive, lengths, trajectory, full, aim, start, stop):  # type: ignor
             going[row] = step + 1 < lengths[start + row]
         _swap(net, rows, going, buffer, bases)
     return known, sound
+
+
+@kernel
+def take_steps(net, a, b, h, drive, lengths, states, full, aim, own, start, stop):  # type: ignore[no-untyped-def]
+    """Runge-Kutta steps for the trials start, ..., stop - 1: states[1:] from states[0], (n + 1, B, S).
+
+    Drives are (n * s, B, n_drive), rows ordered (step, stage). A trial stands still from its end on. With `full` the
+    coefficients at all stages are written too, and the stage states to `own`, if it has columns. Returns whether
+    coefficients and stage states are finite.
+    """
+    rows, size = stop - start, states.shape[2]
+    bases, total = _bases(net, rows)
+    buffer, tile = np.zeros(total), np.zeros(FIELDS * TILE)
+    slopes, state, sound = np.empty((len(b), rows, size)), np.empty(size), True
+    for step in range(len(h)):
+        for stage in range(len(b)):
+            sound &= _stage(
+                net, a, h, step, stage, states, drive, full, len(net.operations), aim, own, start, stop, buffer, bases,
+                tile, slopes, state,
+            )  # fmt: skip
+        for row in range(rows):
+            begin, end = states[step, start + row], states[step + 1, start + row]
+            end[:] = begin
+            if step + 1 < lengths[start + row]:
+                for stage in range(len(b)):
+                    _add(h[step] * b[stage], slopes[stage, row], end)
+    return sound
+
+
+@kernel
+def stage_coefficients(net, a, h, drive, states, aim, own, first, last, start, stop):  # type: ignore[no-untyped-def]
+    """Coefficients at the stages of steps first, ..., last - 1 that start from known states: as `take_steps`."""
+    rows, stages, size = stop - start, len(a), states.shape[2]
+    bases, total = _bases(net, rows)
+    buffer, tile = np.zeros(total), np.zeros(FIELDS * TILE)
+    slopes, state, sound = np.empty((stages, rows, size)), np.empty(size), True
+    for step in range(first, last):
+        for stage in range(stages):
+            until = len(net.operations) if stage < stages - 1 else net.until
+            sound &= _stage(
+                net, a, h, step, stage, states, drive, True, until, aim, own, start, stop, buffer, bases, tile, slopes,
+                state,
+            )  # fmt: skip
+    return sound
+
+
+@merged
+def _stage(  # type: ignore[no-untyped-def]
+    net, a, h, step, stage, states, drive, full, until, aim, own, start, stop, buffer, bases, tile, slopes, state
+):  # fmt: skip
+    """``Z_i = z + h sum_{j<i} a_ij k_j`` and ``k_i = F(Z_i)``; whether coefficients and Z_i are finite."""
+    at, sound = step * len(a) + stage, True
+    for row in range(stop - start):
+        state[:] = states[step, start + row]
+        for other in range(stage):
+            factor = h[step] * a[stage, other]
+            if factor != 0:
+                _add(factor, slopes[other, row], state)
+        _enter(net, row, state, buffer, bases)
+        if full and own.shape[2] > 0:
+            sound &= _write(state, 0, own[at, start + row], 0, len(state))
+    sound &= _evaluate(
+        net, drive[at, start:stop], at * drive.shape[1] + start, full, until, aim, buffer, bases, tile
+    )  # fmt: skip
+    for row in range(stop - start):
+        _leave(net, row, buffer, bases, slopes[stage, row])
+    return sound
+
+
+@kernel
+def _add(factor, slope, state):  # type: ignore[no-untyped-def]
+    for unit in range(len(state)):
+        state[unit] += factor * slope[unit]
 
 
 @kernel

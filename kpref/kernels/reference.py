@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from kpref.kernels.plain_program import run, run_transposed
 from kpref.kernels.stages import StageTable
-from kpref.linearize import DenseForm, Form, SiteForm
+from kpref.linearize import DenseForm, Form
 from kpref.step_form import StepForm
 
 __all__ = [
@@ -31,36 +31,18 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 
-def _row(coefficient: Array, step: int) -> Array:
-    return coefficient[step if len(coefficient) > 1 else 0]
-
-
-def _slope(form: SiteForm, step: int) -> Array | float:
-    return _row(form.slope, step) if form.slope.size else 1.0
-
-
 def jacobian(form: Form, step: int, x: Array) -> Array:
     """``A[step] x`` for x of shape (v, B, H)."""
     if isinstance(form, DenseForm):
         return np.einsum("bij,vbj->vbi", form.state_jacobian[step], x)
-    if isinstance(form, StepForm):
-        return run(form, step, x)
-    currents = (_slope(form, step) * x).reshape(-1, x.shape[2]) @ form.weight.T  # one product, not one for each v
-    split = currents.reshape(*x.shape[:2], -1, x.shape[2])
-    recurrent = _row(form.gates, step)[:, : split.shape[2]]
-    return _row(form.decay, step) * x + (recurrent * split).sum(axis=2)
+    return run(form, step, x)
 
 
 def jacobian_transpose(form: Form, step: int, x: Array) -> Array:
     """``A[step]^T x`` for x of shape (v, B, H)."""
     if isinstance(form, DenseForm):
         return np.einsum("bji,vbj->vbi", form.state_jacobian[step], x)
-    if isinstance(form, StepForm):
-        return run_transposed(form, step, x)
-    recurrent = _row(form.gates, step)[:, : len(form.weight) // form.n_states]
-    split = recurrent * x[:, :, None, :]
-    currents = split.reshape(len(x) * x.shape[1], -1) @ form.weight
-    return _row(form.decay, step) * x + _slope(form, step) * currents.reshape(x.shape)
+    return run_transposed(form, step, x)
 
 
 def tangent(form: Form, forcing: Array) -> Array:
@@ -98,45 +80,18 @@ def inverse_transpose(form: Form, forcing: Array) -> Array:
     return out
 
 
-def _parameter_jacobian(form: SiteForm, site: Any, step: int) -> Array:
-    """``dF / d(parameter)`` at one step, dense: (B, H, rows of the parameter, columns)."""
-    columns: dict[str, Array] = {
-        "recurrent": form.variable[step],
-        "input": form.drive[step, :, :-1],
-        "bias": form.drive[step, :, -1:],
-    }
-    units = form.n_states
-    gates = np.broadcast_to(_row(form.gates, step), (form.n_trials, form.gates.shape[2], units))
-    blocks = [np.einsum("bi,ij,bc->bijc", gates[:, gate], np.eye(units), columns[site.kind]) for gate in site.gates]
-    return np.concatenate(blocks, axis=2)
+def parameter_product(form: StepForm, vectors: Array) -> Array:
+    """``J dtheta``."""
+    zero, changes = np.zeros((len(vectors), form.n_trials, form.n_states), form.dtype), form.pack(vectors)
+    return np.stack([run(form, step, zero, changes) for step in range(form.n_steps)], axis=2)
 
 
-def _dense_parameter_jacobian(form: SiteForm, step: int) -> Array:
-    pieces = [_parameter_jacobian(form, site, step) for site in form.layout.sites]
-    return np.concatenate([piece.reshape(form.n_trials, form.n_states, -1) for piece in pieces], axis=2)
-
-
-def parameter_product(form: SiteForm | StepForm, vectors: Array) -> Array:
-    """``J dtheta``, from the dense Jacobian of each step."""
-    if isinstance(form, StepForm):
-        zero, changes = np.zeros((len(vectors), form.n_trials, form.n_states), form.dtype), form.pack(vectors)
-        return np.stack([run(form, step, zero, changes) for step in range(form.n_steps)], axis=2)
-    rows = [np.einsum("bhm,vm->vbh", _dense_parameter_jacobian(form, step), vectors) for step in range(form.n_steps)]
-    return np.stack(rows, axis=2)
-
-
-def parameter_transpose(form: SiteForm | StepForm, tensors: Array) -> Array:
-    """``J^T g``, from the dense Jacobian of each step."""
-    if isinstance(form, StepForm):
-        changes = form.pack(np.zeros((len(tensors), form.n_parameters), form.dtype))
-        for step in range(form.n_steps):
-            run_transposed(form, step, tensors[:, :, step], changes)
-        return form.unpack(changes)
-    terms = [
-        np.einsum("bhm,vbh->vm", _dense_parameter_jacobian(form, step), tensors[:, :, step])
-        for step in range(form.n_steps)
-    ]
-    return np.sum(terms, axis=0)
+def parameter_transpose(form: StepForm, tensors: Array) -> Array:
+    """``J^T g``."""
+    changes = form.pack(np.zeros((len(tensors), form.n_parameters), form.dtype))
+    for step in range(form.n_steps):
+        run_transposed(form, step, tensors[:, :, step], changes)
+    return form.unpack(changes)
 
 
 def state_jacobian(form: Form, row: int) -> Array:

@@ -26,7 +26,7 @@ FUNCTIONS = ("tanh", "relu", "softplus", "sigmoid", "erf", "identity", "gru", "l
 
 @merged
 def apply_function(function, tile, count, full):  # type: ignore[no-untyped-def]
-    """Fill the rows of a tile (FIELDS * TILE,) that come out for its first `count` units; the coefficients if `full`."""
+    """Fill what comes out of a tile (FIELDS * TILE,) for its first `count` units; the coefficients if `full`."""
     if function == 0:
         _tanh(tile, count, full)
     elif function == 1:
@@ -125,7 +125,7 @@ def _gru(tile, count, full):  # type: ignore[no-untyped-def]
 
 @inlined
 def _lstm_unit(c, a_i, a_f, a_g, a_o):  # type: ignore[no-untyped-def]
-    """The new c and h; forget, input_gate, forget_gate, cell_gate, output, output_gate: `kpref.models.cells.LSTMCell`."""
+    """The new c and h; forget, three gates, output, output_gate: `kpref.models.cells.LSTMCell`."""
     i, i_complement = sigmoid_pair(a_i)
     f, f_complement = sigmoid_pair(a_f)
     g, g_slope = tanh_pair(a_g)

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
+from kpref._validate import numeric_array
 from kpref.models.base import Array, Map, Model
 from kpref.program import Program
 from kpref.step_form import Entry
 
-__all__ = ["Pointwise", "StepMap", "StepModel", "StepNumbers"]
+__all__ = ["Pointwise", "StepMap", "StepModel", "StepNumbers", "network_sizes"]
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,14 @@ class StepModel(Model):
     def entries(self) -> tuple[Entry, ...]:
         """How each parameter enters the weights of the program."""
 
-    @abstractmethod
-    def drives(self, x: Array) -> dict[str, Array]:
-        """Variables that come from inputs x (..., n_inputs) alone."""
-
     @property
     def pointwise(self) -> tuple[Pointwise, ...] | None:
         """Functions of a unit that give all channels that vary; None if there are none compiled."""
         return None
+
+    def drives(self, x: Array) -> dict[str, Array]:
+        """Variables that come from inputs x (..., n_inputs) alone, for compiled code."""
+        return {}
 
     @property
     def state_variables(self) -> dict[str, slice]:
@@ -103,3 +105,24 @@ class StepModel(Model):
 
 class StepMap(Map, StepModel):
     """A network in discrete time."""
+
+
+def network_sizes(
+    network: str,
+    recurrent: npt.ArrayLike | None,
+    driven: npt.ArrayLike | None,
+    blocks: int = 1,
+    names: tuple[str, str] = ("weight_hh", "weight_ih"),
+) -> tuple[int, int]:
+    """Number of units and of inputs, read off the two weights of a layer, which have `blocks` rows for each unit."""
+    shapes, rows = [], f"{blocks} * H" if blocks > 1 else "H"
+    given = {name: weight for name, weight in zip(names, (recurrent, driven), strict=True) if weight is not None}
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise ValueError(f"{network} needs {' and '.join(reversed(missing))}; got None")
+    for name, columns in zip(names, ("H", "n_inputs"), strict=True):
+        shape = numeric_array(name, given[name], "biuf").shape
+        if len(shape) != 2 or shape[1] < 1:
+            raise ValueError(f"{name} must have shape ({rows}, {columns}) with {columns} at least 1; got {shape}")
+        shapes.append(shape)
+    return shapes[0][1], shapes[1][1]

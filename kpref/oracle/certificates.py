@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref import kernels
-from kpref.linearize import SiteForm, linearize
-from kpref.models.base import SiteModel
+from kpref.linearize import linearize
+from kpref.models.step import StepModel
 from kpref.oracle import products
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.coefficients import Spread, relative, sum_error
 from kpref.oracle.evaluation import evaluate
+from kpref.site_view import SiteForm, site_kernels, site_view
 from kpref.space import TrajectorySpace
 
 __all__ = ["Comparison", "Judge"]
@@ -69,7 +69,7 @@ class Judge:
 
     Parameters
     ----------
-    model : SiteModel
+    model : StepModel
         With parameters that the arithmetic can hold.
     starts : ndarray, shape (B, T, H)
         The state that each step starts from.
@@ -79,15 +79,14 @@ class Judge:
     """
 
     def __init__(
-        self, model: SiteModel, starts: Array, inputs: Array, space: TrajectorySpace, arithmetic: Arithmetic
+        self, model: StepModel, starts: Array, inputs: Array, space: TrajectorySpace, arithmetic: Arithmetic
     ) -> None:
         self.model, self.space, self.arithmetic = model, space, arithmetic
         self.starts = np.ascontiguousarray(np.moveaxis(starts, 1, 0))
         self.inputs = np.ascontiguousarray(np.moveaxis(inputs, 1, 0))
-        form = linearize(model, self.starts, self.inputs)
-        if not isinstance(form, SiteForm):
-            raise TypeError(f"certificates need a model in site form; got {type(model).__name__}")
-        self.form: SiteForm = form
+        step: Any = linearize(model, self.starts, self.inputs)
+        self.step: Any = step
+        self.form: SiteForm = site_view(step)
 
     def with_arithmetic(self, arithmetic: Arithmetic) -> Judge:
         """The same judge for another arithmetic."""
@@ -102,9 +101,9 @@ class Judge:
     def residual(self, operator: str, answer: Array) -> Array:
         """What P or P^T turns into this answer; of other operators the answer itself."""
         if operator == "P":
-            return kernels.inverse(self.form, answer[None])[0]
+            return site_kernels.inverse(self.form, answer[None])[0]
         if operator == "P_T":
-            return kernels.inverse_transpose(self.form, answer[None])[0]
+            return site_kernels.inverse_transpose(self.form, answer[None])[0]
         return answer
 
     # Local certificates
@@ -178,7 +177,7 @@ class Judge:
         theta, theta_spread = self._transpose_value(weighed, extra=1)
         noise = iter(self._transpose_noise(weighed, theta_spread))
         local = self.parameter_jacobian(theta, y)
-        carried = self._pooled(lambda _: kernels.parameter_product(self.form, next(noise)[None])[0])
+        carried = self._pooled(lambda _: site_kernels.parameter_product(self.form, next(noise)[None])[0])
         return Comparison(local.error, local.spread + carried)
 
     def gradient(self, err: Array, theta: Array) -> Comparison:
@@ -187,7 +186,7 @@ class Judge:
         value, spread = self._transpose_value(costate, extra=1)
 
         def swept(generator: np.random.Generator) -> Array:
-            return kernels.sensitivity_transpose(self.form, _draw(generator, local))[0]
+            return site_kernels.sensitivity_transpose(self.form, _draw(generator, local))[0]
 
         return self._floor(Comparison(theta - value, spread + self._swept("gradient", err, value, swept)))
 
@@ -196,34 +195,34 @@ class Judge:
         costate, local = self._costate(q)
         theta, theta_spread = self._transpose_value(costate, extra=1)
         theta_noise = iter(self._transpose_noise(costate, theta_spread))
-        forcing = kernels.parameter_product(self.form, theta[None])[0]
-        response = kernels.tangent(self.form, forcing[None])[0]
+        forcing = site_kernels.parameter_product(self.form, theta[None])[0]
+        response = site_kernels.tangent(self.form, forcing[None])[0]
         later = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
 
         def swept(generator: np.random.Generator) -> Array:
-            noise = kernels.adjoint(self.form, _draw(generator, local))
-            noise = kernels.parameter_transpose(self.form, noise) + next(theta_noise)
-            noise = kernels.parameter_product(self.form, noise) + _draw(generator, later)
-            return kernels.tangent(self.form, noise)[0]
+            noise = site_kernels.adjoint(self.form, _draw(generator, local))
+            noise = site_kernels.parameter_transpose(self.form, noise) + next(theta_noise)
+            noise = site_kernels.parameter_product(self.form, noise) + _draw(generator, later)
+            return site_kernels.tangent(self.form, noise)[0]
 
         spread = self._swept("NTK", q, response, swept) + relative(response, self.arithmetic.unit)
         return self._floor(Comparison(y - response, spread))
 
     def sensitivity(self, theta: Array) -> Spread:
         """What rounding does to ``D theta = P J theta``."""
-        forcing = kernels.parameter_product(self.form, theta[None])[0]
-        response = kernels.tangent(self.form, forcing[None])[0]
+        forcing = site_kernels.parameter_product(self.form, theta[None])[0]
+        response = site_kernels.tangent(self.form, forcing[None])[0]
         local = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
 
         def swept(generator: np.random.Generator) -> Array:
-            return kernels.tangent(self.form, _draw(generator, local))[0]
+            return site_kernels.tangent(self.form, _draw(generator, local))[0]
 
         return self._swept("D", theta, response, swept) + relative(response, self.arithmetic.unit)
 
     def _costate(self, err: Array) -> tuple[Array, Spread]:
         """``P^T Mu err``, and the size of the random errors of a backend in each of its steps."""
         source = self.space.weigh(err)
-        costate = kernels.adjoint(self.form, source[None])[0]
+        costate = site_kernels.adjoint(self.form, source[None])[0]
         return costate, self.adjoint(source, costate).spread + relative(source, self.arithmetic.unit)
 
     def _transpose_noise(self, g: Array, spread: Spread) -> Array:

@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref import kernels
-from kpref.kernels import reference
-from kpref.linearize import SiteForm
 from kpref.oracle.certificates import Judge
 from kpref.oracle.evaluation import evaluate
+from kpref.site_view import SiteForm, site_jacobian, site_kernels
 from kpref.space import EuclideanSpace
 
 __all__ = ["Defect", "defects", "only_gate"]
@@ -330,7 +328,7 @@ def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect
         yield chain("inverse: the inverse of P in place of P", "P_inverse")
         yield Defect(
             "composition: the forcing enters before the step",
-            value=lambda: kernels.tangent(form, _at_own_step(form, tensor)[None])[0],
+            value=lambda: site_kernels.tangent(form, _at_own_step(form, tensor)[None])[0],
         )
     elif operator == "P_T":
         yield chain("transpose: P in place of P^T", "P")
@@ -338,7 +336,9 @@ def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect
         yield chain("inverse: P in place of its inverse", "P")
         own = "time shifted by one: the product with the state of its own step"
         yield Defect(own, value=lambda: tensor - _at_own_step(form, tensor))
-        yield Defect("sign: the product is added", value=lambda: 2 * tensor - kernels.inverse(form, tensor[None])[0])
+        yield Defect(
+            "sign: the product is added", value=lambda: 2 * tensor - site_kernels.inverse(form, tensor[None])[0]
+        )
     elif operator == "K":
         yield Defect("composition: each trial has parameters of its own", value=lambda: _own_parameters(judge, tensor))
     elif operator == "NTK":
@@ -355,7 +355,7 @@ def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect
 
 def _at_own_step(form: SiteForm, q: Array) -> Array:
     """``A[n] q[n]``."""
-    return np.stack([reference.jacobian(form, step, q[None, :, step])[0] for step in range(form.n_steps)], axis=1)
+    return np.stack([site_jacobian(form, step, q[None, :, step])[0] for step in range(form.n_steps)], axis=1)
 
 
 def _own_parameters(judge: Judge, q: Array) -> Array:
@@ -365,8 +365,8 @@ def _own_parameters(judge: Judge, q: Array) -> Array:
     for trial in range(form.n_trials):
         alone = np.zeros_like(source)
         alone[trial] = source[trial]
-        theta = kernels.parameter_transpose(form, alone[None])
-        answer[trial] = kernels.parameter_product(form, theta)[0, trial]
+        theta = site_kernels.parameter_transpose(form, alone[None])
+        answer[trial] = site_kernels.parameter_product(form, theta)[0, trial]
     return answer
 
 
@@ -376,6 +376,6 @@ def _truncated(judge: Judge, err: Array) -> Iterator[Defect]:
     source = judge.space.weigh(err)[None]
     costate = source
     for window in range(2, min(form.n_steps, 9)):
-        costate = source + costate - kernels.inverse_transpose(form, costate)
-        theta = kernels.parameter_transpose(form, costate)[0]
+        costate = source + costate - site_kernels.inverse_transpose(form, costate)
+        theta = site_kernels.parameter_transpose(form, costate)[0]
         yield Defect(f"truncated: costates reach back {window} steps", value=partial(np.copy, theta))

@@ -11,17 +11,25 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref.kernels import reference
-from kpref.linearize import ParameterLayout, SiteForm
 from kpref.models import GRU, RNN
-from kpref.models.base import SiteCoefficients, SiteMap, network_current
+from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.metrics import METRICS
+from kpref.site_view import (
+    ParameterLayout,
+    SiteCoefficients,
+    SiteForm,
+    gru_currents,
+    network_current,
+    site_coefficients,
+    site_jacobian,
+    site_jacobian_transpose,
+)
 from kpref.space import TrajectorySpace
 
 __all__ = ["EmulatedBackend", "Formulas", "Product", "Rounded", "Summation", "stored_coefficients"]
@@ -116,7 +124,7 @@ class EmulatedBackend:
 
     Attributes
     ----------
-    model : SiteMap
+    model : StepModel
     inputs : ndarray, shape (B, T, n_in)
     z0 : ndarray, shape (B, H)
     space : TrajectorySpace
@@ -130,7 +138,7 @@ class EmulatedBackend:
         Its linearisation in this arithmetic; a changed one changes all operators.
     """
 
-    model: SiteMap
+    model: StepModel
     inputs: Array
     z0: Array
     space: TrajectorySpace
@@ -171,11 +179,11 @@ class EmulatedBackend:
         model = _with_rounded_parameters(self.model, self.wrap)
         shape = before.shape
         if self.product == "fused":
-            part: Any = self.model.coefficients(np.asarray(before), np.asarray(x))
+            part: Any = site_coefficients(self.model, np.asarray(before), np.asarray(x))
         elif self.formulas == "stored":
             part = stored_coefficients(model, before, x)
         else:
-            part = model.coefficients(before, x)
+            part = site_coefficients(model, before, x)
 
         def full(value: Any, trailing: int) -> Rounded:
             array = np.asarray(value)
@@ -212,16 +220,16 @@ class EmulatedBackend:
         if self.product == "dense":
             return self._dense(step, x, "bij,vbj->vbi")
         if self.product == "fused":
-            return reference.jacobian(_plain(self.form), step, np.asarray(x))
-        return reference.jacobian(self.form, step, self.wrap(x))
+            return site_jacobian(_plain(self.form), step, np.asarray(x))
+        return site_jacobian(self.form, step, self.wrap(x))
 
     def retreat(self, step: int, x: Array) -> Array:
         """``A[step]^T x`` for x of shape (1, B, H)."""
         if self.product == "dense":
             return self._dense(step, x, "bij,vbi->vbj")
         if self.product == "fused":
-            return reference.jacobian_transpose(_plain(self.form), step, np.asarray(x))
-        return reference.jacobian_transpose(self.form, step, self.wrap(x))
+            return site_jacobian_transpose(_plain(self.form), step, np.asarray(x))
+        return site_jacobian_transpose(self.form, step, self.wrap(x))
 
     def _dense(self, step: int, x: Array, subscripts: str) -> Array:
         """A product with the stored Jacobian of a step."""
@@ -367,7 +375,7 @@ def _plain(form: SiteForm) -> SiteForm:
     return replace(form, **arrays)
 
 
-def _with_rounded_parameters(model: SiteMap, wrap: Any) -> SiteMap:
+def _with_rounded_parameters(model: StepModel, wrap: Any) -> StepModel:
     """The same model computing with rounded parameters; its own checks would make plain arrays of them."""
     twin = copy.copy(model)
     twin._parameters = {name: wrap(value) for name, value in model.parameters.items()}
@@ -377,16 +385,16 @@ def _with_rounded_parameters(model: SiteMap, wrap: Any) -> SiteMap:
 def stored_coefficients(model: Any, z: Array, x: Array) -> SiteCoefficients:
     """Coefficients as most libraries compute them: derivatives from stored values, plain sigmoids."""
     if isinstance(model, GRU):
-        reset, update, a_n, c_n = model._currents(model.parameters, z, x)
+        reset, update, a_n, c_n = gru_currents(model.parameters, z, x)
         r, u = _plain_sigmoid(reset), _plain_sigmoid(update)
         n = np.tanh(c_n + r * a_n)
         s = (1.0 - u) * (1.0 - n * n)
         gates = [s * a_n * (r * (1.0 - r)), (z - n) * (u * (1.0 - u)), s * r, s]
         return SiteCoefficients(decay=u, gates=np.stack([np.asarray(gate) for gate in gates], axis=-2))
-    part = model.coefficients(z, x)
+    part = site_coefficients(model, z, x)
     name = getattr(getattr(model, "nonlinearity", None), "name", None)
     if name not in _STORED:
-        return cast(SiteCoefficients, part)
+        return part
     if isinstance(model, RNN):
         value = np.tanh(network_current(model.parameters, z, x))
         return replace(part, gates=_STORED[name](value)[..., None, :])

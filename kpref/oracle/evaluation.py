@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref import kernels
-from kpref.linearize import SiteForm
+from kpref.site_view import SiteForm, site_kernels
 from kpref.space import EuclideanSpace
 
 __all__ = ["FACTORS", "evaluate", "stages"]
@@ -44,9 +43,9 @@ def stages(operator: str, form: SiteForm, space: EuclideanSpace, tensor: Array) 
 FACTORS = {"K": ("J_T", "J"), "NTK": ("P_T", "J_T", "J", "P"), "gradient": ("P_T", "J_T"), "D": ("J", "P")}
 
 _SINGLE: dict[str, Any] = {
-    "P": kernels.tangent,
-    "P_T": kernels.adjoint,
-    "P_inverse": kernels.inverse,
-    "J": kernels.parameter_product,
-    "J_T": kernels.parameter_transpose,
+    "P": site_kernels.tangent,
+    "P_T": site_kernels.adjoint,
+    "P_inverse": site_kernels.inverse,
+    "J": site_kernels.parameter_product,
+    "J_T": site_kernels.parameter_transpose,
 }

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref import kernels
-from kpref.linearize import SiteForm
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.defects import defects, only_gate
 from kpref.oracle.evaluation import evaluate
+from kpref.site_view import SiteForm, site_kernels
 
 __all__ = ["explain", "pattern"]
 
@@ -102,7 +101,7 @@ class _Scale:
         """
         with np.errstate(over="ignore", invalid="ignore"):
             if not local and self.operator in ("P", "P_T"):
-                undo = kernels.inverse if self.operator == "P" else kernels.inverse_transpose
+                undo = site_kernels.inverse if self.operator == "P" else site_kernels.inverse_transpose
                 error = undo(form, np.ascontiguousarray(error)[None])[0]
             ratio = error / self.deviation
             if edges and ratio.ndim == 3 and ratio.shape[1] > 2:
@@ -140,7 +139,7 @@ def _terms(judge: Judge, operator: str, tensor: Array, answer: Array) -> Iterato
     gates: list[int | None] = list(range(form.gates.shape[2]))
     names = [f"gate: gate {gate}" for gate in gates]
     if operator in ("P", "P_T", "P_inverse"):
-        undo = kernels.inverse_transpose if operator == "P_T" else kernels.inverse
+        undo = site_kernels.inverse_transpose if operator == "P_T" else site_kernels.inverse
         given = tensor if operator == "P_inverse" else answer
         for gate, name in [*zip(gates, names, strict=True), (None, "decay: the direct term")]:
             yield name, (given - undo(only_gate(form, gate), given[None])[0])

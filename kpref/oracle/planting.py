@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.linearize import SiteForm
-from kpref.models.base import network_current
 from kpref.models.nonlinearity import sigmoid
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.emulation import EmulatedBackend
+from kpref.site_view import SiteForm, gru_currents, network_current
 
 Array = npt.NDArray[Any]
 Plant = Callable[[EmulatedBackend], None]
@@ -316,7 +315,7 @@ def slope_of_value(backend: EmulatedBackend) -> Array:
 
 def reset_before(model: Any, h: Array, x: Array, step: int) -> Array:
     """A gated unit whose reset gate acts before the product, as other libraries define it."""
-    reset, update, _, c_n = model._currents(model.parameters, h, x[step])
+    reset, update, _, c_n = gru_currents(model.parameters, h, x[step])
     units = model.n_states
     r, u = sigmoid(np.asarray(reset)), sigmoid(np.asarray(update))
     a_n = (r * h) @ model.parameters["weight_hh"][2 * units :].T + model.parameters["bias_hh"][2 * units :]
@@ -325,7 +324,7 @@ def reset_before(model: Any, h: Array, x: Array, step: int) -> Array:
 
 def complemented(model: Any, h: Array, x: Array, step: int) -> Array:
     """A gated unit whose update gate says how much is new."""
-    _, update, _, _ = model._currents(model.parameters, h, x[step])
+    _, update, _, _ = gru_currents(model.parameters, h, x[step])
     u = sigmoid(np.asarray(update))
     new = (model.step(h, x[step]) - u * h) / (1 - u)
     return u * new + (1 - u) * h

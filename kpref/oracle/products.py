@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.linearize import SiteForm
-from kpref.models.base import SiteModel
+from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.coefficients import CoefficientErrors, Spread, coefficient_errors, relative, sum_error
+from kpref.site_view import SiteForm
 
 __all__ = ["Chunk", "chunks", "jacobian", "jacobian_transpose", "parameter_product", "parameter_terms"]
 
@@ -57,7 +57,7 @@ class Chunk:
         return len(self.weight) // self.weight.shape[1]
 
 
-def chunks(model: SiteModel, form: SiteForm, states: Array, inputs: Array, arithmetic: Arithmetic) -> Iterator[Chunk]:
+def chunks(model: StepModel, form: SiteForm, states: Array, inputs: Array, arithmetic: Arithmetic) -> Iterator[Chunk]:
     """The linearisation of `model` at states (R, B, H) under inputs (R, B, n_in), a few rows at a time."""
     rows, trials, units = states.shape
     lost = Spread(np.array(arithmetic.underflow), np.array(arithmetic.underflow))

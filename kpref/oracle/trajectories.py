@@ -12,6 +12,7 @@ from kpref.models import GRU
 from kpref.models.nonlinearity import sigmoid, sigmoid_pair
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.hypotheses import pattern
+from kpref.site_view import gru_currents
 
 __all__ = ["explain_states"]
 
@@ -95,7 +96,7 @@ def _candidates(judge: Judge) -> Iterator[tuple[str, Array]]:
 
 def _gru_variants(model: GRU, h: Array, x: Array) -> Iterator[tuple[str, Array]]:
     """Gated units as other libraries define them."""
-    reset, update, a_n, c_n = model._currents(model.parameters, h, x)
+    reset, update, a_n, c_n = gru_currents(model.parameters, h, x)
     u, complement = sigmoid_pair(update)
     r, n = sigmoid(reset), np.tanh(c_n + sigmoid(reset) * a_n)
     yield "gate: the update gate complemented", u * n + complement * h

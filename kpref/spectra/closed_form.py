@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.lengths import points
-from kpref.linearize import DenseForm, Form, SiteForm, with_gates
+from kpref.linearize import DenseForm
+from kpref.site_view import SiteForm, with_gates
 from kpref.threads import serial_blas
 
 __all__ = ["gate_features", "kernel_block_squares", "kernel_trial_trace", "kernel_unit_average", "kernel_unit_trace"]
@@ -40,7 +41,7 @@ def gate_features(form: SiteForm) -> list[Array]:
 
 
 @serial_blas
-def kernel_unit_trace(form: Form, mu: Array) -> Array:
+def kernel_unit_trace(form: Any, mu: Array) -> Array:
     """Diagonal of ``tr_{trials, time}(K)``, shape (H,); K's trace is its sum.
 
     Parameters
@@ -52,7 +53,7 @@ def kernel_unit_trace(form: Form, mu: Array) -> Array:
     return np.asarray(kernel_trial_trace(form, mu).sum(axis=0))
 
 
-def kernel_trial_trace(form: Form, mu: Array) -> Array:
+def kernel_trial_trace(form: Any, mu: Array) -> Array:
     """Diagonal of ``tr_time(K)``, shape (B, H): the share of each trial in `kernel_unit_trace`."""
     weights = mu.T
     form = with_gates(form)
@@ -66,7 +67,7 @@ def kernel_trial_trace(form: Form, mu: Array) -> Array:
     return total
 
 
-def kernel_block_squares(form: Form, mu: Array, groups: Array, units: Array) -> Array:
+def kernel_block_squares(form: Any, mu: Array, groups: Array, units: Array) -> Array:
     """Squared norms of the blocks of K between groups of trials, for some units, shape (G, G).
 
     ``sum_h |F_gh F_g'h^T|_F^2``, which is ``<F_gh^T F_gh, F_g'h^T F_g'h>_F`` where F has fewer columns than rows.
@@ -109,7 +110,7 @@ def _block_squares(factor: Array, owner: Array, count: int) -> Array:
 
 
 @serial_blas
-def kernel_unit_average(form: Form, mu: Array, lengths: npt.NDArray[np.int64] | None = None) -> Array:
+def kernel_unit_average(form: Any, mu: Array, lengths: npt.NDArray[np.int64] | None = None) -> Array:
     """The average of K over all pairs of trials and times, shape (H, H); diagonal for a network in site form.
 
     Parameters

@@ -30,10 +30,11 @@ import numpy.typing as npt
 
 from kpref._validate import integer
 from kpref.flow import Flow
-from kpref.linearize import DenseForm, SiteForm, with_gates
+from kpref.linearize import DenseForm
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.operators.reduced import AXES, kept_axes
+from kpref.site_view import SiteForm, with_gates
 from kpref.spectra.closed_form import gate_features, kernel_unit_trace
 from kpref.spectra.deflated import beside_krylov
 from kpref.spectra.eigen import eigh

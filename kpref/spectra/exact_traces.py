@@ -32,10 +32,11 @@ import numpy.typing as npt
 
 from kpref._validate import function
 from kpref.flow import Flow, require_flow
-from kpref.linearize import DenseForm, Form, SiteForm, with_gates
+from kpref.linearize import DenseForm, Form
 from kpref.memory import require_memory
 from kpref.models.base import Map
 from kpref.operators import TensorOperator
+from kpref.site_view import SiteForm, site_or_none, with_gates
 from kpref.spectra.closed_form import gate_features
 from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
 
@@ -115,8 +116,8 @@ def ntk_trace_exact(flow: Flow, progress: Progress | None = None) -> float:
     each thread; or min(M, B T H) products with D, 2 B T k_r H^2 flops each and more. Other flows go the second way.
     """
     _check(flow, progress)
-    form, shape = flow.linearization, flow.space.shape
-    if isinstance(flow.model, Map) and isinstance(form, SiteForm):
+    form, shape = site_or_none(flow.linearization), flow.space.shape
+    if isinstance(flow.model, Map) and form is not None:
         steps, units = shape[1:]
         by_products = 2 * min(form.n_parameters, math.prod(shape)) * len(form.weight) / units
         if steps * units < by_products:  # both per trial, step and square of the units
@@ -130,7 +131,7 @@ def _check(flow: object, progress: object) -> None:
         function("progress", progress, "a number of trials or products")
 
 
-def _step_jacobian(form: Form, step: int, trials: slice) -> Array:
+def _step_jacobian(form: Any, step: int, trials: slice) -> Array:
     """A[step] of a block of trials, (trials, H, H), in float64."""
     form = with_gates(form)
     if isinstance(form, DenseForm):

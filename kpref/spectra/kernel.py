@@ -25,8 +25,8 @@ from kpref._validate import function
 from kpref.flow import Flow, require_flow
 from kpref.linearize import DenseForm, Form
 from kpref.memory import require_memory
+from kpref.site_view import site_or_none
 from kpref.spectra.closed_form import gate_features
-from kpref.step_form import StepForm
 from kpref.threads import run_blocks, serial_blas
 from kpref.unit_blocks import UnitBlocks, unit_blocks
 
@@ -94,7 +94,8 @@ def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | Non
     """`kernel_spectrum` of a linearisation, mu (B, T) being the measure."""
     if isinstance(form, DenseForm):
         return _dense_spectrum(form, mu)
-    if isinstance(form, StepForm):
+    site = site_or_none(form)
+    if site is None:
         blocks = unit_blocks(form)
         if blocks is None:
             raise ValueError(
@@ -103,9 +104,9 @@ def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | Non
             )
         return _summary(_block_spectra(blocks, np.sqrt(mu.T).reshape(-1, 1), progress))
     root = np.sqrt(mu.T).reshape(-1, 1)
-    features = [root * block for block in gate_features(form)]
+    features = [root * block for block in gate_features(site)]
     units = form.n_states
-    gates = form.gates.astype(np.float64, copy=False)
+    gates = site.gates.astype(np.float64, copy=False)
     if gates.shape[:2] == (1, 1) and (gates == gates[..., :1]).all():
         matrix = np.concatenate([gate * block for gate, block in zip(gates[0, 0, :, 0], features, strict=True)], axis=1)
         unit_values = np.broadcast_to(np.square(svdvals(matrix)), (units, min(matrix.shape))).copy()

@@ -37,7 +37,7 @@ from kpref._validate import integer, real_number
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow, require_flow
 from kpref.kernels import reference
-from kpref.linearize import Form, SiteForm
+from kpref.linearize import Form
 from kpref.memory import require_memory
 from kpref.runge_kutta import Forcing, Segment, StageSystem
 from kpref.spectra.blocks import extend_blocks
@@ -479,10 +479,4 @@ def _rows(form: Form, rows: slice) -> Form:
     """Some rows of a linearisation, as views."""
     if isinstance(form, StepForm):
         return form.rows(rows)
-    names = ("state_jacobian", "parameter_jacobian")
-    if isinstance(form, SiteForm):
-        names = ("decay", "gates", "slope", "variable", "drive")  # type: ignore[assignment]
-    arrays = {name: getattr(form, name) for name in names}
-    return replace(
-        form, **{name: array[rows] if len(array) == form.n_steps else array for name, array in arrays.items()}
-    )
+    return replace(form, state_jacobian=form.state_jacobian[rows], parameter_jacobian=form.parameter_jacobian[rows])

@@ -40,8 +40,9 @@ from scipy.linalg.blas import dgemm, dsyrk
 
 from kpref._reprs import short_repr
 from kpref.flow import Flow, require_flow
-from kpref.linearize import DenseForm, SiteForm, with_gates
+from kpref.linearize import DenseForm
 from kpref.memory import require_memory
+from kpref.site_view import SiteForm, with_gates
 from kpref.spectra.closed_form import gate_features
 from kpref.threads import even_blocks, run_blocks, serial_blas
 

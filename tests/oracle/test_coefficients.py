@@ -11,6 +11,7 @@ from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.cases import emulate, make_flow
 from kpref.oracle.coefficients import Spread, coefficient_errors, relative, sum_error
 from kpref.oracle.emulation import Rounded
+from kpref.site_view import site_view
 from tests.strategies import KINDS, SEEDS, examples, make_model
 
 ARITHMETIC = pytest.mark.parametrize("name", ["float32", "tf32", "bfloat16", "float16"])
@@ -23,7 +24,7 @@ def errors_over_deviations(kind, name, formulas, seed=0, gain=1.5):
     backend = emulate(flow, arithmetic, formulas=formulas)
     starts = np.concatenate([backend.z0[:, None], backend.states[:, :-1]], axis=1)
     before, inputs = (np.moveaxis(value, 1, 0) for value in (starts, backend.inputs))
-    exact = linearize(backend.model, before, inputs)
+    exact = site_view(linearize(backend.model, before, inputs))
     errors = coefficient_errors(backend.model, before, inputs, arithmetic)
     pairs = {
         "gates": (backend.form.gates, exact.gates, errors.gates),
