@@ -23,7 +23,6 @@ from numba import uint64
 from kpref.kernels.blas import product_at, row_length
 from kpref.kernels.changes import Weights, as_weights
 from kpref.kernels.compilation import kernel, merged
-from kpref.kernels.panels import Panels
 from kpref.kernels.units import FIELDS, FUNCTIONS, TILE, apply_function
 from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm
@@ -244,9 +243,9 @@ def _bases(net, rows):  # type: ignore[no-untyped-def]
 
 @kernel
 def _weight(weights, index):  # type: ignore[no-untyped-def]
+    """A matrix as `kpref.kernels.blas.product_at` takes it."""
     table = weights.table
-    first, rows, columns = table[index, 0], table[index, 1], table[index, 2]
-    return Panels(weights.entries[first : first + rows * columns], rows, columns, table[index, 3])
+    return weights.entries.ctypes.data + table[index, 0] * 8, table[index, 1], table[index, 2], table[index, 3]
 
 
 @merged
@@ -262,10 +261,10 @@ def _evaluate(net, drive, point, full, until, aim, buffer, bases, tile):  # type
         to, of = strides[operations[k, 1]], strides[operations[k, 3]]
         y, x = bases[operations[k, 1]] + operations[k, 2], bases[operations[k, 3]] + operations[k, 4]
         if what == _PRODUCT:
-            product_at(add, rows, address + x * 8, of, _weight(net.weights, index), address + y * 8, to)
+            product_at(1.0, add, rows, address + x * 8, of, _weight(net.weights, index), address + y * 8, to)
         elif what == _DRIVEN:
             x = drive.ctypes.data + operations[k, 4] * 8
-            product_at(add, rows, x, drive.strides[0] // 8, _weight(net.weights, index), address + y * 8, to)
+            product_at(1.0, add, rows, x, drive.strides[0] // 8, _weight(net.weights, index), address + y * 8, to)
         elif what == _FUNCTION:
             sound &= _apply(net, index, channel, point, rows, full, aim, buffer, bases, tile)
             channel += net.functions[index, 4]
