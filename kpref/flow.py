@@ -21,7 +21,7 @@ from kpref.lengths import joined
 from kpref.linearize import Form
 from kpref.loss import evaluate_loss
 from kpref.memory import require_memory
-from kpref.models.base import Field, Map, Model, SiteModel
+from kpref.models.base import DenseModel, Field, Map, Model
 from kpref.models.step import StepModel
 from kpref.operators import TensorOperator
 from kpref.readout import Readout
@@ -322,7 +322,7 @@ def _inputs(inputs: Any, model: Model, dtype: np.dtype[Any]) -> Array:
     """The inputs, checked; that there is memory for the flow as well, before they are copied."""
     given = numeric_array("inputs", inputs, "biuf")
     check_shape("inputs", given, ndim=3)
-    if 0 in given.shape:
+    if 0 in given.shape[:2] or given.shape[2] == 0 < model.n_inputs:
         raise ValueError(f"inputs must have at least one trial, step and channel; got shape {given.shape}")
     if given.shape[2] != model.n_inputs:
         raise ValueError(f"inputs must have shape (B, T, {model.n_inputs}) for this model; got {given.shape}")
@@ -344,10 +344,8 @@ def _check_memory(model: Model, trials: int, steps: int, dtype: np.dtype[Any]) -
     """
     if isinstance(model, StepModel):
         coefficients = sum(model.program.channels.values())
-    elif isinstance(model, SiteModel):
-        coefficients = model.n_states * (model.n_gates + 2)
     else:
-        coefficients = model.n_states * (model.n_states + model.n_parameters + 2)
+        coefficients = model.n_states * (2 + (model.n_stored if isinstance(model, DenseModel) else 0))
     states = 8.0 * model.n_states + dtype.itemsize * (coefficients + 3.0 * model.n_states)
     inputs = model.n_inputs * (16.0 + dtype.itemsize)
     require_memory(trials * steps * (states + inputs), f"a flow of {model} over {trials} trials of {steps} steps")

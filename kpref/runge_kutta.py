@@ -18,10 +18,10 @@ import numpy.typing as npt
 from kpref._reprs import short_repr
 from kpref._validate import short
 from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau, adaptive, fixed_steps
-from kpref.leaky import leaky_form, linearize_stages, take_steps
+from kpref.leaky import is_compiled, linearize_stages, take_steps
 from kpref.linearize import Form, linearize
 from kpref.memory import available_memory
-from kpref.models.base import Field, SiteModel
+from kpref.models.base import DenseModel, Field
 from kpref.threads import even_blocks, run_blocks
 
 __all__ = ["Forcing", "Segment", "StageSystem", "integrate", "interpolation", "interpolation_order"]
@@ -141,8 +141,7 @@ def _compiled_steps(
     field: Field, signal: InputSignal, times: Array, z0: Array, tableau: Tableau, states: Array
 ) -> Solution | None:
     """One step in each interval by compiled code; None if the field has no such code or the states overflow."""
-    form = leaky_form(field)
-    if form is None or not isinstance(field, SiteModel):
+    if not is_compiled(field):
         return None
     states[0] = z0
     steps = len(times) - 1
@@ -162,7 +161,7 @@ def _compiled_steps(
     for segment in system.segments:
         part = slice(segment.start, segment.stop)
         run = states[segment.start : segment.stop + 1]
-        take_steps(field, form, tableau, solution.h[part], system.stage_drive(segment), run)
+        take_steps(field, tableau, solution.h[part], system.stage_drive(segment), run)
     # What overflows is run again in NumPy, which says where.
     return solution if np.isfinite(states).all() else None
 
@@ -194,7 +193,7 @@ class StageSystem:
         self.tableau = solution.tableau
         self.n_steps = len(solution.interval)
         self.n_trials, self.n_states = solution.z_steps.shape[1:]
-        width = 1 if isinstance(field, SiteModel) else self.n_states + field.n_parameters
+        width = field.n_stored if isinstance(field, DenseModel) else 1
         entries = self.tableau.stages * self.n_trials * self.n_states * width
         length = max(1, _SEGMENT_ENTRIES // entries)
         bounds = range(0, self.n_steps, length)
@@ -238,13 +237,12 @@ class StageSystem:
         return form
 
     def _linearize(self, segment: Segment) -> Form:
-        compiled = leaky_form(self.field)
-        if compiled is None or not isinstance(self.field, SiteModel) or self.dtype != np.float64:
+        if not is_compiled(self.field) or self.dtype != np.float64:
             return linearize(self.field, *self.stage_states(segment), self.dtype)
         part = slice(segment.start, segment.stop)
         solution = self.solution
         return linearize_stages(
-            self.field, compiled, self.tableau, solution.h[part], self.stage_drive(segment), solution.z_steps[part]
+            self.field, self.tableau, solution.h[part], self.stage_drive(segment), solution.z_steps[part]
         )  # fmt: skip
 
     def stage_inputs(self, segment: Segment) -> Array:

@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._frozen import Frozen
-from kpref._validate import finite_array, numeric_array, short
+from kpref._validate import finite_array, instance, numeric_array, short
 from kpref.lengths import check_lengths, points
 from kpref.memory import require_memory
 
-__all__ = ["EuclideanSpace", "TrajectorySpace", "require_space"]
+__all__ = ["EuclideanSpace", "TrajectorySpace", "require_space", "require_trajectories"]
 
 Array = npt.NDArray[np.floating]
 
@@ -249,9 +249,17 @@ class TrajectorySpace(EuclideanSpace):
 
 def require_space(name: str, space: object) -> EuclideanSpace:
     """A space as it is, or TypeError."""
-    if not isinstance(space, EuclideanSpace):
-        raise TypeError(f"{name} must be an EuclideanSpace or a TrajectorySpace; got {short(space)}")
+    instance(name, space, EuclideanSpace, "an EuclideanSpace or a TrajectorySpace")
+    assert isinstance(space, EuclideanSpace)
     return space
+
+
+def require_trajectories(space: object, shape: tuple[int, int, int]) -> None:
+    """Raise TypeError or ValueError unless this is the space of trajectories of a shape."""
+    instance("space", space, TrajectorySpace, "a TrajectorySpace, such as flow.space")
+    assert isinstance(space, TrajectorySpace)
+    if space.shape != shape:
+        raise ValueError(f"space must be of trajectories (trials, time, units) = {shape}; got {space}")
 
 
 def _weights(

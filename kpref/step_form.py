@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref.program import Program
 
 __all__ = ["Entry", "Place", "StepForm", "Variable", "allot"]
@@ -115,8 +116,8 @@ class StepForm:
         The coefficients of all channels, as `allot` lays them out.
     places : mapping of str to Place
         Of each channel in them.
-    states : ndarray, shape (R, B, H)
-        The points of linearisation, for variables that are parts of the state.
+    states : ndarray, shape (R, B, H or 0)
+        The points of linearisation, for variables that are parts of the state; no columns where there are none such.
     variables : ndarray, shape (R, B, V)
         The other variables side by side.
     known : mapping of str to Variable
@@ -139,6 +140,8 @@ class StepForm:
     entries: tuple[Entry, ...]
     shapes: Mapping[str, tuple[int, ...]]
 
+    __repr__ = short_repr
+
     @property
     def n_steps(self) -> int:
         """Number R of rows."""
@@ -152,7 +155,7 @@ class StepForm:
     @property
     def n_states(self) -> int:
         """Width of the state."""
-        return int(self.states.shape[2])
+        return self.program.n_states
 
     @property
     def n_parameters(self) -> int:
@@ -191,6 +194,29 @@ class StepForm:
             for name, place in self.places.items()
         }
         return replace(self, places=places, states=self.states[first:last], variables=self.variables[first:last])
+
+    def changed(
+        self,
+        channels: Mapping[str, Array] | None = None,
+        weights: Mapping[str, Array] | None = None,
+        variables: Mapping[str, Array] | None = None,
+    ) -> StepForm:
+        """The same form with some of its numbers replaced by others of the same shapes."""
+        numbers = self.numbers.copy() if channels else self.numbers
+        for name, value in (channels or {}).items():
+            self.places[name].view(numbers)[...] = value
+        known, extra = dict(self.known), [self.variables]
+        column = self.variables.shape[2]
+        for name, value in (variables or {}).items():
+            known[name] = Variable(False, column, known[name].width)
+            extra.append(np.broadcast_to(value, (*self.variables.shape[:2], known[name].width)))
+            column += known[name].width
+        joined = np.concatenate(extra, axis=2, dtype=self.dtype) if variables else self.variables
+        new = {name: np.require(weight, self.dtype, ["C", "W"]) for name, weight in (weights or {}).items()}
+        return replace(
+            self, numbers=numbers, variables=joined, known=known if variables else self.known,
+            weights={**self.weights, **new},
+        )  # fmt: skip
 
     @cached_property
     def trained(self) -> tuple[str, ...]:

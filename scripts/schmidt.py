@@ -24,7 +24,7 @@ N_INPUTS = 3
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 
 
-def pytorch_init(kind: type, units: int, seed: int) -> models.base.SiteMap:
+def pytorch_init(kind: type, units: int, seed: int) -> models.StepMap:
     """All parameters uniform in +-H^(-1/2), as torch.nn.GRU and torch.nn.RNN draw them."""
     model = kind.init(N_INPUTS, units, seed)
     generator = np.random.default_rng([seed, units])
@@ -119,7 +119,7 @@ def draw(ranks: dict[str, np.ndarray], values: dict[int, np.ndarray], path: Path
 
 def main() -> None:
     """Print the tables and draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--figure", type=Path)

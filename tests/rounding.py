@@ -21,26 +21,32 @@ def gamma(count, dtype=np.float64):
 def roundings(form):
     """The most roundings that one entry of one factor of an operator goes through.
 
-    P and its kin: a product of length k_r H, two factors, the decay, the sum. J: H + n_in + 1, and k gates; in one
-    sweep with P another H of its product. J^T: one product for each of the B T rows, and a factor. The measure adds
-    two, the second order of all this less than one.
+    P and its kin: the products on the way of a state, as long as their weight read either way, an operation each, the
+    sum. J: the products of variables, and in one sweep with P those of states. J^T: one product for each of the B T
+    rows, and a factor. The measure adds two, the second order of all this less than one.
     """
-    units, trials, steps = form.n_states, form.n_trials, form.n_steps
-    sweep = len(form.weight) + form.gates.shape[2] + 4
-    product = 2 * units + form.drive.shape[2] + form.gates.shape[2] + 1
+    trials, steps, operations = form.n_trials, form.n_steps, form.program.operations
+    products = [op for op in operations if op.kind == "product"]
+    of_states = [form.weights[op.name].shape for op in products if op.source is not None]
+    of_variables = [form.weights[op.name].shape for op in products if op.variable is not None]
+    sweep = sum(max(shape) for shape in of_states) + len(operations) + 4
+    product = sum(columns for _, columns in of_states + of_variables) + len(operations) + 1
     return max(sweep, product, trials * steps + 1) + 3
 
 
 def absolute(form):
-    """The linearisation with the absolute values of all coefficients: it bounds every intermediate sum."""
-    names = ("decay", "gates", "slope", "variable", "drive", "weight")
-    return replace(form, **{name: np.abs(getattr(form, name).astype(np.float64)) for name in names})
+    """The linearisation with the absolute values of all numbers: it bounds every intermediate sum."""
+    return _changed(form, lambda array: np.abs(array.astype(np.float64)))
 
 
 def in_double(form):
     """The same linearisation, to the last bit, in float64."""
-    names = ("decay", "gates", "slope", "variable", "drive", "weight")
-    return replace(form, **{name: getattr(form, name).astype(np.float64) for name in names})
+    return _changed(form, lambda array: array.astype(np.float64))
+
+
+def _changed(form, change):
+    arrays = {name: change(getattr(form, name)) for name in ("numbers", "states", "variables")}
+    return replace(form, **arrays, weights={name: change(weight) for name, weight in form.weights.items()})
 
 
 def _enter(form, x):

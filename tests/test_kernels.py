@@ -34,7 +34,7 @@ def rng():
 
 
 def batch(form, name, count, rng):
-    shape = (form.layout.size,) if name in ("J", "D") else (form.n_trials, form.n_steps, form.n_states)
+    shape = (form.n_parameters,) if name in ("J", "D") else (form.n_trials, form.n_steps, form.n_states)
     return rng.normal(size=(count, *shape)).astype(form.dtype)
 
 
@@ -114,7 +114,8 @@ def test_parameter_products_in_panels(name, narrow, rng, monkeypatch):
     monkeypatch.setattr(panels, "_has_small_products", lambda: narrow)
     flow = make_flow("GRU", (9, 30, 130))
     form, units = flow.linearization, 130
-    gates = form.gates.swapaxes(0, 1)
+    names = ("reset_gate", "update_gate", "hidden")
+    gates = np.stack([form.channel(f"layer0_{gate}") for gate in names], axis=2).swapaxes(0, 1)
     matrix, tensor = rng.normal(size=(3 * units, units)), rng.normal(size=flow.states.shape)
     where = {"weight_hh": matrix}
     zeros = {key: np.zeros_like(value) for key, value in flow.model.parameters.items()}
@@ -192,7 +193,7 @@ from kpref.kernels import panels
 for module in sorted(found.name for found in pkgutil.iter_modules(kernels.__path__, "kpref.kernels.")):
     for name, function in sorted(vars(importlib.import_module(module)).items()):
         if hasattr(function, "py_func") and function.__module__ == module and hasattr(function._cache, "_cache_file"):
-            print(f"{module}.{name}|{function._cache._cache_file._source_stamp}")
+            print(f"{module}.{name}|{function._cache._cache_file._version}")
 """
 
 

@@ -94,7 +94,7 @@ def test_everything_that_an_analysis_holds_is_one_line(flow):
     gradient = flow.gradient_flow(kpref.Readout(np.ones((1, 3))), targets=np.ones((4, 5, 1)))
     solution = report.study.analyses[0].flow.solution
     found = everything([report, gradient, flow.linearization, kpref.schmidt_spectrum(flow), solution])
-    assert {"Analysis", "Comparison", "FiniteDifferences", "GradientFlow", "Lyapunov", "SiteForm", "Tableau"} <= set(
+    assert {"Analysis", "Comparison", "FiniteDifferences", "GradientFlow", "Lyapunov", "StepForm", "Tableau"} <= set(
         found
     )
     for result in found.values():

@@ -9,6 +9,7 @@ from strategies import SEEDS, STRUCTURES, examples, flows, make_flow, weights
 
 from kpref import Flow, get_num_threads, models, set_num_threads
 from kpref.operators import TensorOperator, identity
+from kpref.site_view import site_view
 from kpref.space import EuclideanSpace, TrajectorySpace
 from kpref.spectra import effective_schmidt_rank, schmidt, schmidt_sampling, schmidt_sketch, schmidt_spectrum
 from kpref.spectra.closed_form import gate_features
@@ -85,10 +86,11 @@ def test_any_number_of_units(units):
 def test_both_ways_to_gamma_and_any_tiles_agree(monkeypatch):
     # Inputs and biases alone are trained: few columns, so that Gamma comes from F_h^T F_h'.
     flow = make_flow("GRU", (6, 60, 5), trainable=["weight_ih", "bias_hh"])
-    gates = flow.linearization.gates.reshape(-1, 4, 5)
+    site = site_view(flow.linearization)
+    gates = site.gates.reshape(-1, 4, 5)
     root = np.sqrt(flow.space.mu.T).reshape(-1, 1)
-    features = [root * block for block in gate_features(flow.linearization)]
-    groups = schmidt._gates_by_columns(flow.linearization)
+    features = [root * block for block in gate_features(site)]
+    groups = schmidt._gates_by_columns(site)
     by_pairs = schmidt._gram_by_pairs(gates, features, groups, None)
     by_columns = schmidt._gram_by_columns(gates, features, None)
     # Sums of 360^2 products of one sign or less: rounding far below 1e-12 of the largest.

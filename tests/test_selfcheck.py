@@ -265,7 +265,9 @@ def test_a_wrong_linearisation_at_the_times_is_found():
     """The rates that the step is judged by; they enter neither P nor D."""
     flow = rate_flow()
     form = flow.linearization
-    flow.dynamics.__dict__["linearization"] = dataclasses.replace(form, slope=np.roll(form.slope, -1, axis=0))
+    rolled = form.numbers.copy()
+    form.places["slope"].view(rolled)[...] = np.roll(form.channel("slope"), -1, axis=0)
+    flow.dynamics.__dict__["linearization"] = dataclasses.replace(form, numbers=rolled)
     found = {each.name: each for each in self_check(flow).checks}
     assert not found["A at the times"].passed
     assert "df/dz at the times is not that at the first stages" in found["A at the times"].verdict

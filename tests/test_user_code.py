@@ -16,7 +16,8 @@ import kpref
 from kpref import EuclideanSpace, Flow, TensorOperator
 from kpref.integrate import InputSignal, adaptive, fixed_steps
 from kpref.models import RNN, Rate, UserField
-from kpref.models.base import DenseModel, Map, SiteCoefficients
+from kpref.models.base import DenseModel, Map
+from kpref.models.step import StepNumbers
 from kpref.oracle.finite_difference import finite_difference, taylor_test
 from kpref.threads import run_blocks
 
@@ -70,6 +71,11 @@ class LeakyDense(Leaky, DenseModel):
         return {"a": z / np.cosh(self.parameters["a"] * z) ** 2}
 
 
+def scaled(part, factor):
+    """Numbers of a program with its channels multiplied."""
+    return StepNumbers({name: factor * value for name, value in part.channels.items()}, part.variables)
+
+
 class OwnRNN(RNN):
     """A network of the user's own: twice the gain, and coefficients to match."""
 
@@ -79,10 +85,9 @@ class OwnRNN(RNN):
         self.witness.note()
         return 2 * super()._evaluate(parameters, z, x)
 
-    def coefficients(self, z, x):
+    def numbers(self, z, x):
         self.witness.note()
-        part = super().coefficients(z, x)
-        return SiteCoefficients(part.decay, 2 * part.gates, part.slope, part.variable)
+        return scaled(super().numbers(z, x), 2)
 
 
 class OwnRate(Rate):
@@ -91,7 +96,7 @@ class OwnRate(Rate):
     def _evaluate(self, parameters, z, x):
         return super()._evaluate(parameters, z, x) - z**3
 
-    def coefficients(self, z, x):
+    def numbers(self, z, x):
         raise NotImplementedError
 
 
@@ -454,13 +459,12 @@ def test_models_of_the_users_that_go_wrong(wrong, message, rng):
         Flow(Mine(), rng.normal(size=(4, 5, 2)))
 
 
-def test_coefficients_of_the_users_are_checked(rng):
+def test_numbers_of_the_users_are_checked(rng):
     class Mine(OwnRNN):
-        def coefficients(self, z, x):
-            part = RNN.coefficients(self, z, x)
-            return SiteCoefficients(part.decay, 1j * part.gates, part.slope, part.variable)
+        def numbers(self, z, x):
+            return scaled(RNN.numbers(self, z, x), 1j)
 
-    with pytest.raises(ValueError, match="Mine.coefficients, gates must return real numbers"):
+    with pytest.raises(ValueError, match="Mine.numbers, layer0_slope must return real numbers"):
         Flow(Mine.init(2, 3, 0), rng.normal(size=(4, 5, 2)))
 
 
@@ -517,27 +521,28 @@ def test_worst_error_along_a_trajectory_is_kept():
 @pytest.mark.parametrize(
     ("later", "message"),
     [
-        (lambda c: SiteCoefficients(c.decay, c.gates), "must return slope in one form at all states"),
-        (lambda c: SiteCoefficients(2 * c.decay, c.gates, c.slope, c.variable), "must return decay in one form"),
+        (lambda c: {"slope": c["slope"]}, "must give the channel 'decay'; it is missing"),
+        (lambda c: c | {"decay": 2 * c["decay"]}, "must return decay in one form at all states"),
+        (lambda c: c | {"decay": c["decay"] + 0 * c["slope"]}, "must return decay in one form at all states"),
     ],
 )
-def test_coefficients_of_the_users_keep_their_form(rng, later, message):
-    """Else what is constant, or left out, at the first states would be taken to be so at all."""
+def test_numbers_of_the_users_keep_their_form(rng, later, message):
+    """Else what is constant at the first states would be taken to be so at all."""
 
     class Mine(Rate):
-        def coefficients(self, z, x):
-            part = Rate.coefficients(self, z, x)
-            return part if (z == 0).all() else later(part)
+        def numbers(self, z, x):
+            part = Rate.numbers(self, z, x)
+            return part if (z == 0).all() else StepNumbers(later(part.channels), part.variables)
 
-    with pytest.raises(ValueError, match=f"Mine.coefficients {message}"):
+    with pytest.raises(ValueError, match=f"Mine.numbers {message}"):
         Flow(Mine.init(2, 4, 0), rng.normal(size=(3, 6, 2)), dt=0.1).NTK(np.ones((3, 6, 4)))
 
 
 def test_constant_coefficients_are_finite(rng):
     class Mine(Rate):
-        def coefficients(self, z, x):
-            part = Rate.coefficients(self, z, x)
-            return SiteCoefficients(np.full_like(part.decay, np.nan), part.gates, part.slope, part.variable)
+        def numbers(self, z, x):
+            part = Rate.numbers(self, z, x)
+            return StepNumbers(part.channels | {"decay": np.full(self.n_states, np.nan)}, part.variables)
 
     with pytest.raises(ValueError, match="is not finite"):
         Flow(Mine.init(2, 4, 0), rng.normal(size=(3, 6, 2)), dt=0.1).K(np.ones((3, 6, 4)))

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from kpref._reprs import short_repr
 from kpref.analysis.trial_errors import errors_of_blocks, errors_of_kernel, errors_of_modes, trial_groups
 from kpref.flow import Flow
-from kpref.linearize import SiteForm
 from kpref.models import Field
 from kpref.operators import TensorOperator
+from kpref.site_view import site_or_none
 from kpref.space import TrajectorySpace
 from kpref.spectra import (
     Eigen,
@@ -171,7 +171,7 @@ def _propagator_trace(flow: Flow) -> Estimate | None:
 
 
 def _kernel_schmidt(flow: Flow, seed: int) -> Estimate | None:
-    if isinstance(flow.linearization, SiteForm):
+    if site_or_none(flow.linearization) is not None:
         return Estimate(schmidt_spectrum(flow).effective_rank, 0.0, 0, "exact")
     return _sampled_rank(flow.K, seed)
 

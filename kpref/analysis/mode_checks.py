@@ -24,7 +24,7 @@ from kpref.analysis.checks import Check
 from kpref.analysis.selfcheck import largest_rounding
 from kpref.flow import Flow
 from kpref.operators import TensorOperator
-from kpref.spectra import KernelSpectrum
+from kpref.spectra import Eigen, KernelSpectrum
 from kpref.spectra.blocks import BlockEigen
 from kpref.spectra.closed_form import kernel_unit_trace
 from kpref.threads import serial_blas
@@ -41,8 +41,10 @@ _PROBES = 12
 _DEVIATIONS = 6.0
 
 
-def whole_vectors(modes: BlockEigen, shape: tuple[int, ...], axis: int) -> Array:
+def whole_vectors(modes: BlockEigen | Eigen, shape: tuple[int, ...], axis: int) -> Array:
     """Eigenfunctions of blocks along an axis as tensors (k, \\*shape) that are zero in the other blocks."""
+    if isinstance(modes, Eigen):
+        return modes.vectors
     tensors = np.zeros((len(modes.values), *shape))
     for tensor, block, vector in zip(tensors, modes.blocks, modes.vectors, strict=True):
         np.moveaxis(tensor, axis, 0)[block] = vector
@@ -75,7 +77,7 @@ def mode_check(operator: TensorOperator, values: Array, vectors: Array, longest_
 
 @serial_blas
 def kernel_checks(
-    operator: TensorOperator, exact: KernelSpectrum, modes: BlockEigen, longest_sum: int, seed: int
+    operator: TensorOperator, exact: KernelSpectrum, modes: BlockEigen | Eigen, longest_sum: int, seed: int
 ) -> list[Check]:
     """K, its exact spectrum, and its iterated modes, each against the others.
 
@@ -84,8 +86,8 @@ def kernel_checks(
     operator : TensorOperator
         K of the flow.
     exact : KernelSpectrum
-    modes : BlockEigen
-        Along the axis of units.
+    modes : BlockEigen or Eigen
+        Along the axis of units, or of all units at once.
     longest_sum : int
         Terms in the longest sum of a product with K and an inner product.
     seed : int
@@ -99,7 +101,7 @@ def kernel_checks(
     ]
 
 
-def _values_check(exact: KernelSpectrum, modes: BlockEigen) -> Check:
+def _values_check(exact: KernelSpectrum, modes: BlockEigen | Eigen) -> Check:
     known = np.zeros(len(modes.values))
     count = min(len(known), len(exact.values))
     known[:count] = exact.values[:count]

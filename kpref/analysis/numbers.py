@@ -102,8 +102,8 @@ class Analysis:
         The network on its trials, for comparisons.
     kernel : KernelSpectrum
         Exact spectrum of K.
-    kernel_modes : BlockEigen
-        Leading eigenpairs of K again, by iteration.
+    kernel_modes : BlockEigen or Eigen
+        Leading eigenpairs of K again, by iteration: one block a unit, unless K mixes units.
     propagator_modes : BlockEigen
         Leading eigenpairs of ``P P*``, one block a trial.
     ntk_modes : Eigen
@@ -134,7 +134,7 @@ class Analysis:
     states: Array
     flow: Flow
     kernel: KernelSpectrum
-    kernel_modes: BlockEigen
+    kernel_modes: BlockEigen | Eigen
     propagator_modes: BlockEigen
     ntk_modes: Eigen
     profiles: tuple[Profile, ...]
@@ -226,7 +226,11 @@ def analyze_checkpoint(
     k = min(modes, flow.space.size)
     tell("spectrum of K")
     kernel = kernel_spectrum(flow, progress=tick)
-    kernel_modes = block_eigh(flow.K, k, axis=2, seed=seed, tol=ASKED, progress=tick)
+    kernel_modes: BlockEigen | Eigen
+    if len(kernel.unit_values) == flow.space.shape[2]:
+        kernel_modes = block_eigh(flow.K, k, axis=2, seed=seed, tol=ASKED, progress=tick)
+    else:
+        kernel_modes = eigh(flow.K, k, seed=seed, tol=ASKED, progress=tick)
     tell("modes of P P*")
     propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed, tol=ASKED, progress=tick)
     tell("modes of the NTK")

@@ -23,9 +23,10 @@ from kpref.analysis.checks import Check
 from kpref.analysis.wording import percent
 from kpref.dynamics import FieldDynamics, MapDynamics
 from kpref.flow import Flow
-from kpref.linearize import Form, SiteForm, linearize
+from kpref.linearize import Form, linearize
 from kpref.models import Model
 from kpref.runge_kutta import StageSystem
+from kpref.step_form import StepForm
 
 __all__ = ["Slope", "fit_slope", "has_kinks", "kinks_crossed", "slope_check"]
 
@@ -179,6 +180,6 @@ def _forms(flow: Flow, model: Model, states: Array) -> Any:
 
 
 def _different(one: Form, other: Form) -> int:
-    if not (isinstance(one, SiteForm) and isinstance(other, SiteForm)):
+    if not (isinstance(one, StepForm) and isinstance(other, StepForm)):
         return 0
-    return int((one.gates != other.gates).sum() + (one.slope != other.slope).sum())
+    return int((one.numbers != other.numbers).sum())

@@ -31,8 +31,9 @@ from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow
 from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau
 from kpref.kernels import reference
-from kpref.linearize import DenseForm, Form, linearize, with_gates
+from kpref.linearize import DenseForm, Form, linearize
 from kpref.runge_kutta import integrate
+from kpref.site_view import with_gates
 from kpref.threads import serial_blas
 
 __all__ = ["StepSize", "measure_step_size", "stability_function", "step_size_check"]
@@ -228,7 +229,7 @@ def _spread(total: int, number: int) -> Array:
     return np.unique(np.linspace(0, total - 1, min(total, number)).round().astype(int))
 
 
-def _jacobians(form: Form, rows: Array, trials: Array) -> Array:
+def _jacobians(form: Any, rows: Array, trials: Array) -> Array:
     """df/dz, (rows, trials, H, H), at some rows and trials."""
     form = with_gates(form)
     if isinstance(form, DenseForm):

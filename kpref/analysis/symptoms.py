@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.wording import percent
-from kpref.linearize import SiteForm
 from kpref.models import GRU
+from kpref.site_view import site_or_none
 
 __all__ = ["rising_loss", "symptoms"]
 
@@ -76,10 +76,10 @@ def _explosion(analysis: Analysis) -> str:
 
 def _saturation(analysis: Analysis) -> str:
     name = getattr(getattr(analysis.flow.model, "nonlinearity", None), "name", None)
-    form = analysis.flow.linearization
+    form = site_or_none(analysis.flow.linearization)
     if isinstance(analysis.flow.model, GRU):
         name, flat = "tanh", np.abs(analysis.states) > 1 - _FLAT / 2  # 1 - tanh^2 < 0.01
-    elif isinstance(form, SiteForm) and name in ("tanh", "erf", "sigmoid"):
+    elif form is not None and name in ("tanh", "erf", "sigmoid"):
         slope = form.slope if form.slope.size else form.gates
         flat = slope < _FLAT * {"tanh": 1.0, "erf": 2 / np.pi**0.5, "sigmoid": 0.25}[name]
     else:

@@ -101,7 +101,7 @@ def count_operations(problem: Problem) -> dict[str, int]:
     """Floating-point operations of the matrix products, by column; see the head of `kpref.bench.command`."""
     tableau = problem.tableau
     evaluations = problem.trials * problem.steps * (1 if tableau is None else tableau.stages)
-    rows = 2 * evaluations * MODELS[problem.model].n_recurrent_gates * problem.states
+    rows = 2 * evaluations * (3 if problem.model == "gru" else 1) * problem.states
     p, j = rows * problem.states, rows * (problem.states + problem.inputs)
     counted = {"forward": j, "build": j, "P": p, "P^T": p, "K": 2 * j, "NTK": 2 * p + 2 * j, "gradient": j + p + j}
     return {column: counted[column] for column in problem.columns}

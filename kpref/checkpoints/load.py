@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kpref._archives import Arrays
-from kpref._validate import finite_array, short
+from kpref._validate import finite_array, flag, short
 from kpref.checkpoints.composed import put_together
-from kpref.checkpoints.heads import HEAD, choose_readout
+from kpref.checkpoints.heads import HEAD, choose_readout, reads
 from kpref.checkpoints.layers import LAYER, Layer, find_layer
 from kpref.checkpoints.save import RATE
 from kpref.checkpoints.sources import Source, listed, read_source
@@ -145,7 +145,7 @@ def load_checkpoint(
         GRU; if shapes do not match, a parameter is not finite (names tensor and index), the readout is ambiguous, or
         an array is left over that no part of the network accounts for.
     """
-    assigned = _assigned(map)
+    assigned, continuous = _assigned(map), flag("continuous", continuous)
     if not isinstance(ignore, str | list | tuple | set | frozenset):
         raise TypeError(f"ignore must be the names of arrays, one or several; got {short(ignore)}")
     ignored = [ignore] if isinstance(ignore, str) else list(ignore)
@@ -285,7 +285,7 @@ def _require_explained(left: Arrays, layer: Layer) -> None:
     first = next(iter(left))
     ways = [f"set aside with ignore= (--ignore {first}) if no weight depends on it"]
     numbers = {name: array for name, array in left.items() if array.dtype.kind != "b"}
-    if any(array.ndim == 2 and array.shape[1] == n_states for array in numbers.values()):
+    if any(reads(array, n_states) for array in numbers.values()):
         ways.insert(0, "named as the readout with readout= (--readout)")
     if any(_initial_shape(array, n_states) is not None for array in numbers.values()):
         ways.insert(0, "named as the initial state with z0= (--z0)")

@@ -1,27 +1,28 @@
-"""Products with a linearisation: P, P^T, their inverses, J and J^T over the site form, on all cores.
+"""Products with a linearisation: P, P^T, their inverses, J and J^T, on all cores.
 
-Each function takes a `kpref.linearize.SiteForm` and a batch of tensors (vectors, B, T, H) or of parameter vectors
-(vectors, M), and returns a new batch. Blocks of trials, or of rows, are fixed by the size of the problem, and partial
-sums are added in a fixed order: the number of threads does not change a bit of the result.
+Each function takes a `kpref.step_form.StepForm` or a `kpref.linearize.DenseForm` and a batch of tensors (vectors, B, T,
+H) or of parameter vectors (vectors, M), and returns a new batch. Blocks of trials, or of rows, are fixed by the size of
+the problem, and partial sums are added in a fixed order: the number of threads does not change a bit of the result.
 `kpref.kernels.reference` does the same in plain NumPy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from functools import wraps
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref.kernels import parameters, program_sweeps, sensitivities, stages, sweeps
+from kpref.kernels import program_sweeps, reference, stages, sweeps
 from kpref.kernels.changes import Changes, packed_changes, unpacked_changes, zero_changes
-from kpref.kernels.jacobian import DenseArrays, SiteArrays
-from kpref.kernels.panels import Panels, as_matrices, as_panels, zero_panels
-from kpref.kernels.program import program_arrays
+from kpref.kernels.jacobian import DenseArrays
+from kpref.kernels.program import ProgramArrays, program_arrays
 from kpref.kernels.stages import StageTable
-from kpref.linearize import DenseForm, Form, SiteForm
+from kpref.linearize import DenseForm, Form
+from kpref.product_form import ProductForm
 from kpref.step_form import StepForm
 from kpref.threads import even_blocks, one_blas_thread, run_blocks
 
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 # States (vectors * trials) that a sweep carries at once: enough rows for the matrix products to run at full rate,
 # few enough that there is work for all cores and that the states of a block stay in cache. Where there are trials for
@@ -55,6 +58,23 @@ _MOST_BLOCKS = 64
 _ROWS_PER_CHUNK = 100
 
 
+def _or_in_python(compiled: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A decorator: where Jacobians are known by Python functions of products only, the plain twin does the work."""
+    side = "parameter_jacobian" if compiled.__name__.startswith("parameter") else "state_jacobian"
+
+    @wraps(compiled)
+    def either(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        form, *others = args
+        if not isinstance(form, ProductForm) or getattr(form, side) is not None:
+            return compiled(*args, **kwargs)
+        kwargs.pop("overwrite", None)
+        with one_blas_thread():
+            return getattr(reference, compiled.__name__)(form, *others, **kwargs)  # type: ignore[no-any-return]
+
+    return either
+
+
+@_or_in_python
 def tangent(form: Form, forcing: Array, overwrite: bool = False) -> Array:
     """``P q``: dz[n+1] = A[n] dz[n] + q[n], dz[0] = 0. Costs 2 B T k_r H^2 flops a vector.
 
@@ -63,29 +83,28 @@ def tangent(form: Form, forcing: Array, overwrite: bool = False) -> Array:
     return _sweep(_of(form).tangent, form, forcing, overwrite)
 
 
+@_or_in_python
 def adjoint(form: Form, forcing: Array) -> Array:
     """``P^T g``: l[n] = A[n+1]^T l[n+1] + g[n], backwards. Costs 2 B T k_r H^2 flops a vector."""
     return _sweep(_of(form).adjoint, form, forcing)
 
 
 def sensitivity(form: Form, vectors: Array) -> Array:
-    """``D dtheta = P J dtheta`` for parameter vectors (v, M). Costs as P and J, whose gates it reads only once."""
+    """``D dtheta = P J dtheta`` for parameter vectors (v, M). Costs as P and J, whose channels it reads only once."""
     blocks = _trial_blocks(form)
     if not _in_one_sweep(form, blocks):
         return tangent(form, parameter_product(form, vectors), overwrite=True)
-    if isinstance(form, StepForm):
-        return _step_sensitivity(form, _as_batch(vectors, form), blocks)
-    recurrent, driven = _pack(form, _as_batch(vectors, form))
+    vectors = _as_batch(vectors, form)
+    changes, arrays, chunk = packed_changes(form, vectors), _arrays(form), _steps_per_chunk(blocks)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
-    arrays, chunk = _arrays(form), _steps_per_chunk(blocks)
 
     def task(index: int) -> None:
         vector, block = divmod(index, len(blocks))
-        one, trials = slice(vector, vector + 1), blocks[block]
-        matrices = (several._replace(entries=several.entries[one]) for several in (recurrent, driven))
-        sensitivities.sensitivity(arrays, *matrices, out[one], trials.start, trials.stop, chunk)
+        trials = blocks[block]
+        one = _one_of(changes, vector)
+        program_sweeps.sensitivity(arrays, one, out[vector : vector + 1], trials.start, trials.stop, chunk)
 
-    run_blocks(task, len(blocks) * len(vectors))
+    run_blocks(task, len(vectors) * len(blocks))
     return out
 
 
@@ -96,31 +115,27 @@ def sensitivity_transpose(form: Form, tensors: Array) -> Array:
         return parameter_transpose(form, adjoint(form, tensors))
     tensors = _as_batch(tensors, form)
     arrays, chunk = _arrays(form), _steps_per_chunk(blocks)
-    if isinstance(form, StepForm):
 
-        def add_changes(part: slice, changes: Changes) -> None:
-            for trials in blocks[part]:
-                program_sweeps.sensitivity_transpose(arrays, tensors, changes, trials.start, trials.stop, chunk)
-
-        return _sum_of_changes(form, len(tensors), even_blocks(len(blocks), 1, _most_step_parts(form)), add_changes)
-
-    def add(part: slice, recurrent: Panels, driven: Panels) -> None:
+    def add(part: slice, changes: Changes) -> None:
         for trials in blocks[part]:
-            sensitivities.sensitivity_transpose(arrays, tensors, recurrent, driven, trials.start, trials.stop, chunk)
+            program_sweeps.sensitivity_transpose(arrays, tensors, changes, trials.start, trials.stop, chunk)
 
-    return _sum_of_parts(form, len(tensors), even_blocks(len(blocks), 1, _most_parts(form)), add)
+    return _sum_of_changes(form, len(tensors), even_blocks(len(blocks), 1, _most_parts(form)), add)
 
 
+@_or_in_python
 def inverse(form: Form, response: Array) -> Array:
     """``P^-1 y``: q[n] = y[n] - A[n] y[n-1]."""
     return _sweep(_of(form).inverse, form, response)
 
 
+@_or_in_python
 def inverse_transpose(form: Form, forcing: Array) -> Array:
     """``(P^-1)^T g``: row n is g[n] - A[n+1]^T g[n+1]."""
     return _sweep(_of(form).inverse_transpose, form, forcing)
 
 
+@_or_in_python
 def stage_tangent(
     form: Form, table: StageTable, forcing: Array, carry: Array, out: Array, transposed: bool = False
 ) -> None:
@@ -136,6 +151,7 @@ def stage_tangent(
     )  # fmt: skip
 
 
+@_or_in_python
 def stage_adjoint(
     form: Form, table: StageTable, source: Array, carry: Array, out: Array, transposed: bool = False
 ) -> None:
@@ -147,6 +163,7 @@ def stage_adjoint(
     )  # fmt: skip
 
 
+@_or_in_python
 def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, out: Array) -> None:
     """Costates of a running cost, in place: see `kpref.kernels.stages.stage_costate`."""
     _over_blocks(
@@ -156,6 +173,7 @@ def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, ou
     )  # fmt: skip
 
 
+@_or_in_python
 def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carry: Array, out: Array) -> None:
     """Transpose of `stage_costate`, in place."""
     _over_blocks(
@@ -165,60 +183,55 @@ def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carr
     )  # fmt: skip
 
 
+@_or_in_python
 def parameter_product(form: Form, vectors: Array) -> Array:
-    """``J dtheta`` for parameter vectors (v, M). Costs 2 B T H (k_r H + k (n_in + 1)) flops a vector in site form."""
+    """``J dtheta`` for parameter vectors (v, M). Costs 2 B T M flops a vector, and the products on their way."""
     vectors = _as_batch(vectors, form)
-    if isinstance(form, DenseForm):
+    if isinstance(form, DenseForm | ProductForm):
+        assert form.parameter_jacobian is not None  # or it would not be here
         with one_blas_thread():
             return np.einsum("rbhm,vm->vbrh", form.parameter_jacobian, vectors)
-    if isinstance(form, StepForm):
-        return _step_parameter_product(form, vectors)
-    recurrent, driven = _pack(form, vectors)
+    changes, arrays = packed_changes(form, vectors), _arrays(form)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
-    arrays, blocks = _arrays(form), even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _MOST_BLOCKS)
+    blocks = even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _MOST_BLOCKS)
 
     def task(block: int) -> None:
-        parameters.parameter_product(arrays, recurrent, driven, out, blocks[block].start, blocks[block].stop)
+        program_sweeps.parameter_product(arrays, changes, out, blocks[block].start, blocks[block].stop)
 
     run_blocks(task, len(blocks))
     return out
 
 
+@_or_in_python
 def parameter_transpose(form: Form, tensors: Array) -> Array:
     """``J^T g`` for tensors (v, B, T, H): parameter vectors (v, M). Costs as `parameter_product`."""
     tensors = _as_batch(tensors, form)
-    if isinstance(form, DenseForm):
+    if isinstance(form, DenseForm | ProductForm):
+        assert form.parameter_jacobian is not None  # or it would not be here
         with one_blas_thread():
             return np.einsum("rbhm,vbrh->vm", form.parameter_jacobian, tensors)
-    arrays, rows = _arrays(form), form.n_steps * form.n_trials
-    if isinstance(form, StepForm):
-        parts = even_blocks(rows, _ROWS_PER_BLOCK, _most_step_parts(form))
-        return _sum_of_changes(
-            form, len(tensors), parts,
-            lambda part, changes: program_sweeps.parameter_transpose(arrays, tensors, changes, part.start, part.stop),
-        )  # fmt: skip
-
-    def add(part: slice, recurrent: Panels, driven: Panels) -> None:
-        parameters.parameter_transpose(arrays, tensors, recurrent, driven, part.start, part.stop)
-
-    return _sum_of_parts(form, len(tensors), even_blocks(rows, _ROWS_PER_BLOCK, _most_parts(form)), add)
+    arrays = _arrays(form)
+    parts = even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _most_parts(form))
+    return _sum_of_changes(
+        form, len(tensors), parts,
+        lambda part, changes: program_sweeps.parameter_transpose(arrays, tensors, changes, part.start, part.stop),
+    )  # fmt: skip
 
 
-def _sum_of_parts(
-    form: SiteForm, vectors: int, parts: list[slice], add: Callable[[slice, Panels, Panels], None]
-) -> Array:
-    """Parameter vectors (v, M), of which `add` adds the share of each part to matrices of its own."""
-    sums = [[zero_panels((vectors, *shape), form.dtype) for shape in form.layout.shapes] for _ in parts]
-    run_blocks(lambda index: add(parts[index], *sums[index]), len(parts))
-    for others in sums[1:]:
-        for total, other in zip(sums[0], others, strict=True):
-            np.add(total.entries, other.entries, out=total.entries)
-    return form.layout.unpack(*map(as_matrices, sums[0]))
+def _sum_of_changes(form: StepForm, vectors: int, parts: list[slice], add: Callable[[slice, Changes], None]) -> Array:
+    """Parameter vectors (v, M), of which `add` adds the share of each part to changes of its own."""
+    sums = [zero_changes(form, vectors) for _ in parts]
+    run_blocks(lambda index: add(parts[index], sums[index]), len(parts))
+    total = sums[0]
+    for other in sums[1:]:
+        np.add(total.products.entries, other.products.entries, out=total.products.entries)
+        np.add(total.units, other.units, out=total.units)
+    return unpacked_changes(form, total)
 
 
-def _most_parts(form: SiteForm) -> int:
-    """Number of parts: their matrices together no larger than half a tensor, or filling them would take over."""
-    entries = sum(rows * columns for rows, columns in form.layout.shapes)
+def _most_parts(form: StepForm) -> int:
+    """Number of parts: their changes together no larger than half a tensor, or filling them would take over."""
+    entries = max(1, sum(form.weights[name].size for name in form.trained))
     room = form.n_steps * form.n_trials * form.n_states / (2 * entries)
     return min(_MOST_BLOCKS, 1 << int(np.log2(max(2.0, room))))
 
@@ -257,33 +270,13 @@ def _trial_blocks(form: Form) -> list[slice]:
     return even_blocks(form.n_trials, size)
 
 
-def _in_one_sweep(form: Form, blocks: list[slice]) -> TypeGuard[SiteForm | StepForm]:
+def _in_one_sweep(form: Form, blocks: list[slice]) -> TypeGuard[StepForm]:
     """Whether D is applied in one sweep: not where J alone, cut along time, would have more blocks for the cores."""
-    return isinstance(form, SiteForm | StepForm) and len(blocks) > 1
+    return isinstance(form, StepForm) and len(blocks) > 1
 
 
 def _steps_per_chunk(blocks: list[slice]) -> int:
     return max(1, _ROWS_PER_CHUNK // (blocks[0].stop - blocks[0].start))
-
-
-def _pack(form: SiteForm, vectors: Array) -> tuple[Panels, Panels]:
-    """Parameter vectors (v, M) as matrices, recurrent and driven ones."""
-    recurrent, driven = form.layout.pack(vectors)
-    return as_panels(recurrent), as_panels(driven)
-
-
-def _step_sensitivity(form: StepForm, vectors: Array, blocks: list[slice]) -> Array:
-    changes, arrays, chunk = packed_changes(form, vectors), _arrays(form), _steps_per_chunk(blocks)
-    out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
-
-    def task(index: int) -> None:
-        vector, block = divmod(index, len(blocks))
-        trials = blocks[block]
-        one = _one_of(changes, vector)
-        program_sweeps.sensitivity(arrays, one, out[vector : vector + 1], trials.start, trials.stop, chunk)
-
-    run_blocks(task, len(vectors) * len(blocks))
-    return out
 
 
 def _one_of(changes: Changes, vector: int) -> Changes:
@@ -291,50 +284,15 @@ def _one_of(changes: Changes, vector: int) -> Changes:
     return Changes(changes.products._replace(entries=changes.products.entries[one]), changes.units[one])
 
 
-def _step_parameter_product(form: StepForm, vectors: Array) -> Array:
-    changes, arrays = packed_changes(form, vectors), _arrays(form)
-    out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
-    blocks = even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _MOST_BLOCKS)
-
-    def task(block: int) -> None:
-        program_sweeps.parameter_product(arrays, changes, out, blocks[block].start, blocks[block].stop)
-
-    run_blocks(task, len(blocks))
-    return out
+_known: WeakKeyDictionary[StepForm, ProgramArrays] = WeakKeyDictionary()
 
 
-def _sum_of_changes(form: StepForm, vectors: int, parts: list[slice], add: Callable[[slice, Changes], None]) -> Array:
-    """Parameter vectors (v, M), of which `add` adds the share of each part to changes of its own."""
-    sums = [zero_changes(form, vectors) for _ in parts]
-    run_blocks(lambda index: add(parts[index], sums[index]), len(parts))
-    total = sums[0]
-    for other in sums[1:]:
-        np.add(total.products.entries, other.products.entries, out=total.products.entries)
-        np.add(total.units, other.units, out=total.units)
-    return unpacked_changes(form, total)
-
-
-def _most_step_parts(form: StepForm) -> int:
-    entries = max(1, sum(form.weights[name].size for name in form.trained))
-    room = form.n_steps * form.n_trials * form.n_states / (2 * entries)
-    return min(_MOST_BLOCKS, 1 << int(np.log2(max(2.0, room))))
-
-
-_known: WeakKeyDictionary[SiteForm | StepForm, Any] = WeakKeyDictionary()
-
-
-def _arrays(form: Form) -> SiteArrays | DenseArrays:
-    if isinstance(form, DenseForm):
+def _arrays(form: Form) -> ProgramArrays | DenseArrays:
+    if isinstance(form, DenseForm | ProductForm):
+        assert form.state_jacobian is not None  # or the plain twin would have been called
         return DenseArrays(form.state_jacobian)
-    if isinstance(form, StepForm):
-        if form not in _known:
-            _known[form] = program_arrays(form)
-        return _known[form]
     if form not in _known:  # weights are copied to panels: once
-        _known[form] = SiteArrays(
-            form.decay, form.gates, form.slope, form.variable, form.drive,
-            weight=as_panels(form.weight), weight_transposed=as_panels(form.weight.T),
-        )  # fmt: skip
+        _known[form] = program_arrays(form)
     return _known[form]
 
 

@@ -2,7 +2,8 @@
 
 Numba judges a cached function by the file that it stands in. A sweep here contains the code of functions from other
 files; after a change of one of those (an upgrade), the machine code of the old version would be used without a word.
-So the stamp of every cached function is a digest of all the sources of this package.
+So the version that every cached function carries has a digest of all the sources of this package: it is read before
+anything that an old version may have written in terms of classes that are gone.
 """
 
 from __future__ import annotations
@@ -24,12 +25,10 @@ def kernel(function: Callable[..., Any]) -> Any:
         dispatcher = njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no folder for the cache
         return njit(nogil=True)(function)
-    cache_file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-    if cache_file is None or not hasattr(
-        cache_file, "_source_stamp"
-    ):  # a Numba that keeps it elsewhere: rather slow than stale
+    cache_file: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if not hasattr(cache_file, "_version"):  # a Numba that keeps it elsewhere: rather slow than stale
         return njit(nogil=True)(function)
-    cache_file._source_stamp = (cache_file._source_stamp, _digest())
+    cache_file._version = (cache_file._version, _digest())
     return dispatcher
 
 

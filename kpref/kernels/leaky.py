@@ -97,19 +97,25 @@ def leaky_steps(network, a, b, h, drive, states, start, stop):  # type: ignore[n
 
 @kernel
 def leaky_coefficients(network, a, h, drive, states, values, slopes_out, first, last, start, stop):  # type: ignore[no-untyped-def]
-    """phi and phi' at the stages of steps first, ..., last - 1, whose states are known: (n * s, B, H) each."""
+    """phi and phi' at the stages of steps first, ..., last - 1, whose states are known: (n * s, B, H) each.
+
+    `values` may have more columns, which are left alone; with no columns in `slopes_out` there is no phi'.
+    """
     rows, units, stages = stop - start, states.shape[2], a.shape[0]
     slopes = np.empty((stages, rows, units))
-    state = np.empty((rows, units))
+    state, value, slope = np.empty((rows, units)), np.empty((rows, units)), np.empty((rows, units))
     scratch = np.empty(rows * units)
     bits = scratch.view(np.int64)
-    flat_state = state.reshape(-1)
+    flat_state, flat_value, flat_slope = state.reshape(-1), value.reshape(-1), slope.reshape(-1)
+    sloped = slopes_out.shape[2] > 0
     for step in range(first, last):
         begin = states[step, start:stop]
         for stage in range(stages):
             at = step * stages + stage
             _stage_state(a, h[step], stage, begin, slopes, state)
-            value, slope = values[at, start:stop], slopes_out[at, start:stop]
-            pointwise(network.nonlinearity, flat_state, value.reshape(-1), slope.reshape(-1), True, scratch, bits)
+            pointwise(network.nonlinearity, flat_state, flat_value, flat_slope, sloped, scratch, bits)
+            values[at, start:stop, :units] = value
+            if sloped:
+                slopes_out[at, start:stop] = slope
             if stage < stages - 1:
                 _velocity(network, drive[at, start:stop], state, value, slopes[stage])

@@ -276,7 +276,9 @@ def _spread(buffer, out, source, width, count, add):  # type: ignore[no-untyped-
 
 def program_workspace(form, rows):  # type: ignore[no-untyped-def]
     """Scratch for `rows` states: one of the state size, and all registers."""
-    kind, units = form.states.dtype, form.states.shape[2]
+    kind, units = form.numbers.dtype, 0
+    for part in range(len(form.old)):
+        units += form.old[part, 1]
     _, _, total = register_bases(form, rows, 1)
     return np.zeros((rows, units), kind), np.empty((1, total), kind), np.empty((0, 0), kind)
 

@@ -1,4 +1,7 @@
-"""The products of `kpref.kernels` in plain NumPy: slow, obvious, and what the compiled ones are tested against."""
+"""The products of `kpref.kernels` in plain NumPy: slow, obvious, and what the compiled ones are tested against.
+
+A form of products (`kpref.product_form`) has no others: its functions are Python's, and called in the calling thread.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import numpy.typing as npt
 
 from kpref.kernels.plain_program import run, run_transposed
 from kpref.kernels.stages import StageTable
-from kpref.linearize import DenseForm, Form, SiteForm
+from kpref.linearize import DenseForm, Form
+from kpref.product_form import ProductForm
 from kpref.step_form import StepForm
 
 __all__ = [
@@ -31,36 +35,22 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 
-def _row(coefficient: Array, step: int) -> Array:
-    return coefficient[step if len(coefficient) > 1 else 0]
-
-
-def _slope(form: SiteForm, step: int) -> Array | float:
-    return _row(form.slope, step) if form.slope.size else 1.0
-
-
 def jacobian(form: Form, step: int, x: Array) -> Array:
     """``A[step] x`` for x of shape (v, B, H)."""
-    if isinstance(form, DenseForm):
+    if isinstance(form, DenseForm | ProductForm) and form.state_jacobian is not None:
         return np.einsum("bij,vbj->vbi", form.state_jacobian[step], x)
-    if isinstance(form, StepForm):
-        return run(form, step, x)
-    currents = (_slope(form, step) * x).reshape(-1, x.shape[2]) @ form.weight.T  # one product, not one for each v
-    split = currents.reshape(*x.shape[:2], -1, x.shape[2])
-    recurrent = _row(form.gates, step)[:, : split.shape[2]]
-    return _row(form.decay, step) * x + (recurrent * split).sum(axis=2)
+    if isinstance(form, ProductForm):
+        return form.state_product(step, x)
+    return run(form, step, x)
 
 
 def jacobian_transpose(form: Form, step: int, x: Array) -> Array:
     """``A[step]^T x`` for x of shape (v, B, H)."""
-    if isinstance(form, DenseForm):
+    if isinstance(form, DenseForm | ProductForm) and form.state_jacobian is not None:
         return np.einsum("bji,vbj->vbi", form.state_jacobian[step], x)
-    if isinstance(form, StepForm):
-        return run_transposed(form, step, x)
-    recurrent = _row(form.gates, step)[:, : len(form.weight) // form.n_states]
-    split = recurrent * x[:, :, None, :]
-    currents = split.reshape(len(x) * x.shape[1], -1) @ form.weight
-    return _row(form.decay, step) * x + _slope(form, step) * currents.reshape(x.shape)
+    if isinstance(form, ProductForm):
+        return form.state_transpose(step, x)
+    return run_transposed(form, step, x)
 
 
 def tangent(form: Form, forcing: Array) -> Array:
@@ -98,45 +88,22 @@ def inverse_transpose(form: Form, forcing: Array) -> Array:
     return out
 
 
-def _parameter_jacobian(form: SiteForm, site: Any, step: int) -> Array:
-    """``dF / d(parameter)`` at one step, dense: (B, H, rows of the parameter, columns)."""
-    columns: dict[str, Array] = {
-        "recurrent": form.variable[step],
-        "input": form.drive[step, :, :-1],
-        "bias": form.drive[step, :, -1:],
-    }
-    units = form.n_states
-    gates = np.broadcast_to(_row(form.gates, step), (form.n_trials, form.gates.shape[2], units))
-    blocks = [np.einsum("bi,ij,bc->bijc", gates[:, gate], np.eye(units), columns[site.kind]) for gate in site.gates]
-    return np.concatenate(blocks, axis=2)
+def parameter_product(form: StepForm | ProductForm, vectors: Array) -> Array:
+    """``J dtheta``."""
+    if isinstance(form, ProductForm):
+        return form.parameter_product(vectors)
+    zero, changes = np.zeros((len(vectors), form.n_trials, form.n_states), form.dtype), form.pack(vectors)
+    return np.stack([run(form, step, zero, changes) for step in range(form.n_steps)], axis=2)
 
 
-def _dense_parameter_jacobian(form: SiteForm, step: int) -> Array:
-    pieces = [_parameter_jacobian(form, site, step) for site in form.layout.sites]
-    return np.concatenate([piece.reshape(form.n_trials, form.n_states, -1) for piece in pieces], axis=2)
-
-
-def parameter_product(form: SiteForm | StepForm, vectors: Array) -> Array:
-    """``J dtheta``, from the dense Jacobian of each step."""
-    if isinstance(form, StepForm):
-        zero, changes = np.zeros((len(vectors), form.n_trials, form.n_states), form.dtype), form.pack(vectors)
-        return np.stack([run(form, step, zero, changes) for step in range(form.n_steps)], axis=2)
-    rows = [np.einsum("bhm,vm->vbh", _dense_parameter_jacobian(form, step), vectors) for step in range(form.n_steps)]
-    return np.stack(rows, axis=2)
-
-
-def parameter_transpose(form: SiteForm | StepForm, tensors: Array) -> Array:
-    """``J^T g``, from the dense Jacobian of each step."""
-    if isinstance(form, StepForm):
-        changes = form.pack(np.zeros((len(tensors), form.n_parameters), form.dtype))
-        for step in range(form.n_steps):
-            run_transposed(form, step, tensors[:, :, step], changes)
-        return form.unpack(changes)
-    terms = [
-        np.einsum("bhm,vbh->vm", _dense_parameter_jacobian(form, step), tensors[:, :, step])
-        for step in range(form.n_steps)
-    ]
-    return np.sum(terms, axis=0)
+def parameter_transpose(form: StepForm | ProductForm, tensors: Array) -> Array:
+    """``J^T g``."""
+    if isinstance(form, ProductForm):
+        return form.parameter_transpose(tensors)
+    changes = form.pack(np.zeros((len(tensors), form.n_parameters), form.dtype))
+    for step in range(form.n_steps):
+        run_transposed(form, step, tensors[:, :, step], changes)
+    return form.unpack(changes)
 
 
 def state_jacobian(form: Form, row: int) -> Array:
@@ -147,18 +114,10 @@ def state_jacobian(form: Form, row: int) -> Array:
     return np.moveaxis(jacobian(form, row, basis), 0, 2)
 
 
-def _times(matrices: Array, x: Array) -> Array:
-    """A x for A of shape (B, H, H) and x of shape (v, B, H)."""
-    return np.einsum("bij,vbj->vbi", matrices, x)
-
-
-def _times_transpose(matrices: Array, x: Array) -> Array:
-    return np.einsum("bij,vbi->vbj", matrices, x)
-
-
-def _stage_jacobian(form: Form, table: StageTable, step: int, stage: int, transposed: bool = False) -> Array:
-    matrices = state_jacobian(form, step * len(table.b) + stage)
-    return matrices.swapaxes(1, 2) if transposed else matrices
+def _stage_product(form: Form, table: StageTable, step: int, stage: int, x: Array, transposed: bool) -> Array:
+    """``A x``, or ``A^T x``, at a stage."""
+    product = jacobian_transpose if transposed else jacobian
+    return product(form, step * len(table.b) + stage, x)
 
 
 def _forcing(table: StageTable, step: int, stage: int) -> list[tuple[float, int]]:
@@ -174,7 +133,7 @@ def stage_tangent(
         slopes: list[Array] = []
         for stage in range(len(table.b)):
             state = carry + h * sum(a * slope for a, slope in zip(table.a[stage], slopes, strict=False))
-            slope = _times(_stage_jacobian(form, table, step, stage, transposed), state)
+            slope = _stage_product(form, table, step, stage, state, transposed)
             slopes.append(slope + sum(w * forcing[:, :, row] for w, row in _forcing(table, step, stage)))
         carry += h * sum(b * slope for b, slope in zip(table.b, slopes, strict=True))
         if table.row[step] >= 0:
@@ -193,7 +152,7 @@ def stage_adjoint(
             kappa = h * table.b[stage] * carry + h * sum(table.a[j, stage] * mu[j] for j in mu)
             for w, row in _forcing(table, step, stage):
                 out[:, :, row] += w * kappa
-            mu[stage] = _times_transpose(_stage_jacobian(form, table, step, stage, transposed), kappa)
+            mu[stage] = _stage_product(form, table, step, stage, kappa, not transposed)
         carry += sum(mu.values())
 
 
@@ -206,7 +165,7 @@ def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, ou
         for stage in reversed(range(len(table.b))):
             kappa = h * table.b[stage] * carry + h * sum(table.a[j, stage] * mu[j] for j in mu)
             cost = sum(w * source[:, :, row] for w, row in _forcing(table, step, stage))
-            mu[stage] = _times_transpose(_stage_jacobian(form, table, step, stage), kappa) + h * table.b[stage] * cost
+            mu[stage] = _stage_product(form, table, step, stage, kappa, True) + h * table.b[stage] * cost
         carry += sum(mu.values())
 
 
@@ -218,7 +177,7 @@ def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carr
             state = carry + h * sum(a * slope for a, slope in zip(table.a[stage], slopes, strict=False))
             for w, row in _forcing(table, step, stage):
                 out[:, :, row] += w * h * table.b[stage] * state
-            slopes.append(_times(_stage_jacobian(form, table, step, stage), state))
+            slopes.append(_stage_product(form, table, step, stage, state, False))
         carry += h * sum(b * slope for b, slope in zip(table.b, slopes, strict=True))
         if table.row[step] >= 0:
             carry += impulses[:, :, table.row[step]]

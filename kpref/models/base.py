@@ -2,95 +2,27 @@
 
 A model is a function F(z, x, theta) of states, inputs and parameters: of a map ``z[n+1] = F(z[n], x[n], theta)``, or
 of a vector field ``dz/dt = F(z, x(t), theta)``. It is written twice by hand: the plain NumPy function, and its
-linearisation. Networks state theirs in *site form*. For H units,
-
-    dF/dz dz         = C0 * dz + sum_{g < k_r} G_g * (W_g (S * dz))
-    dF/dtheta dtheta =           sum_{g < k}   G_g * (dW_g m + dU_g x + db_g)
-
-where ``*`` is elementwise, g runs over the k *gates* of which the first k_r are recurrent, W_g are the (H, H) blocks
-of the recurrent weight, m(z) is the *site variable* that the recurrent weight multiplies, S = dm/dz, and C0 (decay),
-G_g (gates) and S (slope) are known functions of (z, x). A model that states them has all operators.
+linearisation: that of networks is a program (`kpref.models.step`), that of small systems full Jacobians.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
 from kpref._frozen import FrozenDict, MadeOfFunctions
-from kpref._validate import check_shape, finite_array, flag, integer, numeric_array, real_number, short
-from kpref.memory import require_memory
+from kpref._validate import check_shape, finite_array, numeric_array, short
 from kpref.threads import serial_blas
 
-__all__ = [
-    "DenseField",
-    "DenseModel",
-    "Field",
-    "LeakyForm",
-    "Map",
-    "Model",
-    "ParameterSite",
-    "SiteCoefficients",
-    "SiteField",
-    "SiteMap",
-    "SiteModel",
-]
+__all__ = ["DenseField", "DenseModel", "Field", "Map", "Model", "ProductModel"]
 
 Array = npt.NDArray[Any]
 Parameters = Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class ParameterSite:
-    """Where a parameter enters the site form.
-
-    Attributes
-    ----------
-    name : str
-    kind : {"recurrent", "input", "bias"}
-        What it multiplies: the site variable m, the inputs x, or one.
-    gates : tuple of int
-        Gate of each consecutive block of H rows of the parameter.
-    """
-
-    name: str
-    kind: Literal["recurrent", "input", "bias"]
-    gates: tuple[int, ...]
-
-    def shape(self, n_states: int, n_inputs: int) -> tuple[int, ...]:
-        """Shape of the parameter in a model of this size."""
-        rows = len(self.gates) * n_states
-        return {"recurrent": (rows, n_states), "input": (rows, n_inputs), "bias": (rows,)}[self.kind]
-
-
-@dataclass(frozen=True)
-class SiteCoefficients:
-    """Coefficients of the site form at states of shape (..., H).
-
-    An array without the leading axes is constant over them.
-
-    Attributes
-    ----------
-    decay : ndarray, shape (..., H) or (H,)
-        C0.
-    gates : ndarray, shape (..., k, H) or (k, H)
-        G.
-    slope : ndarray, shape (..., H), or None
-        S = dm/dz; None where m = z.
-    variable : ndarray, shape (..., H), or None
-        m; None where m = z.
-    """
-
-    decay: Array
-    gates: Array
-    slope: Array | None = None
-    variable: Array | None = None
 
 
 class Model(MadeOfFunctions, ABC):
@@ -200,6 +132,11 @@ class Model(MadeOfFunctions, ABC):
         """Whether all code of the model is this package's: only then does it run on our threads, or compiled."""
         return is_ours(type(self))
 
+    @property
+    def remark(self) -> str:
+        """What a reader of results must know of the derivatives, in a sentence; empty where they are exact."""
+        return ""
+
     def flatten(self, parameters: Parameters) -> Array:
         """Trainable parameters (or perturbations of them) by name, as a vector (M,)."""
         self._require_mapping(parameters)
@@ -288,64 +225,6 @@ class Map(Model):
         return np.stack(states, axis=1)
 
 
-@dataclass(frozen=True)
-class LeakyForm:
-    """``F(z, x) = decay * z + gate * (W phi(z) + U x + b)``: networks that have it are integrated by compiled code.
-
-    Attributes
-    ----------
-    decay, gate : ndarray, shape (H,)
-    nonlinearity : str
-    """
-
-    decay: Array
-    gate: Array
-    nonlinearity: str
-
-
-class SiteModel(Model):
-    """A network whose linearisation has site form, with one recurrent and one input weight."""
-
-    #: Every parameter the model can have, in declared order; which of them are optional says `optional`.
-    sites: ClassVar[tuple[ParameterSite, ...]]
-    optional: ClassVar[tuple[str, ...]] = ()
-    n_gates: ClassVar[int] = 1
-    n_recurrent_gates: ClassVar[int] = 1
-
-    def __init__(self, parameters: Mapping[str, npt.ArrayLike | None], trainable: Sequence[str] | None) -> None:
-        given = {name: value for name, value in parameters.items() if value is not None}
-        missing = [site.name for site in self.sites if site.name not in given and site.name not in self.optional]
-        if missing:
-            raise ValueError(f"{type(self).__name__} needs {' and '.join(missing)}; got None")
-        self.n_states, self.n_inputs = self._sizes(given)
-        checked = {
-            site.name: finite_array(site.name, given[site.name], shape=site.shape(self.n_states, self.n_inputs))
-            for site in self.sites
-            if site.name in given
-        }
-        super().__init__(checked, trainable)
-
-    @classmethod
-    def _sizes(cls, given: Mapping[str, npt.ArrayLike]) -> tuple[int, int]:
-        """Number of states and of inputs, read off the two weights."""
-        recurrent = numeric_array("weight_hh", given["weight_hh"], "biuf").shape
-        inputs = numeric_array("weight_ih", given["weight_ih"], "biuf").shape
-        rows = f"{cls.n_recurrent_gates} * H" if cls.n_recurrent_gates > 1 else "H"
-        if len(recurrent) != 2 or recurrent[1] < 1:
-            raise ValueError(f"weight_hh must have shape ({rows}, H) with H at least 1; got {recurrent}")
-        if len(inputs) != 2 or inputs[1] < 1:
-            raise ValueError(f"weight_ih must have shape ({rows}, n_inputs) with n_inputs at least 1; got {inputs}")
-        return recurrent[1], inputs[1]
-
-    def leaky_form(self) -> LeakyForm | None:
-        """The network in leaky form, if it has it."""
-        return None
-
-    @abstractmethod
-    def coefficients(self, z: Array, x: Array) -> SiteCoefficients:
-        """Coefficients of the site form at states z (..., H) under inputs x (..., n_inputs)."""
-
-
 class DenseModel(Model):
     """A small system that states its Jacobians as full arrays."""
 
@@ -357,6 +236,44 @@ class DenseModel(Model):
     def parameter_jacobian(self, z: Array, x: Array) -> dict[str, Array]:
         """``dF/d(parameter)`` for each parameter by name: shape (..., H, \\*shape of the parameter)."""
 
+    @property
+    def n_stored(self) -> int:
+        """Numbers that its linearisation stores for each state."""
+        return self.n_states + self.n_parameters
+
+
+class ProductModel(DenseModel):
+    """A system that may state products with its Jacobians in place of the Jacobians, which it then has by columns."""
+
+    @property
+    @abstractmethod
+    def products(self) -> frozenset[str]:
+        """Which Jacobians are to be applied by products and not stored: some of "state" and "parameter"."""
+
+    @property
+    def n_stored(self) -> int:
+        """Numbers that its linearisation stores for each state: the state, or the rows of Jacobians."""
+        by_products = self.products
+        return max(
+            1, self.n_states * ("state" not in by_products) + self.n_parameters * ("parameter" not in by_products)
+        )
+
+    @abstractmethod
+    def state_product(self, z: Array, x: Array, v: Array) -> Array:
+        """``dF/dz v``, (..., H), at states z, inputs x and for v (..., H)."""
+
+    @abstractmethod
+    def state_transpose(self, z: Array, x: Array, w: Array) -> Array:
+        """``(dF/dz)^T w``, (..., H)."""
+
+    @abstractmethod
+    def parameter_product(self, z: Array, x: Array, changes: Parameters) -> Array:
+        """``dF/dtheta dtheta``, (..., H), for one change of the trainable parameters, by name."""
+
+    @abstractmethod
+    def parameter_transpose(self, z: Array, x: Array, w: Array) -> dict[str, Array]:
+        """``sum (dF/dtheta)^T w`` over all states, by the name of the parameter."""
+
 
 class Field(Model):
     """A model in continuous time, ``dz/dt = F(z, x(t), theta)``."""
@@ -366,49 +283,5 @@ class Field(Model):
         return self.evaluate(z, x, parameters)
 
 
-class SiteField(Field, SiteModel):
-    """A network in continuous time."""
-
-
 class DenseField(Field, DenseModel):
     """A small system in continuous time."""
-
-
-class SiteMap(Map, SiteModel):
-    """A network in discrete time."""
-
-
-def network_current(parameters: Parameters, m: Array, x: Array) -> Array:
-    """``W m + U x`` and whichever biases there are: the current into the units of a network with one gate."""
-    current = m @ parameters["weight_hh"].T + x @ parameters["weight_ih"].T
-    for name in ("bias", "bias_ih", "bias_hh"):
-        if name in parameters:
-            current = current + parameters[name]
-    return current
-
-
-def initial_parameters(
-    cls: type[SiteModel], n_inputs: int, n_states: int, seed: int, gain: float, bias: bool
-) -> dict[str, Any]:
-    """Random parameters: recurrent entries N(0, gain**2 / H), input entries N(0, 1 / n_inputs), zero biases.
-
-    With ``gain`` g > 1 a tanh network of this kind is chaotic at large H (Sompolinsky, Crisanti, Sommers 1988).
-    """
-    n_inputs, n_states = integer("n_inputs", n_inputs, 1), integer("n_states", n_states, 1)
-    gain, seed = real_number("gain", gain), integer("seed", seed, 0)
-    bias = flag("bias", bias)
-    entries = n_states * (n_states + n_inputs)
-    require_memory(
-        8.0 * entries * cls.n_gates, f"a {cls.__name__} with n_states = {n_states} and n_inputs = {n_inputs}"
-    )
-    generator = np.random.default_rng(seed)
-    parameters: dict[str, Any] = {}
-    for site in cls.sites:
-        shape = site.shape(n_states, n_inputs)
-        if site.kind == "recurrent":
-            parameters[site.name] = generator.normal(size=shape) * (gain / np.sqrt(n_states))
-        elif site.kind == "input":
-            parameters[site.name] = generator.normal(size=shape) / np.sqrt(n_inputs)
-        elif bias or site.name not in cls.optional:
-            parameters[site.name] = np.zeros(shape)
-    return parameters

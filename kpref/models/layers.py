@@ -1,24 +1,26 @@
-"""Recurrent layers of PyTorch's kind, one above the other: LSTM, and stacked RNN, GRU and LSTM."""
+"""Recurrent layers of PyTorch's kind: RNN, GRU and LSTM of one layer, and of several above each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array, integer
+from kpref._validate import finite_array, integer, short
 from kpref.models.base import Array, Parameters
 from kpref.models.cells import Cell, GRUCell, LSTMCell, RNNCell
-from kpref.models.nonlinearity import get_nonlinearity
-from kpref.models.step import StepMap, StepNumbers
+from kpref.models.initial import initial_parameters
+from kpref.models.nonlinearity import get_nonlinearity, sigmoid, sigmoid_pair
+from kpref.models.step import StepMap, StepNumbers, network_sizes
 from kpref.program import Builder, Program, View
 from kpref.step_form import Entry
 
-__all__ = ["LSTM", "Stacked"]
+__all__ = ["GRU", "LSTM", "RNN", "Stacked"]
 
-_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_BIASES = ("bias_ih", "bias_hh")
+_NAMES = ("weight_ih", "weight_hh", *_BIASES)
 
 
 class _Layers(StepMap):
@@ -63,13 +65,10 @@ class _Layers(StepMap):
         missing = [name for name in names if given.get(name) is None]
         if missing:
             raise ValueError(f"{type(self).__name__} needs {' and '.join(missing)}; got None")
-        recurrent, driven = np.shape(given[names[1]]), np.shape(given[names[0]])
-        rows = f"{self.cell.rows} * H" if self.cell.rows > 1 else "H"
-        if len(recurrent) != 2 or recurrent[1] < 1:
-            raise ValueError(f"{names[1]} must have shape ({rows}, H) with H at least 1; got {recurrent}")
-        if len(driven) != 2 or driven[1] < 1:
-            raise ValueError(f"{names[0]} must have shape ({rows}, n_inputs) with n_inputs at least 1; got {driven}")
-        return recurrent[1], driven[1]
+        driven, recurrent = names[0], names[1]
+        return network_sizes(
+            type(self).__name__, given[recurrent], given[driven], self.cell.rows, (recurrent, driven)
+        )  # fmt: skip
 
     def _shape(self, name: str, layer: int) -> tuple[int, ...]:
         rows = self.cell.rows * self.n_units
@@ -170,6 +169,93 @@ def _rows(block: int, units: int) -> slice:
     return slice(block * units, (block + 1) * units)
 
 
+class RNN(_Layers):
+    """The network of torch.nn.RNN, one layer; see `kpref.models.cells.RNNCell`.
+
+    Parameters
+    ----------
+    weight_ih : array_like, shape (H, n_inputs)
+    weight_hh : array_like, shape (H, H)
+    bias_ih, bias_hh : array_like, shape (H,), optional
+    nonlinearity : {"tanh", "relu", "identity"}
+    trainable : sequence of str, optional
+        Names of the trainable parameters; all by default.
+    """
+
+    def __init__(
+        self,
+        weight_ih: npt.ArrayLike,
+        weight_hh: npt.ArrayLike,
+        bias_ih: npt.ArrayLike | None = None,
+        bias_hh: npt.ArrayLike | None = None,
+        nonlinearity: str = "tanh",
+        trainable: Sequence[str] | None = None,
+    ) -> None:
+        self.nonlinearity = get_nonlinearity(nonlinearity, ("tanh", "relu", "identity"))
+        given = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+        super().__init__(RNNCell(self.nonlinearity), [""], given, trainable)
+
+    @classmethod
+    def init(
+        cls,
+        n_inputs: int,
+        n_states: int,
+        seed: int,
+        gain: float = 1.0,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+    ) -> Self:
+        """A random network; see `kpref.models.initial.initial_parameters`."""
+        parameters = initial_parameters(cls.__name__, n_inputs, n_states, seed, gain, bias, _BIASES)
+        return cls(**parameters, nonlinearity=nonlinearity)
+
+    def _options(self) -> dict[str, Any]:
+        return {"nonlinearity": self.nonlinearity.name}
+
+
+class GRU(_Layers):
+    """The gated recurrent unit of torch.nn.GRU, one layer; see `kpref.models.cells.GRUCell`.
+
+    Parameters
+    ----------
+    weight_ih : array_like, shape (3 H, n_inputs)
+        Blocks of H rows in the order r, u, n (PyTorch: r, z, n).
+    weight_hh : array_like, shape (3 H, H)
+    bias_ih, bias_hh : array_like, shape (3 H,), optional
+    trainable : sequence of str, optional
+        Names of the trainable parameters; all by default.
+    """
+
+    def __init__(
+        self,
+        weight_ih: npt.ArrayLike,
+        weight_hh: npt.ArrayLike,
+        bias_ih: npt.ArrayLike | None = None,
+        bias_hh: npt.ArrayLike | None = None,
+        trainable: Sequence[str] | None = None,
+    ) -> None:
+        given = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+        super().__init__(GRUCell(), [""], given, trainable)
+
+    @classmethod
+    def init(cls, n_inputs: int, n_states: int, seed: int, gain: float = 1.0, bias: bool = True) -> Self:
+        """A random network; see `kpref.models.initial.initial_parameters`."""
+        return cls(**initial_parameters(cls.__name__, n_inputs, n_states, seed, gain, bias, _BIASES, GRUCell.rows))
+
+    def variants(self, z: Array, x: Array) -> Iterator[tuple[str, Array]]:
+        """The update gate complemented, and the reset gate before the product (Cho et al. 2014, Keras) or left out."""
+        recurrent, driven = self._currents(self.parameters, 0, z, x)
+        (a_r, a_u, a_n), (c_r, c_u, c_n) = np.split(recurrent, 3, axis=-1), np.split(driven, 3, axis=-1)
+        r, (u, complement) = sigmoid(a_r + c_r), sigmoid_pair(a_u + c_u)
+        yield "gate: the update gate complemented", u * np.tanh(c_n + r * a_n) + complement * z
+        own = slice(2 * self.n_units, None)
+        before = (r * z) @ self.parameters["weight_hh"][own].T
+        if "bias_hh" in self.parameters:
+            before = before + self.parameters["bias_hh"][own]
+        yield "gate: the reset gate before the product", complement * np.tanh(c_n + before) + u * z
+        yield "gate: the reset gate left out", complement * np.tanh(c_n + a_n) + u * z
+
+
 class LSTM(_Layers):
     """The long short-term memory of torch.nn.LSTM, one layer; states (h, c). See `kpref.models.cells.LSTMCell`.
 
@@ -196,9 +282,8 @@ class LSTM(_Layers):
 
     @classmethod
     def init(cls, n_inputs: int, n_units: int, seed: int, gain: float = 1.0, bias: bool = True) -> Self:
-        """A random network; see `Stacked.init`."""
-        given: dict[str, Any] = _initial_layer(np.random.default_rng(seed), 4, n_inputs, n_units, gain, bias, "")
-        return cls(**given)
+        """A random network; see `kpref.models.initial.initial_parameters`."""
+        return cls(**initial_parameters(cls.__name__, n_inputs, n_units, seed, gain, bias, _BIASES, LSTMCell.rows))
 
 
 class Stacked(_Layers):
@@ -223,8 +308,8 @@ class Stacked(_Layers):
             "gru": GRUCell,
             "lstm": LSTMCell,
         }
-        if cell not in cells:
-            raise ValueError(f"cell must be one of {', '.join(cells)}; got {cell!r}")
+        if not isinstance(cell, str) or cell not in cells:
+            raise ValueError(f"cell must be one of {', '.join(cells)}; got {short(cell)}")
         layers = sum(name.startswith("weight_hh_l") for name in parameters)
         suffixes = [f"_l{layer}" for layer in range(layers)]
         unknown = [name for name in parameters if name not in {n + s for s in suffixes for n in _NAMES}]
@@ -251,25 +336,8 @@ class Stacked(_Layers):
         bias: bool = True,
         nonlinearity: str = "tanh",
     ) -> Self:
-        """Recurrent entries N(0, gain**2 / H), those from below N(0, 1 / columns), zero biases."""
-        integer("n_layers", n_layers, 1)
-        generator, rows = np.random.default_rng(seed), {"rnn": 1, "gru": 3, "lstm": 4}.get(cell, 1)
-        parameters: dict[str, Any] = {}
-        for layer in range(n_layers):
-            columns = n_inputs if layer == 0 else n_units
-            parameters |= _initial_layer(generator, rows, columns, n_units, gain, bias, f"_l{layer}")
+        """A random network; see `kpref.models.initial.initial_parameters`."""
+        layers = [f"_l{layer}" for layer in range(integer("n_layers", n_layers, 1))]
+        rows = {"gru": 3, "lstm": 4}.get(cell, 1) if isinstance(cell, str) else 1
+        parameters = initial_parameters("network", n_inputs, n_units, seed, gain, bias, _BIASES, rows, layers)
         return cls(cell, nonlinearity=nonlinearity, **parameters)
-
-
-def _initial_layer(
-    generator: np.random.Generator, rows: int, columns: int, units: int, gain: float, bias: bool, suffix: str
-) -> dict[str, Array]:
-    integer("n_inputs", columns, 1)
-    integer("n_units", units, 1)
-    found = {
-        f"weight_ih{suffix}": generator.normal(size=(rows * units, columns)) / np.sqrt(columns),
-        f"weight_hh{suffix}": generator.normal(size=(rows * units, units)) * (gain / np.sqrt(units)),
-    }
-    if bias:
-        found |= {f"{name}{suffix}": np.zeros(rows * units) for name in ("bias_ih", "bias_hh")}
-    return found

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from kpref._validate import numeric_array
 from kpref.models.base import Array, Map, Model
 from kpref.program import Program
 from kpref.step_form import Entry
 
-__all__ = ["StepMap", "StepModel", "StepNumbers"]
+__all__ = ["StepMap", "StepModel", "StepNumbers", "network_sizes"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,22 @@ class StepModel(Model):
         """Variables of the program that are columns of the state."""
         return {}
 
+    def variants(self, z: Array, x: Array) -> Iterator[tuple[str, Array]]:
+        """The network as others define it, by what is different: what the oracle tries on a wrong trajectory.
+
+        Yields
+        ------
+        label : str
+            Class of the defect, a colon, and what it is.
+        states : ndarray, shape (..., H)
+            What it makes of states z (..., H) under inputs x (..., n_in).
+        """
+        options = self._options()
+        if options.get("nonlinearity", "identity") != "identity":
+            kind: Any = type(self)
+            linear = kind(**self.parameters, **(options | {"nonlinearity": "identity"}))
+            yield "slope: the nonlinearity left out", linear.evaluate(z, x)
+
     def weights(self) -> dict[str, Array]:
         """The weights of the program: sums of what enters them."""
         found: dict[str, Array] = {}
@@ -76,3 +95,24 @@ class StepModel(Model):
 
 class StepMap(Map, StepModel):
     """A network in discrete time."""
+
+
+def network_sizes(
+    network: str,
+    recurrent: npt.ArrayLike | None,
+    driven: npt.ArrayLike | None,
+    blocks: int = 1,
+    names: tuple[str, str] = ("weight_hh", "weight_ih"),
+) -> tuple[int, int]:
+    """Number of units and of inputs, read off the two weights of a layer, which have `blocks` rows for each unit."""
+    shapes, rows = [], f"{blocks} * H" if blocks > 1 else "H"
+    given = {name: weight for name, weight in zip(names, (recurrent, driven), strict=True) if weight is not None}
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise ValueError(f"{network} needs {' and '.join(reversed(missing))}; got None")
+    for name, columns in zip(names, ("H", "n_inputs"), strict=True):
+        shape = numeric_array(name, given[name], "biuf").shape
+        if len(shape) != 2 or shape[1] < 1:
+            raise ValueError(f"{name} must have shape ({rows}, {columns}) with {columns} at least 1; got {shape}")
+        shapes.append(shape)
+    return shapes[0][1], shapes[1][1]

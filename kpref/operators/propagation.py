@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.linearize import DenseForm, Form
+from kpref.linearize import Form, require_form
 from kpref.operators.structure import BY_TRIAL, UNKNOWN, Structure
 from kpref.operators.tensor import TensorOperator
-from kpref.space import EuclideanSpace, TrajectorySpace
+from kpref.space import EuclideanSpace, TrajectorySpace, require_trajectories
 from kpref.step_form import StepForm
 from kpref.unit_blocks import state_units
 
@@ -45,6 +45,7 @@ Array = npt.NDArray[Any]
 
 def propagator(form: Form, space: TrajectorySpace) -> TensorOperator:
     """P, on a trajectory space. Costs 2 B T k_r H^2 flops, as does P^T."""
+    _require(form, space)
     from kpref import kernels
 
     return TensorOperator(
@@ -54,6 +55,7 @@ def propagator(form: Form, space: TrajectorySpace) -> TensorOperator:
 
 def propagator_inverse(form: Form, space: TrajectorySpace) -> TensorOperator:
     """P^-1: the forcing ``q[n] = y[n] - A[n] y[n-1]`` that a response y comes from; local in time."""
+    _require(form, space)
     from kpref import kernels
 
     return TensorOperator(
@@ -64,6 +66,7 @@ def propagator_inverse(form: Form, space: TrajectorySpace) -> TensorOperator:
 
 def parameter_jacobian(form: Form, space: TrajectorySpace) -> TensorOperator:
     """J, from parameters (M,) to trajectories."""
+    _require(form, space)
     from kpref import kernels
 
     return TensorOperator(
@@ -74,6 +77,7 @@ def parameter_jacobian(form: Form, space: TrajectorySpace) -> TensorOperator:
 
 def sensitivity(form: Form, space: TrajectorySpace) -> TensorOperator:
     """``D = P J = dZ/dtheta``."""
+    _require(form, space)
     from kpref import kernels
 
     return TensorOperator(
@@ -89,6 +93,7 @@ def kernel(form: Form, space: TrajectorySpace) -> TensorOperator:
 
 def initial_state_jacobian(form: Form, space: TrajectorySpace) -> TensorOperator:
     """``dZ/dz0``: initial states (B, H) to trajectories, P applied to the forcing ``A[0] dz0`` at the first step."""
+    _require(form, space)
     trials, _, units = space.shape
     return TensorOperator(
         partial(_from_start, form), partial(_to_start, form), EuclideanSpace((trials, units)), space, form.dtype,
@@ -114,6 +119,10 @@ def _to_start(form: Form, batch: Array) -> Array:
 
 def jacobian_structure(form: Form) -> Structure:
     """What is known of J: no two units share a parameter, where the program says so."""
-    if isinstance(form, DenseForm):
-        return UNKNOWN
-    return Structure(units=state_units(form) if isinstance(form, StepForm) else tuple(range(form.n_states)))
+    return Structure(units=state_units(form)) if isinstance(form, StepForm) else UNKNOWN
+
+
+def _require(form: Form, space: TrajectorySpace) -> None:
+    """Raise TypeError or ValueError unless these are a linearisation and the space of its trajectories."""
+    require_form(form)
+    require_trajectories(space, (form.n_trials, form.n_steps, form.n_states))

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import instance
 from kpref.linearize import Form, linearize
 from kpref.operators.propagation import jacobian_structure
 from kpref.operators.structure import BY_TRIAL, Structure
 from kpref.operators.tensor import TensorOperator
 from kpref.runge_kutta import Forcing, Segment, StageSystem, interpolation
-from kpref.space import EuclideanSpace, TrajectorySpace
+from kpref.space import EuclideanSpace, TrajectorySpace, require_space, require_trajectories
 
 __all__ = [
     "continuous_adjoint",
@@ -42,6 +43,7 @@ Array = npt.NDArray[Any]
 
 def stage_propagator(system: StageSystem, space: TrajectorySpace) -> TensorOperator:
     """P_s: the linearised flow of the discrete method, from forcings of its stages. Costs 2 B n s k_r H^2 flops."""
+    _require(system, space)
     shape = (system.n_trials, system.n_steps, system.stages, system.n_states)
     # The steps of a trial are those up to the last grid time of it.
     lengths = None if space.lengths is None else system.solution.grid_index[space.lengths - 1]
@@ -72,6 +74,8 @@ def _stage_cotangents(system: StageSystem, batch: Array) -> Array:
 
 def stage_parameter_jacobian(system: StageSystem, stages_space: EuclideanSpace) -> TensorOperator:
     """J_s: what a parameter step does to the derivative at each stage, those of P_s."""
+    _require_system(system)
+    require_space("stages_space", stages_space)
     maps = partial(_stage_images, system), partial(_stage_sum, system)
     structure = partial(_units_of_stages, system)
     return TensorOperator(*maps, _parameters(system), stages_space, system.dtype, "J_s", structure)
@@ -106,6 +110,7 @@ def _units_of_stages(system: StageSystem) -> Structure:
 
 def parameter_sensitivity(system: StageSystem, space: TrajectorySpace) -> TensorOperator:
     """``D = P_s J_s = dZ/dtheta``, segment by segment: no tensor over all stages is made."""
+    _require(system, space)
     maps = partial(_sensitivities, system), partial(_gradients, system)
     return TensorOperator(*maps, _parameters(system), space, system.dtype, "D")
 
@@ -133,6 +138,7 @@ def _gradients(system: StageSystem, batch: Array) -> Array:
 
 def initial_state_sensitivity(system: StageSystem, space: TrajectorySpace) -> TensorOperator:
     """``dZ/dz0``, from initial states (B, H); row 0 of its image is the perturbation itself."""
+    _require(system, space)
     maps = partial(_from_start, system), partial(_to_start, system)
     states = EuclideanSpace((system.n_trials, system.n_states))
     return TensorOperator(*maps, states, space, system.dtype, "D_z0", BY_TRIAL)
@@ -154,6 +160,7 @@ def _nothing(system: StageSystem, count: int, segment: Segment, form: Form) -> A
 
 def grid_propagator(system: StageSystem, space: TrajectorySpace, forcing: str) -> TensorOperator:
     """P on trajectories: ``(P q)(t) = int_0^t Phi(t, s) q(s) ds`` with q interpolated from the grid to the stages."""
+    _require(system, space)
     table = system.grid_forcing(forcing)
     maps = partial(_driven_states, system, table), partial(_grid_cotangents, system, table)
     return TensorOperator(*maps, space, space, system.dtype, "P", BY_TRIAL)
@@ -177,6 +184,7 @@ def discrete_adjoint(system: StageSystem, space: TrajectorySpace, forcing: str) 
     tends to the solution of the continuous adjoint equation at the order of the method (Sanz-Serna, SIAM Review 58,
     2016), that of the interpolation of g permitting.
     """
+    _require(system, space)
     table = system.grid_forcing(forcing)
     maps = partial(_costates, system, table), partial(_costates_transposed, system, table)
     return TensorOperator(*maps, space, space, system.dtype, "P* (discrete)", BY_TRIAL)
@@ -210,6 +218,7 @@ def continuous_adjoint(system: StageSystem, space: TrajectorySpace, forcing: str
     A(t) is taken along the dense output of the trajectory, whose order q is at least p - 1: uniform errors of
     O(h^{q+1}), and so a result of the order p of the method. Differs from the discrete adjoint by as much.
     """
+    _require(system, space)
     maps = partial(_backwards, system, forcing), partial(_backwards_transposed, system, forcing)
     return TensorOperator(*maps, space, space, system.dtype, "P* (continuous)", BY_TRIAL)
 
@@ -261,6 +270,16 @@ def _reversed_steps(system: StageSystem, forcing: str, segments: Iterable[Segmen
                 weight=np.ascontiguousarray(weights.weight[part], system.dtype),
             ),
         )
+
+
+def _require_system(system: StageSystem) -> None:
+    instance("system", system, StageSystem, "the linearisation at the stages of a flow, a StageSystem")
+
+
+def _require(system: StageSystem, space: TrajectorySpace) -> None:
+    """Raise TypeError or ValueError unless these are a linearisation at stages and the space of its trajectories."""
+    _require_system(system)
+    require_trajectories(space, (system.n_trials, len(system.solution.times), system.n_states))
 
 
 def _tangent(system: StageSystem, forcing: Forcing, provide: Any, count: int) -> Array:

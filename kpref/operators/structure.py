@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kpref._reprs import short_repr
+from kpref._validate import flag
 
 __all__ = ["BY_TRIAL", "UNKNOWN", "Structure"]
 
@@ -45,6 +46,8 @@ class Structure:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
+        for name in ("self_adjoint", "positive", "by_trial"):
+            flag(name, getattr(self, name))
         if self.positive and not self.self_adjoint:
             raise ValueError("structure must say self-adjoint of an operator that it says is positive")
 

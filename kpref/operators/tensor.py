@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse.linalg import LinearOperator
 
-from kpref._validate import numeric_array, precision, real_number, short
+from kpref._validate import instance, numeric_array, precision, real_number, short
 from kpref.memory import require_memory
 from kpref.operators.products import (
     Leaf,
@@ -83,6 +83,8 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         for argument, function in (("forward", forward), ("transpose", transpose)):
             if not callable(function):
                 raise TypeError(f"{argument} must be a function of a batch of tensors; got {short(function)}")
+        if not callable(structure):
+            instance("structure", structure, Structure, "a kpref.operators.Structure")
         spaces = require_space("space_in", space_in), require_space("space_out", space_out)
         leaf = Leaf(name, forward, transpose, *spaces, precision(dtype), structure)
         self._become(Product(1.0, (Side(leaf),), *spaces, leaf.dtype), name, _SYMBOL)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kpref.flow import Flow
 from kpref.models import GRU, RNN, LeakyRNN, Linear
-from kpref.models.base import SiteMap
+from kpref.models.step import StepModel
 from kpref.oracle.adapters import flow_backend
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.emulation import EmulatedBackend
@@ -61,7 +61,7 @@ def random_flow(seed: int) -> Flow:
     )
 
 
-def _disturbed(model: SiteMap, rng: np.random.Generator, spread: bool) -> SiteMap:
+def _disturbed(model: StepModel, rng: np.random.Generator, spread: bool) -> StepModel:
     """Biases that are not zero, rows of very different size where wanted, and at times a trainable subset."""
     changed = {}
     for name, value in model.parameters.items():
@@ -86,7 +86,7 @@ def _measure(rng: np.random.Generator, shape: tuple[int, int]) -> Any:
     return weights
 
 
-def make_flow(model: SiteMap, shape: tuple[int, int], seed: int, measure: Any = "mean") -> Flow:
+def make_flow(model: StepModel, shape: tuple[int, int], seed: int, measure: Any = "mean") -> Flow:
     """A model, with random biases, on normal inputs from normal initial states; shape is (B, T)."""
     rng = np.random.default_rng([seed, 2])
     biases = {name: 0.5 * rng.normal(size=v.shape) for name, v in model.parameters.items() if v.ndim == 1}

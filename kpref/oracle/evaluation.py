@@ -9,21 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import kernels
-from kpref.linearize import SiteForm
 from kpref.space import EuclideanSpace
+from kpref.step_form import StepForm
 
 __all__ = ["FACTORS", "evaluate", "stages"]
 
 Array = npt.NDArray[Any]
 
 
-def evaluate(operator: str, form: SiteForm, space: EuclideanSpace, tensor: Array) -> Array:
+def evaluate(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array) -> Array:
     """Apply an operator of `kpref.oracle.verify` to a tensor, in float64.
 
     Parameters
     ----------
     operator : {"P", "P_T", "P_inverse", "J", "J_T", "K", "NTK", "gradient", "D"}
-    form : SiteForm
+    form : StepForm
     space : EuclideanSpace
         Its weights are the measure.
     tensor : ndarray, shape (B, T, H), or (M,) for J and D
@@ -32,7 +32,7 @@ def evaluate(operator: str, form: SiteForm, space: EuclideanSpace, tensor: Array
     return value
 
 
-def stages(operator: str, form: SiteForm, space: EuclideanSpace, tensor: Array) -> Iterator[Array]:
+def stages(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array) -> Iterator[Array]:
     """What arises on the way to the value of an operator, and the value itself last."""
     value = space.weigh(tensor) if operator in ("K", "NTK", "gradient") else tensor
     for factor in FACTORS.get(operator, (operator,)):

@@ -101,7 +101,8 @@ def check_names(problem: Problem) -> list[str]:
     for operator in ("P", "P_T", "P_inverse"):
         names += [f"{operator}.residual", f"{operator}.linearity"]
         names += [f"{operator}.causality"] * (problem.steps > 1) + [f"{operator}.trials"] * (problem.trials > 1)
-    names += ["J.value", "J.linearity", *(f"J.{site.name}" for site in MODELS[problem.model].sites)]
+    kind: Any = MODELS[problem.model]
+    names += ["J.value", "J.linearity", *(f"J.{name}" for name in kind.init(1, 1, 0).parameters)]
     names += [f"{operator}.{kind}" for operator in ("J_T", "K", "NTK", "gradient") for kind in ("value", "linearity")]
     names += ["P.dot_test", "J.dot_test"]
     names += [f"{operator}.{kind}" for operator in ("K", "NTK") for kind in ("symmetric", "positive")]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kpref.flow import Flow
 from kpref.models import GRU, RNN, LeakyRNN, Linear
-from kpref.models.base import SiteMap
+from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
 
 __all__ = ["MODELS", "describe", "rebuild", "rounded"]
@@ -18,7 +18,7 @@ __all__ = ["MODELS", "describe", "rebuild", "rounded"]
 Array = npt.NDArray[Any]
 
 #: The networks in discrete time by the names that files and the command line use.
-MODELS: dict[str, type[SiteMap]] = {"gru": GRU, "rnn": RNN, "leaky": LeakyRNN, "linear": Linear}
+MODELS: dict[str, type[StepModel]] = {"gru": GRU, "rnn": RNN, "leaky": LeakyRNN, "linear": Linear}
 
 
 def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:

@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from kpref import kernels
 from kpref.oracle.certificates import Comparison, Judge
-from kpref.oracle.coefficients import Spread
 from kpref.oracle.evaluation import evaluate, stages
+from kpref.oracle.spreads import Spread
 from kpref.spectra.closed_form import kernel_unit_average, kernel_unit_trace
 from kpref.spectra.kernel import form_spectrum
 

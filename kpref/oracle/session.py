@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.flow import Flow
-from kpref.models.base import SiteModel
+from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS, Backend
 from kpref.oracle.certificates import Comparison, Judge
@@ -72,7 +72,7 @@ class Session:
     def __post_init__(self) -> None:
         self.arithmetic = self.backend.arithmetic
         model = self.flow.model
-        assert isinstance(model, SiteModel)
+        assert isinstance(model, StepModel)
         self.model: Any = model.with_parameters(
             {name: self.arithmetic.round(value) for name, value in model.parameters.items()}
         )

@@ -34,7 +34,7 @@ import numpy.typing as npt
 from scipy.linalg import svdvals
 
 from kpref._reprs import short_repr
-from kpref._validate import finite_array, integer
+from kpref._validate import finite_array, flag, integer
 from kpref.memory import require_memory
 from kpref.operators import Structure, TensorOperator
 from kpref.space import EuclideanSpace, TrajectorySpace, require_space
@@ -92,7 +92,7 @@ def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int 
             f"alignment of {a.name} and {b.name}: both must act between the same spaces, measures included; got "
             f"{a.space_in} to {a.space_out}, and {b.space_in} to {b.space_out}"
         )
-    if centred:
+    if flag("centred", centred):
         a, b = _centred(a), _centred(b)
     first, second = RectangularForm(a), RectangularForm(b)
     size = first.domain.size

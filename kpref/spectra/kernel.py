@@ -21,12 +21,13 @@ from scipy.linalg import eigvalsh, svdvals
 from scipy.linalg.blas import dsyrk
 
 from kpref._reprs import short_repr
-from kpref._validate import function
+from kpref._validate import function, within_floats
 from kpref.flow import Flow, require_flow
-from kpref.linearize import DenseForm, Form
+from kpref.linearize import DenseForm, Form, written_out
 from kpref.memory import require_memory
+from kpref.product_form import ProductForm
+from kpref.site_view import site_or_none
 from kpref.spectra.closed_form import gate_features
-from kpref.step_form import StepForm
 from kpref.threads import run_blocks, serial_blas
 from kpref.unit_blocks import UnitBlocks, unit_blocks
 
@@ -90,11 +91,15 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
 
 
 @serial_blas
+@np.errstate(over="ignore", invalid="ignore")  # it is said in words
 def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | None = None) -> KernelSpectrum:
     """`kernel_spectrum` of a linearisation, mu (B, T) being the measure."""
+    if isinstance(form, ProductForm):
+        form = written_out(form)
     if isinstance(form, DenseForm):
         return _dense_spectrum(form, mu)
-    if isinstance(form, StepForm):
+    site = site_or_none(form)
+    if site is None:
         blocks = unit_blocks(form)
         if blocks is None:
             raise ValueError(
@@ -103,9 +108,9 @@ def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | Non
             )
         return _summary(_block_spectra(blocks, np.sqrt(mu.T).reshape(-1, 1), progress))
     root = np.sqrt(mu.T).reshape(-1, 1)
-    features = [root * block for block in gate_features(form)]
+    features = [root * block for block in gate_features(site)]
     units = form.n_states
-    gates = form.gates.astype(np.float64, copy=False)
+    gates = site.gates.astype(np.float64, copy=False)
     if gates.shape[:2] == (1, 1) and (gates == gates[..., :1]).all():
         matrix = np.concatenate([gate * block for gate, block in zip(gates[0, 0, :, 0], features, strict=True)], axis=1)
         unit_values = np.broadcast_to(np.square(svdvals(matrix)), (units, min(matrix.shape))).copy()
@@ -119,7 +124,8 @@ def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | Non
 def _summary(unit_values: Array) -> KernelSpectrum:
     values = np.sort(unit_values, axis=None)[::-1]
     trace, square = float(values.sum()), float(np.square(values).sum())
-    return KernelSpectrum(values, unit_values, trace, square**0.5, trace**2 / square if square else 0.0)
+    within_floats("the spectrum of K", (trace, square))
+    return KernelSpectrum(values, unit_values, trace, square**0.5, trace * trace / square if square else 0.0)
 
 
 def _dense_spectrum(form: DenseForm, mu: Array) -> KernelSpectrum:

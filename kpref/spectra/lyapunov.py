@@ -37,8 +37,9 @@ from kpref._validate import integer, real_number
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow, require_flow
 from kpref.kernels import reference
-from kpref.linearize import Form, SiteForm
+from kpref.linearize import Form
 from kpref.memory import require_memory
+from kpref.product_form import ProductForm
 from kpref.runge_kutta import Forcing, Segment, StageSystem
 from kpref.spectra.blocks import extend_blocks
 from kpref.spectra.estimate import Estimate
@@ -479,12 +480,6 @@ def _advance_field(system: StageSystem) -> Advance:
 
 def _rows(form: Form, rows: slice) -> Form:
     """Some rows of a linearisation, as views."""
-    if isinstance(form, StepForm):
+    if isinstance(form, StepForm | ProductForm):
         return form.rows(rows)
-    names = ("state_jacobian", "parameter_jacobian")
-    if isinstance(form, SiteForm):
-        names = ("decay", "gates", "slope", "variable", "drive")  # type: ignore[assignment]
-    arrays = {name: getattr(form, name) for name in names}
-    return replace(
-        form, **{name: array[rows] if len(array) == form.n_steps else array for name, array in arrays.items()}
-    )
+    return replace(form, state_jacobian=form.state_jacobian[rows], parameter_jacobian=form.parameter_jacobian[rows])
