@@ -195,6 +195,29 @@ class StepForm:
         }
         return replace(self, places=places, states=self.states[first:last], variables=self.variables[first:last])
 
+    def changed(
+        self,
+        channels: Mapping[str, Array] | None = None,
+        weights: Mapping[str, Array] | None = None,
+        variables: Mapping[str, Array] | None = None,
+    ) -> StepForm:
+        """The same form with some of its numbers replaced by others of the same shapes."""
+        numbers = self.numbers.copy() if channels else self.numbers
+        for name, value in (channels or {}).items():
+            self.places[name].view(numbers)[...] = value
+        known, extra = dict(self.known), [self.variables]
+        column = self.variables.shape[2]
+        for name, value in (variables or {}).items():
+            known[name] = Variable(False, column, known[name].width)
+            extra.append(np.broadcast_to(value, (*self.variables.shape[:2], known[name].width)))
+            column += known[name].width
+        joined = np.concatenate(extra, axis=2, dtype=self.dtype) if variables else self.variables
+        new = {name: np.require(weight, self.dtype, ["C", "W"]) for name, weight in (weights or {}).items()}
+        return replace(
+            self, numbers=numbers, variables=joined, known=known if variables else self.known,
+            weights={**self.weights, **new},
+        )  # fmt: skip
+
     @cached_property
     def trained(self) -> tuple[str, ...]:
         """Weights that a trainable array enters, in the order of the program."""

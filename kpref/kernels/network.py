@@ -20,11 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import uint64
 
-from kpref.kernels.blas import product_at
+from kpref.kernels.blas import product_at, row_length
 from kpref.kernels.changes import Weights, as_weights
 from kpref.kernels.compilation import kernel, merged
-from kpref.kernels.panels import Panels
-from kpref.kernels.program import padded
 from kpref.kernels.units import FIELDS, FUNCTIONS, TILE, apply_function
 from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm
@@ -173,7 +171,8 @@ def network(
         constants=np.concatenate(flat),
         weights=as_weights([weight.T for weight in weights.values()], np.float64),
         strides=np.array(
-            [padded(width, max(view.width for view in program.old), 8) for width in program.widths], dtype=np.int64
+            [row_length.py_func(width, max(view.width for view in program.old), 8) for width in program.widths],
+            dtype=np.int64,
         ),
         old=np.array([(view.register, view.width) for view in program.old], dtype=np.int64),
         new=np.array([(view.register, view.width) for view in program.new], dtype=np.int64),
@@ -248,9 +247,9 @@ def _bases(net, rows):  # type: ignore[no-untyped-def]
 
 @kernel
 def _weight(weights, index):  # type: ignore[no-untyped-def]
+    """A matrix as `kpref.kernels.blas.product_at` takes it."""
     table = weights.table
-    first, rows, columns = table[index, 0], table[index, 1], table[index, 2]
-    return Panels(weights.entries[first : first + rows * columns], rows, columns, table[index, 3])
+    return weights.entries.ctypes.data + table[index, 0] * 8, table[index, 1], table[index, 2], table[index, 3]
 
 
 @merged
@@ -270,7 +269,7 @@ def _evaluate(net, drive, point, full, until, aim, buffer, bases, tile):  # type
             else:
                 x, lead = drive.ctypes.data + operations[k, 4] * 8, drive.strides[0] // 8
             weight = _weight(net.weights, operations[k, 7])
-            product_at(operations[k, 6] == 1, rows, x, lead, weight, y, strides[operations[k, 1]])
+            product_at(1.0, operations[k, 6] == 1, rows, x, lead, weight, y, strides[operations[k, 1]])
             k += 1
             continue
         last = k + 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,28 +16,35 @@ __all__ = ["run", "run_transposed"]
 Array = npt.NDArray[Any]
 
 
-def run(form: StepForm, step: int, x: Array, changes: Mapping[str, Array] | None = None) -> Array:
+def run(
+    form: StepForm,
+    step: int,
+    x: Array,
+    changes: Mapping[str, Array] | None = None,
+    lift: Callable[[Array], Array] = np.asarray,
+) -> Array:
     """``A[step] x + J_theta[step] dtheta`` for x of shape (v, B, H).
 
-    `changes` has dW for each trained weight, (v, outputs, inputs), as `StepForm.pack` makes it.
+    `changes` has dW for each trained weight, (v, outputs, inputs), as `StepForm.pack` makes it. `lift` makes arrays of
+    another kind, such as ones that round, of all that takes part.
     """
     program, changes = form.program, changes or {}
-    registers = [np.zeros((*x.shape[:2], width), form.dtype) for width in program.widths]
+    registers = [lift(np.zeros((*x.shape[:2], width), form.dtype)) for width in program.widths]
     _enter(registers, program.old, x)
     for op in program.operations:
         out = _columns(registers, op.out)
         if op.name in changes and op.variable is not None:
-            m, change = form.variable(op.variable)[step], changes[op.name]
+            m, change = lift(form.variable(op.variable)[step]), lift(changes[op.name])
             out += m @ change.swapaxes(1, 2) if op.kind == "product" else m * change
         if op.source is None:
             continue
         source = _columns(registers, op.source)
         if op.kind == "scale":
-            out += _row(form.channel(op.name), step) * source
+            out += lift(_row(form.channel(op.name), step)) * source
         elif op.kind == "product":
-            out += source @ form.weights[op.name].T
+            out += source @ lift(form.weights[op.name]).T
         elif op.kind == "unit":
-            out += form.weights[op.name] * source
+            out += lift(form.weights[op.name]) * source
         elif op.kind == "gather":
             out += source.reshape(*out.shape, -1).sum(axis=3)
         else:
@@ -45,15 +52,21 @@ def run(form: StepForm, step: int, x: Array, changes: Mapping[str, Array] | None
     return np.concatenate([registers[view.register] for view in program.new], axis=2)
 
 
-def run_transposed(form: StepForm, step: int, x: Array, changes: Mapping[str, Array] | None = None) -> Array:
+def run_transposed(
+    form: StepForm,
+    step: int,
+    x: Array,
+    changes: Mapping[str, Array] | None = None,
+    lift: Callable[[Array], Array] = np.asarray,
+) -> Array:
     """``A[step]^T x`` for x of shape (v, B, H); ``J_theta[step]^T x`` is added into `changes`, if given."""
     program = form.program
-    registers = [np.zeros((*x.shape[:2], width), form.dtype) for width in program.widths]
+    registers = [lift(np.zeros((*x.shape[:2], width), form.dtype)) for width in program.widths]
     _enter(registers, program.new, x)
     for op, to, of in program.reversed():
         source = _columns(registers, of)
         if changes is not None and op.name in changes and op.variable is not None:
-            m = form.variable(op.variable)[step]
+            m = lift(form.variable(op.variable)[step])
             if op.kind == "product":
                 changes[op.name][...] += source.swapaxes(1, 2) @ m
             else:
@@ -62,11 +75,11 @@ def run_transposed(form: StepForm, step: int, x: Array, changes: Mapping[str, Ar
             continue
         out = _columns(registers, to)
         if op.kind == "scale":
-            out += _row(form.channel(op.name), step) * source
+            out += lift(_row(form.channel(op.name), step)) * source
         elif op.kind == "product":
-            out += source @ form.weights[op.name]
+            out += source @ lift(form.weights[op.name])
         elif op.kind == "unit":
-            out += form.weights[op.name] * source
+            out += lift(form.weights[op.name]) * source
         elif op.kind == "gather":
             out += np.repeat(source, out.shape[2] // source.shape[2], axis=2)
         else:

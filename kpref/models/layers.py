@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array, integer
+from kpref._validate import finite_array, integer, short
 from kpref.models.base import Array, Parameters
 from kpref.models.cells import Cell, GRUCell, LSTMCell, RNNCell
 from kpref.models.initial import initial_parameters
-from kpref.models.nonlinearity import get_nonlinearity
+from kpref.models.nonlinearity import get_nonlinearity, sigmoid, sigmoid_pair
+from kpref.models.registry import TorchLayout, register
 from kpref.models.step import Pointwise, StepMap, StepNumbers, network_sizes
 from kpref.program import Builder, Program, View
 from kpref.step_form import Entry
@@ -21,6 +24,8 @@ __all__ = ["GRU", "LSTM", "RNN", "Stacked"]
 
 _BIASES = ("bias_ih", "bias_hh")
 _NAMES = ("weight_ih", "weight_hh", *_BIASES)
+_LETTERS = ("h", "c")
+"""What PyTorch calls the parts of a cell's state."""
 
 
 class _Layers(StepMap):
@@ -53,6 +58,29 @@ class _Layers(StepMap):
         """The h of the last layer."""
         first = self.n_states - self.cell.parts * self.n_units
         return slice(first, first + self.n_units)
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """What a cell keeps, layer by layer: "h" and "c" of an LSTM, "h_l0", "h_l1", ... of several layers."""
+        size = self.n_units
+        names = [
+            letter + (f"_l{layer}" if self.n_layers > 1 else "")
+            for layer in range(self.n_layers)
+            for letter in _LETTERS[: self.cell.parts]
+        ]
+        return {name: slice(index * size, (index + 1) * size) for index, name in enumerate(names)}
+
+    @property
+    def n_units_in_all(self) -> int:
+        """Units of all layers."""
+        return self.n_layers * self.n_units
+
+    @property
+    def in_words(self) -> str:
+        """Kind of the cell, layers, units, and what these keep."""
+        layers = f"{self.n_layers} layers of " if self.n_layers > 1 else ""
+        kept = f" (states {' and '.join(_LETTERS)})" if self.cell.parts > 1 else ""
+        return f"{type(self.cell).__name__.removesuffix('Cell')} of {layers}{self.n_units} units{kept}"
 
     @property
     def state_variables(self) -> dict[str, slice]:
@@ -250,6 +278,19 @@ class GRU(_Layers):
         """A random network; see `kpref.models.initial.initial_parameters`."""
         return cls(**initial_parameters(cls.__name__, n_inputs, n_states, seed, gain, bias, _BIASES, GRUCell.rows))
 
+    def variants(self, z: Array, x: Array) -> Iterator[tuple[str, Array]]:
+        """The update gate complemented, and the reset gate before the product (Cho et al. 2014, Keras) or left out."""
+        recurrent, driven = self._currents(self.parameters, 0, z, x)
+        (a_r, a_u, a_n), (c_r, c_u, c_n) = np.split(recurrent, 3, axis=-1), np.split(driven, 3, axis=-1)
+        r, (u, complement) = sigmoid(a_r + c_r), sigmoid_pair(a_u + c_u)
+        yield "gate: the update gate complemented", u * np.tanh(c_n + r * a_n) + complement * z
+        own = slice(2 * self.n_units, None)
+        before = (r * z) @ self.parameters["weight_hh"][own].T
+        if "bias_hh" in self.parameters:
+            before = before + self.parameters["bias_hh"][own]
+        yield "gate: the reset gate before the product", complement * np.tanh(c_n + before) + u * z
+        yield "gate: the reset gate left out", complement * np.tanh(c_n + a_n) + u * z
+
 
 class LSTM(_Layers):
     """The long short-term memory of torch.nn.LSTM, one layer; states (h, c). See `kpref.models.cells.LSTMCell`.
@@ -303,8 +344,8 @@ class Stacked(_Layers):
             "gru": GRUCell,
             "lstm": LSTMCell,
         }
-        if cell not in cells:
-            raise ValueError(f"cell must be one of {', '.join(cells)}; got {cell!r}")
+        if not isinstance(cell, str) or cell not in cells:
+            raise ValueError(f"cell must be one of {', '.join(cells)}; got {short(cell)}")
         layers = sum(name.startswith("weight_hh_l") for name in parameters)
         suffixes = [f"_l{layer}" for layer in range(layers)]
         unknown = [name for name in parameters if name not in {n + s for s in suffixes for n in _NAMES}]
@@ -333,6 +374,29 @@ class Stacked(_Layers):
     ) -> Self:
         """A random network; see `kpref.models.initial.initial_parameters`."""
         layers = [f"_l{layer}" for layer in range(integer("n_layers", n_layers, 1))]
-        rows = {"rnn": 1, "gru": 3, "lstm": 4}.get(cell, 1)
+        rows = {"gru": 3, "lstm": 4}.get(cell, 1) if isinstance(cell, str) else 1
         parameters = initial_parameters("network", n_inputs, n_units, seed, gain, bias, _BIASES, rows, layers)
         return cls(cell, nonlinearity=nonlinearity, **parameters)
+
+
+def _stacked(
+    cell: str, n_inputs: int, n_units: int, seed: int, gain: float = 1.0, n_layers: int = 2, bias: bool = True
+) -> Stacked:
+    """A random network of two layers or more."""
+    return Stacked.init(cell, n_inputs, n_units, n_layers, seed, gain, bias)
+
+
+for _name, _kind, _layout in (
+    ("rnn", RNN, TorchLayout(blocks=1, biases="summed", options=("nonlinearity",))),
+    ("gru", GRU, TorchLayout(blocks=3)),
+    ("lstm", LSTM, TorchLayout(blocks=4, biases="summed")),
+):
+    register(_name, _kind, _kind.init, variants=({}, {"bias": False}), torch=_layout)
+    register(
+        f"stacked-{_name}",
+        Stacked,
+        partial(_stacked, _name),
+        fixed={"cell": _name},
+        variants=({}, {"n_layers": 3, "bias": False}),
+        torch=replace(_layout, several=True),
+    )

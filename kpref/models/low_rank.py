@@ -8,9 +8,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array, integer, real_number
+from kpref._validate import finite_array, flag, integer, real_number
+from kpref.memory import require_memory
 from kpref.models.base import Array, Parameters
 from kpref.models.nonlinearity import get_nonlinearity
+from kpref.models.registry import register
 from kpref.models.step import Pointwise, StepMap, StepNumbers
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
@@ -82,9 +84,10 @@ class LowRankRNN(StepMap):
         nonlinearity: str = "tanh",
     ) -> Self:
         """Entries of m and n N(0, gain), those of the input weight N(0, 1 / n_inputs), zero biases."""
-        for name, value in (("n_inputs", n_inputs), ("n_states", n_states), ("rank", rank)):
-            integer(name, value, 1)
-        generator = np.random.default_rng(seed)
+        n_inputs, n_states = integer("n_inputs", n_inputs, 1), integer("n_states", n_states, 1)
+        rank, bias = integer("rank", rank, 1), flag("bias", bias)
+        generator = np.random.default_rng(integer("seed", seed, 0))
+        require_memory(8.0 * n_states * (2 * rank + n_inputs), f"{n_states = }, {rank = }, {n_inputs = }")
         root = real_number("gain", gain, least=0) ** 0.5
         m, n = root * generator.normal(size=(2, n_states, rank))
         weight = generator.normal(size=(n_states, n_inputs)) / n_inputs**0.5
@@ -149,3 +152,11 @@ class LowRankRNN(StepMap):
                 **self.drives(x),
             },
         )
+
+
+def _init(n_inputs: int, n_units: int, seed: int, gain: float = 1.0, **options: Any) -> LowRankRNN:
+    """A random network of a rank that grows with its units."""
+    return LowRankRNN.init(n_inputs, n_units, 1 + n_units // 3, seed, gain, **options)
+
+
+register("low-rank", LowRankRNN, _init, variants=({}, {"nonlinearity": "softplus", "bias": False}))

@@ -2,13 +2,15 @@
 
 Values are analytic in a complex argument (piecewise by the sign of its real part), so that complex-step
 differentiation of any model that uses them is exact. Derivatives are written to keep their relative accuracy in
-saturation, where ``1 - tanh(a)**2`` would lose all digits.
+saturation, where ``1 - tanh(a)**2`` would lose all digits. Arguments may be as large as floats are: exponentials then
+underflow to the limits, which is no error of anybody's and not reported, whatever the caller's ``np.errstate`` says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -28,53 +30,91 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
+#: Beyond this all exponentials of the negative modulus are zero in double precision; it can be doubled and squared.
+_SATURATED = 1e4
 
+
+def _decaying(a: Array) -> Array:
+    """``exp(a)`` for a of a real part that is not positive."""
+    with np.errstate(under="ignore"):
+        value: Array = np.exp(a)
+        return value
+
+
+def _elementary(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that an array of another kind (numbers with errors, of another precision) may have its own way for."""
+
+    @wraps(function)
+    def apply(a: Any) -> Any:
+        own = getattr(a, "elementary", None)
+        return function(a) if own is None else own(function)
+
+    return apply
+
+
+@_elementary
 def sigmoid_pair(a: Array) -> tuple[Array, Array]:
     """``sigmoid(a)`` and ``sigmoid(-a)``, each to full relative accuracy, for one exponential."""
     positive = a.real > 0
-    e = np.exp(np.where(positive, -a, a))
+    e = _decaying(np.where(positive, -a, a))
     large = 1.0 / (1.0 + e)
-    small = e * large
+    with np.errstate(under="ignore"):
+        small = e * large
     return np.where(positive, large, small), np.where(positive, small, large)
 
 
 def sigmoid(a: Array) -> Array:
     """``1 / (1 + exp(-a))``, without overflow."""
-    return sigmoid_pair(a)[0]
+    value: Array = sigmoid_pair(a)[0]
+    return value
 
 
+@_elementary
 def sigmoid_slope(a: Array) -> Array:
     """``sigmoid(a) sigmoid(-a)``, accurate in both tails."""
-    e = np.exp(-np.abs(a))
-    return e / np.square(1.0 + e)
+    e = _decaying(-np.abs(a))
+    with np.errstate(under="ignore"):
+        value: Array = e / np.square(1.0 + e)
+        return value
 
 
+@_elementary
 def tanh_slope(a: Array) -> Array:
     """``1 / cosh(a)**2``, accurate in both tails and without overflow."""
-    return 4.0 * sigmoid_slope(2.0 * a)
+    return 4.0 * sigmoid_slope(2.0 * np.minimum(np.abs(a), _SATURATED))
 
 
-def _relu(a: Array) -> Array:
+@_elementary
+def relu(a: Array) -> Array:
     return np.where(a.real > 0, a, 0)
 
 
-def _relu_slope(a: Array) -> Array:
+@_elementary
+def relu_slope(a: Array) -> Array:
     return (a > 0).astype(a.dtype)
 
 
-def _softplus(a: Array) -> Array:
+@_elementary
+def softplus(a: Array) -> Array:
     """``log(1 + exp(a))``, without overflow."""
-    return np.where(a.real > 0, a, 0) + np.log1p(np.exp(np.where(a.real > 0, -a, a)))
+    return np.where(a.real > 0, a, 0) + np.log1p(_decaying(np.where(a.real > 0, -a, a)))
 
 
-def _erf(a: Array) -> Array:
-    from scipy.special import erf
+@_elementary
+def erf(a: Array) -> Array:
+    from scipy import special
 
-    return np.asarray(erf(a))
+    return np.asarray(special.erf(a))
 
 
-def _erf_slope(a: Array) -> Array:
-    return 2.0 / np.sqrt(np.pi) * np.exp(-np.square(a))
+@_elementary
+def erf_slope(a: Array) -> Array:
+    with np.errstate(under="ignore"):
+        return 2.0 / np.sqrt(np.pi) * _decaying(-np.square(np.minimum(np.abs(a), _SATURATED)))
+
+
+def _identity(a: Array) -> Array:
+    return a
 
 
 @dataclass(frozen=True)
@@ -99,11 +139,11 @@ NONLINEARITIES: dict[str, Nonlinearity] = {
     entry.name: entry
     for entry in (
         Nonlinearity("tanh", np.tanh, tanh_slope),
-        Nonlinearity("relu", _relu, _relu_slope),
-        Nonlinearity("softplus", _softplus, sigmoid),
+        Nonlinearity("relu", relu, relu_slope),
+        Nonlinearity("softplus", softplus, sigmoid),
         Nonlinearity("sigmoid", sigmoid, sigmoid_slope),
-        Nonlinearity("erf", _erf, _erf_slope),
-        Nonlinearity("identity", lambda a: a, np.ones_like),
+        Nonlinearity("erf", erf, erf_slope),
+        Nonlinearity("identity", _identity, np.ones_like),
     )
 }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +86,34 @@ class StepModel(Model):
     def state_variables(self) -> dict[str, slice]:
         """Variables of the program that are columns of the state."""
         return {}
+
+    @property
+    def multiplications(self) -> tuple[int, int]:
+        """Of A: all products that read something; of J: all arrays of two axes, and products behind them."""
+        read, behind, changed = 0, 0, set()
+        for op in self.program.operations:
+            if op.source is not None and op.kind == "product":
+                read += op.out.width * op.source.width
+                behind += op.out.width * op.source.width * (op.source.register in changed)
+            if op.variable is not None or (op.source is not None and op.source.register in changed):
+                changed.add(op.out.register)
+        return read, behind + sum(array.size for array in self.parameters.values() if array.ndim == 2)
+
+    def variants(self, z: Array, x: Array) -> Iterator[tuple[str, Array]]:
+        """The network as others define it, by what is different: what the oracle tries on a wrong trajectory.
+
+        Yields
+        ------
+        label : str
+            Class of the defect, a colon, and what it is.
+        states : ndarray, shape (..., H)
+            What it makes of states z (..., H) under inputs x (..., n_in).
+        """
+        options = self._options()
+        if options.get("nonlinearity", "identity") != "identity":
+            kind: Any = type(self)
+            linear = kind(**self.parameters, **(options | {"nonlinearity": "identity"}))
+            yield "slope: the nonlinearity left out", linear.evaluate(z, x)
 
     def weights(self) -> dict[str, Array]:
         """The weights of the program: sums of what enters them."""

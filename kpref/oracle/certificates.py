@@ -6,28 +6,30 @@ P, P^T and P^-1 are judged by residuals that are local in time, so that chaos am
     P^-1: r[n] = q[n] - (y[n] - A[n] y[n-1])        states:  r[n] = z[n+1] - F(z[n], x[n])
 
 evaluated in float64 and held against the standard deviation that the backend's own rounding can give each entry
-(`kpref.oracle.products`). J, J^T and K are compared with their values. What a whole sweep does to errors (NTK,
+(`kpref.oracle.running_errors`). J, J^T and K are compared with their values. What a whole sweep does to errors (NTK,
 gradient) is found by sending random errors of the local size through the exact sweep.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kpref import kernels
 from kpref.linearize import linearize
 from kpref.models.step import StepModel
-from kpref.oracle import products
+from kpref.oracle import running_errors
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.coefficients import Spread, relative, sum_error
 from kpref.oracle.evaluation import evaluate
-from kpref.site_view import SiteForm, site_kernels, site_view
+from kpref.oracle.spreads import Spread, relative, sum_error
+from kpref.program import Operation
 from kpref.space import TrajectorySpace
+from kpref.step_form import Entry, StepForm
 
 __all__ = ["Comparison", "Judge"]
 
@@ -84,9 +86,10 @@ class Judge:
         self.model, self.space, self.arithmetic = model, space, arithmetic
         self.starts = np.ascontiguousarray(np.moveaxis(starts, 1, 0))
         self.inputs = np.ascontiguousarray(np.moveaxis(inputs, 1, 0))
-        step: Any = linearize(model, self.starts, self.inputs)
-        self.step: Any = step
-        self.form: SiteForm = site_view(step)
+        form = linearize(model, self.starts, self.inputs)
+        if not isinstance(form, StepForm):
+            raise TypeError(f"certificates are for networks; got {model}")
+        self.form = form
 
     def with_arithmetic(self, arithmetic: Arithmetic) -> Judge:
         """The same judge for another arithmetic."""
@@ -94,16 +97,16 @@ class Judge:
         other.arithmetic = arithmetic
         return other
 
-    def chunks(self) -> Any:
-        """The linearisation with the errors of a backend's coefficients, a few rows at a time."""
-        return products.chunks(self.model, self.form, self.starts, self.inputs, self.arithmetic)
+    def chunks(self) -> Iterator[running_errors.Chunk]:
+        """The linearisation with the errors of a backend's numbers, a few rows at a time."""
+        return running_errors.chunks(self.model, self.form, self.starts, self.inputs, self.arithmetic)
 
     def residual(self, operator: str, answer: Array) -> Array:
         """What P or P^T turns into this answer; of other operators the answer itself."""
         if operator == "P":
-            return site_kernels.inverse(self.form, answer[None])[0]
+            return kernels.inverse(self.form, answer[None])[0]
         if operator == "P_T":
-            return site_kernels.inverse_transpose(self.form, answer[None])[0]
+            return kernels.inverse_transpose(self.form, answer[None])[0]
         return answer
 
     # Local certificates
@@ -114,7 +117,7 @@ class Judge:
         for chunk in self.chunks():
             expected = self.model.evaluate(self.starts[chunk.rows], self.inputs[chunk.rows])
             claimed = np.moveaxis(states[:, chunk.rows], 1, 0)
-            result.put(chunk.rows, claimed - expected, chunk.errors.value + relative(claimed, self.arithmetic.unit))
+            result.put(chunk.rows, claimed - expected, chunk.value + relative(claimed, self.arithmetic.unit))
         return self._floor(result)
 
     def propagator(self, q: Array, y: Array) -> Comparison:
@@ -131,7 +134,7 @@ class Judge:
         result, unit = _Tensors(y.shape), self.arithmetic.unit
         for chunk in self.chunks():
             part = chunk.rows
-            carried, spread = products.jacobian(chunk, np.moveaxis(before[:, part], 1, 0))
+            carried, spread = running_errors.forward(chunk, np.moveaxis(before[:, part], 1, 0))
             now, forcing = np.moveaxis(y[:, part], 1, 0), np.moveaxis(q[:, part], 1, 0)
             spread = spread + relative(now, unit) + relative(forcing, unit)
             result.put(part, now - carried - forcing, spread)
@@ -148,7 +151,7 @@ class Judge:
                 continue
             later = np.zeros((chunk.rows.stop - chunk.rows.start, *now.shape[1:]))
             later[first - chunk.rows.start :] = now[first : chunk.rows.stop]
-            carried, spread = products.jacobian_transpose(chunk, later)
+            carried, spread = running_errors.transposed(chunk, later)
             keep = slice(first - chunk.rows.start, None)
             target = slice(first - 1, chunk.rows.stop - 1)
             spread = spread[keep] + relative(now[target], unit) + relative(forcing[target], unit)
@@ -157,10 +160,10 @@ class Judge:
 
     def parameter_jacobian(self, theta: Array, y: Array) -> Comparison:
         """Difference of ``y = J theta``."""
-        recurrent, driven = self.form.layout.pack(theta[None])
+        changes = {name: change[0] for name, change in self.form.pack(theta[None]).items()}
         result = _Tensors(y.shape)
         for chunk in self.chunks():
-            value, spread = products.parameter_product(chunk, recurrent[0], driven[0])
+            value, spread = running_errors.forward(chunk, None, changes)
             result.put(chunk.rows, np.moveaxis(y[:, chunk.rows], 1, 0) - value, spread)
         return self._floor(result)
 
@@ -177,7 +180,7 @@ class Judge:
         theta, theta_spread = self._transpose_value(weighed, extra=1)
         noise = iter(self._transpose_noise(weighed, theta_spread))
         local = self.parameter_jacobian(theta, y)
-        carried = self._pooled(lambda _: site_kernels.parameter_product(self.form, next(noise)[None])[0])
+        carried = self._pooled(lambda _: kernels.parameter_product(self.form, next(noise)[None])[0])
         return Comparison(local.error, local.spread + carried)
 
     def gradient(self, err: Array, theta: Array) -> Comparison:
@@ -186,7 +189,7 @@ class Judge:
         value, spread = self._transpose_value(costate, extra=1)
 
         def swept(generator: np.random.Generator) -> Array:
-            return site_kernels.sensitivity_transpose(self.form, _draw(generator, local))[0]
+            return kernels.sensitivity_transpose(self.form, _draw(generator, local))[0]
 
         return self._floor(Comparison(theta - value, spread + self._swept("gradient", err, value, swept)))
 
@@ -195,34 +198,34 @@ class Judge:
         costate, local = self._costate(q)
         theta, theta_spread = self._transpose_value(costate, extra=1)
         theta_noise = iter(self._transpose_noise(costate, theta_spread))
-        forcing = site_kernels.parameter_product(self.form, theta[None])[0]
-        response = site_kernels.tangent(self.form, forcing[None])[0]
+        forcing = kernels.parameter_product(self.form, theta[None])[0]
+        response = kernels.tangent(self.form, forcing[None])[0]
         later = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
 
         def swept(generator: np.random.Generator) -> Array:
-            noise = site_kernels.adjoint(self.form, _draw(generator, local))
-            noise = site_kernels.parameter_transpose(self.form, noise) + next(theta_noise)
-            noise = site_kernels.parameter_product(self.form, noise) + _draw(generator, later)
-            return site_kernels.tangent(self.form, noise)[0]
+            noise = kernels.adjoint(self.form, _draw(generator, local))
+            noise = kernels.parameter_transpose(self.form, noise) + next(theta_noise)
+            noise = kernels.parameter_product(self.form, noise) + _draw(generator, later)
+            return kernels.tangent(self.form, noise)[0]
 
         spread = self._swept("NTK", q, response, swept) + relative(response, self.arithmetic.unit)
         return self._floor(Comparison(y - response, spread))
 
     def sensitivity(self, theta: Array) -> Spread:
         """What rounding does to ``D theta = P J theta``."""
-        forcing = site_kernels.parameter_product(self.form, theta[None])[0]
-        response = site_kernels.tangent(self.form, forcing[None])[0]
+        forcing = kernels.parameter_product(self.form, theta[None])[0]
+        response = kernels.tangent(self.form, forcing[None])[0]
         local = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
 
         def swept(generator: np.random.Generator) -> Array:
-            return site_kernels.tangent(self.form, _draw(generator, local))[0]
+            return kernels.tangent(self.form, _draw(generator, local))[0]
 
         return self._swept("D", theta, response, swept) + relative(response, self.arithmetic.unit)
 
     def _costate(self, err: Array) -> tuple[Array, Spread]:
         """``P^T Mu err``, and the size of the random errors of a backend in each of its steps."""
         source = self.space.weigh(err)
-        costate = site_kernels.adjoint(self.form, source[None])[0]
+        costate = kernels.adjoint(self.form, source[None])[0]
         return costate, self.adjoint(source, costate).spread + relative(source, self.arithmetic.unit)
 
     def _transpose_noise(self, g: Array, spread: Spread) -> Array:
@@ -232,26 +235,19 @@ class Judge:
         states point in one direction for long, so that errors drawn for each entry alone would come out too small;
         these stand for those of the sums.
         """
-        layout, arithmetic = self.form.layout, self.arithmetic
-        generator = np.random.default_rng(1)
-        recurrent, driven = layout.zeros(self._count, np.float64)
-        columns = recurrent.shape[2]
+        arithmetic, generator = self.arithmetic, np.random.default_rng(1)
+        found = self.form.pack(np.zeros((self._count, self.form.n_parameters)))
         for chunk in self.chunks():
-            terms, own = products.parameter_terms(chunk, np.moveaxis(g[:, chunk.rows], 1, 0))
-            deviation = (own + relative(terms, arithmetic.unit, 2) + relative(terms, arithmetic.operand)).deviation
-            flat = terms.reshape(-1, terms.shape[2] * terms.shape[3])
-            m, x = chunk.variable.reshape(len(flat), -1), chunk.drive.reshape(len(flat), -1)
-            m_error = np.broadcast_to(chunk.errors.variable.deviation, chunk.variable.shape).reshape(m.shape)
-            m_error = np.hypot(m_error, arithmetic.operand * np.abs(m))
-            for sample in range(self._count):
-                noise = (generator.standard_normal(terms.shape) * deviation).reshape(flat.shape)
-                wrong_x = generator.standard_normal(x.shape) * arithmetic.operand * x
-                driven[sample] += x.T @ noise + wrong_x.T @ flat
-                if columns:
+            for op, terms, own in running_errors.gradient_terms(chunk, np.moveaxis(g[:, chunk.rows], 1, 0)):
+                deviation = (own + relative(terms, arithmetic.unit, 2) + relative(terms, arithmetic.operand)).deviation
+                m, wrong = chunk.form.variable(op.variable or ""), chunk.of_variable(op.variable or "").deviation
+                m_error = np.hypot(wrong, arithmetic.operand * np.abs(m))
+                for sample in range(self._count):
+                    noise = generator.standard_normal(terms.shape) * deviation
                     wrong_m = generator.standard_normal(m.shape) * m_error
-                    recurrent[sample] += m.T @ noise[:, :columns] + wrong_m.T @ flat[:, :columns]
-        independent = generator.standard_normal((self._count, layout.size)) * spread.deviation
-        return layout.unpack(recurrent, driven) + independent
+                    found[op.name][sample] += _summed(op.kind, noise, m) + _summed(op.kind, terms, wrong_m)
+        independent = generator.standard_normal((self._count, self.form.n_parameters)) * spread.deviation
+        return self.form.unpack(found) + independent
 
     # Errors that a sweep carries along
 
@@ -269,25 +265,34 @@ class Judge:
 
     def _persistent(self) -> bool:
         """Whether there are errors that do not change from step to step."""
-        return self.arithmetic.operand > 0 or self.form.gates.shape[0] == 1
+        return self.arithmetic.operand > 0 or bool(self._constant())
 
-    def _perturbed(self, generator: np.random.Generator, step: float) -> SiteForm:
+    def _constant(self) -> list[Operation]:
+        """Scales whose channel is the same at all steps, such as a leak."""
+        form = self.form
+        scales = [op for op in form.program.operations if op.kind == "scale"]
+        return [op for op in scales if form.n_steps > 1 and form.places[op.name].row_stride == 0]
+
+    def _perturbed(self, generator: np.random.Generator, step: float) -> StepForm:
         """The linearisation with errors that are the same in all steps, times `step`: their effect is linear in it.
 
-        The weights are rounded to operands of the matrix product. Coefficients that are constant, such as a leak, are
+        The weights are rounded to operands of the matrix product. Channels that are constant, such as a leak, are
         rounded once, and one that all units share errs alike in all; dense Jacobians made of them are rounded once.
         """
-        form, unit = self.form, self.arithmetic.unit
-        constant = form.gates.shape[0] == 1
+        form, unit, constant = self.form, self.arithmetic.unit, self._constant()
         entry = np.hypot(self.arithmetic.operand, unit if constant else 0.0)
-        weight = form.weight * (1.0 + step * entry * generator.standard_normal(form.weight.shape))
-        changed: dict[str, Any] = {"weight": weight}
-        if constant:
-            shared = 2 * generator.standard_normal(2)
-            own = generator.standard_normal(form.decay.shape)
-            changed["gates"] = form.gates * (1.0 + step * unit * shared[0])
-            changed["decay"] = form.decay * (1.0 + step * entry * (shared[1] + own))
-        return replace(form, **changed)
+        weights = {
+            name: weight * (1.0 + step * entry * generator.standard_normal(weight.shape))
+            for name, weight in form.weights.items()
+        }
+        channels, old = {}, {view.register for view in form.program.old}
+        for op in constant:
+            channel = form.channel(op.name)
+            error = 2 * unit * generator.standard_normal()
+            if op.source is not None and op.source.register in old:  # the diagonal of a dense Jacobian
+                error = error + entry * (2 * generator.standard_normal() + generator.standard_normal(channel.shape))
+            channels[op.name] = channel * (1.0 + step * error)
+        return form.changed(channels=channels, weights=weights)
 
     @property
     def _count(self) -> int:
@@ -295,62 +300,82 @@ class Judge:
         return max(8, -(-_SAMPLES // self.form.n_states))
 
     def _pooled(self, sample: Callable[[np.random.Generator], Array]) -> Spread:
-        """Root mean square of random errors: of each entry, or over the units of a tensor where that is more.
+        """Root mean square of random errors: of each entry, or over the units of a part of the state where more.
 
         Few samples may all be small in an entry by chance; its neighbours then say how large they should be.
         """
         generator, count = np.random.default_rng(0), self._count
         squares = sum(np.square(sample(generator)) for _ in range(count)) / count
         if np.ndim(squares) == 3:
-            squares = np.maximum(squares, np.mean(squares, axis=2, keepdims=True))
+            widths = np.cumsum([view.width for view in self.form.program.new])[:-1]
+            pooled = [
+                np.broadcast_to(np.mean(part, axis=2, keepdims=True), part.shape)
+                for part in np.split(np.asarray(squares), widths, axis=2)
+            ]
+            squares = np.maximum(squares, np.concatenate(pooled, axis=2))
         deviation = np.sqrt(squares)
         return Spread(deviation, np.sqrt(count) * deviation)
 
     def _transpose_value(self, g: Array, extra: int = 0) -> tuple[Array, Spread]:
         """``J^T g`` and the error that a backend may make; `extra` roundings of g on the way."""
-        layout, unit = self.form.layout, self.arithmetic.unit
-        sums = [layout.zeros(1, np.float64) for _ in range(4)]  # terms, their squares, magnitudes, error variances
-        worst = layout.zeros(1, np.float64)
+        form, unit = self.form, self.arithmetic.unit
+        # Sums of the terms, of their squares and magnitudes, of variances of their errors, of worst cases.
+        sums = [form.pack(np.zeros((1, form.n_parameters))) for _ in range(5)]
         for chunk in self.chunks():
-            terms, spread = products.parameter_terms(chunk, np.moveaxis(g[:, chunk.rows], 1, 0))
-            spread = spread + relative(terms, unit, 1 + extra)
-            flat = terms.reshape(-1, terms.shape[2] * terms.shape[3])
-            deviation, most = spread.deviation.reshape(flat.shape), spread.worst.reshape(flat.shape)
-            m, x = chunk.variable.reshape(len(flat), -1), chunk.drive.reshape(len(flat), -1)
-            m_error = np.broadcast_to(chunk.errors.variable.deviation, chunk.variable.shape).reshape(m.shape)
-            self._accumulate(sums, worst, flat, deviation, most, m, m_error, x)
-        count = self.form.n_steps * self.form.n_trials
-        pack = [layout.unpack(*pair)[0] for pair in sums]
-        spread = sum_error(pack[0], pack[1], pack[2], count, self.arithmetic)
-        return pack[0], spread + Spread(np.sqrt(pack[3]), layout.unpack(*worst)[0]) + relative(pack[0], unit, 2)
-
-    @staticmethod
-    def _accumulate(
-        sums: Any, worst: Any, flat: Array, deviation: Array, most: Array, m: Array, m_error: Array, x: Array
-    ) -> None:
-        columns = sums[0][0].shape[2]
-        pairs = [(1, x, np.zeros_like(x), flat, deviation, most)]
-        if columns:
-            pairs.append((0, m, m_error, flat[:, :columns], deviation[:, :columns], most[:, :columns]))
-        for which, left, left_error, right, right_error, right_worst in pairs:
-            sums[0][which][0] += left.T @ right
-            sums[1][which][0] += np.square(left).T @ np.square(right)
-            sums[2][which][0] += np.abs(left).T @ np.abs(right)
-            sums[3][which][0] += np.square(left).T @ np.square(right_error) + np.square(left_error).T @ np.square(right)
-            worst[which][0] += np.abs(left).T @ right_worst + left_error.T @ np.abs(right)
+            for op, terms, spread in running_errors.gradient_terms(chunk, np.moveaxis(g[:, chunk.rows], 1, 0)):
+                spread = spread + relative(terms, unit, 1 + extra)
+                m, wrong = chunk.form.variable(op.variable or ""), chunk.of_variable(op.variable or "").deviation
+                wrong = np.broadcast_to(wrong, m.shape)
+                variances = _summed(op.kind, np.square(spread.deviation), np.square(m))
+                variances = variances + _summed(op.kind, np.square(terms), np.square(wrong))
+                worst = _summed(op.kind, spread.worst, np.abs(m)) + _summed(op.kind, np.abs(terms), wrong)
+                squares = _summed(op.kind, np.square(terms), np.square(m))
+                magnitudes = _summed(op.kind, np.abs(terms), np.abs(m))
+                parts = (_summed(op.kind, terms, m), squares, magnitudes, variances, worst)
+                for total, part in zip(sums, parts, strict=True):
+                    total[op.name][0] += part
+        powers = (None, 2, 1, 2, 1)
+        value, squares, magnitudes, variances, worst = (
+            _powered(form, power).unpack(total)[0] for power, total in zip(powers, sums, strict=True)
+        )
+        spread = sum_error(value, squares, magnitudes, form.n_steps * form.n_trials, self.arithmetic)
+        return value, spread + Spread(np.sqrt(variances), worst) + relative(value, unit, 2)
 
     # Helpers
 
     @property
     def floor(self) -> float:
         """Absolute error below the smallest normal number: of a few lost numbers for each entry, times a weight."""
-        lost = 4 * self.arithmetic.underflow * max(1.0, float(np.abs(self.form.weight).max()))
+        lost = (
+            4
+            * self.arithmetic.underflow
+            * max(1.0, max(float(np.abs(weight).max()) for weight in self.form.weights.values()))
+        )
         return max(lost, _VANISHING)
 
     def _floor(self, result: Any) -> Comparison:
         comparison: Comparison = result.comparison() if isinstance(result, _Tensors) else result
         absolute = np.full(comparison.error.shape, self.floor)
         return Comparison(comparison.error, comparison.spread + Spread(absolute, absolute))
+
+
+def _summed(kind: str, terms: Array, m: Array) -> Array:
+    """Sums over points of cotangents times a variable: (outputs, inputs) of a product, (1, width) of a unit."""
+    m = np.broadcast_to(m, (*terms.shape[:2], m.shape[2]))
+    if kind == "unit":
+        return (terms * m).sum(axis=(0, 1))[None]
+    return np.asarray(terms.reshape(-1, terms.shape[2]).T @ m.reshape(-1, m.shape[2]))
+
+
+def _powered(form: StepForm, power: int | None) -> StepForm:
+    """The form whose trained arrays enter with the magnitude of their factors, to a power; None for as they are."""
+    if power is None:
+        return form
+
+    def entry(one: Entry) -> Entry:
+        return replace(one, factor=np.abs(one.factor) ** power)
+
+    return replace(form, entries=tuple(map(entry, form.entries)))
 
 
 def _draw(generator: np.random.Generator, spread: Spread) -> Array:

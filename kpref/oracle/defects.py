@@ -6,21 +6,35 @@ be held against it (`kpref.oracle.hypotheses`). The text before the colon is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import permutations
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kpref import kernels
+from kpref.kernels import reference
 from kpref.oracle.certificates import Judge
 from kpref.oracle.evaluation import evaluate
-from kpref.site_view import SiteForm, site_jacobian, site_kernels
+from kpref.program import Operation, View
 from kpref.space import EuclideanSpace
+from kpref.step_form import StepForm
 
-__all__ = ["Defect", "defects", "only_gate"]
+__all__ = [
+    "Defect",
+    "defects",
+    "direct_channels",
+    "driven_columns",
+    "driven_variables",
+    "gate_groups",
+    "slope_channels",
+    "square_blocks",
+    "state_variables",
+    "without",
+]
 
 Array = npt.NDArray[Any]
 
@@ -33,7 +47,7 @@ class Defect:
     ----------
     label : str
         Class, colon, description.
-    form : SiteForm or None
+    form : StepForm or None
         The linearisation that it leads to; None if that is right.
     value : callable or None
         Gives the answer that it leads to; None if that is the operator over `form`.
@@ -42,7 +56,7 @@ class Defect:
     """
 
     label: str
-    form: SiteForm | None = None
+    form: StepForm | None = None
     value: Callable[[], Array] | None = None
     edges: bool = False
 
@@ -67,73 +81,106 @@ def defects(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterato
 
 
 def _weights(judge: Judge) -> Iterator[Defect]:
+    """Weights that states go through: blocks transposed, exchanged, left out."""
     form = judge.form
-    units = form.n_states
-    blocks = form.weight.reshape(-1, units, units)
-    yield Defect("transpose: recurrent weight transposed", _with_weight(form, blocks.swapaxes(1, 2)))
-    for order in _orders(len(blocks)):
-        yield Defect(f"gate order: recurrent blocks in the order {order}", _with_weight(form, blocks[list(order)]))
-    yield Defect("recurrence: recurrent weight left out", _with_weight(form, np.zeros_like(blocks)))
+    names = [op.name for op in form.program.operations if op.kind == "product" and op.source is not None]
+    blocks = {name: square_blocks(form.weights[name]) for name in names}
+    turned = {name: block.swapaxes(1, 2).reshape(form.weights[name].shape) for name, block in blocks.items()}
+    for some in _each_and_all(names):
+        words = ", ".join(some)
+        yield Defect(f"transpose: {words} transposed", form.changed(weights={name: turned[name] for name in some}))
+        zeros = {name: np.zeros_like(form.weights[name]) for name in some}
+        yield Defect(f"recurrence: {words} left out", form.changed(weights=zeros))
+    for name in names:
+        for one, other in combinations(range(len(blocks[name])), 2):
+            swapped = blocks[name].copy()
+            swapped[[one, other]] = blocks[name][[other, one]]
+            changed = form.changed(weights={name: swapped.reshape(form.weights[name].shape)})
+            yield Defect(f"gate order: blocks {one} and {other} of {name} exchanged", changed)
 
 
-def _orders(count: int) -> list[tuple[int, ...]]:
-    """All orders but the right one."""
-    return [order for order in permutations(range(count)) if order != tuple(range(count))]
+def square_blocks(weight: Array) -> Array:
+    """A weight as square blocks above each other; as one block of 1 x 1 each if it has none."""
+    outputs, inputs = weight.shape
+    side = inputs if outputs % inputs == 0 else 1
+    return weight.reshape(-1, side, side)
 
 
-def _with_weight(form: SiteForm, blocks: Array) -> SiteForm:
-    weight = np.ascontiguousarray(blocks.reshape(form.weight.shape))
-    return replace(form, weight=weight)
+def _each_and_all(names: Sequence[str]) -> list[tuple[str, ...]]:
+    return [*((name,) for name in names), *([tuple(names)] if len(names) > 1 else [])]
+
+
+def direct_channels(form: StepForm) -> list[str]:
+    """Channels that take the old state to the new one."""
+    old, new = ({view.register for view in views} for views in (form.program.old, form.program.new))
+    return [op.name for op in _scales(form) if _register(op) in old and op.out.register in new]
+
+
+def gate_groups(form: StepForm) -> list[list[str]]:
+    """Channels that write to the same columns of the new state: the gates of a part of it."""
+    groups: dict[View, list[str]] = {}
+    new, direct = {view.register for view in form.program.new}, direct_channels(form)
+    for op in _scales(form):
+        if op.out.register in new and op.name not in direct:
+            groups.setdefault(op.out, []).append(op.name)
+    return list(groups.values())
+
+
+def slope_channels(form: StepForm) -> list[str]:
+    """Channels that scale what a weight multiplies."""
+    new = {view.register for view in form.program.new}
+    return [op.name for op in _scales(form) if op.out.register not in new]
+
+
+def _scales(form: StepForm) -> list[Operation]:
+    return [op for op in form.program.operations if op.kind == "scale"]
+
+
+def _register(op: Operation) -> int:
+    return -1 if op.source is None else op.source.register
 
 
 def _gates(judge: Judge) -> Iterator[Defect]:
     form = judge.form
-    count = form.gates.shape[2]
-    for gate in range(count):
-        yield Defect(f"gate: gate {gate} left out", _scaled(form, gate, 0.0))
-        yield Defect(f"gate: gate {gate} negative", _scaled(form, gate, -1.0))
-        for other in range(count):
-            if other != gate:
-                gates = form.gates.copy()
-                gates[:, :, gate] = gates[:, :, other]
-                yield Defect(f"gate: gate {other} in place of gate {gate}", replace(form, gates=gates))
-    for order in _orders(count):
-        gates = np.ascontiguousarray(form.gates[:, :, list(order)])
-        yield Defect(f"gate order: gates in the order {order}", replace(form, gates=gates))
-    yield Defect("decay: the direct term left out", replace(form, decay=np.zeros_like(form.decay)))
-    yield Defect("decay: the direct term taken as one", replace(form, decay=np.ones_like(form.decay)))
-    yield Defect("decay: the direct term complemented", replace(form, decay=1.0 - form.decay))
-    yield Defect("decay: the direct term negative", replace(form, decay=-form.decay))
+    for group in gate_groups(form):
+        for name in group:
+            value = form.channel(name)
+            yield Defect(f"gate: {name} left out", form.changed(channels={name: 0 * value}))
+            yield Defect(f"gate: {name} negative", form.changed(channels={name: -value}))
+            for other in group:
+                if other != name and form.places[other].shape == form.places[name].shape:
+                    yield Defect(
+                        f"gate: {other} in place of {name}", form.changed(channels={name: form.channel(other)})
+                    )
+        for one, other in combinations(group, 2):
+            if form.places[other].shape == form.places[one].shape:
+                swapped = {one: form.channel(other), other: form.channel(one)}
+                yield Defect(f"gate order: {one} and {other} exchanged", form.changed(channels=swapped))
+    for name in direct_channels(form):
+        value = form.channel(name)
+        for word, changed in (("left out", 0 * value), ("taken as one", 0 * value + 1), ("complemented", 1 - value),
+                              ("negative", -value)):  # fmt: skip
+            yield Defect(f"decay: {name} {word}", form.changed(channels={name: changed}))
 
 
-def _scaled(form: SiteForm, gate: int, factor: float) -> SiteForm:
-    changed = form.gates.copy()
-    changed[:, :, gate] *= factor
-    return replace(form, gates=changed)
-
-
-def only_gate(form: SiteForm, gate: int | None) -> SiteForm:
-    """The part of a linearisation that goes through one gate, or (None) through the direct term."""
-    gates = np.zeros_like(form.gates)
-    if gate is None:
-        return replace(form, gates=gates)
-    gates[:, :, gate] = form.gates[:, :, gate]
-    return replace(form, gates=gates, decay=np.zeros_like(form.decay))
+def without(form: StepForm, name: str) -> StepForm:
+    """The linearisation without one of its channels."""
+    return form.changed(channels={name: 0 * form.channel(name)})
 
 
 def _times(judge: Judge) -> Iterator[Defect]:
     form = judge.form
     if form.n_steps > 1:
         for shift, word in ((1, "before"), (-1, "after")):
-            moved = _along_time(form, partial(np.roll, shift=shift, axis=0))
+            moved = _along(form, 0, partial(np.roll, shift=shift, axis=0))
             yield Defect(f"time shifted by one: coefficients of the step {word}", moved, edges=True)
         for step, word in ((0, "first"), (-1, "last")):
-            stale = _along_time(form, partial(_held, step=step))
+            stale = _along(form, 0, partial(_held, step=step))
             yield Defect(f"stale: coefficients of the {word} step at all steps", stale)
     if form.n_trials > 1:
-        yield Defect("trials mixed: coefficients of the first trial for all", _along_trials(form, _first_trial))
+        yield Defect("trials mixed: coefficients of the first trial for all", _along(form, 1, _first_trial))
         for shift in (1, -1):
-            moved = _along_trials(form, partial(np.roll, shift=shift, axis=1))
+            moved = _along(form, 1, partial(np.roll, shift=shift, axis=1))
             yield Defect("trials mixed: coefficients of the neighbouring trial", moved)
 
 
@@ -145,54 +192,101 @@ def _first_trial(array: Array) -> Array:
     return np.repeat(array[:, :1], array.shape[1], axis=1)
 
 
-_ALONG = ("decay", "gates", "slope", "variable")
-
-
-def _along_time(form: SiteForm, change: Callable[[Array], Array]) -> SiteForm:
-    """A change of those coefficients that vary along time."""
-    changed: dict[str, Any] = {n: change(getattr(form, n)) for n in _ALONG if getattr(form, n).shape[0] > 1}
-    return replace(form, **changed)
-
-
-def _along_trials(form: SiteForm, change: Callable[[Array], Array]) -> SiteForm:
-    names = (n for n in (*_ALONG, "drive") if getattr(form, n).shape[1] > 1)
-    changed: dict[str, Any] = {n: np.ascontiguousarray(change(getattr(form, n))) for n in names}
-    return replace(form, **changed)
+def _along(form: StepForm, axis: int, change: Callable[[Array], Array]) -> StepForm:
+    """A change of those channels that vary along an axis, and of the variables; inputs are the same along time."""
+    channels = {op.name: form.channel(op.name) for op in _scales(form) if form.places[op.name].shape[axis] > 1}
+    variables = form.known if axis == 1 else state_variables(form)
+    return form.changed(
+        channels={name: change(value) for name, value in channels.items()},
+        variables={name: change(form.variable(name)) for name in variables},
+    )
 
 
 def _derivatives(judge: Judge) -> Iterator[Defect]:
     """The derivative of the nonlinearity left out, or taken at the wrong argument."""
     form = judge.form
-    yield Defect("slope: gates taken as one", replace(form, gates=np.ones_like(form.gates)))
+    gates = {name: np.ones_like(form.channel(name)) for group in gate_groups(form) for name in group}
+    yield Defect("slope: gates taken as one", form.changed(channels=gates))
     nonlinearity = getattr(judge.model, "nonlinearity", None)
-    if nonlinearity is None:
-        return
-    if form.slope.size:
-        yield Defect("slope: derivative of the nonlinearity left out", replace(form, slope=np.ones_like(form.slope)))
-        value = nonlinearity.value(judge.starts)
-        yield Defect("slope: derivative taken at the value", replace(form, slope=nonlinearity.slope(value)))
-    else:
-        value = judge.model.evaluate(judge.starts, judge.inputs)
-        gates = np.ascontiguousarray(nonlinearity.slope(value)[:, :, None])
-        yield Defect("slope: derivative taken at the value", replace(form, gates=gates))
+    for op in _scales(form):
+        if op.name in slope_channels(form):
+            ones = np.ones_like(form.channel(op.name))
+            yield Defect(f"slope: {op.name} left out", form.changed(channels={op.name: ones}))
+        if nonlinearity is None or not op.name.endswith("slope"):
+            continue
+        value = _at_value(judge, op, nonlinearity)
+        if value is not None:
+            wrong = form.changed(channels={op.name: nonlinearity.slope(value)})
+            yield Defect(f"slope: {op.name} taken at the value", wrong)
+
+
+def _at_value(judge: Judge, op: Operation, nonlinearity: Any) -> Array | None:
+    """The value of a nonlinearity whose slope a channel is: of the old state that it scales, or the new state."""
+    program, column = judge.form.program, 0
+    for old, new in zip(program.old, program.new, strict=True):
+        part = slice(column, column + old.width)
+        if op.source is not None and op.source.register == old.register:
+            return np.asarray(nonlinearity.value(judge.starts[..., part]))
+        if op.out.register == new.register:
+            return np.asarray(judge.model.evaluate(judge.starts, judge.inputs)[..., part])
+        column += old.width
+    return None
+
+
+def driven_variables(form: StepForm) -> list[str]:
+    """What weights multiply that no state goes through: inputs, and ones."""
+    operations = form.program.operations
+    return [op.variable for op in operations if op.variable is not None and op.source is None]
+
+
+def state_variables(form: StepForm) -> list[str]:
+    """What all other weights multiply."""
+    driven = driven_variables(form)
+    return [name for name in form.known if name not in driven]
 
 
 def _variables(judge: Judge) -> Iterator[Defect]:
     """What the weights multiply."""
     form = judge.form
+    own = {name: form.variable(name) for name in state_variables(form)}
     for shift, word in ((1, "before"), (-1, "after")) if form.n_steps > 1 else ():
-        moved = replace(form, variable=np.roll(form.variable, shift, axis=0))
+        moved = form.changed(variables={name: np.roll(value, shift, axis=0) for name, value in own.items()})
         yield Defect(f"time shifted by one: states of the step {word} multiply the weights", moved, edges=True)
-    if form.slope.size:
-        yield Defect("slope: states in place of what the weight multiplies", replace(form, variable=judge.starts))
-    start = form.variable.copy()
-    start[0] = 0.0
-    yield Defect("z0 dropped: the first step starts from zero", replace(form, variable=start))
-    for columns, word in ((slice(-1, None), "bias missing: biases have"), (slice(-1), "inputs missing: inputs have")):
-        drive = form.drive.copy()
-        drive[..., columns] = 0.0
-        yield Defect(f"{word} no derivative", replace(form, drive=drive))
-    yield Defect("recurrence: recurrent weight has no derivative", replace(form, variable=np.zeros_like(form.variable)))
+    for name, value in own.items():
+        if not form.known[name].of_state and value.shape == judge.starts.shape:
+            yield Defect(f"slope: states in place of {name}", form.changed(variables={name: judge.starts}))
+    starts = {name: np.concatenate([0 * value[:1], value[1:]]) for name, value in own.items()}
+    yield Defect("z0 dropped: the first step starts from zero", form.changed(variables=starts))
+    for words, columns in driven_columns(form).items():
+        cut = {}
+        for name, which in columns.items():
+            cut[name] = form.variable(name).copy()
+            cut[name][..., which] = 0.0
+        if cut:
+            yield Defect(words, form.changed(variables=cut))
+    for some in _each_and_all(list(own)):
+        zeros = form.changed(variables={name: 0 * own[name] for name in some})
+        yield Defect(f"recurrence: what {', '.join(some)} multiplies has no derivative", zeros)
+
+
+def driven_columns(form: StepForm) -> dict[str, dict[str, Array]]:
+    """Columns of the driven variables that biases, and that other arrays multiply, by what happens without them."""
+    found: dict[str, dict[str, Array]] = {
+        "bias missing: biases have no derivative": {},
+        "inputs missing: inputs have no derivative": {},
+    }
+    for op in form.program.operations:
+        if op.variable is None or op.source is not None:
+            continue
+        for words, of_bias in zip(found, (True, False), strict=True):
+            spans = [
+                np.arange(entry.columns.start, entry.columns.stop)
+                for entry in form.entries
+                if entry.weight == op.name and (len(form.shapes[entry.parameter]) < 2) == of_bias
+            ]
+            if spans:
+                found[words][op.variable] = np.unique(np.concatenate(spans))
+    return found
 
 
 # Answers
@@ -282,9 +376,10 @@ def _headed(tensor: Array, count: int) -> Array:
 
 def _layouts(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterator[Defect]:
     """Parameter vectors in another order."""
-    layout = judge.form.layout
-    shapes = [site.shape(layout.n_states, layout.n_inputs) for site in layout.sites]
-    positions = np.split(np.arange(layout.size), np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
+    form = judge.form
+    shapes = list(form.shapes.items())
+    ends = np.cumsum([int(np.prod(shape)) for _, shape in shapes])
+    positions = np.split(np.arange(ends[-1]), ends[:-1])
 
     def reordered(label: str, pieces: list[Array]) -> Defect:
         order = np.concatenate(pieces)
@@ -292,22 +387,37 @@ def _layouts(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterat
             return Defect(label, value=lambda: evaluate("J", judge.form, judge.space, tensor[order]))
         return Defect(label, value=lambda: truth[order])
 
-    fortran = [p.reshape(s).ravel(order="F") for p, s in zip(positions, shapes, strict=True)]
+    fortran = [p.reshape(shape).ravel(order="F") for p, (_, shape) in zip(positions, shapes, strict=True)]
     yield reordered("parameter order: matrices in Fortran order", fortran)
-    by_columns = [p.reshape(s[::-1]).T.ravel() for p, s in zip(positions, shapes, strict=True)]
+    by_columns = [p.reshape(shape[::-1]).T.ravel() for p, (_, shape) in zip(positions, shapes, strict=True)]
     yield reordered("parameter order: matrices in Fortran order", by_columns)
-    for i, site in enumerate(layout.sites):
+    blocks = [_blocks(form, name) for name, _ in shapes]
+    for i, (name, _) in enumerate(shapes):
         for j in range(i):
             swapped = list(positions)
             swapped[i], swapped[j] = swapped[j], swapped[i]
-            yield reordered(f"parameter order: {layout.sites[j].name} and {site.name} exchanged", swapped)
-        rows = positions[i].reshape(len(site.gates), -1)
-        for order in _orders(len(rows)):
-            changed = [*positions[:i], rows[list(order)].ravel(), *positions[i + 1 :]]
-            yield reordered(f"gate order: blocks of {site.name} in the order {order}", changed)
-    for order in _orders(max(len(site.gates) for site in layout.sites)):
-        every = [p.reshape(len(s.gates), -1)[list(order)].ravel() for p, s in zip(positions, layout.sites, strict=True)]
-        yield reordered(f"gate order: blocks of all parameters in the order {order}", every)
+            yield reordered(f"parameter order: {shapes[j][0]} and {name} exchanged", swapped)
+        for one, other in combinations(range(blocks[i]), 2):
+            changed = [*positions[:i], _exchanged(positions[i], blocks[i], one, other), *positions[i + 1 :]]
+            yield reordered(f"gate order: blocks {one} and {other} of {name} exchanged", changed)
+    for one, other in combinations(range(max(blocks)), 2):
+        every = [
+            _exchanged(p, count, one, other) if count > other else p for p, count in zip(positions, blocks, strict=True)
+        ]
+        yield reordered(f"gate order: blocks {one} and {other} of all parameters exchanged", every)
+
+
+def _blocks(form: StepForm, parameter: str) -> int:
+    """Number of blocks of rows of a parameter that enter apart."""
+    parts = {(one.part.start, one.part.stop) for one in form.entries if one.parameter == parameter}
+    return len(parts) if len({stop - start for start, stop in parts}) == 1 else 1
+
+
+def _exchanged(position: Array, count: int, one: int, other: int) -> Array:
+    """Positions with two of their blocks exchanged."""
+    rows = position.reshape(count, -1).copy()
+    rows[[one, other]] = rows[[other, one]]
+    return rows.ravel()
 
 
 def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect]:
@@ -328,7 +438,7 @@ def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect
         yield chain("inverse: the inverse of P in place of P", "P_inverse")
         yield Defect(
             "composition: the forcing enters before the step",
-            value=lambda: site_kernels.tangent(form, _at_own_step(form, tensor)[None])[0],
+            value=lambda: kernels.tangent(form, _at_own_step(form, tensor)[None])[0],
         )
     elif operator == "P_T":
         yield chain("transpose: P in place of P^T", "P")
@@ -336,9 +446,7 @@ def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect
         yield chain("inverse: P in place of its inverse", "P")
         own = "time shifted by one: the product with the state of its own step"
         yield Defect(own, value=lambda: tensor - _at_own_step(form, tensor))
-        yield Defect(
-            "sign: the product is added", value=lambda: 2 * tensor - site_kernels.inverse(form, tensor[None])[0]
-        )
+        yield Defect("sign: the product is added", value=lambda: 2 * tensor - kernels.inverse(form, tensor[None])[0])
     elif operator == "K":
         yield Defect("composition: each trial has parameters of its own", value=lambda: _own_parameters(judge, tensor))
     elif operator == "NTK":
@@ -353,9 +461,9 @@ def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect
         yield from _truncated(judge, tensor)
 
 
-def _at_own_step(form: SiteForm, q: Array) -> Array:
+def _at_own_step(form: StepForm, q: Array) -> Array:
     """``A[n] q[n]``."""
-    return np.stack([site_jacobian(form, step, q[None, :, step])[0] for step in range(form.n_steps)], axis=1)
+    return np.stack([reference.jacobian(form, step, q[None, :, step])[0] for step in range(form.n_steps)], axis=1)
 
 
 def _own_parameters(judge: Judge, q: Array) -> Array:
@@ -365,8 +473,8 @@ def _own_parameters(judge: Judge, q: Array) -> Array:
     for trial in range(form.n_trials):
         alone = np.zeros_like(source)
         alone[trial] = source[trial]
-        theta = site_kernels.parameter_transpose(form, alone[None])
-        answer[trial] = site_kernels.parameter_product(form, theta)[0, trial]
+        theta = kernels.parameter_transpose(form, alone[None])
+        answer[trial] = kernels.parameter_product(form, theta)[0, trial]
     return answer
 
 
@@ -376,6 +484,6 @@ def _truncated(judge: Judge, err: Array) -> Iterator[Defect]:
     source = judge.space.weigh(err)[None]
     costate = source
     for window in range(2, min(form.n_steps, 9)):
-        costate = source + costate - site_kernels.inverse_transpose(form, costate)
-        theta = site_kernels.parameter_transpose(form, costate)[0]
+        costate = source + costate - kernels.inverse_transpose(form, costate)
+        theta = kernels.parameter_transpose(form, costate)[0]
         yield Defect(f"truncated: costates reach back {window} steps", value=partial(np.copy, theta))

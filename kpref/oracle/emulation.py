@@ -8,7 +8,7 @@ products then runs in that arithmetic unchanged. Only for tests: it is slow.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -16,23 +16,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from kpref.models import GRU, RNN
+from kpref.kernels import plain_program
+from kpref.linearize import empty_step_form
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.metrics import METRICS
-from kpref.site_view import (
-    ParameterLayout,
-    SiteCoefficients,
-    SiteForm,
-    gru_currents,
-    network_current,
-    site_coefficients,
-    site_jacobian,
-    site_jacobian_transpose,
-)
+from kpref.program import Operation
 from kpref.space import TrajectorySpace
+from kpref.step_form import StepForm
 
-__all__ = ["EmulatedBackend", "Formulas", "Product", "Rounded", "Summation", "stored_coefficients"]
+__all__ = ["EmulatedBackend", "Formulas", "Product", "Rounded", "Summation"]
 
 Array = npt.NDArray[Any]
 
@@ -59,22 +52,35 @@ class Rounded(np.ndarray):
 
     arithmetic: Arithmetic
     summation: Summation
+    formulas: Formulas
 
     @classmethod
-    def of(cls, values: npt.ArrayLike, arithmetic: Arithmetic, summation: Summation = "plain") -> Rounded:
+    def of(
+        cls,
+        values: npt.ArrayLike,
+        arithmetic: Arithmetic,
+        summation: Summation = "plain",
+        formulas: Formulas = "accurate",
+    ) -> Rounded:
         """Values rounded to storage."""
         array = np.array(arithmetic.round(values)).view(cls)
-        array.arithmetic, array.summation = arithmetic, summation
+        array.arithmetic, array.summation, array.formulas = arithmetic, summation, formulas
         return array
+
+    def elementary(self, function: Callable[..., Any]) -> Any:
+        """A function of `kpref.models.nonlinearity`, by the formula that the backend has for it."""
+        stored = _STORED.get(function.__name__) if self.formulas == "stored" else None
+        return (stored or function)(self)
 
     def __array_finalize__(self, other: Any) -> None:
         if other is not None:
             self.arithmetic = getattr(other, "arithmetic", None)  # type: ignore[assignment]
             self.summation = getattr(other, "summation", "plain")
+            self.formulas = getattr(other, "formulas", "accurate")
 
     def _wrap(self, values: Any) -> Any:
         if isinstance(values, np.ndarray | np.generic) and np.asarray(values).dtype.kind == "f":
-            return Rounded.of(values, self.arithmetic, self.summation)
+            return Rounded.of(values, self.arithmetic, self.summation, self.formulas)
         return values
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
@@ -134,7 +140,7 @@ class EmulatedBackend:
     product : {"gates", "dense", "fused"}
     states : ndarray, shape (B, T, H)
         The trajectory in this arithmetic.
-    form : SiteForm
+    form : StepForm
         Its linearisation in this arithmetic; a changed one changes all operators.
     """
 
@@ -147,7 +153,7 @@ class EmulatedBackend:
     formulas: Formulas = "accurate"
     product: Product = "gates"
     states: Array = field(init=False)
-    form: SiteForm = field(init=False)
+    form: StepForm = field(init=False)
 
     def __post_init__(self) -> None:
         self.states = self.run(lambda model, z, x, step: model.step(z, x[step]))
@@ -171,34 +177,26 @@ class EmulatedBackend:
 
     def wrap(self, values: npt.ArrayLike) -> Rounded:
         """Values in this backend's arithmetic."""
-        return Rounded.of(values, self.arithmetic, self.summation)
+        return Rounded.of(values, self.arithmetic, self.summation, self.formulas)
 
-    def _linearize(self) -> SiteForm:
+    def _linearize(self) -> StepForm:
         starts = np.concatenate([self.z0[:, None], self.states[:, :-1]], axis=1)
-        before, x = (self.wrap(np.moveaxis(value, 1, 0)) for value in (starts, self.inputs))
-        model = _with_rounded_parameters(self.model, self.wrap)
-        shape = before.shape
+        before, x = (np.moveaxis(value, 1, 0) for value in (starts, self.inputs))
+        rows, trials = before.shape[:2]
         if self.product == "fused":
-            part: Any = site_coefficients(self.model, np.asarray(before), np.asarray(x))
-        elif self.formulas == "stored":
-            part = stored_coefficients(model, before, x)
+            numbers = self.model.numbers(before, x)
         else:
-            part = site_coefficients(model, before, x)
-
-        def full(value: Any, trailing: int) -> Rounded:
-            array = np.asarray(value)
-            return self.wrap(array[None, None] if array.ndim == trailing else array)
-
-        ones = np.ones((*shape[:2], 1))
-        return SiteForm(
-            decay=full(part.decay, 1),
-            gates=full(part.gates, 2),
-            slope=self.wrap(np.empty((1, 1, 0))) if part.slope is None else full(part.slope, 1),
-            variable=before if part.variable is None else full(part.variable, 1),
-            drive=self.wrap(np.concatenate([np.asarray(x), ones], axis=2)),
-            weight=self.wrap(self.model.parameters["weight_hh"]),
-            layout=ParameterLayout.of(self.model),
-        )
+            numbers = _with_rounded_parameters(self.model, self.wrap).numbers(self.wrap(before), self.wrap(x))
+        store = self.arithmetic.round
+        constant = {name: store(value) for name, value in numbers.channels.items() if np.ndim(value) == 1}
+        form = empty_step_form(self.model, (rows, trials), np.float64, constant)
+        form.states[...] = before[:, :, : form.states.shape[2]]
+        for name, value in numbers.channels.items():
+            if name not in constant:
+                form.channel(name)[...] = store(value)
+        for name, value in numbers.variables.items():
+            form.variable(name)[...] = store(value)
+        return form
 
     @property
     def metrics(self) -> dict[str, Callable[[], Array]]:
@@ -207,7 +205,7 @@ class EmulatedBackend:
         small = all(size <= most for size, most in zip(sizes, _STORED_ENTRIES, strict=True))
         return {name: partial(self.metric, name) for name in METRICS} if small else {}
 
-    def with_form(self, form: SiteForm) -> EmulatedBackend:
+    def with_form(self, form: StepForm) -> EmulatedBackend:
         """The same backend over another linearisation."""
         other = copy.copy(self)
         other.form = form
@@ -219,28 +217,25 @@ class EmulatedBackend:
         """``A[step] x`` for x of shape (1, B, H)."""
         if self.product == "dense":
             return self._dense(step, x, "bij,vbj->vbi")
-        if self.product == "fused":
-            return site_jacobian(_plain(self.form), step, np.asarray(x))
-        return site_jacobian(self.form, step, self.wrap(x))
+        return plain_program.run(self.form, step, np.asarray(x), lift=self._lift)
 
     def retreat(self, step: int, x: Array) -> Array:
         """``A[step]^T x`` for x of shape (1, B, H)."""
         if self.product == "dense":
             return self._dense(step, x, "bij,vbi->vbj")
-        if self.product == "fused":
-            return site_jacobian_transpose(_plain(self.form), step, np.asarray(x))
-        return site_jacobian_transpose(self.form, step, self.wrap(x))
+        return plain_program.run_transposed(self.form, step, np.asarray(x), lift=self._lift)
+
+    @property
+    def _lift(self) -> Callable[[Array], Array]:
+        """What numbers in a step are: rounded ones, or, where it is fused, numbers that round at its end."""
+        return np.asarray if self.product == "fused" else self.wrap
 
     def _dense(self, step: int, x: Array, subscripts: str) -> Array:
-        """A product with the stored Jacobian of a step."""
-        form, units = self.form, self.form.n_states
-        decay, gates = (c[step if len(c) > 1 else 0] for c in (form.decay, form.gates))
-        blocks = form.weight.reshape(-1, units, units)
-        slope = form.slope[step][:, None, :] if form.slope.size else 1.0
-        matrix: Any = decay[:, :, None] * np.eye(units)
-        for gate, block in enumerate(blocks):
-            matrix = matrix + gates[:, gate, :, None] * (block * slope)
-        matrix = np.broadcast_to(np.asarray(self.wrap(matrix)), (form.n_trials, units, units))
+        """A product with the stored Jacobian of a step, which is formed without shorter operands."""
+        plain = replace(self.arithmetic, operand=0.0)
+        basis = np.broadcast_to(np.eye(x.shape[2])[:, None], (x.shape[2], self.form.n_trials, x.shape[2]))
+        columns = plain_program.run(self.form, step, basis, lift=lambda array: Rounded.of(array, plain))
+        matrix = np.moveaxis(np.asarray(columns), 0, 2)
         kind: Any = np.float64 if self.arithmetic.accumulate < 2.0**-30 else np.float32
         left, right = (self.arithmetic.round_operand(value).astype(kind) for value in (matrix, np.asarray(x)))
         return self.wrap(np.einsum(subscripts, left, right))
@@ -271,31 +266,53 @@ class EmulatedBackend:
 
     def J(self, theta: Array) -> Array:
         """``J theta``."""
-        form = self.form
-        recurrent, driven = (self.wrap(part[0]) for part in form.layout.pack(np.asarray(theta)[None]))
-        gates, units = driven.shape[1] // form.n_states, form.n_states
-        currents = form.drive @ driven
-        if recurrent.shape[1]:
-            extra = np.zeros(currents.shape)
-            extra[..., : recurrent.shape[1]] = np.asarray(form.variable @ recurrent)
-            currents = currents + self.wrap(extra)
-        terms = form.gates * currents.reshape(*currents.shape[:2], gates, units)
-        total: Any = terms[:, :, 0]
-        for gate in range(1, gates):
-            total = total + terms[:, :, gate]
-        return np.moveaxis(np.asarray(total), 0, 1)
+        return self._parameter_products(np.asarray(theta)[None])[0]
+
+    def _parameter_products(self, vectors: Array) -> Array:
+        """J of vectors (v, M)."""
+        form, zero = self.form, np.zeros((len(vectors), *self.states[:, 0].shape))
+        changes = form.pack(vectors)
+        rows = [plain_program.run(form, step, zero, changes, self.wrap) for step in range(form.n_steps)]
+        return np.stack([np.asarray(self.wrap(row)) for row in rows], axis=2)
 
     def J_T(self, g: Array) -> Array:
-        """``J^T g``."""
-        form = self.form
-        terms = form.gates * self.wrap(np.moveaxis(np.asarray(g), 1, 0))[:, :, None]
-        flat = terms.reshape(-1, terms.shape[2] * terms.shape[3])
-        columns = form.layout.shapes[0][1]
-        driven = form.drive.reshape(len(flat), -1).T @ flat
-        recurrent = (
-            form.variable.reshape(len(flat), -1).T @ flat[:, :columns] if columns else np.zeros((form.n_states, 0))
-        )
-        return form.layout.unpack(np.asarray(recurrent)[None], np.asarray(driven)[None])[0]
+        """``J^T g``: of each weight one product over all points."""
+        form, wrap = self.form, self.wrap
+        flat = wrap(np.ascontiguousarray(np.moveaxis(np.asarray(g), 1, 0)))
+        points = form.n_steps * form.n_trials
+        found = {}
+        for op, cotangent in self._cotangents(flat):
+            m = wrap(form.variable(op.variable or "").reshape(points, -1))
+            cotangent = cotangent.reshape(points, -1)
+            found[op.name] = np.asarray(cotangent.T @ m if op.kind == "product" else (cotangent * m).sum(0))
+        changes = {name: value.reshape(1, *form.weights[name].shape) for name, value in found.items()}
+        return np.asarray(self.store(form.unpack(changes)[0]))
+
+    def _cotangents(self, g: Array) -> Iterator[tuple[Operation, Array]]:
+        """For each trained operation the cotangent (R, B, width) of what it writes, all steps at once."""
+        form, lift = self.form, self.wrap
+        program = form.program
+        registers = [lift(np.zeros((*g.shape[:2], width))) for width in program.widths]
+        column = 0
+        for view in program.new:
+            registers[view.register][...] = g[:, :, column : column + view.width]
+            column += view.width
+        for op, to, of in program.reversed():
+            source = registers[of.register][..., of.start : of.start + of.width]
+            if op.variable is not None and op.name in form.trained:
+                yield op, source
+            if to is None:
+                continue
+            out = registers[to.register][..., to.start : to.start + to.width]
+            if op.kind in ("scale", "unit"):
+                factor = form.channel(op.name) if op.kind == "scale" else form.weights[op.name][None]
+                out += lift(factor) * source
+            elif op.kind == "product":
+                out += source @ lift(form.weights[op.name])
+            elif op.kind == "gather":
+                out += np.repeat(source, to.width // of.width, axis=2)
+            else:
+                out += source.reshape(*out.shape, -1).sum(axis=3)
 
     def K(self, q: Array) -> Array:
         """``K q``."""
@@ -354,8 +371,7 @@ class EmulatedBackend:
 
     def factor(self, operator: str) -> Array:
         """J (for K) or D (for the NTK) as a matrix, parameters first: (M, B, T, H)."""
-        columns = np.eye(self.form.n_parameters)
-        jacobian = np.stack([np.asarray(EmulatedBackend.J(self, theta)) for theta in columns])
+        jacobian = self._parameter_products(np.eye(self.form.n_parameters))
         return jacobian if operator == "K" else self._propagate(jacobian)
 
     def _propagate(self, batch: Array) -> Array:
@@ -368,13 +384,6 @@ class EmulatedBackend:
         return out
 
 
-def _plain(form: SiteForm) -> SiteForm:
-    """The same numbers as ordinary arrays, whose operations do not round."""
-    names = ("decay", "gates", "slope", "variable", "drive", "weight")
-    arrays: dict[str, Any] = {name: np.asarray(getattr(form, name)) for name in names}
-    return replace(form, **arrays)
-
-
 def _with_rounded_parameters(model: StepModel, wrap: Any) -> StepModel:
     """The same model computing with rounded parameters; its own checks would make plain arrays of them."""
     twin = copy.copy(model)
@@ -382,31 +391,26 @@ def _with_rounded_parameters(model: StepModel, wrap: Any) -> StepModel:
     return twin
 
 
-def stored_coefficients(model: Any, z: Array, x: Array) -> SiteCoefficients:
-    """Coefficients as most libraries compute them: derivatives from stored values, plain sigmoids."""
-    if isinstance(model, GRU):
-        reset, update, a_n, c_n = gru_currents(model.parameters, z, x)
-        r, u = _plain_sigmoid(reset), _plain_sigmoid(update)
-        n = np.tanh(c_n + r * a_n)
-        s = (1.0 - u) * (1.0 - n * n)
-        gates = [s * a_n * (r * (1.0 - r)), (z - n) * (u * (1.0 - u)), s * r, s]
-        return SiteCoefficients(decay=u, gates=np.stack([np.asarray(gate) for gate in gates], axis=-2))
-    part = site_coefficients(model, z, x)
-    name = getattr(getattr(model, "nonlinearity", None), "name", None)
-    if name not in _STORED:
-        return part
-    if isinstance(model, RNN):
-        value = np.tanh(network_current(model.parameters, z, x))
-        return replace(part, gates=_STORED[name](value)[..., None, :])
-    return replace(part, slope=_STORED[name](z if name == "softplus" else part.variable))
+# Derivatives from stored values, plain sigmoids: as most libraries compute them.
 
 
-def _plain_sigmoid(a: Array) -> Array:
-    return 1.0 / (1.0 + np.exp(-a))
+def _stored_pair(a: Array) -> tuple[Array, Array]:
+    value = 1.0 / (1.0 + np.exp(-a))
+    return value, 1.0 - value
 
 
-_STORED: dict[str, Any] = {
-    "tanh": lambda t: 1.0 - t * t,
-    "sigmoid": lambda s: s * (1.0 - s),
-    "softplus": _plain_sigmoid,
+def _stored_sigmoid_slope(a: Array) -> Array:
+    value, complement = _stored_pair(a)
+    return value * complement
+
+
+def _stored_tanh_slope(a: Array) -> Array:
+    value = np.tanh(a)
+    return 1.0 - value * value
+
+
+_STORED: dict[str, Callable[..., Any]] = {
+    "sigmoid_pair": _stored_pair,
+    "sigmoid_slope": _stored_sigmoid_slope,
+    "tanh_slope": _stored_tanh_slope,
 }

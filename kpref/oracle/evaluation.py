@@ -8,21 +8,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.site_view import SiteForm, site_kernels
+from kpref import kernels
 from kpref.space import EuclideanSpace
+from kpref.step_form import StepForm
 
 __all__ = ["FACTORS", "evaluate", "stages"]
 
 Array = npt.NDArray[Any]
 
 
-def evaluate(operator: str, form: SiteForm, space: EuclideanSpace, tensor: Array) -> Array:
+def evaluate(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array) -> Array:
     """Apply an operator of `kpref.oracle.verify` to a tensor, in float64.
 
     Parameters
     ----------
     operator : {"P", "P_T", "P_inverse", "J", "J_T", "K", "NTK", "gradient", "D"}
-    form : SiteForm
+    form : StepForm
     space : EuclideanSpace
         Its weights are the measure.
     tensor : ndarray, shape (B, T, H), or (M,) for J and D
@@ -31,7 +32,7 @@ def evaluate(operator: str, form: SiteForm, space: EuclideanSpace, tensor: Array
     return value
 
 
-def stages(operator: str, form: SiteForm, space: EuclideanSpace, tensor: Array) -> Iterator[Array]:
+def stages(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array) -> Iterator[Array]:
     """What arises on the way to the value of an operator, and the value itself last."""
     value = space.weigh(tensor) if operator in ("K", "NTK", "gradient") else tensor
     for factor in FACTORS.get(operator, (operator,)):
@@ -43,9 +44,9 @@ def stages(operator: str, form: SiteForm, space: EuclideanSpace, tensor: Array) 
 FACTORS = {"K": ("J_T", "J"), "NTK": ("P_T", "J_T", "J", "P"), "gradient": ("P_T", "J_T"), "D": ("J", "P")}
 
 _SINGLE: dict[str, Any] = {
-    "P": site_kernels.tangent,
-    "P_T": site_kernels.adjoint,
-    "P_inverse": site_kernels.inverse,
-    "J": site_kernels.parameter_product,
-    "J_T": site_kernels.parameter_transpose,
+    "P": kernels.tangent,
+    "P_T": kernels.adjoint,
+    "P_inverse": kernels.inverse,
+    "J": kernels.parameter_product,
+    "J_T": kernels.parameter_transpose,
 }

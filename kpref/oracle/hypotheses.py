@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref import kernels
 from kpref.oracle.certificates import Comparison, Judge
-from kpref.oracle.defects import defects, only_gate
+from kpref.oracle.defects import defects, direct_channels, driven_variables, gate_groups, without
 from kpref.oracle.evaluation import evaluate
-from kpref.site_view import SiteForm, site_kernels
+from kpref.step_form import StepForm
 
 __all__ = ["explain", "pattern"]
 
@@ -93,7 +94,7 @@ class _Scale:
         own = self.comparison.spread.deviation
         return np.maximum(own, 1e-2 * float(np.sqrt(np.mean(np.square(own)))))
 
-    def rms(self, error: Array, form: SiteForm, edges: bool = False, local: bool = False) -> float:
+    def rms(self, error: Array, form: StepForm, edges: bool = False, local: bool = False) -> float:
         """Root mean square of an error in an answer, of P and P^T of the residual that it leaves.
 
         `form` is the linearisation under which it is one; `edges` leaves out the first and last step; `local` says
@@ -101,7 +102,7 @@ class _Scale:
         """
         with np.errstate(over="ignore", invalid="ignore"):
             if not local and self.operator in ("P", "P_T"):
-                undo = site_kernels.inverse if self.operator == "P" else site_kernels.inverse_transpose
+                undo = kernels.inverse if self.operator == "P" else kernels.inverse_transpose
                 error = undo(form, np.ascontiguousarray(error)[None])[0]
             ratio = error / self.deviation
             if edges and ratio.ndim == 3 and ratio.shape[1] > 2:
@@ -136,25 +137,27 @@ def _terms(judge: Judge, operator: str, tensor: Array, answer: Array) -> Iterato
     own = -1.0 if operator == "P_inverse" else 1.0  # its error has the answer on the right
     if operator not in ("P", "P_T"):
         yield "factor: the right answer", own * truth
-    gates: list[int | None] = list(range(form.gates.shape[2]))
-    names = [f"gate: gate {gate}" for gate in gates]
+    gates = [(f"gate: {name}", name) for group in gate_groups(form) for name in group]
     if operator in ("P", "P_T", "P_inverse"):
-        undo = site_kernels.inverse_transpose if operator == "P_T" else site_kernels.inverse
+        undo = kernels.inverse_transpose if operator == "P_T" else kernels.inverse
         given = tensor if operator == "P_inverse" else answer
-        for gate, name in [*zip(gates, names, strict=True), (None, "decay: the direct term")]:
-            yield name, (given - undo(only_gate(form, gate), given[None])[0])
-        yield "recurrence: the product with the Jacobian", (given - undo(form, given[None])[0])
+        whole = undo(form, given[None])[0]
+        for words, name in [*gates, *((f"decay: {name}", name) for name in direct_channels(form))]:
+            yield words, undo(without(form, name), given[None])[0] - whole
+        yield "recurrence: the product with the Jacobian", given - whole
         yield "factor: the right answer" if operator != "P_inverse" else "factor: what it is applied to", own * tensor
     elif operator in ("J", "J_T"):
-        for gate, name in zip(gates, names, strict=True):
-            yield name, evaluate(operator, only_gate(form, gate), judge.space, tensor)
-    layout, start = form.layout, 0
-    for site in layout.sites if operator in ("J", "J_T", "gradient") else ():
-        part = slice(start, start := start + math.prod(site.shape(layout.n_states, layout.n_inputs)))
+        for words, name in gates:
+            yield words, truth - evaluate(operator, without(form, name), judge.space, tensor)
+    start, driven = 0, driven_variables(form)
+    for name, shape in form.shapes.items() if operator in ("J", "J_T", "gradient") else ():
+        part = slice(start, start := start + math.prod(shape))
         alone = np.zeros_like(tensor if operator == "J" else truth)
         alone[part] = (tensor if operator == "J" else truth)[part]
-        kind = {"bias": "bias", "input": "inputs", "recurrent": "recurrence"}[site.kind]
-        yield f"{kind}: {site.name}", evaluate("J", form, judge.space, alone) if operator == "J" else alone
+        weights = {entry.weight for entry in form.entries if entry.parameter == name}
+        into = {op.variable for op in form.program.operations if op.name in weights}
+        kind = "bias" if len(shape) < 2 else "inputs" if into <= set(driven) else "recurrence"
+        yield f"{kind}: {name}", evaluate("J", form, judge.space, alone) if operator == "J" else alone
 
 
 # Places

@@ -14,29 +14,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref.oracle.defects import direct_channels, slope_channels
 from kpref.oracle.emulation import EmulatedBackend
 from kpref.oracle.evaluation import FACTORS
 from kpref.oracle.planting import (
+    all_gates,
     at_states,
     averaged,
     block_transposed,
     by_columns,
-    complement,
-    complemented,
+    channel,
+    channels,
     computed_coarser,
     drive,
     exchanged,
+    first_gate,
     forced_early,
-    full_gates,
-    gate,
     gates_exchanged,
     gates_of_all,
     instead,
     interrupted,
-    linear_step,
+    last_gate,
     metric_instead,
     no_bias,
-    no_decay,
+    of_first_step,
     of_first_trial,
     on_answer,
     on_argument,
@@ -46,17 +47,20 @@ from kpref.oracle.planting import (
     part_set,
     per_trial,
     points,
-    reset_before,
     rolled,
     run_with,
     shifted,
     slope_of_value,
+    states_for_variables,
     transposed,
     truncated,
-    variable_from,
+    variables,
+    variant,
+    varying,
     weigh,
     weights_exchanged,
     with_parameters,
+    zero_at_first,
     zeroed,
 )
 
@@ -91,7 +95,7 @@ class Mutant:
     description: str
     classes: tuple[str, ...]
     plant: Plant
-    models: tuple[str, ...] = ("GRU", "RNN", "LeakyRNN")
+    models: tuple[str, ...] = ("GRU", "RNN", "LeakyRNN", "LSTM", "LowRankRNN", "Stacked")
     weighted: bool = False
     arithmetics: tuple[str, ...] = ("float64", "float32", "tf32", "bfloat16")
 
@@ -106,13 +110,25 @@ class Mutant:
         return frozenset({self.operator, *(name for name, factors in FACTORS.items() if self.operator in factors)})
 
 
-_DECAYING = ("GRU", "LeakyRNN")
+_DECAYING = ("GRU", "LeakyRNN", "LSTM", "LowRankRNN", "Stacked")
 _NOT_SHORTEST = ("float64", "float32", "tf32")
 _TINY = 1 + 1e-5
 
 
+def _tiny(array: Array) -> Array:
+    return _TINY * array
+
+
+_no_decay = channels(direct_channels, np.zeros_like)
+
+
+def _complement(array: Array) -> Array:
+    return 1.0 - array
+
+
 #: Short, as it stands on every line below.
 _m = Mutant
+_linear = variant("nonlinearity left out")
 _zero_start = at_states(lambda b: replace(b, z0=np.zeros_like(b.z0)).states)
 _before = at_states(lambda b: np.concatenate([b.z0[:, None], b.states[:, :-1]], axis=1))
 _previous = run_with(lambda model, z, x, step: model.step(z, x[max(step - 1, 0)]))
@@ -123,10 +139,22 @@ _TRAJECTORIES = [
     _m("states: inputs late", "each step sees the inputs of the one before", ("time shifted by one",), _previous),
     _m("states: no bias", "biases are not added", ("bias missing",), with_parameters(no_bias)),
     _m("states: transposed", "W^T z for W z", ("transpose",), with_parameters(block_transposed)),
-    _m("states: gate order", "update and reset exchanged", ("gate order",), with_parameters(gates_of_all), ("GRU",)),
-    _m("states: complement", "update gate complemented", ("gate",), run_with(complemented), ("GRU",)),
-    _m("states: reset first", "reset gate before the product", ("gate",), run_with(reset_before), ("GRU",)),
-    _m("states: linear", "the nonlinearity left out", ("slope",), run_with(linear_step), ("RNN",)),
+    _m(
+        "states: gate order",
+        "update and reset exchanged",
+        ("gate order",),
+        with_parameters(gates_of_all),
+        ("GRU", "LSTM"),
+    ),
+    _m("states: complement", "update gate complemented", ("gate",), variant("complemented"), ("GRU",)),
+    _m("states: reset first", "reset gate before the product", ("gate",), variant("before the product"), ("GRU",)),
+    _m(
+        "states: linear",
+        "the nonlinearity left out",
+        ("slope",),
+        variant("nonlinearity left out"),
+        ("RNN", "LeakyRNN", "LowRankRNN"),
+    ),
     _m("states: first trial", "all trials see the inputs of the first", ("trials mixed",), _first_trial),
     _m(
         "states: one entry",
@@ -144,77 +172,82 @@ _TRAJECTORIES = [
 ]
 _PROPAGATORS = [
     _m("P: negative", "the sign of the answer", ("sign",), on_answer("P", lambda _, y: -y)),
-    _m("P: transposed weights", "W^T for W in the step", ("transpose",), over_form("P", weight=transposed)),
+    _m("P: transposed weights", "W^T for W in the step", ("transpose",), over_form("P", transposed)),
     _m("P: adjoint", "P^T for P", ("transpose",), instead("P", lambda b, q: b.P_T(q))),
     _m("P: late", "the answer one step late", ("time shifted by one",), on_answer("P", shifted)),
     _m(
         "P: next coefficients",
         "coefficients of the step after",
         ("time shifted by one",),
-        over_form("P", gates=rolled("gates", -1), slope=rolled("slope", -1), decay=rolled("decay", -1)),
+        over_form("P", rolled(-1)),
     ),
     _m(
         "P: stale",
         "coefficients of the first step throughout",
         ("stale",),
-        over_form("P", gates=lambda b: full_gates(b)[:1], decay=lambda b: np.asarray(b.form.decay)[:1]),
-        ("RNN", "GRU"),
+        over_form("P", channels(varying, of_first_step)),
     ),
-    _m("P: no decay", "the direct term left out", ("decay",), over_form("P", decay=no_decay), _DECAYING),
+    _m(
+        "P: no decay",
+        "the direct term left out",
+        ("decay",),
+        over_form("P", _no_decay),
+        _DECAYING,
+    ),
     _m(
         "P: complement",
         "u and 1 - u exchanged in the direct term",
         ("decay",),
-        over_form("P", decay=complement),
+        over_form("P", channels(direct_channels, _complement)),
         _DECAYING,
     ),
     _m(
         "P: no reset path",
         "derivative of the reset gate left out",
         ("gate",),
-        over_form("P", gates=gate(0, lambda g: 0 * g[:, :, 0])),
+        over_form("P", channel("layer0_reset_gate", np.zeros_like)),
         ("GRU",),
     ),
     _m(
         "P: update sign",
         "n - h for h - n",
         ("gate",),
-        over_form("P", gates=gate(1, lambda g: -g[:, :, 1])),
+        over_form("P", channel("layer0_update_gate", np.negative)),
         ("GRU",),
     ),
     _m(
         "P: no reset factor",
         "r left out in the candidate's path",
         ("gate",),
-        over_form("P", gates=gate(2, lambda g: g[:, :, 3])),
+        over_form("P", channel("layer0_hidden", np.copy, "layer0_candidate")),
         ("GRU",),
     ),
     _m(
         "P: gate order",
         "blocks of the weight exchanged",
         ("gate order",),
-        over_form("P", weight=exchanged),
+        over_form("P", exchanged),
         ("GRU",),
     ),
     _m(
         "P: no slope",
         "derivative of the nonlinearity left out",
         ("slope",),
-        over_form("P", slope=lambda b: 0 * np.asarray(b.form.slope) + 1),
-        ("LeakyRNN",),
+        over_form("P", channels(slope_channels, np.ones_like)),
+        ("LeakyRNN", "LowRankRNN"),
     ),
     _m(
         "P: no gate",
         "derivative of the nonlinearity left out",
         ("slope",),
-        over_form("P", gates=lambda b: 0 * full_gates(b) + 1),
+        over_form("P", channels(all_gates, np.ones_like)),
         ("RNN",),
     ),
     _m(
         "P: slope of value",
         "derivative taken at the value",
         ("slope",),
-        over_form("P", gates=slope_of_value),
+        slope_of_value,
         ("RNN",),
     ),
     _m(
@@ -240,8 +273,7 @@ _PROPAGATORS = [
         "P: first trial's coefficients",
         "coefficients of the first trial for all",
         ("trials mixed",),
-        over_form("P", gates=of_first_trial("gates"), decay=of_first_trial("decay")),
-        ("RNN", "GRU"),
+        over_form("P", of_first_trial),
     ),
     _m("P: offset", "a constant is added", ("not linear",), on_answer("P", lambda _, y: y + 0.5)),
     _m(
@@ -261,14 +293,14 @@ _PROPAGATORS = [
         "P: 1 + 1e-5",
         "a constant in one gate's derivative",
         ("gate",),
-        over_form("P", gates=gate(-1, lambda g: _TINY * g[:, :, -1])),
-        ("RNN", "LeakyRNN"),
+        over_form("P", channels(last_gate, _tiny)),
+        ("RNN", "LeakyRNN", "LSTM", "LowRankRNN"),
     ),
     _m(
         "P: update 1 + 1e-5",
         "a constant in the update gate's derivative",
         ("gate",),
-        over_form("P", gates=gate(1, lambda g: _TINY * g[:, :, 1])),
+        over_form("P", channel("layer0_update_gate", _tiny)),
         ("GRU",),
     ),
     _m(
@@ -281,7 +313,7 @@ _PROPAGATORS = [
 ]
 _ADJOINTS = [
     _m("P_T: negative", "the sign of the answer", ("sign",), on_answer("P_T", lambda _, y: -y)),
-    _m("P_T: not transposed", "W for W^T in the step", ("transpose",), over_form("P_T", weight=transposed)),
+    _m("P_T: not transposed", "W for W^T in the step", ("transpose",), over_form("P_T", transposed)),
     _m("P_T: tangent", "P for P^T", ("transpose",), instead("P_T", lambda b, g: b.P(g))),
     _m(
         "P_T: reversed",
@@ -293,9 +325,15 @@ _ADJOINTS = [
         "P_T: previous coefficients",
         "A[n] for A[n+1]",
         ("time shifted by one",),
-        over_form("P_T", gates=rolled("gates", 1), slope=rolled("slope", 1), decay=rolled("decay", 1)),
+        over_form("P_T", rolled(1)),
     ),
-    _m("P_T: no decay", "the direct term left out", ("decay",), over_form("P_T", decay=no_decay), _DECAYING),
+    _m(
+        "P_T: no decay",
+        "the direct term left out",
+        ("decay",),
+        over_form("P_T", _no_decay),
+        _DECAYING,
+    ),
     _m(
         "P_T: last step lost",
         "the last step of the argument is not seen",
@@ -318,7 +356,7 @@ _ADJOINTS = [
         "P_T: gate order",
         "blocks of the weight exchanged",
         ("gate order",),
-        over_form("P_T", weight=exchanged),
+        over_form("P_T", exchanged),
         ("GRU",),
     ),
     _m(
@@ -349,7 +387,7 @@ _INVERSES = [
         ("sign", "recurrence"),
         instead("P_inverse", lambda b, y: 2 * y - b.P_inverse(y)),
     ),
-    _m("P_inverse: transposed", "W^T for W", ("transpose",), over_form("P_inverse", weight=transposed)),
+    _m("P_inverse: transposed", "W^T for W", ("transpose",), over_form("P_inverse", transposed)),
     _m(
         "P_inverse: first step",
         "the first step stays zero",
@@ -360,18 +398,17 @@ _INVERSES = [
         "P_inverse: no decay",
         "the direct term left out",
         ("decay",),
-        over_form("P_inverse", decay=no_decay),
+        over_form("P_inverse", _no_decay),
         _DECAYING,
     ),
 ]
-_BIAS = slice(-1, None)
 _JACOBIANS = [
-    _m("J: no bias", "biases have no derivative", ("bias missing", "bias"), over_form("J", drive=drive(_BIAS, 0.0))),
+    _m("J: no bias", "biases have no derivative", ("bias missing", "bias"), over_form("J", drive("bias"))),
     _m(
         "J: no inputs",
         "input weights have no derivative",
         ("inputs missing", "inputs"),
-        over_form("J", drive=drive(slice(-1), 0.0)),
+        over_form("J", drive("inputs")),
     ),
     _m("J: order", "the two weights in the other order", ("parameter order",), on_argument("J", weights_exchanged)),
     _m("J: Fortran", "matrices read by columns", ("parameter order",), on_argument("J", by_columns)),
@@ -386,26 +423,26 @@ _JACOBIANS = [
         "J: z0 dropped",
         "zero multiplies the weight in the first step",
         ("z0 dropped",),
-        over_form("J", variable=variable_from(0)),
+        over_form("J", variables(zero_at_first)),
     ),
     _m(
         "J: next states",
         "states of the step after multiply the weight",
         ("time shifted by one",),
-        over_form("J", variable=rolled("variable", -1)),
+        over_form("J", variables(lambda array: np.roll(array, -1, axis=0))),
     ),
     _m(
         "J: hidden bias",
         "r left out for weight_hh and bias_hh of the candidate",
         ("gate",),
-        over_form("J", gates=gate(2, lambda g: g[:, :, 3])),
+        over_form("J", channel("layer0_hidden", np.copy, "layer0_candidate")),
         ("GRU",),
     ),
     _m(
         "J: states",
         "z for phi(z)",
         ("slope",),
-        over_form("J", variable=lambda b: np.moveaxis(np.concatenate([b.z0[:, None], b.states[:, :-1]], axis=1), 1, 0)),
+        states_for_variables,
         ("LeakyRNN",),
     ),
     _m(
@@ -419,7 +456,7 @@ _JACOBIANS = [
         "J: 1 + 1e-5",
         "a constant in one gate's derivative",
         ("gate", "factor"),
-        over_form("J", gates=gate(0, lambda g: _TINY * g[:, :, 0])),
+        over_form("J", channels(first_gate, _tiny)),
     ),
     _m(
         "J: precision",
@@ -454,7 +491,7 @@ _TRANSPOSES = [
         "J_T: z0 dropped",
         "zero multiplies in the first step",
         ("z0 dropped",),
-        over_form("J_T", variable=variable_from(0)),
+        over_form("J_T", variables(zero_at_first)),
     ),
     _m(
         "J_T: order",
@@ -482,7 +519,7 @@ _TRANSPOSES = [
         "J_T: update 1 + 1e-5",
         "a constant in one gate's derivative",
         ("gate",),
-        over_form("J_T", gates=gate(1, lambda g: _TINY * g[:, :, 1])),
+        over_form("J_T", channel("layer0_update_gate", _tiny)),
         ("GRU",),
     ),
     _m(

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.models.nonlinearity import sigmoid
 from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.defects import driven_columns, gate_groups, square_blocks, state_variables
 from kpref.oracle.emulation import EmulatedBackend
-from kpref.site_view import SiteForm, gru_currents, network_current
+from kpref.step_form import StepForm
 
 Array = npt.NDArray[Any]
 Plant = Callable[[EmulatedBackend], None]
@@ -54,12 +54,15 @@ def instead(operator: str, compute: Callable[..., Array]) -> Plant:
     return plant
 
 
-def over_form(operators: str, **changes: Callable[[EmulatedBackend], Array]) -> Plant:
-    """Change coefficients for some operators: each change makes a new array for the coefficient of its name."""
+def over_form(operators: str, change: Callable[[StepForm], StepForm]) -> Plant:
+    """Run some operators over another linearisation: `change` makes it of the right one."""
 
     def plant(backend: EmulatedBackend) -> None:
-        arrays: dict[str, Any] = {name: backend.wrap(change(backend)) for name, change in changes.items()}
-        other = backend.with_form(replace(backend.form, **arrays))
+        form = change(backend.form)
+        store = backend.arithmetic.round
+        weights = {name: store(weight) for name, weight in form.weights.items()}
+        form = replace(form, numbers=store(form.numbers), variables=store(form.variables), weights=weights)
+        other = backend.with_form(form)
         for operator in operators.split():
             setattr(backend, operator, getattr(other, operator))
 
@@ -107,61 +110,101 @@ def computed_coarser(operator: str) -> Plant:
 
 # Changes
 
-
-def full_gates(backend: EmulatedBackend) -> Array:
-    """The gates, as an ordinary array."""
-    return np.array(backend.form.gates)
+Change = Callable[[StepForm], StepForm]
 
 
-def gate(index: int, change: Callable[[Array], Array]) -> Callable[[EmulatedBackend], Array]:
-    """Gates of which one is changed: `change` is given them all."""
-
-    def gates(backend: EmulatedBackend) -> Array:
-        changed = full_gates(backend)
-        changed[:, :, index] = change(changed)
-        return changed
-
-    return gates
+def channel(name: str, change: Callable[[Array], Array], source: str = "") -> Change:
+    """One channel changed, or made of another."""
+    return lambda form: form.changed(channels={name: change(form.channel(source or name))})
 
 
-def no_decay(backend: EmulatedBackend) -> Array:
-    """The direct term left out."""
-    return np.zeros(backend.form.decay.shape)
+def channels(names: Callable[[StepForm], list[str]], change: Callable[[Array], Array]) -> Change:
+    """Several channels changed."""
+    return lambda form: form.changed(channels={name: change(form.channel(name)) for name in names(form)})
 
 
-def complement(backend: EmulatedBackend) -> Array:
-    """One minus the direct term."""
-    return 1.0 - np.asarray(backend.form.decay)
+def all_gates(form: StepForm) -> list[str]:
+    """Channels that take currents to the new state."""
+    return [name for group in gate_groups(form) for name in group]
 
 
-def of_first_trial(name: str) -> Callable[[EmulatedBackend], Array]:
-    """A coefficient of the first trial for all."""
+def first_gate(form: StepForm) -> list[str]:
+    """The first of them."""
+    return all_gates(form)[:1]
 
-    def change(backend: EmulatedBackend) -> Array:
-        array = np.asarray(getattr(backend.form, name))
-        return np.repeat(array[:, :1], array.shape[1], axis=1)
+
+def last_gate(form: StepForm) -> list[str]:
+    """The last of them."""
+    return all_gates(form)[-1:]
+
+
+def varying(form: StepForm) -> list[str]:
+    """Channels that are not the same at all steps."""
+    return [name for name, place in form.places.items() if place.shape[0] > 1]
+
+
+def transposed(form: StepForm) -> StepForm:
+    """Each block of the weights that states go through transposed."""
+    return form.changed(weights={name: _turned(form.weights[name]) for name in _recurrent(form)})
+
+
+def exchanged(form: StepForm) -> StepForm:
+    """Two blocks of the weights that states go through exchanged."""
+    weights = {}
+    for name in _recurrent(form):
+        blocks = square_blocks(form.weights[name]).copy()
+        blocks[[0, 1]] = blocks[[1, 0]]
+        weights[name] = blocks.reshape(form.weights[name].shape)
+    return form.changed(weights=weights)
+
+
+def _recurrent(form: StepForm) -> list[str]:
+    return [op.name for op in form.program.operations if op.kind == "product" and op.source is not None]
+
+
+def _turned(weight: Array) -> Array:
+    return square_blocks(weight).swapaxes(1, 2).reshape(weight.shape)
+
+
+def of_first_trial(form: StepForm) -> StepForm:
+    """Channels of the first trial for all."""
+    names = [name for name, place in form.places.items() if place.shape[1] > 1]
+    return form.changed(channels={name: np.repeat(form.channel(name)[:, :1], form.n_trials, 1) for name in names})
+
+
+def of_first_step(array: Array) -> Array:
+    """What it is at the first step, throughout."""
+    return np.repeat(array[:1], len(array), axis=0)
+
+
+def rolled(shift: int) -> Change:
+    """Channels moved along time."""
+    return channels(varying, lambda array: np.roll(array, shift, axis=0))
+
+
+def variables(change: Callable[[Array], Array]) -> Change:
+    """What the weights of states multiply, changed."""
+    return lambda form: form.changed(variables={name: change(form.variable(name)) for name in state_variables(form)})
+
+
+def zero_at_first(array: Array) -> Array:
+    """Zero at the first step."""
+    changed = np.array(array)
+    changed[0] = 0.0
+    return changed
+
+
+def drive(missing: str) -> Change:
+    """Columns of inputs, or ones, set to zero: "inputs" or "bias"."""
+
+    def change(form: StepForm) -> StepForm:
+        (columns,) = (found for words, found in driven_columns(form).items() if words.startswith(missing))
+        cut = {name: form.variable(name).copy() for name in columns}
+        for name, which in columns.items():
+            cut[name][..., which] = 0.0
+        return form.changed(variables=cut)
 
     return change
-
-
-def blocks(form: SiteForm) -> Array:
-    """The recurrent weight, (k_r, H, H)."""
-    return np.asarray(form.weight).reshape(-1, form.n_states, form.n_states)
-
-
-def transposed(backend: EmulatedBackend) -> Array:
-    """Each block of the recurrent weight transposed."""
-    return blocks(backend.form).swapaxes(1, 2).reshape(backend.form.weight.shape)
-
-
-def exchanged(backend: EmulatedBackend) -> Array:
-    """The first two blocks of the recurrent weight exchanged."""
-    return blocks(backend.form)[[1, 0, 2]].reshape(backend.form.weight.shape)
-
-
-def rolled(name: str, shift: int) -> Callable[[EmulatedBackend], Array]:
-    """A coefficient moved along time."""
-    return lambda backend: np.roll(np.asarray(getattr(backend.form, name)), shift, axis=0)
 
 
 def shifted(_: Any, tensor: Array, shift: int = 1) -> Array:
@@ -194,28 +237,6 @@ def one_entry(_: Any, tensor: Array) -> Array:
     return changed
 
 
-def variable_from(step: int) -> Callable[[EmulatedBackend], Array]:
-    """What the weight multiplies, zero at a step."""
-
-    def variable(backend: EmulatedBackend) -> Array:
-        changed = np.array(backend.form.variable)
-        changed[step] = 0.0
-        return changed
-
-    return variable
-
-
-def drive(columns: slice, value: float) -> Callable[[EmulatedBackend], Array]:
-    """Inputs and ones, some columns set to a value."""
-
-    def changed_drive(backend: EmulatedBackend) -> Array:
-        changed = np.array(backend.form.drive)
-        changed[..., columns] = value
-        return changed
-
-    return changed_drive
-
-
 def names(backend: EmulatedBackend) -> list[tuple[str, Array]]:
     """Trainable parameters and their positions in the vector."""
     parameters = [(name, backend.model.parameters[name]) for name in backend.model.trainable]
@@ -227,10 +248,9 @@ def names(backend: EmulatedBackend) -> list[tuple[str, Array]]:
 
 
 def weights_exchanged(backend: EmulatedBackend, vector: Array) -> Array:
-    """The two weights in the other order."""
-    parts = dict(names(backend))
-    order = ["weight_hh", "weight_ih", *(name for name in parts if not name.startswith("weight"))]
-    return vector[np.concatenate([parts[name].ravel() for name in order])]
+    """The first two arrays in the other order."""
+    parts = [position for _, position in names(backend)]
+    return vector[np.concatenate([position.ravel() for position in (parts[1], parts[0], *parts[2:])])]
 
 
 def by_columns(backend: EmulatedBackend, vector: Array) -> Array:
@@ -239,8 +259,10 @@ def by_columns(backend: EmulatedBackend, vector: Array) -> Array:
 
 
 def gates_exchanged(backend: EmulatedBackend, vector: Array) -> Array:
-    """Blocks of reset and update gate exchanged in all parameters."""
-    blocks = [position.reshape(3, -1)[[1, 0, 2]].ravel() for _, position in names(backend)]
+    """The first two blocks of each parameter exchanged."""
+    count = backend.model.cell.rows  # type: ignore[attr-defined]
+    order = [1, 0, *range(2, count)]
+    blocks = [position.reshape(count, -1)[order].ravel() for _, position in names(backend)]
     return vector[np.concatenate(blocks)]
 
 
@@ -307,27 +329,26 @@ def own_step(backend: EmulatedBackend, y: Array) -> Array:
     return y - np.stack(product, axis=1)
 
 
-def slope_of_value(backend: EmulatedBackend) -> Array:
-    """The derivative of the nonlinearity taken at its value."""
-    states = np.moveaxis(backend.states, 1, 0)
-    return (1.0 - np.square(np.tanh(states)))[:, :, None]
+def slope_of_value(backend: EmulatedBackend) -> None:
+    """The derivative of tanh taken at its value."""
+    value = np.moveaxis(backend.states, 1, 0)
+    over_form("P", lambda form: form.changed(channels={"layer0_slope": 1.0 - np.square(np.tanh(value))}))(backend)
 
 
-def reset_before(model: Any, h: Array, x: Array, step: int) -> Array:
-    """A gated unit whose reset gate acts before the product, as other libraries define it."""
-    reset, update, _, c_n = gru_currents(model.parameters, h, x[step])
-    units = model.n_states
-    r, u = sigmoid(np.asarray(reset)), sigmoid(np.asarray(update))
-    a_n = (r * h) @ model.parameters["weight_hh"][2 * units :].T + model.parameters["bias_hh"][2 * units :]
-    return (1 - u) * np.tanh(c_n + a_n) + u * h
+def states_for_variables(backend: EmulatedBackend) -> None:
+    """z for phi(z)."""
+    before = np.moveaxis(np.concatenate([backend.z0[:, None], backend.states[:, :-1]], axis=1), 1, 0)
+    over_form("J", lambda form: form.changed(variables={name: before for name in state_variables(form)}))(backend)
 
 
-def complemented(model: Any, h: Array, x: Array, step: int) -> Array:
-    """A gated unit whose update gate says how much is new."""
-    _, update, _, _ = gru_currents(model.parameters, h, x[step])
-    u = sigmoid(np.asarray(update))
-    new = (model.step(h, x[step]) - u * h) / (1 - u)
-    return u * new + (1 - u) * h
+def variant(words: str) -> Plant:
+    """A trajectory of the network as others define it: see `kpref.models.StepModel.variants`."""
+
+    def advance(model: Any, z: Array, x: Array, step: int) -> Array:
+        found: Array = next(states for label, states in model.variants(z, x[step]) if words in label)
+        return found
+
+    return run_with(advance)
 
 
 def run_with(advance: Callable[..., Array]) -> Plant:
@@ -341,22 +362,18 @@ def with_parameters(change: Callable[[Any], dict[str, Array]]) -> Plant:
 
 
 def block_transposed(model: Any) -> dict[str, Array]:
-    """Each block of the recurrent weight transposed."""
-    weight = model.parameters["weight_hh"]
-    blocks = weight.reshape(-1, weight.shape[1], weight.shape[1])
-    return {"weight_hh": blocks.swapaxes(1, 2).reshape(weight.shape)}
+    """Each block of the weights that states go through transposed."""
+    names = [name for name in model.parameters if name.startswith("weight_hh") or name == "m"]
+    return {name: _turned(model.parameters[name]) for name in names}
 
 
 def gates_of_all(model: Any) -> dict[str, Array]:
-    """Blocks of reset and update gate exchanged in all parameters."""
-    return {n: v.reshape(3, -1)[[1, 0, 2]].reshape(v.shape) for n, v in model.parameters.items()}
+    """The first two blocks of all parameters exchanged."""
+    count = model.cell.rows
+    order = [1, 0, *range(2, count)]
+    return {n: v.reshape(count, -1)[order].reshape(v.shape) for n, v in model.parameters.items()}
 
 
 def no_bias(model: Any) -> dict[str, Array]:
     """All biases zero."""
     return {n: 0 * v for n, v in model.parameters.items() if n.startswith("bias")}
-
-
-def linear_step(model: Any, z: Array, x: Array, step: int) -> Array:
-    """The step without its nonlinearity."""
-    return network_current(model.parameters, z, x[step])

@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from kpref import kernels
 from kpref.oracle.certificates import Comparison, Judge
-from kpref.oracle.coefficients import Spread
 from kpref.oracle.evaluation import evaluate, stages
+from kpref.oracle.spreads import Spread
 from kpref.spectra.closed_form import kernel_unit_average, kernel_unit_trace
 from kpref.spectra.kernel import form_spectrum
 
@@ -104,7 +104,7 @@ class Reductions:
 
     def __init__(self, judge: Judge, generator: np.random.Generator) -> None:
         self.judge, self._generator = judge, generator
-        self._form, self._mu = judge.step, judge.space.mu
+        self._form, self._mu = judge.form, judge.space.mu
         self._root = np.sqrt(self._mu)[:, :, None]
         self.shape: tuple[int, int, int] = (*self._mu.shape, judge.form.n_states)
 
@@ -122,7 +122,7 @@ class Reductions:
         columns, sizes, largest, summing = [], [], 0.0, self._summing_pairs(operator)
         for vector in probes.T:
             q = np.broadcast_to(vector, self.shape).copy()
-            *others, y = stages(operator, self.judge.form, self.judge.space, q)
+            *others, y = stages(operator, self._form, self.judge.space, q)
             largest = max(largest, *(float(np.abs(value).max()) for value in (*others, y)))
             calls = {"P": self.judge.propagator, "K": self.judge.kernel, "NTK": self.judge.tangent_kernel}
             own = calls[operator](q, y).spread.deviation
@@ -138,9 +138,7 @@ class Reductions:
             return kernel_unit_average(self._form, self._mu)
         units = np.eye(self.shape[2])
         columns = [
-            evaluate(operator, self.judge.form, self.judge.space, np.broadcast_to(unit, self.shape).copy()).mean(
-                axis=(0, 1)
-            )
+            evaluate(operator, self._form, self.judge.space, np.broadcast_to(unit, self.shape).copy()).mean(axis=(0, 1))
             for unit in units
         ]
         return np.stack(columns, axis=1) / self._mu.size
@@ -162,7 +160,7 @@ class Reductions:
         squares = np.zeros(self.shape[2])
         for _ in range(_BATCH):
             signs = self._generator.choice([-1.0, 1.0], size=self.shape[2])
-            y = evaluate(operator, self.judge.form, self.judge.space, np.broadcast_to(signs, self.shape).copy())
+            y = evaluate(operator, self._form, self.judge.space, np.broadcast_to(signs, self.shape).copy())
             squares += np.square(y).mean(axis=(0, 1)) / _BATCH
         return self._summing(np.sqrt(self.shape[2] * squares), self._mu.size**2)
 
@@ -249,7 +247,7 @@ class Reductions:
         return np.sqrt(squares)
 
     def _image(self, theta: Array, operator: str) -> Array:
-        return evaluate(operator, self.judge.form, self.judge.space, theta)
+        return evaluate(operator, self._form, self.judge.space, theta)
 
     # The NTK, exactly or by probes
 

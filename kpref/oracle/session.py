@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.flow import Flow
+from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS, Backend
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.evaluation import stages
 from kpref.oracle.verdict import Check, Place, Verdict
-from kpref.site_view import has_sites
 
 __all__ = ["LOCAL_BOUND", "SWEPT_BOUND", "Answer", "OutOfRange", "Session", "bound_of"]
 
@@ -72,7 +72,7 @@ class Session:
     def __post_init__(self) -> None:
         self.arithmetic = self.backend.arithmetic
         model = self.flow.model
-        assert has_sites(model)
+        assert isinstance(model, StepModel)
         self.model: Any = model.with_parameters(
             {name: self.arithmetic.round(value) for name, value in model.parameters.items()}
         )

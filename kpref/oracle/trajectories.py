@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref.models import GRU
-from kpref.models.nonlinearity import sigmoid, sigmoid_pair
+from kpref.models.step import StepModel
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.hypotheses import pattern
-from kpref.site_view import gru_currents
 
 __all__ = ["explain_states"]
 
@@ -67,15 +66,17 @@ def _candidates(judge: Judge) -> Iterator[tuple[str, Array]]:
     changes = [(f"bias missing: {name} is left out", {name: value}) for name, value in biases.items()]
     if len(biases) > 1:
         changes.append(("bias missing: biases are left out", biases))
-    units = model.n_states
-    blocks = parameters["weight_hh"].reshape(-1, units, units)
-    changes.append(("transpose: recurrent weight transposed", {"weight_hh": blocks.swapaxes(1, 2)}))
-    changes.append(("recurrence: recurrent weight left out", {"weight_hh": np.zeros_like(blocks)}))
-    changes.append(("inputs missing: inputs are not seen", {"weight_ih": np.zeros_like(parameters["weight_ih"])}))
-    for order in ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)) if isinstance(model, GRU) else ():
-        for names in (tuple(parameters), *((name,) for name in parameters)):
-            moved = {n: parameters[n].reshape(3, -1)[list(order)] for n in names}
-            changes.append((f"gate order: blocks of {', '.join(names)} in the order {order}", moved))
+    recurrent, driven = _matrices(model)
+    for words, alter in (("transpose: {} transposed", _transposed), ("recurrence: {} left out", np.zeros_like)):
+        for some in ([name] for name in recurrent) if len(recurrent) == 1 else (*([n] for n in recurrent), recurrent):
+            changes.append((words.format(", ".join(some)), {name: alter(parameters[name]) for name in some}))
+    changes.append(("inputs missing: inputs are not seen", {name: 0 * parameters[name] for name in driven}))
+    counts = {name: _count(model, name) for name in parameters}
+    for one, other in combinations(range(max(counts.values())), 2):
+        blocked = [name for name, count in counts.items() if count > other]
+        for names in (blocked, *([name] for name in blocked)):
+            moved = {n: _exchanged(parameters[n], counts[n], one, other) for n in names}
+            changes.append((f"gate order: blocks {one} and {other} of {', '.join(names)} exchanged", moved))
     for name, change in changes:
         shaped = {n: np.reshape(value, parameters[n].shape) for n, value in change.items()}
         yield name, model.evaluate(starts, inputs, shaped)
@@ -87,22 +88,36 @@ def _candidates(judge: Judge) -> Iterator[tuple[str, Array]]:
         first = np.broadcast_to(inputs[:, :1], inputs.shape)
         yield "trials mixed: inputs of the first trial for all", model.evaluate(starts, first)
         yield "trials mixed: inputs of the neighbouring trial", model.evaluate(starts, np.roll(inputs, 1, axis=1))
-    if isinstance(model, GRU):
-        yield from _gru_variants(model, starts, inputs)
-    elif hasattr(model, "nonlinearity"):
-        linear = type(model)(**parameters, **{**model._options(), "nonlinearity": "identity"})
-        yield "slope: the nonlinearity left out", linear.evaluate(starts, inputs)
+    yield from model.variants(starts, inputs)
 
 
-def _gru_variants(model: GRU, h: Array, x: Array) -> Iterator[tuple[str, Array]]:
-    """Gated units as other libraries define them."""
-    reset, update, a_n, c_n = gru_currents(model.parameters, h, x)
-    u, complement = sigmoid_pair(update)
-    r, n = sigmoid(reset), np.tanh(c_n + sigmoid(reset) * a_n)
-    yield "gate: the update gate complemented", u * n + complement * h
-    units = model.n_states
-    before = (r * h) @ model.parameters["weight_hh"][2 * units :].T
-    if "bias_hh" in model.parameters:
-        before = before + model.parameters["bias_hh"][2 * units :]
-    yield "gate: the reset gate before the product", complement * np.tanh(c_n + before) + u * h
-    yield "gate: the reset gate left out", complement * np.tanh(c_n + a_n) + u * h
+def _matrices(model: StepModel) -> tuple[list[str], list[str]]:
+    """Parameters with two axes that states go through, and those that inputs do."""
+    operations = {op.name: op for op in model.program.operations}
+    recurrent: list[str] = []
+    driven: list[str] = []
+    for name, value in model.parameters.items():
+        if value.ndim == 2:
+            through = [
+                operations[entry.weight].source is not None for entry in model.entries() if entry.parameter == name
+            ]
+            (recurrent if any(through) else driven).append(name)
+    return recurrent, driven
+
+
+def _transposed(weight: Array) -> Array:
+    """Square blocks above each other, each transposed."""
+    outputs, inputs = weight.shape
+    side = inputs if outputs % inputs == 0 else 1
+    return weight.reshape(-1, side, side).swapaxes(1, 2).reshape(weight.shape)
+
+
+def _count(model: StepModel, parameter: str) -> int:
+    """Number of blocks of rows of a parameter that enter apart."""
+    return len({entry.part.start for entry in model.entries() if entry.parameter == parameter})
+
+
+def _exchanged(array: Array, count: int, one: int, other: int) -> Array:
+    blocks = array.reshape(count, -1).copy()
+    blocks[[one, other]] = blocks[[other, one]]
+    return blocks.reshape(array.shape)

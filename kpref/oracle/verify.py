@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import integer, real_number
 from kpref.flow import Flow, require_flow
 from kpref.models.base import Map
+from kpref.models.step import StepModel
 from kpref.oracle import hypotheses
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
-from kpref.oracle.coefficients import Spread
 from kpref.oracle.evaluation import FACTORS, evaluate
 from kpref.oracle.metrics import check_metrics
 from kpref.oracle.session import LOCAL_BOUND, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
+from kpref.oracle.spreads import Spread
 from kpref.oracle.trajectories import explain_states
 from kpref.oracle.verdict import Check, Report, faulty
-from kpref.site_view import has_sites
 
 __all__ = ["verify"]
 
@@ -86,7 +87,8 @@ def verify(
         If the arithmetic is unknown.
     """
     require_flow(flow)
-    if not (isinstance(flow.model, Map) and has_sites(flow.model)):
+    seed, timeout = integer("seed", seed, 0), real_number("timeout", timeout, above=0)
+    if not (isinstance(flow.model, Map) and isinstance(flow.model, StepModel)):
         raise TypeError(f"verify takes flows of networks in discrete time; got {flow.model}")
     shape = (flow.states.shape[0], flow.states.shape[1], flow.states.shape[2])
     wrapped = Backend.of(backend, shape, flow.model.n_parameters, arithmetic, timeout)

@@ -5,16 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kpref.models import GRU, LeakyRNN
+from kpref.models import GRU, LSTM, LeakyRNN, Stacked
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.cases import emulate, make_flow
-from kpref.oracle.defects import defects, only_gate
+from kpref.oracle.defects import defects, without
 from kpref.oracle.evaluation import evaluate
 from kpref.oracle.hypotheses import pattern
 from kpref.oracle.verify import verify
 
 GATED = make_flow(GRU.init(2, 6, 0, gain=1.2), (3, 10), 0)
 LEAKY = make_flow(LeakyRNN.init(2, 6, 0, alpha=0.3), (3, 10), 0)
+MEMORY = make_flow(LSTM.init(2, 5, 0, gain=1.2), (3, 10), 0)
+STACKED = make_flow(Stacked.init("gru", 2, 4, 2, 0, gain=1.2), (3, 10), 0)
 
 
 def guess(operator, change, flow=GATED, name="float64"):
@@ -26,13 +28,12 @@ def guess(operator, change, flow=GATED, name="float64"):
     return next(check.guess for check in report.defects if check.operator == operator)
 
 
-def over_gates(operator, change, flow=GATED, name="float64"):
-    """The guess at an operator whose gates are changed."""
+def over_channel(operator, channel, factor, flow=GATED, name="float64"):
+    """The guess at an operator one of whose channels is multiplied."""
 
     def apply(backend, tensor):
-        gates = np.array(backend.form.gates)
-        change(gates)
-        return getattr(backend.with_form(replace(backend.form, gates=backend.wrap(gates))), operator)(tensor)
+        form = backend.form.changed(channels={channel: factor * backend.form.channel(channel)})
+        return getattr(backend.with_form(form), operator)(tensor)
 
     return guess(operator, apply, flow, name)
 
@@ -51,33 +52,23 @@ def test_a_factor_without_a_name_is_fitted():
 
 
 @pytest.mark.parametrize("operator", ["P", "P_T", "P_inverse", "J", "J_T"])
-@pytest.mark.parametrize("gate", [0, 1, 2])
+@pytest.mark.parametrize("gate", ["layer0_reset_gate", "layer0_update_gate", "layer0_hidden"])
 def test_a_factor_of_one_gate_is_fitted(operator, gate):
-    def change(gates):
-        gates[:, :, gate] *= 1.5
-
-    assert over_gates(operator, change) == f"gate: gate {gate} times 1.5"
+    assert over_channel(operator, gate, 1.5) == f"gate: {gate} times 1.5"
 
 
 @pytest.mark.parametrize("operator", ["P", "P_T", "P_inverse"])
 def test_a_factor_of_the_direct_term_is_fitted(operator):
-    def apply(backend, tensor):
-        decay = backend.wrap(1.01 * np.asarray(backend.form.decay))
-        return getattr(backend.with_form(replace(backend.form, decay=decay)), operator)(tensor)
-
-    assert guess(operator, apply) == "decay: the direct term times 1.01"
-    assert guess(operator, apply, LEAKY) == "decay: the direct term times 1.01"
+    assert over_channel(operator, "layer0_update", 1.01) == "decay: layer0_update times 1.01"
+    assert over_channel(operator, "decay", 1.01, LEAKY) == "decay: decay times 1.01"
+    assert over_channel(operator, "layer0_forget", 1.01, MEMORY) == "decay: layer0_forget times 1.01"
 
 
 def test_a_gate_that_is_left_out_or_has_the_wrong_sign():
-    def without(gates):
-        gates[:, :, 0] = 0.0
-
-    def negative(gates):
-        gates[:, :, 1] *= -1
-
-    assert over_gates("P", without) == "gate: gate 0 left out"
-    assert over_gates("P_T", negative) == "gate: gate 1 negative"
+    assert over_channel("P", "layer0_reset_gate", 0.0) == "gate: layer0_reset_gate left out"
+    assert over_channel("P_T", "layer0_update_gate", -1.0) == "gate: layer0_update_gate negative"
+    assert over_channel("P", "layer0_output_gate", -1.0, MEMORY) == "gate: layer0_output_gate negative"
+    assert over_channel("J_T", "layer1_candidate", 0.0, STACKED) == "gate: layer1_candidate left out"
 
 
 def test_one_parameter_is_named():
@@ -127,7 +118,7 @@ def test_nothing_is_made_up():
 
 
 @pytest.mark.parametrize("operator", ["P", "P_T", "P_inverse", "J", "J_T", "K", "NTK", "gradient"])
-@pytest.mark.parametrize("flow", [GATED, LEAKY], ids=["GRU", "LeakyRNN"])
+@pytest.mark.parametrize("flow", [GATED, LEAKY, MEMORY, STACKED], ids=["GRU", "LeakyRNN", "LSTM", "two GRU"])
 def test_hypothetical_defects_are_defects_and_say_which(operator, flow):
     from kpref.oracle.certificates import Judge
 
@@ -150,13 +141,13 @@ def test_hypothetical_defects_are_defects_and_say_which(operator, flow):
     np.testing.assert_array_equal(evaluate(operator, judge.form, flow.space, tensor), truth)  # nothing was changed
 
 
-def test_the_parts_of_a_linearisation_sum_to_it():
+def test_the_channels_of_one_part_of_the_state_sum_to_it():
     form, space = GATED.linearization, GATED.space
     tensor = np.random.default_rng(0).normal(size=space.shape)
-    parts = [only_gate(form, gate) for gate in (None, 0, 1, 2, 3)]
-    carried = sum(tensor - evaluate("P_inverse", part, space, tensor) for part in parts)
+    whole = tensor - evaluate("P_inverse", form, space, tensor)
+    parts = [whole - tensor + evaluate("P_inverse", without(form, name), space, tensor) for name in form.places]
     # Five sums of six products and their sum: a few units of rounding of numbers of order one.
-    np.testing.assert_allclose(carried, tensor - evaluate("P_inverse", form, space, tensor), atol=1e-13)
+    np.testing.assert_allclose(sum(parts), whole, atol=1e-13)
 
 
 @pytest.mark.parametrize(

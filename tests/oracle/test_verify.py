@@ -2,7 +2,6 @@
 
 import json
 import tracemalloc
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +15,7 @@ from kpref.oracle import flow_backend
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS
 from kpref.oracle.cases import correct_backend, emulate, make_flow, random_flow
+from kpref.oracle.planting import channel, over_form
 from kpref.oracle.verdict import Check, Place, Report
 from kpref.oracle.verify import verify
 from tests.strategies import examples, make_model
@@ -76,15 +76,13 @@ def test_what_is_not_offered_is_not_passed(operator):
 def test_a_constant_of_a_hundred_thousandth_in_one_gate(operator, name, caught):
     flow = gru_flow()
     backend = emulate(flow, ARITHMETICS[name])
-    gates = np.array(backend.form.gates)
-    gates[:, :, 1] *= 1 + 1e-5
-    setattr(backend, operator, getattr(backend.with_form(replace(backend.form, gates=backend.wrap(gates))), operator))
+    over_form(operator, channel("layer0_update_gate", lambda gate: gate * (1 + 1e-5)))(backend)
     report = verify(backend, flow)
     own = [check for check in report.defects if check.operator == operator]
     if not caught:
         assert not report.defects
     elif name == "float64":
-        assert own[0].guess == "gate: gate 1 times 1.00001"
+        assert own[0].guess == "gate: layer0_update_gate times 1.00001"
     else:
         # A hundredth of a thousandth is 168 units of float32, which currents and their sums err by too.
         assert all(check.operator in (operator, "K", "NTK", "gradient") for check in report.defects)
