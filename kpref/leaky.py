@@ -92,7 +92,7 @@ def _arrays(model: LeakyField) -> Any:
         nonlinearity=_COMPILED[model.nonlinearity.name],
         decay=_writeable(model.decay),
         gate=_writeable(model.gate),
-        weight_transposed=as_panels(parameters["weight_hh"].T),
+        weight_transposed=as_panels(model.weights()["recurrent"].T),
         drive_transposed=as_panels(np.concatenate([parameters["weight_ih"].T, bias[None]])),
     )
 
