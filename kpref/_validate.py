@@ -8,10 +8,13 @@ import os
 from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
+from types import UnionType
 from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from kpref._tensors import from_torch, is_tensor
 
 
 def integer(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
@@ -83,6 +86,12 @@ def function(name: str, value: object, takes: str | None = None) -> None:
     """Raise TypeError if `value` is not a function (of what is said to be taken)."""
     if not callable(value):
         raise TypeError(f"{name} must be a function{f' of {takes}' if takes else ''}; got {short(value)}")
+
+
+def instance(name: str, value: object, kind: type | UnionType, words: str) -> None:
+    """Raise TypeError if a value is not of a kind; `words` say which, and where one comes from."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {words}; got {short(value)}")
 
 
 def path_like(name: str, value: object) -> Path:
@@ -169,6 +178,13 @@ def finite_array(
     return array
 
 
+def within_floats(name: str, value: Any) -> Any:
+    """A result as it is, or ValueError if numbers in it overflow, or are none because those before them did."""
+    if not np.isfinite(value).all():
+        raise ValueError(f"{name} overflows: the inputs, states or weights of the network are too large; scale them")
+    return value
+
+
 def numeric_array(name: str, value: ArrayLike, kinds: str) -> NDArray[Any]:
     """Convert to an array whose dtype kind is one of `kinds` (``"iu"`` for integers), without changing the dtype.
 
@@ -186,6 +202,7 @@ def numeric_array(name: str, value: ArrayLike, kinds: str) -> NDArray[Any]:
             f"{name} must be an array of {expected} without masked entries; entry {place(index)} is masked: fill them "
             "first, as in a.filled(0)"
         )
+    value = _without_tensors(name, value)
     try:
         array = np.asarray(value)
     except Exception as error:  # array-likes of other libraries raise whatever they like
@@ -199,6 +216,15 @@ def numeric_array(name: str, value: ArrayLike, kinds: str) -> NDArray[Any]:
         kind = f" ({short(value)})" if array.ndim == 0 and array.dtype.kind in "OUS" else hint if lost else ""
         raise ValueError(f"{name} must be an array of {expected}; got dtype {array.dtype}{kind}")
     return array
+
+
+def _without_tensors(name: str, value: Any) -> Any:
+    """A tensor of PyTorch, or a sequence of some, as arrays: NumPy knows neither bfloat16 nor other devices."""
+    if is_tensor(value) and not value.is_complex():
+        return from_torch(name, value)
+    if isinstance(value, list | tuple) and any(map(is_tensor, value)):
+        return [_without_tensors(name, item) for item in value]
+    return value
 
 
 def _first_masked(value: object) -> np.ma.MaskedArray[Any, Any] | None:

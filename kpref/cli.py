@@ -17,6 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from typing import Any, NoReturn, TextIO
 
 from kpref._signals import Terminated, orderly_ends
@@ -47,7 +48,23 @@ EXPECTED = (
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence, like all others of kpref."""
+    """A parser that takes options by their whole names, and whose errors are one sentence, like all others of kpref."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False} | settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See `argparse.ArgumentParser.parse_known_args`; what is not known is an error, with the option nearest it."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            near = self._near(unknown[0].partition("=")[0])
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{f' (did you mean {near}?)' if near else ''}")
+        return found, unknown
+
+    def _near(self, option: str) -> str | None:
+        options = [name for name in self._option_string_actions if name.startswith("--")]
+        begun = [name for name in options if name.startswith(option)] if option.startswith("--") else []
+        return next(iter(begun or get_close_matches(option, options, n=1, cutoff=0.75)), None)
 
     def error(self, message: str) -> NoReturn:
         """See `argparse.ArgumentParser.error`."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 
+from kpref._validate import finite_array, instance
 from kpref.threads import serial_blas
 from kpref.trials import Trials
 
@@ -51,6 +52,12 @@ class TrialColoring:
     categories: tuple[int, ...] = ()
     category_names: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", finite_array("values", self.values, ndim=1))
+        low, high = finite_array("limits", self.limits, shape=(2,))
+        object.__setattr__(self, "limits", (float(low), float(high)))
+        instance("colormap", self.colormap, Colormap, "a Colormap of matplotlib")
+
     @property
     def colors(self) -> Array:
         """RGBA of each trial, shape (B, 4)."""
@@ -79,7 +86,13 @@ def color_trials(trials: Trials) -> TrialColoring:
     Their condition, if the trials have any; else their label, if there is one a trial; else the angle, where two
     neighbouring channels of the targets (or the inputs) hold its cosine and sine; else their coordinate along the first
     principal component of targets (or inputs).
+
+    Raises
+    ------
+    TypeError
+        If `trials` are no `kpref.Trials`.
     """
+    instance("trials", trials, Trials, "kpref.Trials")
     if trials.conditions is not None:
         found, codes = np.unique(trials.conditions, return_inverse=True)
         return _by_category("condition", codes, tuple(map(str, found)))

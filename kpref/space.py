@@ -18,16 +18,17 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref._frozen import Frozen
-from kpref._validate import finite_array, numeric_array, short
+from kpref._validate import finite_array, instance, numeric_array, short
 from kpref.lengths import check_lengths, points
 from kpref.memory import require_memory
 
-__all__ = ["EuclideanSpace", "TrajectorySpace", "require_space"]
+__all__ = ["EuclideanSpace", "TrajectorySpace", "require_space", "require_trajectories"]
 
 Array = npt.NDArray[np.floating]
 
@@ -87,13 +88,24 @@ class EuclideanSpace(Frozen):
         """Number of entries of a tensor."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def uniform_weight(self) -> float | None:
-        """The weight, if it is the same for all entries."""
+        """The weight, if it is positive and the same for all entries that exist."""
         if self.weights is None:
             return 1.0
-        first = float(self.weights.flat[0])
-        return first if np.all(self.weights == first) else None
+        first, last = float(self._known.min()), float(self._known.max())
+        return first if first == last > 0 else None
+
+    @property
+    def restricted(self) -> bool:
+        """Whether the weight of an entry that exists is zero."""
+        return self.weights is not None and not self._known.all()
+
+    @property
+    def _known(self) -> Array:
+        """The weights of what exists."""
+        assert self.weights is not None
+        return self.weights.reshape(-1) if self.lengths is None else np.delete(self.weights.reshape(-1), self._absent)
 
     def inner(self, p: npt.ArrayLike, q: npt.ArrayLike) -> float:
         """Inner product of two tensors of this space, in float64.
@@ -237,9 +249,17 @@ class TrajectorySpace(EuclideanSpace):
 
 def require_space(name: str, space: object) -> EuclideanSpace:
     """A space as it is, or TypeError."""
-    if not isinstance(space, EuclideanSpace):
-        raise TypeError(f"{name} must be an EuclideanSpace or a TrajectorySpace; got {short(space)}")
+    instance(name, space, EuclideanSpace, "an EuclideanSpace or a TrajectorySpace")
+    assert isinstance(space, EuclideanSpace)
     return space
+
+
+def require_trajectories(space: object, shape: tuple[int, int, int]) -> None:
+    """Raise TypeError or ValueError unless this is the space of trajectories of a shape."""
+    instance("space", space, TrajectorySpace, "a TrajectorySpace, such as flow.space")
+    assert isinstance(space, TrajectorySpace)
+    if space.shape != shape:
+        raise ValueError(f"space must be of trajectories (trials, time, units) = {shape}; got {space}")
 
 
 def _weights(

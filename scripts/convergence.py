@@ -55,11 +55,13 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, draw and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("convergence-report"), help="folder for the figures")
     out: Path = parser.parse_args(arguments).out
     out.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(TABLEAUS) * len(STEPS) + len(PROBLEMS), desc="measuring", unit="run") as progress:
+    with tqdm(total=len(TABLEAUS) * len(STEPS) + len(PROBLEMS), disable=None, desc="measuring", unit="run") as progress:
         study = converge(progress)
         curves = work(progress)
     print(slope_table(study))

@@ -1,10 +1,11 @@
 """How good the estimators of traces are, and their intervals.
 
     python scripts/estimators.py [--checkpoint FOLDER] [--figure PATH] [--seeds N]
-    python scripts/estimators.py --coverage [--seeds N] [--only NAME]
+    python scripts/estimators.py --coverage [--seeds N] [--only NAME] [--workers N]
 
 The second prints how often the 95 % intervals of everything that is estimated contain the truth, and how wide they are,
-see `calibration`; it ends with exit status 1 if a cell fails.
+see `calibration`: a row as each cell is done, the same for any number of workers. It ends with exit status 1 if a cell
+fails.
 
 The first prints, for small flows, the bias of each estimator in standard errors of the mean over N seeds, and the
 standard error that it states (root mean square) over the standard deviation of its values; then, for the NTK of a
@@ -17,6 +18,7 @@ the NTK and a tail with the rest of its trace: the error that is to be expected.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -47,6 +49,7 @@ from kpref.spectra.exact_traces import ntk_trace_exact
 from kpref.spectra.symmetric import SymmetricForm
 from kpref.spectra.trace_methods import METHODS
 from kpref.spectra.traces import adjoint_trace, frobenius_squared, trace
+from kpref.threads import get_num_threads
 from kpref.trials import Trials
 
 Array = npt.NDArray[np.float64]
@@ -77,18 +80,24 @@ LEADING, TAIL = 60, 4000
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and draw; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", type=Path, default=example_folder(), help="folder of a trained network")
     parser.add_argument("--figure", type=Path, default=Path("estimators.png"), help="where the figure goes")
     parser.add_argument("--methods", nargs="+", choices=TRACES, default=list(TRACES), help="estimators of the trace")
     parser.add_argument("--coverage", action="store_true", help="how often intervals contain the truth; nothing else")
     parser.add_argument("--only", default="", metavar="NAME", help="cells of --coverage whose name contains this")
     parser.add_argument(
+        "--workers", type=int, default=get_num_threads(), help="processes of --coverage; by default all usable cores"
+    )
+    parser.add_argument(
         "--seeds", type=int, help="runs of each estimator: 500 with --coverage, else 2000; 0 leaves the table out"
     )
     options = parser.parse_args(arguments)
     if options.coverage:
-        return table((cell for family in FAMILIES for cell in family()), options.seeds or 500, options.only)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is printed then stands, and no worker is left
+        return table(FAMILIES, options.seeds or 500, options.only, options.workers)
     seeds = 2000 if options.seeds is None else options.seeds
     if seeds:
         print(f"{seeds} seeds\n| system | products | estimator | relative deviation | bias | stated / observed |")
@@ -139,7 +148,9 @@ def small_systems(seeds: int, methods: Sequence[str]) -> Iterator[str]:
         total, squares = float(values.sum()), float(np.square(values).sum())
         for probes in (max(6, flow.states.size // 8), min(64, max(9, flow.states.size // 4))):
             for label, estimate, truth in estimators(flow, methods, probes, total, squares):
-                found = [estimate(seed) for seed in tqdm(range(seeds), desc=f"{name} {label}", leave=False)]
+                found = [
+                    estimate(seed) for seed in tqdm(range(seeds), disable=None, desc=f"{name} {label}", leave=False)
+                ]
                 means = np.array([one.value for one in found])
                 stated = np.sqrt(np.mean([one.standard_error**2 for one in found]))
                 deviation = means.std(ddof=1)
@@ -194,7 +205,7 @@ def against_products(op: TensorOperator, methods: Sequence[str], truth: float, r
     """For each method the error at each number of products."""
     errors: Curves = {}
     work = repeats * len(methods) * max(COUNTS)
-    with tqdm(total=work, desc=f"products with {op.name}", unit="product") as progress:
+    with tqdm(total=work, disable=None, desc=f"products with {op.name}", unit="product") as progress:
         for method in methods:
             start, values = METHODS[method].start, []
             for seed in range(repeats):

@@ -194,7 +194,9 @@ def kill_at_calls(place: Place, every: int, exchanges: bool) -> int:
 
 def main() -> None:
     """Run what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--random", type=int, default=100, metavar="N", help="kills at random moments")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th point of an exchange")
     parser.add_argument("--seed", type=int, default=0)

@@ -178,7 +178,7 @@ def draw_growth(ax: Axes) -> None:
 
 def main() -> None:
     """Print the figures and draw the picture."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
     found = lorenz()

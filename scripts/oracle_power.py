@@ -194,7 +194,7 @@ def alarm_table(alarms: list[Alarm]) -> str:
 
 def run(function: Callable[[Any], Any], tasks: list[Any], processes: int, title: str) -> list[Any]:
     """Results of all tasks, in order, with a progress bar."""
-    return list(tqdm(_results(function, tasks, processes), total=len(tasks), desc=title, smoothing=0.02))
+    return list(tqdm(_results(function, tasks, processes), total=len(tasks), disable=None, desc=title, smoothing=0.02))
 
 
 def _results(function: Callable[[Any], Any], tasks: list[Any], processes: int) -> Iterator[Any]:
@@ -209,7 +209,7 @@ def _results(function: Callable[[Any], Any], tasks: list[Any], processes: int) -
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=2000, help="correct backends per arithmetic (default: 2000)")
     parser.add_argument("--problems", type=int, default=1, help="problems for each mutant and kind (default: 1)")
     parser.add_argument("--processes", type=int, default=2)

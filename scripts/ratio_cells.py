@@ -55,7 +55,7 @@ def networks() -> tuple[tuple[str, Flow], ...]:
     trained, _ = load_checkpoint(sorted(example_folder().glob("*.safetensors"))[-1])
     inputs: Any = Trials.load(example_folder() / "trials.npz").inputs
     return (
-        ("trained GRU 2x4x128", Flow(trained, inputs[::50, :4])),
+        ("trained GRU 2x3x128", Flow(trained, inputs[::50, :3])),
         ("RNN 6x10x11", Flow(RNN.init(2, 11, 2, gain=1.4), rng.normal(size=(6, 10, 2)))),
         ("rate ODE 5x14x9", Flow(Rate.init(2, 9, 1), rng.normal(size=(5, 14, 2)), dt=0.15)),
     )
@@ -65,8 +65,8 @@ def systems() -> Iterator[tuple[str, TensorOperator, Array]]:
     """Positive operators and their matrices in coordinates."""
     for name, flow in networks():
         for kind in ("NTK", "P"):
-            op = dense_copy(getattr(flow, kind))
-            positive = op if kind == "NTK" else op.gram()
+            op = getattr(flow, kind)
+            positive = dense_copy(op if kind == "NTK" else op.gram(), factored=False)
             yield f"{kind if kind == 'NTK' else 'P P*'}, {name}", positive, symmetrised(positive)
     for index, (name, values) in enumerate(spectra(int(np.prod(SHAPE)))):
         matrix = rotated(values, index)
@@ -153,7 +153,7 @@ def _rank(op: TensorOperator, probes: int, seed: int) -> Estimate:
 def pairs() -> Iterator[tuple[str, TensorOperator, TensorOperator]]:
     """K with the NTK, P K with the NTK, and matrices close to each other, far apart and of opposite sign."""
     for name, flow in networks():
-        kernel, tangent, dynamics = (dense_copy(op) for op in (flow.K, flow.NTK, flow.P))
+        kernel, tangent, dynamics = (dense_copy(op, factored=False) for op in (flow.K, flow.NTK, flow.P))
         yield f"K and NTK, {name}", kernel, tangent
         yield f"P K and NTK, {name}", dynamics @ kernel, tangent
     for index, (name, values) in enumerate(spectra(int(np.prod(SHAPE)))):

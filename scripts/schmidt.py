@@ -119,7 +119,7 @@ def draw(ranks: dict[str, np.ndarray], values: dict[int, np.ndarray], path: Path
 
 def main() -> None:
     """Print the tables and draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--figure", type=Path)

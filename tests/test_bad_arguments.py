@@ -11,12 +11,21 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import scipy.sparse
+from matplotlib import pyplot
 from scipy.sparse.linalg import aslinearoperator
 
 import kpref
-from kpref import EuclideanSpace, Flow, Readout, TensorOperator, TrajectorySpace, Trials, models, spectra
-from kpref.integrate import InputSignal, Tableau, adaptive, check_times, fixed_steps, get_tableau
-from kpref.operators import identity
+from kpref import EuclideanSpace, Flow, Readout, TensorOperator, TrajectorySpace, Trials, models, operators, spectra
+from kpref.integrate import (
+    InputSignal,
+    Tableau,
+    adaptive,
+    check_times,
+    fixed_steps,
+    get_tableau,
+    order_condition_residuals,
+)
+from kpref.operators import Structure, identity
 from kpref.oracle.finite_difference import complex_step, finite_difference, taylor_test
 from kpref.spectra.blocks import block_eigh
 
@@ -592,6 +601,10 @@ def build_files_and_verification():
     yield from rows("export_golden", over(kpref.oracle.export_golden, flow=FLOW), "path", NOT_PATHS)
     yield from rows("export_golden", lambda **k: kpref.oracle.export_golden("folder", **k), "flow", NOT_FLOWS)
     yield from rows("verify", lambda **k: kpref.oracle.verify(FLOW, **k), "flow", NOT_FLOWS)
+    verify = over(kpref.oracle.verify, backend=kpref.oracle.flow_backend(FLOW), flow=FLOW)
+    yield from rows("verify", verify, "seed", SEEDS)
+    yield from rows("verify", verify, "timeout", (None, 0.0, -1.0, float("nan"), float("inf"), "a", [1]))
+    yield from rows("verify", verify, "arithmetic", ("float65", 3, ["float32"]))
     yield from rows("flow_backend", kpref.oracle.flow_backend, "flow", NOT_FLOWS)
     yield from rows("dot_test", kpref.oracle.dot_test, "operator", (None, np.eye(3), "P", FLOW, 3))
     yield from rows("dot_test", lambda **k: kpref.oracle.dot_test(FLOW.P, **k), "seed", SEEDS)
@@ -599,7 +612,140 @@ def build_files_and_verification():
     yield from rows("checkpoint_colors", kpref.plots.checkpoint_colors, "number", COUNTS[1:])
 
 
-TABLE = [*build(), *build_files_and_verification(), *build_estimates_and_data(), *build_stability()]
+NOT_FORMS = (None, "a", 3, FLOW, MODEL, np.ones(3), {}, Unfinished())
+NOT_FLAGS = ("yes", 1, None, 0.0, [True], "False")
+
+
+def build_forms_and_flags():
+    mu = SPACE.mu
+    for function in (spectra.kernel_unit_trace, spectra.kernel_unit_average):
+        closed = over(function, form=FLOW.linearization, mu=mu)
+        yield from rows(function.__name__, closed, "form", NOT_FORMS)
+        yield from rows(function.__name__, closed, "mu", (*bad_arrays(mu), None, mu.T, mu[:, :2]))
+    average = over(spectra.kernel_unit_average, form=FLOW.linearization, mu=mu)
+    yield from rows("kernel_unit_average", average, "lengths", ("a", 3, [1, 2], np.zeros(B, int), np.full(B, T + 1)))
+    other = TrajectorySpace((B, T, H + 1))
+    for name in ("propagator", "propagator_inverse", "parameter_jacobian", "sensitivity", "kernel"):
+        make = over(getattr(operators, name), form=FLOW.linearization, space=SPACE)
+        yield from rows(name, make, "form", NOT_FORMS[:5])
+        yield from rows(name, make, "space", (None, "a", VECTORS, other))
+    for name in ("stage_propagator", "parameter_sensitivity", "initial_state_sensitivity"):
+        yield from rows(name, over(getattr(operators, name), space=FIELD.space), "system", NOT_FORMS[:5])
+    for name in ("grid_propagator", "discrete_adjoint", "continuous_adjoint"):
+        make = over(getattr(operators, name), space=FIELD.space, forcing="linear")
+        yield from rows(name, make, "system", NOT_FORMS[:5])
+    residuals = over(order_condition_residuals, tableau=get_tableau("rk4"), order=2)
+    yield from rows("order_condition_residuals", residuals, "tableau", (None, "rk4", 3, np.eye(2)))
+    yield from rows("order_condition_residuals", residuals, "order", COUNTS)
+    yield from rows("schmidt_spectrum", lambda **k: kpref.schmidt_spectrum(FLOW, **k), "progress", ("a", 3, []))
+    for make, argument in (
+        (over(kpref.eigh, op=OPERATOR, k=1), "copies"),
+        (over(kpref.alignment, a=OPERATOR, b=OPERATOR), "centred"),
+        (over(kpref.load_checkpoint, source={}), "continuous"),
+        (Structure, "self_adjoint"),
+        (Structure, "positive"),
+        (over(models.UserField, function=lambda z, x, p: z, n_states=1, parameters={"a": 1.0}), "vectorized"),
+        (over(models.LSTM.init, n_inputs=1, n_units=2, seed=0), "bias"),
+        (over(models.Stacked.init, cell="gru", n_inputs=1, n_units=2, n_layers=2, seed=0), "bias"),
+        (over(models.LowRankRNN.init, n_inputs=1, n_states=2, rank=1, seed=0), "bias"),
+    ):
+        yield from rows(make.__qualname__, make, argument, NOT_FLAGS)
+    for kind, more in (
+        (models.LSTM, {"n_units": 2}),
+        (models.Stacked, {"cell": "gru", "n_units": 2, "n_layers": 2}),
+        (models.LowRankRNN, {"n_states": 2, "rank": 1}),
+    ):
+        init = over(kind.init, n_inputs=1, seed=0, **more)
+        yield from rows(f"{kind.__name__}.init", init, "seed", SEEDS)
+        yield from rows(f"{kind.__name__}.init", init, "gain", (*NOT_FINITE[:2], "a", None, 1j))
+        yield from rows(f"{kind.__name__}.init", init, "n_inputs", (*COUNTS[:5], 10**12))
+    stacked = over(models.Stacked.init, n_inputs=1, n_units=2, n_layers=1, seed=0)
+    yield from rows("Stacked.init", stacked, "cell", ("rnnn", ["gru"], None, {}))
+    operator = over(TensorOperator, forward=abs, transpose=abs, space_in=VECTORS, space_out=VECTORS)
+    yield from rows("TensorOperator", operator, "structure", (None, "symmetric", True))
+
+
+def build_plots():
+    curve = ("a", np.ones(3))
+    coloring = kpref.plots.color_trials(Trials(INPUTS))
+    not_curves = (None, "a", 3, float("nan"), [1, 2], np.ones((2, 3)), {"a": [1]}, [("a",)], [("a", 1, 2, 3, 4)])
+    for name, argument, ndim in (
+        ("plot_spectrum", "spectra", 1),
+        ("plot_cumulative", "shares", 1),
+        ("plot_angles", "angles", 1),
+        ("plot_trial_norms", "norms", 1),
+        ("plot_exponents", "exponents", 2),
+        ("plot_growth", "growth", 2),
+    ):
+        draw = getattr(kpref.plots, name)
+        yield from rows(name, draw, argument, (*not_curves, [("a", np.ones((1,) * (ndim + 1)))], [("a", None)]))
+        good = over(draw, **{argument: [("a", np.ones((3,) * ndim))]})
+        yield from rows(name, good, "colors", ("red", ["no colour"], ["red", "blue"], 3, [None]))
+        yield from rows(name, good, "ax", ("a", 3, [], "axes"))
+    for name, entry in (
+        ("plot_errors", (*curve, np.ones(2))),
+        ("plot_dimension_against_training", (*curve, np.ones(2))),
+    ):
+        draw = getattr(kpref.plots, name)
+        draw = over(draw, stages=[0, 1, 2]) if "training" in name else draw
+        yield from rows(name, draw, "curves", (*not_curves, [entry], [("a", 1.0, 2.0)]))
+    errors = over(kpref.plots.plot_errors, curves=[(*curve, np.ones(3))])
+    yield from rows("plot_errors", errors, "slope", ("a", float("nan"), [1]))
+    yield from rows("plot_errors", errors, "level", ("a", [1, 2], 1j))
+    training = over(kpref.plots.plot_dimension_against_training, curves=[(*curve, np.ones(3))])
+    yield from rows("plot_dimension_against_training", training, "stages", ("abc", 3, None, [[1]], [None] * 3))
+    yield from rows("plot_spectrum", over(kpref.plots.plot_spectrum, spectra=[curve]), "dimensions", ("a", 3.0, [[1]]))
+    table, tables = (
+        np.ones((B, T)),
+        (None, "a", 3.0, np.ones(T), np.ones((B, 0)), np.ones((B, T, 2)), masked(np.ones((B, T)))),
+    )
+    for name, argument, more in (
+        ("plot_trials", "amplitude", {"coloring": coloring}),
+        ("plot_outputs", "outputs", {"coloring": coloring, "targets": None}),
+        ("plot_change", "change", {}),
+        ("shade_unscored", "weights", {}),
+    ):
+        draw = over(getattr(kpref.plots, name), **more)
+        yield from rows(name, draw, argument, tables)
+        drawn = over(draw, **{argument: table})
+        yield from rows(name, drawn, "times", ("a", 3.0, np.ones(T + 1), np.full(T, np.nan), [[1.0] * T]))
+    outputs = over(kpref.plots.plot_outputs, outputs=table, coloring=coloring)
+    yield from rows("plot_outputs", outputs, "targets", ("a", np.ones((B, T + 1))))
+    for name, argument in (("plot_trials", "amplitude"), ("plot_outputs", "outputs")):
+        draw = over(
+            getattr(kpref.plots, name), **{argument: table} | ({"targets": None} if argument == "outputs" else {})
+        )
+        yield from rows(name, draw, "coloring", (None, "viridis", Trials(INPUTS)))
+        yield from rows(name, over(draw, coloring=coloring), argument, (np.ones((B + 1, T)),))
+    yield from rows("plot_change", over(kpref.plots.plot_change, change=table), "limit", ("a", [1, 2], 1j))
+    yield from rows("plot_legend_of_trials", kpref.plots.plot_legend_of_trials, "coloring", (None, "a", Trials(INPUTS)))
+    yield from rows("color_trials", kpref.plots.color_trials, "trials", (None, "a", INPUTS, FLOW, Unfinished()))
+    matrix = over(kpref.plots.plot_alignment_matrix, values=np.eye(2), names=["K", "NTK"])
+    yield from rows(
+        "plot_alignment_matrix", matrix, "values", (None, 1.0, np.ones(3), np.ones((2, 3)), np.ones((0, 0)))
+    )
+    yield from rows("plot_alignment_matrix", matrix, "names", (None, "KN", ["K"], 3))
+    yield from rows("plot_alignment_matrix", matrix, "errors", (1.0, "a", np.ones(2)))
+    modes = over(kpref.plots.plot_modes_over_time, modes=np.ones((2, B, T, H)))
+    yield from rows("plot_modes_over_time", modes, "modes", (None, "a", np.ones((2, T)), np.ones((0, B, T, H))))
+    yield from rows("plot_modes_over_time", modes, "values", ("a", 3.0, np.ones(3)))
+    running = over(kpref.plots.plot_running_exponents, times=TIMES, running=np.ones((T, 2)))
+    yield from rows("plot_running_exponents", running, "times", (None, "a", TIMES[1:], np.full(T, np.nan)))
+    yield from rows("plot_running_exponents", running, "running", (None, "a", np.ones(T), np.ones((T, 0))))
+    colors = over(kpref.plots.TrialColoring, values=np.arange(3.0), name="n", colormap=coloring.colormap, limits=(0, 1))
+    yield from rows("TrialColoring", colors, "values", (None, "a", 3.0, np.full(3, np.nan)))
+    yield from rows("TrialColoring", colors, "limits", (None, 3, (0,), (0, np.nan)))
+    yield from rows("TrialColoring", colors, "colormap", (None, "viridis"))
+
+
+TABLE = [
+    *build(),
+    *build_forms_and_flags(),
+    *build_plots(),
+    *build_files_and_verification(),
+    *build_estimates_and_data(),
+    *build_stability(),
+]
 
 #: What Python and NumPy say of such values on their own.
 RAW = re.compile(
@@ -655,3 +801,4 @@ def test_the_table_is_long_enough():
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 def test_refused_in_one_sentence(row):
     check(row)
+    assert not pyplot.get_fignums()  # what is refused leaves no empty figure for the next plt.show

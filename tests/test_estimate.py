@@ -135,3 +135,20 @@ def test_intervals_end_where_the_quantity_must():
     assert (2 * rank).interval() == (2.0, 2 * plain.interval()[1])
     assert (-1 * rank).interval() == (-1 * plain).interval()
     assert rank.products_for(0.05) == plain.products_for(0.05)
+
+
+def test_a_format_is_that_of_the_value_and_none_shows_the_interval():
+    assert f"{PLAIN:.3g}" == f"{PLAIN.value:.3g}"
+    assert f"{PLAIN:>12.2e}" == f"{PLAIN.value:>12.2e}"
+    assert f"{PLAIN}" == str(PLAIN)
+    assert "95 %" in str(PLAIN)
+    with pytest.raises(ValueError, match="format"):
+        f"{PLAIN:no}"
+
+
+@pytest.mark.parametrize(
+    "given", [(None, 0.0, 1), ("a", 0.0, 1), (1.0, [], 1), (1.0, 0.0, None), (1.0, 0.0, 1.5), (1.0, 0.0, -1)]
+)
+def test_what_are_no_numbers_are_refused(given):
+    with pytest.raises((TypeError, ValueError), match="must be"):
+        Estimate(*given, "m")

@@ -58,6 +58,7 @@ CASES = {
     "correlated": (correlated, 1, 800),
     "correlated trials": (correlated, 16, 200),
     "shared noise": (shared, 12, 150),
+    "shared noise, few records": (shared, 12, 45),
     "anticorrelated": (anticorrelated, 16, 150),
     "differing trials": (differing, 12, 100),
 }
@@ -80,7 +81,7 @@ def test_coverage(name, start):
     low, high = np.moveaxis(np.array(ends), 2, 0)
     assert len(low) > 0.8 * SEEDS
     covered = ((low <= GAPS) & (GAPS <= high)).sum(axis=0)
-    # One of 48 tests of true intervals fails with a chance of 1e-3; intervals that cover 85 % do nearly always.
+    # One of 54 tests of true intervals fails with a chance of 1e-3; intervals that cover 85 % do nearly always.
     assert (binom.cdf(covered, len(low), 0.95) > 2e-5).all()
     ideal = 2 * 1.96 * np.std(values, axis=0)
     assert (np.median(high - low, axis=0) < 1.5 * ideal).all()
@@ -143,5 +144,8 @@ def test_too_short():
         exponent_estimates(stretch(normal(rng, 1, 3)), 3)
     with pytest.raises(TooShort, match="it takes a length of about"):
         exponent_estimates(stretch(correlated(rng, 2, 200, memory=0.99)), 3)
+    rare = (rng.uniform(size=(1, 200, 1)) < 0.02).astype(float)  # four of 200, which could as well be two or eight
+    with pytest.raises(TooShort, match="rare events"):
+        exponent_estimates(stretch(rare), 1)
     assert len(exponent_estimates(stretch(normal(rng, 8, 3)), 3)) == 3
     assert len(exponent_estimates(stretch(normal(rng, 8, 1)), 3)) == 3

@@ -12,6 +12,7 @@ from strategies import STRUCTURES, examples, flows, make_flow
 from kpref.analysis.kernel_numbers import kernel_modes
 from kpref.analysis.mode_checks import ASKED, kernel_checks, mode_check, whole_vectors
 from kpref.analysis.selfcheck import longest_sum
+from kpref.operators import Structure, TensorOperator
 from kpref.spectra import eigh, kernel_spectrum
 from kpref.spectra.blocks import block_eigh
 
@@ -47,7 +48,8 @@ def mixed(operator, strength):
     def apply(batch):
         return mix(operator.apply(back(batch)))
 
-    return operator._derived(apply, apply, operator.space_in, operator.space_out, operator.name, operator.structure)
+    space = operator.space_in
+    return TensorOperator(apply, apply, space, space, name=operator.name, structure=Structure(True, True))
 
 
 @pytest.mark.parametrize("strength", [1e-6, 1e-2, 0.5])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kpref._reprs import html_table
 from kpref._terminal import Progress, watched
+from kpref._validate import flag, function, short
 from kpref.analysis.folders import require_replaceable, write_folder
 from kpref.analysis.request import Request, prepare
 from kpref.analysis.wording import LEVEL, interval_of, percent, with_interval
@@ -92,9 +93,12 @@ class Report:
         """
         from kpref.analysis.files import FIGURE_FORMATS, report_files
 
-        if figures not in FIGURE_FORMATS:
-            raise ValueError(f"figures must be one of {', '.join(FIGURE_FORMATS)}; got {figures!r}")
+        if not isinstance(figures, str) or figures not in FIGURE_FORMATS:
+            raise ValueError(f"figures must be one of {', '.join(FIGURE_FORMATS)}; got {short(figures)}")
+        save_modes = flag("save_modes", save_modes)
         path = require_replaceable(folder)
+        if progress is not None:
+            function("progress", progress)
         tick = progress or (lambda _: None)
         write_folder(path, report_files(self.study, self._started, tick, figures=figures, save_modes=save_modes))
         self.folder = path
@@ -289,9 +293,15 @@ def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
         measure=request.measure,
         integration=request.integration,
         facts=dict(request.facts),
-        notes=request.notes,
+        notes=(*request.notes, *_remarks(analyses)),
     )
     return Report(study, started)
+
+
+def _remarks(analyses: Sequence[Analysis]) -> list[str]:
+    """What is known of the derivatives only now that they have been taken."""
+    told = ((analysis.name, analysis.flow.model.remark) for analysis in analyses)
+    return [f"{name}: {remark}." for name, remark in told if remark]
 
 
 def _tell_of(tell: Tell, name: str, stage: str) -> None:

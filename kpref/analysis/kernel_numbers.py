@@ -13,6 +13,7 @@ import numpy as np
 from kpref.analysis.mode_checks import ASKED, whole_vectors
 from kpref.flow import Flow
 from kpref.linearize import DenseForm, Form
+from kpref.product_form import ProductForm
 from kpref.spectra import Eigen, KernelSpectrum, eigh, kernel_spectrum
 from kpref.spectra.blocks import block_eigh
 from kpref.step_form import StepForm
@@ -39,6 +40,6 @@ def kernel_modes(flow: Flow, k: int, seed: int, progress: Callable[[int], object
 
 def _states_apart(form: Form) -> bool:
     if not isinstance(form, StepForm):
-        return not isinstance(form, DenseForm)
+        return not isinstance(form, DenseForm | ProductForm)
     blocks = unit_blocks(form)
     return blocks is not None and all(len(columns) == 1 for columns in blocks.columns)

@@ -41,8 +41,10 @@ _PROBES = 12
 _DEVIATIONS = 6.0
 
 
-def whole_vectors(modes: BlockEigen, shape: tuple[int, ...], axis: int) -> Array:
+def whole_vectors(modes: BlockEigen | Eigen, shape: tuple[int, ...], axis: int) -> Array:
     """Eigenfunctions of blocks along an axis as tensors (k, \\*shape) that are zero in the other blocks."""
+    if isinstance(modes, Eigen):
+        return modes.vectors
     tensors = np.zeros((len(modes.values), *shape))
     for tensor, block, vector in zip(tensors, modes.blocks, modes.vectors, strict=True):
         np.moveaxis(tensor, axis, 0)[block] = vector

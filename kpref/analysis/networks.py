@@ -6,7 +6,10 @@ import argparse
 import math
 from typing import Any
 
-__all__ = ["add_network_arguments", "loading"]
+__all__ = ["add_network_arguments", "chosen_networks", "loading"]
+
+#: Options that say what an array of a checkpoint is.
+_OF_ARRAYS = ("nonlinearity", "tau", "readout", "z0", "ignore", "map", "trainable")
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +74,26 @@ def loading(args: argparse.Namespace) -> dict[str, Any]:
         assigned[key] = name
     names = ("trainable", "readout", "z0", "ignore", "alpha", "leak")
     return {"map": assigned, **{name: getattr(args, name) for name in names}}
+
+
+def chosen_networks(args: argparse.Namespace) -> list[Any] | None:
+    """What ``kpref analyze`` is given: checkpoints, or what the factory of ``--model`` made; None for the example.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        If both are given, or the factory does not make a network.
+    """
+    if args.model is None:
+        return args.checkpoints or None
+    if args.checkpoints:
+        raise ValueError(f"--model stands in place of checkpoints; got {args.checkpoints[0]} too")
+    for name in _OF_ARRAYS:
+        if getattr(args, name) not in (None, []):
+            raise ValueError(f"--{name} says what is in a checkpoint; --model makes the network itself")
+    from kpref.analysis.factories import make  # which brings the models
+
+    return [make(args.model)]
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -356,7 +356,8 @@ def _verdict(study: Study) -> str:
     if failed:
         text, kind = f"{failed} of {len(checks)} self-checks FAILED: do not rely on this report.", "fail"
     elif idle := sum(check.idle for check in checks):
-        text = f"{len(checks) - idle} of {len(checks)} self-checks passed; the others had nothing to test."
+        others = "the other" if idle == 1 else "the others"
+        text = f"{len(checks) - idle} of {len(checks)} self-checks passed; {others} had nothing to test."
         kind = "idle" if idle > len(checks) / 2 else "pass"
     else:
         text, kind = f"All {len(checks)} self-checks passed.", "pass"

@@ -21,6 +21,7 @@ from kpref._reprs import short_repr
 from kpref._terminal import one_line
 from kpref._validate import integer, real_number, short
 from kpref.analysis.alignments import MOST_TASKS
+from kpref.analysis.factories import Made
 from kpref.analysis.provenance import fingerprints
 from kpref.analysis.settings import Integration, Objective
 from kpref.checkpoints import Checkpoint, load_checkpoint
@@ -167,7 +168,8 @@ def prepare(
     _require_known(arguments, called)
 
     sources, source = _find_sources(checkpoints, trials, spell)
-    files = [item for item in (*sources, source) if isinstance(item, Path)]
+    read = (item.file if isinstance(item, Made) else item for item in (*sources, source))
+    files = [item for item in read if isinstance(item, Path)]
     if isinstance(source, Path):
         require_file("the trials file", source)
     whole = source if isinstance(source, Trials) else Trials.load(source)
@@ -180,7 +182,7 @@ def prepare(
     require_memory(memory_needed(networks, used, modes), "this analysis")
     for network in networks:
         _check_objective(network, used, objective, measure, spell)
-    shown = source if isinstance(source, Path) else "given in memory"
+    shown = source if isinstance(source, Path) else _origin_of_trials(source, sources)
     facts = {
         "command line": called,
         "checkpoints": ", ".join(network.origin for network in networks),
@@ -271,6 +273,11 @@ def _find_sources(checkpoints: Any, trials: Any, spell: Spelling) -> tuple[list[
             sources.append(path)
     if trials is not None:
         return sources, trials if isinstance(trials, Trials) else Path(trials)
+    made = [item for item in sources if isinstance(item, Made)]
+    if made:
+        if made[0].trials is None:
+            raise ValueError(f"{spell('trials')} is needed where the factory returns none: {made[0].spec} did not")
+        return sources, made[0].trials
     if not beside:
         raise ValueError(
             f"{spell('trials')} is needed where the checkpoints are not in a folder with a trials.npz: an npz file "
@@ -282,6 +289,12 @@ def _find_sources(checkpoints: Any, trials: Any, spell: Spelling) -> tuple[list[
             f"{beside[0]}"
         )
     return sources, beside[0]
+
+
+def _origin_of_trials(trials: Trials, sources: Sequence[Any]) -> str:
+    """For the report, of trials that no file holds."""
+    makers = [item.spec for item in sources if isinstance(item, Made) and item.trials is trials]
+    return f"made by {makers[0]}" if makers else "given in memory"
 
 
 def _listed(checkpoints: Any) -> list[Any]:
@@ -329,6 +342,8 @@ def _read_networks(sources: Sequence[Any], arguments: Mapping[str, Any]) -> tupl
     told: dict[str, list[str]] = {}  # each thing once, with the names of those that it is true of
     for name, source in zip(names, sources, strict=True):
         origin = str(source) if isinstance(source, Path) else f"{name} (given in memory)"
+        if isinstance(source, Made):
+            origin, source = source.spec, source.network
         if isinstance(source, Model):
             source = source, None
         if _is_pair(source):
@@ -348,12 +363,18 @@ def _read_networks(sources: Sequence[Any], arguments: Mapping[str, Any]) -> tupl
 
 def _short_names(sources: Sequence[Any]) -> list[str]:
     """A short name for each checkpoint, different from the others'."""
-    stems = [one_line(source.stem) if isinstance(source, Path) else "network" for source in sources]
+    stems = [_stem(source) for source in sources]
     names = [
         stem if stems.count(stem) == 1 or not isinstance(source, Path) else f"{source.absolute().parent.name}-{stem}"
         for stem, source in zip(stems, sources, strict=True)
     ]
     return [name if names.count(name) == 1 else f"{name}-{index + 1}" for index, name in enumerate(names)]
+
+
+def _stem(source: Any) -> str:
+    if isinstance(source, Path):
+        return one_line(source.stem)
+    return one_line(source.name) if isinstance(source, Made) else "network"
 
 
 # What fits what

@@ -3,8 +3,8 @@
 A matrix with H columns alone is no readout: a learnt initial state (1, H), a mask (H, H) and an embedding have them
 too. A layer ``name.weight`` is a readout if it has H columns and either a name by which readouts go, or a bias
 ``name.bias`` of as many entries as it has rows, as linear layers have, and not as many rows as the network has inputs;
-a bare array only by its name. Names of other things (embedding, mask, norm, initial state, input, ...) speak against it
-in any case, unless the recurrent layer shares them.
+a bare array only by its name, and so does a vector (H,), which is the readout of one output. Names of other things
+(embedding, mask, norm, initial state, input, ...) speak against it in any case, unless the recurrent layer shares them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from kpref._archives import Arrays
 from kpref._validate import finite_array
@@ -20,7 +22,7 @@ from kpref.checkpoints.recurrent import Recurrent, taken, untransposed
 from kpref.checkpoints.sources import listed
 from kpref.readout import Readout
 
-__all__ = ["HEAD", "choose_readout"]
+__all__ = ["HEAD", "choose_readout", "reads"]
 
 HEAD = ("readout.weight", "readout.bias")
 """Parts of a readout, by the names that ``map`` assigns."""
@@ -80,15 +82,19 @@ def choose_readout(
     chosen = _chosen(rest, candidates, n_units, wanted, assigned)
     if chosen is None:
         return None, frozenset(), []
-    weight = finite_array(chosen.weight, taken(rest, chosen.weight), shape=("n_out", n_units))
+    given = taken(rest, chosen.weight)
+    alone = given.shape == (n_units,)
+    weight = finite_array(chosen.weight, given[None] if alone else given, shape=("n_out", n_units))
     if len(weight) == 0:
         raise ValueError(f"{chosen.weight} must have at least one output; got shape {weight.shape}")
     bias = chosen.bias if chosen.bias is None else taken(rest, chosen.bias)
     if bias is not None:
-        bias = finite_array(str(chosen.bias), bias, shape=(len(weight),))
+        bias = finite_array(str(chosen.bias), bias[None] if alone and not bias.ndim else bias, shape=(len(weight),))
     used = {untransposed(rest, name) for name in chosen if name is not None}
     others = [name for head in candidates for name in head if name is not None and name not in used]
     notes = [f"not read, because another readout was chosen: {listed(others)}"] if others else []
+    if alone:
+        notes.append(f"{chosen.weight} of shape {given.shape} is read as a readout of one output")
     if wanted is None and not assigned.keys() & HEAD and not _is_called_readout(chosen.weight, layer):
         notes.append(
             f"the readout is assumed to be {chosen.weight}, of which only the shape speaks for one: readout= "
@@ -107,10 +113,10 @@ def _chosen(
         return Head(weight, assigned.get("readout.bias") or _bias_of(rest, weight))
     if wanted is not None:
         names = [name for name in (wanted, f"{wanted}.weight") if name in rest]
-        if not names or rest[names[0]].ndim != 2 or rest[names[0]].shape[1] != n_units:
+        if not names or not reads(rest[names[0]], n_units):
             raise ValueError(
-                f"there is no readout {wanted!r}, a matrix of {n_units} columns; the candidates are "
-                f"{listed(head.weight for head in candidates)}"
+                f"there is no readout {wanted!r}, a matrix of {n_units} columns or a vector of as many entries; the "
+                f"candidates are {listed(head.weight for head in candidates)}"
             )
         chosen = Head(names[0], _bias_of(rest, names[0]))
     elif len(candidates) > 1:
@@ -125,10 +131,15 @@ def _chosen(
     return chosen._replace(bias=assigned.get("readout.bias") or chosen.bias)
 
 
+def reads(array: NDArray[Any], n_units: int) -> bool:
+    """Whether the shape is that of a readout's weight: (n_out, H), or (H,) for one output."""
+    return array.shape[-1:] == (n_units,) and array.ndim in (1, 2) and array.dtype.kind != "b"
+
+
 def _head(rest: Arrays, name: str, layer: Recurrent) -> Head | None:
     """The readout that this array is the weight of, if its name and shape say so."""
     array = rest[name]
-    if array.ndim != 2 or array.shape[1] != layer.n_units or array.dtype.kind == "b":
+    if not reads(array, layer.n_units):
         return None
     bias = _bias_of(rest, name)
     module, _, last = _below(layer.module, name).rpartition(".")
@@ -136,7 +147,7 @@ def _head(rest: Arrays, name: str, layer: Recurrent) -> Head | None:
         return None
     if last == "weight":
         # A linear layer of another name, with as many rows as there are inputs, might as well stand before the network.
-        is_linear = bias is not None and rest[bias].shape == (len(array),) != (layer.n_inputs,)
+        is_linear = array.ndim == 2 and bias is not None and rest[bias].shape == (len(array),) != (layer.n_inputs,)
         return Head(name, bias) if module and (is_linear or _is_called_readout(name, layer)) else None
     words = _words(last)
     return Head(name, bias) if words & _BARE_WORDS and words <= _BARE_WORDS | {"w", "weight"} else None

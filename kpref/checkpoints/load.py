@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kpref._archives import Arrays
-from kpref._validate import short
+from kpref._validate import flag, short
 from kpref.checkpoints.composed import put_together
-from kpref.checkpoints.heads import HEAD, choose_readout
+from kpref.checkpoints.heads import HEAD, choose_readout, reads
 from kpref.checkpoints.initial import initial_shape, initial_states
 from kpref.checkpoints.recurrent import LAYER, Recurrent, find_recurrent, place_of
 from kpref.checkpoints.sources import Source, listed, read_source
@@ -160,7 +160,7 @@ def load_checkpoint(
         of another; if shapes do not match, a parameter is not finite (names tensor and index), the readout is
         ambiguous, or an array is left over that no part of the network accounts for.
     """
-    assigned = _assigned(map)
+    assigned, continuous = _assigned(map), flag("continuous", continuous)
     ignored, starts = _names("ignore", ignore), _names("z0", () if z0 is None else z0)
     if not isinstance(readout, str | None) or readout == "":
         raise TypeError(f"readout must be the name of an array; got {short(readout)}")
@@ -299,7 +299,7 @@ def _require_explained(left: Arrays, network: Recurrent) -> None:
     first = next(iter(left))
     ways = [f"set aside with ignore= (--ignore {first}) if no weight depends on it"]
     numbers = {name: array for name, array in left.items() if array.dtype.kind != "b"}
-    if any(array.ndim == 2 and array.shape[1] == n_units for array in numbers.values()):
+    if any(reads(array, n_units) for array in numbers.values()):
         ways.insert(0, "named as the readout with readout= (--readout)")
     if any(initial_shape(array, n_units, n_layers) is not None for array in numbers.values()):
         ways.insert(0, "named as the initial state with z0= (--z0)")

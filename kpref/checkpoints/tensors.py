@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kpref._archives import reason
+from kpref._tensors import from_torch, require_room
 from kpref._validate import numeric_array
-from kpref.memory import require_memory
 
 __all__ = ["is_array", "to_array"]
 
@@ -42,9 +40,9 @@ def to_array(name: str, value: Any) -> NDArray[Any]:
         If it needs more memory in float64 than there is, as an expanded tensor can.
     """
     if hasattr(value, "detach"):
-        return _from_torch(name, value)
+        return from_torch(name, value)
     if hasattr(value, "dtype") and hasattr(value, "shape"):
-        _require_memory(name, value.shape)
+        require_room(name, value.shape)
     array = numeric_array(name, value, "biuf")
     if array.dtype == np.uint16:
         raise ValueError(
@@ -52,37 +50,3 @@ def to_array(name: str, value: Any) -> NDArray[Any]:
             "another type if they are integers"
         )
     return array
-
-
-def _from_torch(name: str, tensor: Any) -> NDArray[Any]:
-    try:
-        shape, dtype, layout = tuple(tensor.shape), str(tensor.dtype), str(tensor.layout)
-        on_meta, quantised = tensor.device.type == "meta", bool(tensor.is_quantized)
-    except Exception as error:
-        raise ValueError(f"{name} is a {type(tensor).__name__} without numbers yet: {reason(error)}") from error
-    if on_meta:
-        raise ValueError(
-            f"{name} is a tensor on the meta device, which has a shape {shape} and no numbers: save the network "
-            "after its tensors are loaded"
-        )
-    if quantised or layout != "torch.strided" or tensor.is_complex():
-        kind = "quantised" if quantised else f"of layout {layout}" if layout != "torch.strided" else "complex"
-        raise ValueError(
-            f"{name} is a tensor of {dtype} that is {kind}; expected a dense one of real numbers: save it as float32"
-        )
-    _require_memory(name, shape)
-    try:
-        tensor = tensor.detach().cpu()
-        array: NDArray[Any] = np.array((tensor.double() if tensor.is_floating_point() else tensor).numpy())
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"{name} is a tensor of {dtype} that NumPy cannot hold ({reason(error)}): save it as float32"
-        ) from error
-    return array
-
-
-def _require_memory(name: str, shape: Any) -> None:
-    """An expanded array takes hardly any memory, and all of it once it is copied."""
-    require_memory(8.0 * math.prod(int(length) for length in shape), f"{name} of shape {tuple(shape)}")

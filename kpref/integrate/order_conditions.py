@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from kpref._validate import instance, integer
+
 if TYPE_CHECKING:
     from kpref.integrate.tableau import Tableau
 
@@ -213,7 +215,16 @@ def order_condition_residuals(tableau: Tableau, order: int) -> dict[str, float]:
     -------
     dict of str to float
         From each tree, in bracket notation, to its residual.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `tableau` is no Tableau, or `order` no integer of at least 1.
     """
+    from kpref.integrate.tableau import Tableau  # which imports this module
+
+    instance("tableau", tableau, Tableau, 'a Tableau, such as get_tableau("rk4")')
+    order = integer("order", order, 1)
     return {
         tree_text(condition.tree): float(condition.residual)
         for condition in order_conditions(tableau.a, tableau.b, order)

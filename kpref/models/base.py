@@ -15,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
-from kpref._frozen import Frozen, FrozenDict
+from kpref._frozen import FrozenDict, MadeOfFunctions
 from kpref._validate import check_shape, finite_array, numeric_array, short
 from kpref.threads import serial_blas
 
-__all__ = ["DenseField", "DenseModel", "Field", "Map", "Model"]
+__all__ = ["DenseField", "DenseModel", "Field", "Map", "Model", "ProductModel"]
 
 Array = npt.NDArray[Any]
 Parameters = Mapping[str, Array]
 
 
-class Model(Frozen, ABC):
+class Model(MadeOfFunctions, ABC):
     """A function F(z, x, theta) with named parameters and a hand-derived linearisation; immutable.
 
     Attributes
@@ -156,6 +156,11 @@ class Model(Frozen, ABC):
         """Whether all code of the model is this package's: only then does it run on our threads, or compiled."""
         return is_ours(type(self))
 
+    @property
+    def remark(self) -> str:
+        """What a reader of results must know of the derivatives, in a sentence; empty where they are exact."""
+        return ""
+
     def flatten(self, parameters: Parameters) -> Array:
         """Trainable parameters (or perturbations of them) by name, as a vector (M,)."""
         self._require_mapping(parameters)
@@ -254,6 +259,44 @@ class DenseModel(Model):
     @abstractmethod
     def parameter_jacobian(self, z: Array, x: Array) -> dict[str, Array]:
         """``dF/d(parameter)`` for each parameter by name: shape (..., H, \\*shape of the parameter)."""
+
+    @property
+    def n_stored(self) -> int:
+        """Numbers that its linearisation stores for each state."""
+        return self.n_states + self.n_parameters
+
+
+class ProductModel(DenseModel):
+    """A system that may state products with its Jacobians in place of the Jacobians, which it then has by columns."""
+
+    @property
+    @abstractmethod
+    def products(self) -> frozenset[str]:
+        """Which Jacobians are to be applied by products and not stored: some of "state" and "parameter"."""
+
+    @property
+    def n_stored(self) -> int:
+        """Numbers that its linearisation stores for each state: the state, or the rows of Jacobians."""
+        by_products = self.products
+        return max(
+            1, self.n_states * ("state" not in by_products) + self.n_parameters * ("parameter" not in by_products)
+        )
+
+    @abstractmethod
+    def state_product(self, z: Array, x: Array, v: Array) -> Array:
+        """``dF/dz v``, (..., H), at states z, inputs x and for v (..., H)."""
+
+    @abstractmethod
+    def state_transpose(self, z: Array, x: Array, w: Array) -> Array:
+        """``(dF/dz)^T w``, (..., H)."""
+
+    @abstractmethod
+    def parameter_product(self, z: Array, x: Array, changes: Parameters) -> Array:
+        """``dF/dtheta dtheta``, (..., H), for one change of the trainable parameters, by name."""
+
+    @abstractmethod
+    def parameter_transpose(self, z: Array, x: Array, w: Array) -> dict[str, Array]:
+        """``sum (dF/dtheta)^T w`` over all states, by the name of the parameter."""
 
 
 class Field(Model):

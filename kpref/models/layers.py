@@ -10,13 +10,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array, integer
+from kpref._validate import finite_array, integer, short
 from kpref.models.base import Array, Parameters
 from kpref.models.cells import Cell, GRUCell, LSTMCell, RNNCell
 from kpref.models.initial import initial_parameters
 from kpref.models.nonlinearity import get_nonlinearity, sigmoid, sigmoid_pair
 from kpref.models.registry import TorchLayout, register
-from kpref.models.step import StepMap, StepNumbers, network_sizes
+from kpref.models.step import Pointwise, StepMap, StepNumbers, network_sizes
 from kpref.program import Builder, Program, View
 from kpref.step_form import Entry
 
@@ -169,21 +169,29 @@ class _Layers(StepMap):
                     found.append(Entry(f"{name}{suffix}", f"driven{layer}", part, _rows(order[block], units), column))
         return tuple(entry for entry in found if entry.parameter in self.parameters)
 
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """The cell of every layer."""
+        names = list(self.program.channels)
+        layers = ([name for name in names if name.startswith(f"layer{layer}_")] for layer in range(self.n_layers))
+        return tuple(Pointwise(self.cell.function, tuple(channels)) for channels in layers)
+
+    def drives(self, x: Array) -> dict[str, Array]:
+        """``(x, 1)`` for the first layer, 1 for the others; x alone, and nothing, where there are no biases."""
+        ones = np.ones((*x.shape[:-1], 1))
+        found = {"drive0": np.concatenate([x, ones], axis=-1) if self._has_bias(0) else x}
+        return found | {f"drive{layer}": ones for layer in range(1, self.n_layers) if self._has_bias(layer)}
+
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Channels of every layer, and what comes from below."""
         channels: dict[str, Array] = {}
-        variables: dict[str, Array] = {}
-        ones = np.ones((*z.shape[:-1], 1))
+        variables = self.drives(x)
         for layer, state in enumerate(self._states(z)):
             currents = self._currents(self.parameters, layer, state[0], x)
             found = self.cell.channels(*currents, state)
             channels |= {f"layer{layer}_{name}": value for name, value in found.items()}
-            if layer == 0:
-                variables["drive0"] = np.concatenate([x, ones], axis=-1) if self._has_bias(0) else x
-            else:
+            if layer > 0:
                 variables[f"below{layer}"] = x
-                if self._has_bias(layer):
-                    variables[f"drive{layer}"] = ones
             x = self.cell.step(*currents, state)[0]
         return StepNumbers(channels, variables)
 
@@ -336,8 +344,8 @@ class Stacked(_Layers):
             "gru": GRUCell,
             "lstm": LSTMCell,
         }
-        if cell not in cells:
-            raise ValueError(f"cell must be one of {', '.join(cells)}; got {cell!r}")
+        if not isinstance(cell, str) or cell not in cells:
+            raise ValueError(f"cell must be one of {', '.join(cells)}; got {short(cell)}")
         layers = sum(name.startswith("weight_hh_l") for name in parameters)
         suffixes = [f"_l{layer}" for layer in range(layers)]
         unknown = [name for name in parameters if name not in {n + s for s in suffixes for n in _NAMES}]
@@ -366,7 +374,7 @@ class Stacked(_Layers):
     ) -> Self:
         """A random network; see `kpref.models.initial.initial_parameters`."""
         layers = [f"_l{layer}" for layer in range(integer("n_layers", n_layers, 1))]
-        rows = {"rnn": 1, "gru": 3, "lstm": 4}.get(cell, 1)
+        rows = {"gru": 3, "lstm": 4}.get(cell, 1) if isinstance(cell, str) else 1
         parameters = initial_parameters("network", n_inputs, n_units, seed, gain, bias, _BIASES, rows, layers)
         return cls(cell, nonlinearity=nonlinearity, **parameters)
 

@@ -34,7 +34,7 @@ from kpref.models.base import Array, Field, Map, Parameters
 from kpref.models.initial import initial_parameters
 from kpref.models.nonlinearity import get_nonlinearity
 from kpref.models.registry import TorchLayout, register
-from kpref.models.step import StepModel, StepNumbers, network_sizes
+from kpref.models.step import Pointwise, StepModel, StepNumbers, network_sizes
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
 
@@ -143,6 +143,16 @@ class LeakyNetwork(StepModel):
         """The state itself, where the recurrent weight multiplies it."""
         return {} if self._has_slope and not self.inside else {"rates": slice(0, self.n_states)}
 
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """phi, of the old state or of the currents, if it is not the identity."""
+        return (Pointwise(self.nonlinearity.name, ("slope",)),) if self._has_slope else ()
+
+    def drives(self, x: Array) -> dict[str, Array]:
+        """``(x, 1)``, or x where there is no bias."""
+        ones = np.ones((*x.shape[:-1], 1))
+        return {"drive": np.concatenate([x, ones], axis=-1) if "bias" in self.parameters else x}
+
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Slope, decay and gate; rates phi(z), and ``(x, 1)``."""
         channels, variables = {"decay": self.decay, "gate": self.gate}, {}
@@ -151,9 +161,7 @@ class LeakyNetwork(StepModel):
         elif self._has_slope:
             channels["slope"] = self.nonlinearity.slope(z)
             variables["rates"] = self.nonlinearity.value(z)
-        ones = np.ones((*x.shape[:-1], 1))
-        variables["drive"] = np.concatenate([x, ones], axis=-1) if "bias" in self.parameters else x
-        return StepNumbers(channels, variables)
+        return StepNumbers(channels, variables | self.drives(x))
 
 
 class _LinearNetwork(LeakyNetwork):

@@ -8,11 +8,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array, integer, real_number
+from kpref._validate import finite_array, flag, integer, real_number
+from kpref.memory import require_memory
 from kpref.models.base import Array, Parameters
 from kpref.models.nonlinearity import get_nonlinearity
 from kpref.models.registry import register
-from kpref.models.step import StepMap, StepNumbers
+from kpref.models.step import Pointwise, StepMap, StepNumbers
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
 
@@ -83,9 +84,10 @@ class LowRankRNN(StepMap):
         nonlinearity: str = "tanh",
     ) -> Self:
         """Entries of m and n N(0, gain), those of the input weight N(0, 1 / n_inputs), zero biases."""
-        for name, value in (("n_inputs", n_inputs), ("n_states", n_states), ("rank", rank)):
-            integer(name, value, 1)
-        generator = np.random.default_rng(seed)
+        n_inputs, n_states = integer("n_inputs", n_inputs, 1), integer("n_states", n_states, 1)
+        rank, bias = integer("rank", rank, 1), flag("bias", bias)
+        generator = np.random.default_rng(integer("seed", seed, 0))
+        require_memory(8.0 * n_states * (2 * rank + n_inputs), f"{n_states = }, {rank = }, {n_inputs = }")
         root = real_number("gain", gain, least=0) ** 0.5
         m, n = root * generator.normal(size=(2, n_states, rank))
         weight = generator.normal(size=(n_states, n_inputs)) / n_inputs**0.5
@@ -125,10 +127,19 @@ class LowRankRNN(StepMap):
         ]
         return tuple(entry for entry in found if entry.parameter in self.parameters)
 
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """phi of the old state."""
+        return (Pointwise(self.nonlinearity.name, ("slope",)),)
+
+    def drives(self, x: Array) -> dict[str, Array]:
+        """``(x, 1)``, or x where there is no bias."""
+        ones = np.ones((*x.shape[:-1], 1))
+        return {"drive": np.concatenate([x, ones], axis=-1) if "bias" in self.parameters else x}
+
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Slope and leak; rates phi(z), kappa, and ``(x, 1)``."""
         rates = self.nonlinearity.value(z)
-        drive = np.concatenate([x, np.ones((*x.shape[:-1], 1))], axis=-1) if "bias" in self.parameters else x
         return StepNumbers(
             {
                 "slope": self.nonlinearity.slope(z),
@@ -138,7 +149,7 @@ class LowRankRNN(StepMap):
             {
                 "rates": rates,
                 "kappa": rates @ self.parameters["n"] / self.n_states,
-                "drive": drive,
+                **self.drives(x),
             },
         )
 

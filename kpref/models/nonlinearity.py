@@ -2,7 +2,8 @@
 
 Values are analytic in a complex argument (piecewise by the sign of its real part), so that complex-step
 differentiation of any model that uses them is exact. Derivatives are written to keep their relative accuracy in
-saturation, where ``1 - tanh(a)**2`` would lose all digits.
+saturation, where ``1 - tanh(a)**2`` would lose all digits. Arguments may be as large as floats are: exponentials then
+underflow to the limits, which is no error of anybody's and not reported, whatever the caller's ``np.errstate`` says.
 """
 
 from __future__ import annotations
@@ -29,6 +30,16 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
+#: Beyond this all exponentials of the negative modulus are zero in double precision; it can be doubled and squared.
+_SATURATED = 1e4
+
+
+def _decaying(a: Array) -> Array:
+    """``exp(a)`` for a of a real part that is not positive."""
+    with np.errstate(under="ignore"):
+        value: Array = np.exp(a)
+        return value
+
 
 def _elementary(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that an array of another kind (numbers with errors, of another precision) may have its own way for."""
@@ -45,9 +56,10 @@ def _elementary(function: Callable[..., Any]) -> Callable[..., Any]:
 def sigmoid_pair(a: Array) -> tuple[Array, Array]:
     """``sigmoid(a)`` and ``sigmoid(-a)``, each to full relative accuracy, for one exponential."""
     positive = a.real > 0
-    e = np.exp(np.where(positive, -a, a))
+    e = _decaying(np.where(positive, -a, a))
     large = 1.0 / (1.0 + e)
-    small = e * large
+    with np.errstate(under="ignore"):
+        small = e * large
     return np.where(positive, large, small), np.where(positive, small, large)
 
 
@@ -60,14 +72,16 @@ def sigmoid(a: Array) -> Array:
 @_elementary
 def sigmoid_slope(a: Array) -> Array:
     """``sigmoid(a) sigmoid(-a)``, accurate in both tails."""
-    e = np.exp(-np.abs(a))
-    return e / np.square(1.0 + e)
+    e = _decaying(-np.abs(a))
+    with np.errstate(under="ignore"):
+        value: Array = e / np.square(1.0 + e)
+        return value
 
 
 @_elementary
 def tanh_slope(a: Array) -> Array:
     """``1 / cosh(a)**2``, accurate in both tails and without overflow."""
-    return 4.0 * sigmoid_slope(2.0 * a)
+    return 4.0 * sigmoid_slope(2.0 * np.minimum(np.abs(a), _SATURATED))
 
 
 @_elementary
@@ -83,7 +97,7 @@ def relu_slope(a: Array) -> Array:
 @_elementary
 def softplus(a: Array) -> Array:
     """``log(1 + exp(a))``, without overflow."""
-    return np.where(a.real > 0, a, 0) + np.log1p(np.exp(np.where(a.real > 0, -a, a)))
+    return np.where(a.real > 0, a, 0) + np.log1p(_decaying(np.where(a.real > 0, -a, a)))
 
 
 @_elementary
@@ -95,7 +109,8 @@ def erf(a: Array) -> Array:
 
 @_elementary
 def erf_slope(a: Array) -> Array:
-    return 2.0 / np.sqrt(np.pi) * np.exp(-np.square(a))
+    with np.errstate(under="ignore"):
+        return 2.0 / np.sqrt(np.pi) * _decaying(-np.square(np.minimum(np.abs(a), _SATURATED)))
 
 
 def _identity(a: Array) -> Array:

@@ -16,7 +16,7 @@ from kpref.models.base import Array, Map, Model
 from kpref.program import Program
 from kpref.step_form import Entry
 
-__all__ = ["StepMap", "StepModel", "StepNumbers", "network_sizes"]
+__all__ = ["Pointwise", "StepMap", "StepModel", "StepNumbers", "network_sizes"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,24 @@ class StepNumbers:
 
     channels: Mapping[str, Array]
     variables: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """What a network does with one unit, as a compiled function.
+
+    It reads what the scales by its channels read, and writes what they write: the quantities in place of their changes.
+
+    Attributes
+    ----------
+    function : str
+        One of `kpref.kernels.units`.
+    channels : tuple of str
+        What it computes beside, in its order.
+    """
+
+    function: str
+    channels: tuple[str, ...]
 
 
 class StepModel(Model):
@@ -54,6 +72,15 @@ class StepModel(Model):
     @abstractmethod
     def entries(self) -> tuple[Entry, ...]:
         """How each parameter enters the weights of the program."""
+
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...] | None:
+        """Functions of a unit that give all channels that vary; None if there are none compiled."""
+        return None
+
+    def drives(self, x: Array) -> dict[str, Array]:
+        """Variables that come from inputs x (..., n_inputs) alone, for compiled code."""
+        return {}
 
     @property
     def state_variables(self) -> dict[str, slice]:

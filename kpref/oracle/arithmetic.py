@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import short
+
 __all__ = ["ARITHMETICS", "Arithmetic", "get_arithmetic"]
 
 Array = npt.NDArray[Any]
@@ -132,6 +134,6 @@ def get_arithmetic(name: str | Arithmetic) -> Arithmetic:
     """
     if isinstance(name, Arithmetic):
         return name
-    if name not in ARITHMETICS:
-        raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}; got {name!r}")
+    if not isinstance(name, str) or name not in ARITHMETICS:
+        raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}; got {short(name)}")
     return ARITHMETICS[name]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import integer, real_number
 from kpref.flow import Flow, require_flow
 from kpref.models.base import Map
 from kpref.models.step import StepModel
@@ -86,6 +87,7 @@ def verify(
         If the arithmetic is unknown.
     """
     require_flow(flow)
+    seed, timeout = integer("seed", seed, 0), real_number("timeout", timeout, above=0)
     if not (isinstance(flow.model, Map) and isinstance(flow.model, StepModel)):
         raise TypeError(f"verify takes flows of networks in discrete time; got {flow.model}")
     shape = (flow.states.shape[0], flow.states.shape[1], flow.states.shape[2])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from kpref._validate import check_shape, real_number
+from kpref.plots.given import colors_for, given_or_new, named_curves, numbers
 from kpref.plots.style import (
     MUTED,
-    checkpoint_colors,
-    given_or_new,
     legend_of_names,
     log_axis,
     markers,
@@ -33,7 +33,7 @@ _DASHED = (0, (4, 3))
 
 
 def plot_spectrum(
-    spectra: Sequence[tuple[str, Array]],
+    spectra: Iterable[tuple[str, npt.ArrayLike]],
     label: str = "eigenvalue",
     dimensions: Sequence[float] | None = None,
     colors: Sequence[Any] | None = None,
@@ -43,7 +43,7 @@ def plot_spectrum(
 
     Parameters
     ----------
-    spectra : sequence of (name, ndarray)
+    spectra : iterable of (name, ndarray)
         Descending eigenvalues. What is not finite, or not above 1e-16 of the largest, has no place on the axis.
     label : str
         Of the vertical axis.
@@ -62,16 +62,15 @@ def plot_spectrum(
     >>> ax.get_yscale()
     'log'
     """
+    spectra = named_curves("spectra", spectra, ("eigenvalues", ("n",)))
+    colors, dashed = colors_for(colors, len(spectra)), _dashed(dimensions)
     ax = given_or_new(ax)
-    colors = checkpoint_colors(len(spectra)) if colors is None else colors
     drawn = [_above_rounding(values) for _, values in spectra]
     longest = max((len(values) for values in drawn), default=0)
     for name, values, color, marker in zip(_names(spectra, drawn), drawn, colors, markers(len(drawn)), strict=True):
         use = np.isfinite(values)
         ax.plot(np.flatnonzero(use) + 1, values[use], color=color, label=name, **_style(marker, longest))
-    for dimension, color in zip(dimensions or (), colors, strict=False):
-        if 0 < dimension < np.inf:
-            ax.axvline(dimension, color=color, linewidth=1.0, linestyle=_DASHED, zorder=0)
+    _mark(ax, dashed, colors)
     ax.set(ylabel=label)
     _counting_axis(ax, longest, "number of the eigenvalue")
     _finish(ax, [values for _, values in spectra], drawn, logarithmic=True)
@@ -79,7 +78,7 @@ def plot_spectrum(
 
 
 def plot_cumulative(
-    shares: Sequence[tuple[str, Array]],
+    shares: Iterable[tuple[str, npt.ArrayLike]],
     label: str = "running sum (%)",
     horizontal: str = "number of leading modes",
     dimensions: Sequence[float] | None = None,
@@ -90,7 +89,7 @@ def plot_cumulative(
 
     Parameters
     ----------
-    shares : sequence of (name, ndarray)
+    shares : iterable of (name, ndarray)
         Shares of the modes, of a whole of 1. The sum goes on up to the first that is not finite.
     label, horizontal : str
         Of the axes.
@@ -105,8 +104,9 @@ def plot_cumulative(
     >>> [float(y) for y in ax.lines[0].get_ydata()]
     [0.0, 50.0, 75.0]
     """
+    shares = named_curves("shares", shares, ("shares", ("n",)))
+    colors, dashed = colors_for(colors, len(shares)), _dashed(dimensions)
     ax = given_or_new(ax)
-    colors = checkpoint_colors(len(shares)) if colors is None else colors
     drawn = [np.append(0.0, 100 * np.cumsum(shown(share))) for _, share in shares]
     longest = max((len(sums) - 1 for sums in drawn), default=0)
     for name, sums, color, marker in zip(
@@ -114,9 +114,7 @@ def plot_cumulative(
     ):
         first = 1 if longest > _MANY else 0  # a logarithmic axis has no zero
         ax.plot(np.arange(first, len(sums)), sums[first:], color=color, label=name, **_style(marker, longest))
-    for dimension, color in zip(dimensions or (), colors, strict=False):
-        if 0 < dimension < np.inf:
-            ax.axvline(dimension, color=color, linewidth=1.0, linestyle=_DASHED, zorder=0)
+    _mark(ax, dashed, colors)
     ax.set(ylabel=label)
     _counting_axis(ax, longest, horizontal, first=0)
     _finish(ax, [values for _, values in shares], drawn)
@@ -128,7 +126,7 @@ def plot_cumulative(
 
 
 def plot_errors(
-    curves: Sequence[tuple[str, Array, Array]],
+    curves: Iterable[tuple[str, npt.ArrayLike, npt.ArrayLike]],
     label: str = "error",
     horizontal: str = "size of the step",
     slope: float | None = 2.0,
@@ -140,14 +138,14 @@ def plot_errors(
 
     Parameters
     ----------
-    curves : sequence of (name, sizes, errors)
+    curves : iterable of (name, sizes, errors)
         Sizes and errors that are not positive and finite have no place on the axes.
     label, horizontal : str
         Of the axes.
     slope : float, optional
         Of the line; None for no line.
     level : float, optional
-        Where to draw a horizontal line.
+        Where to draw a horizontal line; nowhere if it is not positive.
     colors, ax
         As for `plot_spectrum`.
 
@@ -158,8 +156,13 @@ def plot_errors(
     >>> steps = 10.0 ** -np.arange(6)
     >>> ax = plot_errors([("after", steps, 3 * steps**2)], "relative error")
     """
+    curves = named_curves("curves", curves, ("sizes", ("n",)), ("errors", ("n",)))
+    for index, (_, sizes, errors) in enumerate(curves):
+        check_shape(f"errors of curves[{index}]", errors, shape=sizes.shape)
+    colors = colors_for(colors, len(curves))
+    slope = None if slope is None else real_number("slope", slope)
+    level = np.nan if level is None else float(shown_on_log(numbers("level", level, ())))
     ax = given_or_new(ax)
-    colors = checkpoint_colors(len(curves)) if colors is None else colors
     places = [np.where(np.isfinite(shown_on_log(errors)), shown_on_log(sizes), np.nan) for _, sizes, errors in curves]
     drawn = [
         np.where(np.isfinite(x), shown_on_log(errors), np.nan) for x, (_, _, errors) in zip(places, curves, strict=True)
@@ -180,7 +183,7 @@ def plot_errors(
             line = shown_on_log(4 * y[middle] * (np.array([x.min(), x.max()]) / x[middle]) ** slope)
             style: Any = {"color": MUTED, "linestyle": _DASHED, "linewidth": 1.0, "zorder": 0}
             ax.plot([x.min(), x.max()], line, label=f"slope {slope:g}", **style)
-        if level is not None:
+        if np.isfinite(level):
             ax.axhline(level, color=MUTED, linewidth=1.0, linestyle=_DASHED, zorder=0)
             drawn.append(np.array([level]))
         if ends[0] == ends[1]:
@@ -191,7 +194,7 @@ def plot_errors(
 
 
 def plot_angles(
-    angles: Sequence[tuple[str, Array]],
+    angles: Iterable[tuple[str, npt.ArrayLike]],
     label: str = "principal angle (degrees)",
     colors: Sequence[Any] | None = None,
     ax: Axes | None = None,
@@ -200,7 +203,7 @@ def plot_angles(
 
     Parameters
     ----------
-    angles : sequence of (name, ndarray)
+    angles : iterable of (name, ndarray)
         In degrees, increasing.
     label : str
         Of the vertical axis, which goes from 0 to 90.
@@ -213,8 +216,9 @@ def plot_angles(
     >>> from kpref.plots import plot_angles
     >>> ax = plot_angles([("before and after", np.array([12.0, 71.0, 89.0]))])
     """
+    angles = named_curves("angles", angles, ("angles", ("n",)))
+    colors = colors_for(colors, len(angles))
     ax = given_or_new(ax)
-    colors = checkpoint_colors(len(angles)) if colors is None else colors
     drawn = [shown(values) for _, values in angles]
     longest = max((len(values) for values in drawn), default=0)
     for name, values, color, marker in zip(_names(angles, drawn), drawn, colors, markers(len(drawn)), strict=True):
@@ -225,6 +229,17 @@ def plot_angles(
     ax.margins(x=0.08)
     _finish(ax, [values for _, values in angles], drawn, zero_is_drawn=True)
     return ax
+
+
+def _dashed(dimensions: Sequence[float] | None) -> Array:
+    return np.zeros(0) if dimensions is None else numbers("dimensions", dimensions, ("n",))
+
+
+def _mark(ax: Axes, dimensions: Array, colors: Sequence[Any]) -> None:
+    """Dashed lines where the dimensions are that have a place on the axis."""
+    for dimension, color in zip(dimensions, colors, strict=False):
+        if 0 < dimension < np.inf:
+            ax.axvline(dimension, color=color, linewidth=1.0, linestyle=_DASHED, zorder=0)
 
 
 def _above_rounding(values: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -11,11 +11,11 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
+from kpref._validate import check_shape, finite_array, short
+from kpref.plots.given import colors_for, given_or_new, named_curves, numbers, places, table
 from kpref.plots.style import (
     INK,
     MUTED,
-    checkpoint_colors,
-    given_or_new,
     legend_of_names,
     log_axis,
     markers,
@@ -50,10 +50,10 @@ _LARGEST_WITH_NUMBERS = 12  # matrices with a number in each cell
 
 
 def plot_modes_over_time(
-    modes: Array,
-    values: Array | None = None,
+    modes: npt.ArrayLike,
+    values: npt.ArrayLike | None = None,
     label: str = "length, rms over trials",
-    times: Array | None = None,
+    times: npt.ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Where in time each mode lives: its length over the units, as root mean square over trials, one line a mode.
@@ -79,14 +79,18 @@ def plot_modes_over_time(
     >>> modes = kpref.eigh(flow.NTK, k=3)
     >>> ax = plot_modes_over_time(modes.vectors, modes.values)
     """
+    modes = table("modes", modes, ("k", "B", "T", "H"))
+    if values is not None:
+        values = numbers("values", values, (len(modes),))
+    at = places(times, modes.shape[2])
     ax = given_or_new(ax)
-    places = time_axis(ax, times, modes.shape[2])
+    time_axis(ax, at, counted=times is None)
     colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, len(modes)))
     scale = float(np.nanmax(np.abs(shown(modes)), initial=0.0)) or 1.0  # so that squares do not overflow
     lengths = [scale * np.sqrt(mean_over(np.square(shown(mode) / scale).sum(axis=2), axis=0)) for mode in modes]
     for index, (length, color) in enumerate(zip(lengths, colors, strict=True)):
         name = f"mode {index + 1}" + ("" if values is None else f", λ = {_short(values[index])}")
-        ax.plot(places, length, color=color, linewidth=1.6, label=name, **_dot(places))
+        ax.plot(at, length, color=color, linewidth=1.6, label=name, **_dot(at))
     ax.set_ylabel(label)
     top = float(np.nanmax(lengths)) if np.isfinite(lengths).any() else 0.0
     ax.set_ylim(0.0, 1.06 * top or 1.0)
@@ -98,7 +102,7 @@ def plot_modes_over_time(
 
 def plot_dimension_against_training(
     stages: Sequence[str] | Sequence[float],
-    curves: Sequence[tuple[str, Array, Array]],
+    curves: Iterable[tuple[str, npt.ArrayLike, npt.ArrayLike]],
     label: str = "effective dimension",
     ax: Axes | None = None,
 ) -> Axes:
@@ -108,7 +112,7 @@ def plot_dimension_against_training(
     ----------
     stages : sequence of str or of float, length c
         Names of the checkpoints, evenly spaced, or iterations, in their places.
-    curves : sequence of (name, ndarray, ndarray)
+    curves : iterable of (name, ndarray, ndarray)
         For each operator its sizes, shape (c,), and the lengths of the error bars, shape (c,), or (2, c) for those
         below and above. What is not positive and finite is left out; a length that is not finite draws no bar.
     label : str
@@ -125,9 +129,14 @@ def plot_dimension_against_training(
     >>> ax.get_xlabel()
     'training iteration'
     """
+    stages, named = _stages(stages)
+    curves = named_curves("curves", curves, ("sizes", (len(stages),)), ("errors", None))
+    for index, (_, sizes, errors) in enumerate(curves):
+        if errors.shape not in (sizes.shape, (2, *sizes.shape)):
+            shapes = f"{sizes.shape} or {(2, *sizes.shape)}"
+            raise ValueError(f"errors of curves[{index}] must have shape {shapes}; got {errors.shape}")
     ax = given_or_new(ax)
-    named = len(stages) == 0 or isinstance(stages[0], str)
-    places = np.arange(len(stages)) if named else np.asarray(stages, dtype=float)
+    at = np.arange(len(stages)) if named else np.asarray(stages, dtype=float)
     drawn = [shown_on_log(sizes) for _, sizes, _ in curves]
     names = plain_names([name for name, _, _ in curves])
     reach: list[Array] = []
@@ -137,11 +146,11 @@ def plot_dimension_against_training(
         style: Any = {"marker": marker, "markersize": 6, "linewidth": 1.5, "capsize": 4}
         name = names[index] if use.any() else f"{names[index]}: {why_empty(given)}"
         color = _OPERATORS[index % len(_OPERATORS)]
-        ax.errorbar(places[use], sizes[use], yerr=lengths, color=color, label=name, **style)
+        ax.errorbar(at[use], sizes[use], yerr=lengths, color=color, label=name, **style)
         reach.append(shown_on_log(sizes[use] + lengths[-1] if lengths.ndim > 1 else sizes[use] + lengths))
-    ax.set(ylabel=label, xlabel="checkpoint" if named else "training iteration")
+    ax.set(ylabel=label, xlabel="network" if named else "training iteration")
     if named:
-        name_ticks(ax, list(stages))
+        name_ticks(ax, stages)
     every = np.concatenate([np.zeros(0), *drawn])
     log_axis(ax, np.concatenate([every, *reach]))
     if not np.isfinite(every).any():
@@ -151,7 +160,7 @@ def plot_dimension_against_training(
 
 
 def plot_alignment_matrix(
-    values: Array, names: Sequence[object], errors: Array | None = None, ax: Axes | None = None
+    values: npt.ArrayLike, names: Sequence[object], errors: npt.ArrayLike | None = None, ax: Axes | None = None
 ) -> Axes:
     """Alignments, -1 to 1, as colours that are white at zero, with the number in each cell of a small matrix.
 
@@ -174,11 +183,17 @@ def plot_alignment_matrix(
     >>> [text.get_text() for text in ax.texts]
     ['1.00', '0.20', '0.20', '1.00']
     """
-    ax, values = given_or_new(ax), shown(values)
+    values = shown(table("values", values, ("n", "n")))
+    size = len(values)
+    check_shape("values", values, shape=(size, size))
+    if isinstance(names, str) or not isinstance(names, Sequence) or len(names) != size:
+        raise ValueError(f"names must be those of the {size} rows and columns; got {short(names)}")
+    if errors is not None:
+        errors = shown(numbers("errors", errors, values.shape))
+    ax = given_or_new(ax)
     image = ax.imshow(values, cmap="RdBu_r", vmin=-1.0, vmax=1.0, interpolation="nearest")
     ax.figure.colorbar(image, ax=ax, label="alignment", shrink=0.72, ticks=[-1, -0.5, 0, 0.5, 1])
     ax.set_facecolor("#e6e9ed")  # of cells without a number
-    size = len(values)
     _matrix_ticks(ax, names)
     if not np.isfinite(values).any():
         say(ax, why_empty(values))
@@ -200,7 +215,7 @@ def plot_alignment_matrix(
 
 
 def plot_exponents(
-    exponents: Sequence[tuple[str, Array]],
+    exponents: Iterable[tuple[str, npt.ArrayLike]],
     label: str = "exponent (nats per step)",
     colors: Sequence[Any] | None = None,
     ax: Axes | None = None,
@@ -209,7 +224,7 @@ def plot_exponents(
 
     Parameters
     ----------
-    exponents : sequence of (name, ndarray)
+    exponents : iterable of (name, ndarray)
         One a checkpoint, shape (B, k). Infinite ones have no place on the axis.
     label : str
         Of the vertical axis, with the unit.
@@ -224,14 +239,15 @@ def plot_exponents(
     >>> from kpref.plots import plot_exponents
     >>> ax = plot_exponents([("after", np.array([[-0.02, -0.1], [-0.03, -0.2]]))])
     """
+    exponents = named_curves("exponents", exponents, ("exponents", ("B", "k")))
+    colors = colors_for(colors, len(exponents))
     ax = given_or_new(ax)
-    colors = checkpoint_colors(len(exponents)) if colors is None else colors
     ax.axhline(0.0, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
     names = plain_names([name for name, _ in exponents])
     for name, (_, values), color, marker in zip(names, exponents, colors, markers(len(exponents)), strict=True):
         ordered = -np.sort(-shown(values), axis=1)  # what is not finite goes last
         _band(ax, np.arange(1, ordered.shape[1] + 1), ordered, color, name, values, marker)
-    longest = max((values.shape[1] for _, values in exponents), default=1)
+    longest = max((values.shape[1] for _, values in exponents), default=1) or 1
     ax.set(xlabel="number of the exponent", ylabel=label)
     ax.set_xticks(whole_ticks(longest))
     _words_if_empty(ax, [values for _, values in exponents])
@@ -240,8 +256,8 @@ def plot_exponents(
 
 
 def plot_running_exponents(
-    times: Array,
-    running: Array,
+    times: npt.ArrayLike,
+    running: npt.ArrayLike,
     label: str = "nats per step, up to then",
     horizontal: str = "time step",
     ax: Axes | None = None,
@@ -265,22 +281,24 @@ def plot_running_exponents(
     >>> times = np.array([1, 2, 4, 8, 16])
     >>> ax = plot_running_exponents(times, -0.1 - np.outer(1 / times, [0.2, 0.4]))
     """
-    ax, drawn = given_or_new(ax), shown(running)
+    drawn = shown(table("running", running, ("C", "k")))
+    times = finite_array("times", times, shape=(len(drawn),))
+    ax = given_or_new(ax)
     ax.axhline(0.0, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
     colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, drawn.shape[1]))
     for index, color in enumerate(colors):
         name = str(index + 1) if index in (0, drawn.shape[1] - 1) else None
         ax.plot(times, drawn[:, index], color=color, linewidth=1.4, label=name, marker="o", markersize=3)
     ax.set(xlabel=horizontal, ylabel=label)
-    _words_if_empty(ax, [running])
+    _words_if_empty(ax, [drawn])
     legend_of_names(ax, "number")
     return ax
 
 
 def plot_growth(
-    growth: Sequence[tuple[str, Array]],
+    growth: Iterable[tuple[str, npt.ArrayLike]],
     label: str = "log of the largest growth",
-    times: Array | None = None,
+    times: npt.ArrayLike | None = None,
     colors: Sequence[Any] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -288,7 +306,7 @@ def plot_growth(
 
     Parameters
     ----------
-    growth : sequence of (name, ndarray)
+    growth : iterable of (name, ndarray)
         One a checkpoint, shape (b, T), natural logarithms; what is not finite, as after the end of a trial, is left
         out. Up to twelve trials are drawn as thin lines as well.
     label : str
@@ -306,16 +324,21 @@ def plot_growth(
     >>> from kpref.plots import plot_growth
     >>> ax = plot_growth([("before", -0.4 * np.arange(90.0)[None]), ("after", 0.01 * np.arange(90.0)[None])])
     """
+    growth = named_curves("growth", growth, ("growth", ("b", "T")))
+    colors = colors_for(colors, len(growth))
+    steps = max((values.shape[1] for _, values in growth), default=1) or 1
+    for index, (_, values) in enumerate(growth):
+        check_shape(f"growth[{index}]", values, shape=("b", steps))
+    at = places(times, steps)
     ax = given_or_new(ax)
-    colors = checkpoint_colors(len(growth)) if colors is None else colors
-    places = time_axis(ax, times, max((values.shape[1] for _, values in growth), default=1))
+    time_axis(ax, at, counted=times is None)
     ax.axhline(0.0, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
     names = plain_names([name for name, _ in growth])
     for name, (_, values), color in zip(names, growth, colors, strict=True):
         drawn = shown(values)
         if 1 < len(drawn) <= _FEW_LINES:
-            ax.plot(places, drawn.T, color=color, linewidth=0.6, alpha=0.5)
-        _band(ax, places, drawn, color, name, values, "o" if len(places) <= 12 else None)
+            ax.plot(at, drawn.T, color=color, linewidth=0.6, alpha=0.5)
+        _band(ax, at, drawn, color, name, values, "o" if len(at) <= 12 else None)
     ax.set_ylabel(label)
     _words_if_empty(ax, [values for _, values in growth])
     legend_of_names(ax)
@@ -323,7 +346,7 @@ def plot_growth(
 
 
 def plot_trial_norms(
-    norms: Sequence[tuple[str, Array]],
+    norms: Iterable[tuple[str, npt.ArrayLike]],
     label: str = "operator norm of P",
     colors: Sequence[Any] | None = None,
     ax: Axes | None = None,
@@ -332,7 +355,7 @@ def plot_trial_norms(
 
     Parameters
     ----------
-    norms : sequence of (name, ndarray)
+    norms : iterable of (name, ndarray)
         One a checkpoint, shape (B,). What is not positive and finite has no place on the axis.
     label : str
         Of the vertical axis, which is logarithmic.
@@ -347,8 +370,9 @@ def plot_trial_norms(
     >>> from kpref.plots import plot_trial_norms
     >>> ax = plot_trial_norms([("before", np.array([3.1, 3.2])), ("after", np.array([300.0, 410.0]))])
     """
+    norms = named_curves("norms", norms, ("norms", ("B",)))
+    colors = colors_for(colors, len(norms))
     ax = given_or_new(ax)
-    colors = checkpoint_colors(len(norms)) if colors is None else colors
     drawn = [shown_on_log(values) for _, values in norms]
     for place, (values, color) in enumerate(zip(drawn, colors, strict=True)):
         beside = place + (np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else np.zeros(1))
@@ -357,12 +381,19 @@ def plot_trial_norms(
         if use.any():
             ax.plot([place - 0.32, place + 0.32], [np.median(values[use])] * 2, color=INK, linewidth=1.4)
     name_ticks(ax, [name for name, _ in norms])
-    ax.set(xlabel="checkpoint", ylabel=label)
+    ax.set(xlabel="network", ylabel=label)
     every = np.concatenate([np.zeros(0), *drawn])
     log_axis(ax, every)
     if not np.isfinite(every).any():
         say(ax, why_empty(np.concatenate([np.zeros(0), *(values for _, values in norms)])))
     return ax
+
+
+def _stages(stages: Any) -> tuple[list[Any], bool]:
+    """Names of checkpoints, or iterations; and whether they are names."""
+    if not isinstance(stages, str) and isinstance(stages, Sequence) and all(isinstance(name, str) for name in stages):
+        return list(stages), True
+    return list(finite_array("stages", stages, shape=("c",))), False
 
 
 def _band(ax: Axes, places: Array, drawn: Array, color: Any, name: str, values: Array, marker: str | None) -> None:

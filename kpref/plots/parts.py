@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from kpref.plots.style import given_or_new, legend_of_names, plain_names, say, shown, whole_ticks, why_empty
+from kpref.plots.given import given_or_new
+from kpref.plots.style import legend_of_names, plain_names, say, shown, whole_ticks, why_empty
 
 __all__ = ["plot_parts"]
 

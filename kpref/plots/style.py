@@ -26,7 +26,6 @@ __all__ = [
     "MUTED",
     "STYLE",
     "checkpoint_colors",
-    "given_or_new",
     "legend_columns",
     "legend_of_names",
     "log_axis",
@@ -99,15 +98,6 @@ def checkpoint_colors(number: int) -> list[Any]:
     return list(matplotlib.colormaps["viridis"](np.linspace(0.8, 0.05, number)))
 
 
-def given_or_new(ax: Axes | None) -> Axes:
-    """The axes, or those of a new pyplot figure."""
-    if ax is not None:
-        return ax
-    from matplotlib import pyplot  # here: it chooses a window system, which the axes of others do not need
-
-    return pyplot.subplots(layout="constrained")[1]
-
-
 def shown(values: npt.ArrayLike) -> Array:
     """The numbers as floats, NaN for those without a place on a linear axis."""
     numbers = numeric_array("what is drawn", values, "biuf").astype(float)
@@ -146,15 +136,13 @@ def say(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, text, transform=ax.transAxes, bbox=box, zorder=5, **style)
 
 
-def time_axis(ax: Axes, times: Array | None, steps: int) -> Array:
-    """Label the horizontal axis, fit it to the T places on it, and return them."""
-    ax.set_xlabel("time step" if times is None else "time")
-    places = np.arange(1, steps + 1) if times is None else np.asarray(times, dtype=float)
-    beside = 0.5 if steps == 1 else 0.0
+def time_axis(ax: Axes, places: Array, counted: bool) -> None:
+    """Label the horizontal axis and fit it to the T places on it, which are numbers of steps or times."""
+    ax.set_xlabel("time step" if counted else "time")
+    beside = 0.5 if len(places) == 1 else 0.0
     ax.set_xlim(places[0] - beside, places[-1] + beside)
-    if times is None:
-        ax.xaxis.set_major_locator(FixedLocator(list(places)) if steps <= 12 else MaxNLocator(integer=True))
-    return places
+    if counted:
+        ax.xaxis.set_major_locator(FixedLocator(list(places)) if len(places) <= 12 else MaxNLocator(integer=True))
 
 
 def whole_ticks(last: int, first: int = 1) -> Array:

@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from kpref.coloring import TrialColoring
-from kpref.plots.style import INK, given_or_new, mean_over, plain_names, say, shown, time_axis, why_empty
+from kpref.plots.given import given_or_new, numbers, places, require_coloring, table, trial_table
+from kpref.plots.style import INK, mean_over, plain_names, say, shown, time_axis, why_empty
 
 __all__ = ["plot_change", "plot_legend_of_trials", "plot_outputs", "plot_trials", "shade_unscored"]
 
@@ -27,10 +28,10 @@ _DASHED = (0, (3, 2))
 
 
 def plot_trials(
-    amplitude: Array,
+    amplitude: npt.ArrayLike,
     coloring: TrialColoring,
     label: str = "amplitude",
-    times: Array | None = None,
+    times: npt.ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """One line a trial over time, coloured by trial; with labels, the mean of each class on top.
@@ -56,8 +57,10 @@ def plot_trials(
     >>> inputs = np.random.default_rng(0).normal(size=(6, 20, 2))
     >>> ax = plot_trials(inputs[..., 0], color_trials(Trials(inputs)), "input 1")
     """
-    ax, amplitude = given_or_new(ax), shown(amplitude)
-    steps = time_axis(ax, times, amplitude.shape[1])
+    amplitude = shown(trial_table("amplitude", amplitude, coloring))
+    steps = places(times, amplitude.shape[1])
+    ax = given_or_new(ax)
+    time_axis(ax, steps, counted=times is None)
     many, means = len(amplitude) > _MANY, len(coloring.categories) > 1
     ax.axhline(0.0, color="#d5dae0", linewidth=0.8, zorder=0)
     points = np.stack([np.broadcast_to(steps, amplitude.shape), amplitude], axis=2)
@@ -81,10 +84,10 @@ def plot_trials(
 
 
 def plot_change(
-    change: Array,
+    change: npt.ArrayLike,
     limit: float | None = None,
     label: str = "change",
-    times: Array | None = None,
+    times: npt.ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """A heat map of trials against time with a colour bar that is symmetric about zero.
@@ -110,11 +113,14 @@ def plot_change(
     >>> ax.images[0].get_clim()
     (-2.0, 2.0)
     """
-    ax, change = given_or_new(ax), shown(change)
-    steps = time_axis(ax, times, change.shape[1])
+    change = shown(table("change", change, ("B", "T")))
+    limit = None if limit is None else float(numbers("limit", limit, ()))
+    steps = places(times, change.shape[1])
+    ax = given_or_new(ax)
+    time_axis(ax, steps, counted=times is None)
     half = (steps[-1] - steps[0]) / max(2 * (len(steps) - 1), 1) or 0.5
     largest = float(np.nanmax(np.abs(change))) if np.isfinite(change).any() else 0.0
-    limit = largest if limit is None or not 0 < limit < np.inf else float(limit)
+    limit = largest if limit is None or not 0 < limit < np.inf else limit
     ends = limit or 1.0
     image = ax.imshow(
         change,
@@ -139,11 +145,11 @@ def plot_change(
 
 
 def plot_outputs(
-    outputs: Array,
-    targets: Array | None,
+    outputs: npt.ArrayLike,
+    targets: npt.ArrayLike | None,
     coloring: TrialColoring,
     label: str = "output",
-    times: Array | None = None,
+    times: npt.ArrayLike | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """One output channel over time for eight trials spread over the set, dashed its target.
@@ -164,15 +170,17 @@ def plot_outputs(
     >>> targets = np.random.default_rng(0).normal(size=(6, 20, 2))
     >>> ax = plot_outputs(0.9 * targets[..., 0], targets[..., 0], color_trials(Trials(targets, targets)))
     """
-    ax, outputs = given_or_new(ax), shown(outputs)
+    outputs = shown(trial_table("outputs", outputs, coloring))
+    wanted = None if targets is None else shown(numbers("targets", targets, outputs.shape))
     chosen = coloring.examples(_EXAMPLES)
-    steps = time_axis(ax, times, outputs.shape[1])
+    steps = places(times, outputs.shape[1])
+    ax = given_or_new(ax)
+    time_axis(ax, steps, counted=times is None)
     _lines(ax, steps, outputs[chosen], coloring.colors[chosen], {"linewidth": 1.5})
     drawn = outputs[chosen]
-    if targets is not None:
-        wanted = shown(targets)[chosen]
-        _lines(ax, steps, wanted, coloring.colors[chosen], {"linewidth": 1.1, "linestyle": _DASHED})
-        drawn = np.stack([drawn, wanted])
+    if wanted is not None:
+        _lines(ax, steps, wanted[chosen], coloring.colors[chosen], {"linewidth": 1.1, "linestyle": _DASHED})
+        drawn = np.stack([drawn, wanted[chosen]])
         handles = [
             Line2D([], [], color=INK, linewidth=1.5, label="output"),
             Line2D([], [], color=INK, linewidth=1.1, linestyle=_DASHED, label="target"),
@@ -200,6 +208,7 @@ def plot_legend_of_trials(coloring: TrialColoring, ax: Axes | None = None) -> Ax
     >>> trials = Trials(np.zeros((4, 3, 1)), labels=np.array([0, 1, 1, 2]))
     >>> ax = plot_legend_of_trials(color_trials(trials))
     """
+    require_coloring(coloring)
     ax = given_or_new(ax)
     low, high = coloring.limits
     values: Any = coloring.categories or np.linspace(low, high, 256)
@@ -211,14 +220,16 @@ def plot_legend_of_trials(coloring: TrialColoring, ax: Axes | None = None) -> Ax
         crowded = sum(map(len, words)) > 40
         ax.set_xticks([index + 0.5 for index in shown_of], words, **(slanted if crowded else {}))
     else:
-        ax.set_xticks(np.linspace(0, len(values), 5), [f"{value:.3g}" for value in np.linspace(low, high, 5)])
+        marks = np.linspace(low, high, 5)
+        marks[np.abs(marks) < 1e-9 * np.abs(marks).max()] = 0.0  # not zero by a rounding
+        ax.set_xticks(np.linspace(0, len(values), 5), [f"{value:.3g}" for value in marks])
     ax.set_yticks([])
     ax.tick_params(length=0)
     ax.set_xlabel(f"trial colour: {coloring.name}")
     return ax
 
 
-def shade_unscored(weights: Array, times: Array | None = None, ax: Axes | None = None) -> Axes:
+def shade_unscored(weights: npt.ArrayLike, times: npt.ArrayLike | None = None, ax: Axes | None = None) -> Axes:
     """Shade the steps that the loss counts in no trial.
 
     Parameters
@@ -236,8 +247,9 @@ def shade_unscored(weights: Array, times: Array | None = None, ax: Axes | None =
     >>> weights[:, :15] = 0.0  # a delay
     >>> ax = shade_unscored(weights)
     """
+    weights = table("weights", weights, ("B", "T"))
+    steps = places(times, weights.shape[1])
     ax = given_or_new(ax)
-    steps = np.arange(1.0, weights.shape[1] + 1) if times is None else np.asarray(times, dtype=float)
     half = (steps[-1] - steps[0]) / max(2 * (len(steps) - 1), 1) or 0.5
     counted = np.concatenate([[True], np.any(weights != 0, axis=0), [True]])
     starts = np.flatnonzero(counted[:-1] & ~counted[1:])

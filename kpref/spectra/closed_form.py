@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.lengths import points
+from kpref._validate import finite_array, within_floats
+from kpref.lengths import check_lengths, points
 from kpref.linearize import DenseForm
 from kpref.site_view import SiteForm, with_gates
 from kpref.threads import serial_blas
@@ -49,14 +50,22 @@ def kernel_unit_trace(form: Any, mu: Array) -> Array:
     form : SiteForm or DenseForm
     mu : ndarray, shape (B, T)
         The measure.
+
+    Raises
+    ------
+    TypeError
+        If `form` is no linearisation, or one without a closed form.
+    ValueError
+        If `mu` is no measure of its points, or numbers overflow.
     """
-    return np.asarray(kernel_trial_trace(form, mu).sum(axis=0))
+    return np.asarray(within_floats("the trace of K", kernel_trial_trace(form, mu).sum(axis=0)))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # who asks for the sum is told in words
 def kernel_trial_trace(form: Any, mu: Array) -> Array:
     """Diagonal of ``tr_time(K)``, shape (B, H): the share of each trial in `kernel_unit_trace`."""
-    weights = mu.T
     form = with_gates(form)
+    weights = _measure(form, mu).T
     if isinstance(form, DenseForm):
         return np.asarray(np.einsum("nb,nbhm->bh", weights, np.square(form.parameter_jacobian)))
     total = np.zeros((form.n_trials, form.n_states))
@@ -110,6 +119,7 @@ def _block_squares(factor: Array, owner: Array, count: int) -> Array:
 
 
 @serial_blas
+@np.errstate(over="ignore", invalid="ignore")  # it is said in words
 def kernel_unit_average(form: Any, mu: Array, lengths: npt.NDArray[np.int64] | None = None) -> Array:
     """The average of K over all pairs of trials and times, shape (H, H); diagonal for a network in site form.
 
@@ -120,16 +130,24 @@ def kernel_unit_average(form: Any, mu: Array, lengths: npt.NDArray[np.int64] | N
         The measure.
     lengths : ndarray of int, shape (B,), optional
         How many of the T points of each trial exist: the average is over those.
+
+    Raises
+    ------
+    TypeError
+        If `form` is no linearisation, or one without a closed form.
+    ValueError
+        If `mu` is no measure of its points, `lengths` are no lengths of its trials, or numbers
+        overflow.
     """
-    weights, exist = mu.T, np.ones(mu.T.shape) if lengths is None else points(lengths, mu.shape[1]).T.astype(float)
-    number = exist.sum()
     form = with_gates(form)
+    weights, exist = _measure(form, mu).T, np.ones((form.n_steps, form.n_trials))
+    if lengths is not None:
+        exist = points(check_lengths(lengths, form.n_trials, form.n_steps), form.n_steps).T.astype(float)
+    number = exist.sum()
     if isinstance(form, DenseForm):
         jacobian = form.parameter_jacobian
-        return (
-            np.asarray(np.einsum("nb,nbhm->hm", exist, jacobian) @ np.einsum("nb,nbhm->mh", weights, jacobian))
-            / number**2
-        )
+        total = np.einsum("nb,nbhm->hm", exist, jacobian) @ np.einsum("nb,nbhm->mh", weights, jacobian)
+        return np.asarray(within_floats("the average of K", total / number**2))
     total = np.zeros(form.n_states)
     for gate, features in enumerate(gate_features(form)):
         rows = len(features)
@@ -137,4 +155,9 @@ def kernel_unit_average(form: Any, mu: Array, lengths: npt.NDArray[np.int64] | N
         plain = coefficient.T @ (exist.reshape(-1, 1) * features)
         weighed = coefficient.T @ (weights.reshape(-1, 1) * features)
         total += (plain * weighed).sum(axis=1)
-    return np.diag(total / number**2)
+    return np.diag(within_floats("the average of K", total / number**2))
+
+
+def _measure(form: SiteForm | DenseForm, mu: npt.ArrayLike) -> Array:
+    """A measure of the points of a linearisation, shape (B, T)."""
+    return finite_array("mu", mu, shape=(form.n_trials, form.n_steps), axes=("trial", "step"))

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import integer
+from kpref._validate import integer, within_floats
 from kpref.flow import Flow
 from kpref.linearize import DenseForm
 from kpref.memory import require_memory
@@ -42,7 +42,7 @@ from kpref.spectra.estimate import Estimate
 from kpref.spectra.kernel import kernel_spectrum
 from kpref.spectra.paired_probes import DENSE_SIZE, require_settled, rounding
 from kpref.spectra.partial_probes import partial_dimension
-from kpref.spectra.symmetric import SymmetricForm, require_operator
+from kpref.spectra.symmetric import SymmetricForm, require_operator, require_self_adjoint
 from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
 
 __all__ = ["effective_dimension", "kernel_effective_dimension", "operator_norm"]
@@ -81,7 +81,8 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
     TypeError
         If `op` is no TensorOperator, or `probes` no integer.
     ValueError
-        For unknown axes, axes of other tensors, or too few probes.
+        For unknown axes, axes of other tensors, or too few probes; if the operator is not self-adjoint, as declared, or
+        its transpose is none, by a test on random tensors; if it maps to what is not finite.
     RuntimeError
         If so many products do not tell the dimension to a factor of e; it says about how many would do.
     MemoryError
@@ -107,6 +108,7 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
         factor = positive.factor
         if factor is not None and factor.space_in.size < factor.space_out.size:
             positive = factor.star.gram()  # A* A has the spectrum of A A*
+    require_self_adjoint(positive, seed, trusting=False)
     form = SymmetricForm(positive)
     cost = 1 if op.structure.self_adjoint and op.structure.positive else 2
     if form.size <= max(DENSE_SIZE, probes):
@@ -117,6 +119,7 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
 
 
 @serial_blas
+@np.errstate(over="ignore", invalid="ignore")  # it is said in words
 def kernel_effective_dimension(flow: Flow, keep: Keep = None) -> Estimate:
     """Effective dimension of ``flow.K``, or of its partial trace on kept axes, exact.
 
@@ -146,7 +149,7 @@ def kernel_effective_dimension(flow: Flow, keep: Keep = None) -> Estimate:
     units = kernel_unit_trace(form, mu)
     trace = float(units.sum())
     square = float(np.square(units).sum()) if kept == (2,) else _kernel_square(form, mu, kept)
-    return _exact(trace**2 / square if square else 0.0)
+    return _exact(trace * trace / square if square else 0.0)
 
 
 @serial_blas
@@ -185,7 +188,7 @@ def operator_norm(op: TensorOperator, seed: int = 0, tol: float = 1e-10) -> Esti
 
 
 def _exact(value: float) -> Estimate:
-    return Estimate(float(value), 0.0, 0, "exact")
+    return Estimate(float(within_floats("the effective dimension of K", value)), 0.0, 0, "exact")
 
 
 def _exact_dimension(form: SymmetricForm, kept: tuple[int, ...] | None) -> float:
@@ -199,7 +202,7 @@ def _exact_dimension(form: SymmetricForm, kept: tuple[int, ...] | None) -> float
         size = int(np.prod([shape[axis] for axis in kept]))
         matrix = np.einsum(f"{rows}{columns}->{out}", full.reshape(*shape, *shape)).reshape(size, size)
     square = float(np.square(matrix).sum())
-    return float(np.trace(matrix)) ** 2 / square if square else 0.0
+    return float(np.square(np.trace(matrix)) / square) if square else 0.0
 
 
 def _dense_kernel_dimension(form: DenseForm, mu: Array, kept: tuple[int, ...]) -> float:
@@ -209,7 +212,7 @@ def _dense_kernel_dimension(form: DenseForm, mu: Array, kept: tuple[int, ...]) -
     matrix = matrix.reshape(int(np.prod(matrix.shape[: len(kept)])), -1).astype(np.float64)
     gram = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
     square = float(np.square(gram).sum())
-    return float(np.trace(gram)) ** 2 / square if square else 0.0
+    return float(np.square(np.trace(gram)) / square) if square else 0.0
 
 
 def _kernel_square(form: SiteForm, mu: Array, kept: tuple[int, ...]) -> float:

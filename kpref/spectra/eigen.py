@@ -22,7 +22,7 @@ from scipy.linalg import eigh as dense_eigh
 from scipy.sparse.linalg import LinearOperator
 
 from kpref._reprs import short_repr
-from kpref._validate import finite_array, function, integer, real_number, short
+from kpref._validate import finite_array, flag, function, integer, real_number, short
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import GramSearch, Search, SymmetricSearch, append_orthonormal, noise
@@ -30,11 +30,14 @@ from kpref.spectra.lanczos import NoConvergence, blend, iterate
 from kpref.spectra.symmetric import RectangularForm, SymmetricForm, require_operator, require_self_adjoint
 from kpref.threads import serial_blas
 
-__all__ = ["Eigen", "check_search", "check_start", "eigh", "signs"]
+__all__ = ["Eigen", "check_search", "check_start", "eigh", "kept", "signs"]
 
 Array = npt.NDArray[Any]
 Map = Callable[[Array], Array]
+Found = tuple[Array, Array, Array, float]
 
+#: How far a residual computed anew may lie above what was asked for: its product rounds in another way.
+_SLACK = 10
 #: Below this size, or where most of the spectrum is asked for, a dense solver is faster and gives everything.
 _DENSE_SIZE = 200
 METHODS = ("auto", "lanczos", "block", "dense", "primme")
@@ -112,10 +115,11 @@ def eigh(
     Raises
     ------
     ValueError
-        If the operator is not self-adjoint (by its declared structure, or else by a test on random tensors), k is out
-        of range, or `start` has another shape or a number that is not finite.
+        If the operator is not self-adjoint (by its declared structure, or else by a test on random tensors) or maps
+        to what is not finite, k is out of range, or `start` has another shape or a number that is not finite.
     NoConvergence
-        A RuntimeError that holds the partial result, if the iteration does not converge.
+        A RuntimeError that holds the partial result, if the iteration does not converge, or residuals computed anew
+        exceed ten times what was asked for. The test is then made whatever is declared: a ValueError says so.
     ImportError
         If PRIMME is asked for and not there.
     MemoryError
@@ -129,6 +133,7 @@ def eigh(
     """
     op = require_operator(op)
     tol, seed = check_search(tol, seed, progress)
+    copies = flag("copies", copies)
     require_self_adjoint(op, seed)
     form = SymmetricForm(op, progress)
     count = integer("k", k, 1, form.size)
@@ -140,17 +145,20 @@ def eigh(
     task = _Task(op, count, tol, method, seed, copies)
     rows = None if initial is None else form.coordinates.to_vectors(initial)
     if factor is None or factor.domain.size >= form.size:
-        values, vectors, converged = task.direct(form, rows)
+        values, vectors, converged, norm = task.direct(form, rows)
         used = form.n_products
     else:
-        values, vectors, converged = task.through(factor, rows)
+        values, vectors, converged, norm = task.through(factor, rows)
         used = factor.n_products
     tensors = form.to_tensors(vectors, overwrite=True)
     tensors *= signs(tensors)
-    result = Eigen(values, tensors, _residuals(op, values, tensors), used + count, converged)
+    residuals = _residuals(op, values, tensors)
+    converged = converged & kept(residuals, tol, op.dtype, norm / (float(np.abs(values).max()) or 1.0))
+    result = Eigen(values, tensors, residuals, used + count, converged)
     if not converged.all():
+        require_self_adjoint(op, seed, trusting=False)
         message = f"{op.name}: {converged.sum()} of {count} eigenpairs converged to {tol:g} in {used} products"
-        raise NoConvergence(message, result)
+        raise NoConvergence(f"{message}; the largest residual is {residuals.max():.2g}", result)
     return result
 
 
@@ -171,6 +179,14 @@ def check_start(start: npt.ArrayLike | None, shape: tuple[int, ...]) -> Array | 
     return tensors
 
 
+def kept(residuals: Array, tol: float, dtype: np.dtype[Any], norm: float = 1.0) -> Array:
+    """Whether residuals that were computed anew are what was asked for; they and `norm` relative to the largest value.
+
+    They are not where an operator is not what it says: not self-adjoint, or with a transpose that is none.
+    """
+    return residuals <= _SLACK * max(tol, noise(dtype) * max(norm, 1.0))
+
+
 def signs(tensors: Array) -> Array:
     """For each tensor of a batch the sign that makes its entry of largest magnitude positive."""
     flat = tensors.reshape(len(tensors), -1)
@@ -180,7 +196,11 @@ def signs(tensors: Array) -> Array:
 
 @dataclass(frozen=True)
 class _Task:
-    """What `eigh` was asked for. Its methods give values (k,), vectors (k, n) and whether they converged."""
+    """What `eigh` was asked for.
+
+    Its methods give values (k,), vectors (k, n), whether they converged, and about the largest modulus of an
+    eigenvalue.
+    """
 
     op: TensorOperator
     k: int
@@ -189,24 +209,23 @@ class _Task:
     seed: int
     copies: bool
 
-    def direct(self, form: SymmetricForm, start: Array | None) -> tuple[Array, Array, Array]:
+    def direct(self, form: SymmetricForm, start: Array | None) -> Found:
         """Pairs of the matrix itself."""
         if self._at_once(form.size, self.k):
             return self._by_others(form, form.size, self.k, start)
         search = SymmetricSearch(form, form.size, self.k, self.op.dtype, self.seed, self.op.name)
-        (values, vectors), converged = self._iterate(search, start)
-        return values, vectors, converged
+        return self._iterate(search, start)
 
-    def through(self, factor: RectangularForm, start: Array | None) -> tuple[Array, Array, Array]:
+    def through(self, factor: RectangularForm, start: Array | None) -> Found:
         """Pairs of F F^T from those of F^T F."""
         small = factor.domain.size
         initial, k = None if start is None else factor.transpose(start), min(self.k, small)
         if self._at_once(small, k):
-            values, right, converged = self._by_others(factor.gram, small, k, initial)
+            values, right, converged, norm = self._by_others(factor.gram, small, k, initial)
         else:
             search = GramSearch(factor.gram, small, k, self.op.dtype, self.seed, self.op.name)
-            (values, right), converged = self._iterate(search, initial)
-        return _lift(factor(right), values, converged, self.k, np.random.default_rng([self.seed, 1]))
+            values, right, converged, norm = self._iterate(search, initial)
+        return *_lift(factor(right), values, converged, self.k, np.random.default_rng([self.seed, 1])), norm
 
     def _at_once(self, size: int, k: int) -> bool:
         """Whether a solver of somebody else's finds k pairs of a matrix of this size."""
@@ -214,28 +233,30 @@ class _Task:
             return size <= _DENSE_SIZE or 5 * k > size
         return self.method in ("dense", "primme")
 
-    def _by_others(self, apply: Map, size: int, k: int, start: Array | None) -> tuple[Array, Array, Array]:
+    def _by_others(self, apply: Map, size: int, k: int, start: Array | None) -> Found:
         if self.method == "primme":
             return _primme(apply, size, k, start, self.tol, self.op.dtype, self.seed)
         return _dense(apply, size, k, self.op)
 
-    def _iterate(self, search: Search, start: Array | None) -> tuple[tuple[Array, ...], Array]:
+    def _iterate(self, search: Search, start: Array | None) -> Found:
         rows = None if start is None else start.astype(search.dtype)
         if self.method == "block":
-            return iterate(search, rows, self.tol, search.k, self.copies)
-        return iterate(search, None if rows is None else blend(rows), self.tol, copies=self.copies)
+            (values, vectors), converged = iterate(search, rows, self.tol, search.k, self.copies)
+        else:
+            first = None if rows is None else blend(rows)
+            (values, vectors), converged = iterate(search, first, self.tol, copies=self.copies)
+        return values, vectors, converged, float(np.abs(search.values).max())
 
 
-def _dense(apply: Map, size: int, k: int, op: TensorOperator) -> tuple[Array, Array, Array]:
+def _dense(apply: Map, size: int, k: int, op: TensorOperator) -> Found:
     require_memory(4.0 * op.dtype.itemsize * size**2, f"{op.name} as a dense {size} x {size} matrix")
     matrix = apply(np.eye(size, dtype=op.dtype))
     values, vectors = dense_eigh((matrix + matrix.T) / 2, subset_by_index=(size - k, size - 1))
-    return values[::-1], np.ascontiguousarray(vectors[:, ::-1].T), np.ones(k, bool)
+    norm = float(np.abs(matrix).sum(axis=0).max())
+    return values[::-1], np.ascontiguousarray(vectors[:, ::-1].T), np.ones(k, bool), norm
 
 
-def _primme(
-    apply: Map, size: int, k: int, start: Array | None, tol: float, dtype: np.dtype[Any], seed: int
-) -> tuple[Array, Array, Array]:
+def _primme(apply: Map, size: int, k: int, start: Array | None, tol: float, dtype: np.dtype[Any], seed: int) -> Found:
     try:
         primme = import_module("primme")
     except ImportError as error:
@@ -247,8 +268,9 @@ def _primme(
         return_unconverged=True, raise_for_unconverged=False,
     )  # fmt: skip
     order = np.argsort(-values, kind="stable")
-    limit = 2 * max(tol, noise(dtype)) * stats["estimateLargestSVal"]
-    return values[order], np.ascontiguousarray(vectors.T[order]), stats["rnorms"][order] <= limit
+    norm = float(stats["estimateLargestSVal"])
+    good = stats["rnorms"][order] <= 2 * max(tol, noise(dtype)) * norm
+    return values[order], np.ascontiguousarray(vectors.T[order]), good, norm
 
 
 def _lift(

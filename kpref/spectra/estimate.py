@@ -23,7 +23,7 @@ from numbers import Real
 
 from scipy.special import gammaincinv, ndtri, stdtrit
 
-from kpref._validate import real_number
+from kpref._validate import integer, real_number, short
 
 __all__ = ["Estimate"]
 
@@ -35,9 +35,10 @@ _WORTH_A_HINT = 0.05
 class Estimate:
     """A number, exact or estimated.
 
-    Converts to `float`, and can be multiplied by an exact number or divided by one. Two estimates can not be added or
-    multiplied: they may share random vectors, so that the error of a sum does not follow from theirs. Compute the sum
-    as one quantity, or convert to `float` and lose the error knowingly.
+    Converts to `float`, is formatted as its value where a format is given (``f"{estimate:.3g}"``) and as `str` does
+    with its interval where none is, and can be multiplied by an exact number or divided by one. Two estimates can not
+    be added or multiplied: they may share random vectors, so that the error of a sum does not follow from theirs.
+    Compute the sum as one quantity, or convert to `float` and lose the error knowingly.
 
     Attributes
     ----------
@@ -69,6 +70,12 @@ class Estimate:
     bound: bool = False
     skewness: float = 0.0
     least: float = -math.inf
+
+    def __post_init__(self) -> None:
+        for name in ("value", "standard_error"):
+            if not isinstance(getattr(self, name), Real) or isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be a real number; got {short(getattr(self, name))}")
+        integer("n_products", self.n_products, 0)
 
     @property
     def exact(self) -> bool:
@@ -196,6 +203,9 @@ class Estimate:
             f"an Estimate cannot be {what} another number: estimates may share random vectors, so that the error of "
             "the result does not follow from theirs; use float(estimate) for the value alone"
         )
+
+    def __format__(self, spec: str) -> str:
+        return format(float(self), spec) if spec else str(self)
 
     def __str__(self) -> str:
         if self.exact:

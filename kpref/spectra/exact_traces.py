@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import function
+from kpref._validate import function, within_floats
 from kpref.flow import Flow, require_flow
 from kpref.linearize import DenseForm, Form
 from kpref.memory import require_memory
@@ -38,6 +38,7 @@ from kpref.models.base import Map
 from kpref.operators import TensorOperator
 from kpref.site_view import SiteForm, site_or_none, with_gates
 from kpref.spectra.closed_form import gate_features
+from kpref.spectra.symmetric import require_apart
 from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
 
 __all__ = ["ntk_trace_exact", "propagator_gram_trace"]
@@ -54,6 +55,7 @@ _MAX_PRODUCTS = 20_000
 
 
 @serial_blas
+@np.errstate(over="ignore", invalid="ignore")  # it is said in words
 def propagator_gram_trace(flow: Flow, progress: Progress | None = None) -> float:
     """Exact trace of ``P P*`` on the space of a flow (restricted, where the measure is zero).
 
@@ -81,17 +83,18 @@ def propagator_gram_trace(flow: Flow, progress: Progress | None = None) -> float
     """
     _check(flow, progress)
     if isinstance(flow.model, Map):
-        return _gramian_trace(flow.linearization, flow.space.mu, progress)
+        return _settled(_gramian_trace(flow.linearization, flow.space.mu, progress))
     steps, units = flow.space.shape[1:]
     if steps * units > _MAX_PRODUCTS:
         raise ValueError(
             f"the exact trace of P P* of a Runge-Kutta flow takes a product for each time and unit, and at most "
             f"{_MAX_PRODUCTS} are made; got {steps} x {units}: estimate the trace of flow.P.gram() instead"
         )
-    return _trace_by_blocks(flow.P, progress)
+    return _settled(_trace_by_blocks(flow.P, progress))
 
 
 @serial_blas
+@np.errstate(over="ignore", invalid="ignore")  # it is said in words
 def ntk_trace_exact(flow: Flow, progress: Progress | None = None) -> float:
     """Exact trace of the NTK on the space of a flow (restricted, where the measure is zero).
 
@@ -121,8 +124,12 @@ def ntk_trace_exact(flow: Flow, progress: Progress | None = None) -> float:
         steps, units = shape[1:]
         by_products = 2 * min(form.n_parameters, math.prod(shape)) * len(form.weight) / units
         if steps * units < by_products:  # both per trial, step and square of the units
-            return _trace_by_trials(form, flow.space.mu, progress)
-    return _trace_by_products(flow.D, progress)
+            return _settled(_trace_by_trials(form, flow.space.mu, progress))
+    return _settled(_trace_by_products(flow.D, progress))
+
+
+def _settled(trace: float) -> float:
+    return float(within_floats("the trace", trace))
 
 
 def _check(flow: object, progress: object) -> None:
@@ -189,6 +196,7 @@ def _gramian_trace(form: Form, mu: Array, progress: Progress | None) -> float:
 
 def _trace_by_blocks(propagator: TensorOperator, progress: Progress | None) -> float:
     """``|Mu^(1/2) P Mu^(-1/2)|_F^2``: the basis tensors of (time, unit), each in all trials at once."""
+    require_apart(propagator, 0)
     space = propagator.space_in
     trials, steps, units = space.shape
     count = steps * units

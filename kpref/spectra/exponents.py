@@ -22,6 +22,16 @@ mean over trials, m - 1 degrees of freedom, each block at least eight times as l
 time (Sokal, *Monte Carlo methods in statistical mechanics*, 1989: the sum of autocorrelations up to the first lag that
 is five times the sum so far). Few trials that differ for good (F test at 1 %) count as trials.
 
+*Few records.* Many trials that fluctuate together over too few intervals for blocks are one trajectory seen often:
+their number says nothing. Of a random walk the end is independent of the range R of what is left without the straight
+line to it, and it exceeds ``(1.82 + 9 / m) R`` with a chance of 5 %, m being the number of independent steps (to 2 %
+from 6 steps on, by simulation). That interval is normalised by itself, and takes no estimate of a variance.
+
+*Rare events.* Where few large increments make the fluctuations, their scatter does not tell the error: a trajectory
+that met fewer of them also shows less of it. The mean of independent increments x has the skewness
+``sum x^3 / (sum x^2)^(3/2)``, which is one over the root of their number for rare events of one size. Above 0.3 (some
+ten events), and above what so few normal numbers would show, the stretch is too short.
+
 *Oscillations.* Of a constant map with complex eigenvalues, or on a periodic orbit, G_i - lambda_i t is periodic, and
 the error is not random: at most its range over t - r. That range, of the mean over trials with the straight line
 between the ends taken off, is the least that an interval may reach, unless trials are seen to be independent.
@@ -65,6 +75,10 @@ _MOST_BLOCKS, _FEWEST_BLOCKS = 12, 6
 MANY_TRIALS = 8
 #: Lengths of a block and of the window for correlations, in autocorrelation times.
 _BLOCK, _WINDOW = 8.0, 5.0
+#: Skewness of the mean above which too few events make the fluctuations.
+_MOST_SKEWED = 0.3
+#: Degrees of freedom of the range of a random walk, from its scatter.
+_RANGE_DEGREES = 10.0
 #: Shares of the rows that may be discarded by default.
 _LEAST_DISCARDED, _MOST_DISCARDED = 0.1, 0.5
 
@@ -106,7 +120,8 @@ def exponent_estimates(stretch: Stretch, count: int) -> tuple[Estimate, ...]:
     Raises
     ------
     TooShort
-        If there are fewer than six blocks of time and fewer than eight trials.
+        If there are fewer than six blocks of time and fewer than eight trials, or few rare events make the
+        fluctuations.
     """
     found = [_estimate(stretch, index) for index in range(count + (stretch.growth.shape[2] > count))]
     ties = [_tie(one, other) for one, other in itertools.pairwise(found)]
@@ -197,16 +212,13 @@ def _fluctuation(tail: Array, elapsed: Array) -> tuple[float, float, bool]:
     blocks = min(_MOST_BLOCKS, int(intervals / (_BLOCK * correlated)))
     if blocks < _FEWEST_BLOCKS:
         if trials >= MANY_TRIALS:
-            return math.sqrt(_trial_variance(tail, elapsed)), trials - 1.0, False
-        needed = math.ceil(_FEWEST_BLOCKS * _BLOCK * correlated / intervals * elapsed[-1])
-        raise TooShort(
-            f"{trials} trials of length {elapsed[-1]:g} are too few and too short to tell the exponents of the system: "
-            f"it takes a length of about {needed}, or {MANY_TRIALS} trials; `values` has the finite-time exponents"
-        )
+            return _few_records(tail, elapsed, correlated)
+        raise _too_short(trials, elapsed, _FEWEST_BLOCKS * _BLOCK * correlated / intervals)
     cuts = np.searchsorted(elapsed, np.linspace(0.0, elapsed[-1], blocks + 1) * (1 - 1e-12))
     lengths = np.diff(elapsed[cuts])
     common = _block_variance(np.diff(together[:, cuts], axis=1), lengths)
     if trials == 1:
+        _require_events(together, elapsed)
         return math.sqrt(common), blocks - 1.0, False
     own = _block_variance(np.diff(tail[:, cuts], axis=1), lengths) / trials
     between = _trial_variance(tail, elapsed)
@@ -214,9 +226,43 @@ def _fluctuation(tail: Array, elapsed: Array) -> tuple[float, float, bool]:
         as_trials = common <= own * float(fdtri(blocks - 1, trials * (blocks - 1), 0.99))
     else:
         as_trials = between > own * float(fdtri(trials - 1, trials * (blocks - 1), 0.99))
+    _require_events(tail if as_trials else together, elapsed)
     if as_trials:
         return math.sqrt(between), trials - 1.0, True
     return math.sqrt(common), blocks - 1.0, False
+
+
+def _few_records(tail: Array, elapsed: Array, correlated: float) -> tuple[float, float, bool]:
+    """As `_fluctuation`, of many trials with too few intervals for blocks."""
+    trials, lengths, together = len(tail), np.diff(elapsed), tail.mean(axis=0)
+    between, steps = math.sqrt(_trial_variance(tail, elapsed)), len(lengths)
+    if steps >= _FEWEST_BLOCKS:
+        common = _block_variance(np.diff(together)[None], lengths)
+        own = _block_variance(np.diff(tail, axis=1), lengths) / trials
+        if common > own * float(fdtri(steps - 1, trials * (steps - 1), 0.99)):
+            bridge = together - together[-1] / elapsed[-1] * elapsed
+            reach = (1.82 + 9 * correlated / steps) * float(np.ptp(bridge)) / float(elapsed[-1])
+            return max(between, reach / _quantile(_RANGE_DEGREES)), _RANGE_DEGREES, False
+    _require_events(tail, elapsed)
+    return between, trials - 1.0, steps >= _FEWEST_BLOCKS
+
+
+def _require_events(tail: Array, elapsed: Array) -> None:
+    """Refuse fluctuations that a few increments make: of trials (b, C + 1) that are independent."""
+    lengths = np.diff(elapsed)
+    noise = np.diff(tail, axis=1) - tail[:, -1].mean() / elapsed[-1] * lengths
+    square = float(np.square(noise).sum())
+    skewness = abs(float((noise**3).sum())) / square**1.5 if square else 0.0
+    if skewness > max(_MOST_SKEWED, 3 * math.sqrt(6) / noise.size):  # of as many normal numbers: three deviations
+        raise _too_short(len(tail), elapsed, (skewness / _MOST_SKEWED) ** 2, " (few rare events make the fluctuations)")
+
+
+def _too_short(trials: int, elapsed: Array, factor: float, why: str = "") -> TooShort:
+    return TooShort(
+        f"{trials} trials of length {elapsed[-1]:g} are too few and too short to tell the exponents of the system"
+        f"{why}: it takes a length of about {math.ceil(factor * elapsed[-1])}, or {MANY_TRIALS} trials; `values` has "
+        "the finite-time exponents"
+    )
 
 
 def _trial_variance(tail: Array, elapsed: Array) -> float:

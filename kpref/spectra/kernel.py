@@ -21,9 +21,9 @@ from scipy.linalg import eigvalsh, svdvals
 from scipy.linalg.blas import dsyrk
 
 from kpref._reprs import short_repr
-from kpref._validate import function
+from kpref._validate import function, within_floats
 from kpref.flow import Flow, require_flow
-from kpref.linearize import DenseForm, Form
+from kpref.linearize import DenseForm, Form, written_out
 from kpref.memory import require_memory
 from kpref.site_view import site_or_none
 from kpref.spectra.closed_form import gate_features
@@ -90,8 +90,10 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
 
 
 @serial_blas
+@np.errstate(over="ignore", invalid="ignore")  # it is said in words
 def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | None = None) -> KernelSpectrum:
     """`kernel_spectrum` of a linearisation, mu (B, T) being the measure."""
+    form = written_out(form)
     if isinstance(form, DenseForm):
         return _dense_spectrum(form, mu)
     site = site_or_none(form)
@@ -120,7 +122,8 @@ def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | Non
 def _summary(unit_values: Array) -> KernelSpectrum:
     values = np.sort(unit_values, axis=None)[::-1]
     trace, square = float(values.sum()), float(np.square(values).sum())
-    return KernelSpectrum(values, unit_values, trace, square**0.5, trace**2 / square if square else 0.0)
+    within_floats("the spectrum of K", (trace, square))
+    return KernelSpectrum(values, unit_values, trace, square**0.5, trace * trace / square if square else 0.0)
 
 
 def _dense_spectrum(form: DenseForm, mu: Array) -> KernelSpectrum:

@@ -17,7 +17,8 @@ scale.
 **Errors.** To first order the error of a function f of means of quadratic forms ``v.A_m v`` is that of the mean of
 ``v.M v``, ``M = sum_m (df/dm) A_m`` made symmetric. The images that are there already give ``v_i.M v_j`` for all pairs,
 and with them variance, degrees of freedom and skewness, see `kpref.spectra.quadratic_forms`. What is beyond first order
-is in the jackknife's error, which is stated where it is larger. A positive quantity is
+is in the jackknife's error, which is stated where it is larger. A mean over *pairs* of vectors has more: see
+`without_excess`. A positive quantity is
 ``exp(f)``, f its logarithm: where f has the deviation sigma, that adds 3 sigma to the skewness, to first order.
 """
 
@@ -42,9 +43,12 @@ __all__ = [
     "in_batches",
     "jackknife",
     "krylov_range",
+    "pair_residuals",
     "product_of_means",
     "require_settled",
     "rounding",
+    "second_order",
+    "without_excess",
 ]
 
 Array = npt.NDArray[Any]
@@ -163,6 +167,31 @@ def jackknife(value: Any, without: Array) -> tuple[Any, Any]:
     corrected = count * value - (count - 1) * mean
     error = np.sqrt((count - 1) / count * np.square(without - mean).sum(axis=0))
     return (float(corrected), float(error)) if np.ndim(corrected) == 0 else (corrected, error)
+
+
+def pair_residuals(pairs: Array) -> Array:
+    """What is left of h_ij, (p, p) and symmetric with zeros on the diagonal, without the effects of i and of j."""
+    count, own = len(pairs), pairs.sum(axis=1)
+    left = pairs - (own[:, None] + own) / (count - 2) + own.sum() / ((count - 1) * (count - 2))
+    np.fill_diagonal(left, 0.0)
+    return np.asarray(left)
+
+
+def without_excess(error: float, residuals: Array) -> float:
+    """Standard error of a mean over pairs from the jackknife's, or the like, which counts the second order twice.
+
+    What is left of the pairs (Hoeffding, Ann. Math. Stat. 19, 1948), of variance sigma^2, adds ``V = 2 sigma^2 /
+    (p (p - 1))`` to the variance of their mean, and 2 V to the jackknife's (Efron and Stein, 1981). So V is taken off.
+    It is also the least that the variance can be: where nothing is of first order, the pairs tell V far better.
+    """
+    second = second_order(residuals)
+    return max(error**2 - second, second) ** 0.5
+
+
+def second_order(residuals: Array) -> float:
+    """V of `without_excess`, with ``p (p - 3) / 2`` degrees of freedom."""
+    count = len(residuals)
+    return 2 * float(np.vdot(residuals, residuals)) / (count * (count - 3)) / (count * (count - 1))
 
 
 def estimate_of(mean: Mean, rounding: float, products: int, method: str, least: float = -np.inf) -> Estimate:

@@ -16,8 +16,17 @@ less work where the kept axes have more entries than the others.
 
 **Errors.** The jackknife over the q removes the bias of the logarithm of the ratio to first order. Its error is to
 first order that of the mean of quadratic forms ``q.F q`` with ``F = 2 R / tr M - 2 R (M (x) 1) / tr M^2``, and M from
-the known part and the other vectors, whose noise makes the error stated a little larger; see
-`kpref.spectra.quadratic_forms`.
+the known part and the other vectors; see `kpref.spectra.quadratic_forms`.
+
+What the sum over pairs has of second order is counted twice by the jackknife, and by the quadratic forms too, through
+the noise of M: where ``h_ij = <S(q_i), S(q_j)>_F`` without the effects of i and of j has the variance sigma^2, of
+``2 |sym(F)|_F^2 / p`` that noise is ``4 sigma^2 / (p (p - 2))``, over (tr M^2)^2. `without_excess` takes it off. It is
+all that there is where M is close to a multiple of the identity, and skewed: with g_ij what is left of
+``h_ij / tr M^2`` the logarithm's third cumulant has
+
+    -8 E g_ij g_jk g_ki / p^3,
+
+which is stated as skewness beside that of the forms.
 """
 
 from __future__ import annotations
@@ -30,8 +39,16 @@ import numpy.typing as npt
 from kpref.memory import require_memory
 from kpref.spectra.deflated import Deflated
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.paired_probes import beyond_first_order, estimate_of, exponential, jackknife, rounding
-from kpref.spectra.quadratic_forms import mean_of_forms
+from kpref.spectra.paired_probes import (
+    beyond_first_order,
+    estimate_of,
+    exponential,
+    jackknife,
+    pair_residuals,
+    rounding,
+    without_excess,
+)
+from kpref.spectra.quadratic_forms import MOST_SKEWED, Mean, mean_of_forms
 from kpref.spectra.symmetric import Coordinates
 from kpref.threads import run_blocks
 
@@ -83,7 +100,8 @@ def partial_dimension(seen: Deflated, coordinates: Coordinates, kept: tuple[int,
 
     # Everything and, one after another, everything without one of the vectors.
     samples, total, own = traces[known:], pairs.sum(), pairs.sum(axis=1)
-    whole = logarithm(samples.mean(), cross.mean(), total / (count * (count - 1)))
+    mean_pair = total / (count * (count - 1))
+    whole = logarithm(samples.mean(), cross.mean(), mean_pair)
     without = logarithm(
         (samples.sum() - samples) / (count - 1),
         (cross.sum() - cross) / (count - 1),
@@ -91,11 +109,23 @@ def partial_dimension(seen: Deflated, coordinates: Coordinates, kept: tuple[int,
     )
     logs, error = jackknife(whole, without)
     forms = _flat(left[known:]) @ _flat(right[known:]).T / (trace + samples.mean())
-    forms -= _square_forms(left, right, known) / (square + cross.mean() + total / (count * (count - 1)))
+    squares = square + cross.mean() + mean_pair
+    forms -= _square_forms(left, right, known) / squares
     spread = mean_of_forms(2 * forms, seen.vectors @ seen.vectors.T, coordinates.size - known, positive=False)
-    spread = beyond_first_order(spread, error, count)
+    spread = _second_order(beyond_first_order(spread, error, count), pairs / squares)
     found, floor = exponential(logs, spread), rounding(np.float64, coordinates.size)
     return estimate_of(found, floor * found.value, seen.n_products, seen.method)
+
+
+def _second_order(spread: Mean, pairs: Array) -> Mean:
+    """With the variance and the skewness that the sum over pairs has beyond first order; zeros on the diagonal."""
+    count, left = len(pairs), pair_residuals(pairs)
+    error = without_excess(spread.standard_error, left)
+    if not error:
+        return spread
+    cubes = max(0.0, float(np.vdot(left @ left, left)) / (count * (count - 1) * (count - 2)))
+    skewness = float(np.clip(spread.skewness - 8 * cubes / (count * error) ** 3, -MOST_SKEWED, MOST_SKEWED))
+    return spread._replace(standard_error=error, skewness=skewness)
 
 
 def _matrices(vectors: Array, coordinates: Coordinates, kept: tuple[int, ...]) -> Array:
@@ -122,11 +152,14 @@ def _overlaps(left: Array, right: Array) -> Array:
         flat = sums.reshape(count, -1)
         return np.asarray(flat @ flat.T)
 
+    lefts, rights = _columns(left), _columns(right)
+
     def row(index: int) -> None:
-        for other in range(index, count):
-            straight = np.vdot(left[index].T @ left[other], right[index].T @ right[other])
-            crossed = np.vdot(left[index].T @ right[other], right[index].T @ left[other])
-            overlaps[index, other] = overlaps[other, index] = (straight + crossed) / 2
+        own, later = slice(index * others, (index + 1) * others), slice(index * others, None)
+        straight = (lefts[own] @ lefts[later].T) * (rights[own] @ rights[later].T)
+        crossed = (lefts[own] @ rights[later].T) * (rights[own] @ lefts[later].T)
+        sums = (straight + crossed).reshape(others, -1, others).sum(axis=(0, 2)) / 2
+        overlaps[index, index:] = overlaps[index:, index] = sums
 
     run_blocks(row, count)
     return overlaps
@@ -154,14 +187,19 @@ def _applied(left: Array, right: Array, matrices: Array) -> Array:
         for one, other in zip(left, right, strict=True):
             total += one @ other.T
         return np.asarray((total + total.T) / 2 @ matrices)
-    images = np.zeros_like(matrices)
+    lefts, rights, images = _columns(left), _columns(right), np.empty_like(matrices)
 
     def image(index: int) -> None:
-        for one, other in zip(left, right, strict=True):
-            images[index] += (one @ (other.T @ matrices[index]) + other @ (one.T @ matrices[index])) / 2
+        matrix = matrices[index]
+        images[index] = (lefts.T @ (rights @ matrix) + rights.T @ (lefts @ matrix)) / 2
 
     run_blocks(image, len(matrices))
     return images
+
+
+def _columns(matrices: Array) -> Array:
+    """Columns of all of them, one after another, as rows (v others, kept)."""
+    return np.ascontiguousarray(matrices.swapaxes(1, 2)).reshape(-1, matrices.shape[1])
 
 
 def _flat(matrices: Array) -> Array:

@@ -39,6 +39,7 @@ from scipy.linalg import eigvalsh
 from scipy.linalg.blas import dgemm, dsyrk
 
 from kpref._reprs import short_repr
+from kpref._validate import function, within_floats
 from kpref.flow import Flow, require_flow
 from kpref.linearize import DenseForm
 from kpref.memory import require_memory
@@ -76,6 +77,7 @@ class SchmidtSpectrum:
 
 
 @serial_blas
+@np.errstate(over="ignore", invalid="ignore")  # it is said in words
 def schmidt_spectrum(flow: Flow, progress: Callable[[int], object] | None = None) -> SchmidtSpectrum:
     """Exact Schmidt spectrum of ``flow.K``, K never being formed.
 
@@ -93,6 +95,8 @@ def schmidt_spectrum(flow: Flow, progress: Callable[[int], object] | None = None
     ------
     MemoryError
         Before anything is allocated, if the work arrays would not fit.
+    ValueError
+        If its numbers overflow.
 
     Notes
     -----
@@ -100,6 +104,8 @@ def schmidt_spectrum(flow: Flow, progress: Callable[[int], object] | None = None
     ``B T (c H)^2``, from ``Gamma[h, h'] = |F_h^T F_h'|_F^2``; plus O(H^3). With one constant gate ``B T c^2`` suffices.
     Dense form: ``2 B T (H M)^2 + H^4 M^2`` flops.
     """
+    if progress is not None:
+        function("progress", progress, "a number of parts")
     form = with_gates(require_flow(flow).linearization)
     if isinstance(form, DenseForm):
         return _from_gram(_dense_gram(form, flow.space.mu))
@@ -110,6 +116,7 @@ def schmidt_spectrum(flow: Flow, progress: Callable[[int], object] | None = None
         # Gamma = c c^T with c_h = G_h^2 |V V^T|_F: one Schmidt value, its length.
         values = np.zeros(form.n_states)
         values[0] = np.linalg.norm(np.square(gates[0, 0, 0])) * np.linalg.norm(_gram(features[0]))
+        within_floats("the Schmidt spectrum of K", values)
         return SchmidtSpectrum(values, 1.0 if values[0] else 0.0)
     by_row = np.broadcast_to(gates, (form.n_steps, form.n_trials, *gates.shape[2:])).reshape(-1, *gates.shape[2:])
     columns = sum(block.shape[1] for block in features)
@@ -119,9 +126,10 @@ def schmidt_spectrum(flow: Flow, progress: Callable[[int], object] | None = None
 
 
 def _from_gram(gram: Array) -> SchmidtSpectrum:
-    trace, square = float(np.trace(gram)), float(np.square(gram).sum())
+    within_floats("the Schmidt spectrum of K", gram)
+    trace, square = float(np.trace(gram)), float(within_floats("the Schmidt spectrum of K", np.square(gram).sum()))
     values = np.sqrt(np.maximum(eigvalsh(gram), 0.0))[::-1]
-    return SchmidtSpectrum(values, trace**2 / square if square else 0.0)
+    return SchmidtSpectrum(values, trace * trace / square if square else 0.0)
 
 
 def _gram(matrix: Array) -> Array:

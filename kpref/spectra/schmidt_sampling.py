@@ -31,12 +31,21 @@ import numpy.typing as npt
 from scipy.linalg import eigvalsh, svdvals
 
 from kpref._reprs import short_repr
-from kpref._validate import integer
+from kpref._validate import integer, within_floats
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.paired_probes import estimate_of, exponential, jackknife, require_settled, rounding
+from kpref.spectra.paired_probes import (
+    estimate_of,
+    exponential,
+    jackknife,
+    pair_residuals,
+    require_settled,
+    rounding,
+    second_order,
+    without_excess,
+)
 from kpref.spectra.quadratic_forms import Mean
 from kpref.spectra.symmetric import RectangularForm, require_operator
 from kpref.threads import run_blocks, serial_blas
@@ -84,8 +93,8 @@ def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) 
     """Effective Schmidt rank of any operator on tensors (..., units): P, K, NTK, ``P.gram()``, ...
 
     Sampled as in the module's docstring. The jackknife over the probes removes the bias of first order of the
-    logarithm of the ratio, and gives its standard error. A rank is at least one, and so are the estimate and its
-    interval.
+    logarithm of the ratio, and gives its standard error, less what it counts twice of pairs. A rank is at least one,
+    and so are the estimate and its interval.
 
     Parameters
     ----------
@@ -116,7 +125,7 @@ def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) 
     """
     probes, seed = _check(op, probes), integer("seed", seed, 0)
     if op.space_in.size <= _DENSE_SIZE:
-        values = svdvals(_realigned(op))
+        values = svdvals(within_floats(op.name, _realigned(op)))
         total, square = np.square(values).sum(), (values**4).sum()
         return Estimate(float(total**2 / square) if square else 0.0, 0.0, op.space_in.size, "exact")
     control = _control(op, seed)
@@ -141,7 +150,10 @@ def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) 
         return np.log(sums[0]) - np.log(sums[1])
 
     logs, error = jackknife(float(logarithm(0.0)[0]), logarithm(1.0))
-    spread = Mean(0.0, error, _TAIL_DEGREES * (probes - 1), _TAIL_SKEWNESS / probes**0.5)
+    pairs = probes * (probes - 1) * (totals / totals.sum() - fourths / fourths.sum())
+    residuals = pair_residuals(pairs)
+    error = without_excess(error, residuals)
+    spread = Mean(0.0, error, _degrees(error**2, second_order(residuals), probes), _TAIL_SKEWNESS / probes**0.5)
     found, floor = exponential(logs, spread), rounding(op.dtype, op.space_in.size)
     return require_settled(
         estimate_of(found, floor * found.value, products, method, least=1.0), f"the effective Schmidt rank of {op.name}"
@@ -186,7 +198,7 @@ def schmidt_sketch(op: TensorOperator, k: int, probes: int = 16, seed: int = 0) 
     probes, seed = _check(op, probes), integer("seed", seed, 0)
     k = integer("k", k, 1, min(op.shape_in[-1] ** 2, probes))
     if op.space_in.size <= _DENSE_SIZE:
-        exact = svdvals(_realigned(op))[:k]
+        exact = svdvals(within_floats(op.name, _realigned(op)))[:k]
         return SchmidtSketch(np.pad(exact, (0, k - len(exact))), np.zeros(k), op.space_in.size)
     samples, _ = _samples(op, probes, seed)
     flat = samples.reshape(-1, samples.shape[2])
@@ -212,6 +224,14 @@ def schmidt_sketch(op: TensorOperator, k: int, probes: int = 16, seed: int = 0) 
     values = np.maximum(values, 0.0)
     order = np.argsort(-values, kind="stable")
     return SchmidtSketch(values[order], errors[order], probes * op.shape_in[-1])
+
+
+def _degrees(variance: float, second: float, probes: int) -> float:
+    """Of the sum of a part of first order and of one of second, which more pairs tell (Satterthwaite)."""
+    if not variance:
+        return float(probes - 1)
+    first, share = 1 - second / variance, second / variance
+    return 1 / (first**2 / (_TAIL_DEGREES * (probes - 1)) + 2 * share**2 / (probes * (probes - 3)))
 
 
 def _check(op: TensorOperator, probes: int) -> int:
@@ -249,9 +269,9 @@ def _control(op: TensorOperator, seed: int) -> _Control:
         coordinates.embed(vectors).reshape(count, -1, units).astype(np.float64)
         for coordinates, vectors in ((form.domain, basis), (form.codomain, images))
     )
-    inner, outer = (
-        np.einsum("iah,jak->ijhk", each, each, optimize=True).reshape(count**2, -1) for each in (rows, values)
-    )
+    # <W_i^T W_j, W_k^T W_l> = <W_i W_k^T, W_j W_l^T>: whichever matrices are smaller.
+    products = "iah,jak->ijhk" if units <= rows.shape[1] else "iah,jbh->ijab"
+    inner, outer = (np.einsum(products, each, each, optimize=True).reshape(count**2, -1) for each in (rows, values))
     fourths = float(np.vdot(outer @ outer.T, inner @ inner.T))
     return _Control(rows, values, float(np.vdot(values, values)), fourths)
 

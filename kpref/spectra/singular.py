@@ -23,9 +23,9 @@ from kpref._validate import integer
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import RectangularSearch
-from kpref.spectra.eigen import check_search, check_start, signs
+from kpref.spectra.eigen import check_search, check_start, kept, signs
 from kpref.spectra.lanczos import NoConvergence, blend, iterate
-from kpref.spectra.symmetric import RectangularForm, require_operator
+from kpref.spectra.symmetric import RectangularForm, require_adjoint, require_operator
 from kpref.threads import serial_blas
 
 __all__ = ["Singular", "svd"]
@@ -102,9 +102,11 @@ def svd(
     Raises
     ------
     ValueError
-        If k is out of range, or `start` has another shape or a number that is not finite.
+        If k is out of range, the operator maps to what is not finite, or `start` has another shape or a number that
+        is not finite.
     NoConvergence
-        A RuntimeError that holds the partial result, if the iteration does not converge.
+        A RuntimeError that holds the partial result, if the iteration does not converge, or residuals computed anew
+        exceed ten times what was asked for. A ValueError if the reason is that the transpose is not that of the map.
     MemoryError
         Before anything is allocated, if the bases would not fit.
     """
@@ -127,10 +129,13 @@ def svd(
     outputs *= sign
     inputs *= sign.reshape(-1, *([1] * (inputs.ndim - 1)))
     used = form.n_products
-    result = Singular(outputs, values, inputs, _residuals(op, outputs, values, inputs), used + count, converged)
+    residuals = _residuals(op, outputs, values, inputs)
+    converged = converged & kept(residuals, tol, op.dtype)
+    result = Singular(outputs, values, inputs, residuals, used + count, converged)
     if not converged.all():
+        require_adjoint(op, seed)
         message = f"{op.name}: {converged.sum()} of {count} singular values converged to {tol:g} in {used} products"
-        raise NoConvergence(message, result)
+        raise NoConvergence(f"{message}; the largest residual is {residuals.max():.2g}", result)
     return result
 
 

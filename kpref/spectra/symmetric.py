@@ -15,7 +15,15 @@ import numpy.typing as npt
 from kpref.operators import TensorOperator
 from kpref.space import EuclideanSpace
 
-__all__ = ["Coordinates", "RectangularForm", "SymmetricForm", "require_operator", "require_self_adjoint"]
+__all__ = [
+    "Coordinates",
+    "RectangularForm",
+    "SymmetricForm",
+    "require_adjoint",
+    "require_apart",
+    "require_operator",
+    "require_self_adjoint",
+]
 
 Array = npt.NDArray[Any]
 
@@ -108,13 +116,13 @@ class RectangularForm:
         """``W_after^(sign/2) op W_before^(-sign/2)``."""
         weights = before.space.uniform_weight, after.space.uniform_weight
         if not (weights[0] and weights[1]):
-            images = op.apply(before.space.scale(before.embed(vectors), -sign / 2))
+            images = _finite(op, op.apply(before.space.scale(before.embed(vectors), -sign / 2)))
             return after.restrict(after.space.scale(images, sign / 2))
         # A number commutes with everything: it goes where there are fewer entries.
         number = np.asarray((weights[1] / weights[0]) ** (sign / 2), op.dtype)
         if before.size < after.size:
-            return after.restrict(op.apply(before.embed(number * vectors)))
-        return number * after.restrict(op.apply(before.embed(vectors)))
+            return after.restrict(_finite(op, op.apply(before.embed(number * vectors))))
+        return number * after.restrict(_finite(op, op.apply(before.embed(vectors))))
 
 
 class SymmetricForm:
@@ -145,7 +153,7 @@ class SymmetricForm:
 
     def __call__(self, vectors: Array) -> Array:
         """Apply to vectors (v, n)."""
-        images = self.coordinates.to_vectors(self.op.apply(self.to_tensors(vectors)))
+        images = self.coordinates.to_vectors(_finite(self.op, self.op.apply(self.to_tensors(vectors))))
         self.n_products += len(vectors)
         if self._progress is not None:
             self._progress(len(vectors))
@@ -167,23 +175,71 @@ def require_operator(op: object) -> TensorOperator:
     )
 
 
-def require_self_adjoint(op: TensorOperator, seed: int = 0) -> None:
+def require_apart(op: TensorOperator, axis: int) -> None:
+    """Raise ValueError unless an operator is known to keep the indices along an axis of its tensors apart."""
+    known = op.structure
+    if not ((axis == 0 and known.by_trial) or (axis == len(op.shape_in) - 1 and known.by_unit)):
+        raise ValueError(
+            f"{op.name} must keep the indices along axis {axis} apart, which its structure does not say; take an "
+            "algorithm that asks for no blocks, or say so in the Structure of its parts"
+        )
+
+
+def require_self_adjoint(op: TensorOperator, seed: int = 0, trusting: bool = True) -> None:
     """Raise ValueError if an operator is not self-adjoint: by its declared structure, or else by a test.
 
-    The test compares ``<p, A q>`` and ``<A p, q>`` for random tensors p, q.
+    The test compares ``<p, A q>`` and ``<A p, q>`` for random tensors p, q. An operator that is not `trusting` is
+    tested whatever is declared; where it is known as ``A A*``, by `require_adjoint` for A.
     """
-    if op.structure.self_adjoint:
+    if op.structure.self_adjoint and trusting:
         return
+    if op.factor is not None:
+        return require_adjoint(op.factor, seed)
     if op.space_in != op.space_out:
         raise ValueError(f"{op.name} maps {op.space_in} to {op.space_out}; this needs an operator on one space")
     space = op.space_in
-    p, q = np.random.default_rng(seed).normal(size=(2, *space.shape))
+    p, q = _support(space) * np.random.default_rng(seed).normal(size=(2, *space.shape))
     image_p, image_q = op(p), op(q)
     left, right = space.inner(p, image_q), space.inner(image_p, q)
-    # Rounding alone leaves a difference of a few units of precision times the norms; a thousand is far above it.
     scale = space.norm(p) * space.norm(image_q) + space.norm(q) * space.norm(image_p)
-    if abs(left - right) > 1e3 * np.finfo(op.dtype).eps * scale:
+    if _differ(left, right, scale, op):
         raise ValueError(
             f"{op.name} is not self-adjoint in the inner product of its space: <p, A q> = {left:.6g} but "
             f"<A p, q> = {right:.6g}"
         )
+
+
+def require_adjoint(op: TensorOperator, seed: int = 0) -> None:
+    """Raise ValueError if the adjoint of an operator is none: ``<p, A q>`` and ``<A* p, q>`` for random p, q differ."""
+    generator = np.random.default_rng(seed)
+    # Zero where the weights are: adjoints are those on the restricted spaces.
+    p, q = (_support(space) * generator.normal(size=space.shape) for space in (op.space_out, op.space_in))
+    image, pulled = op(q), op.star(p)
+    left, right = op.space_out.inner(p, image), op.space_in.inner(pulled, q)
+    scale = op.space_out.norm(p) * op.space_out.norm(image) + op.space_in.norm(q) * op.space_in.norm(pulled)
+    if _differ(left, right, scale, op):
+        raise ValueError(
+            f"the transpose of {op.name} is not that of its map: <p, A q> = {left:.6g} but <A* p, q> = {right:.6g} in "
+            "the inner products of its spaces"
+        )
+
+
+def _support(space: EuclideanSpace) -> Array:
+    """Ones where a weight is positive, else zeros; broadcastable to the shape."""
+    return np.ones(1) if space.weights is None else (np.asarray(space.weights) > 0).astype(float)
+
+
+def _differ(left: float, right: float, scale: float, op: TensorOperator) -> bool:
+    """Rounding alone leaves a difference of a few units of precision times the norms; a thousand is far above it."""
+    return abs(left - right) > 1e3 * float(np.finfo(op.dtype).eps) * scale
+
+
+def _finite(op: TensorOperator, images: Array) -> Array:
+    """Images as they are, or ValueError if some are not finite: the vectors were."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = images.sum()  # a single one that is not finite shows in it
+    if not np.isfinite(total) and not np.isfinite(images).all():
+        raise ValueError(
+            f"{op.name} maps finite tensors to such that are not finite: its numbers overflow, or are wrong"
+        )
+    return images

@@ -174,6 +174,25 @@ class TestReadouts:
         assert same(readout.weight, np.ascontiguousarray(arrays["Wout"].T))
 
 
+class TestReadoutsOfOneOutput:
+    @pytest.mark.parametrize("options", [{}, {"readout": "w_out"}, {"map": {"readout.weight": "w_out"}}])
+    @pytest.mark.parametrize("bias", [{}, {"b_out": np.ones(1)}])
+    def test_a_vector_by_the_name_of_a_readout_is_one_of_one_output(self, options, bias):
+        arrays = {**network(readout=None), "w_out": np.arange(1.0, H + 1), **bias}
+        found = load_checkpoint(arrays, **options)
+        assert same(found.readout.weight, arrays["w_out"][None])
+        assert found.readout.bias is None if not bias else same(found.readout.bias, bias["b_out"])
+        assert found.notes == (f"w_out of shape ({H},) is read as a readout of one output",)
+
+    def test_a_layer_of_pytorch(self):
+        assert load_checkpoint({**network(readout=None), "fc.weight": np.ones(H)}).readout.weight.shape == (1, H)
+
+    @pytest.mark.parametrize("name", ["gain", "norm.weight", "fc.bias", "b_out", "h0"])
+    def test_a_vector_of_another_name_is_none(self, name):
+        with pytest.raises(ValueError, match=f"found '{name}'"):
+            load_checkpoint({**network(readout=None), name: np.ones(H)})
+
+
 class TestInitialStates:
     @pytest.mark.parametrize("shape", [(H,), (1, H), (1, 1, H)])
     def test_one_state(self, shape):

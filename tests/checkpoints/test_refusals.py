@@ -60,7 +60,10 @@ def folder(tmp_path_factory):
             {**network(), "Wout.weight": np.ones((2, H + 1))},
             r"'Wout.weight' \(2, 5\), 'Wout.bias' \(2,\) .* 4 columns",
         ),
-        ({**network(), "h0": np.ones(H)}, r"found 'h0' \(4,\) beside the recurrent layer.* z0= \(--z0\), or set aside"),
+        (
+            {**network(), "h0": np.ones(H)},
+            r"found 'h0' \(4,\) beside the recurrent layer.* z0= \(--z0\), .*or set aside",
+        ),
         (without(network(), "Wout.weight"), r"found 'Wout.bias' \(2,\) beside the recurrent layer"),
         ({**network(), "value.weight": np.ones((1, H))}, "ambiguous: pick one of 'Wout.weight', 'value.weight'"),
         ({**network(), 7: np.ones(1)}, "must map names to arrays; got the key 7"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._validate import function, numeric_array, short
 from kpref.space import TrajectorySpace
 
 __all__ = ["JaxBackend", "jax_backend"]
@@ -40,11 +41,21 @@ def jax_backend(
 
     Raises
     ------
+    TypeError
+        If `step` is no function, or `parameters` no mapping.
     ValueError
-        If the parameters are float64 and JAX is set to compute in float32, or shapes do not match.
+        If something is no array of real numbers, the parameters are float64 and JAX is set to compute in float32, or
+        shapes do not match.
     """
     import jax
 
+    function("step", step, "(parameters, z, x)")
+    if not isinstance(parameters, Mapping) or not parameters:
+        raise TypeError(f"parameters must be a mapping from names to arrays, at least one; got {short(parameters)}")
+    for name, value in (
+        {"inputs": inputs, "z0": z0} | {f"parameter {key}": v for key, v in parameters.items()}
+    ).items():
+        numeric_array(name, value, "biuf")
     dtype = np.result_type(*parameters.values())
     if dtype == np.float64 and not jax.config.jax_enable_x64:
         raise ValueError(
