@@ -290,7 +290,7 @@ def site_view(form: StepForm) -> SiteForm:
         decay, slope = np.zeros(one, form.dtype), None
         gates = form.channel(channels["slope"])[:, :, None]
         weight, m, drive = form.weights["recurrent0"], form.states, form.variable("drive0")
-    elif {"decay", "gate"} <= set(channels):
+    elif {"decay", "gate"} <= set(channels) and _is_plain(form):
         decay, gates = form.channel("decay"), form.channel("gate")[:, :, None]
         slope = form.channel("slope") if "slope" in channels else None
         weight, m, drive = form.weights["recurrent"], form.variable("rates"), form.variable("drive")
@@ -304,6 +304,12 @@ def site_view(form: StepForm) -> SiteForm:
         np.empty((1, 1, 0), form.dtype) if slope is None else np.ascontiguousarray(slope),
         np.ascontiguousarray(m), _with_ones(form, drive), weight, _layout(form),
     )  # fmt: skip
+
+
+def _is_plain(form: StepForm) -> bool:
+    """Whether a leaky network has its nonlinearity around states, and weights without mask or signs."""
+    around_states = form.known["rates"].of_state != ("slope" in form.places)
+    return around_states and all(np.ndim(entry.factor) == 0 for entry in form.entries)
 
 
 def _with_ones(form: StepForm, drive: Array) -> Array:
