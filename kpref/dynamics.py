@@ -37,8 +37,11 @@ _TRIALS_PER_BLOCK = 48
 class Dynamics(Protocol):
     """What a flow needs of its dynamics."""
 
-    states: Array
     space: TrajectorySpace
+
+    @property
+    def states(self) -> Array:
+        """States (B, T, H), zero after the end of a trial."""
 
     @property
     def linearization(self) -> Form:
@@ -84,10 +87,14 @@ class MapDynamics:
         self.space = TrajectorySpace((trials, steps, model.n_states), measure, lengths=lengths)
         self.lengths = np.full(trials, steps) if self.space.lengths is None else self.space.lengths
         self.z0, self.drive = z0, _standing_still(np.ascontiguousarray(inputs.swapaxes(0, 1)), self.lengths)
-        trajectory = self._run(model)
-        self.states: Array = trajectory[1:].swapaxes(0, 1)
-        starts = _standing_still(trajectory[:-1], self.lengths)
+        self._trajectory = self._run(model)
+        starts = _standing_still(self._trajectory[:-1], self.lengths)
         self.linearization: Form = linearize(model, starts, self.drive, dtype)
+
+    @property
+    def states(self) -> Array:
+        """A view of z[1..T]: a pickle that held it would lose its order in memory, on which bits of sums depend."""
+        return self._trajectory[1:].swapaxes(0, 1)
 
     def propagator(self) -> TensorOperator:
         """P."""
@@ -221,8 +228,12 @@ class FieldDynamics:
         self.signal = InputSignal(times, source, kind)
         self.tableau, self.tolerances = tableau, tolerances
         self.solution = self._solve(field)
-        self.states: Array = self.space.clear(self.solution.states.swapaxes(0, 1))
         self.system = StageSystem(field, self.signal, self.solution, dtype, stage_memory)
+
+    @property
+    def states(self) -> Array:
+        """States at the grid times, not kept: see `MapDynamics.states`."""
+        return self.space.clear(self.solution.states.swapaxes(0, 1))
 
     @cached_property
     def linearization(self) -> Form:

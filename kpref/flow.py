@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
-from kpref._frozen import Frozen
+from kpref._foreign import read_only
+from kpref._frozen import MadeOfFunctions
 from kpref._reprs import html_table
 from kpref._validate import check_shape, finite_array, numeric_array, precision, real_number, short
 from kpref.dynamics import Dynamics, FieldDynamics, MapDynamics, StageOperators
@@ -20,7 +21,7 @@ from kpref.lengths import joined
 from kpref.linearize import Form
 from kpref.loss import evaluate_loss
 from kpref.memory import require_memory
-from kpref.models.base import Field, Map, Model
+from kpref.models.base import DenseModel, Field, Map, Model
 from kpref.models.step import StepModel
 from kpref.operators import TensorOperator
 from kpref.readout import Readout
@@ -32,7 +33,7 @@ __all__ = ["Flow", "require_flow"]
 Array = npt.NDArray[Any]
 
 
-class Flow(Frozen):
+class Flow(MadeOfFunctions):
     """A model on given trials: its trajectory, and the operators of the K-P flow along it.
 
     Building it runs the model; the operators share the coefficients of its linearisation, O(B T H) numbers for each.
@@ -143,9 +144,12 @@ class Flow(Frozen):
             )  # fmt: skip
         else:
             raise TypeError(f"model must be one of kpref.models; got {type(model).__name__}")
-        self.states: Array = self._dynamics.states
-        self.states.flags.writeable = False
         self.space: TrajectorySpace = self._dynamics.space
+
+    @cached_property
+    def states(self) -> Array:
+        """States (B, T, H) along the trajectory, read-only."""
+        return read_only(self._dynamics.states)
 
     @property
     def dynamics(self) -> Dynamics:
@@ -269,8 +273,7 @@ class Flow(Frozen):
         return GradientFlow(self, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Operators do not pickle; those that a flow keeps are made again when they are asked for.
-        return {name: value for name, value in vars(self).items() if not isinstance(value, TensorOperator)}
+        return {name: value for name, value in super().__getstate__().items() if name != "states"}
 
     def __repr__(self) -> str:
         return f"Flow({self.model}, states {self.states.shape}, measure {self.space.measure!r}, {self.dtype})"
@@ -319,7 +322,7 @@ def _inputs(inputs: Any, model: Model, dtype: np.dtype[Any]) -> Array:
     """The inputs, checked; that there is memory for the flow as well, before they are copied."""
     given = numeric_array("inputs", inputs, "biuf")
     check_shape("inputs", given, ndim=3)
-    if 0 in given.shape:
+    if 0 in given.shape[:2] or given.shape[2] == 0 < model.n_inputs:
         raise ValueError(f"inputs must have at least one trial, step and channel; got shape {given.shape}")
     if given.shape[2] != model.n_inputs:
         raise ValueError(f"inputs must have shape (B, T, {model.n_inputs}) for this model; got {given.shape}")
@@ -342,7 +345,7 @@ def _check_memory(model: Model, trials: int, steps: int, dtype: np.dtype[Any]) -
     if isinstance(model, StepModel):
         coefficients = sum(model.program.channels.values())
     else:
-        coefficients = model.n_states * (model.n_states + model.n_parameters + 2)
+        coefficients = model.n_states * (2 + (model.n_stored if isinstance(model, DenseModel) else 0))
     states = 8.0 * model.n_states + dtype.itemsize * (coefficients + 3.0 * model.n_states)
     inputs = model.n_inputs * (16.0 + dtype.itemsize)
     require_memory(trials * steps * (states + inputs), f"a flow of {model} over {trials} trials of {steps} steps")

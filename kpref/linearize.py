@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,14 @@ import numpy.typing as npt
 from kpref._foreign import is_ours, read_only, returned
 from kpref._reprs import short_repr
 from kpref._validate import finite_array, first_index, instance, short
-from kpref.models.base import DenseModel, Model
+from kpref.memory import require_memory
+from kpref.models.base import DenseModel, Model, ProductModel
 from kpref.models.step import StepModel, StepNumbers
+from kpref.product_form import ProductForm
 from kpref.step_form import StepForm, Variable, allot
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
-__all__ = ["DenseForm", "Form", "empty_step_form", "linearize", "require_form"]
+__all__ = ["DenseForm", "Form", "empty_step_form", "linearize", "require_form", "written_out"]
 
 Array = npt.NDArray[Any]
 
@@ -77,9 +80,35 @@ class DenseForm:
         """Memory of the coefficients."""
         return self.state_jacobian.nbytes + self.parameter_jacobian.nbytes
 
+    def rows(self, part: slice) -> DenseForm:
+        """Some rows of the trajectory, as views."""
+        return DenseForm(self.state_jacobian[part], self.parameter_jacobian[part])
+
 
 #: What a model may be linearised to.
-Form = StepForm | DenseForm
+Form = StepForm | DenseForm | ProductForm
+
+_written_out: WeakKeyDictionary[ProductForm, DenseForm] = WeakKeyDictionary()
+
+
+def written_out(form: Form) -> StepForm | DenseForm:
+    """A linearisation by its numbers: where it is known by products, its Jacobians by columns, found once.
+
+    They take H and M calls of the model's functions.
+
+    Raises
+    ------
+    MemoryError
+        Before anything is computed, if they would not fit.
+    """
+    if not isinstance(form, ProductForm):
+        return form
+    if form not in _written_out:
+        states = form.states.size
+        needed = float(states * (form.n_states + form.n_parameters) * (8 + form.dtype.itemsize))
+        require_memory(needed, f"the Jacobians of {form.model} written out at {states // form.n_states} points")
+        _written_out[form] = _dense_form(form.model, form.states, form.inputs, form.dtype)
+    return _written_out[form]
 
 
 def require_form(form: Form) -> Form:
@@ -102,7 +131,7 @@ def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike =
 
     Returns
     -------
-    StepForm or DenseForm
+    StepForm, DenseForm or ProductForm
 
     Notes
     -----
@@ -110,6 +139,8 @@ def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike =
     """
     if isinstance(model, StepModel):
         return _step_form(model, states, inputs, dtype)
+    if isinstance(model, ProductModel) and model.products:
+        return _product_form(model, states, inputs, dtype)
     if isinstance(model, DenseModel):
         return _dense_form(model, states, inputs, dtype)
     raise TypeError(f"a model is a network or a DenseModel of kpref.models; got {type(model).__name__}")
@@ -223,36 +254,57 @@ def _require_one_form(model: StepModel, sample: StepNumbers, part: StepNumbers) 
             )
 
 
-@serial_blas
+def _product_form(model: ProductModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> ProductForm:
+    _check_finite(states, 0)
+    return ProductForm(
+        model,
+        states.copy(),
+        inputs.copy(),
+        np.dtype(dtype),
+        None if "state" in model.products else _by_states(model, states, inputs, dtype),
+        None if "parameter" in model.products else _by_parameters(model, states, inputs, dtype),
+    )
+
+
 def _dense_form(model: DenseModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> DenseForm:
+    return DenseForm(
+        _by_states(model, states, inputs, dtype),
+        _by_parameters(model, states, inputs, dtype),
+    )
+
+
+@serial_blas
+def _by_states(model: DenseModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> Array:
+    """``dF/dz``, stored; that of a class of the user's checked and copied."""
     with np.errstate(all="ignore"):  # what is not finite is reported below, with its place
-        by_states, by_name = _jacobians(model, states, inputs)
-        flat = [by_name[name].reshape(*states.shape, -1) for name in model.trainable]
-        form = DenseForm(
-            np.require(by_states, dtype, ["C", "W"]),  # a read-only array is another type
-            np.concatenate(flat, axis=3, dtype=dtype, casting="same_kind"),
-        )
-        _check_finite(form.state_jacobian, 0)
-        _check_finite(form.parameter_jacobian, 0)
-    return form
+        value = model.state_jacobian(read_only(states), read_only(inputs))
+        if not is_ours(type(model)):
+            value = returned(f"{type(model).__name__}.state_jacobian", value, (*states.shape, model.n_states))
+        stored = np.require(value, dtype, ["C", "W"])  # a read-only array is another type
+        _check_finite(stored, 0)
+    return stored
 
 
-def _jacobians(model: DenseModel, states: Array, inputs: Array) -> tuple[Array, Mapping[str, Array]]:
-    """Derivatives by states and by parameters; those of a class of the user's checked and copied."""
-    if is_ours(type(model)):
-        return model.state_jacobian(states, inputs), model.parameter_jacobian(states, inputs)
-    z, x, name = read_only(states), read_only(inputs), type(model).__name__
-    by_states = returned(f"{name}.state_jacobian", model.state_jacobian(z, x), (*z.shape, model.n_states))
-    given = model.parameter_jacobian(z, x)
+@serial_blas
+def _by_parameters(model: DenseModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> Array:
+    """``dF/dtheta`` by the trainable parameters, stored; that of a class of the user's checked and copied."""
+    with np.errstate(all="ignore"):
+        given = model.parameter_jacobian(read_only(states), read_only(inputs))
+        if not is_ours(type(model)):
+            given = _of_the_users(model, given, states.shape)
+        flat = [given[name].reshape(*states.shape, -1) for name in model.trainable]
+        stored = np.concatenate(flat, axis=3, dtype=dtype, casting="same_kind")
+        _check_finite(stored, 0)
+    return stored
+
+
+def _of_the_users(model: DenseModel, given: Any, leading: tuple[int, ...]) -> dict[str, Array]:
+    name = f"{type(model).__name__}.parameter_jacobian"
     missing = [key for key in model.trainable if not isinstance(given, Mapping) or key not in given]
     if missing:
-        raise ValueError(
-            f"{name}.parameter_jacobian must return a dict of the trainable parameters; {missing[0]!r} is missing"
-        )
-    shapes = {key: (*z.shape, *model.parameters[key].shape) for key in model.trainable}
-    return by_states, {
-        key: returned(f"{name}.parameter_jacobian, {key}", given[key], shape) for key, shape in shapes.items()
-    }
+        raise ValueError(f"{name} must return a dict of the trainable parameters; {missing[0]!r} is missing")
+    shapes = {key: (*leading, *model.parameters[key].shape) for key in model.trainable}
+    return {key: returned(f"{name}, {key}", given[key], shape) for key, shape in shapes.items()}
 
 
 def _check_finite(coefficient: Array, first_row: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref._validate import short
 from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau, adaptive, fixed_steps
 from kpref.leaky import is_compiled, linearize_stages, take_steps
@@ -92,12 +93,7 @@ def integrate(
     IntegrationError
         Names the trial, the time and the last accepted state.
     """
-    everyone = slice(0, len(z0))
-
-    def rhs(t: float, z: Array, interval: int, block: slice = everyone) -> Array:
-        velocity = field.velocity(z, signal(t, interval)[block])
-        return velocity if lengths is None else np.where((interval < lengths[block] - 1)[:, None], velocity, 0.0)
-
+    rhs = _Velocity(field, signal, lengths)
     if tolerances is not None:
         ends = times[[] if lengths is None else lengths[lengths < len(times)] - 1]  # where velocities fall to zero
         return adaptive(rhs, times, z0, tableau, jumps=np.concatenate([signal.jumps, ends]), **tolerances)
@@ -112,10 +108,7 @@ def integrate(
     def task(index: int) -> None:
         block = blocks[index]
         try:
-            part = fixed_steps(
-                lambda t, z, interval: rhs(t, z, interval, block),
-                times, z0[block], tableau, states[:, block],
-            )  # fmt: skip
+            part = fixed_steps(replace(rhs, block=block), times, z0[block], tableau, states[:, block])
             parts.append(part)
         except IntegrationError as error:
             raise error.in_block(block.start) from None
@@ -123,6 +116,25 @@ def integrate(
     run_blocks(task, len(blocks), here=not ours)
     # The parts differ in their trials only.
     return replace(parts[0], z_steps=states, rhs=rhs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Velocity:
+    """The right-hand side for a block of trials, zero after the end of each."""
+
+    field: Field
+    signal: InputSignal
+    lengths: npt.NDArray[np.int64] | None = None
+    block: slice | None = None
+
+    __repr__ = short_repr
+
+    def __call__(self, t: float, z: Array, interval: int) -> Array:
+        block = self.block or slice(None)
+        velocity = self.field.velocity(z, self.signal(t, interval)[block])
+        if self.lengths is None:
+            return velocity
+        return np.where((interval < self.lengths[block] - 1)[:, None], velocity, 0.0)
 
 
 def _compiled_steps(
@@ -143,7 +155,7 @@ def _compiled_steps(
         grid_index=np.arange(steps + 1),
         n_evaluations=steps * tableau.stages,
         n_rejected=0,
-        rhs=lambda t, z, interval: field.velocity(z, signal(t, interval)),
+        rhs=_Velocity(field, signal),
     )
     system = StageSystem(field, signal, solution)
     for segment in system.segments:
@@ -177,11 +189,11 @@ class StageSystem:
         memory: float | None = None,
     ) -> None:
         self.field, self.signal, self.solution = field, signal, solution
-        self.dtype = np.dtype(dtype)
+        self.dtype, self._memory = np.dtype(dtype), memory
         self.tableau = solution.tableau
         self.n_steps = len(solution.interval)
         self.n_trials, self.n_states = solution.z_steps.shape[1:]
-        width = self.n_states + field.n_parameters if isinstance(field, DenseModel) else 1
+        width = field.n_stored if isinstance(field, DenseModel) else 1
         entries = self.tableau.stages * self.n_trials * self.n_states * width
         length = max(1, _SEGMENT_ENTRIES // entries)
         bounds = range(0, self.n_steps, length)
@@ -190,6 +202,10 @@ class StageSystem:
         self._budget = memory if memory is not None else np.inf if available is None else available / 4
         self._stored: dict[Segment, Form] = {}
         self._stored_bytes = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Stored coefficients stay behind: they are computed again, to the same bits, by whoever needs them."""
+        return StageSystem, (self.field, self.signal, self.solution, self.dtype, self._memory)
 
     @property
     def stages(self) -> int:

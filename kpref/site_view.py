@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref.linearize import require_form, written_out
 from kpref.program import Builder
 from kpref.step_form import Entry, StepForm, Variable, allot
 
@@ -336,11 +337,9 @@ def _layout(form: StepForm) -> ParameterLayout:
 
 def with_gates(form: Any) -> Any:
     """A linearisation whose parameter operator has a closed form by gates, or TypeError."""
-    from kpref.linearize import require_form
-
     if isinstance(form, SiteForm):
         return form
-    return site_view(form) if isinstance(require_form(form), StepForm) else form
+    return site_view(form) if isinstance(require_form(form), StepForm) else written_out(form)
 
 
 def site_or_none(form: Any) -> SiteForm | None:

@@ -26,6 +26,67 @@ B, T, N_IN, H, N_OUT = 3, 4, 2, 3, 2
 LONGEST = 60  # seconds after which a command line hangs; none takes one
 
 
+#: Factories for --model.
+FACTORIES = """\
+import numpy as np
+
+import kpref
+from kpref.models import GRU, Rate, UserMap
+
+number = 5
+
+
+def raises():
+    return {}["tau"]
+
+
+def asks(size):
+    return GRU.init(2, size, seed=0)
+
+
+def wrong():
+    return 7
+
+
+def two():
+    return bare(), bare()
+
+
+def flow():
+    return kpref.Flow(bare(), np.ones((3, 4, 2)))
+
+
+def start():
+    return bare(), np.zeros(4)
+
+
+def starts():
+    return bare(), np.zeros((5, 3)), kpref.Trials(inputs=np.ones((3, 4, 2)))
+
+
+def bare():
+    return GRU.init(2, 3, seed=0)
+
+
+def field():
+    return Rate.init(2, 3, seed=0), kpref.Trials(inputs=np.ones((3, 4, 2)))
+
+
+def derivative():
+    def wrong(z, x, p):
+        return 0 * z[..., None] * z[..., None, :]
+
+    return UserMap(lambda z, x, p: p["k"] * z, 2, 2, parameters={"k": 1.0}, state_jacobian=wrong)
+
+
+def later():
+    def function(z, x, p):
+        return p["k"] * z + x + 1 / (len(z) != 3)  # three trials are not what it is checked at
+
+    return UserMap(function, 2, 2, parameters={"k": 1.0})
+"""
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """Good files, and all the ways in which they can be bad."""
@@ -114,6 +175,12 @@ def prepared(tmp_path_factory):
     trials("long_mask.npz", targets=targets, mask=np.ones(T + 1))
     trials("not_last.npz", labels=np.array([0, 1, 0]), mask=np.array([[1, 1, 1, 0.0], [1, 0, 1, 0], [0, 1, 1, 0]]))
     np.savez(d / "objects.npz", inputs=np.array([[1], None], dtype=object))
+
+    (d / "model.py").write_text(FACTORIES)
+    (d / "broken.py").write_text("def make(:\n")
+    (d / "fails.py").write_text("import not_there\n")
+    (d / "leaves.py").write_text("import sys\nsys.exit(3)\n")
+    os.mkfifo(d / "pipe.py")
 
     for name, content in {
         "invalid": b"{",
@@ -269,6 +336,42 @@ FILES = [
     (f"{GRU_ON} {{d}}/long_mask.npz", "long_mask.npz: mask"),
 ]
 
+MODEL = "analyze --model {d}/model.py"
+MODELS = [
+    ("analyze --model ''", "--model: expected MODULE:FACTORY or FILE.py:FACTORY, got ''"),
+    ("analyze --model model", "expected MODULE:FACTORY or FILE.py:FACTORY, got 'model'"),
+    ("analyze --model model:", "expected MODULE:FACTORY or FILE.py:FACTORY, got 'model:'"),
+    ("analyze --model :make", "expected MODULE:FACTORY or FILE.py:FACTORY, got ':make'"),
+    ("analyze --model m:f()", "expected MODULE:FACTORY or FILE.py:FACTORY, got 'm:f()'"),
+    ("analyze --model nowhere:make", "there is no module 'nowhere', in the current folder or installed"),
+    ("analyze --model no.where:make", "there is no module 'no.where', in the current folder or installed"),
+    ("analyze --model ..:make", "there is no module '..', in the current folder or installed"),
+    ("analyze --model {d}/no.py:make", "the module of --model cannot be read: No such file or directory: {d}/no.py"),
+    ("analyze --model {d}/pipe.py:make", "{d}/pipe.py is a pipe"),
+    ("analyze --model {d}/broken.py:make", "importing {d}/broken.py raised SyntaxError"),
+    ("analyze --model {d}/fails.py:make", "raised ModuleNotFoundError (No module named 'not_there'), in line 1 of {d}"),
+    ("analyze --model {d}/leaves.py:make", "importing {d}/leaves.py raised SystemExit (3), in line 2 of {d}/leaves.py"),
+    (f"{MODEL}:nothing", "there is no 'nothing' in {d}/model.py"),
+    (f"{MODEL}:number", "{d}/model.py:number must be a function without arguments; got 5"),
+    (f"{MODEL}:raises", "{d}/model.py:raises raised KeyError ('tau'), in line 10 of {d}/model.py"),
+    (f"{MODEL}:asks", "{d}/model.py:asks raised TypeError (asks() missing 1 required positional argument: 'size')"),
+    (f"{MODEL}:wrong", "{d}/model.py:wrong must return a model of kpref.models, or a tuple of it and perhaps a kpref."),
+    (f"{MODEL}:two", "got (GRU, GRU)"),
+    (f"{MODEL}:flow", "kpref.Trials and an array of initial states; got Flow("),
+    (f"{MODEL}:start", "initial states of {d}/model.py:start must have shape (3,) or (B, 3); got (4,)"),
+    (f"{MODEL}:starts", "in {d}/model.py:starts are those of 5 trials, and 3 trials are analyzed"),
+    (f"{MODEL}:derivative", "raised ValueError (state_jacobian is wrong: the derivative of f[0] by z[0] is "),
+    (f"{MODEL}:bare", "--trials is needed where the factory returns none: {d}/model.py:bare did not"),
+    (f"{MODEL}:bare --trials {{d}}/channels.npz", "5 input channels, but the network in {d}/model.py:bare takes 2"),
+    (f"{MODEL}:bare --trials {{d}}/targets.npz --dt 0.1", "is a map in discrete time, for which there is no --dt"),
+    (f"{MODEL}:field", "the network in {d}/model.py:field is one in continuous time: --dt is needed"),
+    (f"{MODEL}:later --quiet --trials {{d}}/inputs.npz", "function raised ZeroDivisionError (division by zero) for"),
+    (f"{MODEL}:bare {{d}}/gru.npz", "--model stands in place of checkpoints; got {d}/gru.npz too"),
+    *((f"{MODEL}:bare --{option}", f"--{option.split()[0]} says what is in a checkpoint; --model makes the network")
+      for option in ("readout fc", "z0 h0", "ignore x", "map weight_hh=x", "trainable weight_hh", "nonlinearity relu",
+                     "tau 1")),
+]  # fmt: skip
+
 OUTPUTS = [
     ("analyze {d}/run --out {d}/file", "{d}/file is a file"),
     ("analyze {d}/run --out {d}/pipe.npz", "{d}/pipe.npz is a file"),
@@ -385,7 +488,7 @@ ARRAYS = [
     (f"{GRU_ON} {{d}}/not_last.npz", "does not fit the trials and the readout in {d}/gru.npz"),
 ]
 
-TABLE = [*ITSELF, *OPTIONS, *FILES, *ARRAYS, *OUTPUTS, *VERIFY, *GOLDEN, *BENCH]
+TABLE = [*ITSELF, *OPTIONS, *FILES, *ARRAYS, *MODELS, *OUTPUTS, *VERIFY, *GOLDEN, *BENCH]
 
 
 @pytest.fixture

@@ -39,6 +39,25 @@ def test_block_runs_as_it_stands(block, tmp_path):
     assert ran.returncode == 0, ran.stderr
 
 
+def test_own_model_is_analyzed(tmp_path):
+    """The template of a model, under 40 lines, by the command below it: all self-checks pass."""
+    section = TEXT.split("## Your own model")[1].split("\n## ")[0]
+    template, command = (block["code"] for block in BLOCK.finditer(section))
+    name = re.match(r"# (\w+\.py)\n", template)[1]
+    assert len(template.splitlines()) < 40
+    (tmp_path / name).write_text(template, encoding="utf-8")
+    program, *arguments = command.split()
+    assert program == "kpref"
+    ran = subprocess.run(
+        [sys.executable, "-m", "kpref", *arguments],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(README.parent)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "self-checks passed" in ran.stdout
+    assert (tmp_path / "report" / "report.html").stat().st_size > 100_000
+    assert sorted(os.listdir(tmp_path)) == [name, "report"]
+
+
 def test_options_of_the_command_exist():
     """Every option that the README names is one of `kpref analyze`."""
     shown = subprocess.run(

@@ -293,9 +293,15 @@ def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
         measure=request.measure,
         integration=request.integration,
         facts=dict(request.facts),
-        notes=request.notes,
+        notes=(*request.notes, *_remarks(analyses)),
     )
     return Report(study, started)
+
+
+def _remarks(analyses: Sequence[Analysis]) -> list[str]:
+    """What is known of the derivatives only now that they have been taken."""
+    told = ((analysis.name, analysis.flow.model.remark) for analysis in analyses)
+    return [f"{name}: {remark}." for name, remark in told if remark]
 
 
 def _tell_of(tell: Tell, name: str, stage: str) -> None:

@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "a safetensors, npz or PyTorch file; a folder stands for its first and its last checkpoint"
     add("checkpoints", nargs="*", type=path, metavar="CHECKPOINT", help=text)
+    text = (
+        "in place of checkpoints: a function without arguments in a module, or in FILE.py, that returns a model of "
+        "kpref.models, or a tuple of it and perhaps a kpref.Readout, kpref.Trials and an array of initial states"
+    )
+    add("--model", metavar="MODULE:FACTORY", help=text)
     text = "npz file with inputs, targets or labels, and lengths, conditions, mask; by default trials.npz of the folder"
     add("--trials", type=path, metavar="FILE", help=text)
     text = "folder to write (default: %(default)s)"
@@ -91,14 +96,14 @@ def run(args: argparse.Namespace) -> int:
         raise ImportError(f"matplotlib, which draws the figures, cannot be loaded: {error}") from error
     from kpref.analysis.api import perform
     from kpref.analysis.folders import require_replaceable, sweep
-    from kpref.analysis.networks import loading
+    from kpref.analysis.networks import chosen_networks, loading
     from kpref.analysis.request import prepare
     from kpref.analysis.symptoms import rising_loss
 
     started = time.monotonic()
     out = require_replaceable(args.out)
     request = prepare(
-        args.checkpoints or None, args.trials, loss=args.loss, at=args.at, modes=args.modes, measure=args.measure,
+        chosen_networks(args), args.trials, loss=args.loss, at=args.at, modes=args.modes, measure=args.measure,
         max_trials=args.max_trials, seed=args.seed, nonlinearity=args.nonlinearity, dt=args.dt, method=args.method,
         tau=args.tau, input_kind=args.input_kind, loading=loading(args), spell=_spell,
         called=shlex.join(["kpref", *args.argv]),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["add_network_arguments", "loading"]
+__all__ = ["add_network_arguments", "chosen_networks", "loading"]
+
+#: Options that say what an array of a checkpoint is.
+_OF_ARRAYS = ("nonlinearity", "tau", "readout", "z0", "ignore", "map", "trainable")
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +19,12 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         "file.",
     )
     options.add_argument("--readout", metavar="NAME", help="the readout, where there are several or it is not found")
-    options.add_argument("--z0", metavar="NAME", help="the learnt initial state; by default initial states are zero")
+    options.add_argument(
+        "--z0",
+        metavar="NAME[,NAME]",
+        type=_names,
+        help="the learnt initial state, of an LSTM both h and c; by default initial states are zero",
+    )
     options.add_argument(
         "--ignore",
         metavar="NAME",
@@ -30,8 +38,8 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         type=_assignment,
         action="append",
         default=[],
-        help="say which array is weight_ih, weight_hh, bias_ih, bias_hh, readout.weight or readout.bias; NAME.T for "
-        "its transpose; may be given several times",
+        help="say which array is weight_ih, weight_hh, bias_ih, bias_hh (weight_ih_l1, ... of further layers), "
+        "readout.weight or readout.bias; NAME.T for its transpose; may be given several times",
     )
     options.add_argument(
         "--trainable",
@@ -57,6 +65,26 @@ def loading(args: argparse.Namespace) -> dict[str, Any]:
         assigned[key] = name
     names = ("trainable", "readout", "z0", "ignore")
     return {"map": assigned, **{name: getattr(args, name) for name in names}}
+
+
+def chosen_networks(args: argparse.Namespace) -> list[Any] | None:
+    """What ``kpref analyze`` is given: checkpoints, or what the factory of ``--model`` made; None for the example.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        If both are given, or the factory does not make a network.
+    """
+    if args.model is None:
+        return args.checkpoints or None
+    if args.checkpoints:
+        raise ValueError(f"--model stands in place of checkpoints; got {args.checkpoints[0]} too")
+    for name in _OF_ARRAYS:
+        if getattr(args, name) not in (None, []):
+            raise ValueError(f"--{name} says what is in a checkpoint; --model makes the network itself")
+    from kpref.analysis.factories import make  # which brings the models
+
+    return [make(args.model)]
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from kpref._reprs import short_repr
 from kpref._terminal import one_line
 from kpref._validate import integer, real_number, short
 from kpref.analysis.alignments import MOST_TASKS
+from kpref.analysis.factories import Made
 from kpref.analysis.provenance import fingerprints
 from kpref.analysis.settings import Integration, Objective
 from kpref.checkpoints import Checkpoint, load_checkpoint
@@ -59,6 +60,7 @@ class Network:
         Where it came from, for errors and for the report.
     model : Model
     readout : Readout or None
+        Of all states; those that it does not observe have weights of zero.
     z0 : ndarray, shape (H,) or (B, H), or None
         Initial states; None for zero.
     """
@@ -166,7 +168,8 @@ def prepare(
     _require_known(arguments, called)
 
     sources, source = _find_sources(checkpoints, trials, spell)
-    files = [item for item in (*sources, source) if isinstance(item, Path)]
+    read = (item.file if isinstance(item, Made) else item for item in (*sources, source))
+    files = [item for item in read if isinstance(item, Path)]
     if isinstance(source, Path):
         require_file("the trials file", source)
     whole = source if isinstance(source, Trials) else Trials.load(source)
@@ -179,7 +182,7 @@ def prepare(
     require_memory(memory_needed(networks, used, modes), "this analysis")
     for network in networks:
         _check_objective(network, used, objective, measure, spell)
-    shown = source if isinstance(source, Path) else "given in memory"
+    shown = source if isinstance(source, Path) else _origin_of_trials(source, sources)
     facts = {
         "command line": called,
         "checkpoints": ", ".join(network.origin for network in networks),
@@ -187,7 +190,7 @@ def prepare(
         "time": "discrete" if integration is None else integration.in_words(),
         "initial states": "zero"
         if all(network.z0 is None for network in networks)
-        else str(arguments.get("z0", "given")),
+        else _in_a_row(arguments.get("z0") or "given"),
         "measure": measure,
         "seed": str(seed),
         **fingerprints(files),
@@ -197,6 +200,10 @@ def prepare(
     told = tuple(one_line(note) for note in assumptions)
     notes = (*told, *(one_line(note) for note in _notes(networks, used, objective)))
     return Request(networks, used, objective, integration, modes, measure, seed, tuple(files), facts, told, notes)
+
+
+def _in_a_row(names: str | Sequence[str]) -> str:
+    return names if isinstance(names, str) else ", ".join(names)
 
 
 def memory_needed(networks: Sequence[Network], trials: Trials, modes: int) -> float:
@@ -266,6 +273,11 @@ def _find_sources(checkpoints: Any, trials: Any, spell: Spelling) -> tuple[list[
             sources.append(path)
     if trials is not None:
         return sources, trials if isinstance(trials, Trials) else Path(trials)
+    made = [item for item in sources if isinstance(item, Made)]
+    if made:
+        if made[0].trials is None:
+            raise ValueError(f"{spell('trials')} is needed where the factory returns none: {made[0].spec} did not")
+        return sources, made[0].trials
     if not beside:
         raise ValueError(
             f"{spell('trials')} is needed where the checkpoints are not in a folder with a trials.npz: an npz file "
@@ -277,6 +289,12 @@ def _find_sources(checkpoints: Any, trials: Any, spell: Spelling) -> tuple[list[
             f"{beside[0]}"
         )
     return sources, beside[0]
+
+
+def _origin_of_trials(trials: Trials, sources: Sequence[Any]) -> str:
+    """For the report, of trials that no file holds."""
+    makers = [item.spec for item in sources if isinstance(item, Made) and item.trials is trials]
+    return f"made by {makers[0]}" if makers else "given in memory"
 
 
 def _listed(checkpoints: Any) -> list[Any]:
@@ -324,6 +342,8 @@ def _read_networks(sources: Sequence[Any], arguments: Mapping[str, Any]) -> tupl
     told: dict[str, list[str]] = {}  # each thing once, with the names of those that it is true of
     for name, source in zip(names, sources, strict=True):
         origin = str(source) if isinstance(source, Path) else f"{name} (given in memory)"
+        if isinstance(source, Made):
+            origin, source = source.spec, source.network
         if isinstance(source, Model):
             source = source, None
         if _is_pair(source):
@@ -332,7 +352,10 @@ def _read_networks(sources: Sequence[Any], arguments: Mapping[str, Any]) -> tupl
             read = source if isinstance(source, Checkpoint) else Checkpoint(*source)
         else:
             read = load_checkpoint(source, **arguments)
-        networks.append(Network(name, origin, read.model, read.readout, read.z0))
+        model, readout = read.model, read.readout
+        if readout is not None:
+            readout = readout.over(model.n_states, model.observed)
+        networks.append(Network(name, origin, model, readout, read.z0))
         for note in read.notes:
             told.setdefault(note, []).append(name)
     return tuple(networks), [f"{', '.join(named)}: {note}." for note, named in told.items()]
@@ -340,12 +363,18 @@ def _read_networks(sources: Sequence[Any], arguments: Mapping[str, Any]) -> tupl
 
 def _short_names(sources: Sequence[Any]) -> list[str]:
     """A short name for each checkpoint, different from the others'."""
-    stems = [one_line(source.stem) if isinstance(source, Path) else "network" for source in sources]
+    stems = [_stem(source) for source in sources]
     names = [
         stem if stems.count(stem) == 1 or not isinstance(source, Path) else f"{source.absolute().parent.name}-{stem}"
         for stem, source in zip(stems, sources, strict=True)
     ]
     return [name if names.count(name) == 1 else f"{name}-{index + 1}" for index, name in enumerate(names)]
+
+
+def _stem(source: Any) -> str:
+    if isinstance(source, Path):
+        return one_line(source.stem)
+    return one_line(source.name) if isinstance(source, Made) else "network"
 
 
 # What fits what
@@ -384,7 +413,8 @@ def _check_fit(network: Network, trials: Trials, integration: Integration | None
     if readout is None:
         return
     if readout.n_states != model.n_states:
-        raise ValueError(f"the readout in {origin} takes {readout.n_states} units, but there are {model.n_states}")
+        seen = model.observed.stop - model.observed.start
+        raise ValueError(f"the readout in {origin} takes {readout.n_states} units, but there are {seen}")
     if trials.targets is not None and trials.targets.shape[2] != readout.n_outputs:
         raise ValueError(
             f"the trials have {trials.targets.shape[2]} target channels, but the readout in {origin} gives "

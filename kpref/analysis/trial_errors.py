@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from kpref.flow import Flow
 from kpref.linearize import DenseForm
+from kpref.product_form import ProductForm
 from kpref.space import TrajectorySpace
 from kpref.spectra.closed_form import kernel_block_squares, kernel_trial_trace
 from kpref.spectra.deflated import Deflated
@@ -95,7 +96,7 @@ def errors_of_kernel(flow: Flow, groups: Array) -> tuple[float, float, float]:
     trace, along_units = _errors(without.sum(axis=1), np.square(without).sum(axis=1), space, groups)
     # A few units stand for all, where K does not mix them.
     count = space.shape[2]
-    few = count if isinstance(form, DenseForm) else min(count, _UNITS)
+    few = count if isinstance(form, DenseForm | ProductForm) else min(count, _UNITS)
     units = np.unique(np.linspace(0, count - 1, few).round().astype(int))
     squares = kernel_block_squares(form, space.mu, groups, units)
     _, dimension = _errors(without[:, units].sum(axis=1), _without(squares), space, groups)

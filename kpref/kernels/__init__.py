@@ -9,18 +9,20 @@ the problem, and partial sums are added in a fixed order: the number of threads 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from functools import wraps
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref.kernels import program_sweeps, stages, sweeps
+from kpref.kernels import program_sweeps, reference, stages, sweeps
 from kpref.kernels.changes import Changes, packed_changes, unpacked_changes, zero_changes
 from kpref.kernels.jacobian import DenseArrays
 from kpref.kernels.program import CompiledProgram, compiled_program
 from kpref.kernels.stages import StageTable
 from kpref.linearize import DenseForm, Form
+from kpref.product_form import ProductForm
 from kpref.step_form import StepForm
 from kpref.threads import even_blocks, one_blas_thread, run_blocks
 
@@ -41,6 +43,8 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 # States (vectors * trials) that a sweep carries at once: enough rows for the matrix products to run at full rate,
 # few enough that there is work for all cores and that the states of a block stay in cache. Where there are trials for
@@ -54,6 +58,23 @@ _MOST_BLOCKS = 64
 _ROWS_PER_CHUNK = 100
 
 
+def _or_in_python(compiled: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A decorator: where Jacobians are known by Python functions of products only, the plain twin does the work."""
+    side = "parameter_jacobian" if compiled.__name__.startswith("parameter") else "state_jacobian"
+
+    @wraps(compiled)
+    def either(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        form, *others = args
+        if not isinstance(form, ProductForm) or getattr(form, side) is not None:
+            return compiled(*args, **kwargs)
+        kwargs.pop("overwrite", None)
+        with one_blas_thread():
+            return getattr(reference, compiled.__name__)(form, *others, **kwargs)  # type: ignore[no-any-return]
+
+    return either
+
+
+@_or_in_python
 def tangent(form: Form, forcing: Array, overwrite: bool = False) -> Array:
     """``P q``: dz[n+1] = A[n] dz[n] + q[n], dz[0] = 0. Costs 2 B T k_r H^2 flops a vector.
 
@@ -62,6 +83,7 @@ def tangent(form: Form, forcing: Array, overwrite: bool = False) -> Array:
     return _sweep(_of(form).tangent, form, forcing, overwrite)
 
 
+@_or_in_python
 def adjoint(form: Form, forcing: Array) -> Array:
     """``P^T g``: l[n] = A[n+1]^T l[n+1] + g[n], backwards. Costs 2 B T k_r H^2 flops a vector."""
     return _sweep(_of(form).adjoint, form, forcing)
@@ -101,16 +123,19 @@ def sensitivity_transpose(form: Form, tensors: Array) -> Array:
     return _sum_of_changes(form, len(tensors), even_blocks(len(blocks), 1, _most_parts(form)), add)
 
 
+@_or_in_python
 def inverse(form: Form, response: Array) -> Array:
     """``P^-1 y``: q[n] = y[n] - A[n] y[n-1]."""
     return _sweep(_of(form).inverse, form, response)
 
 
+@_or_in_python
 def inverse_transpose(form: Form, forcing: Array) -> Array:
     """``(P^-1)^T g``: row n is g[n] - A[n+1]^T g[n+1]."""
     return _sweep(_of(form).inverse_transpose, form, forcing)
 
 
+@_or_in_python
 def stage_tangent(
     form: Form, table: StageTable, forcing: Array, carry: Array, out: Array, transposed: bool = False
 ) -> None:
@@ -126,6 +151,7 @@ def stage_tangent(
     )  # fmt: skip
 
 
+@_or_in_python
 def stage_adjoint(
     form: Form, table: StageTable, source: Array, carry: Array, out: Array, transposed: bool = False
 ) -> None:
@@ -137,6 +163,7 @@ def stage_adjoint(
     )  # fmt: skip
 
 
+@_or_in_python
 def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, out: Array) -> None:
     """Costates of a running cost, in place: see `kpref.kernels.stages.stage_costate`."""
     _over_blocks(
@@ -146,6 +173,7 @@ def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, ou
     )  # fmt: skip
 
 
+@_or_in_python
 def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carry: Array, out: Array) -> None:
     """Transpose of `stage_costate`, in place."""
     _over_blocks(
@@ -155,10 +183,12 @@ def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carr
     )  # fmt: skip
 
 
+@_or_in_python
 def parameter_product(form: Form, vectors: Array) -> Array:
     """``J dtheta`` for parameter vectors (v, M). Costs 2 B T M flops a vector, and the products on their way."""
     vectors = _as_batch(vectors, form)
-    if isinstance(form, DenseForm):
+    if isinstance(form, DenseForm | ProductForm):
+        assert form.parameter_jacobian is not None  # or it would not be here
         with one_blas_thread():
             return np.einsum("rbhm,vm->vbrh", form.parameter_jacobian, vectors)
     changes, arrays = packed_changes(form, vectors), _program(form)
@@ -172,10 +202,12 @@ def parameter_product(form: Form, vectors: Array) -> Array:
     return out
 
 
+@_or_in_python
 def parameter_transpose(form: Form, tensors: Array) -> Array:
     """``J^T g`` for tensors (v, B, T, H): parameter vectors (v, M). Costs as `parameter_product`."""
     tensors = _as_batch(tensors, form)
-    if isinstance(form, DenseForm):
+    if isinstance(form, DenseForm | ProductForm):
+        assert form.parameter_jacobian is not None  # or it would not be here
         with one_blas_thread():
             return np.einsum("rbhm,vbrh->vm", form.parameter_jacobian, tensors)
     arrays = _program(form)
@@ -264,7 +296,10 @@ def _program(form: StepForm) -> CompiledProgram:
 
 def _steps(form: Form) -> Any:
     """What sweeps that take single steps know of a form."""
-    return DenseArrays(form.state_jacobian) if isinstance(form, DenseForm) else _program(form).steps
+    if isinstance(form, StepForm):
+        return _program(form).steps
+    assert form.state_jacobian is not None  # or the plain twin would have been called
+    return DenseArrays(form.state_jacobian)
 
 
 def _as_batch(batch: Array, form: Form) -> Array:

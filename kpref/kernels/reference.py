@@ -1,4 +1,7 @@
-"""The products of `kpref.kernels` in plain NumPy: slow, obvious, and what the compiled ones are tested against."""
+"""The products of `kpref.kernels` in plain NumPy: slow, obvious, and what the compiled ones are tested against.
+
+A form of products (`kpref.product_form`) has no others: its functions are Python's, and called in the calling thread.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy.typing as npt
 from kpref.kernels.plain_program import run, run_transposed
 from kpref.kernels.stages import StageTable
 from kpref.linearize import DenseForm, Form
+from kpref.product_form import ProductForm
 from kpref.step_form import StepForm
 
 __all__ = [
@@ -33,15 +37,19 @@ Array = npt.NDArray[Any]
 
 def jacobian(form: Form, step: int, x: Array) -> Array:
     """``A[step] x`` for x of shape (v, B, H)."""
-    if isinstance(form, DenseForm):
+    if isinstance(form, DenseForm | ProductForm) and form.state_jacobian is not None:
         return np.einsum("bij,vbj->vbi", form.state_jacobian[step], x)
+    if isinstance(form, ProductForm):
+        return form.state_product(step, x)
     return run(form, step, x)
 
 
 def jacobian_transpose(form: Form, step: int, x: Array) -> Array:
     """``A[step]^T x`` for x of shape (v, B, H)."""
-    if isinstance(form, DenseForm):
+    if isinstance(form, DenseForm | ProductForm) and form.state_jacobian is not None:
         return np.einsum("bji,vbj->vbi", form.state_jacobian[step], x)
+    if isinstance(form, ProductForm):
+        return form.state_transpose(step, x)
     return run_transposed(form, step, x)
 
 
@@ -80,14 +88,18 @@ def inverse_transpose(form: Form, forcing: Array) -> Array:
     return out
 
 
-def parameter_product(form: StepForm, vectors: Array) -> Array:
+def parameter_product(form: StepForm | ProductForm, vectors: Array) -> Array:
     """``J dtheta``."""
+    if isinstance(form, ProductForm):
+        return form.parameter_product(vectors)
     zero, changes = np.zeros((len(vectors), form.n_trials, form.n_states), form.dtype), form.pack(vectors)
     return np.stack([run(form, step, zero, changes) for step in range(form.n_steps)], axis=2)
 
 
-def parameter_transpose(form: StepForm, tensors: Array) -> Array:
+def parameter_transpose(form: StepForm | ProductForm, tensors: Array) -> Array:
     """``J^T g``."""
+    if isinstance(form, ProductForm):
+        return form.parameter_transpose(tensors)
     changes = form.pack(np.zeros((len(tensors), form.n_parameters), form.dtype))
     for step in range(form.n_steps):
         run_transposed(form, step, tensors[:, :, step], changes)
@@ -102,18 +114,10 @@ def state_jacobian(form: Form, row: int) -> Array:
     return np.moveaxis(jacobian(form, row, basis), 0, 2)
 
 
-def _times(matrices: Array, x: Array) -> Array:
-    """A x for A of shape (B, H, H) and x of shape (v, B, H)."""
-    return np.einsum("bij,vbj->vbi", matrices, x)
-
-
-def _times_transpose(matrices: Array, x: Array) -> Array:
-    return np.einsum("bij,vbi->vbj", matrices, x)
-
-
-def _stage_jacobian(form: Form, table: StageTable, step: int, stage: int, transposed: bool = False) -> Array:
-    matrices = state_jacobian(form, step * len(table.b) + stage)
-    return matrices.swapaxes(1, 2) if transposed else matrices
+def _stage_product(form: Form, table: StageTable, step: int, stage: int, x: Array, transposed: bool) -> Array:
+    """``A x``, or ``A^T x``, at a stage."""
+    product = jacobian_transpose if transposed else jacobian
+    return product(form, step * len(table.b) + stage, x)
 
 
 def _forcing(table: StageTable, step: int, stage: int) -> list[tuple[float, int]]:
@@ -129,7 +133,7 @@ def stage_tangent(
         slopes: list[Array] = []
         for stage in range(len(table.b)):
             state = carry + h * sum(a * slope for a, slope in zip(table.a[stage], slopes, strict=False))
-            slope = _times(_stage_jacobian(form, table, step, stage, transposed), state)
+            slope = _stage_product(form, table, step, stage, state, transposed)
             slopes.append(slope + sum(w * forcing[:, :, row] for w, row in _forcing(table, step, stage)))
         carry += h * sum(b * slope for b, slope in zip(table.b, slopes, strict=True))
         if table.row[step] >= 0:
@@ -148,7 +152,7 @@ def stage_adjoint(
             kappa = h * table.b[stage] * carry + h * sum(table.a[j, stage] * mu[j] for j in mu)
             for w, row in _forcing(table, step, stage):
                 out[:, :, row] += w * kappa
-            mu[stage] = _times_transpose(_stage_jacobian(form, table, step, stage, transposed), kappa)
+            mu[stage] = _stage_product(form, table, step, stage, kappa, not transposed)
         carry += sum(mu.values())
 
 
@@ -161,7 +165,7 @@ def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, ou
         for stage in reversed(range(len(table.b))):
             kappa = h * table.b[stage] * carry + h * sum(table.a[j, stage] * mu[j] for j in mu)
             cost = sum(w * source[:, :, row] for w, row in _forcing(table, step, stage))
-            mu[stage] = _times_transpose(_stage_jacobian(form, table, step, stage), kappa) + h * table.b[stage] * cost
+            mu[stage] = _stage_product(form, table, step, stage, kappa, True) + h * table.b[stage] * cost
         carry += sum(mu.values())
 
 
@@ -173,7 +177,7 @@ def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carr
             state = carry + h * sum(a * slope for a, slope in zip(table.a[stage], slopes, strict=False))
             for w, row in _forcing(table, step, stage):
                 out[:, :, row] += w * h * table.b[stage] * state
-            slopes.append(_times(_stage_jacobian(form, table, step, stage), state))
+            slopes.append(_stage_product(form, table, step, stage, state, False))
         carry += h * sum(b * slope for b, slope in zip(table.b, slopes, strict=True))
         if table.row[step] >= 0:
             carry += impulses[:, :, table.row[step]]

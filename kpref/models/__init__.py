@@ -1,12 +1,12 @@
 """Models: recurrent networks and small dynamical systems, each with its linearisation, and fields of the user's own."""
 
-from kpref.models.base import DenseField, DenseModel, Field, Map, Model
+from kpref.models.base import DenseField, DenseModel, Field, Map, Model, ProductModel
 from kpref.models.dynamical_systems import Hopf, Lorenz63, Pitchfork, SaddleNode, Transcritical, VanDerPol
 from kpref.models.layers import GRU, LSTM, RNN, Stacked
 from kpref.models.leaky import LeakyRNN, Linear, LinearSystem, Rate
 from kpref.models.low_rank import LowRankRNN
 from kpref.models.step import StepMap, StepModel
-from kpref.models.user import UserField
+from kpref.models.user import UserField, UserMap, UserModel
 
 __all__ = [
     "GRU",
@@ -24,6 +24,7 @@ __all__ = [
     "Map",
     "Model",
     "Pitchfork",
+    "ProductModel",
     "Rate",
     "SaddleNode",
     "Stacked",
@@ -31,5 +32,7 @@ __all__ = [
     "StepModel",
     "Transcritical",
     "UserField",
+    "UserMap",
+    "UserModel",
     "VanDerPol",
 ]

@@ -15,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
-from kpref._frozen import Frozen, FrozenDict
+from kpref._frozen import FrozenDict, MadeOfFunctions
 from kpref._validate import check_shape, finite_array, numeric_array, short
 from kpref.threads import serial_blas
 
-__all__ = ["DenseField", "DenseModel", "Field", "Map", "Model"]
+__all__ = ["DenseField", "DenseModel", "Field", "Map", "Model", "ProductModel"]
 
 Array = npt.NDArray[Any]
 Parameters = Mapping[str, Array]
 
 
-class Model(Frozen, ABC):
+class Model(MadeOfFunctions, ABC):
     """A function F(z, x, theta) with named parameters and a hand-derived linearisation; immutable.
 
     Attributes
@@ -68,8 +68,12 @@ class Model(Frozen, ABC):
         """F, in plain NumPy, analytic in all arguments."""
 
     def _options(self) -> dict[str, Any]:
-        """Constructor arguments beside parameters and trainable."""
         return {}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Constructor arguments beside parameters and trainable."""
+        return self._options()
 
     def _remake(self, parameters: Mapping[str, Any], trainable: Sequence[str] | None) -> Self:
         """A model of the same kind and options with these parameters."""
@@ -79,6 +83,26 @@ class Model(Frozen, ABC):
     def observed(self) -> slice:
         """Columns of the state that readouts and losses see: all, but for networks with states of several parts."""
         return slice(0, self.n_states)
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Columns of the state by what they are, each with one for each unit: of an LSTM "h" and "c"."""
+        return {"z": slice(0, self.n_states)}
+
+    @property
+    def n_units_in_all(self) -> int:
+        """Units of all layers; of an LSTM, whose units keep h and c, half as many as there are states."""
+        return self.n_states
+
+    @property
+    def multiplications(self) -> tuple[int, int]:
+        """Multiply-adds that matrix products take at one state: of a product with A, and of one with J."""
+        return self.n_states**2, self.n_states * self.n_parameters
+
+    @property
+    def in_words(self) -> str:
+        """What it is, how large, and of what kind of units, for reports."""
+        return f"{type(self).__name__} of {self.n_states} units"
 
     @property
     def n_parameters(self) -> int:
@@ -131,6 +155,11 @@ class Model(Frozen, ABC):
     def thread_safe(self) -> bool:
         """Whether all code of the model is this package's: only then does it run on our threads, or compiled."""
         return is_ours(type(self))
+
+    @property
+    def remark(self) -> str:
+        """What a reader of results must know of the derivatives, in a sentence; empty where they are exact."""
+        return ""
 
     def flatten(self, parameters: Parameters) -> Array:
         """Trainable parameters (or perturbations of them) by name, as a vector (M,)."""
@@ -230,6 +259,44 @@ class DenseModel(Model):
     @abstractmethod
     def parameter_jacobian(self, z: Array, x: Array) -> dict[str, Array]:
         """``dF/d(parameter)`` for each parameter by name: shape (..., H, \\*shape of the parameter)."""
+
+    @property
+    def n_stored(self) -> int:
+        """Numbers that its linearisation stores for each state."""
+        return self.n_states + self.n_parameters
+
+
+class ProductModel(DenseModel):
+    """A system that may state products with its Jacobians in place of the Jacobians, which it then has by columns."""
+
+    @property
+    @abstractmethod
+    def products(self) -> frozenset[str]:
+        """Which Jacobians are to be applied by products and not stored: some of "state" and "parameter"."""
+
+    @property
+    def n_stored(self) -> int:
+        """Numbers that its linearisation stores for each state: the state, or the rows of Jacobians."""
+        by_products = self.products
+        return max(
+            1, self.n_states * ("state" not in by_products) + self.n_parameters * ("parameter" not in by_products)
+        )
+
+    @abstractmethod
+    def state_product(self, z: Array, x: Array, v: Array) -> Array:
+        """``dF/dz v``, (..., H), at states z, inputs x and for v (..., H)."""
+
+    @abstractmethod
+    def state_transpose(self, z: Array, x: Array, w: Array) -> Array:
+        """``(dF/dz)^T w``, (..., H)."""
+
+    @abstractmethod
+    def parameter_product(self, z: Array, x: Array, changes: Parameters) -> Array:
+        """``dF/dtheta dtheta``, (..., H), for one change of the trainable parameters, by name."""
+
+    @abstractmethod
+    def parameter_transpose(self, z: Array, x: Array, w: Array) -> dict[str, Array]:
+        """``sum (dF/dtheta)^T w`` over all states, by the name of the parameter."""
 
 
 class Field(Model):

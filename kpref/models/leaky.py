@@ -21,6 +21,7 @@ from kpref._validate import finite_array, real_number
 from kpref.models.base import Array, Field, Map, Parameters
 from kpref.models.initial import initial_parameters
 from kpref.models.nonlinearity import get_nonlinearity
+from kpref.models.registry import TorchLayout, register
 from kpref.models.step import StepModel, StepNumbers, network_sizes
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
@@ -270,3 +271,28 @@ class Rate(LeakyField):
 
     def _options(self) -> dict[str, Any]:
         return {"tau": self.tau, "nonlinearity": self.nonlinearity.name}
+
+    @property
+    def in_words(self) -> str:
+        """Units, nonlinearity and time constants."""
+        low, high = float(self.tau.min()), float(self.tau.max())
+        times = f"{low:g}{'' if low == high else f' to {high:g}'}"
+        return f"Rate of {self.n_states} units ({self.nonlinearity.name}, τ = {times})"
+
+
+register("linear", Linear, Linear.init, variants=({}, {"bias": False}))
+register("linear-system", LinearSystem, LinearSystem.init, variants=({}, {"bias": False}))
+register(
+    "leaky",
+    LeakyRNN,
+    LeakyRNN.init,
+    variants=({}, {"nonlinearity": "softplus", "bias": False}),
+    torch=TorchLayout(blocks=1, biases="one", options=("nonlinearity", "alpha"), told=False),
+)
+register(
+    "rate",
+    Rate,
+    Rate.init,
+    variants=({}, {"nonlinearity": "softplus", "bias": False}),
+    torch=TorchLayout(blocks=1, biases="one", options=("nonlinearity", "tau"), told=False),
+)

@@ -12,6 +12,7 @@ from kpref._validate import finite_array, flag, integer, real_number
 from kpref.memory import require_memory
 from kpref.models.base import Array, Parameters
 from kpref.models.nonlinearity import get_nonlinearity
+from kpref.models.registry import register
 from kpref.models.step import StepMap, StepNumbers
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
@@ -142,3 +143,11 @@ class LowRankRNN(StepMap):
                 "drive": drive,
             },
         )
+
+
+def _init(n_inputs: int, n_units: int, seed: int, gain: float = 1.0, **options: Any) -> LowRankRNN:
+    """A random network of a rank that grows with its units."""
+    return LowRankRNN.init(n_inputs, n_units, 1 + n_units // 3, seed, gain, **options)
+
+
+register("low-rank", LowRankRNN, _init, variants=({}, {"nonlinearity": "softplus", "bias": False}))

@@ -1,10 +1,9 @@
-"""Fields of the user's own: a Python function, and its derivatives, checked or found by differences."""
+"""Models of the user's own: a Python function, and derivatives or products with them, checked or by differences."""
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -12,71 +11,89 @@ import numpy.typing as npt
 
 from kpref._frozen import FrozenDict
 from kpref._validate import finite_array, first_index, flag, integer, place
-from kpref.models.base import Array, DenseField, Parameters
+from kpref.models.base import Array, DenseField, Map, Parameters, ProductModel
 from kpref.models.user_checks import (
-    FieldFunction,
     Probe,
+    UserFunction,
     check_batches,
-    compare,
-    field_function,
-    field_value,
     named_arrays,
-    supplied,
+    state_value,
     supplied_value,
+    user_function,
     values,
 )
-from kpref.oracle.finite_difference import FiniteDifference, complex_step, finite_difference
+from kpref.models.user_differences import ROUGH, RULES, by_parameter, by_states, choose, relative_error, worst
+from kpref.models.user_supplied import check_by_parameters, check_by_states, parameter_columns, state_columns
+from kpref.oracle.finite_difference import FiniteDifference
 
-__all__ = ["UserField"]
+__all__ = ["UserField", "UserMap", "UserModel"]
 
-Rule = Callable[..., FiniteDifference]
-
-#: Points at which a field is checked, unless the user names others.
+#: Points at which a model is checked, unless the user names others.
 _N_PROBES = 6
 
-#: Relative error above which central differences say that a function is not smooth.
-_ROUGH = 1e-3
 
-#: Relative error up to which short steps tell whether long ones have met the derivative.
-_TELLING = 1e-2
+class UserModel(ProductModel):
+    """What `UserMap` and `UserField` share: a function ``F(z, x, theta)`` of the user's, and its derivatives.
 
-#: States beyond which derivatives are tried on two scales.
-_FAR = 4.0
+    Of each of the two derivatives, A = dF/dz and J = dF/dtheta, give whichever form there is:
 
+    ===================================  ==============================================================================
+    given                                what becomes of it
+    ===================================  ==============================================================================
+    ``*_jacobian``                       stored along a trajectory: H x H, or H x M, numbers a point
+    ``*_product`` and ``*_transpose``    nothing is stored: each product of an operator calls the functions, those of A
+                                         once a time step (and stage) for all trials and vectors, those of J once a
+                                         vector for all points
+    ``state_product`` or                 stored as above, from its values at unit vectors: one call for H times the
+    ``state_transpose`` alone            points; A^T cannot be had from A v for less
+    ``parameter_product`` alone          stored as above, by M calls
+    nothing                              stored as above, by differences: one evaluation of F for each state and each
+                                         trainable entry, or 30 with central differences
+    ===================================  ==============================================================================
 
-class UserField(DenseField):
-    """A vector field ``dz/dt = f(z, x, theta)`` given as a Python function.
+    ``parameter_transpose`` alone is refused: it is summed over states, so J would take a call for each state and unit.
+    What asks for the matrices themselves (exact spectra and traces of K, the trace of P P*, a report) has them written
+    out from the products, by H and M calls, if they fit into memory. Products run in the thread that calls and in
+    Python: they pay where M or H is large, and a few thousand steps of small systems are faster stored.
 
-    Derivatives that come with it are checked at random states, inputs and (a tenth around the given ones) parameters,
-    entry by entry, against complex steps, or, where f is not analytic, central differences. Those that do not come
-    with it are found in the same way each time they are needed, at the cost of one evaluation of f for each state and
-    each trainable parameter, or of 30 with central differences. Whether f is analytic is decided by comparison of
-    the two at the same points; a function that is so at some states only, needs derivatives of its own.
+    What is given is checked at random states, inputs and (a tenth around the given ones) parameters, entry by entry,
+    against complex steps, or, where F is not analytic, central differences. Whether it is analytic is decided by
+    comparison of the two at the same points; a function that is so at some states only needs derivatives of its own.
+    Of a parameter of more than 1000 entries, 1000 are looked at, and all of them along a random change.
 
     Parameters
     ----------
     function : callable
-        ``f(z, x, parameters)`` with states z of shape (..., H), inputs x (..., n_inputs) and a dict of arrays by name,
+        ``F(z, x, parameters)`` with states z of shape (..., H), inputs x (..., n_inputs) and a dict of arrays by name,
         to (..., H). Smooth, a function of nothing else, and each state by itself: no trial sees another. It is called
         in the thread that builds or applies, with NumPy's BLAS on one thread; it cannot write to its arguments, and
-        what it returns is copied.
+        what it returns is copied. The same goes for the others.
     n_states : int
         H.
     n_inputs : int
     parameters : mapping of str to array_like
         At least one; the names are Python identifiers.
     state_jacobian : callable, optional
-        ``df/dz``, with the same arguments, to (..., H, H); entry (i, k) is the derivative of f_i by z_k.
+        ``dF/dz``, with the same arguments, to (..., H, H); entry (i, k) is the derivative of F_i by z_k.
     parameter_jacobian : callable, optional
-        ``df/d(parameter)``, with the same arguments, to a dict with (..., H, \\*shape of the parameter) for at least
+        ``dF/d(parameter)``, with the same arguments, to a dict with (..., H, \\*shape of the parameter) for at least
         each trainable parameter.
+    state_product, state_transpose : callable, optional
+        ``(z, x, parameters, v)`` with v of the shape of z, (..., H), to ``A v``, or ``A^T v``, of the same shape.
+    parameter_product : callable, optional
+        ``(z, x, parameters, changes)`` with a dict of changes of all trainable parameters, each of the shape of its
+        parameter, to ``J dtheta``, (..., H): one change for all states.
+    parameter_transpose : callable, optional
+        ``(z, x, parameters, w)`` with z and w of shape (k, H), x (k, n_inputs), to a dict of ``J^T w`` by trainable
+        parameter, each of the shape of its parameter, *summed over the k states*, as reverse-mode automatic
+        differentiation has it.
     trainable : sequence of str, optional
         Names of the trainable parameters; all by default.
     vectorized : bool
         Whether the functions take leading axes, as described. If not, they are called for one state (H,) after
         the other, which is slow.
     check_states : array_like, shape (k, H), optional
-        States to check at, for a field that is not defined everywhere; by default standard normal ones.
+        States to check at, for a function that is not defined everywhere; by default standard normal ones.
 
     Attributes
     ----------
@@ -91,31 +108,25 @@ class UserField(DenseField):
     ------
     ValueError
         If a function raises, returns another shape or numbers that are not finite, or mixes the states of a batch; if
-        a supplied derivative is wrong (names the entry and both values) or f is not smooth; if a parameter is not
-        finite.
+        a supplied derivative is wrong (names the function, the entry and both values) or F is not smooth; if a
+        parameter is not finite; if a derivative is given both as a Jacobian and by products.
     TypeError
         If something that must be a function, a mapping or an integer is not one.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> def pendulum(z, x, parameters):
-    ...     angle, speed = z[..., 0], z[..., 1]
-    ...     return np.stack([speed, x[..., 0] - parameters["k"] * np.sin(angle)], axis=-1)
-    >>> field = UserField(pendulum, n_states=2, n_inputs=1, parameters={"k": 1.5})
-    >>> field.state_derivative
-    'complex step'
     """
 
     def __init__(
         self,
-        function: FieldFunction,
+        function: UserFunction,
         n_states: int,
         n_inputs: int = 0,
         *,
         parameters: Mapping[str, npt.ArrayLike],
-        state_jacobian: FieldFunction | None = None,
-        parameter_jacobian: FieldFunction | None = None,
+        state_jacobian: UserFunction | None = None,
+        parameter_jacobian: UserFunction | None = None,
+        state_product: UserFunction | None = None,
+        state_transpose: UserFunction | None = None,
+        parameter_product: UserFunction | None = None,
+        parameter_transpose: UserFunction | None = None,
         trainable: Sequence[str] | None = None,
         vectorized: bool = True,
         check_states: npt.ArrayLike | None = None,
@@ -123,20 +134,27 @@ class UserField(DenseField):
         self.n_states, self.n_inputs = integer("n_states", n_states, 1), integer("n_inputs", n_inputs, 0)
         vectorized = flag("vectorized", vectorized)
         super().__init__(named_arrays(parameters), trainable)
+        derivatives = {
+            "state_jacobian": state_jacobian,
+            "state_product": state_product,
+            "state_transpose": state_transpose,
+            "parameter_jacobian": parameter_jacobian,
+            "parameter_product": parameter_product,
+            "parameter_transpose": parameter_transpose,
+        }
         self._given: dict[str, Any] = {
             "function": function,
             "n_states": n_states,
             "n_inputs": n_inputs,
-            "state_jacobian": state_jacobian,
-            "parameter_jacobian": parameter_jacobian,
+            **derivatives,
             "vectorized": vectorized,
             "check_states": check_states,
         }
-        self._function = field_function("function", function, vectorized)
-        self._state_jacobian = state_jacobian and field_function("state_jacobian", state_jacobian, vectorized)
-        self._parameter_jacobian = parameter_jacobian and field_function(
-            "parameter_jacobian", parameter_jacobian, vectorized
-        )
+        self._function = user_function("function", function, vectorized)
+        self._derivatives = {
+            name: user_function(name, given, vectorized) for name, given in derivatives.items() if given is not None
+        }
+        _require_one_form(self._derivatives)
         probes = self._probes(check_states)
         with np.errstate(all="ignore"):  # what is not finite is reported, with its place
             check_batches(self._function, probes[0])
@@ -156,42 +174,92 @@ class UserField(DenseField):
 
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
         shape = (*np.broadcast_shapes(z.shape[:-1], x.shape[:-1]), self.n_states)
-        value = field_value(self._function(z, x, parameters), shape)
+        value = state_value(self._function(z, x, parameters), shape)
         return value.astype(np.result_type(value, np.float64), copy=False)
 
     def state_jacobian(self, z: Array, x: Array) -> Array:
-        """``df/dz``, supplied or by differences."""
-        if self._state_jacobian:
-            value = self._state_jacobian(z, x, self.parameters)
-            return supplied_value("state_jacobian", value, (*z.shape, self.n_states))
-        found = _by_states(_RULES[self.state_derivative], self._function, Probe(self.parameters, z, x))
+        """``dF/dz``, supplied, by products with unit vectors or by differences."""
+        probe = Probe(self.parameters, z, x)
+        for name, function in self._of("state").items():
+            if name != "state_jacobian":
+                return state_columns(name, function, probe)
+            return supplied_value(name, function(z, x, self.parameters), (*z.shape, self.n_states))
+        found = by_states(RULES[self.state_derivative], self._function, probe)
         return self._accepted(found, "the states", "state_jacobian")
 
     def parameter_jacobian(self, z: Array, x: Array) -> dict[str, Array]:
-        """``df/d(parameter)`` for each trainable parameter, supplied or by differences."""
-        if self._parameter_jacobian:
-            found = self._parameter_jacobian(z, x, self.parameters)
+        """``dF/d(parameter)`` for each trainable parameter, as `state_jacobian`."""
+        if "parameter_jacobian" in self._derivatives:
+            found = self._derivatives["parameter_jacobian"](z, x, self.parameters)
             shapes = {name: (*z.shape, *self.parameters[name].shape) for name in self.trainable}
             return {name: supplied_value("parameter_jacobian", found, shapes[name], name) for name in self.trainable}
-        rule, probe = _RULES[self.parameter_derivative], Probe(self.parameters, z, x)
-        return {
-            name: self._accepted(_by_parameter(rule, self._function, probe, name), name, "parameter_jacobian")
-            for name in self.trainable
-        }
+        return {name: self._by_entries(Probe(self.parameters, z, x), name) for name in self.trainable}
+
+    def _by_entries(self, probe: Probe, name: str) -> Array:
+        """``dF/d(parameter)``, one entry of it after the other."""
+        shape = self.parameters[name].shape
+        entries = list(np.ndindex(shape))
+        if "parameter_product" in self._derivatives:
+            value = parameter_columns(self._derivatives["parameter_product"], probe, self.trainable, name, entries)
+        else:
+            rule = RULES[self.parameter_derivative]
+            value = self._accepted(by_parameter(rule, self._function, probe, name, entries), name, "parameter_jacobian")
+        return value.reshape(*probe.z.shape, *shape)
+
+    @property
+    def products(self) -> frozenset[str]:
+        """The Jacobians of which both products are given."""
+        sides = ("state", "parameter")
+        return frozenset(side for side in sides if {f"{side}_product", f"{side}_transpose"} <= set(self._derivatives))
+
+    def state_product(self, z: Array, x: Array, v: Array) -> Array:
+        """``A v``, supplied."""
+        return supplied_value("state_product", self._derivatives["state_product"](z, x, self.parameters, v), z.shape)
+
+    def state_transpose(self, z: Array, x: Array, w: Array) -> Array:
+        """``A^T w``, supplied."""
+        value = self._derivatives["state_transpose"](z, x, self.parameters, w)
+        return supplied_value("state_transpose", value, z.shape)
+
+    def parameter_product(self, z: Array, x: Array, changes: Parameters) -> Array:
+        """``J dtheta``, supplied."""
+        value = self._derivatives["parameter_product"](z, x, self.parameters, changes)
+        return supplied_value("parameter_product", value, z.shape)
+
+    def parameter_transpose(self, z: Array, x: Array, w: Array) -> dict[str, Array]:
+        """``J^T w`` summed over states, supplied."""
+        found, name = self._derivatives["parameter_transpose"](z, x, self.parameters, w), "parameter_transpose"
+        return {key: supplied_value(name, found, self.parameters[key].shape, key) for key in self.trainable}
 
     @property
     def thread_safe(self) -> bool:
         """False: the functions are the user's."""
         return False
 
+    @property
+    def remark(self) -> str:
+        """Which derivatives are central differences, and their error so far."""
+        sources = {"states": self.state_derivative, "parameters": self.parameter_derivative}
+        rough = [f"the {what}" for what, source in sources.items() if source == "central differences"]
+        if not rough:
+            return ""
+        return (
+            f"derivatives by {' and '.join(rough)} are central differences, with an estimated error of up to "
+            f"{self.derivative_error:.1g} of the largest entry"
+        )
+
+    def _of(self, side: str) -> dict[str, UserFunction]:
+        """What was given of one of the two derivatives."""
+        return {name: function for name, function in self._derivatives.items() if name.startswith(side)}
+
     def _accepted(self, found: FiniteDifference, what: str, argument: str) -> Array:
         """A derivative by differences at points where it is used, whose error counts from now on."""
-        error = _relative_error(found)
-        if not error <= _ROUGH:
+        error = relative_error(found)
+        if not error <= ROUGH:
             index = first_index(found.error == found.error.max())
             raise ValueError(
                 f"central differences of function by {what} have a relative error of {error:.2g} at point "
-                f"{place(index[:-1])}, more than the {_ROUGH:g} allowed: give {argument}"
+                f"{place(index[:-1])}, more than the {ROUGH:g} allowed: give {argument}"
             )
         self.derivative_error = max(self.derivative_error, error)
         return found.value
@@ -224,21 +292,17 @@ class UserField(DenseField):
         return probes
 
     def _settle_state_derivative(self, probes: list[Probe]) -> float:
-        """Choose the rule for ``df/dz``, check what was supplied; returns the error."""
-        found = [_choose(lambda z, p=p: self._function(z, p.x, p.parameters), p.z, "the states") for p in probes]
-        self.state_derivative, error = _worst(found)
-        if not self._state_jacobian:
+        """Choose the rule for ``dF/dz``, check what was supplied; returns the error."""
+        found = [choose(lambda z, p=p: self._function(z, p.x, p.parameters), p.z, "the states") for p in probes]
+        self.state_derivative, error = worst(found)
+        given, rule = self._of("state"), self.state_derivative
+        if not given:
             return error
-        reference, self.state_derivative, distances = self.state_derivative, "supplied", []
-        for probe in probes:
-            shape = (self.n_states,)
-            given = supplied(self._state_jacobian, "state_jacobian", probe, shape, None)
-            wanted = _by_states(_RULES[reference], self._function, probe)
-            distances.append(compare(given, wanted, probe, "state_jacobian", "z", reference))
-        return max(distances)
+        self.state_derivative = "supplied"
+        return max(check_by_states(given, self._function, probe, rule) for probe in probes)
 
     def _settle_parameter_derivative(self, probes: list[Probe]) -> float:
-        """As above for ``df/dtheta``."""
+        """As above for ``dF/dtheta``."""
         found = []
         for p in probes:
             for name in self.trainable:
@@ -246,106 +310,69 @@ class UserField(DenseField):
                 def function(value: Array, p: Probe = p, name: str = name) -> Any:
                     return self._function(p.z, p.x, {**p.parameters, name: value})
 
-                found.append(_choose(function, p.parameters[name], name))
-        self.parameter_derivative, error = _worst(found)
-        if not self._parameter_jacobian:
+                found.append(choose(function, p.parameters[name], name))
+        self.parameter_derivative, error = worst(found)
+        given, rule = self._of("parameter"), self.parameter_derivative
+        if not given:
             return error
-        reference, self.parameter_derivative, distances = self.parameter_derivative, "supplied", []
-        for probe in probes:
-            for name in self.trainable:
-                shape = self.parameters[name].shape
-                given = supplied(self._parameter_jacobian, "parameter_jacobian", probe, shape, name)
-                wanted = _by_parameter(_RULES[reference], self._function, probe, name)
-                distances.append(compare(given, wanted, probe, "parameter_jacobian", name, reference))
-        return max(distances)
+        self.parameter_derivative = "supplied"
+        return max(check_by_parameters(given, self._function, probe, rule, self.trainable) for probe in probes)
 
 
-# Differentiation
+class UserMap(UserModel, Map):
+    """A map ``z[n+1] = F(z[n], x[n], theta)`` given as a Python function; parameters are those of `UserModel`.
 
+    Examples
+    --------
+    >>> import numpy as np
+    >>> def reservoir(z, x, parameters):
+    ...     return np.tanh(z @ parameters["W"].T + x)
+    >>> weight = np.random.default_rng(0).normal(size=(3, 3))
+    >>> model = UserMap(reservoir, n_states=3, n_inputs=3, parameters={"W": weight})
+    >>> model.parameter_derivative
+    'complex step'
 
-def _by_complex_step(function: Any, point: Array, direction: Array) -> FiniteDifference:
-    value = complex_step(function, point, direction)
-    return FiniteDifference(value, np.zeros_like(value))
+    With products, of which nothing is stored:
 
-
-_RULES: dict[str, Rule] = {"complex step": _by_complex_step, "central differences": finite_difference}
-
-
-def _by_states(rule: Rule, function: FieldFunction, probe: Probe) -> FiniteDifference:
-    """``df/dz``, (..., H, H): one derivative of all points at once for each state.
-
-    Far from zero a function may vary on the scale of the state, or on that of one. Long steps lose less to rounding,
-    but two of them may agree by chance where the function swings between them: they count only where they are within
-    the error of the short ones, and this says something.
+    >>> def gain(z, x, parameters):
+    ...     return 1 - reservoir(z, x, parameters) ** 2
+    >>> model = UserMap(
+    ...     reservoir,
+    ...     n_states=3,
+    ...     n_inputs=3,
+    ...     parameters={"W": weight},
+    ...     state_product=lambda z, x, p, v: gain(z, x, p) * (v @ p["W"].T),
+    ...     state_transpose=lambda z, x, p, w: (gain(z, x, p) * w) @ p["W"],
+    ...     parameter_product=lambda z, x, p, changes: gain(z, x, p) * (z @ changes["W"].T),
+    ...     parameter_transpose=lambda z, x, p, w: {"W": (gain(z, x, p) * w).T @ z},
+    ... )
+    >>> sorted(model.products)
+    ['parameter', 'state']
     """
-    size = np.abs(probe.z)
-    found = _along_units(rule, function, probe, np.maximum(1.0, size))
-    if rule is finite_difference and (size > _FAR).any():
-        near = _along_units(rule, function, probe, np.ones(size.shape))
-        told = near.error <= _TELLING * np.abs(near.value)
-        refined = told & (np.abs(found.value - near.value) <= 3 * near.error) & (found.error < near.error)
-        found = FiniteDifference(*(np.where(refined, *parts) for parts in zip(found, near, strict=True)))
-    return found
 
 
-def _along_units(rule: Rule, function: FieldFunction, probe: Probe, scale: Array) -> FiniteDifference:
-    parameters, z, x = probe
-    found = []
-    for unit in range(z.shape[-1]):
-        direction = np.zeros_like(z)
-        direction[..., unit] = scale[..., unit]
-        found.append(rule(lambda moved: field_value(function(moved, x, parameters), z.shape), z, direction))
-    per_unit = scale[..., None, :]
-    return FiniteDifference(
-        np.stack([part.value for part in found], axis=-1) / per_unit,
-        np.stack([part.error for part in found], axis=-1) / per_unit,
-    )
+class UserField(UserModel, DenseField):
+    """A vector field ``dz/dt = F(z, x(t), theta)`` given as a Python function; parameters are those of `UserModel`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> def pendulum(z, x, parameters):
+    ...     angle, speed = z[..., 0], z[..., 1]
+    ...     return np.stack([speed, x[..., 0] - parameters["k"] * np.sin(angle)], axis=-1)
+    >>> field = UserField(pendulum, n_states=2, n_inputs=1, parameters={"k": 1.5})
+    >>> field.state_derivative
+    'complex step'
+    """
 
 
-def _by_parameter(rule: Rule, function: FieldFunction, probe: Probe, name: str) -> FiniteDifference:
-    """``df/d(parameter)``, (..., H, \\*shape of the parameter)."""
-    parameters, z, x = probe
-    point = parameters[name]
-    value, error = np.empty((*z.shape, *point.shape)), np.empty((*z.shape, *point.shape))
-    for index in np.ndindex(point.shape):
-        scale = max(1.0, abs(float(point[index])))
-        direction = np.zeros_like(point)
-        direction[index] = scale
-        found = rule(lambda moved: field_value(function(z, x, {**parameters, name: moved}), z.shape), point, direction)
-        value[(..., *index)], error[(..., *index)] = found.value / scale, found.error / scale
-    return FiniteDifference(value, error)
-
-
-def _choose(function: Any, point: Array, what: str) -> tuple[str, float]:
-    """Complex steps if they agree with central differences along a random direction; and the error of the choice."""
-    direction = np.random.default_rng(1).normal(size=point.shape) * np.maximum(1.0, np.abs(point))
-    differences = finite_difference(function, point, direction)
-    largest = np.abs(differences.value).max()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
-            exact = complex_step(function, point, direction)
-    except Exception:  # whatever a function that was not written for complex numbers makes of them
-        exact = np.full((), np.nan)
-    if exact.shape == differences.value.shape:
-        allowed = 10 * differences.error + 1e-10 * largest
-        if (np.abs(exact - differences.value) <= allowed).all():
-            return "complex step", float(np.finfo(float).eps)
-    error = _relative_error(differences)
-    if not error <= _ROUGH:
+def _require_one_form(derivatives: Mapping[str, UserFunction]) -> None:
+    for side in ("state", "parameter"):
+        products = [name for name in (f"{side}_product", f"{side}_transpose") if name in derivatives]
+        if products and f"{side}_jacobian" in derivatives:
+            raise ValueError(f"give either {side}_jacobian or {' and '.join(products)}, which say the same")
+    if "parameter_transpose" in derivatives and "parameter_product" not in derivatives:
         raise ValueError(
-            f"function is not smooth enough to be differentiated by {what}: central differences have a relative "
-            f"error of {error:.2g}"
+            "parameter_transpose is summed over states, so the derivative by the parameters does not follow from it "
+            "alone: give parameter_product too"
         )
-    return "central differences", error
-
-
-def _relative_error(found: FiniteDifference) -> float:
-    """Largest error over the largest entry."""
-    largest = float(np.abs(found.value).max(initial=0.0))
-    return float(found.error.max(initial=0.0)) / (largest or 1.0)
-
-
-def _worst(found: list[tuple[str, float]]) -> tuple[str, float]:
-    """Central differences if any of the parts needs them."""
-    return max(found, key=lambda part: (part[0] == "central differences", part[1]))

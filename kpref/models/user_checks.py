@@ -1,7 +1,8 @@
-"""What is asked of the functions of a `UserField`, and found out by calling them."""
+"""What is asked of the functions of a `UserModel`, and found out by calling them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -13,26 +14,34 @@ import numpy.typing as npt
 from kpref._foreign import read_only
 from kpref._validate import finite_array, first_index, numeric_array, place, short
 from kpref.models.base import Array, Parameters
-from kpref.oracle.finite_difference import FiniteDifference
 
 __all__ = [
-    "FieldFunction",
+    "ARGUMENTS",
+    "Entry",
     "Probe",
+    "UserFunction",
     "check_batches",
-    "compare",
-    "field_function",
-    "field_value",
     "named_arrays",
-    "supplied",
+    "state_value",
     "supplied_value",
+    "user_function",
     "values",
 ]
 
-FieldFunction = Callable[[Array, Array, Parameters], Any]
+UserFunction = Callable[..., Any]
+Entry = tuple[int, ...]
+
+#: What each product multiplies, by the name of the function.
+ARGUMENTS = {
+    "state_product": "v",
+    "state_transpose": "w",
+    "parameter_product": "changes",
+    "parameter_transpose": "w",
+}
 
 
 class Probe(NamedTuple):
-    """Where a field is checked: parameters, states (k, H), inputs (k, n_inputs)."""
+    """Where a model is checked: parameters, states (k, H), inputs (k, n_inputs)."""
 
     parameters: Parameters
     z: Array
@@ -40,8 +49,16 @@ class Probe(NamedTuple):
 
     def at(self, index: int) -> str:
         """One point in words."""
-        inputs = f", x = {self.x[index]}" if self.x.size else ""
-        return f"z = {self.z[index]}{inputs}"
+        inputs = f", x = {_in_a_line(self.x[index])}" if self.x.size else ""
+        return f"z = {_in_a_line(self.z[index])}{inputs}"
+
+    def row(self, index: int) -> Probe:
+        """One point, as a batch of one."""
+        return Probe(self.parameters, self.z[index : index + 1], self.x[index : index + 1])
+
+
+def _in_a_line(array: Array) -> str:
+    return np.array2string(array, max_line_width=10_000, threshold=12)
 
 
 def named_arrays(parameters: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
@@ -60,21 +77,47 @@ def named_arrays(parameters: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
     return checked
 
 
-def field_function(name: str, function: Any, vectorized: bool) -> FieldFunction:
+def user_function(name: str, function: Any, vectorized: bool) -> UserFunction:
     """A function of states (..., H) whose values are checked copies, made of one of states (H,) if not vectorised."""
     if not callable(function):
-        raise TypeError(f"{name} must be a function of (z, x, parameters); got {type(function).__name__}")
-    over_points = function if vectorized else partial(_one_by_one, name, function)
-    return partial(_call_checked, name, over_points)
+        vector = ARGUMENTS.get(name)
+        arguments = f"(z, x, parameters, {vector})" if vector else "(z, x, parameters)"
+        raise TypeError(f"{name} must be a function of {arguments}; got {type(function).__name__}")
+    over_points = partial(_call_checked, name, function if vectorized else partial(_one_by_one, name, function))
+    return partial(_flattened, over_points) if name == "parameter_transpose" else over_points
 
 
-def _call_checked(name: str, function: FieldFunction, z: Array, x: Array, parameters: Parameters) -> Any:
-    """The value of a function, as arrays of our own."""
-    value = function(read_only(z), read_only(x), MappingProxyType(dict(parameters)))
+def _flattened(function: UserFunction, z: Array, x: Array, parameters: Parameters, w: Array) -> Any:
+    """A sum over states, whatever axes they have: the function sees one."""
+    count = math.prod(z.shape[:-1])
+    z, x, w = (array.reshape(count, array.shape[-1]) for array in (z, x, w))
+    return function(z, x, parameters, w)
+
+
+def _call_checked(name: str, function: UserFunction, z: Array, x: Array, parameters: Parameters, *given: Any) -> Any:
+    """The value of a function, as arrays of our own; `given` is what a product multiplies."""
+    guarded = [_guarded(part) for part in given]
+    try:
+        value = function(read_only(z), read_only(x), MappingProxyType(dict(parameters)), *guarded)
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith(f"the value of {name}"):
+            raise  # what it returned for one state was refused in words
+        reason = f"{type(error).__name__} ({' '.join(str(error).split())})"
+        raise ValueError(
+            f"{name} raised {reason} for states of shape {z.shape} and inputs of shape {x.shape}"
+        ) from error
     complex_ = any(np.iscomplexobj(array) for array in (z, x, *parameters.values()))
     if isinstance(value, Mapping):
         return {key: _own(f"{name}[{key!r}]", part, z, complex_) for key, part in value.items()}
     return _own(name, value, z, complex_)
+
+
+def _guarded(given: Any) -> Any:
+    if isinstance(given, Mapping):
+        return MappingProxyType({name: read_only(array) for name, array in given.items()})
+    return read_only(given)
 
 
 def _own(name: str, value: Any, z: Array, complex_: bool) -> Array:
@@ -91,10 +134,15 @@ def _own(name: str, value: Any, z: Array, complex_: bool) -> Array:
     return np.array(array)
 
 
-def _one_by_one(name: str, function: FieldFunction, z: Array, x: Array, parameters: Parameters) -> Any:
+def _one_by_one(name: str, function: UserFunction, z: Array, x: Array, parameters: Parameters, *given: Any) -> Any:
     """A function of one state (H,) at states (..., H)."""
     leading = z.shape[:-1]
-    values = [_copied(name, function(z[index], x[index], parameters)) for index in np.ndindex(leading)]
+    values = []
+    for index in np.ndindex(leading):
+        parts = [part if isinstance(part, Mapping) else part[index] for part in given]
+        values.append(_copied(name, function(z[index], x[index], parameters, *parts)))
+    if name == "parameter_transpose" and isinstance(values[0], Mapping):
+        return {key: np.sum([value[key] for value in values], axis=0) for key in values[0]}
     if isinstance(values[0], Mapping):
         columns = {key: np.stack([value[key] for value in values]) for key in values[0]}
         return {key: column.reshape(*leading, *column.shape[1:]) for key, column in columns.items()}
@@ -111,21 +159,9 @@ def _copied(name: str, value: Any) -> Any:
     return np.array(numeric_array(f"the value of {name}", value, "biufc"))
 
 
-def _call(name: str, function: FieldFunction, probe: Probe) -> Any:
-    try:
-        return function(probe.z, probe.x, probe.parameters)
-    except Exception as error:
-        if isinstance(error, ValueError) and str(error).startswith(f"the value of {name}"):
-            raise  # what it returned was refused in words
-        reason = f"{type(error).__name__} ({' '.join(str(error).split())})"
-        raise ValueError(
-            f"{name} raised {reason} for states of shape {probe.z.shape} and inputs of shape {probe.x.shape}"
-        ) from error
-
-
-def values(function: FieldFunction, probe: Probe) -> Array:
+def values(function: UserFunction, probe: Probe) -> Array:
     """f at the points of a probe, checked."""
-    value = numeric_array("the value of function", _call("function", function, probe), "biuf")
+    value = numeric_array("the value of function", function(probe.z, probe.x, probe.parameters), "biuf")
     _check_value_shape("function", value, probe.z.shape)
     bad = ~np.isfinite(value)
     if bad.any():
@@ -145,7 +181,7 @@ def _check_value_shape(name: str, value: Array, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_batches(function: FieldFunction, probe: Probe) -> None:
+def check_batches(function: UserFunction, probe: Probe) -> None:
     """Refuse a function whose value at a state depends on the other states, or on the number of leading axes."""
     parameters, z, x = probe
     together = values(function, probe)
@@ -164,47 +200,24 @@ def check_batches(function: FieldFunction, probe: Probe) -> None:
             )
 
 
-def field_value(value: Any, shape: tuple[int, ...]) -> Array:
-    """f during use: the shape of the states."""
+def state_value(value: Any, shape: tuple[int, ...]) -> Array:
+    """F during use: the shape of the states."""
     array = np.asarray(value)
     _check_value_shape("function", array, shape)
     return array
 
 
 def supplied_value(name: str, value: Any, shape: tuple[int, ...], parameter: str | None = None) -> Array:
-    """A supplied derivative during use: its form, checked."""
+    """A supplied derivative, or a product with it: its form, checked."""
+    summed = name == "parameter_transpose"
     if parameter is not None:
         if not isinstance(value, Mapping) or parameter not in value:
             raise ValueError(f"{name} must return a dict of the trainable parameters; {parameter!r} is missing")
         name, value = f"{name}[{parameter!r}]", value[parameter]
     array = numeric_array(f"the value of {name}", value, "biuf")
+    if summed and array.shape != shape:
+        raise ValueError(
+            f"{name} must return shape {shape}, that of the parameter, summed over states; got {array.shape}"
+        )
     _check_value_shape(name, array, shape)
     return array.astype(np.float64, copy=False)
-
-
-def supplied(function: FieldFunction, name: str, probe: Probe, shape: tuple[int, ...], parameter: str | None) -> Array:
-    """A supplied derivative at the points of a probe, (k, H, \\*shape), its form checked."""
-
-    def evaluate(z: Array, x: Array) -> Array:
-        value = _call(name, function, Probe(probe.parameters, z, x))
-        return supplied_value(name, value, (*z.shape, *shape), parameter)
-
-    evaluate(probe.z[:, None], probe.x[:, None])
-    return evaluate(probe.z, probe.x)
-
-
-def compare(given: Array, wanted: FiniteDifference, probe: Probe, name: str, argument: str, rule: str) -> float:
-    """Refuse a derivative with a wrong entry; returns its distance to the reference, relative to the largest entry."""
-    size = np.abs(wanted.value)
-    # A formula may lose digits where its terms cancel: an entry that is small beside the others may be off by more.
-    allowed = 10 * wanted.error + 1e-7 * size + 1e-11 * size.max(axis=tuple(range(1, size.ndim)), keepdims=True)
-    distance = np.abs(given - wanted.value)
-    excess = np.where(distance <= allowed, -1.0, np.where(np.isfinite(distance), distance, np.inf))
-    if excess.max() >= 0:
-        index = tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
-        entry = f"[{', '.join(map(str, index[2:]))}]" if len(index) > 2 else ""
-        raise ValueError(
-            f"{name} is wrong: the derivative of f[{index[1]}] by {argument}{entry} is {given[index]!s} by {name} and "
-            f"{wanted.value[index]!s} by {rule}, at {probe.at(index[0])}"
-        )
-    return float(distance.max() / size.max()) if size.max() else float(distance.max())

@@ -148,7 +148,7 @@ def plot_dimension_against_training(
         color = _OPERATORS[index % len(_OPERATORS)]
         ax.errorbar(at[use], sizes[use], yerr=lengths, color=color, label=name, **style)
         reach.append(shown_on_log(sizes[use] + lengths[-1] if lengths.ndim > 1 else sizes[use] + lengths))
-    ax.set(ylabel=label, xlabel="checkpoint" if named else "training iteration")
+    ax.set(ylabel=label, xlabel="network" if named else "training iteration")
     if named:
         name_ticks(ax, stages)
     every = np.concatenate([np.zeros(0), *drawn])
@@ -381,7 +381,7 @@ def plot_trial_norms(
         if use.any():
             ax.plot([place - 0.32, place + 0.32], [np.median(values[use])] * 2, color=INK, linewidth=1.4)
     name_ticks(ax, [name for name, _ in norms])
-    ax.set(xlabel="checkpoint", ylabel=label)
+    ax.set(xlabel="network", ylabel=label)
     every = np.concatenate([np.zeros(0), *drawn])
     log_axis(ax, every)
     if not np.isfinite(every).any():

@@ -220,7 +220,9 @@ def plot_legend_of_trials(coloring: TrialColoring, ax: Axes | None = None) -> Ax
         crowded = sum(map(len, words)) > 40
         ax.set_xticks([index + 0.5 for index in shown_of], words, **(slanted if crowded else {}))
     else:
-        ax.set_xticks(np.linspace(0, len(values), 5), [f"{value:.3g}" for value in np.linspace(low, high, 5)])
+        marks = np.linspace(low, high, 5)
+        marks[np.abs(marks) < 1e-9 * np.abs(marks).max()] = 0.0  # not zero by a rounding
+        ax.set_xticks(np.linspace(0, len(values), 5), [f"{value:.3g}" for value in marks])
     ax.set_yticks([])
     ax.tick_params(length=0)
     ax.set_xlabel(f"trial colour: {coloring.name}")

@@ -23,7 +23,7 @@ from scipy.linalg.blas import dsyrk
 from kpref._reprs import short_repr
 from kpref._validate import function, within_floats
 from kpref.flow import Flow, require_flow
-from kpref.linearize import DenseForm, Form
+from kpref.linearize import DenseForm, Form, written_out
 from kpref.memory import require_memory
 from kpref.site_view import site_or_none
 from kpref.spectra.closed_form import gate_features
@@ -93,6 +93,7 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
 @np.errstate(over="ignore", invalid="ignore")  # it is said in words
 def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | None = None) -> KernelSpectrum:
     """`kernel_spectrum` of a linearisation, mu (B, T) being the measure."""
+    form = written_out(form)
     if isinstance(form, DenseForm):
         return _dense_spectrum(form, mu)
     site = site_or_none(form)
