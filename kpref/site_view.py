@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref.linearize import require_form, written_out
 from kpref.program import Builder
 from kpref.step_form import Entry, StepForm, Variable, allot
 
@@ -336,14 +337,9 @@ def _layout(form: StepForm) -> ParameterLayout:
 
 def with_gates(form: Any) -> Any:
     """A linearisation whose parameter operator has a closed form by gates, or TypeError."""
-    from kpref.linearize import require_form, written_out
-    from kpref.product_form import ProductForm
-
     if isinstance(form, SiteForm):
         return form
-    if isinstance(form, ProductForm):
-        return written_out(form)
-    return site_view(form) if isinstance(require_form(form), StepForm) else form
+    return site_view(form) if isinstance(require_form(form), StepForm) else written_out(form)
 
 
 def site_or_none(form: Any) -> SiteForm | None:

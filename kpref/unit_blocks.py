@@ -16,6 +16,7 @@ one unit, or few, and this form of K is of no use (`unit_blocks` returns None).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ from scipy.sparse.csgraph import connected_components
 from kpref.program import Operation
 from kpref.step_form import Entry, StepForm
 
-__all__ = ["UnitBlocks", "unit_blocks"]
+__all__ = ["UnitBlocks", "state_units", "unit_blocks"]
 
 Array = npt.NDArray[np.float64]
 #: An entry of a trained array, the row of the weight (column, of a unit's) that it is about, and the operation.
@@ -64,7 +65,7 @@ def unit_blocks(form: StepForm) -> UnitBlocks | None:
     if reach is None:
         return None
     entered = _rows_of_entries(form)
-    members = _members(reach, rows, entered)
+    members = _members(form, reach, rows, entered)
     parts = max((len(columns) for columns, _ in members), default=0)
     gates = [_gates(form, [columns[s] for columns, _ in members if s < len(columns)]) for s in range(parts)]
     cache: dict[tuple[object, ...], Array] = {}
@@ -75,6 +76,20 @@ def unit_blocks(form: StepForm) -> UnitBlocks | None:
     for columns, currents in members:
         stacks.append(np.stack([gates[s][:, currents] for s in range(len(columns))]))
     return UnitBlocks(tuple(columns for columns, _ in members), tuple(stacks), tuple(features))
+
+
+def state_units(form: StepForm) -> tuple[int, ...] | None:
+    """The unit of each column of the state, counted as they come; None where `unit_blocks` gives none.
+
+    A column that no trained array reaches is a unit of its own.
+    """
+    reach, rows = _reach(form)
+    if reach is None:
+        return None
+    units = np.arange(form.n_states)
+    for columns, _ in _members(form, reach, rows, _rows_of_entries(form)):
+        units[columns] = columns[:1]
+    return tuple(np.unique(units, return_inverse=True)[1].tolist())
 
 
 def _reach(form: StepForm) -> tuple[Bools | None, Bools]:
@@ -123,20 +138,21 @@ def _rows_of_entries(form: StepForm) -> dict[int, list[Entered]]:
 
 
 def _members(
-    reach: Bools, rows: Bools, entered: dict[int, list[Entered]]
+    form: StepForm, reach: Bools, rows: Bools, entered: dict[int, list[Entered]]
 ) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
     """Columns of the state, and currents, of each unit."""
     currents = np.array([row for row in sorted(entered) if rows[row] and reach[row].any()], dtype=np.intp)
     states = reach.shape[1]
     links = [np.argwhere(reach[currents])]
     by_parameter: dict[tuple[str, int], int] = {}
+    uses: dict[str, set[bool]] = {}
+    for entry, _, op in (one for current in currents for one in entered[int(current)]):
+        uses.setdefault(entry.parameter, set()).add(_by_rows(entry, op))
     shared = []
     for index, current in enumerate(currents):
-        for entry, row, _ in entered[int(current)]:
-            if entry.transposed:
-                continue
-            key = (entry.parameter, entry.part.start + row - entry.rows.start)
-            shared.append((by_parameter.setdefault(key, index), index))
+        for entry, row, op in entered[int(current)]:
+            place = 0 if len(uses[entry.parameter]) > 1 else _place(form, entry, row, op)
+            shared.append((by_parameter.setdefault((entry.parameter, place), index), index))
     pairs = np.concatenate([[(a, len(currents) + b) for a, b in links[0]] or np.empty((0, 2), int),
                             shared or np.empty((0, 2), int)]).astype(int)  # fmt: skip
     size = len(currents) + states
@@ -147,6 +163,22 @@ def _members(
         own = np.flatnonzero(labels == label)
         members.append((own[own >= len(currents)] - len(currents), currents[own[own < len(currents)]]))
     return members
+
+
+def _by_rows(entry: Entry, op: Operation) -> bool:
+    """Whether it is a row of the trained array that enters the current, or a column."""
+    return (op.kind == "product") != entry.transposed
+
+
+def _place(form: StepForm, entry: Entry, row: int, op: Operation) -> int:
+    """Which row, or column, of the trained array enters a current; one of length one enters them all."""
+    shape = form.shapes[entry.parameter]
+    if _by_rows(entry, op):
+        first, length = entry.part.start, entry.part.stop - entry.part.start
+    else:
+        first, length = 0, math.prod(shape[1:])
+    span = entry.columns if op.kind == "unit" else entry.rows
+    return first + (row - span.start if length > 1 else 0)
 
 
 def _gates(form: StepForm, columns: list[int]) -> Array:

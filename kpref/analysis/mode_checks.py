@@ -77,7 +77,7 @@ def mode_check(operator: TensorOperator, values: Array, vectors: Array, longest_
 
 @serial_blas
 def kernel_checks(
-    operator: TensorOperator, exact: KernelSpectrum, modes: BlockEigen | Eigen, longest_sum: int, seed: int
+    operator: TensorOperator, exact: KernelSpectrum, modes: Eigen, longest_sum: int, seed: int
 ) -> list[Check]:
     """K, its exact spectrum, and its iterated modes, each against the others.
 
@@ -86,27 +86,25 @@ def kernel_checks(
     operator : TensorOperator
         K of the flow.
     exact : KernelSpectrum
-    modes : BlockEigen or Eigen
-        Along the axis of units, or of all units at once.
+    modes : Eigen
     longest_sum : int
         Terms in the longest sum of a product with K and an inner product.
     seed : int
         Of random vectors.
     """
-    vectors = whole_vectors(modes, operator.shape_in, axis=2)
     return [
-        mode_check(operator, modes.values, vectors, longest_sum),
-        _values_check(exact, modes),
-        _trace_check(operator, exact, modes.values, vectors, seed),
+        mode_check(operator, modes.values, modes.vectors, longest_sum),
+        _values_check(exact, modes.values),
+        _trace_check(operator, exact, modes.values, modes.vectors, seed),
     ]
 
 
-def _values_check(exact: KernelSpectrum, modes: BlockEigen | Eigen) -> Check:
-    known = np.zeros(len(modes.values))
+def _values_check(exact: KernelSpectrum, iterated: Array) -> Check:
+    known = np.zeros(len(iterated))
     count = min(len(known), len(exact.values))
     known[:count] = exact.values[:count]
-    scale = max(float(np.abs(known).max()), float(np.abs(modes.values).max()))
-    gap = np.abs(known - modes.values)
+    scale = max(float(np.abs(known).max()), float(np.abs(iterated).max()))
+    gap = np.abs(known - iterated)
     terms = exact.unit_values.shape[1]
     worst = int(gap.argmax())
     # Weyl: an iterated eigenvalue is within its residual of an exact one; the dense ones within n units of rounding.
@@ -115,8 +113,7 @@ def _values_check(exact: KernelSpectrum, modes: BlockEigen | Eigen) -> Check:
     verdict = "all eigenvalues of K are zero" if scale == 0 else ""
     if not error <= bound:
         verdict = (
-            f"eigenvalue {worst + 1} of K is {known[worst]:.6g} by dense blocks and {modes.values[worst]:.6g} by "
-            "iteration"
+            f"eigenvalue {worst + 1} of K is {known[worst]:.6g} by dense blocks and {iterated[worst]:.6g} by iteration"
         )
     return Check(
         "leading eigenvalues of K",

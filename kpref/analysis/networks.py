@@ -19,7 +19,12 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         "file.",
     )
     options.add_argument("--readout", metavar="NAME", help="the readout, where there are several or it is not found")
-    options.add_argument("--z0", metavar="NAME", help="the learnt initial state; by default initial states are zero")
+    options.add_argument(
+        "--z0",
+        metavar="NAME[,NAME]",
+        type=_names,
+        help="the learnt initial state, of an LSTM both h and c; by default initial states are zero",
+    )
     options.add_argument(
         "--ignore",
         metavar="NAME",
@@ -33,8 +38,8 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         type=_assignment,
         action="append",
         default=[],
-        help="say which array is weight_ih, weight_hh, bias_ih, bias_hh, readout.weight or readout.bias; NAME.T for "
-        "its transpose; may be given several times",
+        help="say which array is weight_ih, weight_hh, bias_ih, bias_hh (weight_ih_l1, ... of further layers), "
+        "readout.weight or readout.bias; NAME.T for its transpose; may be given several times",
     )
     options.add_argument(
         "--trainable",

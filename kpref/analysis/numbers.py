@@ -17,8 +17,10 @@ import numpy.typing as npt
 
 from kpref._reprs import short_repr
 from kpref.analysis.alignments import align_tasks, aligned
+from kpref.analysis.checks import Check
 from kpref.analysis.dimensions import Dimensions, measure_dimensions, schmidt_trials
 from kpref.analysis.gradient_checks import error_check, flow_check
+from kpref.analysis.kernel_numbers import exact_spectrum, kernel_modes
 from kpref.analysis.missed_modes import missed_check
 from kpref.analysis.mode_checks import ASKED, kernel_checks, kernel_sums, mode_check, whole_vectors
 from kpref.analysis.profile import Profile, leading_profile
@@ -29,7 +31,7 @@ from kpref.analysis.step_size import measure_step_size
 from kpref.analysis.step_test import StepTest, measure_steps, step_checks
 from kpref.flow import Flow
 from kpref.gradient import GradientFlow
-from kpref.models import Field, Model, Rate
+from kpref.models import Field, Model
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.spectra import (
@@ -38,7 +40,6 @@ from kpref.spectra import (
     KernelSpectrum,
     TaskAlignment,
     eigh,
-    kernel_spectrum,
 )
 from kpref.spectra.blocks import BlockEigen, block_eigh
 from kpref.trials import Trials
@@ -100,10 +101,10 @@ class Analysis:
         Zero after the end of a trial, as are outputs.
     flow : Flow
         The network on its trials, for comparisons.
-    kernel : KernelSpectrum
-        Exact spectrum of K.
-    kernel_modes : BlockEigen or Eigen
-        Leading eigenpairs of K again, by iteration: one block a unit, unless K mixes units.
+    kernel : KernelSpectrum or None
+        Exact spectrum of K; None where K couples units.
+    kernel_modes : Eigen
+        Leading eigenpairs of K, by iteration.
     propagator_modes : BlockEigen
         Leading eigenpairs of ``P P*``, one block a trial.
     ntk_modes : Eigen
@@ -133,8 +134,8 @@ class Analysis:
     times: Array | None
     states: Array
     flow: Flow
-    kernel: KernelSpectrum
-    kernel_modes: BlockEigen | Eigen
+    kernel: KernelSpectrum | None
+    kernel_modes: Eigen
     propagator_modes: BlockEigen
     ntk_modes: Eigen
     profiles: tuple[Profile, ...]
@@ -153,6 +154,11 @@ class Analysis:
     tasks: TaskAlignment | None = None
 
     __repr__ = short_repr
+
+    @property
+    def kernel_values(self) -> Array:
+        """Eigenvalues of K, descending: all of them where they are exact, otherwise the leading ones."""
+        return self.kernel_modes.values if self.kernel is None else self.kernel.values
 
     @property
     def states_rms(self) -> float:
@@ -225,19 +231,15 @@ def analyze_checkpoint(
     _require_moderate(name, flow, seed)
     k = min(modes, flow.space.size)
     tell("spectrum of K")
-    kernel = kernel_spectrum(flow, progress=tick)
-    kernel_modes: BlockEigen | Eigen
-    if len(kernel.unit_values) == flow.space.shape[2]:
-        kernel_modes = block_eigh(flow.K, k, axis=2, seed=seed, tol=ASKED, progress=tick)
-    else:
-        kernel_modes = eigh(flow.K, k, seed=seed, tol=ASKED, progress=tick)
+    kernel = exact_spectrum(flow, tick)
+    leading = kernel_modes(flow, k, seed, tick)
     tell("modes of P P*")
     propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed, tol=ASKED, progress=tick)
     tell("modes of the NTK")
     ntk_modes = eigh(flow.NTK, k, seed=seed, tol=ASKED, progress=tick)
     tell("traces and dimensions")
     few, fewer = (flow_on(evenly_spread(trials.n_trials, number)) for number in schmidt_trials(flow.space))
-    dimensions = measure_dimensions(flow, ntk_modes, propagator_modes, few, fewer, seed)
+    dimensions = measure_dimensions(flow, kernel, leading, ntk_modes, propagator_modes, few, fewer, seed)
     kernel_ntk = aligned(flow.K, flow.NTK, seed)
     tell("norms and exponents")
     some, followed = (
@@ -250,8 +252,7 @@ def analyze_checkpoint(
     gram, propagated = flow.P.gram(), whole_vectors(propagator_modes, flow.space.shape, axis=0)
     check = check.extended(
         [
-            *kernel_checks(flow.K, kernel, kernel_modes, terms, seed),
-            kernel_sums(kernel, flow),
+            *_checks_of_kernel(flow, kernel, leading, terms, seed),
             mode_check(gram, propagator_modes.values, propagated, terms),
             missed_check(gram, propagator_modes.values, propagated, terms, seed),
             mode_check(flow.NTK, ntk_modes.values, ntk_modes.vectors, terms),
@@ -266,7 +267,7 @@ def analyze_checkpoint(
         states=flow.states,
         flow=flow,
         kernel=kernel,
-        kernel_modes=kernel_modes,
+        kernel_modes=leading,
         propagator_modes=propagator_modes,
         ntk_modes=ntk_modes,
         profiles=tuple(leading_profile(v, flow.space) for v in ntk_modes.vectors[:SHOWN_MODES]),
@@ -282,6 +283,18 @@ def analyze_checkpoint(
     with np.errstate(over="ignore"):  # a loss that overflows is refused
         gradient = flow.gradient_flow(readout, **objective.arguments(trials))
     return _with_loss(analysis, gradient, readout, trials, objective, seed)
+
+
+def _checks_of_kernel(
+    flow: Flow, exact: KernelSpectrum | None, modes: Eigen, longest_sum: int, seed: int
+) -> list[Check]:
+    if exact is None:
+        return [mode_check(flow.K, modes.values, modes.vectors, longest_sum)]
+    checks = kernel_checks(flow.K, exact, modes, longest_sum, seed)
+    try:
+        return [*checks, kernel_sums(exact, flow)]
+    except TypeError:  # no closed form of the traces for this network
+        return checks
 
 
 def _require_moderate(name: str, flow: Flow, seed: int) -> None:
@@ -302,14 +315,7 @@ def _require_moderate(name: str, flow: Flow, seed: int) -> None:
 
 
 def _in_words(model: Model) -> str:
-    details = ""
-    if isinstance(model, Rate):
-        low, high = float(model.tau.min()), float(model.tau.max())
-        details = f" ({model.nonlinearity.name}, τ = {low:g}{'' if low == high else f' to {high:g}'})"
-    return (
-        f"{type(model).__name__} of {model.n_states} units{details} with {model.n_inputs} inputs and "
-        f"{model.n_parameters:,} trainable parameters"
-    )
+    return f"{model.in_words} with {model.n_inputs} inputs and {model.n_parameters:,} trainable parameters"
 
 
 def evenly_spread(total: int, number: int) -> Array:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from kpref.kernels import program_sweeps, reference, stages, sweeps
 from kpref.kernels.changes import Changes, packed_changes, unpacked_changes, zero_changes
 from kpref.kernels.jacobian import DenseArrays
-from kpref.kernels.program import ProgramArrays, program_arrays
+from kpref.kernels.program import CompiledProgram, compiled_program
 from kpref.kernels.stages import StageTable
 from kpref.linearize import DenseForm, Form
 from kpref.product_form import ProductForm
@@ -95,7 +95,7 @@ def sensitivity(form: Form, vectors: Array) -> Array:
     if not _in_one_sweep(form, blocks):
         return tangent(form, parameter_product(form, vectors), overwrite=True)
     vectors = _as_batch(vectors, form)
-    changes, arrays, chunk = packed_changes(form, vectors), _arrays(form), _steps_per_chunk(blocks)
+    changes, arrays, chunk = packed_changes(form, vectors), _program(form), _steps_per_chunk(blocks)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
 
     def task(index: int) -> None:
@@ -114,7 +114,7 @@ def sensitivity_transpose(form: Form, tensors: Array) -> Array:
     if not _in_one_sweep(form, blocks):
         return parameter_transpose(form, adjoint(form, tensors))
     tensors = _as_batch(tensors, form)
-    arrays, chunk = _arrays(form), _steps_per_chunk(blocks)
+    arrays, chunk = _program(form), _steps_per_chunk(blocks)
 
     def add(part: slice, changes: Changes) -> None:
         for trials in blocks[part]:
@@ -145,7 +145,7 @@ def stage_tangent(
     2 B n s k_r H^2 flops a vector for n steps of s stages.
     """
     _over_blocks(
-        form, len(carry), lambda arrays, part, start, stop: stages.stage_tangent(
+        form, _steps(form), len(carry), lambda arrays, part, start, stop: stages.stage_tangent(
             arrays, table, transposed, forcing[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
@@ -157,7 +157,7 @@ def stage_adjoint(
 ) -> None:
     """Transpose of `stage_tangent`, in place: see `kpref.kernels.stages.stage_adjoint`."""
     _over_blocks(
-        form, len(carry), lambda arrays, part, start, stop: stages.stage_adjoint(
+        form, _steps(form), len(carry), lambda arrays, part, start, stop: stages.stage_adjoint(
             arrays, table, transposed, source[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
@@ -167,7 +167,7 @@ def stage_adjoint(
 def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, out: Array) -> None:
     """Costates of a running cost, in place: see `kpref.kernels.stages.stage_costate`."""
     _over_blocks(
-        form, len(carry), lambda arrays, part, start, stop: stages.stage_costate(
+        form, _steps(form), len(carry), lambda arrays, part, start, stop: stages.stage_costate(
             arrays, table, source[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
@@ -177,7 +177,7 @@ def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, ou
 def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carry: Array, out: Array) -> None:
     """Transpose of `stage_costate`, in place."""
     _over_blocks(
-        form, len(carry), lambda arrays, part, start, stop: stages.stage_costate_transpose(
+        form, _steps(form), len(carry), lambda arrays, part, start, stop: stages.stage_costate_transpose(
             arrays, table, impulses[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
@@ -191,7 +191,7 @@ def parameter_product(form: Form, vectors: Array) -> Array:
         assert form.parameter_jacobian is not None  # or it would not be here
         with one_blas_thread():
             return np.einsum("rbhm,vm->vbrh", form.parameter_jacobian, vectors)
-    changes, arrays = packed_changes(form, vectors), _arrays(form)
+    changes, arrays = packed_changes(form, vectors), _program(form)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
     blocks = even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _MOST_BLOCKS)
 
@@ -210,7 +210,7 @@ def parameter_transpose(form: Form, tensors: Array) -> Array:
         assert form.parameter_jacobian is not None  # or it would not be here
         with one_blas_thread():
             return np.einsum("rbhm,vbrh->vm", form.parameter_jacobian, tensors)
-    arrays = _arrays(form)
+    arrays = _program(form)
     parts = even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _most_parts(form))
     return _sum_of_changes(
         form, len(tensors), parts,
@@ -244,15 +244,16 @@ def _of(form: Form) -> Any:
 def _sweep(kernel: Callable[..., None], form: Form, tensors: Array, overwrite: bool = False) -> Array:
     tensors = _as_batch(tensors, form)
     out = tensors if overwrite else np.empty_like(tensors)
+    arrays = _program(form) if isinstance(form, StepForm) else _steps(form)
     _over_blocks(
-        form, len(tensors), lambda arrays, part, start, stop: kernel(arrays, tensors[part], out[part], start, stop)
-    )
+        form, arrays, len(tensors),
+        lambda arrays, part, start, stop: kernel(arrays, tensors[part], out[part], start, stop),
+    )  # fmt: skip
     return out
 
 
-def _over_blocks(form: Form, vectors: int, call: Callable[[Any, slice, int, int], None]) -> None:
-    """Call a kernel for each block of trials and group of vectors, in parallel."""
-    arrays = _arrays(form)
+def _over_blocks(form: Form, arrays: Any, vectors: int, call: Callable[[Any, slice, int, int], None]) -> None:
+    """Call a kernel with `arrays` for each block of trials and group of vectors, in parallel."""
     blocks = _trial_blocks(form)
     width = max(1, _STATES_PER_BLOCK * len(blocks) // form.n_trials)
     groups = range(0, vectors, width)
@@ -284,16 +285,21 @@ def _one_of(changes: Changes, vector: int) -> Changes:
     return Changes(changes.products._replace(entries=changes.products.entries[one]), changes.units[one])
 
 
-_known: WeakKeyDictionary[StepForm, ProgramArrays] = WeakKeyDictionary()
+_known: WeakKeyDictionary[StepForm, CompiledProgram] = WeakKeyDictionary()
 
 
-def _arrays(form: Form) -> ProgramArrays | DenseArrays:
-    if isinstance(form, DenseForm | ProductForm):
-        assert form.state_jacobian is not None  # or the plain twin would have been called
-        return DenseArrays(form.state_jacobian)
+def _program(form: StepForm) -> CompiledProgram:
     if form not in _known:  # weights are copied to panels: once
-        _known[form] = program_arrays(form)
+        _known[form] = compiled_program(form)
     return _known[form]
+
+
+def _steps(form: Form) -> Any:
+    """What sweeps that take single steps know of a form."""
+    if isinstance(form, StepForm):
+        return _program(form).steps
+    assert form.state_jacobian is not None  # or the plain twin would have been called
+    return DenseArrays(form.state_jacobian)
 
 
 def _as_batch(batch: Array, form: Form) -> Array:

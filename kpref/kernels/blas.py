@@ -14,9 +14,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import get_cython_function_address, intrinsic
 
+from kpref.kernels.addresses import address_of, size_of
 from kpref.kernels.compilation import kernel
 
-__all__ = ["add_product", "add_transposed_product", "product", "product_at", "row_length"]
+__all__ = [
+    "add_product", "add_transposed_product", "add_transposed_product_at", "product", "product_at", "row_length",
+]  # fmt: skip
 
 for _letter in "ds":
     llvmlite.binding.add_symbol(
@@ -74,11 +77,12 @@ def _has_contiguous_rows(matrix):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _depth(rows, panels, inner):  # type: ignore[no-untyped-def]
+def _depth(rows, weight, inner):  # type: ignore[no-untyped-def]
     """How much of a sum over `inner` goes into one product with a panel: even parts. One panel is multiplied whole."""
-    if panels.width >= panels.columns:
+    _, _, columns, width = weight
+    if width >= columns:
         return max(1, inner)
-    most = max(1, _UNPACKED_SIZE // max(1, rows * panels.width))
+    most = max(1, _UNPACKED_SIZE // max(1, rows * width))
     pieces = max(1, -(-inner // most))
     return max(1, -(-inner // pieces))
 
@@ -92,50 +96,63 @@ def _leading(matrix):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def product_at(add, rows, a, lda, b, c, ldc):  # type: ignore[no-untyped-def]
+def product_at(one, add, rows, a, lda, weight, c, ldc):  # type: ignore[no-untyped-def]
     """``c = a @ b``, or ``c += a @ b``, for addresses a and c of matrices of leading dimensions lda and ldc.
 
-    b is a matrix in panels, and its type is that of all entries. Row-major c is column-major c^T = b^T a^T.
+    `weight` says where b is, a matrix in panels: address, rows, columns and width of a panel. All entries have the type
+    of `one`. Row-major c is column-major c^T = b^T a^T.
     """
-    size, depth = b.entries.itemsize, _depth(rows, b, b.rows)
-    zero, one = b.entries.dtype.type(0.0), b.entries.dtype.type(1.0)
-    for column in range(0, b.columns, b.width):
-        width = min(b.width, b.columns - column)
-        for first in range(0, b.rows, depth):
+    b, inner, columns, panel = weight
+    size, depth, zero = size_of(one), _depth(rows, weight, inner), one - one
+    for column in range(0, columns, panel):
+        width = min(panel, columns - column)
+        for first in range(0, inner, depth):
             _gemm(
-                _N, _N, width, rows, min(depth, b.rows - first),
-                b.entries.ctypes.data + (column * b.rows + first * width) * size, width,
-                a + first * size, lda,
+                _N, _N, width, rows, min(depth, inner - first),
+                b + (column * inner + first * width) * size, width, a + first * size, lda,
                 one if add or first > 0 else zero, c + column * size, ldc,
             )  # fmt: skip
 
 
 @kernel
+def add_transposed_product_at(one, inner, a, lda, b, ldb, weight):  # type: ignore[no-untyped-def]
+    """``c += a.T @ b`` for a matrix c in panels, as `product_at` takes them, and a and b of `inner` rows."""
+    c, rows, columns, panel = weight
+    size, depth = size_of(one), _depth(rows, weight, inner)
+    for column in range(0, columns, panel):
+        width = min(panel, columns - column)
+        for first in range(0, inner, depth):
+            _gemm(
+                _N, _T, width, rows, min(depth, inner - first),
+                b + (first * ldb + column) * size, ldb, a + first * lda * size, lda,
+                one, c + column * rows * size, width,
+            )  # fmt: skip
+
+
+@kernel
+def _panels(matrix):  # type: ignore[no-untyped-def]
+    return address_of(matrix.entries), matrix.rows, matrix.columns, matrix.width
+
+
+@kernel
 def product(a, b, c):  # type: ignore[no-untyped-def]
     """``c = a @ b`` for a matrix b in panels; a and c may have more columns than b has rows, and columns."""
-    product_at(False, a.shape[0], a.ctypes.data, _leading(a), b, c.ctypes.data, _leading(c))
+    one = a.dtype.type(1)
+    product_at(one, False, a.shape[0], address_of(a), _leading(a), _panels(b), address_of(c), _leading(c))
 
 
 @kernel
 def add_product(a, b, c):  # type: ignore[no-untyped-def]
     """``c += a @ b``, as `product`."""
-    product_at(True, a.shape[0], a.ctypes.data, _leading(a), b, c.ctypes.data, _leading(c))
+    one = a.dtype.type(1)
+    product_at(one, True, a.shape[0], address_of(a), _leading(a), _panels(b), address_of(c), _leading(c))
 
 
 @kernel
 def add_transposed_product(a, b, c):  # type: ignore[no-untyped-def]
     """``c += a.T @ b`` for a matrix c in panels; b may have more columns than c."""
-    inner, size, lda, ldb = a.shape[0], a.itemsize, _leading(a), _leading(b)
-    depth = _depth(c.rows, c, inner)
-    for column in range(0, c.columns, c.width):
-        width = min(c.width, c.columns - column)
-        for first in range(0, inner, depth):
-            _gemm(
-                _N, _T, width, c.rows, min(depth, inner - first),
-                b.ctypes.data + (first * ldb + column) * size, ldb,
-                a.ctypes.data + first * lda * size, lda,
-                a.dtype.type(1.0), c.entries.ctypes.data + column * c.rows * size, width,
-            )  # fmt: skip
+    one = a.dtype.type(1)
+    add_transposed_product_at(one, a.shape[0], address_of(a), _leading(a), address_of(b), _leading(b), _panels(c))
 
 
 @kernel

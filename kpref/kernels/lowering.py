@@ -3,9 +3,13 @@
 For each direction there are three ways to run a program: from the state alone (A), from the parameters alone (J), and
 both (D). In each, operations that nothing reaches, or that lead nowhere, are left out; the first that writes to a
 column stores instead of adding, so that registers need not be set to zero before a step; those columns that are read,
-or added to, before they are stored are zeroed. Adjacent scales of one register become one operation with several
-blocks. All follows from the flow of data in that direction. What enters from a tensor, and leaves for one, is part of
-the table: SET stores a row of the tensor in a part of the state, TAKE adds it, GIVE writes the state to the tensor.
+or added to, before they are stored are zeroed. All follows from the flow of data in that direction.
+
+What is pointwise is a *sum*, ``out = [out] + sum_j a_j * b_j + [plain]``, perhaps with a copy of the result: a scale is
+one product; so is what a change of a unit's weight adds, and the gradient by it; zeroing is a sum of nothing. What
+enters from a tensor, and leaves for one, is part of the table: SET stores a row of the tensor in a part of the state,
+TAKE adds it, GIVE writes the state to the tensor. Sums with the same `out` become one, as late as the flow of data
+allows, so that a row is read and written once.
 """
 
 from __future__ import annotations
@@ -21,15 +25,19 @@ from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm
 
 __all__ = [
-    "ADD", "CLEAR", "GATHER", "GIVE", "PRODUCT", "SCALE", "SET", "SPREAD", "STORE", "TAKE", "Table", "UNIT", "ZERO",
-    "lower",
+    "ADD", "ARENAS", "GATHER", "GIVE", "NUMBERS", "Operand", "PRODUCT", "SET", "SPREAD", "STATES", "STORE", "SUM",
+    "TAKE", "TENSOR_IN", "TENSOR_OUT", "Table", "UNITS", "VARIABLES", "ZERO", "lower",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
-PRODUCT, SCALE, GATHER, SPREAD, UNIT, CLEAR, SET, TAKE, GIVE = range(9)
+SUM, PRODUCT, GATHER, SPREAD = range(4)
+SET, TAKE, GIVE = range(3)
 STORE, ADD, ZERO = range(3)
-_KINDS = {"product": PRODUCT, "scale": SCALE, "gather": GATHER, "spread": SPREAD}
+#: Arenas beside the registers, which come first: nothing; coefficients; variables; states; the tensor that is read, and
+#: that which is written; changes of unit weights.
+NOTHING, NUMBERS, VARIABLES, STATES, TENSOR_IN, TENSOR_OUT, UNITS = range(7)
+ARENAS = 7
 
 
 class Table(NamedTuple):
@@ -37,13 +45,14 @@ class Table(NamedTuple):
 
     Attributes
     ----------
-    operations : ndarray of int, shape (m, 13)
-        Kind; register and first column of `out`; of `in`; columns of a block; number of blocks; columns from a block to
-        the next of `out`, and of `in`; whether to add; then, of a scale, the start and the two strides of its channel,
-        of a product its weight, of a unit its first column among the trained units and that of its variable, of what
-        moves to or from a tensor its first column there.
+    operations : ndarray of int, shape (m, 6)
+        Kind; first operand; columns; whether to add; then, of a sum, how many products, of a product its weight, of
+        gather and spread how many columns make one; and of a sum the number of its operands.
+    operands : ndarray of int, shape (p, 5)
+        Arena, first entry, and how many entries on the next vector, step and trial are: out and source, but of a sum
+        out, the copy, what is added as it is, and the two factors of each product.
     runs : ndarray of int, shape (r, 2)
-        Operations from, and up to, which are done together for each row: a product stands alone.
+        Operations from, and up to, which are done together for a few rows: a product stands alone.
     outer : ndarray of int, shape (p, 7)
         Products of variables with changes of weights: register and first column of `out`, number of the trained weight,
         first column of the variable, whether it is of the state; and, forwards, STORE, ADD or ZERO (which only sets
@@ -51,29 +60,49 @@ class Table(NamedTuple):
     """
 
     operations: Array
+    operands: Array
     runs: Array
     outer: Array
 
 
 @dataclass(frozen=True)
+class Operand:
+    """Where rows stand: entry ``start + vector * by_vector + step * by_step + trial * by_trial`` of an arena.
+
+    A negative arena is one of the `ARENAS`, counted from the end; others are registers, whose rows follow each other.
+    """
+
+    arena: int
+    start: int = 0
+    by_vector: int = 0
+    by_step: int = 0
+    by_trial: int = 0
+
+
+_NONE = Operand(NOTHING - ARENAS)
+
+
+@dataclass(frozen=True)
 class _Row:
-    """A row of the table `operations`."""
+    """An operation. `out` is what it writes, `view` that as a view of registers, if it is one; `reads` are views."""
 
     kind: int
-    out: View
-    source: View
+    out: Operand
+    view: View | None
     width: int
-    count: int = 1
-    out_step: int = 0
-    source_step: int = 0
+    reads: tuple[View, ...] = ()
     add: bool = True
-    last: tuple[int, int, int] = (0, 0, 0)  # columns of the table
+    factors: tuple[tuple[Operand, Operand], ...] = ()
+    plain: Operand = _NONE
+    copy: Operand = _NONE
+    source: Operand = _NONE
+    number: int = 0
 
-    def numbers(self) -> list[int]:
-        return [
-            self.kind, self.out.register, self.out.start, self.source.register, self.source.start, self.width,
-            self.count, self.out_step, self.source_step, int(self.add), *self.last,
-        ]  # fmt: skip
+    @property
+    def operands(self) -> list[Operand]:
+        if self.kind != SUM:
+            return [self.out, self.source]
+        return [self.out, self.copy, self.plain, *(one for pair in self.factors for one in pair)]
 
 
 def lower(
@@ -100,7 +129,6 @@ def lower(
         What is done with the state that it ends with, after it.
     """
     program = form.program
-    active = list(_active(form, transposed, from_state, from_parameters))
     begin = program.new if transposed else program.old if from_state else ()
     written = np.zeros(program.offsets[-1], dtype=bool)
     for view in begin:
@@ -109,20 +137,33 @@ def lower(
     outer: list[list[int]] = []
     cleared = np.zeros_like(written)
     units = _unit_columns(form)
-    for op, by_state, by_parameters in active:
+    for op, by_state, by_parameters in _active(form, transposed, from_state, from_parameters):
         to, of = (op.source, op.out) if transposed else (op.out, op.source)
         if by_parameters and op.kind == "product":
             outer.append(_outer(form, op))
         if by_parameters and op.kind == "unit":
-            variable = form.known[op.variable or ""]
-            rows.append(_Row(UNIT, op.out, op.out, op.out.width, last=(units[op.name], variable.start, 0)))
+            rows.append(_unit(form, op, units[op.name], transposed))
         if by_state and to is not None and of is not None:
-            rows += _of_state(form, op, to, of, transposed)
-    rows = _merged(_with_stores(program, rows, outer, written, cleared, transposed))
+            rows.append(_of_state(form, op, to, of, transposed))
+    rows = _with_stores(program, rows, outer, written, cleared, transposed)
     begin, end = (program.new, program.old) if transposed else (program.old, program.new)
-    rows = [*_moves(begin, first), *_clears(program, cleared), *rows, *_moves(end, last)]
-    table = np.array([row.numbers() for row in rows], dtype=np.int64).reshape(len(rows), 13)
-    return Table(table, _runs(table), np.array(outer, dtype=np.int64).reshape(len(outer), 7))
+    rows = [*_moves(form, begin, first), *_clears(program, cleared), *rows, *_moves(form, end, last)]
+    return _table(_merged(rows), outer)
+
+
+def _table(rows: Sequence[_Row], outer: Sequence[Sequence[int]]) -> Table:
+    operations: list[list[int]] = []
+    operands: list[list[int]] = []
+    for row in rows:
+        own = row.operands
+        number = len(row.factors) if row.kind == SUM else row.number
+        operations.append([row.kind, len(operands), row.width, int(row.add), number, len(own)])
+        operands += [[one.arena, one.start, one.by_vector, one.by_step, one.by_trial] for one in own]
+
+    def integers(table: Sequence[Sequence[int]], columns: int) -> Array:
+        return np.array(table, dtype=np.int64).reshape(len(table), columns)
+
+    return Table(integers(operations, 6), integers(operands, 5), _runs(rows), integers(outer, 7))
 
 
 def _active(
@@ -160,21 +201,34 @@ def _outer(form: StepForm, op: Operation) -> list[int]:
     ]  # fmt: skip
 
 
-def _of_state(form: StepForm, op: Operation, to: View, of: View, transposed: bool) -> list[_Row]:
-    if op.kind == "scale":
-        return [_scale(form, op, to, of)]
+def _in_register(view: View) -> Operand:
+    return Operand(view.register, view.start)
+
+
+def _unit(form: StepForm, op: Operation, column: int, transposed: bool) -> _Row:
+    """``out += dw * m``, or the gradient ``dw += out * m``."""
+    variable = form.known[op.variable or ""]
+    width = (form.states if variable.of_state else form.variables).shape[2]
+    arena = (STATES if variable.of_state else VARIABLES) - ARENAS
+    m, w = Operand(arena, variable.start, 0, form.n_trials * width, width), Operand(UNITS - ARENAS, column)
+    out = _in_register(op.out)
+    if transposed:
+        return _Row(SUM, w, None, op.out.width, reads=(op.out,), factors=((m, out),))
+    return _Row(SUM, out, op.out, op.out.width, factors=((m, w),))
+
+
+def _of_state(form: StepForm, op: Operation, to: View, of: View, transposed: bool) -> _Row:
+    out, source = _in_register(to), _in_register(of)
+    if op.kind in ("scale", "unit"):
+        place = form.places[op.name]
+        channel = Operand(NUMBERS - ARENAS, place.start, 0, place.row_stride, place.trial_stride)
+        return _Row(SUM, out, to, to.width, reads=(of,), factors=((channel, source),))
     if op.kind == "product":
-        return [_Row(PRODUCT, to, of, to.width, last=(list(form.weights).index(op.name), 0, 0))]
-    if op.kind == "unit":
-        return [_scale(form, op, to, of)]
-    kind = "gather" if (op.kind == "gather") != transposed else "spread"
-    narrow = min(to.width, of.width)
-    return [_Row(_KINDS[kind], to, of, narrow, count=max(to.width, of.width) // narrow)]
-
-
-def _scale(form: StepForm, op: Operation, to: View, of: View) -> _Row:
-    place = form.places[op.name]
-    return _Row(SCALE, to, of, to.width, last=(place.start, place.row_stride, place.trial_stride))
+        weight = list(form.weights).index(op.name) + (len(form.weights) if transposed else 0)
+        return _Row(PRODUCT, out, to, to.width, reads=(of,), source=source, number=weight)
+    kind = GATHER if (op.kind == "gather") != transposed else SPREAD
+    narrow, wide = sorted([to.width, of.width])
+    return _Row(kind, out, to, narrow, reads=(of,), source=source, number=wide // narrow)
 
 
 def _with_stores(
@@ -189,20 +243,16 @@ def _with_stores(
         outer[:] = _outer_with_stores(program, outer, written)
     result = []
     for row in rows:
-        if row.kind == UNIT and transposed:  # reads a cotangent, writes to the gradient
-            cleared[program.columns(row.out)] |= ~written[program.columns(row.out)]
-            written[program.columns(row.out)] = True
-            result.append(row)
-            continue
-        source = program.columns(row.source)
-        if row.kind != UNIT:
-            cleared[source] |= ~written[source]
-            written[source] = True
-        out = program.columns(row.out)
-        add = bool(written[out].any())
-        cleared[out] |= ~written[out] & add
-        written[out] = True
-        result.append(replace(row, add=add))
+        for view in row.reads:
+            cleared[program.columns(view)] |= ~written[program.columns(view)]
+            written[program.columns(view)] = True
+        if row.view is not None:
+            out = program.columns(row.view)
+            add = bool(written[out].any())
+            cleared[out] |= ~written[out] & add
+            written[out] = True
+            row = replace(row, add=add)
+        result.append(row)
     ends = list(program.old if transposed else program.new)
     if transposed:
         ends += [View(register, start, width) for register, start, *_, width in outer]
@@ -226,41 +276,63 @@ def _outer_with_stores(program: Program, outer: list[list[int]], written: Array)
 
 
 def _merged(rows: Sequence[_Row]) -> list[_Row]:
-    """Scales that follow each other, and whose channels and views do, as one of several blocks."""
+    """Sums with the same `out` as one, in the place of the last; a product goes before the sum that it adds to."""
     merged: list[_Row] = []
     for row in rows:
-        last = merged[-1] if merged else None
-        if (
-            last is not None
-            and last.kind == row.kind == SCALE
-            and last.width == row.width
-            and last.last[1:] == row.last[1:]
-        ):
-            count, width = last.count, row.width
-            out_step = row.out.start - last.out.start
-            source_step = row.source.start - last.source.start
-            channel_follows = row.last[0] == last.last[0] + count * width
-            sums = row.out == last.out and row.source.register == last.source.register and row.add
-            if channel_follows and sums and source_step == count * width and last.out_step == 0:
-                merged[-1] = replace(last, count=count + 1, source_step=width)
-                continue
-            # In the transpose channels come in falling order: the new row goes first.
-            channel_precedes = row.last[0] == last.last[0] - width
-            fans = row.source == last.source and row.out.register == last.out.register and row.add == last.add
-            if channel_precedes and fans and out_step == -width and last.source_step == 0:
-                merged[-1] = replace(row, count=count + 1, out_step=width)
-                continue
-        merged.append(row)
+        at = _last_sum(merged, row)
+        if at is None:
+            merged.append(row)
+            continue
+        before = merged.pop(at)
+        if row.kind == PRODUCT:
+            merged += [replace(row, add=before.add), replace(before, add=True)]
+        else:
+            merged.append(
+                replace(
+                    row,
+                    reads=before.reads + row.reads,
+                    add=before.add,
+                    factors=before.factors + row.factors,
+                    plain=row.plain if before.plain == _NONE else before.plain,
+                )
+            )
     return merged
 
 
-def _moves(views: Sequence[View], kinds: Sequence[int]) -> list[_Row]:
-    """Rows that move the parts of the state from or to tensors."""
-    rows = []
+def _last_sum(rows: Sequence[_Row], row: _Row) -> int | None:
+    """Where the sum stands that `row` adds to and that may be done as late as it; None if there is no such."""
+    if row.view is None or not row.add or row.kind not in (SUM, PRODUCT):
+        return None
+    for at in range(len(rows) - 1, -1, -1):
+        before, later = rows[at], rows[at + 1 :]
+        if before.kind == SUM and before.view == row.view:
+            read = [view for other in later for view in other.reads]
+            written = [other.view for other in later if other.view is not None]
+            is_free = not _overlap(row.view, read) and not any(_overlap(view, written) for view in before.reads)
+            in_order = before.plain == _NONE or (not row.factors and row.plain == _NONE)
+            return at if is_free and in_order and before.copy == _NONE else None
+        if before.view is not None and _overlap(row.view, [before.view]):
+            return None
+    return None
+
+
+def _overlap(one: View, others: Sequence[View]) -> bool:
+    return any(
+        one.register == other.register and one.start < other.start + other.width and other.start < one.start + one.width
+        for other in others
+    )
+
+
+def _moves(form: StepForm, views: Sequence[View], kinds: Sequence[int]) -> list[_Row]:
+    """Rows that move the parts of the state from or to tensors (v, B, T, H)."""
+    rows, units = [], form.n_states
+    strides = (form.n_trials * form.n_steps * units, units, form.n_steps * units)
     for kind in kinds:
         column = 0
         for view in views:
-            rows.append(_Row(kind, view, view, view.width, last=(column, 0, 0)))
+            tensor = Operand((TENSOR_OUT if kind == GIVE else TENSOR_IN) - ARENAS, column, *strides)
+            row = _Row(SUM, _in_register(view), view, view.width, add=kind != SET)
+            rows.append(replace(row, copy=tensor) if kind == GIVE else replace(row, plain=tensor))
             column += view.width
     return rows
 
@@ -273,15 +345,15 @@ def _clears(program: Program, cleared: Array) -> list[_Row]:
         edges = np.flatnonzero(np.diff(np.concatenate([[False], cleared[first : first + width], [False]]).astype(int)))
         for start, stop in edges.reshape(-1, 2):
             view = View(register, int(start), int(stop - start))
-            rows.append(_Row(CLEAR, view, view, view.width))
+            rows.append(_Row(SUM, _in_register(view), view, view.width, add=False))
     return rows
 
 
-def _runs(table: Array) -> Array:
+def _runs(rows: Sequence[_Row]) -> Array:
     runs, at = [], 0
-    while at < len(table):
+    while at < len(rows):
         last = at + 1
-        while table[at, 0] != PRODUCT and last < len(table) and table[last, 0] != PRODUCT:
+        while rows[at].kind != PRODUCT and last < len(rows) and rows[last].kind != PRODUCT:
             last += 1
         runs.append((at, last))
         at = last

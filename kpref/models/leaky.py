@@ -21,7 +21,8 @@ from kpref._validate import finite_array, real_number
 from kpref.models.base import Array, Field, Map, Parameters
 from kpref.models.initial import initial_parameters
 from kpref.models.nonlinearity import get_nonlinearity
-from kpref.models.step import StepModel, StepNumbers, network_sizes
+from kpref.models.registry import TorchLayout, register
+from kpref.models.step import Pointwise, StepModel, StepNumbers, network_sizes
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
 
@@ -97,15 +98,23 @@ class LeakyNetwork(StepModel):
         """The state itself, where phi is the identity."""
         return {} if self._has_slope else {"rates": slice(0, self.n_states)}
 
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """phi of the old state, if it is not the identity."""
+        return (Pointwise(self.nonlinearity.name, ("slope",)),) if self._has_slope else ()
+
+    def drives(self, x: Array) -> dict[str, Array]:
+        """``(x, 1)``, or x where there is no bias."""
+        ones = np.ones((*x.shape[:-1], 1))
+        return {"drive": np.concatenate([x, ones], axis=-1) if "bias" in self.parameters else x}
+
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Slope, decay and gate; rates phi(z), and ``(x, 1)``."""
         channels, variables = {"decay": self.decay, "gate": self.gate}, {}
         if self._has_slope:
             channels["slope"] = self.nonlinearity.slope(z)
             variables["rates"] = self.nonlinearity.value(z)
-        ones = np.ones((*x.shape[:-1], 1))
-        variables["drive"] = np.concatenate([x, ones], axis=-1) if "bias" in self.parameters else x
-        return StepNumbers(channels, variables)
+        return StepNumbers(channels, variables | self.drives(x))
 
 
 class _LinearNetwork(LeakyNetwork):
@@ -270,3 +279,28 @@ class Rate(LeakyField):
 
     def _options(self) -> dict[str, Any]:
         return {"tau": self.tau, "nonlinearity": self.nonlinearity.name}
+
+    @property
+    def in_words(self) -> str:
+        """Units, nonlinearity and time constants."""
+        low, high = float(self.tau.min()), float(self.tau.max())
+        times = f"{low:g}{'' if low == high else f' to {high:g}'}"
+        return f"Rate of {self.n_states} units ({self.nonlinearity.name}, τ = {times})"
+
+
+register("linear", Linear, Linear.init, variants=({}, {"bias": False}))
+register("linear-system", LinearSystem, LinearSystem.init, variants=({}, {"bias": False}))
+register(
+    "leaky",
+    LeakyRNN,
+    LeakyRNN.init,
+    variants=({}, {"nonlinearity": "softplus", "bias": False}),
+    torch=TorchLayout(blocks=1, biases="one", options=("nonlinearity", "alpha"), told=False),
+)
+register(
+    "rate",
+    Rate,
+    Rate.init,
+    variants=({}, {"nonlinearity": "softplus", "bias": False}),
+    torch=TorchLayout(blocks=1, biases="one", options=("nonlinearity", "tau"), told=False),
+)

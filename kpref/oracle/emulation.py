@@ -187,11 +187,13 @@ class EmulatedBackend:
             numbers = self.model.numbers(before, x)
         else:
             numbers = _with_rounded_parameters(self.model, self.wrap).numbers(self.wrap(before), self.wrap(x))
-        form = empty_step_form(self.model, rows, trials, np.float64)
         store = self.arithmetic.round
+        constant = {name: store(value) for name, value in numbers.channels.items() if np.ndim(value) == 1}
+        form = empty_step_form(self.model, (rows, trials), np.float64, constant)
         form.states[...] = before[:, :, : form.states.shape[2]]
         for name, value in numbers.channels.items():
-            form.channel(name)[...] = store(value)
+            if name not in constant:
+                form.channel(name)[...] = store(value)
         for name, value in numbers.variables.items():
             form.variable(name)[...] = store(value)
         return form

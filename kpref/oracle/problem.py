@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.flow import Flow
-from kpref.models import GRU, RNN, LeakyRNN, Linear
-from kpref.models.step import StepModel
+from kpref.models.registry import registered
 from kpref.oracle.arithmetic import Arithmetic
 
 __all__ = ["MODELS", "describe", "rebuild", "rounded"]
@@ -18,7 +17,7 @@ __all__ = ["MODELS", "describe", "rebuild", "rounded"]
 Array = npt.NDArray[Any]
 
 #: The networks in discrete time by the names that files and the command line use.
-MODELS: dict[str, type[StepModel]] = {"gru": GRU, "rnn": RNN, "leaky": LeakyRNN, "linear": Linear}
+MODELS = {name: registered()[name].kind for name in ("gru", "rnn", "leaky", "linear")}
 
 
 def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -40,12 +39,9 @@ def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
     name = next((name for name, kind in MODELS.items() if type(model) is kind), None)
     if name is None:
         raise TypeError(f"only flows of {', '.join(MODELS)} can be handed to another process; got {model}")
-    options = {key: getattr(model, key) for key in ("alpha",) if hasattr(model, key)}
-    if hasattr(model, "nonlinearity"):
-        options["nonlinearity"] = model.nonlinearity.name
     description = {
         "model": name,
-        "options": options,
+        "options": model.options,
         "parameters": list(model.parameters),
         "trainable": list(model.trainable),
     }

@@ -25,7 +25,6 @@ from kpref._validate import function, within_floats
 from kpref.flow import Flow, require_flow
 from kpref.linearize import DenseForm, Form, written_out
 from kpref.memory import require_memory
-from kpref.product_form import ProductForm
 from kpref.site_view import site_or_none
 from kpref.spectra.closed_form import gate_features
 from kpref.threads import run_blocks, serial_blas
@@ -94,8 +93,7 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
 @np.errstate(over="ignore", invalid="ignore")  # it is said in words
 def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | None = None) -> KernelSpectrum:
     """`kernel_spectrum` of a linearisation, mu (B, T) being the measure."""
-    if isinstance(form, ProductForm):
-        form = written_out(form)
+    form = written_out(form)
     if isinstance(form, DenseForm):
         return _dense_spectrum(form, mu)
     site = site_or_none(form)

@@ -1,0 +1,149 @@
+"""Arithmetic on addresses: what the interpreter of programs does to a row, and single entries.
+
+Where the rows of an operation stand is known only when it runs, and a slice for each would cost more than the
+arithmetic on a short row; so the interpreter computes addresses. The loop over the columns of a row is written down
+here for the compiler as vectors: it need not find out again for each row whether operands overlap.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from kpref.kernels.compilation import kernel
+
+__all__ = ["address_of", "load", "size_of", "store", "sum_of_products"]
+
+#: Bytes of a row that are summed up in registers of the processor at once; then what is left, in ever smaller parts.
+_VECTORS = (256, 64)
+
+
+@intrinsic  # type: ignore[misc]
+def sum_of_products(typingctx: Any, one: Any, operands: Any, terms: Any, add: Any, width: Any) -> Any:
+    """A row ``out = [out] + sum_j a_j * b_j + [plain]``, also written to a copy.
+
+    Parameters
+    ----------
+    one : float
+        Its type is that of all entries.
+    operands : int
+        Address of the addresses of out, copy, plain, a_0, b_0, a_1, b_1, ...; of copy and plain 0 stands for none.
+    terms : int
+        Number of products, added in their order and before `plain`.
+    add : bool
+        Whether the sum begins with what `out` holds; else with zero.
+    width : int
+        Columns. `out` may be one of the operands.
+    """
+    signature = types.void(one, types.uintp, types.int64, types.boolean, types.int64)
+    real, size = (ir.DoubleType(), 8) if one == types.float64 else (ir.FloatType(), 4)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, operands, terms, add, width = arguments
+        integer = ir.IntType(64)
+        table = builder.inttoptr(operands, integer.as_pointer())
+
+        def address(index: Any) -> Any:
+            return builder.load(builder.gep(table, [index]))
+
+        def number(value: int) -> Any:
+            return ir.Constant(integer, value)
+
+        out, copy, plain = (address(number(index)) for index in range(3))
+        column = cgutils.alloca_once_value(builder, number(0))
+        for lanes in (*(length // size for length in _VECTORS), 1):
+            vector = ir.VectorType(real, lanes)
+            total = cgutils.alloca_once(builder, vector)
+
+            def place(base: Any, kind: Any = vector) -> Any:
+                entry = builder.add(base, builder.mul(builder.load(column), number(size)))
+                return builder.inttoptr(entry, kind.as_pointer())
+
+            def row(base: Any) -> Any:
+                return builder.load(place(base), align=size)  # noqa: B023 (called in this pass of the loop)
+
+            with _while_columns(builder, column, lanes, width):
+                builder.store(ir.Constant(vector, [ir.Constant(real, 0.0)] * lanes), total)
+                with builder.if_then(add):
+                    builder.store(row(out), total)
+                with cgutils.for_range(builder, terms) as loop:
+                    first = builder.add(builder.shl(loop.index, number(1)), number(3))
+                    a, b = row(address(first)), row(address(builder.add(first, number(1))))
+                    builder.store(builder.fadd(builder.load(total), builder.fmul(a, b)), total)
+                with builder.if_then(builder.icmp_unsigned("!=", plain, number(0))):
+                    builder.store(builder.fadd(builder.load(total), row(plain)), total)
+                builder.store(builder.load(total), place(out), align=size)
+                with builder.if_then(builder.icmp_unsigned("!=", copy, number(0))):
+                    builder.store(builder.load(total), place(copy), align=size)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+class _while_columns:
+    """A loop over columns, so many at a time, as long as they are there."""
+
+    def __init__(self, builder: Any, column: Any, step: int, width: Any) -> None:
+        self.builder, self.column, self.width = builder, column, width
+        self.step = ir.Constant(ir.IntType(64), step)
+        self.test, self.body, self.end = (builder.append_basic_block(name) for name in ("test", "body", "end"))
+
+    def __enter__(self) -> None:
+        builder = self.builder
+        builder.branch(self.test)
+        builder.position_at_end(self.test)
+        last = builder.add(builder.load(self.column), self.step)
+        builder.cbranch(builder.icmp_signed("<=", last, self.width), self.body, self.end)
+        builder.position_at_end(self.body)
+
+    def __exit__(self, *exception: object) -> None:
+        builder = self.builder
+        builder.store(builder.add(builder.load(self.column), self.step), self.column)
+        builder.branch(self.test)
+        builder.position_at_end(self.end)
+
+
+def _pointer(builder: Any, address: Any, kind: Any) -> Any:
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+@intrinsic  # type: ignore[misc]
+def load(typingctx: Any, one: Any, address: Any) -> Any:
+    """The entry at an address; its type is that of `one`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_pointer(builder, arguments[1], context.get_value_type(one)))
+
+    return one(one, types.uintp), generate
+
+
+@intrinsic  # type: ignore[misc]
+def store(typingctx: Any, value: Any, address: Any) -> Any:
+    """Write an entry to an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[0], _pointer(builder, arguments[1], context.get_value_type(value)))
+        return context.get_dummy_value()
+
+    return types.void(value, types.uintp), generate
+
+
+@intrinsic  # type: ignore[misc]
+def size_of(typingctx: Any, one: Any) -> Any:
+    """Bytes of an entry of the type of `one`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.get_constant(types.int64, one.bitwidth // 8)
+
+    return types.int64(one), generate
+
+
+@kernel
+def address_of(array):  # type: ignore[no-untyped-def]
+    """Of its first entry, as a signed integer: sums of signed and unsigned ones would be floating-point numbers."""
+    return np.int64(array.ctypes.data)
