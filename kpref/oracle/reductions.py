@@ -27,7 +27,7 @@ from kpref import kernels
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.evaluation import evaluate, stages
 from kpref.oracle.spreads import Spread
-from kpref.spectra.closed_form import kernel_unit_average, kernel_unit_trace
+from kpref.spectra.closed_form import kernel_unit_average, kernel_unit_matrix
 from kpref.spectra.kernel import form_spectrum
 
 __all__ = ["Moments", "Reductions", "Target"]
@@ -199,7 +199,7 @@ class Reductions:
         """Partial trace over trials and time, (H, H)."""
         sampling: Array | float = 0.0
         if operator == "K":
-            value = np.diag(kernel_unit_trace(self._form, self._mu))
+            value = kernel_unit_matrix(self._form, self._mu)
         elif self._columns is not None:
             flat = np.moveaxis(self._columns, 3, 0).reshape(self.shape[2], -1)
             value = flat @ flat.T
