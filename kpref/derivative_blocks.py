@@ -13,8 +13,7 @@ it, where only the diagonal blocks are of use and dense ones are marked without 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +28,7 @@ __all__ = ["Block", "new_state_blocks", "state_jacobian", "written_at"]
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """Part of the derivative of a register.
 
     Attributes
@@ -123,10 +121,10 @@ def new_state_blocks(
                 new = _scaled(block, channel(op.name))
             else:
                 new = _multiplied(block, _matrix(form, op) if dense else None, op.out.width)
-            _add(registers[op.out.register], replace(new, row=new.row + op.out.start))
+            _add(registers[op.out.register], new._replace(row=new.row + op.out.start))
     found, first = [], 0
     for view in program.new:
-        found += [replace(block, row=block.row + first) for block in registers[view.register]]
+        found += [block._replace(row=block.row + first) for block in registers[view.register]]
         first += view.width
     return found
 
@@ -150,8 +148,8 @@ def _within(blocks: list[Block], view: View) -> Iterator[Block]:
 def _scaled(block: Block, coefficient: Array) -> Block:
     factor = coefficient[..., block.row : block.row + block.rows]
     if block.diagonal:
-        return replace(block, values=factor if block.values is None else factor * block.values)
-    return block if block.values is None else replace(block, values=factor[..., None] * block.values)
+        return block._replace(values=factor if block.values is None else factor * block.values)
+    return block if block.values is None else block._replace(values=factor[..., None] * block.values)
 
 
 def _multiplied(block: Block, matrix: Array | None, rows: int) -> Block:
@@ -179,9 +177,9 @@ def _matrix(form: StepForm, op: Operation) -> Array:
 def _add(blocks: list[Block], new: Block) -> None:
     """Append a block, or add its numbers to one of the same place."""
     for index, old in enumerate(blocks):
-        if replace(old, values=None) == replace(new, values=None):
+        if old[:-1] == new[:-1]:
             if old.diagonal or old.values is not None:
                 one, other = (np.ones(block.rows) if block.values is None else block.values for block in (old, new))
-                blocks[index] = replace(old, values=one + other)
+                blocks[index] = old._replace(values=one + other)
             return
     blocks.append(new)

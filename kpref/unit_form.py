@@ -147,6 +147,19 @@ class UnitForm:
         groups = [(part, replace(features, values=column * features.values)) for part, features in self.groups]
         return replace(self, groups=tuple(groups))
 
+    def of_trial(self, trial: int) -> UnitForm:
+        """The factors of one trial by itself."""
+        one = slice(trial, trial + 1)
+        gates = np.ascontiguousarray(self.gates[:, one] if self.gates.shape[1] > 1 else self.gates)
+        groups = [(part, replace(features, values=np.ascontiguousarray(features.values[trial :: self.n_trials])))
+                  for part, features in self.groups]  # fmt: skip
+        return replace(self, n_trials=1, gates=gates, groups=tuple(groups))
+
+    def states(self, part: int) -> slice | Integers:
+        """Columns of the s-th states of all units, as a slice where they are adjacent."""
+        (index,) = _basic(self.columns[part])
+        return index
+
     def _rows_and_trials(self, points: slice | Integers) -> tuple[Integers, Integers]:
         if isinstance(points, slice):
             points = np.arange(*points.indices(self.n_steps * self.n_trials))

@@ -242,7 +242,7 @@ def _trial_trace(form: Form, units: UnitForm, mu: Array, trial: int) -> float:
         jacobian = state_jacobian(form, step + 1, block)[0]
         observed[step] = jacobian.T @ observed[step + 1] @ jacobian
         observed[step].flat[:: states + 1] += mu[step]
-    points = np.arange(steps) * form.n_trials + trial
+    own, parts = units.of_trial(trial), [units.states(part) for part in range(units.parts)]
     # Row (s, h) is column h of Phi(t, s): all of them take one product with A[t]^T from the right.
     columns, following = np.empty((2, steps * states, states))
     total = 0.0
@@ -252,9 +252,9 @@ def _trial_trace(form: Form, units: UnitForm, mu: Array, trial: int) -> float:
         columns, following = following, columns
         columns[step * states : (step + 1) * states] = np.eye(states)
         propagated = columns[: (step + 1) * states].reshape(step + 1, states, states)
-        shared = units.pairs(points[step : step + 1], points[: step + 1])[0]  # (s, p, q, u)
-        for p, here in enumerate(units.columns):
-            for q, there in enumerate(units.columns):  # where a unit has no state p or q, `shared` is zero
-                entries = np.einsum("suj,uj,su->s", propagated[:, there], observed[step, here], shared[:, p, q])
-                total += 2 * entries[:step].sum() + entries[step]
+        shared = own.pairs(slice(step, step + 1), slice(0, step + 1))[0]  # (s, p, q, u)
+        for p, here in enumerate(parts):
+            for q, there in enumerate(parts):  # where a unit has no state p or q, `shared` is zero
+                entries = np.einsum("suj,uj->su", propagated[:, there], observed[step, here]) * shared[:, p, q]
+                total += 2 * entries[:step].sum() + entries[step].sum()
     return float(total)
