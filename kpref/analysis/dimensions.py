@@ -31,9 +31,9 @@ from kpref.spectra import (
 from kpref.spectra.blocks import BlockEigen
 from kpref.spectra.deflated import beside_modes
 from kpref.spectra.paired_probes import DENSE_SIZE
+from kpref.spectra.schmidt import schmidt_flops
 from kpref.spectra.symmetric import SymmetricForm
 from kpref.threads import serial_blas
-from kpref.unit_form import unit_form
 
 __all__ = ["DIMENSION_PROBES", "KEPT", "Dimensions", "measure_dimensions", "schmidt_probes", "schmidt_trials"]
 
@@ -48,6 +48,8 @@ _SCHMIDT_PRODUCTS = 768  # H a probe
 _MOST_PRODUCTS = 256
 #: Entries (B T) H of the gates up to which the Schmidt spectrum of K is computed: its flops are about their square.
 _KERNEL_ENTRIES = 80_000
+#: Flops that it may take where units have several states, or are not apart.
+_SCHMIDT_FLOPS = 3e10
 #: States B T H up to which that of the NTK is sampled.
 _NTK_ENTRIES = 24_000
 
@@ -171,7 +173,7 @@ def _propagator_trace(flow: Flow) -> Estimate | None:
 
 
 def _kernel_schmidt(flow: Flow, seed: int) -> Estimate | None:
-    if unit_form(flow.linearization) is not None:
+    if schmidt_flops(flow.linearization) <= _SCHMIDT_FLOPS:
         return Estimate(schmidt_spectrum(flow).effective_rank, 0.0, 0, "exact")
     return _sampled_rank(flow.K, seed)
 

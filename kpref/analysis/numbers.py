@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from kpref._reprs import short_repr
 from kpref.analysis.alignments import align_tasks, aligned
+from kpref.analysis.checks import Check
 from kpref.analysis.dimensions import Dimensions, measure_dimensions, schmidt_trials
 from kpref.analysis.gradient_checks import error_check, flow_check
 from kpref.analysis.missed_modes import missed_check
@@ -41,6 +42,9 @@ from kpref.spectra import (
     kernel_spectrum,
 )
 from kpref.spectra.blocks import BlockEigen, block_eigh
+from kpref.spectra.closed_form import kernel_unit_trace
+from kpref.spectra.dimensions import effective_dimension
+from kpref.spectra.kernel import has_exact_spectrum
 from kpref.trials import Trials
 
 __all__ = [
@@ -225,12 +229,7 @@ def analyze_checkpoint(
     _require_moderate(name, flow, seed)
     k = min(modes, flow.space.size)
     tell("spectrum of K")
-    kernel = kernel_spectrum(flow, progress=tick)
-    kernel_modes: BlockEigen | Eigen
-    if len(kernel.unit_values) == flow.space.shape[2]:
-        kernel_modes = block_eigh(flow.K, k, axis=2, seed=seed, tol=ASKED, progress=tick)
-    else:
-        kernel_modes = eigh(flow.K, k, seed=seed, tol=ASKED, progress=tick)
+    kernel, kernel_modes = _kernel(flow, k, seed, tick)
     tell("modes of P P*")
     propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed, tol=ASKED, progress=tick)
     tell("modes of the NTK")
@@ -251,7 +250,7 @@ def analyze_checkpoint(
     check = check.extended(
         [
             *kernel_checks(flow.K, kernel, kernel_modes, terms, seed),
-            kernel_sums(kernel, flow),
+            _whole_check(flow, kernel, kernel_modes, terms, seed),
             mode_check(gram, propagator_modes.values, propagated, terms),
             missed_check(gram, propagator_modes.values, propagated, terms, seed),
             mode_check(flow.NTK, ntk_modes.values, ntk_modes.vectors, terms),
@@ -282,6 +281,30 @@ def analyze_checkpoint(
     with np.errstate(over="ignore"):  # a loss that overflows is refused
         gradient = flow.gradient_flow(readout, **objective.arguments(trials))
     return _with_loss(analysis, gradient, readout, trials, objective, seed)
+
+
+def _kernel(
+    flow: Flow, modes: int, seed: int, tick: Callable[[int], object] | None
+) -> tuple[KernelSpectrum, BlockEigen | Eigen]:
+    """Spectrum of K, exact where it can be, and its leading modes by iteration."""
+    form = flow.linearization
+    if not has_exact_spectrum(form):
+        leading = eigh(flow.K, modes, seed=seed, tol=ASKED, progress=tick)
+        trace, dimension = float(kernel_unit_trace(form, flow.space.mu).sum()), effective_dimension(flow.K, seed=seed)
+        norm = trace / dimension.value**0.5 if dimension.value else 0.0
+        values = np.maximum(leading.values, 0.0)
+        return KernelSpectrum(values, values[None], trace, norm, dimension.value, dimension), leading
+    exact = kernel_spectrum(flow, progress=tick)
+    if len(exact.unit_values) == flow.space.shape[2]:
+        return exact, block_eigh(flow.K, modes, axis=2, seed=seed, tol=ASKED, progress=tick)
+    return exact, eigh(flow.K, modes, seed=seed, tol=ASKED, progress=tick)
+
+
+def _whole_check(flow: Flow, kernel: KernelSpectrum, modes: BlockEigen | Eigen, terms: int, seed: int) -> Check:
+    """Whether the spectrum of K adds up, or where only a part is known, whether a larger value is missing."""
+    if kernel.estimated is None:
+        return kernel_sums(kernel, flow)
+    return missed_check(flow.K, modes.values, whole_vectors(modes, flow.space.shape, axis=2), terms, seed)
 
 
 def _require_moderate(name: str, flow: Flow, seed: int) -> None:

@@ -113,9 +113,19 @@ def _sizes(analysis: Analysis) -> list[Quantity]:
         size("trace_K", "trace of K", fixed(kernel.trace)),
         size("trace_PP*", "trace of P P*", sizes.propagator_trace, modes),
         size("trace_NTK", "trace of the NTK", sizes.ntk_trace, modes),
-        size("effective_dimension_K", "effective dimension of K", fixed(kernel.effective_dimension)),
+        size(
+            "effective_dimension_K",
+            "effective dimension of K",
+            kernel.estimated or fixed(kernel.effective_dimension),
+            modes,
+        ),
         *(
-            size(f"effective_dimension_K_{axis}", f"effective dimension of K along {axis}s", sizes.kernel_kept[axis])
+            size(
+                f"effective_dimension_K_{axis}",
+                f"effective dimension of K along {axis}s",
+                sizes.kernel_kept[axis],
+                random,
+            )
             for axis in KEPT
         ),
         size("effective_dimension_PP*", "effective dimension of P P*", sizes.propagator, modes),

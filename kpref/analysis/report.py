@@ -216,12 +216,15 @@ def _overview_table(study: Study) -> str:
             )
         rows.append(row("size of the error, |Err|", "exact", [optional(a.error_norm) for a in analyses]))
         rows.append(row("change of the loss per unit η", "exact", [optional(a.loss_rate) for a in analyses]))
+    exact = all(a.kernel.estimated is None for a in analyses)
     states = [number(a.states_rms) for a in analyses]
     rows += [
         row("rms of the states", "exact", states),
-        row("largest eigenvalue of K", "exact", [number(a.kernel.values[0]) for a in analyses]),
+        row("largest eigenvalue of K", "exact" if exact else _residual(analyses, "kernel_modes"),
+            [number(a.kernel.values[0]) for a in analyses]),
         row("trace of K", "exact", [number(a.kernel.trace) for a in analyses]),
-        row("effective dimension of K", "exact", [number(a.kernel.effective_dimension) for a in analyses]),
+        row("effective dimension of K", "exact" if exact else "estimated",
+            [number(a.kernel.effective_dimension) for a in analyses]),
         row("largest eigenvalue of P P*", _residual(analyses, "propagator_modes"),
             [number(a.propagator_modes.values[0]) for a in analyses]),
         row("largest eigenvalue of the NTK", _residual(analyses, "ntk_modes"),
@@ -251,11 +254,11 @@ def _eigenvalue_table(analysis: Analysis) -> str:
     )  # fmt: skip
     head = ["mode", "K, exact", "K, iterated", "residual", "P P*", "trial", "residual", "NTK", "residual"]
     head += ["share of |Err|²", "of the loss rate"] if shares is not None else []
-    rows = []
+    rows, estimated = [], analysis.kernel.estimated is not None
     for index, value in enumerate(ntk.values):
         cells = [
             str(index + 1),
-            number(kernel[index]) if index < len(kernel) else "0",
+            "–" if estimated else number(kernel[index]) if index < len(kernel) else "0",
             number(analysis.kernel_modes.values[index]),
             number(analysis.kernel_modes.residuals[index], 2),
             number(propagator.values[index]),

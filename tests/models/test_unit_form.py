@@ -223,3 +223,21 @@ def test_squares_of_blocks_of_mixed_networks_are_estimated(monkeypatch):
     assert len(states) == flow.model.n_states
     # A mean of 32 quadratic forms, whose relative variance is at most 2: five of their standard deviations.
     assert (np.abs(squares - wanted) <= 5 * np.sqrt(2 / 32) * np.sqrt(np.outer(np.diag(wanted), np.diag(wanted)))).all()
+
+
+@pytest.mark.parametrize("name", ["lstm", "two gru"])
+def test_networks_of_several_parts_are_analysed(name, monkeypatch):
+    """Exactly where K has a closed form; else its leading part, its trace, and a dimension with its error."""
+    flow, _ = random_flow(name, (2, 4, 6, 14, 11))
+    flow = kpref.Flow(flow.model, flow.inputs)
+    exact = kpref.kernel_spectrum(flow)
+    monkeypatch.setattr(unit_form, "_MOST_ENTRIES", 0)
+    monkeypatch.setattr("kpref.spectra.kernel._MOST_MIXED", 10)
+    report = kpref.analyze(flow.model, kpref.Trials(flow.inputs), modes=3, progress=False)
+    (analysis,) = report.study.analyses
+    assert all(check.passed for check in analysis.check.checks)
+    assert (analysis.kernel.estimated is None) == (name == "lstm")
+    assert analysis.kernel.trace == pytest.approx(exact.trace, rel=1e-12)
+    assert analysis.kernel.values[:3] == pytest.approx(exact.values[:3], rel=1e-8)
+    error = 0.0 if name == "lstm" else analysis.kernel.estimated.standard_error
+    assert abs(analysis.kernel.effective_dimension - exact.effective_dimension) <= 5 * error + 1e-9 * exact.values.size
