@@ -28,7 +28,7 @@ from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.evaluation import evaluate, stages
 from kpref.oracle.spreads import Spread
 from kpref.spectra.closed_form import kernel_unit_average, kernel_unit_matrix
-from kpref.spectra.kernel import form_spectrum
+from kpref.spectra.kernel import form_spectrum, has_exact_spectrum
 
 __all__ = ["Moments", "Reductions", "Target"]
 
@@ -177,10 +177,19 @@ class Reductions:
 
     @cached_property
     def K(self) -> Moments:
-        """Of the parameter operator, exact."""
-        spectrum = form_spectrum(self._form, self._mu)
+        """Of the parameter operator, exact, but for the norm where a large network mixes units in it."""
         rows = self._row_errors(lambda theta: self.judge.parameter_jacobian(theta, self._image(theta, "J")).spread)
-        return self._moments(spectrum.trace, spectrum.frobenius, rows, np.zeros(2))
+        if has_exact_spectrum(self._form):
+            spectrum = form_spectrum(self._form, self._mu)
+            return self._moments(spectrum.trace, spectrum.frobenius, rows, np.zeros(2))
+        squares = np.empty(_PROBES)
+        for probe in range(_PROBES):
+            g = self._root * self._generator.standard_normal((1, *self.shape))
+            image = kernels.parameter_product(self._form, kernels.parameter_transpose(self._form, g))
+            squares[probe] = np.square(self._root * image).sum()
+        frobenius = float(np.sqrt(squares.mean()))
+        trace = float(np.trace(kernel_unit_matrix(self._form, self._mu)))
+        return self._moments(trace, frobenius, rows, np.array([0.0, _standard_error(squares) / (2 * frobenius)]))
 
     @cached_property
     def NTK(self) -> Moments:
