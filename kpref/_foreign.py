@@ -8,6 +8,7 @@ kpref themselves. What they return is checked and copied, as they may fill the s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ Array = npt.NDArray[Any]
 
 
 def is_ours(code: object) -> bool:
-    """Whether a function or a class is defined in this package."""
+    """Whether a function, one with arguments filled in, or a class is defined in this package."""
+    while isinstance(code, partial):
+        code = code.func
     return str(getattr(code, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]
 
 

@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from kpref import operators
 from kpref._validate import short
+from kpref.forward import compiled_network
 from kpref.integrate import InputSignal, Solution, Tableau
-from kpref.linearize import Form, linearize
+from kpref.linearize import Form, empty_step_form, linearize, require_finite, with_states
 from kpref.models.base import Field, Map
 from kpref.operators import TensorOperator
 from kpref.runge_kutta import StageSystem, integrate, interpolation_order
 from kpref.space import TrajectorySpace
+from kpref.step_form import StepForm
 from kpref.threads import even_blocks, run_blocks
 
 __all__ = ["Dynamics", "FieldDynamics", "MapDynamics", "StageOperators"]
@@ -37,8 +39,11 @@ _TRIALS_PER_BLOCK = 48
 class Dynamics(Protocol):
     """What a flow needs of its dynamics."""
 
-    states: Array
     space: TrajectorySpace
+
+    @property
+    def states(self) -> Array:
+        """States (B, T, H), zero after the end of a trial."""
 
     @property
     def linearization(self) -> Form:
@@ -84,10 +89,16 @@ class MapDynamics:
         self.space = TrajectorySpace((trials, steps, model.n_states), measure, lengths=lengths)
         self.lengths = np.full(trials, steps) if self.space.lengths is None else self.space.lengths
         self.z0, self.drive = z0, _standing_still(np.ascontiguousarray(inputs.swapaxes(0, 1)), self.lengths)
-        trajectory = self._run(model)
-        self.states: Array = trajectory[1:].swapaxes(0, 1)
-        starts = _standing_still(trajectory[:-1], self.lengths)
-        self.linearization: Form = linearize(model, starts, self.drive, dtype)
+        self._trajectory, form = self._run(model, dtype)
+        starts = _standing_still(self._trajectory[:-1], self.lengths)
+        self.linearization: Form = (
+            linearize(model, starts, self.drive, dtype) if form is None else with_states(form, starts)
+        )
+
+    @property
+    def states(self) -> Array:
+        """A view of z[1..T]: a pickle that held it would lose its order in memory, on which bits of sums depend."""
+        return self._trajectory[1:].swapaxes(0, 1)
 
     def propagator(self) -> TensorOperator:
         """P."""
@@ -103,13 +114,32 @@ class MapDynamics:
 
     def rerun(self, model: Map) -> Array:
         """States of another model on the same trials."""
-        return self._run(model)[1:].swapaxes(0, 1)
+        return self._run(model)[0][1:].swapaxes(0, 1)
 
-    def _run(self, model: Map) -> Array:
-        """z[0..T], time first: (T + 1, B, H), zero after the end of a trial. Blocks of trials run in parallel."""
+    def _run(self, model: Map, dtype: npt.DTypeLike | None = None) -> tuple[Array, StepForm | None]:
+        """z[0..T], time first: (T + 1, B, H), zero after the end of a trial.
+
+        Compiled code gives the linearisation in the same pass, all but its states, if its dtype is given.
+        """
         steps, trials, _ = self.drive.shape
         trajectory = np.empty((steps + 1, trials, model.n_states))
         trajectory[0] = self.z0
+        network = compiled_network(model)
+        if network is None:
+            self._run_plainly(model, trajectory)
+            _require_finite(trajectory)
+            return trajectory, None
+        form = None if dtype is None else empty_step_form(network.model, (steps, trials), dtype, network.constants)
+        known, sound = network.run(trajectory, self.drive, self.lengths, form)
+        if not known:
+            _require_finite(trajectory)
+        if form is not None and not sound:
+            require_finite(form)
+        return trajectory, form
+
+    def _run_plainly(self, model: Map, trajectory: Array) -> None:
+        """Blocks of trials run in parallel."""
+        trials = trajectory.shape[1]
         # A function of the user's sees all trials at once.
         blocks = even_blocks(trials, _TRIALS_PER_BLOCK) if model.thread_safe else [slice(0, trials)]
 
@@ -127,8 +157,6 @@ class MapDynamics:
                     trajectory[step + 1, going] = model.step(trajectory[step, going], self.drive[step, going])
 
         run_blocks(task, len(blocks), here=not model.thread_safe)
-        _require_finite(trajectory)
-        return trajectory
 
 
 def _standing_still(rows: Array, lengths: npt.NDArray[np.int64]) -> Array:
@@ -221,8 +249,12 @@ class FieldDynamics:
         self.signal = InputSignal(times, source, kind)
         self.tableau, self.tolerances = tableau, tolerances
         self.solution = self._solve(field)
-        self.states: Array = self.space.clear(self.solution.states.swapaxes(0, 1))
         self.system = StageSystem(field, self.signal, self.solution, dtype, stage_memory)
+
+    @property
+    def states(self) -> Array:
+        """States at the grid times, not kept: see `MapDynamics.states`."""
+        return self.space.clear(self.solution.states.swapaxes(0, 1))
 
     @cached_property
     def linearization(self) -> Form:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
-from kpref._frozen import Frozen
+from kpref._foreign import read_only
+from kpref._frozen import MadeOfFunctions
 from kpref._reprs import html_table
 from kpref._validate import check_shape, finite_array, numeric_array, precision, real_number, short
 from kpref.dynamics import Dynamics, FieldDynamics, MapDynamics, StageOperators
@@ -32,7 +33,7 @@ __all__ = ["Flow", "require_flow"]
 Array = npt.NDArray[Any]
 
 
-class Flow(Frozen):
+class Flow(MadeOfFunctions):
     """A model on given trials: its trajectory, and the operators of the K-P flow along it.
 
     Building it runs the model; the operators share the coefficients of its linearisation, O(B T H) numbers for each.
@@ -143,9 +144,12 @@ class Flow(Frozen):
             )  # fmt: skip
         else:
             raise TypeError(f"model must be one of kpref.models; got {type(model).__name__}")
-        self.states: Array = self._dynamics.states
-        self.states.flags.writeable = False
         self.space: TrajectorySpace = self._dynamics.space
+
+    @cached_property
+    def states(self) -> Array:
+        """States (B, T, H) along the trajectory, read-only."""
+        return read_only(self._dynamics.states)
 
     @property
     def dynamics(self) -> Dynamics:
@@ -269,8 +273,7 @@ class Flow(Frozen):
         return GradientFlow(self, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Operators do not pickle; those that a flow keeps are made again when they are asked for.
-        return {name: value for name, value in vars(self).items() if not isinstance(value, TensorOperator)}
+        return {name: value for name, value in super().__getstate__().items() if name != "states"}
 
     def __repr__(self) -> str:
         return f"Flow({self.model}, states {self.states.shape}, measure {self.space.measure!r}, {self.dtype})"

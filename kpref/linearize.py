@@ -7,8 +7,8 @@ of length one is constant along rows or trials.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from kpref._foreign import is_ours, read_only, returned
 from kpref._reprs import short_repr
 from kpref._validate import finite_array, first_index, instance, short
+from kpref.forward import compiled_network
 from kpref.memory import require_memory
 from kpref.models.base import DenseModel, Model, ProductModel
 from kpref.models.step import StepModel, StepNumbers
@@ -25,7 +26,9 @@ from kpref.product_form import ProductForm
 from kpref.step_form import StepForm, Variable, allot
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
-__all__ = ["DenseForm", "Form", "empty_step_form", "linearize", "require_form", "written_out"]
+__all__ = [
+    "DenseForm", "Form", "empty_step_form", "linearize", "require_finite", "require_form", "with_states", "written_out",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
@@ -80,6 +83,10 @@ class DenseForm:
         """Memory of the coefficients."""
         return self.state_jacobian.nbytes + self.parameter_jacobian.nbytes
 
+    def rows(self, part: slice) -> DenseForm:
+        """Some rows of the trajectory, as views."""
+        return DenseForm(self.state_jacobian[part], self.parameter_jacobian[part])
+
 
 #: What a model may be linearised to.
 Form = StepForm | DenseForm | ProductForm
@@ -87,14 +94,18 @@ Form = StepForm | DenseForm | ProductForm
 _written_out: WeakKeyDictionary[ProductForm, DenseForm] = WeakKeyDictionary()
 
 
-def written_out(form: ProductForm) -> DenseForm:
-    """The Jacobians that a form of products stands for, by columns: H and M calls of the model's functions, once.
+def written_out(form: Form) -> StepForm | DenseForm:
+    """A linearisation by its numbers: where it is known by products, its Jacobians by columns, found once.
+
+    They take H and M calls of the model's functions.
 
     Raises
     ------
     MemoryError
         Before anything is computed, if they would not fit.
     """
+    if not isinstance(form, ProductForm):
+        return form
     if form not in _written_out:
         states = form.states.size
         needed = float(states * (form.n_states + form.n_parameters) * (8 + form.dtype.itemsize))
@@ -139,17 +150,14 @@ def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike =
 
 
 def empty_step_form(
-    model: StepModel, rows: int, trials: int, dtype: npt.DTypeLike, constant: Collection[str] | None = None
+    model: StepModel, shape: tuple[int, int], dtype: npt.DTypeLike, constant: Mapping[str, Array]
 ) -> StepForm:
-    """The step form of a network at R rows and B trials, with its weights and places for all other numbers.
-
-    `constant` names the channels that are the same everywhere; by default those that the model says are.
-    """
-    program = model.program
-    weights = {name: finite_array(name, weight, dtype=dtype).copy() for name, weight in model.weights().items()}
-    if constant is None:
-        z, x = np.zeros((1, 1, model.n_states)), np.zeros((1, 1, model.n_inputs))
-        constant = [name for name, value in model.numbers(z, x).channels.items() if value.ndim == 1]
+    """The step form of a network at (R, B) points: its weights, constant channels, and places for all else."""
+    program, (rows, trials) = model.program, shape
+    with np.errstate(over="ignore"):  # what overflows in this precision is reported, by the name that the user knows
+        for name, array in model.parameters.items():
+            finite_array(name, array, dtype=dtype)
+        weights = {name: finite_array(name, weight, dtype=dtype).copy() for name, weight in model.weights().items()}
     units = {op.name for op in program.operations if op.kind == "unit"}
     shapes = {
         op.name: (1, 1, op.out.width) if op.name in units or op.name in constant else (rows, trials, op.out.width)
@@ -158,6 +166,10 @@ def empty_step_form(
     }
     places, total = allot(shapes, rows, trials)
     numbers = np.empty(total, dtype)
+    for name, value in constant.items():
+        with np.errstate(over="ignore"):
+            places[name].view(numbers)[...] = value
+        _check_finite(places[name].view(numbers), 0)
     for name in units:
         places[name].view(numbers)[...] = weights[name][None]
     known, column = {}, 0
@@ -177,16 +189,42 @@ def empty_step_form(
     )  # fmt: skip
 
 
+def with_states(form: StepForm, states: Array) -> StepForm:
+    """A form with the states that it was filled at, in its precision, where a weight multiplies part of them."""
+    if form.states.shape[2] == 0:
+        return form
+    with np.errstate(over="ignore"):  # reported, with the place
+        own = np.require(states, form.dtype, ["C", "W"])  # a read-only array is another type to the kernels
+    if own is not states:
+        _check_finite(own, 0)
+    return replace(form, states=own)
+
+
+def require_finite(form: StepForm) -> None:
+    """Raise ValueError, naming trial and step, if a number that varies is not finite."""
+    for name in form.places:
+        _check_finite(form.channel(name), 0)
+    _check_finite(form.variables, 0)
+    _check_finite(form.states, 0)
+
+
 def _step_form(model: StepModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> StepForm:
+    network = compiled_network(model)
+    if network is None:
+        return _plain_step_form(model, states, inputs, dtype)
+    form = empty_step_form(model, (states.shape[0], states.shape[1]), dtype, network.constants)
+    if not network.fill(form, states, inputs):
+        require_finite(form)
+    return with_states(form, states)
+
+
+def _plain_step_form(model: StepModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> StepForm:
     rows, trials, width = states.shape
     blocks = even_blocks(rows, max(1, _BLOCK_ENTRIES // (trials * width)))
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows here is reported below, with its place
         sample = _numbers(model, states[:1], inputs[:1])
         constant = {name: value for name, value in sample.channels.items() if value.ndim == 1}
-        form = empty_step_form(model, rows, trials, dtype, constant)
-        for name, value in constant.items():
-            form.channel(name)[...] = value
-            _check_finite(form.channel(name), 0)
+        form = empty_step_form(model, (rows, trials), dtype, constant)
 
     def fill(index: int) -> None:
         block = blocks[index]

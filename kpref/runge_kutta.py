@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref._validate import short
+from kpref.forward import CompiledNetwork, compiled_network
 from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau, adaptive, fixed_steps
-from kpref.leaky import is_compiled, linearize_stages, take_steps
-from kpref.linearize import Form, linearize
+from kpref.linearize import Form, empty_step_form, linearize, require_finite
 from kpref.memory import available_memory
 from kpref.models.base import DenseModel, Field
 from kpref.threads import even_blocks, run_blocks
@@ -92,19 +93,22 @@ def integrate(
     IntegrationError
         Names the trial, the time and the last accepted state.
     """
-    everyone = slice(0, len(z0))
-
-    def rhs(t: float, z: Array, interval: int, block: slice = everyone) -> Array:
-        velocity = field.velocity(z, signal(t, interval)[block])
-        return velocity if lengths is None else np.where((interval < lengths[block] - 1)[:, None], velocity, 0.0)
-
+    rhs = _Velocity(field, signal, lengths)
     if tolerances is not None:
         ends = times[[] if lengths is None else lengths[lengths < len(times)] - 1]  # where velocities fall to zero
         return adaptive(rhs, times, z0, tableau, jumps=np.concatenate([signal.jumps, ends]), **tolerances)
     states = np.empty((len(times), *z0.shape))
-    solution = None if lengths is not None else _compiled_steps(field, signal, times, z0, tableau, states)
-    if solution is not None:
-        return solution
+    network = compiled_network(field)
+    if network is not None:
+        states[0] = z0
+        solution = _fixed_solution(times, states, tableau, rhs)
+        system = StageSystem(field, signal, solution)
+        rows = np.full(len(z0), len(times)) if lengths is None else lengths
+        for segment in system.segments:
+            part, run = slice(segment.start, segment.stop), states[segment.start : segment.stop + 1]
+            network.take_steps(tableau, solution.h[part], system.stage_inputs(segment), rows - segment.start, run)
+        if np.isfinite(states).all():  # what overflows is run again in NumPy, which says where
+            return solution
     ours = field.thread_safe and not signal.is_function
     blocks = even_blocks(len(z0), _TRIALS_PER_BLOCK) if ours else [slice(0, len(z0))]
     parts: list[Solution] = []
@@ -112,10 +116,7 @@ def integrate(
     def task(index: int) -> None:
         block = blocks[index]
         try:
-            part = fixed_steps(
-                lambda t, z, interval: rhs(t, z, interval, block),
-                times, z0[block], tableau, states[:, block],
-            )  # fmt: skip
+            part = fixed_steps(replace(rhs, block=block), times, z0[block], tableau, states[:, block])
             parts.append(part)
         except IntegrationError as error:
             raise error.in_block(block.start) from None
@@ -125,15 +126,31 @@ def integrate(
     return replace(parts[0], z_steps=states, rhs=rhs)
 
 
-def _compiled_steps(
-    field: Field, signal: InputSignal, times: Array, z0: Array, tableau: Tableau, states: Array
-) -> Solution | None:
-    """One step in each interval by compiled code; None if the field has no such code or the states overflow."""
-    if not is_compiled(field):
-        return None
-    states[0] = z0
+@dataclass(frozen=True, eq=False)
+class _Velocity:
+    """The right-hand side for a block of trials, zero after the end of each."""
+
+    field: Field
+    signal: InputSignal
+    lengths: npt.NDArray[np.int64] | None = None
+    block: slice | None = None
+
+    __repr__ = short_repr
+
+    def __call__(self, t: float, z: Array, interval: int) -> Array:
+        block = self.block or slice(None)
+        velocity = self.field.velocity(z, self.signal(t, interval)[block])
+        if self.lengths is None:
+            return velocity
+        return np.where((interval < self.lengths[block] - 1)[:, None], velocity, 0.0)
+
+
+def _fixed_solution(
+    times: Array, states: Array, tableau: Tableau, rhs: Callable[[float, Array, int], Array]
+) -> Solution:
+    """The solution of one step in each interval."""
     steps = len(times) - 1
-    solution = Solution(
+    return Solution(
         tableau=tableau,
         times=times,
         t_steps=times,
@@ -143,15 +160,8 @@ def _compiled_steps(
         grid_index=np.arange(steps + 1),
         n_evaluations=steps * tableau.stages,
         n_rejected=0,
-        rhs=lambda t, z, interval: field.velocity(z, signal(t, interval)),
+        rhs=rhs,
     )
-    system = StageSystem(field, signal, solution)
-    for segment in system.segments:
-        part = slice(segment.start, segment.stop)
-        run = states[segment.start : segment.stop + 1]
-        take_steps(field, tableau, solution.h[part], system.stage_drive(segment), run)
-    # What overflows is run again in NumPy, which says where.
-    return solution if np.isfinite(states).all() else None
 
 
 class StageSystem:
@@ -177,7 +187,7 @@ class StageSystem:
         memory: float | None = None,
     ) -> None:
         self.field, self.signal, self.solution = field, signal, solution
-        self.dtype = np.dtype(dtype)
+        self.dtype, self._memory = np.dtype(dtype), memory
         self.tableau = solution.tableau
         self.n_steps = len(solution.interval)
         self.n_trials, self.n_states = solution.z_steps.shape[1:]
@@ -190,6 +200,10 @@ class StageSystem:
         self._budget = memory if memory is not None else np.inf if available is None else available / 4
         self._stored: dict[Segment, Form] = {}
         self._stored_bytes = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Stored coefficients stay behind: they are computed again, to the same bits, by whoever needs them."""
+        return StageSystem, (self.field, self.signal, self.solution, self.dtype, self._memory)
 
     @property
     def stages(self) -> int:
@@ -221,24 +235,25 @@ class StageSystem:
         return form
 
     def _linearize(self, segment: Segment) -> Form:
-        if not is_compiled(self.field) or self.dtype != np.float64:
+        network = self._network
+        if network is None:
             return linearize(self.field, *self.stage_states(segment), self.dtype)
         part = slice(segment.start, segment.stop)
-        solution = self.solution
-        return linearize_stages(
-            self.field, self.tableau, solution.h[part], self.stage_drive(segment), solution.z_steps[part]
-        )  # fmt: skip
+        inputs, starts = self.stage_inputs(segment), self.solution.z_steps[part]
+        form = empty_step_form(network.model, (len(inputs), self.n_trials), self.dtype, network.constants)
+        if not network.fill_stages(form, self.tableau, self.solution.h[part], inputs, starts):
+            require_finite(form)
+        return form
+
+    @cached_property
+    def _network(self) -> CompiledNetwork | None:
+        return compiled_network(self.field)
 
     def stage_inputs(self, segment: Segment) -> Array:
         """Inputs at the stages, (steps * s, B, n_in), rows ordered (step, stage)."""
         part = slice(segment.start, segment.stop)
         interval = np.repeat(self.solution.interval[part], self.stages)
         return np.ascontiguousarray(np.moveaxis(self.signal(self.stage_times[part].reshape(-1), interval), 1, 0))
-
-    def stage_drive(self, segment: Segment) -> Array:
-        """Inputs at the stages, and ones: (steps * s, B, n_in + 1)."""
-        inputs = self.stage_inputs(segment)
-        return np.concatenate([inputs, np.ones((*inputs.shape[:2], 1))], axis=2)
 
     def stage_states(self, segment: Segment) -> tuple[Array, Array]:
         """States and inputs at the stages: (steps * s, B, H) and (steps * s, B, n_in).

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -87,13 +88,24 @@ class EuclideanSpace(Frozen):
         """Number of entries of a tensor."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def uniform_weight(self) -> float | None:
-        """The weight, if it is the same for all entries."""
+        """The weight, if it is positive and the same for all entries that exist."""
         if self.weights is None:
             return 1.0
-        first = float(self.weights.flat[0])
-        return first if np.all(self.weights == first) else None
+        first, last = float(self._known.min()), float(self._known.max())
+        return first if first == last > 0 else None
+
+    @property
+    def restricted(self) -> bool:
+        """Whether the weight of an entry that exists is zero."""
+        return self.weights is not None and not self._known.all()
+
+    @property
+    def _known(self) -> Array:
+        """The weights of what exists."""
+        assert self.weights is not None
+        return self.weights.reshape(-1) if self.lengths is None else np.delete(self.weights.reshape(-1), self._absent)
 
     def inner(self, p: npt.ArrayLike, q: npt.ArrayLike) -> float:
         """Inner product of two tensors of this space, in float64.

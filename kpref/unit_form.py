@@ -37,7 +37,7 @@ from kpref.linearize import DenseForm, Form, require_form, written_out
 from kpref.product_form import ProductForm
 from kpref.step_form import Entry, StepForm
 
-__all__ = ["Features", "UnitForm", "current_derivatives", "unit_form"]
+__all__ = ["Features", "UnitForm", "current_derivatives", "state_units", "unit_form"]
 
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.intp]
@@ -252,6 +252,21 @@ def unit_form(form: Form) -> UnitForm | None:
         images = kernels.parameter_product(form, np.eye(form.n_parameters, dtype=form.dtype))
         return _one_unit(images.transpose(2, 1, 3, 0))
     return found
+
+
+def state_units(form: StepForm) -> tuple[int, ...] | None:
+    """The unit of each column of the state, counted as they come; None where K mixes units.
+
+    A column that no trained array reaches is a unit of its own. One row of the form tells it.
+    """
+    found = _by_units(form.rows(slice(0, 1)))
+    if found is None:
+        return None
+    units = np.arange(form.n_states)
+    for columns in found.columns.T:
+        own = columns[columns >= 0]
+        units[own] = own.min(initial=form.n_states)
+    return tuple(np.unique(units, return_inverse=True)[1].tolist())
 
 
 def _one_unit(jacobian: Array) -> UnitForm:

@@ -23,15 +23,23 @@ import numpy as np
 from tqdm import tqdm
 
 from kpref import Flow
-from kpref.models import GRU, RNN, LeakyRNN
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.cases import correct_backend, emulate, make_flow, random_flow
 from kpref.oracle.mutants import MUTANTS
+from kpref.oracle.problem import MODELS
 from kpref.oracle.verdict import Report
 from kpref.oracle.verify import verify
 
 NAMES = ("float64", "float32", "tf32", "bfloat16")
-KINDS: dict[str, Any] = {"GRU": GRU, "RNN": RNN, "LeakyRNN": LeakyRNN}
+#: Networks that mutants are planted in, and options beside their size.
+KINDS: dict[str, dict[str, Any]] = {
+    "gru": {},
+    "rnn": {},
+    "leaky": {"alpha": 0.3},
+    "lstm": {},
+    "low-rank": {"alpha": 0.3},
+    "stacked-gru": {},
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Alarm:
 
 def mutant_flow(kind: str, weighted: bool, seed: int = 0, shape: tuple[int, int] = (3, 12), units: int = 6) -> Flow:
     """The problem that mutants are planted in."""
-    model = KINDS[kind].init(2, units, seed, gain=1.2, **({"alpha": 0.3} if kind == "LeakyRNN" else {}))
+    model: Any = MODELS[kind].init(2, units, seed, gain=1.2, **KINDS[kind])
     weights = np.random.default_rng([seed, 4]).uniform(0.1, 2.0, size=shape)
     return make_flow(model, shape, seed, weights if weighted else "mean")
 
@@ -157,13 +165,13 @@ def power_table(catches: list[Catch]) -> str:
     ):
         chosen = [catch for catch in catches if catch.outcome == wanted]
         lines += [f"{title}:"] * bool(chosen)
-        lines += [f"  {c.arithmetic:<9} {c.kind:<9} {c.mutant:<32} {c.size:.3g} in problem {c.seed}" for c in chosen]
+        lines += [f"  {c.arithmetic:<9} {c.kind:<11} {c.mutant:<32} {c.size:.3g} in problem {c.seed}" for c in chosen]
     wrong = [c for c in catches if c.outcome == "caught" and not (c.right_operator and c.right_class)]
     lines += ["caught, but the operator or the class is wrong:"] * bool(wrong)
     for c in wrong:
         what = "class" if c.right_operator else "operator"
         lines.append(
-            f"  {c.arithmetic:<9} {c.kind:<9} {c.mutant:<32} in problem {c.seed}, {what}: {c.guess or 'no guess'}"
+            f"  {c.arithmetic:<9} {c.kind:<11} {c.mutant:<32} in problem {c.seed}, {what}: {c.guess or 'no guess'}"
         )
     return "\n".join(lines)
 

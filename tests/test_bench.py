@@ -19,7 +19,7 @@ from kpref.bench.peers import CONTENDERS
 from kpref.bench.problem import Problem
 from kpref.bench.worker import measure_memory
 
-TINY = Problem("gru", trials=3, steps=4, states=5, inputs=2, dtype="float64")
+TINY = Problem("gru", trials=3, steps=4, units=5, inputs=2, dtype="float64")
 RATE = replace(TINY, model="rate", method="rk4")
 ARGUMENTS = ["bench", "--trials", "3", "--steps", "4", "--states", "5", "--inputs", "2", "--repeats", "1"]
 
@@ -41,6 +41,16 @@ def test_operations_are_those_of_the_products_by_hand():
     p, j = 2 * 12 * 75, 2 * 12 * (75 + 30)
     assert counted == {"build": j, "P": p, "P^T": p, "K": 2 * j, "NTK": 2 * p + 2 * j}
     assert bench.count_operations(replace(TINY, model="rnn"))["P"] == p // 3
+
+
+def test_operations_of_layers_by_hand():
+    """A second layer of a GRU has two (15, 5) matrices; K goes through the one on the new state below again."""
+    counted = bench.count_operations(replace(TINY, model="stacked-gru"))
+    p, f = 2 * 12 * 3 * 75, 2 * 12 * (3 * 75 + 30)
+    k = 2 * (f + 2 * 12 * 75)
+    assert counted == {"build": f, "P": p, "P^T": p, "K": k, "NTK": 2 * p + k}
+    lstm = bench.count_operations(replace(TINY, model="lstm"))
+    assert (lstm["P"], lstm["K"]) == (2 * 12 * 100, 2 * 2 * 12 * 140)
 
 
 def test_operations_of_a_field_count_every_stage():
@@ -116,7 +126,10 @@ def test_run_of_a_rate_network_without_peers(capsys):
 @pytest.mark.backends
 @pytest.mark.parametrize(
     "problem",
-    [*(replace(TINY, model=model) for model in ("rnn", "leaky")), replace(RATE, method="euler")],
+    [
+        *(replace(TINY, model=model) for model in ("rnn", "leaky", "lstm", "stacked-gru", "low-rank")),
+        replace(RATE, method="euler"),
+    ],
     ids=lambda problem: f"{problem.model} {problem.method}",
 )
 def test_peers_compute_the_same(problem):
@@ -176,7 +189,7 @@ def test_folder_that_is_not_there(capsys, tmp_path):
 
 
 def test_contender_that_cannot_start_says_why():
-    with Worker("kpref", replace(TINY, states=0)) as worker:
+    with Worker("kpref", replace(TINY, units=0)) as worker:
         assert worker.record.error.startswith("ValueError: ")
         assert worker.ask(do="build") == []
 

@@ -44,7 +44,7 @@ def diagonal(values):
 
 def without_factor(op):
     """The same operator, which does not know that it is a product."""
-    return op.renamed(op.name)
+    return TensorOperator(op.apply, op.T.apply, op.space_in, op.space_out, op.dtype, op.name, op.structure)
 
 
 @pytest.mark.parametrize("method", ["lanczos", "block", "dense"])

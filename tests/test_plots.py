@@ -211,6 +211,15 @@ def test_modes_over_time(axes):
     assert labelled(axes)
 
 
+def test_shares_in_parts_of_the_state(axes):
+    assert plots.plot_parts([[3.0, 1.0], [0.0, 2.0], [0.0, 0.0]], ["h", "c"], axes) is axes
+    h, c = axes.containers
+    np.testing.assert_allclose([bar.get_height() for bar in h], [75.0, 0.0, 0.0])
+    np.testing.assert_allclose([bar.get_height() for bar in c], [25.0, 100.0, 0.0])
+    np.testing.assert_allclose([bar.get_y() for bar in c], [75.0, 0.0, 0.0])
+    assert labelled(axes)
+
+
 def test_dimension_against_training(axes):
     values, errors = np.array([3.0, 40.0, 0.0]), np.array([0.1, 2.0, 0.0])
     curves = [("K", values, errors), ("NTK", np.full(3, np.nan), errors)]

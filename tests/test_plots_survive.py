@@ -36,6 +36,7 @@ DRAWERS = {
     "plot_modes_over_time": lambda numbers, names, ax: plots.plot_modes_over_time(
         numbers(2, B, T, H), numbers(2), ax=ax
     ),
+    "plot_parts": lambda numbers, names, ax: plots.plot_parts(numbers(4, len(names)), names, ax),
     "plot_dimension_against_training": lambda numbers, names, ax: plots.plot_dimension_against_training(
         names, [("K", numbers(len(names)), numbers(len(names))), ("NTK", numbers(len(names)), numbers(2, len(names)))],
         ax=ax,

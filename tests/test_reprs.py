@@ -1,5 +1,6 @@
 """What results look like when they are printed: one line; and in a notebook: a small table."""
 
+import pickle
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 import kpref
 from kpref import Flow
 from kpref._reprs import html_table, short_repr
+from kpref.differences import taylor_test
 from kpref.models import GRU, Rate
-from kpref.oracle.finite_difference import taylor_test
 from kpref.spectra.blocks import block_eigh
 
 
@@ -89,6 +90,7 @@ def test_everything_that_an_analysis_holds_is_one_line(flow):
     trials = kpref.Trials(np.ones((4, 5, 2)), targets=np.ones((4, 5, 1)), conditions=[0, 0, 1, 1])
     network = (Rate.init(2, 3, seed=0), kpref.Readout(np.ones((1, 3))))
     report = kpref.analyze([network, network], trials, dt=0.1, modes=2, progress=False)
+    assert repr(pickle.loads(pickle.dumps(report))) == repr(report)
     gradient = flow.gradient_flow(kpref.Readout(np.ones((1, 3))), targets=np.ones((4, 5, 1)))
     solution = report.study.analyses[0].flow.solution
     found = everything([report, gradient, flow.linearization, kpref.schmidt_spectrum(flow), solution])

@@ -17,6 +17,7 @@ from kpref.analysis.selfcheck import (
     stage_test,
 )
 from kpref.models import GRU, RNN, Lorenz63, Rate
+from kpref.operators import TensorOperator
 from kpref.spectra import eigh, kernel_spectrum
 from kpref.spectra.blocks import block_eigh
 
@@ -63,12 +64,12 @@ def spoiled(operator, forward=None, transpose=None):
     """The operator with something done to its results."""
     same = lambda image: image  # noqa: E731
     forward, transpose = forward or same, transpose or same
-    return operator._derived(
+    return TensorOperator(
         lambda batch: forward(operator.apply(batch)),
         lambda batch: transpose(operator.T.apply(batch)),
         operator.space_in,
         operator.space_out,
-        operator.name,
+        name=operator.name,
     )
 
 

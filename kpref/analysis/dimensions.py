@@ -23,6 +23,7 @@ from kpref.space import TrajectorySpace
 from kpref.spectra import (
     Eigen,
     Estimate,
+    KernelSpectrum,
     effective_schmidt_rank,
     kernel_effective_dimension,
     propagator_gram_trace,
@@ -60,8 +61,10 @@ class Dimensions:
 
     Attributes
     ----------
-    kernel_kept : dict of str to Estimate
-        Effective dimension of the partial trace of K that keeps one of `KEPT`.
+    kernel_trace, kernel : Estimate
+        Trace and effective dimension of K; exact where its spectrum is.
+    kernel_kept : dict of str to Estimate or None
+        Effective dimension of the partial trace of K that keeps one of `KEPT`; None where random vectors do not tell.
     ntk_trace, ntk : Estimate
         Trace and effective dimension of the NTK.
     propagator_trace, propagator : Estimate
@@ -71,11 +74,13 @@ class Dimensions:
     kernel_schmidt_trials, ntk_schmidt_trials : int
         On so many trials.
     trial_errors : dict of str to float
-        Standard errors from the finite number of trials, by the keys of `kpref.analysis.quantities`; that of
-        ``effective_dimension_K`` relative to it. Empty with one trial.
+        Standard errors from the finite number of trials, by the keys of `kpref.analysis.quantities`. Empty with one
+        trial.
     """
 
-    kernel_kept: dict[str, Estimate]
+    kernel_trace: Estimate
+    kernel: Estimate
+    kernel_kept: dict[str, Estimate | None]
     ntk_trace: Estimate
     ntk: Estimate
     propagator_trace: Estimate
@@ -90,15 +95,24 @@ class Dimensions:
 
 
 def measure_dimensions(
-    flow: Flow, modes: Eigen, propagator_modes: BlockEigen, kernel_part: Flow, ntk_part: Flow, seed: int
+    flow: Flow,
+    spectrum: KernelSpectrum | None,
+    kernel_modes: Eigen,
+    modes: Eigen,
+    propagator_modes: BlockEigen,
+    kernel_part: Flow,
+    ntk_part: Flow,
+    seed: int,
 ) -> Dimensions:
     """Sizes of the operators of a flow.
 
     Parameters
     ----------
     flow : Flow
-    modes : Eigen
-        Leading eigenpairs of its NTK.
+    spectrum : KernelSpectrum or None
+        That of its K, if it is exact.
+    kernel_modes, modes : Eigen
+        Leading eigenpairs of its K and of its NTK.
     propagator_modes : BlockEigen
         Those of ``P P*``, by trial.
     kernel_part, ntk_part : Flow
@@ -113,11 +127,11 @@ def measure_dimensions(
     whole[np.arange(len(whole)), propagator_modes.blocks] = propagator_modes.vectors
     ntk = _sizes(flow.NTK, flow.space, modes.values, modes.vectors, groups, seed, "NTK", errors)
     propagator = _sizes(flow.P.gram(), flow.space, propagator_modes.values, whole, groups, seed, "PP*", errors)
-    if groups is not None:
-        keys = ("trace_K", "effective_dimension_K", "effective_dimension_K_unit")
-        errors |= dict(zip(keys, errors_of_kernel(flow, groups), strict=True))
+    kernel = _kernel_sizes(flow, spectrum, kernel_modes, groups, seed, errors)
     return Dimensions(
-        kernel_kept={axis: kernel_effective_dimension(flow, axis) for axis in KEPT},
+        kernel_trace=kernel[0],
+        kernel=kernel[1],
+        kernel_kept={axis: _kernel_kept(flow, axis) for axis in KEPT},
         ntk_trace=ntk[0],
         ntk=ntk[1],
         propagator_trace=_propagator_trace(flow) or propagator[0],
@@ -128,6 +142,28 @@ def measure_dimensions(
         ntk_schmidt_trials=ntk_part.space.shape[0],
         trial_errors=errors,
     )
+
+
+def _kernel_sizes(
+    flow: Flow, spectrum: KernelSpectrum | None, modes: Eigen, groups: Array | None, seed: int, errors: dict[str, float]
+) -> tuple[Estimate, Estimate]:
+    """Trace and dimension of K, exact if they can be."""
+    if spectrum is None:
+        return _sizes(flow.K, flow.space, modes.values, modes.vectors, groups, seed, "K", errors)
+    if groups is not None:
+        trace, relative, along_units = errors_of_kernel(flow, groups)
+        errors["trace_K"], errors["effective_dimension_K_unit"] = trace, along_units
+        errors["effective_dimension_K"] = relative * spectrum.effective_dimension
+    exact = (Estimate(each, 0.0, 0, "exact") for each in (spectrum.trace, spectrum.effective_dimension))
+    return next(exact), next(exact)
+
+
+def _kernel_kept(flow: Flow, axis: str) -> Estimate | None:
+    """Along one axis; None where the products that it takes do not tell it."""
+    try:
+        return kernel_effective_dimension(flow, axis)
+    except RuntimeError:
+        return None
 
 
 @serial_blas

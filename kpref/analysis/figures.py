@@ -26,6 +26,7 @@ from kpref.plots import (
     plot_errors,
     plot_modes_over_time,
     plot_outputs,
+    plot_parts,
     plot_spectrum,
     plot_trials,
     shade_unscored,
@@ -157,15 +158,29 @@ def _modes(study: Study, coloring: TrialColoring) -> list[Exhibit]:
             )
         )
         several, last = len(panels) > 2, "ABCDEFGH"[len(panels) - 1]
+        parts = analysis.flow.model.parts
+        if len(parts) > 1:
+            panels.append(
+                Panel(
+                    f"modes_{name}_parts",
+                    f"shares of the leading modes of the NTK of {name} in {', '.join(parts)}",
+                    partial(_parts, analysis=analysis),
+                )
+            )
         caption = (
             "The ways in which one gradient step can move the states most. "
-            + (f"A to {'ABCDEFGH'[len(panels) - 2]}: each is " if several else "A: ")
+            + (f"A to {'ABCDEFGH'[len(analysis.profiles) - 1]}: each is " if several else "A: ")
             + "an eigenfunction of the NTK, seen along the direction of state space that holds the percentage written "
             "above it. Where lines of different colours part, training can move those trials apart; where they run "
             "together, it can only move them together. Panels that look alike differ in their direction. The sign is "
-            f"arbitrary. {last}: how long each mode is at each time, over all units and trials; where it is high, "
+            f"arbitrary. {last}: how long each mode is at each time, over all states and trials; where it is high, "
             "training moves the states along that mode." + ends_in_words(study.trials)
         )
+        if len(parts) > 1:
+            caption += (
+                f" {'ABCDEFGH'[len(panels) - 1]}: how much of each mode lies in which part of the state "
+                f"({', '.join(parts)}); readouts see {_observed(analysis)} alone."
+            )
         key = key_panel(coloring, f"modes_{name}_colors")
         exhibits.append(exhibit("modes", f"Leading modes of the NTK, {name}", caption, panels, key))
     return exhibits
@@ -187,11 +202,25 @@ def _lengths(ax: Axes, study: Study, analysis: Analysis) -> None:
     title_of(ax, "where in time the modes live")
 
 
+def _parts(ax: Axes, analysis: Analysis) -> None:
+    modes, parts = analysis.ntk_modes, analysis.flow.model.parts
+    squares = (modes.vectors * analysis.space.weigh(modes.vectors)).sum(axis=(1, 2))
+    squares *= (modes.values > 0)[:, None]
+    plot_parts(np.stack([squares[:, part].sum(axis=1) for part in parts.values()], axis=1), list(parts), ax)
+    title_of(ax, "in which part of the state the modes live")
+
+
+def _observed(analysis: Analysis) -> str:
+    model = analysis.flow.model
+    seen = range(model.n_states)[model.observed]
+    return " and ".join(name for name, part in model.parts.items() if part.start in seen)
+
+
 def _spectra(study: Study, coloring: TrialColoring) -> list[Exhibit]:
     analyses = study.analyses
     shown, size = len(analyses[0].ntk_modes.values), size_of(study)
     wanted = [
-        ("K", "parameters (K)", [(a.name, a.kernel.values[:shown]) for a in analyses]),
+        ("K", "parameters (K)", [(a.name, a.kernel_values[:shown]) for a in analyses]),
         ("PP", "dynamics (P P*)", [(a.name, a.propagator_modes.values) for a in analyses]),
         ("NTK", "both together (NTK)", [(a.name, a.ntk_modes.values) for a in analyses]),
     ]
@@ -211,6 +240,8 @@ def _spectra(study: Study, coloring: TrialColoring) -> list[Exhibit]:
         "P P* means that the dynamics amplify and keep small changes.",
         panels,
     )
+    if not any(a.kernel is not None for a in analyses):
+        return [leading]
     exact = exhibit(
         "spectra",
         "The whole spectrum of K, exact",
@@ -233,14 +264,15 @@ def _leading(ax: Axes, spectra: list[tuple[str, Array]], title: str) -> None:
 
 
 def _whole(ax: Axes, study: Study) -> None:
-    spectra = [(a.name, a.kernel.values) for a in study.analyses]
-    plot_spectrum(spectra, "eigenvalue of K", [a.kernel.effective_dimension for a in study.analyses], ax=ax)
+    found = [(a.name, a.kernel) for a in study.analyses if a.kernel is not None]
+    spectra = [(name, kernel.values) for name, kernel in found]
+    plot_spectrum(spectra, "eigenvalue of K", [kernel.effective_dimension for _, kernel in found], ax=ax)
 
 
 def _running_sum(ax: Axes, study: Study) -> None:
-    analyses = study.analyses
-    shares = [(a.name, a.kernel.values / (a.kernel.trace or 1.0)) for a in analyses]
-    dimensions = [a.kernel.effective_dimension for a in analyses]
+    found = [(a.name, a.kernel) for a in study.analyses if a.kernel is not None]
+    shares = [(name, kernel.values / (kernel.trace or 1.0)) for name, kernel in found]
+    dimensions = [kernel.effective_dimension for _, kernel in found]
     plot_cumulative(shares, "share of the trace of K (%)", "number of eigenvalues", dimensions, ax=ax)
 
 

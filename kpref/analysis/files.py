@@ -13,7 +13,6 @@ import numpy as np
 from kpref.analysis.comparison import Study
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.provenance import circumstances
-from kpref.spectra.blocks import BlockEigen
 
 __all__ = ["FIGURE_FORMATS", "report_files"]
 
@@ -86,10 +85,8 @@ def _modes_file(analyses: Sequence[Analysis]) -> bytes:
         arrays[f"{prefix}propagator_values"] = analysis.propagator_modes.values
         arrays[f"{prefix}propagator_modes"] = analysis.propagator_modes.vectors.astype(np.float32)
         arrays[f"{prefix}propagator_trials"] = analysis.propagator_modes.blocks
-        arrays[f"{prefix}kernel_values"] = analysis.kernel.values
+        arrays[f"{prefix}kernel_values"] = analysis.kernel_values
         arrays[f"{prefix}kernel_modes"] = analysis.kernel_modes.vectors.astype(np.float32)
-        if isinstance(analysis.kernel_modes, BlockEigen):
-            arrays[f"{prefix}kernel_units"] = analysis.kernel_modes.blocks
     file = io.BytesIO()
     np.savez(file, **arrays)
     return file.getvalue()

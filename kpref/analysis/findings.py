@@ -156,8 +156,8 @@ def _turning(study: Study) -> str:
     grew = "multiplied the largest eigenvalue of the NTK by " + _ratio(after.ntk_modes.values, before.ntk_modes.values)
     grew += f" and that of P P* by {_ratio(after.propagator_modes.values, before.propagator_modes.values)}"
     dimensions = (
-        f"the effective dimension of K went from {number(before.kernel.effective_dimension)} to "
-        f"{number(after.kernel.effective_dimension)}"
+        f"the effective dimension of K went from {number(before.dimensions.kernel.value)} to "
+        f"{number(after.dimensions.kernel.value)}"
     )
     text = f"From {before.name} to {after.name} training {grew}; {dimensions}"
     if not (before.ntk_modes.values[0] > 0 and after.ntk_modes.values[0] > 0):

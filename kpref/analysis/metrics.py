@@ -25,7 +25,8 @@ SCHEMA = 1
 
 HOW = {
     "loss": "exact to rounding",
-    "kernel": "exact to rounding: all nonzero eigenvalues from one dense problem for each unit",
+    "kernel": "exact to rounding, all nonzero eigenvalues coming from one dense problem for each unit; where K couples "
+    "units, leading eigenvalues are iterated and the rest is estimated, see metrics",
     "eigenvalues": "iterated (Lanczos): each is within residual * largest eigenvalue of an exact one",
     "ntk_trace": "estimated: leading eigenvalues plus random vectors for the rest, with its standard error",
     "metrics": "each with words of its own; standard_error is 0 for exact values, null where nothing tells it; "
@@ -41,6 +42,7 @@ HOW = {
     "(jackknife), or exact where those are zero",
     "shares": "as accurate as the iterated eigenpairs",
     "discretisation": "of P K P* from the NTK, relative, on the first mode of the NTK; continuous time only",
+    "parts": "columns of the states, from the first to before the second, by what they are: h and c of an LSTM",
     "step": "computed by running the network again; slope by least squares",
     "self_check": "measured, with bounds from rounding",
     "comparisons": "states and outputs exact to rounding; angles as accurate as the iterated eigenpairs",
@@ -108,29 +110,35 @@ def metrics_table(study: Study) -> str:
     return file.getvalue()
 
 
+def _frobenius(trace: float, dimension: float) -> float:
+    return trace / dimension**0.5 if dimension > 0 else 0.0
+
+
 def _field(number: float | None) -> str:
     return "" if number is None or not math.isfinite(number) else repr(float(number))
 
 
 def _checkpoint(analysis: Analysis) -> dict[str, Any]:
-    trials, steps, units = analysis.space.shape
-    kernel, shares, step = analysis.kernel, analysis.shares, analysis.step
+    trials, steps, states = analysis.space.shape
+    model = analysis.flow.model
+    sizes, shares, step = analysis.dimensions, analysis.shares, analysis.step
     stability, tasks = analysis.stability, analysis.tasks
     eigenpairs = (("K", analysis.kernel_modes), ("PP*", analysis.propagator_modes), ("NTK", analysis.ntk_modes))
     return {
         "name": analysis.name,
         "model": analysis.model,
-        "shape": {"trials": trials, "steps": steps, "units": units},
+        "shape": {"trials": trials, "steps": steps, "units": model.n_units_in_all, "states": states},
+        "parts": {name: [part.start, part.stop] for name, part in model.parts.items()},
         "loss": analysis.loss,
         "accuracy": analysis.accuracy,
         "error_norm": analysis.error_norm,
         "loss_rate": analysis.loss_rate,
         "states_rms": analysis.states_rms,
         "kernel": {
-            "leading": kernel.values[: len(analysis.kernel_modes.values)],
-            "trace": kernel.trace,
-            "frobenius": kernel.frobenius,
-            "effective_dimension": kernel.effective_dimension,
+            "leading": analysis.kernel_values[: len(analysis.kernel_modes.values)],
+            "trace": sizes.kernel_trace.value,
+            "frobenius": _frobenius(sizes.kernel_trace.value, sizes.kernel.value),
+            "effective_dimension": sizes.kernel.value,
         },
         "eigenvalues": {
             name: {"values": modes.values, "residuals": modes.residuals, "products": modes.n_products}

@@ -20,6 +20,7 @@ from kpref.analysis.alignments import align_tasks, aligned
 from kpref.analysis.checks import Check
 from kpref.analysis.dimensions import Dimensions, measure_dimensions, schmidt_trials
 from kpref.analysis.gradient_checks import error_check, flow_check
+from kpref.analysis.kernel_numbers import exact_spectrum, kernel_modes
 from kpref.analysis.missed_modes import missed_check
 from kpref.analysis.mode_checks import ASKED, kernel_checks, kernel_sums, mode_check, whole_vectors
 from kpref.analysis.profile import Profile, leading_profile
@@ -30,7 +31,7 @@ from kpref.analysis.step_size import measure_step_size
 from kpref.analysis.step_test import StepTest, measure_steps, step_checks
 from kpref.flow import Flow
 from kpref.gradient import GradientFlow
-from kpref.models import Field, Model, Rate
+from kpref.models import Field, Model
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.spectra import (
@@ -39,12 +40,8 @@ from kpref.spectra import (
     KernelSpectrum,
     TaskAlignment,
     eigh,
-    kernel_spectrum,
 )
 from kpref.spectra.blocks import BlockEigen, block_eigh
-from kpref.spectra.closed_form import kernel_unit_trace
-from kpref.spectra.dimensions import effective_dimension
-from kpref.spectra.kernel import has_exact_spectrum
 from kpref.trials import Trials
 
 __all__ = [
@@ -104,10 +101,10 @@ class Analysis:
         Zero after the end of a trial, as are outputs.
     flow : Flow
         The network on its trials, for comparisons.
-    kernel : KernelSpectrum
-        Exact spectrum of K.
-    kernel_modes : BlockEigen or Eigen
-        Leading eigenpairs of K again, by iteration: one block a unit, unless K mixes units.
+    kernel : KernelSpectrum or None
+        Exact spectrum of K; None where K couples units.
+    kernel_modes : Eigen
+        Leading eigenpairs of K, by iteration.
     propagator_modes : BlockEigen
         Leading eigenpairs of ``P P*``, one block a trial.
     ntk_modes : Eigen
@@ -137,8 +134,8 @@ class Analysis:
     times: Array | None
     states: Array
     flow: Flow
-    kernel: KernelSpectrum
-    kernel_modes: BlockEigen | Eigen
+    kernel: KernelSpectrum | None
+    kernel_modes: Eigen
     propagator_modes: BlockEigen
     ntk_modes: Eigen
     profiles: tuple[Profile, ...]
@@ -157,6 +154,11 @@ class Analysis:
     tasks: TaskAlignment | None = None
 
     __repr__ = short_repr
+
+    @property
+    def kernel_values(self) -> Array:
+        """Eigenvalues of K, descending: all of them where they are exact, otherwise the leading ones."""
+        return self.kernel_modes.values if self.kernel is None else self.kernel.values
 
     @property
     def states_rms(self) -> float:
@@ -229,14 +231,15 @@ def analyze_checkpoint(
     _require_moderate(name, flow, seed)
     k = min(modes, flow.space.size)
     tell("spectrum of K")
-    kernel, kernel_modes = _kernel(flow, k, seed, tick)
+    kernel = exact_spectrum(flow, tick)
+    leading = kernel_modes(flow, k, seed, tick)
     tell("modes of P P*")
     propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed, tol=ASKED, progress=tick)
     tell("modes of the NTK")
     ntk_modes = eigh(flow.NTK, k, seed=seed, tol=ASKED, progress=tick)
     tell("traces and dimensions")
     few, fewer = (flow_on(evenly_spread(trials.n_trials, number)) for number in schmidt_trials(flow.space))
-    dimensions = measure_dimensions(flow, ntk_modes, propagator_modes, few, fewer, seed)
+    dimensions = measure_dimensions(flow, kernel, leading, ntk_modes, propagator_modes, few, fewer, seed)
     kernel_ntk = aligned(flow.K, flow.NTK, seed)
     tell("norms and exponents")
     some, followed = (
@@ -249,8 +252,7 @@ def analyze_checkpoint(
     gram, propagated = flow.P.gram(), whole_vectors(propagator_modes, flow.space.shape, axis=0)
     check = check.extended(
         [
-            *kernel_checks(flow.K, kernel, kernel_modes, terms, seed),
-            _whole_check(flow, kernel, kernel_modes, terms, seed),
+            *_checks_of_kernel(flow, kernel, leading, terms, seed),
             mode_check(gram, propagator_modes.values, propagated, terms),
             missed_check(gram, propagator_modes.values, propagated, terms, seed),
             mode_check(flow.NTK, ntk_modes.values, ntk_modes.vectors, terms),
@@ -265,7 +267,7 @@ def analyze_checkpoint(
         states=flow.states,
         flow=flow,
         kernel=kernel,
-        kernel_modes=kernel_modes,
+        kernel_modes=leading,
         propagator_modes=propagator_modes,
         ntk_modes=ntk_modes,
         profiles=tuple(leading_profile(v, flow.space) for v in ntk_modes.vectors[:SHOWN_MODES]),
@@ -283,28 +285,13 @@ def analyze_checkpoint(
     return _with_loss(analysis, gradient, readout, trials, objective, seed)
 
 
-def _kernel(
-    flow: Flow, modes: int, seed: int, tick: Callable[[int], object] | None
-) -> tuple[KernelSpectrum, BlockEigen | Eigen]:
-    """Spectrum of K, exact where it can be, and its leading modes by iteration."""
-    form = flow.linearization
-    if not has_exact_spectrum(form):
-        leading = eigh(flow.K, modes, seed=seed, tol=ASKED, progress=tick)
-        trace, dimension = float(kernel_unit_trace(form, flow.space.mu).sum()), effective_dimension(flow.K, seed=seed)
-        norm = trace / dimension.value**0.5 if dimension.value else 0.0
-        values = np.maximum(leading.values, 0.0)
-        return KernelSpectrum(values, values[None], trace, norm, dimension.value, dimension), leading
-    exact = kernel_spectrum(flow, progress=tick)
-    if len(exact.unit_values) == flow.space.shape[2]:
-        return exact, block_eigh(flow.K, modes, axis=2, seed=seed, tol=ASKED, progress=tick)
-    return exact, eigh(flow.K, modes, seed=seed, tol=ASKED, progress=tick)
-
-
-def _whole_check(flow: Flow, kernel: KernelSpectrum, modes: BlockEigen | Eigen, terms: int, seed: int) -> Check:
-    """Whether the spectrum of K adds up, or where only a part is known, whether a larger value is missing."""
-    if kernel.estimated is None:
-        return kernel_sums(kernel, flow)
-    return missed_check(flow.K, modes.values, whole_vectors(modes, flow.space.shape, axis=2), terms, seed)
+def _checks_of_kernel(
+    flow: Flow, exact: KernelSpectrum | None, modes: Eigen, longest_sum: int, seed: int
+) -> list[Check]:
+    if exact is None:  # nothing to compare with: look for a larger value that is missing
+        known = modes.values, modes.vectors, longest_sum
+        return [mode_check(flow.K, *known), missed_check(flow.K, *known, seed)]
+    return [*kernel_checks(flow.K, exact, modes, longest_sum, seed), kernel_sums(exact, flow)]
 
 
 def _require_moderate(name: str, flow: Flow, seed: int) -> None:
@@ -325,14 +312,7 @@ def _require_moderate(name: str, flow: Flow, seed: int) -> None:
 
 
 def _in_words(model: Model) -> str:
-    details = ""
-    if isinstance(model, Rate):
-        low, high = float(model.tau.min()), float(model.tau.max())
-        details = f" ({model.nonlinearity.name}, τ = {low:g}{'' if low == high else f' to {high:g}'})"
-    return (
-        f"{type(model).__name__} of {model.n_states} units{details} with {model.n_inputs} inputs and "
-        f"{model.n_parameters:,} trainable parameters"
-    )
+    return f"{model.in_words} with {model.n_inputs} inputs and {model.n_parameters:,} trainable parameters"
 
 
 def evenly_spread(total: int, number: int) -> Array:

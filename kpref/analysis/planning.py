@@ -2,13 +2,13 @@
 
 Time is that of products with the operators, and a product with the NTK is one backward and one forward pass, of
 
-    4 B n k H (2 H + n_in)
+    4 B n (p + j)
 
-floating-point operations for k recurrent gates, H units, B trials and n evaluations of the network in each of them
-(see `kpref.bench.command`). An analysis takes about as long as `PRODUCTS` of them for each network, which was measured
-for a GRU of 128 units, and each of them `OVER_FLOOR` times as long as its matrix products take at the speed at which
-this machine multiplies matrices now. Iterations converge faster for some networks than for others: what comes out can
-be wrong by a factor of two or three.
+floating-point operations for B trials, n evaluations of the network in each of them, and p and j multiply-adds of a
+product with A and J at one state (`kpref.models.Model.multiplications`). An analysis takes about as long as `PRODUCTS`
+of them for each network, which was measured for a GRU of 128 units, and each of them `OVER_FLOOR` times as long as its
+matrix products take at the speed at which this machine multiplies matrices now. Iterations converge faster for some
+networks than for others: what comes out can be wrong by a factor of two or three.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ def _product_operations(request: Request, index: int) -> float:
     """Of one product with the NTK."""
     model, trials = request.networks[index].model, request.trials
     stages = 1 if request.integration is None else get_tableau(request.integration.method).stages
-    gates = getattr(model, "n_recurrent_gates", 1)
-    evaluations = stages * trials.n_trials * trials.n_steps
-    return 4.0 * evaluations * gates * model.n_states * (2 * model.n_states + model.n_inputs)
+    return 4.0 * stages * trials.n_trials * trials.n_steps * sum(model.multiplications)
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.analysis.dimensions import KEPT, Dimensions
+from kpref.analysis.dimensions import Dimensions
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.stability import NORM_TOLERANCE
 from kpref.analysis.wording import LEVEL
@@ -90,17 +90,12 @@ def _of(
 
 def _sizes(analysis: Analysis) -> list[Quantity]:
     sizes: Dimensions = analysis.dimensions
-    trials, group, kernel = analysis.space.shape[0], "dimensions", analysis.kernel
+    trials, group = analysis.space.shape[0], "dimensions"
     random = "estimated from random vectors, 95 % interval"
-    errors = dict(sizes.trial_errors)
-    if "effective_dimension_K" in errors:
-        errors["effective_dimension_K"] *= kernel.effective_dimension
+    kept = {axis: estimate for axis, estimate in sizes.kernel_kept.items() if estimate is not None}
 
     def size(key: str, label: str, estimate: Estimate, how: str = "") -> Quantity:
-        return _of(key, label, group, estimate, how, errors.get(key))
-
-    def fixed(value: float) -> Estimate:
-        return Estimate(value, 0.0, 0, _EXACT)
+        return _of(key, label, group, estimate, how, sizes.trial_errors.get(key))
 
     def schmidt(key: str, label: str, estimate: Estimate | None, used: int) -> list[Quantity]:
         if estimate is None:  # not told by so many products
@@ -110,23 +105,13 @@ def _sizes(analysis: Analysis) -> list[Quantity]:
 
     modes = "estimated: leading eigenvalues, random vectors for the rest, 95 % interval"
     return [
-        size("trace_K", "trace of K", fixed(kernel.trace)),
+        size("trace_K", "trace of K", sizes.kernel_trace, modes),
         size("trace_PP*", "trace of P P*", sizes.propagator_trace, modes),
         size("trace_NTK", "trace of the NTK", sizes.ntk_trace, modes),
-        size(
-            "effective_dimension_K",
-            "effective dimension of K",
-            kernel.estimated or fixed(kernel.effective_dimension),
-            modes,
-        ),
+        size("effective_dimension_K", "effective dimension of K", sizes.kernel, modes),
         *(
-            size(
-                f"effective_dimension_K_{axis}",
-                f"effective dimension of K along {axis}s",
-                sizes.kernel_kept[axis],
-                random,
-            )
-            for axis in KEPT
+            size(f"effective_dimension_K_{axis}", f"effective dimension of K along {axis}s", estimate, random)
+            for axis, estimate in kept.items()
         ),
         size("effective_dimension_PP*", "effective dimension of P P*", sizes.propagator, modes),
         size("effective_dimension_NTK", "effective dimension of the NTK", sizes.ntk, modes),

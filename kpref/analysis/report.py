@@ -20,6 +20,7 @@ from kpref.analysis.numbers import Analysis
 from kpref.analysis.style import STYLE_SHEET
 from kpref.analysis.tables import alignment_table, breakable, quantity_table, table
 from kpref.analysis.wording import LEVEL, number, percent, with_interval
+from kpref.spectra import Estimate
 
 __all__ = ["render"]
 
@@ -216,21 +217,19 @@ def _overview_table(study: Study) -> str:
             )
         rows.append(row("size of the error, |Err|", "exact", [optional(a.error_norm) for a in analyses]))
         rows.append(row("change of the loss per unit η", "exact", [optional(a.loss_rate) for a in analyses]))
-    exact = all(a.kernel.estimated is None for a in analyses)
-    states = [number(a.states_rms) for a in analyses]
+    states, estimated = [number(a.states_rms) for a in analyses], f"estimated, {100 * LEVEL:g} % interval"
     rows += [
         row("rms of the states", "exact", states),
-        row("largest eigenvalue of K", "exact" if exact else _residual(analyses, "kernel_modes"),
-            [number(a.kernel.values[0]) for a in analyses]),
-        row("trace of K", "exact", [number(a.kernel.trace) for a in analyses]),
-        row("effective dimension of K", "exact" if exact else "estimated",
-            [number(a.kernel.effective_dimension) for a in analyses]),
+        row("largest eigenvalue of K", _of_kernel(analyses, _residual(analyses, "kernel_modes")),
+            [number(a.kernel_values[0]) for a in analyses]),
+        row("trace of K", _of_kernel(analyses, estimated), [_estimate(a.dimensions.kernel_trace) for a in analyses]),
+        row("effective dimension of K", _of_kernel(analyses, estimated),
+            [_estimate(a.dimensions.kernel) for a in analyses]),
         row("largest eigenvalue of P P*", _residual(analyses, "propagator_modes"),
             [number(a.propagator_modes.values[0]) for a in analyses]),
         row("largest eigenvalue of the NTK", _residual(analyses, "ntk_modes"),
             [number(a.ntk_modes.values[0]) for a in analyses]),
-        row("trace of the NTK", f"estimated, {100 * LEVEL:g} % interval",
-            [with_interval(a.dimensions.ntk_trace.value, *a.dimensions.ntk_trace.interval(LEVEL)) for a in analyses]),
+        row("trace of the NTK", estimated, [_estimate(a.dimensions.ntk_trace) for a in analyses]),
         row(f"share of it in the first {len(analyses[0].ntk_modes.values)} modes", "estimated",
             [percent(a.ntk_modes.values.sum() / (a.dimensions.ntk_trace.value or 1.0), 1) for a in analyses]),
     ]  # fmt: skip
@@ -243,22 +242,33 @@ def _overview_table(study: Study) -> str:
     return table("The main numbers", head, rows, note)
 
 
+def _estimate(estimate: Estimate) -> str:
+    return number(estimate.value) if estimate.exact else with_interval(estimate.value, *estimate.interval(LEVEL))
+
+
+def _of_kernel(analyses: Sequence[Analysis], otherwise: str) -> str:
+    """How numbers of K are known: exact, unless it couples units."""
+    coupled = [analysis.kernel is None for analysis in analyses]
+    return otherwise if all(coupled) else f"exact, or {otherwise}" if any(coupled) else "exact"
+
+
 def _residual(analyses: Sequence[Analysis], attribute: str) -> str:
     worst = max(float(getattr(analysis, attribute).residuals.max()) for analysis in analyses)
     return f"iterated, residual ≤ {number(worst, 2)}"
 
 
 def _eigenvalue_table(analysis: Analysis) -> str:
-    kernel, propagator, ntk, shares = (
-        analysis.kernel.values, analysis.propagator_modes, analysis.ntk_modes, analysis.shares
+    exact, propagator, ntk, shares = (
+        analysis.kernel, analysis.propagator_modes, analysis.ntk_modes, analysis.shares
     )  # fmt: skip
-    head = ["mode", "K, exact", "K, iterated", "residual", "P P*", "trial", "residual", "NTK", "residual"]
+    head = [*([] if exact is None else ["K, exact"]), "K, iterated", "residual"]
+    head = ["mode", *head, "P P*", "trial", "residual", "NTK", "residual"]
     head += ["share of |Err|²", "of the loss rate"] if shares is not None else []
-    rows, estimated = [], analysis.kernel.estimated is not None
+    rows = []
     for index, value in enumerate(ntk.values):
         cells = [
             str(index + 1),
-            "–" if estimated else number(kernel[index]) if index < len(kernel) else "0",
+            *([] if exact is None else [number(exact.values[index]) if index < len(exact.values) else "0"]),
             number(analysis.kernel_modes.values[index]),
             number(analysis.kernel_modes.residuals[index], 2),
             number(propagator.values[index]),

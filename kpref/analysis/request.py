@@ -60,6 +60,7 @@ class Network:
         Where it came from, for errors and for the report.
     model : Model
     readout : Readout or None
+        Of all states; those that it does not observe have weights of zero.
     z0 : ndarray, shape (H,) or (B, H), or None
         Initial states; None for zero.
     """
@@ -189,7 +190,7 @@ def prepare(
         "time": "discrete" if integration is None else integration.in_words(),
         "initial states": "zero"
         if all(network.z0 is None for network in networks)
-        else str(arguments.get("z0") or "given"),
+        else _in_a_row(arguments.get("z0") or "given"),
         "measure": measure,
         "seed": str(seed),
         **fingerprints(files),
@@ -199,6 +200,10 @@ def prepare(
     told = tuple(one_line(note) for note in assumptions)
     notes = (*told, *(one_line(note) for note in _notes(networks, used, objective)))
     return Request(networks, used, objective, integration, modes, measure, seed, tuple(files), facts, told, notes)
+
+
+def _in_a_row(names: str | Sequence[str]) -> str:
+    return names if isinstance(names, str) else ", ".join(names)
 
 
 def memory_needed(networks: Sequence[Network], trials: Trials, modes: int) -> float:
@@ -347,7 +352,10 @@ def _read_networks(sources: Sequence[Any], arguments: Mapping[str, Any]) -> tupl
             read = source if isinstance(source, Checkpoint) else Checkpoint(*source)
         else:
             read = load_checkpoint(source, **arguments)
-        networks.append(Network(name, origin, read.model, read.readout, read.z0))
+        model, readout = read.model, read.readout
+        if readout is not None:
+            readout = readout.over(model.n_states, model.observed)
+        networks.append(Network(name, origin, model, readout, read.z0))
         for note in read.notes:
             told.setdefault(note, []).append(name)
     return tuple(networks), [f"{', '.join(named)}: {note}." for note, named in told.items()]
@@ -405,7 +413,8 @@ def _check_fit(network: Network, trials: Trials, integration: Integration | None
     if readout is None:
         return
     if readout.n_states != model.n_states:
-        raise ValueError(f"the readout in {origin} takes {readout.n_states} units, but there are {model.n_states}")
+        seen = model.observed.stop - model.observed.start
+        raise ValueError(f"the readout in {origin} takes {readout.n_states} units, but there are {seen}")
     if trials.targets is not None and trials.targets.shape[2] != readout.n_outputs:
         raise ValueError(
             f"the trials have {trials.targets.shape[2]} target channels, but the readout in {origin} gives "

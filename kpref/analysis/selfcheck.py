@@ -364,8 +364,8 @@ def _evaluations(flow: Flow) -> int:
 
 def _terms(flow: Flow) -> int:
     """Terms of the sum behind the change of a unit in one evaluation: over the units, or over its own parameters."""
-    units = flow.model.n_states
-    return max(units, flow.model.n_parameters // units) + 2
+    model = flow.model
+    return max(model.n_states, model.n_parameters // model.n_units_in_all) + 2
 
 
 def _largest_singular_value(operator: TensorOperator, rng: np.random.Generator) -> float:

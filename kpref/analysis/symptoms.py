@@ -58,11 +58,12 @@ def rising_loss(analyses: Sequence[Analysis]) -> list[str]:
 
 
 def _silence(analysis: Analysis) -> str:
-    units = analysis.space.shape[2]
-    silent = units - int(np.count_nonzero(np.abs(analysis.states).max(axis=(0, 1))))
-    if silent == units:
+    states = analysis.space.shape[2]
+    what = "units" if states == analysis.flow.model.n_units_in_all else "states"
+    silent = states - int(np.count_nonzero(np.abs(analysis.states).max(axis=(0, 1))))
+    if silent == states:
         return f"{analysis.name} is silent: all of its states are zero, at all times of all trials."
-    return f"Silent on all trials of {analysis.name}: {silent} of its {units} units." if silent else ""
+    return f"Silent on all trials of {analysis.name}: {silent} of its {states} {what}." if silent else ""
 
 
 def _explosion(analysis: Analysis) -> str:

@@ -1,19 +1,20 @@
 """``kpref bench``: how fast the operators are, against the machine's matrix products, JAX, diffrax and PyTorch.
 
 The *floor* of a column is the time that its matrix products alone would take at the rate at which this machine
-multiplies large square matrices. With k gates, H states, n_in inputs, B trials and n evaluations of the network in
-each of them (N steps of a map; s N stages of a Runge-Kutta method of s stages),
+multiplies large square matrices. With B trials and n evaluations of the network in each of them (N steps of a map; s N
+stages of a Runge-Kutta method of s stages),
 
-    forward    2 B n k H (H + n_in)         the network itself, both weights
-    P, P^T     2 B n k H^2                  one product with the recurrent weight an evaluation
-    K          4 B n k H (H + n_in)         J^T, then J
+    forward    2 B n f                      the network itself, f entries of all its weights
+    P, P^T     2 B n p                      one product with A an evaluation, p entries of its weights
+    K          4 B n j                      J^T, then J, of j entries
     NTK        the sum of P^T, K and P
     build      as forward                   and the linearisation, at all stages, which is no product
     gradient   the sum of forward, P^T and J^T
 
-floating-point operations (a multiplication and an addition are two). The rate is measured right before each timing of
-kpref, and the ratio to the floor pairs the two, so that other work on the machine slows down both. All figures are
-medians. `kpref.bench.problem` says what the columns are.
+with p = k H^2 and j = f = k H (H + n_in) for k gates, H units and n_in inputs; for other networks see
+`kpref.models.Model.multiplications`. These are floating-point operations (a multiplication and an addition are two).
+The rate is measured right before each timing of kpref, and the ratio to the floor pairs the two, so that other work on
+the machine slows down both. All figures are medians. `kpref.bench.problem` says what the columns are.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ from kpref.bench.peers import CONTENDERS
 from kpref.bench.problem import MODELS, Problem, count_operations
 from kpref.integrate import TABLEAUS
 from kpref.memory import require_memory
-from kpref.models.base import Field
 from kpref.threads import blas_names, get_num_threads
 
 AGREEMENT = {"float64": 1e-10, "float32": 3e-4}
@@ -72,7 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--trials", type=positive_integer, default=100, metavar="B", help="number of trials (default %(default)s)")
     add("--steps", type=positive_integer, metavar="N", help="time steps of a trial (default 90; rate: 200)")
-    add("--states", type=positive_integer, metavar="H", help="states of the network (default 128; rate: 256)")
+    add(
+        "--states",
+        dest="units",
+        type=positive_integer,
+        metavar="H",
+        help="units of each layer (default 128; rate: 256)",
+    )
     add("--inputs", type=positive_integer, default=3, metavar="N", help="inputs of the network (default %(default)s)")
     add("--model", choices=MODELS, default="gru", help="kind of network (default %(default)s)")
     add("--method", choices=TABLEAUS, help="Runge-Kutta method of a rate network (default rk4)")
@@ -85,11 +91,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_problem(args: argparse.Namespace) -> Problem:
     """The problem of the command line; sizes that are not given depend on the kind of network."""
-    in_continuous_time = issubclass(MODELS[args.model], Field)
+    in_continuous_time = MODELS[args.model].is_continuous
     if args.method is not None and not in_continuous_time:
         raise ValueError(f"--method is for networks in continuous time; {args.model} is a map")
-    steps, states, method = (200, 256, args.method or "rk4") if in_continuous_time else (90, 128, None)
-    return Problem(args.model, args.trials, args.steps or steps, args.states or states, args.inputs, args.dtype, method)
+    steps, units, method = (200, 256, args.method or "rk4") if in_continuous_time else (90, 128, None)
+    return Problem(args.model, args.trials, args.steps or steps, args.units or units, args.inputs, args.dtype, method)
 
 
 def is_installed(package: str | None) -> bool:
@@ -102,9 +108,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         require_writable(args.json)
     problem = read_problem(args)
-    sizes = problem.states + problem.inputs
-    numbers = 10 * problem.trials * problem.steps * sizes + 4 * problem.states * sizes  # tensors, and weights
-    require_memory(8.0 * numbers, f"a {problem.model} of {problem.states} states on {problem.trials} trials")
+    sizes = problem.units + problem.inputs
+    numbers = 10 * problem.trials * problem.steps * sizes + 4 * problem.units * sizes  # tensors, and weights
+    require_memory(8.0 * numbers, f"a {problem.model} of {problem.units} units on {problem.trials} trials")
     names = ["kpref"]
     if not args.no_peers:
         names += [name for name, kind in CONTENDERS.items() if kind.columns(problem) and is_installed(kind.package)]
@@ -321,7 +327,7 @@ def format_report(benchmark: Benchmark) -> str:
     tensor = 8 * int(np.prod(problem.shape))
     network = problem.model if problem.method is None else f"{problem.model} by {problem.method}"
     lines = [
-        f"kpref {__version__}: {network}, {problem.trials} trials x {problem.steps} steps x {problem.states} "
+        f"kpref {__version__}: {network}, {problem.trials} trials x {problem.steps} steps x {problem.shape[2]} "
         f"states, {problem.inputs} inputs, {problem.dtype}, {benchmark.threads} threads",
         f"matrix products: {np.median(benchmark.rates) / 1e9:.1f} GFLOP/s "
         f"({library} of size {SQUARE}, median of {len(benchmark.rates)} between the timings)",

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.bench.problem import Problem, make_step
+from kpref.bench.problem import Problem
+from kpref.bench.steps import Library, make_step
 from kpref.integrate import Tableau
 
 Array = npt.NDArray[Any]
@@ -37,7 +38,7 @@ class _Jax:
         self.names = tuple(model.parameters)
         self.inputs, self.z0, self.tensor = jnp.swapaxes(inputs, 0, 1), z0, jnp.swapaxes(tensor, 0, 1)
         self.mu = jnp.asarray(problem.weights, problem.dtype)[:, None, None]
-        self.step = make_step(model, jnp.tanh, jax.nn.sigmoid)
+        self.step = make_step(model, Library(jnp.tanh, jax.nn.sigmoid, lambda parts: jnp.concatenate(parts, -1)))
         self.forward = jax.jit(self.run)
         self.gradient = jax.jit(jax.grad(self.loss))
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.bench.jax import Diffrax, JaxLinearized, JaxTransforms
-from kpref.bench.problem import Contender, Problem, make_step
+from kpref.bench.problem import Contender, Problem
+from kpref.bench.steps import Library, make_step
 from kpref.flow import Flow
 from kpref.memory import require_memory
 from kpref.threads import get_num_threads
@@ -21,7 +22,7 @@ Array = npt.NDArray[Any]
 
 
 class Kpref:
-    """kpref: the coefficients of the site form along the states, and kernels over them."""
+    """kpref: the coefficients of the linearised step along the states, and kernels over them."""
 
     package: str | None = None
     compiles_for_a_shape = False
@@ -86,12 +87,12 @@ class TorchStored:
 
         torch.set_num_threads(get_num_threads())
         self.torch, model = torch, problem.make_model()
-        jacobians = 4 * problem.states * float(np.prod(problem.shape))
+        jacobians = 4 * problem.shape[2] * float(np.prod(problem.shape))
         require_memory(1.5 * jacobians, "storing the state Jacobians")
         self.inputs, self.z0, self.tensor = (torch.tensor(array).float() for array in problem.make_trials())
         self.parameters = {name: torch.tensor(value).float() for name, value in model.parameters.items()}
         self.mu = float(problem.weights[0])
-        self.step = make_step(model, torch.tanh, torch.sigmoid)
+        self.step = make_step(model, Library(torch.tanh, torch.sigmoid, lambda parts: torch.cat(tuple(parts), -1)))
 
     def build(self) -> tuple[Any, Any]:
         """Run the network, then differentiate every step by its state: starting states and Jacobians."""

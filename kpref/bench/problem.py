@@ -10,21 +10,23 @@ loss ``1/2 <Z - Y, Z - Y>``, from scratch, for a given Y: what training needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from kpref.bench.steps import STEPS
 from kpref.integrate import Tableau, get_tableau
-from kpref.models import GRU, RNN, LeakyRNN, Rate
+from kpref.models import Model
+from kpref.models.registry import registered
 from kpref.space import TrajectorySpace
 
 Array = npt.NDArray[Any]
-Network = GRU | RNN | LeakyRNN | Rate
 
-MODELS: dict[str, type[Network]] = {"gru": GRU, "rnn": RNN, "leaky": LeakyRNN, "rate": Rate}
+MODELS = {name: known for name, known in registered().items() if name in STEPS}
+"""Networks that are timed."""
 
 COLUMNS_OF_MAPS = ("build", "P", "P^T", "K", "NTK")
 COLUMNS_OF_FIELDS = ("forward", "build", "P", "P^T", "NTK", "gradient")
@@ -42,9 +44,10 @@ class Problem:
 
     Attributes
     ----------
-    model : {"gru", "rnn", "leaky", "rate"}
-    trials, steps, states, inputs : int
-        B, N, H, n_in.
+    model : str
+        One of `MODELS`.
+    trials, steps, units, inputs : int
+        B, N, number of units (of each layer), n_in.
     dtype : {"float64", "float32"}
         Of kpref and JAX.
     method : str, optional
@@ -55,7 +58,7 @@ class Problem:
     model: str
     trials: int
     steps: int
-    states: int
+    units: int
     inputs: int
     dtype: str
     method: str | None = None
@@ -72,8 +75,8 @@ class Problem:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(B, T, H): T is N, or the N + 1 times of the grid."""
-        return self.trials, self.steps + (self.method is not None), self.states
+        """(B, T, H): T is N, or the N + 1 times of the grid; H the size of the state."""
+        return self.trials, self.steps + (self.method is not None), self._model.n_states
 
     @property
     def times(self) -> Array:
@@ -85,25 +88,30 @@ class Problem:
         """Weight of each time in the measure, trials included, (T,)."""
         return TrajectorySpace(self.shape, "mean", None if self.method is None else self.times).mu[0]
 
-    def make_model(self) -> Network:
+    def make_model(self) -> Model:
         """The network: recurrent weights of gain one, or `RATE_GAIN`."""
+        return self._model
+
+    @cached_property
+    def _model(self) -> Model:
         gain = 1.0 if self.method is None else RATE_GAIN
-        return MODELS[self.model].init(self.inputs, self.states, seed=0, gain=gain)
+        return MODELS[self.model].init(self.inputs, self.units, 0, gain)
 
     def make_trials(self) -> tuple[Array, Array, Array]:
         """Inputs (B, T, n_in), initial states (B, H), and the tensor (B, T, H) that is multiplied, or is Y."""
         generator = np.random.default_rng(1)
         inputs = generator.normal(size=(*self.shape[:2], self.inputs))
-        return inputs, generator.normal(size=(self.trials, self.states)), generator.normal(size=self.shape)
+        return inputs, generator.normal(size=(self.trials, self.shape[2])), generator.normal(size=self.shape)
 
 
 def count_operations(problem: Problem) -> dict[str, int]:
     """Floating-point operations of the matrix products, by column; see the head of `kpref.bench.command`."""
     tableau = problem.tableau
     evaluations = problem.trials * problem.steps * (1 if tableau is None else tableau.stages)
-    rows = 2 * evaluations * (3 if problem.model == "gru" else 1) * problem.states
-    p, j = rows * problem.states, rows * (problem.states + problem.inputs)
-    counted = {"forward": j, "build": j, "P": p, "P^T": p, "K": 2 * j, "NTK": 2 * p + 2 * j, "gradient": j + p + j}
+    model = problem.make_model()
+    p, j = (2 * evaluations * each for each in model.multiplications)
+    f = 2 * evaluations * sum(array.size for array in model.parameters.values() if array.ndim == 2)
+    counted = {"forward": f, "build": f, "P": p, "P^T": p, "K": 2 * j, "NTK": 2 * p + 2 * j, "gradient": f + p + j}
     return {column: counted[column] for column in problem.columns}
 
 
@@ -133,43 +141,3 @@ class Contender(Protocol):
 
     def to_numpy(self, result: Any) -> Array:
         """Convert what `apply` returned to an array, (B, T, H) or (M,)."""
-
-
-def make_step(model: Network, tanh: Callable[[Any], Any], sigmoid: Callable[[Any], Any]) -> Callable[..., Any]:
-    """Write the map or the vector field of a model as ``step(parameters, z, x)`` for another array library.
-
-    Parameters
-    ----------
-    model : Network
-    tanh, sigmoid : callable
-        Of that library.
-    """
-
-    def gru(parameters: Mapping[str, Any], z: Any, x: Any) -> Any:
-        from_states = z @ parameters["weight_hh"].T + parameters["bias_hh"]
-        from_inputs = x @ parameters["weight_ih"].T + parameters["bias_ih"]
-        h = z.shape[-1]
-        reset = sigmoid(from_states[..., :h] + from_inputs[..., :h])
-        update = sigmoid(from_states[..., h : 2 * h] + from_inputs[..., h : 2 * h])
-        candidate = tanh(from_inputs[..., 2 * h :] + reset * from_states[..., 2 * h :])
-        return (1 - update) * candidate + update * z
-
-    def rnn(parameters: Mapping[str, Any], z: Any, x: Any) -> Any:
-        from_states = z @ parameters["weight_hh"].T + parameters["bias_hh"]
-        return tanh(from_states + x @ parameters["weight_ih"].T + parameters["bias_ih"])
-
-    def current(parameters: Mapping[str, Any], z: Any, x: Any) -> Any:
-        return tanh(z) @ parameters["weight_hh"].T + x @ parameters["weight_ih"].T + parameters["bias"]
-
-    def leaky(parameters: Mapping[str, Any], z: Any, x: Any) -> Any:
-        return (1 - alpha) * z + alpha * current(parameters, z, x)
-
-    def rate(parameters: Mapping[str, Any], z: Any, x: Any) -> Any:  # of time constant one
-        return current(parameters, z, x) - z
-
-    if isinstance(model, LeakyRNN):
-        alpha = model.alpha
-        return leaky
-    if isinstance(model, Rate):
-        return rate
-    return gru if isinstance(model, GRU) else rnn

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kpref._archives import Arrays
 from kpref._validate import finite_array
-from kpref.checkpoints.layers import Layer, taken, untransposed
+from kpref.checkpoints.recurrent import Recurrent, taken, untransposed
 from kpref.checkpoints.sources import listed
 from kpref.readout import Readout
 
@@ -49,7 +49,7 @@ class Head(NamedTuple):
 
 
 def choose_readout(
-    rest: Arrays, layer: Layer, wanted: str | None, assigned: Mapping[str, str]
+    rest: Arrays, layer: Recurrent, wanted: str | None, assigned: Mapping[str, str]
 ) -> tuple[Readout | None, frozenset[str], list[str]]:
     """Take the readout from the arrays outside the recurrent layer.
 
@@ -57,8 +57,8 @@ def choose_readout(
     ----------
     rest : dict
         Name -> array.
-    layer : Layer
-        The recurrent layer, of H units.
+    layer : Recurrent
+        The recurrent network, of H units in each layer.
     wanted : str or None
         Name of the readout, with or without ``.weight``.
     assigned : mapping
@@ -77,14 +77,14 @@ def choose_readout(
     ValueError
         If it is ambiguous, there is none of that name, or its shapes do not match.
     """
-    n_states = layer.n_states
+    n_units = layer.n_units
     candidates = [head for name in rest if (head := _head(rest, name, layer)) is not None]
-    chosen = _chosen(rest, candidates, n_states, wanted, assigned)
+    chosen = _chosen(rest, candidates, n_units, wanted, assigned)
     if chosen is None:
         return None, frozenset(), []
     given = taken(rest, chosen.weight)
-    alone = given.shape == (n_states,)
-    weight = finite_array(chosen.weight, given[None] if alone else given, shape=("n_out", n_states))
+    alone = given.shape == (n_units,)
+    weight = finite_array(chosen.weight, given[None] if alone else given, shape=("n_out", n_units))
     if len(weight) == 0:
         raise ValueError(f"{chosen.weight} must have at least one output; got shape {weight.shape}")
     bias = chosen.bias if chosen.bias is None else taken(rest, chosen.bias)
@@ -104,7 +104,7 @@ def choose_readout(
 
 
 def _chosen(
-    rest: Arrays, candidates: list[Head], n_states: int, wanted: str | None, assigned: Mapping[str, str]
+    rest: Arrays, candidates: list[Head], n_units: int, wanted: str | None, assigned: Mapping[str, str]
 ) -> Head | None:
     if "readout.weight" in assigned:
         if wanted is not None:
@@ -113,9 +113,9 @@ def _chosen(
         return Head(weight, assigned.get("readout.bias") or _bias_of(rest, weight))
     if wanted is not None:
         names = [name for name in (wanted, f"{wanted}.weight") if name in rest]
-        if not names or not reads(rest[names[0]], n_states):
+        if not names or not reads(rest[names[0]], n_units):
             raise ValueError(
-                f"there is no readout {wanted!r}, a matrix of {n_states} columns or a vector of as many entries; the "
+                f"there is no readout {wanted!r}, a matrix of {n_units} columns or a vector of as many entries; the "
                 f"candidates are {listed(head.weight for head in candidates)}"
             )
         chosen = Head(names[0], _bias_of(rest, names[0]))
@@ -131,15 +131,15 @@ def _chosen(
     return chosen._replace(bias=assigned.get("readout.bias") or chosen.bias)
 
 
-def reads(array: NDArray[Any], n_states: int) -> bool:
+def reads(array: NDArray[Any], n_units: int) -> bool:
     """Whether the shape is that of a readout's weight: (n_out, H), or (H,) for one output."""
-    return array.shape[-1:] == (n_states,) and array.ndim in (1, 2) and array.dtype.kind != "b"
+    return array.shape[-1:] == (n_units,) and array.ndim in (1, 2) and array.dtype.kind != "b"
 
 
-def _head(rest: Arrays, name: str, layer: Layer) -> Head | None:
+def _head(rest: Arrays, name: str, layer: Recurrent) -> Head | None:
     """The readout that this array is the weight of, if its name and shape say so."""
     array = rest[name]
-    if not reads(array, layer.n_states):
+    if not reads(array, layer.n_units):
         return None
     bias = _bias_of(rest, name)
     module, _, last = _below(layer.module, name).rpartition(".")
@@ -153,7 +153,7 @@ def _head(rest: Arrays, name: str, layer: Layer) -> Head | None:
     return Head(name, bias) if words & _BARE_WORDS and words <= _BARE_WORDS | {"w", "weight"} else None
 
 
-def _is_called_readout(name: str, layer: Layer) -> bool:
+def _is_called_readout(name: str, layer: Recurrent) -> bool:
     module, _, last = _below(layer.module, name).rpartition(".")
     return bool(_words(module if last == "weight" else last) & _READOUT_WORDS)
 

@@ -1,18 +1,33 @@
-"""The example that comes with the package: a small trained network, before and after training, and its trials."""
+"""The examples that come with the package: small trained networks, before and after training, and their trials."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
 
+EXAMPLES = ("memory_pro_gru_h128", "memory_pro_lstm_h32", "memory_pro_gru_2x32")
+"""Names of the bundled examples."""
 
-def example_folder() -> Path:
-    """Folder of the bundled example, a GRU of 128 units on a memory task; its files are described in ``README.md``.
+
+def example_folder(name: str = EXAMPLES[0]) -> Path:
+    """Folder of a bundled example, a network on a memory task; its files are described in ``README.md``.
+
+    Parameters
+    ----------
+    name : {"memory_pro_gru_h128", "memory_pro_lstm_h32", "memory_pro_gru_2x32"}
+        A GRU of 128 units, an LSTM of 32, or a GRU of two layers of 32.
 
     Returns
     -------
     Path
-        Holds ``checkpoint_00000.safetensors`` (before training), ``checkpoint_01500.safetensors`` (after it),
-        ``trials.npz`` and ``training.json``.
+        Holds ``checkpoint_00000.safetensors`` (before training), one or more of later, ``trials.npz`` and
+        ``training.json``.
+
+    Raises
+    ------
+    ValueError
+        For another name.
     """
-    return Path(str(files(__name__) / "memory_pro_gru_h128"))
+    if name not in EXAMPLES:
+        raise ValueError(f"the examples are {', '.join(EXAMPLES)}; got {name!r}")
+    return Path(str(files(__name__) / name))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline
 
 from kpref._foreign import returned
-from kpref._frozen import Frozen
+from kpref._frozen import MadeOfFunctions
 from kpref._validate import finite_array, numeric_array, short
 
 __all__ = ["InputKind", "InputSignal", "check_times"]
@@ -51,7 +51,7 @@ def check_times(times: ArrayLike) -> FloatArray:
     return grid
 
 
-class InputSignal(Frozen):
+class InputSignal(MadeOfFunctions):
     """An input x(t) to all trials, from samples on the grid or from a function.
 
     Parameters
@@ -158,3 +158,7 @@ class InputSignal(Frozen):
         theta = ((t - start) / (end - start))[..., None]
         # This form, unlike left + theta (right - left), returns the samples themselves at both ends.
         return (1.0 - theta) * left + theta * self._samples[:, interval + 1]
+
+    def __repr__(self) -> str:
+        kind = "function" if self.is_function else self._kind
+        return f"InputSignal({kind}, {self.n_trials} trials, {len(self.times)} times, {self.n_inputs} inputs)"

@@ -16,7 +16,9 @@ from typing import Any
 
 from numba import njit
 
-__all__ = ["kernel"]
+from kpref.kernels import notice  # noqa: F401 - it listens from now on
+
+__all__ = ["inlined", "kernel", "merged"]
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -30,6 +32,19 @@ def kernel(function: Callable[..., Any]) -> Any:
         return njit(nogil=True)(function)
     cache_file._version = (cache_file._version, _digest())
     return dispatcher
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile as part of whatever calls it: scalar arithmetic, which there becomes vector instructions.
+
+    Division gives infinity or NaN, as in NumPy: a test for zero, with an error, would keep loops from being vectorised.
+    """
+    return njit(nogil=True, forceinline=True, error_model="numpy")(function)
+
+
+def merged(function: Callable[..., Any]) -> Any:
+    """Compile with the one function that calls it. Else the compiler would go through it twice, alone and there."""
+    return njit(inline="always")(function)
 
 
 @cache

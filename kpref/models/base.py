@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
-from kpref._frozen import Frozen, FrozenDict
+from kpref._frozen import FrozenDict, MadeOfFunctions
 from kpref._validate import check_shape, finite_array, numeric_array, short
 from kpref.threads import serial_blas
 
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 Parameters = Mapping[str, Array]
 
 
-class Model(Frozen, ABC):
+class Model(MadeOfFunctions, ABC):
     """A function F(z, x, theta) with named parameters and a hand-derived linearisation; immutable.
 
     Attributes
@@ -68,8 +68,12 @@ class Model(Frozen, ABC):
         """F, in plain NumPy, analytic in all arguments."""
 
     def _options(self) -> dict[str, Any]:
-        """Constructor arguments beside parameters and trainable."""
         return {}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Constructor arguments beside parameters and trainable."""
+        return self._options()
 
     def _remake(self, parameters: Mapping[str, Any], trainable: Sequence[str] | None) -> Self:
         """A model of the same kind and options with these parameters."""
@@ -79,6 +83,26 @@ class Model(Frozen, ABC):
     def observed(self) -> slice:
         """Columns of the state that readouts and losses see: all, but for networks with states of several parts."""
         return slice(0, self.n_states)
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Columns of the state by what they are, each with one for each unit: of an LSTM "h" and "c"."""
+        return {"z": slice(0, self.n_states)}
+
+    @property
+    def n_units_in_all(self) -> int:
+        """Units of all layers; of an LSTM, whose units keep h and c, half as many as there are states."""
+        return self.n_states
+
+    @property
+    def multiplications(self) -> tuple[int, int]:
+        """Multiply-adds that matrix products take at one state: of a product with A, and of one with J."""
+        return self.n_states**2, self.n_states * self.n_parameters
+
+    @property
+    def in_words(self) -> str:
+        """What it is, how large, and of what kind of units, for reports."""
+        return f"{type(self).__name__} of {self.n_states} units"
 
     @property
     def n_parameters(self) -> int:

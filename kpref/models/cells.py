@@ -48,7 +48,11 @@ class Cell(Protocol):
         """Write what becomes of the currents, channels called `name` and something."""
 
     def channels(self, recurrent: Array, driven: Array, state: Sequence[Array]) -> dict[str, Array]:
-        """Coefficients of what `write` wrote, without `name`."""
+        """Coefficients of what `write` wrote, without `name`, in the order of its compiled function."""
+
+    @property
+    def function(self) -> str:
+        """Its compiled function, of `kpref.kernels.units`."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ class RNNCell:
     def channels(self, recurrent: Array, driven: Array, state: Sequence[Array]) -> dict[str, Array]:
         """phi'."""
         return {"slope": self.nonlinearity.slope(recurrent + driven)}
+
+    @property
+    def function(self) -> str:
+        """That of the nonlinearity."""
+        return self.nonlinearity.name
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,11 @@ class GRUCell:
             "update_gate": (state[0] - np.tanh(candidate)) * (u * u_complement),
             "candidate": s,
         }
+
+    @property
+    def function(self) -> str:
+        """Five currents and states in, as `write` reads them."""
+        return "gru"
 
 
 @dataclass(frozen=True)
@@ -177,3 +191,8 @@ class LSTMCell:
             "output": o * tanh_slope(c),
             "output_gate": np.tanh(c) * (o * o_complement),
         }
+
+    @property
+    def function(self) -> str:
+        """Five currents and states in, as `write` reads them."""
+        return "lstm"

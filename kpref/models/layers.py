@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +15,8 @@ from kpref.models.base import Array, Parameters
 from kpref.models.cells import Cell, GRUCell, LSTMCell, RNNCell
 from kpref.models.initial import initial_parameters
 from kpref.models.nonlinearity import get_nonlinearity, sigmoid, sigmoid_pair
-from kpref.models.step import StepMap, StepNumbers, network_sizes
+from kpref.models.registry import TorchLayout, register
+from kpref.models.step import Pointwise, StepMap, StepNumbers, network_sizes
 from kpref.program import Builder, Program, View
 from kpref.step_form import Entry
 
@@ -21,6 +24,8 @@ __all__ = ["GRU", "LSTM", "RNN", "Stacked"]
 
 _BIASES = ("bias_ih", "bias_hh")
 _NAMES = ("weight_ih", "weight_hh", *_BIASES)
+_LETTERS = ("h", "c")
+"""What PyTorch calls the parts of a cell's state."""
 
 
 class _Layers(StepMap):
@@ -53,6 +58,29 @@ class _Layers(StepMap):
         """The h of the last layer."""
         first = self.n_states - self.cell.parts * self.n_units
         return slice(first, first + self.n_units)
+
+    @property
+    def parts(self) -> dict[str, slice]:
+        """What a cell keeps, layer by layer: "h" and "c" of an LSTM, "h_l0", "h_l1", ... of several layers."""
+        size = self.n_units
+        names = [
+            letter + (f"_l{layer}" if self.n_layers > 1 else "")
+            for layer in range(self.n_layers)
+            for letter in _LETTERS[: self.cell.parts]
+        ]
+        return {name: slice(index * size, (index + 1) * size) for index, name in enumerate(names)}
+
+    @property
+    def n_units_in_all(self) -> int:
+        """Units of all layers."""
+        return self.n_layers * self.n_units
+
+    @property
+    def in_words(self) -> str:
+        """Kind of the cell, layers, units, and what these keep."""
+        layers = f"{self.n_layers} layers of " if self.n_layers > 1 else ""
+        kept = f" (states {' and '.join(_LETTERS)})" if self.cell.parts > 1 else ""
+        return f"{type(self.cell).__name__.removesuffix('Cell')} of {layers}{self.n_units} units{kept}"
 
     @property
     def state_variables(self) -> dict[str, slice]:
@@ -141,21 +169,29 @@ class _Layers(StepMap):
                     found.append(Entry(f"{name}{suffix}", f"driven{layer}", part, _rows(order[block], units), column))
         return tuple(entry for entry in found if entry.parameter in self.parameters)
 
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """The cell of every layer."""
+        names = list(self.program.channels)
+        layers = ([name for name in names if name.startswith(f"layer{layer}_")] for layer in range(self.n_layers))
+        return tuple(Pointwise(self.cell.function, tuple(channels)) for channels in layers)
+
+    def drives(self, x: Array) -> dict[str, Array]:
+        """``(x, 1)`` for the first layer, 1 for the others; x alone, and nothing, where there are no biases."""
+        ones = np.ones((*x.shape[:-1], 1))
+        found = {"drive0": np.concatenate([x, ones], axis=-1) if self._has_bias(0) else x}
+        return found | {f"drive{layer}": ones for layer in range(1, self.n_layers) if self._has_bias(layer)}
+
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Channels of every layer, and what comes from below."""
         channels: dict[str, Array] = {}
-        variables: dict[str, Array] = {}
-        ones = np.ones((*z.shape[:-1], 1))
+        variables = self.drives(x)
         for layer, state in enumerate(self._states(z)):
             currents = self._currents(self.parameters, layer, state[0], x)
             found = self.cell.channels(*currents, state)
             channels |= {f"layer{layer}_{name}": value for name, value in found.items()}
-            if layer == 0:
-                variables["drive0"] = np.concatenate([x, ones], axis=-1) if self._has_bias(0) else x
-            else:
+            if layer > 0:
                 variables[f"below{layer}"] = x
-                if self._has_bias(layer):
-                    variables[f"drive{layer}"] = ones
             x = self.cell.step(*currents, state)[0]
         return StepNumbers(channels, variables)
 
@@ -341,3 +377,26 @@ class Stacked(_Layers):
         rows = {"gru": 3, "lstm": 4}.get(cell, 1) if isinstance(cell, str) else 1
         parameters = initial_parameters("network", n_inputs, n_units, seed, gain, bias, _BIASES, rows, layers)
         return cls(cell, nonlinearity=nonlinearity, **parameters)
+
+
+def _stacked(
+    cell: str, n_inputs: int, n_units: int, seed: int, gain: float = 1.0, n_layers: int = 2, bias: bool = True
+) -> Stacked:
+    """A random network of two layers or more."""
+    return Stacked.init(cell, n_inputs, n_units, n_layers, seed, gain, bias)
+
+
+for _name, _kind, _layout in (
+    ("rnn", RNN, TorchLayout(blocks=1, biases="summed", options=("nonlinearity",))),
+    ("gru", GRU, TorchLayout(blocks=3)),
+    ("lstm", LSTM, TorchLayout(blocks=4, biases="summed")),
+):
+    register(_name, _kind, _kind.init, variants=({}, {"bias": False}), torch=_layout)
+    register(
+        f"stacked-{_name}",
+        Stacked,
+        partial(_stacked, _name),
+        fixed={"cell": _name},
+        variants=({}, {"n_layers": 3, "bias": False}),
+        torch=replace(_layout, several=True),
+    )

@@ -12,7 +12,8 @@ from kpref._validate import finite_array, flag, integer, real_number
 from kpref.memory import require_memory
 from kpref.models.base import Array, Parameters
 from kpref.models.nonlinearity import get_nonlinearity
-from kpref.models.step import StepMap, StepNumbers
+from kpref.models.registry import register
+from kpref.models.step import Pointwise, StepMap, StepNumbers
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
 
@@ -126,10 +127,19 @@ class LowRankRNN(StepMap):
         ]
         return tuple(entry for entry in found if entry.parameter in self.parameters)
 
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """phi of the old state."""
+        return (Pointwise(self.nonlinearity.name, ("slope",)),)
+
+    def drives(self, x: Array) -> dict[str, Array]:
+        """``(x, 1)``, or x where there is no bias."""
+        ones = np.ones((*x.shape[:-1], 1))
+        return {"drive": np.concatenate([x, ones], axis=-1) if "bias" in self.parameters else x}
+
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Slope and leak; rates phi(z), kappa, and ``(x, 1)``."""
         rates = self.nonlinearity.value(z)
-        drive = np.concatenate([x, np.ones((*x.shape[:-1], 1))], axis=-1) if "bias" in self.parameters else x
         return StepNumbers(
             {
                 "slope": self.nonlinearity.slope(z),
@@ -139,6 +149,14 @@ class LowRankRNN(StepMap):
             {
                 "rates": rates,
                 "kappa": rates @ self.parameters["n"] / self.n_states,
-                "drive": drive,
+                **self.drives(x),
             },
         )
+
+
+def _init(n_inputs: int, n_units: int, seed: int, gain: float = 1.0, **options: Any) -> LowRankRNN:
+    """A random network of a rank that grows with its units."""
+    return LowRankRNN.init(n_inputs, n_units, 1 + n_units // 3, seed, gain, **options)
+
+
+register("low-rank", LowRankRNN, _init, variants=({}, {"nonlinearity": "softplus", "bias": False}))

@@ -113,6 +113,10 @@ def erf_slope(a: Array) -> Array:
         return 2.0 / np.sqrt(np.pi) * _decaying(-np.square(np.minimum(np.abs(a), _SATURATED)))
 
 
+def _identity(a: Array) -> Array:
+    return a
+
+
 @dataclass(frozen=True)
 class Nonlinearity:
     """A pointwise function and its derivative.
@@ -139,7 +143,7 @@ NONLINEARITIES: dict[str, Nonlinearity] = {
         Nonlinearity("softplus", softplus, sigmoid),
         Nonlinearity("sigmoid", sigmoid, sigmoid_slope),
         Nonlinearity("erf", erf, erf_slope),
-        Nonlinearity("identity", lambda a: a, np.ones_like),
+        Nonlinearity("identity", _identity, np.ones_like),
     )
 }
 

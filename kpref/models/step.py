@@ -16,7 +16,7 @@ from kpref.models.base import Array, Map, Model
 from kpref.program import Program
 from kpref.step_form import Entry
 
-__all__ = ["StepMap", "StepModel", "StepNumbers", "network_sizes"]
+__all__ = ["Pointwise", "StepMap", "StepModel", "StepNumbers", "network_sizes"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,24 @@ class StepNumbers:
 
     channels: Mapping[str, Array]
     variables: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """What a network does with one unit, as a compiled function.
+
+    It reads what the scales by its channels read, and writes what they write: the quantities in place of their changes.
+
+    Attributes
+    ----------
+    function : str
+        One of `kpref.kernels.units`.
+    channels : tuple of str
+        What it computes beside, in its order.
+    """
+
+    function: str
+    channels: tuple[str, ...]
 
 
 class StepModel(Model):
@@ -56,9 +74,30 @@ class StepModel(Model):
         """How each parameter enters the weights of the program."""
 
     @property
+    def pointwise(self) -> tuple[Pointwise, ...] | None:
+        """Functions of a unit that give all channels that vary; None if there are none compiled."""
+        return None
+
+    def drives(self, x: Array) -> dict[str, Array]:
+        """Variables that come from inputs x (..., n_inputs) alone, for compiled code."""
+        return {}
+
+    @property
     def state_variables(self) -> dict[str, slice]:
         """Variables of the program that are columns of the state."""
         return {}
+
+    @property
+    def multiplications(self) -> tuple[int, int]:
+        """Of A: all products that read something; of J: all arrays of two axes, and products behind them."""
+        read, behind, changed = 0, 0, set()
+        for op in self.program.operations:
+            if op.source is not None and op.kind == "product":
+                read += op.out.width * op.source.width
+                behind += op.out.width * op.source.width * (op.source.register in changed)
+            if op.variable is not None or (op.source is not None and op.source.register in changed):
+                changed.add(op.out.register)
+        return read, behind + sum(array.size for array in self.parameters.values() if array.ndim == 2)
 
     def variants(self, z: Array, x: Array) -> Iterator[tuple[str, Array]]:
         """The network as others define it, by what is different: what the oracle tries on a wrong trajectory.

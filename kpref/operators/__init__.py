@@ -18,7 +18,8 @@ from kpref.operators.stages import (
     stage_parameter_jacobian,
     stage_propagator,
 )
-from kpref.operators.tensor import Structure, TensorOperator, identity
+from kpref.operators.structure import Structure
+from kpref.operators.tensor import TensorOperator, identity
 
 __all__ = [
     "Structure",

@@ -14,17 +14,22 @@ and still exact, for the dynamics run on through points that nobody observes.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref.linearize import Form, require_form
+from kpref.operators.structure import BY_TRIAL, UNKNOWN, Structure
 from kpref.operators.tensor import TensorOperator
 from kpref.space import EuclideanSpace, TrajectorySpace, require_trajectories
+from kpref.step_form import StepForm
+from kpref.unit_form import state_units
 
 __all__ = [
     "initial_state_jacobian",
+    "jacobian_structure",
     "kernel",
     "parameter_jacobian",
     "propagator",
@@ -35,6 +40,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 # `kpref.kernels` brings Numba with it; it is imported when an operator is built, so that importing kpref stays fast.
+# What an operator is made of has a name in this module or that one, by which a pickle tells it.
 
 
 def propagator(form: Form, space: TrajectorySpace) -> TensorOperator:
@@ -43,12 +49,7 @@ def propagator(form: Form, space: TrajectorySpace) -> TensorOperator:
     from kpref import kernels
 
     return TensorOperator(
-        lambda batch: kernels.tangent(form, batch),
-        lambda batch: kernels.adjoint(form, batch),
-        space,
-        space,
-        form.dtype,
-        "P",
+        partial(kernels.tangent, form), partial(kernels.adjoint, form), space, space, form.dtype, "P", BY_TRIAL
     )
 
 
@@ -58,13 +59,9 @@ def propagator_inverse(form: Form, space: TrajectorySpace) -> TensorOperator:
     from kpref import kernels
 
     return TensorOperator(
-        lambda batch: kernels.inverse(form, batch),
-        lambda batch: kernels.inverse_transpose(form, batch),
-        space,
-        space,
-        form.dtype,
-        "P^-1",
-    )
+        partial(kernels.inverse, form), partial(kernels.inverse_transpose, form), space, space, form.dtype, "P^-1",
+        BY_TRIAL,
+    )  # fmt: skip
 
 
 def parameter_jacobian(form: Form, space: TrajectorySpace) -> TensorOperator:
@@ -73,13 +70,9 @@ def parameter_jacobian(form: Form, space: TrajectorySpace) -> TensorOperator:
     from kpref import kernels
 
     return TensorOperator(
-        lambda batch: kernels.parameter_product(form, batch),
-        lambda batch: kernels.parameter_transpose(form, batch),
-        EuclideanSpace((form.n_parameters,)),
-        space,
-        form.dtype,
-        "J",
-    )
+        partial(kernels.parameter_product, form), partial(kernels.parameter_transpose, form),
+        EuclideanSpace((form.n_parameters,)), space, form.dtype, "J", partial(jacobian_structure, form),
+    )  # fmt: skip
 
 
 def sensitivity(form: Form, space: TrajectorySpace) -> TensorOperator:
@@ -88,13 +81,9 @@ def sensitivity(form: Form, space: TrajectorySpace) -> TensorOperator:
     from kpref import kernels
 
     return TensorOperator(
-        lambda batch: kernels.sensitivity(form, batch),
-        lambda batch: kernels.sensitivity_transpose(form, batch),
-        EuclideanSpace((form.n_parameters,)),
-        space,
-        form.dtype,
-        "D",
-    )
+        partial(kernels.sensitivity, form), partial(kernels.sensitivity_transpose, form),
+        EuclideanSpace((form.n_parameters,)), space, form.dtype, "D",
+    )  # fmt: skip
 
 
 def kernel(form: Form, space: TrajectorySpace) -> TensorOperator:
@@ -105,22 +94,35 @@ def kernel(form: Form, space: TrajectorySpace) -> TensorOperator:
 def initial_state_jacobian(form: Form, space: TrajectorySpace) -> TensorOperator:
     """``dZ/dz0``: initial states (B, H) to trajectories, P applied to the forcing ``A[0] dz0`` at the first step."""
     _require(form, space)
+    trials, _, units = space.shape
+    return TensorOperator(
+        partial(_from_start, form), partial(_to_start, form), EuclideanSpace((trials, units)), space, form.dtype,
+        "D_z0", BY_TRIAL,
+    )  # fmt: skip
+
+
+def _from_start(form: Form, batch: Array) -> Array:
     from kpref import kernels
     from kpref.kernels import reference
 
-    def forward(batch: Array) -> Array:
-        forcing = np.zeros((len(batch), *space.shape), form.dtype)
-        forcing[:, :, 0] = reference.jacobian(form, 0, batch)
-        return kernels.tangent(form, forcing, overwrite=True)
-
-    def transpose(batch: Array) -> Array:
-        return reference.jacobian_transpose(form, 0, kernels.adjoint(form, batch)[:, :, 0])
-
-    trials, _, units = space.shape
-    return TensorOperator(forward, transpose, EuclideanSpace((trials, units)), space, form.dtype, "D_z0")
+    forcing = np.zeros((len(batch), form.n_trials, form.n_steps, form.n_states), form.dtype)
+    forcing[:, :, 0] = reference.jacobian(form, 0, batch)
+    return kernels.tangent(form, forcing, overwrite=True)
 
 
 def _require(form: Form, space: TrajectorySpace) -> None:
     """Raise TypeError or ValueError unless these are a linearisation and the space of its trajectories."""
     require_form(form)
     require_trajectories(space, (form.n_trials, form.n_steps, form.n_states))
+
+
+def _to_start(form: Form, batch: Array) -> Array:
+    from kpref import kernels
+    from kpref.kernels import reference
+
+    return reference.jacobian_transpose(form, 0, kernels.adjoint(form, batch)[:, :, 0])
+
+
+def jacobian_structure(form: Form) -> Structure:
+    """What is known of J: no two units share a parameter, where the program says so."""
+    return Structure(units=state_units(form)) if isinstance(form, StepForm) else UNKNOWN

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ import numpy.typing as npt
 from kpref._validate import integer, short
 from kpref.lengths import points
 from kpref.memory import require_memory
-from kpref.operators.tensor import Structure, TensorOperator
+from kpref.operators.structure import Structure
+from kpref.operators.tensor import TensorOperator
 from kpref.space import EuclideanSpace
 
 __all__ = ["AXES", "average", "kept_axes", "partial_trace"]
@@ -79,23 +81,21 @@ def average(op: TensorOperator, keep: str | Sequence[str]) -> TensorOperator:
         For an operator on another space, or unknown axes.
     """
     kept = _kept(op, keep)
-    others = _others(kept)
-    shape = op.shape_in
-    space = op.space_in
+    return _reduced(op, kept, partial(_average, kept), "average", exact=True)
+
+
+def _average(kept: tuple[int, ...], op: TensorOperator, batch: Array) -> Array:
+    """``E^T A E v / n^2``."""
+    others, shape, lengths = _others(kept), op.shape_in, op.space_in.lengths
     number: Any = op.dtype.type(math.prod(shape[axis] for axis in others))
-    if space.lengths is not None:
-        exist = np.broadcast_to(points(space.lengths, shape[1])[:, :, None], shape)
+    if lengths is not None:
+        exist = np.broadcast_to(points(lengths, shape[1])[:, :, None], shape)
         number = np.maximum(exist.sum(axis=others), 1).astype(op.dtype)  # 1 after the end of all: of no value
+        batch = batch / number
     lifted = tuple(length if axis in kept else 1 for axis, length in enumerate(shape))
-
-    def reduce(whole: TensorOperator, batch: Array) -> Array:
-        if space.lengths is not None:
-            batch = batch / number
-        repeated = np.broadcast_to(batch.reshape(-1, *lifted), (len(batch), *shape))
-        image = whole.apply(np.ascontiguousarray(repeated)).sum(axis=tuple(1 + axis for axis in others))
-        return np.asarray(image / (number**2 if space.lengths is None else number))
-
-    return _reduced(op, kept, reduce, "average", exact=True)
+    repeated = np.broadcast_to(batch.reshape(-1, *lifted), (len(batch), *shape))
+    image = op.apply(np.ascontiguousarray(repeated)).sum(axis=tuple(1 + axis for axis in others))
+    return np.asarray(image / (number**2 if lengths is None else number))
 
 
 def partial_trace(
@@ -111,8 +111,9 @@ def partial_trace(
         One or several of ``"trial"``, ``"time"``, ``"unit"``; the order of the axes stays that of the tensors.
     probes : int, optional
         None for the exact partial trace: each product takes n with `op`, n the number of index values of the other
-        axes. Otherwise the unbiased estimate from this many random signs: `probes` products with `op` for each. The
-        signs are drawn once, so that the estimate is one linear operator.
+        axes; of trials or units that `op` is known to keep apart one product serves all. Otherwise the unbiased
+        estimate from this many random signs: `probes` products with `op` for each. The signs are drawn once, so that
+        the estimate is one linear operator.
     seed : int
         Of the signs.
 
@@ -132,13 +133,11 @@ def partial_trace(
     outer = tuple(op.shape_in[axis] for axis in others)
     number = math.prod(outer)
     if probes is None:
-        return _reduced(op, kept, lambda whole, batch: _diagonal_sum(whole, batch, kept, others), "partial trace", True)
+        return _reduced(op, kept, partial(_diagonal_sum, kept), "partial trace", exact=True)
     probes, seed = integer("probes", probes, 1), integer("seed", seed, 0)
     require_memory(float(op.dtype.itemsize) * probes * number, f"{probes} probes of {op.name}")
     signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(probes, *outer)).astype(op.dtype)
-    return _reduced(
-        op, kept, lambda whole, batch: _probe_mean(whole, batch, signs, kept, others), "estimated partial trace", False
-    )
+    return _reduced(op, kept, partial(_probe_mean, kept, signs), "estimated partial trace", exact=False)
 
 
 def _kept(op: TensorOperator, keep: str | Sequence[str]) -> tuple[int, ...]:
@@ -157,28 +156,29 @@ def _others(kept: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _reduced(
-    op: TensorOperator,
-    kept: tuple[int, ...],
-    reduce: Callable[[TensorOperator, Array], Array],
-    view: str,
-    exact: bool,
+    op: TensorOperator, kept: tuple[int, ...], reduce: Callable[[TensorOperator, Array], Array], view: str, exact: bool
 ) -> TensorOperator:
     """The operator of a reduction; that of the transpose is the transpose, as both sides are reduced alike."""
-    transposed = op.T
     space = EuclideanSpace(tuple(op.shape_in[axis] for axis in kept))
-    weights = op.space_in.weights
-    # A self-adjoint A is S Mu with S symmetric; the block of equal (trial, time) is S times a number.
-    units_alone = view == "partial trace" and exact and kept == (2,) and weights is not None and bool(weights.min() > 0)
-    inherited = op.structure if op.space_in.uniform_weight or units_alone else Structure()
-    names = ", ".join(AXES[axis] for axis in kept)
-    return TensorOperator(
-        lambda batch: reduce(op, batch),
-        lambda batch: reduce(transposed, batch),
-        space,
-        space,
-        op.dtype,
-        f"{view} of {op.name} on ({names})",
-        inherited,
+    name = f"{view} of {op.name} on ({', '.join(AXES[axis] for axis in kept)})"
+    units_alone = view == "partial trace" and exact and kept == (2,)
+    structure = partial(_inherited, op, kept, units_alone)
+    return TensorOperator(partial(reduce, op), partial(reduce, op.T), space, space, op.dtype, name, structure)
+
+
+def _inherited(op: TensorOperator, kept: tuple[int, ...], units_alone: bool) -> Structure:
+    """What a view keeps of the structure of an operator.
+
+    A self-adjoint A is ``Mu^-1 N`` with N symmetric. Where the weight is a number, sums over equal parts of both sides
+    are symmetric too; and the block of A at equal trials and times is that of N times a number.
+    """
+    space, known = op.space_in, op.structure
+    symmetric = space.uniform_weight is not None or (units_alone and not space.restricted)
+    return Structure(
+        known.self_adjoint and symmetric,
+        known.positive and symmetric,
+        known.by_trial and 0 in kept,
+        known.units if 2 in kept else None,
     )
 
 
@@ -188,26 +188,32 @@ def _blocks(op: TensorOperator, total: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, total)
 
 
-def _diagonal_sum(op: TensorOperator, batch: Array, kept: tuple[int, ...], others: tuple[int, ...]) -> Array:
-    """``sum_a (e_a (x) I)^T A (e_a (x) v)``: pairs of a vector v and an index a, in batches."""
+def _diagonal_sum(kept: tuple[int, ...], op: TensorOperator, batch: Array) -> Array:
+    """``sum_a (e_a (x) I)^T A (e_a (x) v)``: pairs of a vector v and an index a, in batches.
+
+    Indices that the operator keeps apart go through it at once, all of them.
+    """
+    known = op.structure
+    apart = [axis for axis in _others(kept) if (known.by_trial, False, known.by_unit)[axis]]
+    others = tuple(axis for axis in _others(kept) if axis not in apart)
     outer = tuple(op.shape_in[axis] for axis in others)
     number = math.prod(outer)
     result = np.zeros(batch.shape, op.dtype)
-    order = (0, *(1 + axis for axis in others), *(1 + axis for axis in kept))
+    order = (0, *(1 + axis for axis in (*others, *apart, *kept)))
+    lifted = (-1, *(1 for _ in apart), *batch.shape[1:])
+    summed = tuple(range(1, 1 + len(apart)))
     for start, stop in _blocks(op, len(batch) * number):
         vector, flat = np.divmod(np.arange(start, stop), number)
         place = (np.arange(stop - start), *np.unravel_index(flat, outer)) if outer else (np.arange(stop - start),)
         tensors = np.zeros((stop - start, *op.shape_in), op.dtype)
-        tensors.transpose(order)[place] = batch[vector]
-        np.add.at(result, vector, op.apply(tensors).transpose(order)[place])
+        tensors.transpose(order)[place] = batch[vector].reshape(lifted)
+        np.add.at(result, vector, op.apply(tensors).transpose(order)[place].sum(axis=summed))
     return result
 
 
-def _probe_mean(
-    op: TensorOperator, batch: Array, signs: Array, kept: tuple[int, ...], others: tuple[int, ...]
-) -> Array:
+def _probe_mean(kept: tuple[int, ...], signs: Array, op: TensorOperator, batch: Array) -> Array:
     """``(1/p) sum_i (g_i (x) I)^T A (g_i (x) v)``."""
-    probes = len(signs)
+    probes, others = len(signs), _others(kept)
     result = np.zeros(batch.shape, op.dtype)
     along_others = tuple(op.shape_in[axis] if axis in others else 1 for axis in range(len(AXES)))
     along_kept = tuple(op.shape_in[axis] if axis in kept else 1 for axis in range(len(AXES)))

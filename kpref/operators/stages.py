@@ -13,6 +13,8 @@ no forcing moves.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ import numpy.typing as npt
 
 from kpref._validate import instance
 from kpref.linearize import Form, linearize
+from kpref.operators.propagation import jacobian_structure
+from kpref.operators.structure import BY_TRIAL, Structure
 from kpref.operators.tensor import TensorOperator
 from kpref.runge_kutta import Forcing, Segment, StageSystem, interpolation
 from kpref.space import EuclideanSpace, TrajectorySpace, require_space, require_trajectories
@@ -41,121 +45,136 @@ def stage_propagator(system: StageSystem, space: TrajectorySpace) -> TensorOpera
     """P_s: the linearised flow of the discrete method, from forcings of its stages. Costs 2 B n s k_r H^2 flops."""
     _require(system, space)
     shape = (system.n_trials, system.n_steps, system.stages, system.n_states)
-    stages = system.stages
-
-    def forward(batch: Array) -> Array:
-        flat = batch.reshape(len(batch), shape[0], -1, shape[3])
-
-        def provide(segment: Segment, form: Form) -> Array:
-            return np.require(flat[:, :, segment.start * stages : segment.stop * stages], system.dtype, ["C", "W"])
-
-        return _tangent(system, space, system.stage_forcing, provide, len(batch))
-
-    def transpose(batch: Array) -> Array:
-        out = np.empty((len(batch), shape[0], system.n_steps * stages, shape[3]), system.dtype)
-
-        def done(segment: Segment, form: Form, tensor: Array) -> None:
-            out[:, :, segment.start * stages : segment.stop * stages] = tensor
-
-        system.adjoint(system.stage_forcing, batch, _stage_zeros(system, len(batch)), done)
-        return out.reshape(len(batch), *shape)
-
     # The steps of a trial are those up to the last grid time of it.
     lengths = None if space.lengths is None else system.solution.grid_index[space.lengths - 1]
-    return TensorOperator(forward, transpose, EuclideanSpace(shape, lengths), space, system.dtype, "P_s")
+    maps = partial(_forced_states, system), partial(_stage_cotangents, system)
+    return TensorOperator(*maps, EuclideanSpace(shape, lengths), space, system.dtype, "P_s", BY_TRIAL)
+
+
+def _forced_states(system: StageSystem, batch: Array) -> Array:
+    stages = system.stages
+    flat = batch.reshape(len(batch), system.n_trials, -1, system.n_states)
+
+    def provide(segment: Segment, form: Form) -> Array:
+        return np.require(flat[:, :, segment.start * stages : segment.stop * stages], system.dtype, ["C", "W"])
+
+    return _tangent(system, system.stage_forcing, provide, len(batch))
+
+
+def _stage_cotangents(system: StageSystem, batch: Array) -> Array:
+    stages = system.stages
+    out = np.empty((len(batch), system.n_trials, system.n_steps * stages, system.n_states), system.dtype)
+
+    def done(segment: Segment, form: Form, tensor: Array) -> None:
+        out[:, :, segment.start * stages : segment.stop * stages] = tensor
+
+    system.adjoint(system.stage_forcing, batch, _stage_zeros(system, len(batch)), done)
+    return out.reshape(len(batch), system.n_trials, system.n_steps, stages, system.n_states)
 
 
 def stage_parameter_jacobian(system: StageSystem, stages_space: EuclideanSpace) -> TensorOperator:
     """J_s: what a parameter step does to the derivative at each stage, those of P_s."""
     _require_system(system)
     require_space("stages_space", stages_space)
+    maps = partial(_stage_images, system), partial(_stage_sum, system)
+    structure = partial(_units_of_stages, system)
+    return TensorOperator(*maps, _parameters(system), stages_space, system.dtype, "J_s", structure)
+
+
+def _stage_images(system: StageSystem, batch: Array) -> Array:
     from kpref import kernels
 
-    shape = (system.n_trials, system.n_steps, system.stages, system.n_states)
     stages = system.stages
+    out = np.empty((len(batch), system.n_trials, system.n_steps * stages, system.n_states), system.dtype)
+    for segment in system.segments:
+        rows = slice(segment.start * stages, segment.stop * stages)
+        out[:, :, rows] = kernels.parameter_product(system.form(segment), batch)
+    return out.reshape(len(batch), system.n_trials, system.n_steps, stages, system.n_states)
 
-    def forward(batch: Array) -> Array:
-        out = np.empty((len(batch), shape[0], system.n_steps * stages, shape[3]), system.dtype)
-        for segment in system.segments:
-            rows = slice(segment.start * stages, segment.stop * stages)
-            out[:, :, rows] = kernels.parameter_product(system.form(segment), batch)
-        return out.reshape(len(batch), *shape)
 
-    def transpose(batch: Array) -> Array:
-        flat = batch.reshape(len(batch), shape[0], -1, shape[3])
-        total = np.zeros((len(batch), system.field.n_parameters), system.dtype)
-        for segment in system.segments:
-            rows = slice(segment.start * stages, segment.stop * stages)
-            total += kernels.parameter_transpose(system.form(segment), flat[:, :, rows])
-        return total
+def _stage_sum(system: StageSystem, batch: Array) -> Array:
+    from kpref import kernels
 
-    parameters = EuclideanSpace((system.field.n_parameters,))
-    return TensorOperator(forward, transpose, parameters, stages_space, system.dtype, "J_s")
+    stages = system.stages
+    flat = batch.reshape(len(batch), system.n_trials, -1, system.n_states)
+    total = np.zeros((len(batch), system.field.n_parameters), system.dtype)
+    for segment in system.segments:
+        rows = slice(segment.start * stages, segment.stop * stages)
+        total += kernels.parameter_transpose(system.form(segment), flat[:, :, rows])
+    return total
+
+
+def _units_of_stages(system: StageSystem) -> Structure:
+    return jacobian_structure(system.form(system.segments[0]))
 
 
 def parameter_sensitivity(system: StageSystem, space: TrajectorySpace) -> TensorOperator:
     """``D = P_s J_s = dZ/dtheta``, segment by segment: no tensor over all stages is made."""
     _require(system, space)
+    maps = partial(_sensitivities, system), partial(_gradients, system)
+    return TensorOperator(*maps, _parameters(system), space, system.dtype, "D")
+
+
+def _sensitivities(system: StageSystem, batch: Array) -> Array:
     from kpref import kernels
 
-    parameters = EuclideanSpace((system.field.n_parameters,))
+    def provide(segment: Segment, form: Form) -> Array:
+        return kernels.parameter_product(form, batch)
 
-    def forward(batch: Array) -> Array:
-        def provide(segment: Segment, form: Form) -> Array:
-            return kernels.parameter_product(form, batch)
+    return _tangent(system, system.stage_forcing, provide, len(batch))
 
-        return _tangent(system, space, system.stage_forcing, provide, len(batch))
 
-    def transpose(batch: Array) -> Array:
-        total = np.zeros((len(batch), parameters.size), system.dtype)
+def _gradients(system: StageSystem, batch: Array) -> Array:
+    from kpref import kernels
 
-        def done(segment: Segment, form: Form, tensor: Array) -> None:
-            total[...] += kernels.parameter_transpose(form, tensor)
+    total = np.zeros((len(batch), system.field.n_parameters), system.dtype)
 
-        system.adjoint(system.stage_forcing, batch, _stage_zeros(system, len(batch)), done)
-        return total
+    def done(segment: Segment, form: Form, tensor: Array) -> None:
+        total[...] += kernels.parameter_transpose(form, tensor)
 
-    return TensorOperator(forward, transpose, parameters, space, system.dtype, "D")
+    system.adjoint(system.stage_forcing, batch, _stage_zeros(system, len(batch)), done)
+    return total
 
 
 def initial_state_sensitivity(system: StageSystem, space: TrajectorySpace) -> TensorOperator:
     """``dZ/dz0``, from initial states (B, H); row 0 of its image is the perturbation itself."""
     _require(system, space)
-    shape = (system.n_trials, system.n_states)
-    idle = _idle(system)
+    maps = partial(_from_start, system), partial(_to_start, system)
+    states = EuclideanSpace((system.n_trials, system.n_states))
+    return TensorOperator(*maps, states, space, system.dtype, "D_z0", BY_TRIAL)
 
-    def forward(batch: Array) -> Array:
-        def provide(segment: Segment, form: Form) -> Array:
-            return np.zeros((len(batch), shape[0], 1, shape[1]), system.dtype)
 
-        out = np.empty((len(batch), *space.shape), system.dtype)
-        system.tangent(idle, provide, batch, out)
-        return out
+def _from_start(system: StageSystem, batch: Array) -> Array:
+    out = np.empty((len(batch), *_trajectory(system)), system.dtype)
+    system.tangent(_idle(system), partial(_nothing, system, len(batch)), batch, out)
+    return out
 
-    def transpose(batch: Array) -> Array:
-        def receive(segment: Segment, form: Form) -> Array:
-            return np.zeros((len(batch), shape[0], 1, shape[1]), system.dtype)
 
-        return system.adjoint(idle, batch, receive, lambda *_: None)
+def _to_start(system: StageSystem, batch: Array) -> Array:
+    return system.adjoint(_idle(system), batch, partial(_nothing, system, len(batch)), lambda *_: None)
 
-    return TensorOperator(forward, transpose, EuclideanSpace(shape), space, system.dtype, "D_z0")
+
+def _nothing(system: StageSystem, count: int, segment: Segment, form: Form) -> Array:
+    return np.zeros((count, system.n_trials, 1, system.n_states), system.dtype)
 
 
 def grid_propagator(system: StageSystem, space: TrajectorySpace, forcing: str) -> TensorOperator:
     """P on trajectories: ``(P q)(t) = int_0^t Phi(t, s) q(s) ds`` with q interpolated from the grid to the stages."""
     _require(system, space)
     table = system.grid_forcing(forcing)
+    maps = partial(_driven_states, system, table), partial(_grid_cotangents, system, table)
+    return TensorOperator(*maps, space, space, system.dtype, "P", BY_TRIAL)
 
-    def forward(batch: Array) -> Array:
-        tensor = np.require(batch, system.dtype, ["C", "W"])
-        return _tangent(system, space, table, lambda segment, form: tensor, len(batch))
 
-    def transpose(batch: Array) -> Array:
-        out = np.zeros((len(batch), *space.shape), system.dtype)
-        system.adjoint(table, batch, lambda segment, form: out, lambda *_: None)
-        return out
+def _driven_states(system: StageSystem, table: Forcing, batch: Array) -> Array:
+    tensor = np.require(batch, system.dtype, ["C", "W"])
+    return _tangent(system, table, lambda segment, form: tensor, len(batch))
 
-    return TensorOperator(forward, transpose, space, space, system.dtype, "P")
+
+def _grid_cotangents(system: StageSystem, table: Forcing, batch: Array) -> Array:
+    out = np.zeros(batch.shape, system.dtype)
+    system.adjoint(table, batch, lambda segment, form: out, lambda *_: None)
+    return out
 
 
 def discrete_adjoint(system: StageSystem, space: TrajectorySpace, forcing: str) -> TensorOperator:
@@ -166,29 +185,31 @@ def discrete_adjoint(system: StageSystem, space: TrajectorySpace, forcing: str) 
     2016), that of the interpolation of g permitting.
     """
     _require(system, space)
+    table = system.grid_forcing(forcing)
+    maps = partial(_costates, system, table), partial(_costates_transposed, system, table)
+    return TensorOperator(*maps, space, space, system.dtype, "P* (discrete)", BY_TRIAL)
+
+
+def _costates(system: StageSystem, table: Forcing, batch: Array) -> Array:
     from kpref import kernels
 
-    table = system.grid_forcing(forcing)
+    source = np.require(batch, system.dtype, ["C", "W"])
+    out, carry = np.empty_like(source), _at_rest(system, len(batch))
+    for segment in reversed(system.segments):
+        kernels.stage_costate(system.form(segment), system.table(segment, table), source, carry, out)
+    out[:, :, 0] = carry
+    return out
 
-    def forward(batch: Array) -> Array:
-        source = np.require(batch, system.dtype, ["C", "W"])
-        out = np.empty_like(source)
-        carry = np.zeros((len(batch), system.n_trials, system.n_states), system.dtype)
-        for segment in reversed(system.segments):
-            kernels.stage_costate(system.form(segment), system.table(segment, table), source, carry, out)
-        out[:, :, 0] = carry
-        return out
 
-    def transpose(batch: Array) -> Array:
-        impulses = np.require(batch, system.dtype, ["C", "W"])
-        out = np.zeros_like(impulses)
-        carry = impulses[:, :, 0].copy()
-        for segment in system.segments:
-            numbers = system.table(segment, table)
-            kernels.stage_costate_transpose(system.form(segment), numbers, impulses, carry, out)
-        return out
+def _costates_transposed(system: StageSystem, table: Forcing, batch: Array) -> Array:
+    from kpref import kernels
 
-    return TensorOperator(forward, transpose, space, space, system.dtype, "P* (discrete)")
+    impulses = np.require(batch, system.dtype, ["C", "W"])
+    out, carry = np.zeros_like(impulses), impulses[:, :, 0].copy()
+    for segment in system.segments:
+        numbers = system.table(segment, table)
+        kernels.stage_costate_transpose(system.form(segment), numbers, impulses, carry, out)
+    return out
 
 
 def continuous_adjoint(system: StageSystem, space: TrajectorySpace, forcing: str) -> TensorOperator:
@@ -198,49 +219,57 @@ def continuous_adjoint(system: StageSystem, space: TrajectorySpace, forcing: str
     O(h^{q+1}), and so a result of the order p of the method. Differs from the discrete adjoint by as much.
     """
     _require(system, space)
+    maps = partial(_backwards, system, forcing), partial(_backwards_transposed, system, forcing)
+    return TensorOperator(*maps, space, space, system.dtype, "P* (continuous)", BY_TRIAL)
+
+
+def _backwards(system: StageSystem, forcing: str, batch: Array) -> Array:
     from kpref import kernels
 
-    solution, stages = system.solution, system.stages
+    source = np.require(batch, system.dtype, ["C", "W"])
+    out, carry = np.zeros_like(source), _at_rest(system, len(batch))
+    for tables in _reversed_steps(system, forcing, reversed(system.segments)):
+        kernels.stage_tangent(*tables, source, carry, out, transposed=True)
+    return out
+
+
+def _backwards_transposed(system: StageSystem, forcing: str, batch: Array) -> Array:
+    from kpref import kernels
+
+    source = np.require(batch, system.dtype, ["C", "W"])
+    out, carry = np.zeros_like(source), _at_rest(system, len(batch))
+    for tables in _reversed_steps(system, forcing, system.segments):
+        kernels.stage_adjoint(*tables, source, carry, out, transposed=True)
+    return out
+
+
+def _reversed_steps(system: StageSystem, forcing: str, segments: Iterable[Segment]) -> Iterator[tuple[Form, Any]]:
+    """Coefficients along the dense output, and the numbers of the steps, of segments taken from their ends."""
+    from kpref import kernels
+
+    solution, stages, last = system.solution, system.stages, system.n_steps
     t, h, c = solution.t_steps, solution.h, system.tableau.c
     at = np.where(c == 1.0, t[:-1, None], t[1:, None] - c * h[:, None])[::-1]
     interval = solution.interval[::-1]
     weights = interpolation(solution.times, at, interval, forcing)
-    rows = np.full(system.n_steps, -1)
-    rows[system.n_steps - 1 - solution.grid_index[:-1]] = np.arange(len(solution.times) - 1)
-    segments = [Segment(system.n_steps - s.stop, system.n_steps - s.start) for s in reversed(system.segments)]
-
-    def tables(segment: Segment) -> tuple[Form, Any]:
-        part = slice(segment.start, segment.stop)
+    rows = np.full(last, -1)
+    rows[last - 1 - solution.grid_index[:-1]] = np.arange(len(solution.times) - 1)
+    for segment in segments:
+        part = slice(last - segment.stop, last - segment.start)
         times = at[part].reshape(-1)
         inputs = np.moveaxis(system.signal(times, np.repeat(interval[part], stages)), 1, 0)
         form = linearize(system.field, solution(times), np.ascontiguousarray(inputs), system.dtype)
-        numbers = kernels.StageTable(
-            a=system.tableau.a.astype(system.dtype),
-            b=system.tableau.b.astype(system.dtype),
-            h=np.ascontiguousarray(h[::-1][part], system.dtype),
-            row=np.ascontiguousarray(rows[part]),
-            source=np.ascontiguousarray(weights.source[part]),
-            weight=np.ascontiguousarray(weights.weight[part], system.dtype),
+        yield (
+            form,
+            kernels.StageTable(
+                a=system.tableau.a.astype(system.dtype),
+                b=system.tableau.b.astype(system.dtype),
+                h=np.ascontiguousarray(h[::-1][part], system.dtype),
+                row=np.ascontiguousarray(rows[part]),
+                source=np.ascontiguousarray(weights.source[part]),
+                weight=np.ascontiguousarray(weights.weight[part], system.dtype),
+            ),
         )
-        return form, numbers
-
-    def forward(batch: Array) -> Array:
-        source = np.require(batch, system.dtype, ["C", "W"])
-        out = np.zeros_like(source)
-        carry = np.zeros((len(batch), system.n_trials, system.n_states), system.dtype)
-        for segment in segments:
-            kernels.stage_tangent(*tables(segment), source, carry, out, transposed=True)
-        return out
-
-    def transpose(batch: Array) -> Array:
-        source = np.require(batch, system.dtype, ["C", "W"])
-        out = np.zeros_like(source)
-        carry = np.zeros((len(batch), system.n_trials, system.n_states), system.dtype)
-        for segment in reversed(segments):
-            kernels.stage_adjoint(*tables(segment), source, carry, out, transposed=True)
-        return out
-
-    return TensorOperator(forward, transpose, space, space, system.dtype, "P* (continuous)")
 
 
 def _require_system(system: StageSystem) -> None:
@@ -253,11 +282,25 @@ def _require(system: StageSystem, space: TrajectorySpace) -> None:
     require_trajectories(space, (system.n_trials, len(system.solution.times), system.n_states))
 
 
-def _tangent(system: StageSystem, space: TrajectorySpace, forcing: Forcing, provide: Any, count: int) -> Array:
+def _tangent(system: StageSystem, forcing: Forcing, provide: Any, count: int) -> Array:
     """A tangent sweep from dz = 0."""
-    out = np.empty((count, *space.shape), system.dtype)
-    system.tangent(forcing, provide, np.zeros((count, system.n_trials, system.n_states), system.dtype), out)
+    out = np.empty((count, *_trajectory(system)), system.dtype)
+    system.tangent(forcing, provide, _at_rest(system, count), out)
     return out
+
+
+def _at_rest(system: StageSystem, count: int) -> Array:
+    """No perturbation of the state."""
+    return np.zeros((count, system.n_trials, system.n_states), system.dtype)
+
+
+def _trajectory(system: StageSystem) -> tuple[int, int, int]:
+    """The shape (B, N + 1, H)."""
+    return system.n_trials, len(system.solution.times), system.n_states
+
+
+def _parameters(system: StageSystem) -> EuclideanSpace:
+    return EuclideanSpace((system.field.n_parameters,))
 
 
 def _stage_zeros(system: StageSystem, count: int) -> Any:

@@ -3,50 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse.linalg import LinearOperator
 
-from kpref._foreign import is_ours, read_only, returned
-from kpref._frozen import MadeOfFunctions
-from kpref._validate import flag, instance, numeric_array, precision, real_number, short
+from kpref._validate import instance, numeric_array, precision, real_number, short
 from kpref.memory import require_memory
+from kpref.operators.products import (
+    Leaf,
+    Map,
+    Power,
+    Product,
+    Side,
+    adjoint,
+    after,
+    gram,
+    gram_factor,
+    total,
+)
+from kpref.operators.structure import UNKNOWN, Structure
 from kpref.space import EuclideanSpace, require_space
 from kpref.threads import serial_blas
 
-__all__ = ["Structure", "TensorOperator", "identity"]
+__all__ = ["TensorOperator", "identity"]
 
 Array = npt.NDArray[Any]
-Map = Callable[[Array], Array]
 
+#: How tightly formulas bind.
+_SUM, _MULTIPLE, _PRODUCT, _POSTFIX, _SYMBOL = range(5)
 #: Columns of the identity that `to_dense` applies an operator to at once.
 _DENSE_COLUMNS = 64
 
 
-@dataclass(frozen=True)
-class Structure:
-    """What is known of an operator on one space, in the inner product of that space.
-
-    Attributes
-    ----------
-    self_adjoint : bool
-        ``<p, A q> = <A p, q>``.
-    positive : bool
-        ``<q, A q> >= 0`` as well.
-    """
-
-    self_adjoint: bool = False
-    positive: bool = False
-
-    def __post_init__(self) -> None:
-        flag("self_adjoint", self.self_adjoint)
-        flag("positive", self.positive)
-
-
-class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
+class TensorOperator(LinearOperator):  # type: ignore[misc]
     """A real linear map between two spaces of tensors, usable wherever SciPy takes a LinearOperator.
 
     ``op(q)`` maps a tensor of shape `shape_in` to one of shape `shape_out`; ``op @ x`` maps flat vectors (n,),
@@ -55,6 +47,9 @@ class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
     inner products of the two spaces. Sums, products and multiples of TensorOperators are TensorOperators; with any
     other LinearOperator they are SciPy's. Where points of a space do not exist (trials that end early), nothing is
     taken from them and zeros are returned.
+
+    An operator is immutable, knows what it is made of, and what of its `structure` follows from that; it pickles if its
+    functions do.
 
     Parameters
     ----------
@@ -67,16 +62,13 @@ class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
         float64 or float32: the precision of the arithmetic.
     name : str
         For messages and figures.
-    structure : Structure, optional
-        What is known of an operator on one space.
+    structure : Structure or callable, optional
+        What is known of the operator, or a function that finds it when it is asked for.
     """
 
     # NumPy must leave `array @ operator` to us.
     __array_priority__ = 1000.0
     __array_ufunc__ = None
-
-    #: Of ``A A*`` made by `gram`: A. Its other Gram operator ``A* A`` has the same spectrum in another space.
-    factor: TensorOperator | None = None
 
     def __init__(
         self,
@@ -86,29 +78,47 @@ class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
         space_out: EuclideanSpace,
         dtype: npt.DTypeLike = np.float64,
         name: str = "operator",
-        structure: Structure = Structure(),
+        structure: Structure | Callable[[], Structure] = UNKNOWN,
     ) -> None:
-        space_in, space_out = require_space("space_in", space_in), require_space("space_out", space_out)
-        super().__init__(precision(dtype), (space_out.size, space_in.size))
-        instance("structure", structure, Structure, "a kpref.operators.Structure")
-        self.name, self.structure = name, structure
-        self._forward = _into(space_out, self._promised("forward", forward, space_out))
-        self._backward = _into(space_in, self._promised("transpose", transpose, space_in))
-        self.space_in, self.space_out = space_in, space_out
+        for argument, function in (("forward", forward), ("transpose", transpose)):
+            if not callable(function):
+                raise TypeError(f"{argument} must be a function of a batch of tensors; got {short(function)}")
+        if not callable(structure):
+            instance("structure", structure, Structure, "a kpref.operators.Structure")
+        spaces = require_space("space_in", space_in), require_space("space_out", space_out)
+        leaf = Leaf(name, forward, transpose, *spaces, precision(dtype), structure)
+        self._become(Product(1.0, (Side(leaf),), *spaces, leaf.dtype), name, _SYMBOL)
 
-    def _promised(self, name: str, function: Map, space: EuclideanSpace) -> Map:
-        """A function whose values have the promised dtype; one of the user's is checked and copied as well."""
-        if not callable(function):
-            raise TypeError(f"{name} must be a function of a batch of tensors; got {short(function)}")
-        dtype = self.dtype
-        if is_ours(function):
-            return lambda batch: function(batch.astype(dtype, copy=False)).astype(dtype, copy=False)
+    def _become(self, product: Product, name: str, binds: int) -> None:
+        super().__init__(product.dtype, (product.space_out.size, product.space_in.size))
+        self._product, self.name, self._binds = product, name, binds
 
-        def call(batch: Array) -> Array:
-            image = function(read_only(batch.astype(dtype, copy=False)))
-            return returned(f"{name} of {self.name}", image, (len(batch), *space.shape)).astype(dtype, copy=False)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _operator, (self._product, self.name, self._binds)
 
-        return call
+    @property
+    def space_in(self) -> EuclideanSpace:
+        """The space that it acts on."""
+        return self._product.space_in
+
+    @property
+    def space_out(self) -> EuclideanSpace:
+        """The space that it maps to."""
+        return self._product.space_out
+
+    @property
+    def structure(self) -> Structure:
+        """What is known of it: see `kpref.operators.products` for what follows from what."""
+        known = self._product.structure
+        if max(len(self.shape_in), len(self.shape_out)) > 1:
+            return known
+        return Structure(known.self_adjoint, known.positive)  # no axes tell trials and units
+
+    @property
+    def factor(self) -> TensorOperator | None:
+        """A of an operator that is known to be ``A A*``, such as K; ``A* A`` has its spectrum in another space."""
+        factor = gram_factor(self._product)
+        return None if factor is None else _operator(factor, f"factor of {self.name}", _SYMBOL)
 
     @property
     def shape_in(self) -> tuple[int, ...]:
@@ -147,7 +157,8 @@ class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
             return self.apply(array.real) + 1j * self.apply(array.imag)
         if len(array) == 0:
             return np.empty((0, *self.shape_out), self.dtype)
-        return self._forward(self.space_in.clear(array.astype(self.dtype, copy=False)))
+        batch = self.space_in.clear(array.astype(self.dtype, copy=False))
+        return self._product(batch)
 
     def _numbers(self, value: Any) -> Array:
         """An array of numbers, or TypeError: what SciPy expects of an operator that is given something else."""
@@ -207,7 +218,7 @@ class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
         return self.apply(np.asarray(x).reshape(1, *self.shape_in)).reshape(np.shape(x)[1:] and (-1, 1) or -1)
 
     def _transpose(self) -> TensorOperator:
-        return self._derived(self._backward, self._forward, self.space_out, self.space_in, f"{self.name}^T")
+        return _operator(self._product.T, f"{self._inside(_SYMBOL)}^T", _POSTFIX)
 
     #: The operators are real: the conjugate transpose is the transpose.
     _adjoint = _transpose
@@ -219,60 +230,24 @@ class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
         W are the diagonal matrices of the weights. Where a weight is zero the space is restricted: A* gives zero
         there. A self-adjoint operator is its own adjoint and returned as it is.
         """
-        if self.structure.self_adjoint:
+        if self._product.symmetry[0]:
             return self
-        space_in, space_out = self.space_in, self.space_out
-        return self._derived(
-            lambda batch: space_in.unweigh(self._backward(space_out.weigh(batch))),
-            lambda batch: space_out.weigh(self._forward(space_in.unweigh(batch))),
-            space_out,
-            space_in,
-            f"{self.name}*",
-        )
+        return _operator(adjoint(self._product), f"{self._inside(_SYMBOL)}*", _POSTFIX)
 
     def gram(self, name: str | None = None) -> TensorOperator:
         """``A A* = A W_in^+ A^T W_out``, self-adjoint and positive on the output space."""
-        space_in, space_out = self.space_in, self.space_out
-        weight_in, weight_out = space_in.uniform_weight, space_out.uniform_weight
-        if weight_in and weight_out:  # numbers commute with everything: one pass over the inner tensor
-
-            def forward(batch: Array) -> Array:
-                return self._forward(self.dtype.type(weight_out / weight_in) * self._backward(batch))
-
-            transpose = forward
-        else:
-
-            def forward(batch: Array) -> Array:
-                return self._forward(space_in.unweigh(self._backward(space_out.weigh(batch))))
-
-            def transpose(batch: Array) -> Array:
-                return space_out.weigh(self._forward(space_in.unweigh(self._backward(batch))))
-
-        structure = Structure(self_adjoint=True, positive=True)
-        name = name or f"{self.name} {self.name}*"
-        product = self._derived(forward, transpose, space_out, space_out, name, structure)
-        product.factor = self
-        return product
-
-    def _derived(
-        self,
-        forward: Map,
-        transpose: Map,
-        space_in: EuclideanSpace,
-        space_out: EuclideanSpace,
-        name: str,
-        structure: Structure = Structure(),
-        dtype: npt.DTypeLike | None = None,
-    ) -> TensorOperator:
-        return TensorOperator(forward, transpose, space_in, space_out, dtype or self.dtype, name, structure)
+        formula = f"{self._inside(_POSTFIX)} {self._inside(_SYMBOL)}*"
+        return _operator(gram(self._product), name or formula, _SYMBOL if name else _PRODUCT)
 
     # Algebra
 
-    def renamed(self, name: str, structure: Structure | None = None) -> TensorOperator:
-        """The same operator under another name, optionally with declared structure."""
-        return self._derived(
-            self._forward, self._backward, self.space_in, self.space_out, name, structure or self.structure
-        )
+    def renamed(self, name: str) -> TensorOperator:
+        """The same operator under another name."""
+        return _operator(self._product, name, _SYMBOL)
+
+    def _inside(self, level: int) -> str:
+        """Its name in a formula that binds with this strength."""
+        return self.name if self._binds >= level else f"({self.name})"
 
     def dot(self, x: Any) -> Any:
         """Product with a vector, a matrix, a scalar or another operator."""
@@ -282,7 +257,9 @@ class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
             return self._times(x)
         if isinstance(x, LinearOperator):
             both = np.result_type(self.dtype, x.dtype).type(0).real.dtype  # of complex numbers, that of their parts
-            return super().dot(x) if both == self.dtype else self._in(both).dot(x)
+            # SciPy's products do not see to it that images have the precision that they promise.
+            whole = self if both == self.dtype else self @ identity(self.space_in, both)
+            return LinearOperator.dot(whole, x)
         array = self._numbers(x)
         if array.ndim not in (1, 2) or array.shape[0] != self.shape[1]:
             raise ValueError(
@@ -296,20 +273,8 @@ class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
                 f"{self.name} after {first.name}: the output space {first.space_out} of the one must be the input "
                 f"space {self.space_in} of the other, its measure included"
             )
-        return self._derived(
-            lambda batch: self._forward(first._forward(batch)),
-            lambda batch: first._backward(self._backward(batch)),
-            first.space_in,
-            self.space_out,
-            f"{self.name} {first.name}",
-            dtype=np.promote_types(self.dtype, first.dtype),
-        )
-
-    def _in(self, dtype: npt.DTypeLike) -> TensorOperator:
-        """The same operator, its images in another precision: SciPy's products do not see to that."""
-        return self._derived(
-            self._forward, self._backward, self.space_in, self.space_out, self.name, self.structure, dtype
-        )
+        name = f"{self._inside(_MULTIPLE)} {first._inside(_PRODUCT)}"
+        return _operator(after(self._product, first._product), name, _PRODUCT)
 
     def _times(self, factor: Any) -> Any:
         factor = factor[()] if isinstance(factor, np.ndarray) else factor
@@ -318,14 +283,9 @@ class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
         if isinstance(factor, str | bytes):  # scalars to NumPy
             raise TypeError(f"{self.name} can be multiplied by a number, an array or an operator; got {short(factor)}")
         factor = real_number(f"the factor of {self.name}", factor)
-        return self._derived(
-            lambda batch: self.dtype.type(factor) * self._forward(batch),
-            lambda batch: self.dtype.type(factor) * self._backward(batch),
-            self.space_in,
-            self.space_out,
-            f"{factor} {self.name}",
-            Structure(self.structure.self_adjoint, self.structure.positive and factor >= 0),
-        )
+        product = replace(self._product, number=factor * self._product.number)
+        number = "-" if factor == -1 else f"{factor:g} "
+        return _operator(product, f"{number}{self._inside(_PRODUCT)}", _MULTIPLE)
 
     def __matmul__(self, x: Any) -> Any:
         if _is_number(x):
@@ -353,39 +313,25 @@ class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
     def __pow__(self, p: Any) -> Any:
         if isinstance(p, bool) or not isinstance(p, int | np.integer) or p < 0 or self.space_in != self.space_out:
             raise ValueError(f"{self.name} ** p needs an operator on one space and an integer p >= 0; got {short(p)}")
-        times = int(p)
-        return self._derived(
-            lambda batch: _iterated(self._forward, batch, times),
-            lambda batch: _iterated(self._backward, batch, times),
-            self.space_in,
-            self.space_in,
-            f"{self.name}^{p}",
-            self.structure,
-        )
+        product = replace(self._product, number=1.0, factors=(Power(self._product, int(p)),))
+        return _operator(product, f"{self._inside(_SYMBOL)}^{p}", _POSTFIX)
 
     def __add__(self, x: Any) -> Any:
-        if not isinstance(x, TensorOperator):
-            self._require_operator(x)
-            return super().__add__(x)
-        if x.space_in != self.space_in or x.space_out != self.space_out:
-            raise ValueError(
-                f"{self.name} + {x.name}: both must act between the same spaces, measures included; got "
-                f"{self.space_in} to {self.space_out}, and {x.space_in} to {x.space_out}"
-            )
-        mine, other = self.structure, x.structure
-        return self._derived(
-            lambda batch: self._forward(batch) + x._forward(batch),
-            lambda batch: self._backward(batch) + x._backward(batch),
-            self.space_in,
-            self.space_out,
-            f"({self.name} + {x.name})",
-            Structure(mine.self_adjoint and other.self_adjoint, mine.positive and other.positive),
-            np.promote_types(self.dtype, x.dtype),
-        )
+        self._require_operator(x)
+        return self._plus(x, x, "+") if isinstance(x, TensorOperator) else super().__add__(x)
 
     def __sub__(self, x: Any) -> Any:
         self._require_operator(x)
-        return super().__sub__(x)
+        return self._plus(-x, x, "-") if isinstance(x, TensorOperator) else super().__sub__(x)
+
+    def _plus(self, term: TensorOperator, x: TensorOperator, sign: str) -> TensorOperator:
+        if x.space_in != self.space_in or x.space_out != self.space_out:
+            raise ValueError(
+                f"{self.name} {sign} {x.name}: both must act between the same spaces, measures included; got "
+                f"{self.space_in} to {self.space_out}, and {x.space_in} to {x.space_out}"
+            )
+        name = x._inside(_MULTIPLE if sign == "-" else _SUM)
+        return _operator(total(self._product, term._product), f"{self.name} {sign} {name}", _SUM)
 
     def __radd__(self, x: Any) -> Any:
         """What is not an operator is refused in words: ``x + self`` of operators is theirs."""
@@ -405,33 +351,22 @@ class TensorOperator(MadeOfFunctions, LinearOperator):  # type: ignore[misc]
         return f"<{self.name}: {self.shape_in} -> {self.shape_out}, {self.dtype}>"
 
 
+def _operator(product: Product, name: str, binds: int) -> TensorOperator:
+    operator = TensorOperator.__new__(TensorOperator)
+    operator._become(product, name, binds)
+    return operator
+
+
 def identity(space: EuclideanSpace, dtype: npt.DTypeLike = np.float64) -> TensorOperator:
     """The identity on a space."""
-    return TensorOperator(_copy, _copy, space, space, dtype, "I", Structure(self_adjoint=True, positive=True))
+    space = require_space("space", space)
+    units = tuple(range(space.shape[-1])) if space.shape else None
+    structure = Structure(self_adjoint=True, positive=True, by_trial=True, units=units)
+    return TensorOperator(_copy, _copy, space, space, dtype, "I", structure)
 
 
 def _copy(batch: Array) -> Array:
     return batch.copy()
-
-
-def _iterated(function: Map, batch: Array, times: int) -> Array:
-    """A map after itself, so many times; without any a copy."""
-    image = batch if times else batch.copy()
-    for _ in range(times):
-        image = function(image)
-    return image
-
-
-def _into(space: EuclideanSpace, function: Map) -> Map:
-    """A map whose images are tensors of the space: zero where nothing exists."""
-    if space.lengths is None:
-        return function
-
-    def restricted(batch: Array) -> Array:
-        image = function(batch)
-        return space.clear(image, overwrite=image.flags.writeable and not np.may_share_memory(image, batch))
-
-    return restricted
 
 
 def _is_number(x: Any) -> bool:

@@ -12,27 +12,34 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.flow import Flow
-from kpref.models import GRU, RNN, LeakyRNN, Linear
 from kpref.models.step import StepModel
 from kpref.oracle.adapters import flow_backend
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.emulation import EmulatedBackend
+from kpref.oracle.problem import MODELS
 
 __all__ = ["correct_backend", "emulate", "make_flow", "random_flow"]
 
 Array = npt.NDArray[Any]
 
-#: Networks, by the seed's choice; those that do not saturate are kept from exploding.
-_SATURATING: tuple[tuple[Any, dict[str, Any]], ...] = (
-    (GRU, {}),
-    (RNN, {"nonlinearity": "tanh"}),
-    *((LeakyRNN, {"nonlinearity": name}) for name in ("tanh", "sigmoid", "erf")),
+#: Networks and options, by the seed's choice; those that do not saturate are kept from exploding.
+_SATURATING: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("gru", {}),
+    ("rnn", {}),
+    *(("leaky", {"nonlinearity": name}) for name in ("tanh", "sigmoid", "erf")),
+    ("lstm", {}),
+    ("stacked-gru", {}),
+    *((name, {"n_layers": layers}) for layers, name in enumerate(("stacked-rnn", "stacked-lstm"), 2)),
+    *(("low-rank", {"nonlinearity": name}) for name in ("tanh", "erf")),
 )
-_GROWING: tuple[tuple[Any, dict[str, Any]], ...] = (
-    (Linear, {}),
-    *((RNN, {"nonlinearity": name}) for name in ("relu", "identity")),
-    *((LeakyRNN, {"nonlinearity": name}) for name in ("relu", "softplus", "identity")),
+_GROWING: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("linear", {}),
+    *(("rnn", {"nonlinearity": name}) for name in ("relu", "identity")),
+    *(("leaky", {"nonlinearity": name}) for name in ("relu", "softplus", "identity")),
+    ("low-rank", {"nonlinearity": "softplus"}),
 )
+#: Units of a layer are fewer where there are several states to each.
+_PARTS = {"lstm": 2, "stacked-gru": 2, "stacked-rnn": 2, "stacked-lstm": 6}
 
 
 def random_flow(seed: int) -> Flow:
@@ -40,15 +47,17 @@ def random_flow(seed: int) -> Flow:
     rng = np.random.default_rng([seed, 1])
     saturating = bool(rng.random() < 0.65)
     kinds = _SATURATING if saturating else _GROWING
-    kind, options = kinds[rng.integers(len(kinds))]
+    name, options = kinds[rng.integers(len(kinds))]
     long = bool(rng.random() < 0.03)
     trials, inputs = int(rng.integers(1, 5)), int(rng.integers(1, 4))
     steps = int(rng.integers(100, 401) if long else rng.choice([1, 2, int(rng.integers(3, 31))], p=[0.05, 0.05, 0.9]))
     units = int(rng.choice([1, int(rng.integers(2, 13 if long else 25))], p=[0.08, 0.92]))
+    units = -(-units // _PARTS.get(name, 1))
     gain = float(rng.choice([0.3, 1.0, 1.5, 3.0] if saturating else [0.3, 0.6, 0.9]))
-    if kind is LeakyRNN:
+    if name in ("leaky", "low-rank"):
         options = {**options, "alpha": float(rng.choice([0.01, 0.1, 0.5, 1.0]))}
-    model = kind.init(inputs, units, int(rng.integers(1 << 31)), gain, bool(rng.random() < 0.8), **options)
+    seed, bias = int(rng.integers(1 << 31)), bool(rng.random() < 0.8)
+    model: Any = MODELS[name].init(inputs, units, seed, gain, bias=bias, **options)
     model = _disturbed(model, rng, spread=bool(rng.random() < 0.25) and saturating)
     shape = (trials, steps)
     drive = float(rng.choice([0.0, 1e-3, 1.0, 30.0], p=[0.1, 0.1, 0.65, 0.15]))
@@ -56,7 +65,7 @@ def random_flow(seed: int) -> Flow:
     return Flow(
         model,
         drive * rng.normal(size=(*shape, inputs)),
-        z0 * rng.normal(size=(trials, units)),
+        z0 * rng.normal(size=(trials, model.n_states)),
         _measure(rng, shape),
     )
 

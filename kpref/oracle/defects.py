@@ -156,11 +156,18 @@ def _gates(judge: Judge) -> Iterator[Defect]:
             if form.places[other].shape == form.places[one].shape:
                 swapped = {one: form.channel(other), other: form.channel(one)}
                 yield Defect(f"gate order: {one} and {other} exchanged", form.changed(channels=swapped))
-    for name in direct_channels(form):
-        value = form.channel(name)
-        for word, changed in (("left out", 0 * value), ("taken as one", 0 * value + 1), ("complemented", 1 - value),
-                              ("negative", -value)):  # fmt: skip
-            yield Defect(f"decay: {name} {word}", form.changed(channels={name: changed}))
+    for some in _each_and_all(direct_channels(form)):
+        for word, change in _DECAYS.items():
+            changed = {name: change(form.channel(name)) for name in some}
+            yield Defect(f"decay: {', '.join(some)} {word}", form.changed(channels=changed))
+
+
+_DECAYS: dict[str, Callable[[Array], Array]] = {
+    "left out": np.zeros_like,
+    "taken as one": np.ones_like,
+    "complemented": lambda value: 1 - value,
+    "negative": np.negative,
+}
 
 
 def without(form: StepForm, name: str) -> StepForm:

@@ -104,11 +104,11 @@ class Rounded(np.ndarray):
         a = self.arithmetic.round_operand(a).astype(kind)
         b = self.arithmetic.round_operand(b).astype(kind)
         if self.summation == "reversed":
-            a, b = np.ascontiguousarray(a[..., ::-1]), np.ascontiguousarray(b[::-1])
+            a, b = np.ascontiguousarray(a[..., ::-1]), np.ascontiguousarray(b[..., ::-1, :])
         if self.summation == "blocks":
-            total = np.zeros((*a.shape[:-1], b.shape[1]), kind)
-            for start in range(0, len(b), 8):
-                total += a[..., start : start + 8] @ b[start : start + 8]
+            total = np.asarray(a[..., :8] @ b[..., :8, :])
+            for start in range(8, b.shape[-2], 8):
+                total += a[..., start : start + 8] @ b[..., start : start + 8, :]
             return total
         if self.summation == "pairwise":
             return _by_halves(a, b)
@@ -117,7 +117,7 @@ class Rounded(np.ndarray):
 
 def _by_halves(a: Array, b: Array) -> Array:
     """``a @ b``, the terms added in pairs, the sums in pairs, and so on."""
-    terms = a[..., :, None] * b
+    terms = a[..., :, None] * b[..., None, :, :]
     while (count := terms.shape[-2]) > 1:
         odd = terms[..., count - count % 2 :, :]
         terms = np.concatenate([terms[..., : count - 1 : 2, :] + terms[..., 1::2, :], odd], axis=-2)
@@ -187,11 +187,13 @@ class EmulatedBackend:
             numbers = self.model.numbers(before, x)
         else:
             numbers = _with_rounded_parameters(self.model, self.wrap).numbers(self.wrap(before), self.wrap(x))
-        form = empty_step_form(self.model, rows, trials, np.float64)
         store = self.arithmetic.round
+        constant = {name: store(value) for name, value in numbers.channels.items() if np.ndim(value) == 1}
+        form = empty_step_form(self.model, (rows, trials), np.float64, constant)
         form.states[...] = before[:, :, : form.states.shape[2]]
         for name, value in numbers.channels.items():
-            form.channel(name)[...] = store(value)
+            if name not in constant:
+                form.channel(name)[...] = store(value)
         for name, value in numbers.variables.items():
             form.variable(name)[...] = store(value)
         return form

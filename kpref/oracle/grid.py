@@ -28,9 +28,10 @@ class Problem:
     ----------
     name : str
         Such as ``gru-one-step``; with the seed it determines the numbers.
-    model : {"gru", "rnn", "leaky", "linear"}
+    model : str
+        One of `kpref.oracle.problem.MODELS`.
     trials, steps, states, inputs : int
-        B, T, H, n_in.
+        B, T, units (of one layer), n_in.
     gain : float
         Of the recurrent weight; a large tanh network is chaotic above 1.
     input_scale : float
@@ -55,15 +56,14 @@ class Problem:
     def build(self, seed: int = 0) -> Flow:
         """The problem; different seeds give different numbers of the same kind."""
         generator = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
-        kind: Any = MODELS[self.model]
-        network = kind.init(self.inputs, self.states, int(generator.integers(2**32)), self.gain)
+        network = MODELS[self.model].init(self.inputs, self.states, int(generator.integers(2**32)), self.gain)
         biases = {
             name: 0.5 * generator.normal(size=value.shape)
             for name, value in network.parameters.items()
             if name.startswith("bias")
         }
         x = self.input_scale * generator.normal(size=(self.trials, self.steps, self.inputs))
-        z0 = None if self.zero_start else 0.5 * generator.normal(size=(self.trials, self.states))
+        z0 = None if self.zero_start else 0.5 * generator.normal(size=(self.trials, network.n_states))
         weights: Any = self.measure
         if weights == "weights":
             weights = generator.uniform(0.1, 2.0, size=x.shape[:2])
@@ -101,8 +101,8 @@ def check_names(problem: Problem) -> list[str]:
     for operator in ("P", "P_T", "P_inverse"):
         names += [f"{operator}.residual", f"{operator}.linearity"]
         names += [f"{operator}.causality"] * (problem.steps > 1) + [f"{operator}.trials"] * (problem.trials > 1)
-    kind: Any = MODELS[problem.model]
-    names += ["J.value", "J.linearity", *(f"J.{name}" for name in kind.init(1, 1, 0).parameters)]
+    parameters = MODELS[problem.model].init(1, 1, 0).parameters
+    names += ["J.value", "J.linearity", *(f"J.{name}" for name in parameters)]
     names += [f"{operator}.{kind}" for operator in ("J_T", "K", "NTK", "gradient") for kind in ("value", "linearity")]
     names += ["P.dot_test", "J.dot_test"]
     names += [f"{operator}.{kind}" for operator in ("K", "NTK") for kind in ("symmetric", "positive")]

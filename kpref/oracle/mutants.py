@@ -84,7 +84,7 @@ class Mutant:
     plant : callable
         Changes a correct backend.
     models : tuple of str
-        Kinds that it makes sense for.
+        Networks that it makes sense for, by their names in `kpref.oracle.problem.MODELS`.
     weighted : bool
         Whether it shows only where the measure is not the same everywhere.
     arithmetics : tuple of str
@@ -95,7 +95,7 @@ class Mutant:
     description: str
     classes: tuple[str, ...]
     plant: Plant
-    models: tuple[str, ...] = ("GRU", "RNN", "LeakyRNN", "LSTM", "LowRankRNN", "Stacked")
+    models: tuple[str, ...] = ("gru", "rnn", "leaky", "lstm", "low-rank", "stacked-gru")
     weighted: bool = False
     arithmetics: tuple[str, ...] = ("float64", "float32", "tf32", "bfloat16")
 
@@ -110,7 +110,7 @@ class Mutant:
         return frozenset({self.operator, *(name for name, factors in FACTORS.items() if self.operator in factors)})
 
 
-_DECAYING = ("GRU", "LeakyRNN", "LSTM", "LowRankRNN", "Stacked")
+_DECAYING = ("gru", "leaky", "lstm", "low-rank", "stacked-gru")
 _NOT_SHORTEST = ("float64", "float32", "tf32")
 _TINY = 1 + 1e-5
 
@@ -144,16 +144,16 @@ _TRAJECTORIES = [
         "update and reset exchanged",
         ("gate order",),
         with_parameters(gates_of_all),
-        ("GRU", "LSTM"),
+        ("gru", "lstm"),
     ),
-    _m("states: complement", "update gate complemented", ("gate",), variant("complemented"), ("GRU",)),
-    _m("states: reset first", "reset gate before the product", ("gate",), variant("before the product"), ("GRU",)),
+    _m("states: complement", "update gate complemented", ("gate",), variant("complemented"), ("gru",)),
+    _m("states: reset first", "reset gate before the product", ("gate",), variant("before the product"), ("gru",)),
     _m(
         "states: linear",
         "the nonlinearity left out",
         ("slope",),
         variant("nonlinearity left out"),
-        ("RNN", "LeakyRNN", "LowRankRNN"),
+        ("rnn", "leaky", "low-rank"),
     ),
     _m("states: first trial", "all trials see the inputs of the first", ("trials mixed",), _first_trial),
     _m(
@@ -206,49 +206,49 @@ _PROPAGATORS = [
         "derivative of the reset gate left out",
         ("gate",),
         over_form("P", channel("layer0_reset_gate", np.zeros_like)),
-        ("GRU",),
+        ("gru",),
     ),
     _m(
         "P: update sign",
         "n - h for h - n",
         ("gate",),
         over_form("P", channel("layer0_update_gate", np.negative)),
-        ("GRU",),
+        ("gru",),
     ),
     _m(
         "P: no reset factor",
         "r left out in the candidate's path",
         ("gate",),
         over_form("P", channel("layer0_hidden", np.copy, "layer0_candidate")),
-        ("GRU",),
+        ("gru",),
     ),
     _m(
         "P: gate order",
         "blocks of the weight exchanged",
         ("gate order",),
         over_form("P", exchanged),
-        ("GRU",),
+        ("gru",),
     ),
     _m(
         "P: no slope",
         "derivative of the nonlinearity left out",
         ("slope",),
         over_form("P", channels(slope_channels, np.ones_like)),
-        ("LeakyRNN", "LowRankRNN"),
+        ("leaky", "low-rank"),
     ),
     _m(
         "P: no gate",
         "derivative of the nonlinearity left out",
         ("slope",),
         over_form("P", channels(all_gates, np.ones_like)),
-        ("RNN",),
+        ("rnn",),
     ),
     _m(
         "P: slope of value",
         "derivative taken at the value",
         ("slope",),
         slope_of_value,
-        ("RNN",),
+        ("rnn",),
     ),
     _m(
         "P: first step lost",
@@ -294,14 +294,14 @@ _PROPAGATORS = [
         "a constant in one gate's derivative",
         ("gate",),
         over_form("P", channels(last_gate, _tiny)),
-        ("RNN", "LeakyRNN", "LSTM", "LowRankRNN"),
+        ("rnn", "leaky", "lstm", "low-rank"),
     ),
     _m(
         "P: update 1 + 1e-5",
         "a constant in the update gate's derivative",
         ("gate",),
         over_form("P", channel("layer0_update_gate", _tiny)),
-        ("GRU",),
+        ("gru",),
     ),
     _m(
         "P: precision",
@@ -357,7 +357,7 @@ _ADJOINTS = [
         "blocks of the weight exchanged",
         ("gate order",),
         over_form("P_T", exchanged),
-        ("GRU",),
+        ("gru",),
     ),
     _m(
         "P_T: early",
@@ -417,7 +417,7 @@ _JACOBIANS = [
         "blocks of reset and update exchanged",
         ("gate order",),
         on_argument("J", gates_exchanged),
-        ("GRU",),
+        ("gru",),
     ),
     _m(
         "J: z0 dropped",
@@ -436,14 +436,14 @@ _JACOBIANS = [
         "r left out for weight_hh and bias_hh of the candidate",
         ("gate",),
         over_form("J", channel("layer0_hidden", np.copy, "layer0_candidate")),
-        ("GRU",),
+        ("gru",),
     ),
     _m(
         "J: states",
         "z for phi(z)",
         ("slope",),
         states_for_variables,
-        ("LeakyRNN",),
+        ("leaky",),
     ),
     _m(
         "J: clipped",
@@ -485,7 +485,7 @@ _TRANSPOSES = [
         "bias_hh stays zero",
         ("bias", "bias missing"),
         on_answer("J_T", zeroed("bias_hh")),
-        ("RNN", "GRU"),
+        ("rnn", "gru"),
     ),
     _m(
         "J_T: z0 dropped",
@@ -505,7 +505,7 @@ _TRANSPOSES = [
         "blocks of reset and update exchanged",
         ("gate order",),
         on_answer("J_T", gates_exchanged),
-        ("GRU",),
+        ("gru",),
     ),
     _m(
         "J_T: mean",
@@ -520,7 +520,7 @@ _TRANSPOSES = [
         "a constant in one gate's derivative",
         ("gate",),
         over_form("J_T", channel("layer0_update_gate", _tiny)),
-        ("GRU",),
+        ("gru",),
     ),
     _m(
         "J_T: precision",

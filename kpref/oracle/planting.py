@@ -363,7 +363,8 @@ def with_parameters(change: Callable[[Any], dict[str, Array]]) -> Plant:
 
 def block_transposed(model: Any) -> dict[str, Array]:
     """Each block of the weights that states go through transposed."""
-    names = [name for name in model.parameters if name.startswith("weight_hh") or name == "m"]
+    through = {op.name for op in model.program.operations if op.kind == "product" and op.source is not None}
+    names = {entry.parameter for entry in model.entries() if entry.weight in through}
     return {name: _turned(model.parameters[name]) for name in names}
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.flow import Flow
-from kpref.models import GRU, RNN, LeakyRNN, Linear
+from kpref.models.base import Map
+from kpref.models.registry import Registration, registered, registration_of
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
 
@@ -18,7 +19,11 @@ __all__ = ["MODELS", "describe", "rebuild", "rounded"]
 Array = npt.NDArray[Any]
 
 #: The networks in discrete time by the names that files and the command line use.
-MODELS: dict[str, type[StepModel]] = {"gru": GRU, "rnn": RNN, "leaky": LeakyRNN, "linear": Linear}
+MODELS: dict[str, Registration] = {
+    name: known
+    for name, known in registered().items()
+    if issubclass(known.kind, Map) and issubclass(known.kind, StepModel)
+}
 
 
 def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -27,7 +32,7 @@ def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
     Returns
     -------
     description : dict
-        As JSON takes it: ``model``, ``options`` (nonlinearity, alpha), ``parameters`` (names in order), ``trainable``.
+        As JSON takes it: ``model``, ``options`` (as of the class), ``parameters`` (names in order), ``trainable``.
     arrays : dict of str to ndarray
         ``inputs`` (B, T, n_in), ``z0`` (B, H), ``mu`` (B, T) and ``parameter/<name>``.
 
@@ -37,15 +42,12 @@ def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
         If the model is not one of `MODELS`.
     """
     model = flow.model
-    name = next((name for name, kind in MODELS.items() if type(model) is kind), None)
-    if name is None:
+    known = registration_of(model)
+    if known is None or known.name not in MODELS:
         raise TypeError(f"only flows of {', '.join(MODELS)} can be handed to another process; got {model}")
-    options = {key: getattr(model, key) for key in ("alpha",) if hasattr(model, key)}
-    if hasattr(model, "nonlinearity"):
-        options["nonlinearity"] = model.nonlinearity.name
     description = {
-        "model": name,
-        "options": options,
+        "model": known.name,
+        "options": model.options,
         "parameters": list(model.parameters),
         "trainable": list(model.trainable),
     }
@@ -62,7 +64,7 @@ def rebuild(description: Mapping[str, Any], arrays: Mapping[str, Array]) -> Flow
         If something is missing or does not fit.
     """
     try:
-        kind: Any = MODELS[description["model"]]
+        kind: Any = MODELS[description["model"]].kind
         parameters = {name: arrays[f"parameter/{name}"] for name in description["parameters"]}
         model = kind(**parameters, **description["options"], trainable=description["trainable"])
         return Flow(model, arrays["inputs"], arrays["z0"], arrays["mu"])

@@ -9,8 +9,9 @@ all errors conspired,
     |d <D_k, D_l>| <= |D_k| |dD_l| + |dD_k| |D_l|      with D_k the rows of unit k,
 
 the norms being those of Frobenius. An average over all pairs of points is the mean of a product over points,
-``<A> s = mean of A (1 (x) s) / (B T)``, whose certificate is at hand. Where the NTK is too large for its exact numbers
-they are estimated from random probes, and the sampling error is added to what rounding explains.
+``<A> s = mean of A (1 (x) s) / (B T)``, whose certificate is at hand. K by units is exact at any size
+(`kpref.unit_form`); where the NTK, or a K that couples units, is too large for its exact numbers they are estimated
+from random probes, and the sampling error is added to what rounding explains.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ from kpref import kernels
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.evaluation import evaluate, stages
 from kpref.oracle.spreads import Spread
-from kpref.spectra.closed_form import kernel_unit_average, kernel_unit_matrix
-from kpref.spectra.kernel import form_spectrum, has_exact_spectrum
+from kpref.spectra.closed_form import kernel_unit_matrix
+from kpref.spectra.kernel import form_spectrum
+from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["Moments", "Reductions", "Target"]
 
 Array = npt.NDArray[Any]
 
-#: Entries of D up to which numbers of the NTK are computed exactly.
+#: Entries of D, or J, up to which numbers are computed from its columns.
 _EXACT_ENTRIES = 1 << 22
 #: Random probes where they are not, and parameter vectors that errors of J and D are measured on.
 _PROBES, _VECTORS = 32, 4
@@ -110,7 +112,7 @@ class Reductions:
 
     @property
     def exact(self) -> bool:
-        """Whether the numbers of the NTK are exact, and not estimated."""
+        """Whether all numbers are exact, and not estimated."""
         return int(self._form.n_parameters * np.prod(self.shape)) <= _EXACT_ENTRIES
 
     # Reduced views
@@ -134,8 +136,6 @@ class Reductions:
 
     def average_matrix(self, operator: str) -> Array:
         """``<A>``, (H, H)."""
-        if operator == "K":
-            return kernel_unit_average(self._form, self._mu)
         units = np.eye(self.shape[2])
         columns = [
             evaluate(operator, self._form, self.judge.space, np.broadcast_to(unit, self.shape).copy()).mean(axis=(0, 1))
@@ -177,43 +177,40 @@ class Reductions:
 
     @cached_property
     def K(self) -> Moments:
-        """Of the parameter operator, exact, but for the norm where a large network mixes units in it."""
+        """Of the parameter operator, exact or estimated."""
         rows = self._row_errors(lambda theta: self.judge.parameter_jacobian(theta, self._image(theta, "J")).spread)
-        if has_exact_spectrum(self._form):
-            spectrum = form_spectrum(self._form, self._mu)
-            return self._moments(spectrum.trace, spectrum.frobenius, rows, np.zeros(2))
-        squares = np.empty(_PROBES)
-        for probe in range(_PROBES):
-            g = self._root * self._generator.standard_normal((1, *self.shape))
-            image = kernels.parameter_product(self._form, kernels.parameter_transpose(self._form, g))
-            squares[probe] = np.square(self._root * image).sum()
-        frobenius = float(np.sqrt(squares.mean()))
-        trace = float(np.trace(kernel_unit_matrix(self._form, self._mu)))
-        return self._moments(trace, frobenius, rows, np.array([0.0, _standard_error(squares) / (2 * frobenius)]))
+        if self._blocks is None:
+            return self._moments(*self._numbers("K"), rows)
+        spectrum = form_spectrum(self._form, self._mu)
+        return self._moments(spectrum.trace, spectrum.frobenius, np.zeros(2), rows)
 
     @cached_property
     def NTK(self) -> Moments:
         """Of the neural tangent kernel, exact or estimated."""
-        rows = self._row_errors(self.judge.sensitivity)
-        if self._columns is not None:
-            wide = self._columns.reshape(len(self._columns), -1)
+        return self._moments(*self._numbers("NTK"), self._row_errors(self.judge.sensitivity))
+
+    def _numbers(self, operator: str) -> tuple[float, float, Array]:
+        """Trace, Frobenius norm, and their standard errors."""
+        columns = self._columns[operator]
+        if columns is not None:
+            wide = columns.reshape(len(columns), -1)
             gram = wide @ wide.T if len(wide) < wide.shape[1] else wide.T @ wide
-            return self._moments(float(np.trace(gram)), float(np.linalg.norm(gram)), rows, np.zeros(2))
-        traces, squares = self._samples[:2]
+            return float(np.trace(gram)), float(np.linalg.norm(gram)), np.zeros(2)
+        traces, squares = self._samples[:2] if operator == "NTK" else self._samples[3:]
         frobenius = float(np.sqrt(squares.mean()))
         sampling = np.array([_standard_error(traces), _standard_error(squares) / (2 * frobenius)])
-        return self._moments(float(traces.mean()), frobenius, rows, sampling)
+        return float(traces.mean()), frobenius, sampling
 
     def units(self, operator: str) -> Target:
         """Partial trace over trials and time, (H, H)."""
         sampling: Array | float = 0.0
-        if operator == "K":
+        if operator == "K" and self._blocks is not None:
             value = kernel_unit_matrix(self._form, self._mu)
-        elif self._columns is not None:
-            flat = np.moveaxis(self._columns, 3, 0).reshape(self.shape[2], -1)
+        elif (columns := self._columns[operator]) is not None:
+            flat = np.moveaxis(columns, 3, 0).reshape(self.shape[2], -1)
             value = flat @ flat.T
         else:
-            value, sampling = self._sampled_units()
+            value, sampling = self._sampled_units(operator)
         rows = (self.K if operator == "K" else self.NTK).rows
         crossed = np.outer(np.sqrt(np.maximum(np.diag(value), 0.0)), rows)
         rounding = (
@@ -227,10 +224,11 @@ class Reductions:
 
     def alignment(self) -> tuple[float, float]:
         """``tr(K* NTK) / (|K| |NTK|)``, and its deviation."""
-        if self._columns is not None:
+        columns = self._columns["NTK"]
+        if columns is not None:
             images = [
                 kernels.parameter_transpose(self._form, np.ascontiguousarray(self._root * part))
-                for part in _batches(self._columns)
+                for part in _batches(columns)
             ]
             cross, sampling = float(sum(np.square(image).sum() for image in images)), 0.0
         else:
@@ -239,7 +237,7 @@ class Reductions:
         errors = [2 * moments.frobenius_error / moments.frobenius for moments in (self.K, self.NTK)]
         return value, float(np.hypot(sum(errors), value * _SAMPLING * sampling / cross))
 
-    def _moments(self, trace: float, frobenius: float, rows: Array, sampling: Array) -> Moments:
+    def _moments(self, trace: float, frobenius: float, sampling: Array, rows: Array) -> Moments:
         total, sizes = float(np.linalg.norm(rows)), np.array([trace, frobenius])
         errors = (
             2 * np.sqrt(sizes) * total + total**2 + self._summing(sizes, np.square(np.prod(self.shape, dtype=float)))
@@ -258,41 +256,53 @@ class Reductions:
     def _image(self, theta: Array, operator: str) -> Array:
         return evaluate(operator, self._form, self.judge.space, theta)
 
-    # The NTK, exactly or by probes
+    # Exactly, or by probes
 
     @cached_property
-    def _columns(self) -> Array | None:
-        """``Mu^(1/2) D``, parameters first (M, B, T, H), if it is small enough."""
+    def _blocks(self) -> UnitForm | None:
+        """K by units, if it keeps them apart."""
+        return unit_form(self._form)
+
+    @cached_property
+    def _columns(self) -> dict[str, Array | None]:
+        """``Mu^(1/2) J`` (of K) and ``Mu^(1/2) D`` (of the NTK), parameters first (M, B, T, H), if small enough."""
+        return {operator: self._stored(operator) if self.exact else None for operator in ("K", "NTK")}
+
+    def _stored(self, operator: str) -> Array:
+        factor = kernels.parameter_product if operator == "K" else kernels.sensitivity
         parameters = self._form.n_parameters
-        if not self.exact:
-            return None
         out = np.empty((parameters, *self.shape))
         for part in range(0, parameters, _BATCH):
-            basis = np.eye(parameters)[part : part + _BATCH]
-            out[part : part + _BATCH] = kernels.sensitivity(self._form, basis)
+            out[part : part + _BATCH] = factor(self._form, np.eye(parameters)[part : part + _BATCH])
         return out * self._root
 
     @cached_property
     def _samples(self) -> Array:
-        """``|D^T Mu^(1/2) g|^2``, ``|S g|^2`` and ``g . K S g`` for white g, S and K in symmetric form: (3, probes)."""
-        found = np.empty((3, _PROBES))
+        """For white g, with S the NTK and K in symmetric form: (5, probes).
+
+        ``|D^T Mu^(1/2) g|^2``, ``|S g|^2``, ``g . K S g``, ``|J^T Mu^(1/2) g|^2`` and ``|K g|^2``.
+        """
+        found = np.empty((5, _PROBES))
         for probe in range(_PROBES):
             g = self._generator.standard_normal((1, *self.shape))
             theta = kernels.sensitivity_transpose(self._form, self._root * g)
             image = kernels.sensitivity(self._form, theta) * self._root
-            by_parameters = [kernels.parameter_transpose(self._form, self._root * value) for value in (g, image)]
-            found[:, probe] = np.vdot(theta, theta), np.vdot(image, image), np.vdot(*by_parameters)
+            own, other = (kernels.parameter_transpose(self._form, self._root * value) for value in (g, image))
+            local = kernels.parameter_product(self._form, own) * self._root
+            pairs = ((theta, theta), (image, image), (own, other), (own, own), (local, local))
+            found[:, probe] = [np.vdot(*pair) for pair in pairs]
         return found
 
-    def _sampled_units(self) -> tuple[Array, Array]:
-        """Partial trace of the NTK over trials and time, and its standard error."""
+    def _sampled_units(self, operator: str) -> tuple[Array, Array]:
+        """Partial trace of K or the NTK over trials and time, and its standard error."""
+        transpose = kernels.parameter_transpose if operator == "K" else kernels.sensitivity_transpose
         units, samples = self.shape[2], []
         for _ in range(_BATCH):
             signs = self._generator.choice([-1.0, 1.0], size=(*self.shape[:2], 1)) * self._root
             rows = np.empty((units, self._form.n_parameters))
             for start in range(0, units, _BATCH):
                 basis = signs[None] * np.eye(units)[start : start + _BATCH, None, None]
-                rows[start : start + _BATCH] = kernels.sensitivity_transpose(self._form, basis)
+                rows[start : start + _BATCH] = transpose(self._form, basis)
             samples.append(rows @ rows.T)
         # Few samples may agree by chance: no entry is taken to be surer than they are on average.
         errors = np.std(samples, axis=0, ddof=1) / np.sqrt(_BATCH)

@@ -22,6 +22,7 @@ from kpref.plots.metrics import (
     plot_running_exponents,
     plot_trial_norms,
 )
+from kpref.plots.parts import plot_parts
 from kpref.plots.style import STYLE, checkpoint_colors
 from kpref.plots.trials import plot_change, plot_legend_of_trials, plot_outputs, plot_trials, shade_unscored
 
@@ -41,6 +42,7 @@ __all__ = [
     "plot_legend_of_trials",
     "plot_modes_over_time",
     "plot_outputs",
+    "plot_parts",
     "plot_running_exponents",
     "plot_spectrum",
     "plot_trial_norms",

@@ -19,7 +19,7 @@ from kpref._validate import integer
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.eigen import check_search
-from kpref.spectra.symmetric import require_operator
+from kpref.spectra.symmetric import require_apart, require_operator
 from kpref.threads import serial_blas
 
 __all__ = ["BlockEigen", "block_eigh", "extend_blocks"]
@@ -74,7 +74,7 @@ def block_eigh(
     Parameters
     ----------
     op : TensorOperator
-        Declared self-adjoint and positive; block-diagonal over `axis`, which is not tested.
+        Known to be self-adjoint, positive and block-diagonal over `axis`, by its structure.
     k : int
         Number of eigenpairs, over all blocks.
     axis : int
@@ -93,7 +93,7 @@ def block_eigh(
     Raises
     ------
     ValueError
-        If the operator is not declared self-adjoint and positive, or k is out of range.
+        If that is not known of the operator, or k is out of range.
     RuntimeError
         If the residuals do not fall below `tol`.
     MemoryError
@@ -104,6 +104,7 @@ def block_eigh(
     if not (op.structure.self_adjoint and op.structure.positive):
         raise ValueError(f"op must be declared self-adjoint and positive; {op.name} is not")
     k, axis = integer("k", k, 1, space.size), integer("axis", axis, 0, len(space.shape) - 1)
+    require_apart(op, axis)
     tol, seed = check_search(tol, seed, progress)
     number = space.shape[axis]
     inner = tuple(np.delete(space.shape, axis))

@@ -26,6 +26,7 @@ between the gradients of the two: 1 where learning the one learns the other, neg
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -233,15 +234,19 @@ def _centred(op: TensorOperator) -> TensorOperator:
         )
     shares = (space.mu / space.mu.sum()).astype(op.dtype)
 
-    def forward(batch: Array) -> Array:
-        return np.asarray(batch - np.einsum("bt,vbth->vh", shares, batch)[:, None, None])
-
-    def transpose(batch: Array) -> Array:
-        return np.asarray(batch - shares[:, :, None] * batch.sum(axis=(1, 2), keepdims=True))
-
-    structure = Structure(self_adjoint=True, positive=True)
-    centring = TensorOperator(forward, transpose, space, space, op.dtype, "H", structure)
+    known = Structure(self_adjoint=True, positive=True, units=tuple(range(space.shape[2])))
+    maps = partial(_without_mean, shares), partial(_without_shares, shares)
+    centring = TensorOperator(*maps, space, space, op.dtype, "H", known)
     return (centring @ op @ centring).renamed(f"centred {op.name}")  # type: ignore[no-any-return]
+
+
+def _without_mean(shares: Array, batch: Array) -> Array:
+    return np.asarray(batch - np.einsum("bt,vbth->vh", shares, batch)[:, None, None])
+
+
+def _without_shares(shares: Array, batch: Array) -> Array:
+    """The transpose of `_without_mean`."""
+    return np.asarray(batch - shares[:, :, None] * batch.sum(axis=(1, 2), keepdims=True))
 
 
 def _sampled(

@@ -38,6 +38,7 @@ from kpref.linearize import Form
 from kpref.memory import require_memory
 from kpref.models.base import Map
 from kpref.operators import TensorOperator
+from kpref.spectra.symmetric import require_apart
 from kpref.step_form import StepForm
 from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
 from kpref.unit_form import UnitForm, unit_form
@@ -179,6 +180,7 @@ def _gramian_trace(form: Form, mu: Array, progress: Progress | None) -> float:
 
 def _trace_by_blocks(propagator: TensorOperator, progress: Progress | None) -> float:
     """``|Mu^(1/2) P Mu^(-1/2)|_F^2``: the basis tensors of (time, unit), each in all trials at once."""
+    require_apart(propagator, 0)
     space = propagator.space_in
     trials, steps, units = space.shape
     count = steps * units

@@ -29,7 +29,6 @@ from kpref._validate import function, within_floats
 from kpref.flow import Flow, require_flow
 from kpref.linearize import Form
 from kpref.memory import require_memory
-from kpref.spectra.estimate import Estimate
 from kpref.threads import run_blocks, serial_blas
 from kpref.unit_form import UnitForm, unit_form
 
@@ -60,9 +59,6 @@ class KernelSpectrum:
         ``tr K`` and ``(tr K^2)^(1/2)``.
     effective_dimension : float
         ``(tr K)^2 / tr K^2``.
-    estimated : Estimate or None
-        Of the effective dimension, where `values` are the leading ones alone and the norm follows from it; None where
-        all is exact, as `kernel_spectrum` makes it.
     """
 
     values: Array
@@ -70,7 +66,6 @@ class KernelSpectrum:
     trace: float
     frobenius: float
     effective_dimension: float
-    estimated: Estimate | None = None
 
     __repr__ = short_repr
 

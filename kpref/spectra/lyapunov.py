@@ -37,14 +37,12 @@ from kpref._validate import integer, real_number
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow, require_flow
 from kpref.kernels import reference
-from kpref.linearize import Form
 from kpref.memory import require_memory
-from kpref.product_form import ProductForm
 from kpref.runge_kutta import Forcing, Segment, StageSystem
 from kpref.spectra.blocks import extend_blocks
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.exponents import MANY_TRIALS, Stretch, TooShort, exponent_estimates
-from kpref.step_form import StepForm
+from kpref.spectra.symmetric import require_apart
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
 __all__ = ["Lyapunov", "TooShort", "lyapunov_exponents", "propagator_growth", "trial_norms"]
@@ -264,6 +262,7 @@ def trial_norms(flow: Flow, seed: int = 0, tol: float = 1e-6) -> Array:
     require_flow(flow)
     tol, generator = real_number("tol", tol, above=0), np.random.default_rng(integer("seed", seed, 0))
     space, gram = flow.space, flow.P.gram()
+    require_apart(gram, 0)
     trials, size = space.shape[0], space.shape[1] * space.shape[2]
     width = min(size, _BASIS)
     require_memory(8.0 * space.size * (width + 5), "the Lanczos bases of P")
@@ -449,7 +448,7 @@ def _advance(flow: Flow) -> tuple[Advance, Array]:
     form = flow.linearization
 
     def advance(start: int, stop: int, vectors: Array) -> Array:
-        part = _rows(form, slice(start, stop))
+        part = form.rows(slice(start, stop))
         forcing = np.zeros((*vectors.shape[:2], stop - start, vectors.shape[2]), form.dtype)
         forcing[:, :, 0] = reference.jacobian(part, 0, vectors.astype(form.dtype, copy=False))
         return np.ascontiguousarray(kernels.tangent(part, forcing, overwrite=True)[:, :, -1])
@@ -470,14 +469,7 @@ def _advance_field(system: StageSystem) -> Advance:
                 rows = slice((first - segment.start) * stages, (last - segment.start) * stages)
                 table = system.table(Segment(first, last), idle)
                 table = table._replace(row=np.full(last - first, -1))  # nothing is written on the way
-                kernels.stage_tangent(_rows(system.form(segment), rows), table, nowhere, carry, nowhere)
+                kernels.stage_tangent(system.form(segment).rows(rows), table, nowhere, carry, nowhere)
         return carry
 
     return advance
-
-
-def _rows(form: Form, rows: slice) -> Form:
-    """Some rows of a linearisation, as views."""
-    if isinstance(form, StepForm | ProductForm):
-        return form.rows(rows)
-    return replace(form, state_jacobian=form.state_jacobian[rows], parameter_jacobian=form.parameter_jacobian[rows])

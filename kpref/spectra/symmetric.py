@@ -20,6 +20,7 @@ __all__ = [
     "RectangularForm",
     "SymmetricForm",
     "require_adjoint",
+    "require_apart",
     "require_operator",
     "require_self_adjoint",
 ]
@@ -172,6 +173,16 @@ def require_operator(op: object) -> TensorOperator:
         "or LinearOperator A of shape (m, n) becomes one by TensorOperator(lambda rows: (A @ rows.T).T, lambda rows: "
         "(A.T @ rows.T).T, EuclideanSpace((n,)), EuclideanSpace((m,)))"
     )
+
+
+def require_apart(op: TensorOperator, axis: int) -> None:
+    """Raise ValueError unless an operator is known to keep the indices along an axis of its tensors apart."""
+    known = op.structure
+    if not ((axis == 0 and known.by_trial) or (axis == len(op.shape_in) - 1 and known.by_unit)):
+        raise ValueError(
+            f"{op.name} must keep the indices along axis {axis} apart, which its structure does not say; take an "
+            "algorithm that asks for no blocks, or say so in the Structure of its parts"
+        )
 
 
 def require_self_adjoint(op: TensorOperator, seed: int = 0, trusting: bool = True) -> None:

@@ -46,7 +46,7 @@ SHAPES = st.one_of(
 
 class TestEveryArray:
     @given(
-        st.sampled_from([1, 3]),
+        st.sampled_from([1, 3, 4]),
         st.one_of(NAMES, st.text(min_size=1, max_size=12)),
         SHAPES,
         st.sampled_from([np.float64, np.float32, np.int64, np.bool_]),
@@ -66,7 +66,7 @@ class TestEveryArray:
             assert bits(found) == bits(plain)
             assert any(repr(name) in note for note in found.notes if note not in plain.notes)
 
-    @given(st.sampled_from([1, 3]), st.sampled_from(list(network())), st.booleans())
+    @given(st.sampled_from([1, 3, 4]), st.sampled_from(list(network())), st.booleans())
     def test_one_array_less_is_seen_in_the_network_or_refused(self, gates, name, ignored):
         arrays = network(gates)
         found, refusal = outcome(arrays, ignore=name) if ignored else outcome(without(arrays, name))
@@ -224,6 +224,34 @@ class TestInitialStates:
             ValueError, match=r"found 'h0' .* initial state with z0= .*--ignore h0\) if no weight depends"
         ):
             load_checkpoint({**network(), "h0": np.ones(shape)})
+
+    def test_an_lstm_starts_from_h_and_c(self):
+        h, c = np.arange(1.0, H + 1), np.arange(5.0 * H).reshape(1, 5, H)
+        arrays = {**network(4), "h0": h, "c0": c}
+        found = load_checkpoint(arrays, z0=["h0", "c0"])
+        assert same(found.z0, np.concatenate([np.stack([h] * 5), c[0]], axis=1))
+        assert found.notes == ("the initial state is h0 and c0, held fixed",)
+        with pytest.raises(ValueError, match=r"z0 .* must name h and c, .* LSTM.*; got 'h0'"):
+            load_checkpoint(arrays, z0="h0", ignore="c0")
+        whole = np.arange(2.0 * H)
+        assert same(load_checkpoint({**network(4), "start": whole}, z0="start").z0, whole)
+
+    @pytest.mark.parametrize("shape", [(2, H), (2, 1, H), (2, 5, H)])
+    @pytest.mark.parametrize("gates, names", [(3, "h0"), (4, ("h0", "c0"))])
+    def test_layers_start_as_pytorch_has_them(self, shape, gates, names):
+        """Of shape (layers, trials, H); the state of a network is that of its layers one after the other."""
+        arrays = {**network(gates), **network(gates, n_inputs=H, suffix="_l1", readout=None)}
+        starts = {name: 10.0 * np.arange(np.prod(shape)).reshape(shape) + k for k, name in enumerate(("h0", "c0"))}
+        chosen = [names] if isinstance(names, str) else names
+        found = load_checkpoint({**arrays, **{name: starts[name] for name in chosen}}, z0=names)
+        assert found.z0.shape == ((5,) if shape[1:] == (5, H) else ()) + (found.model.n_states,)
+        for place, part in found.model.parts.items():
+            letter, _, layer = place.partition("_l")
+            assert (found.z0[..., part] == starts[f"{letter}0"][int(layer)]).all()
+        with pytest.raises(ValueError, match=r"h0 must have shape \(2, 4\), or \(2, B, 4\) .*; got \(3, 4\)"):
+            load_checkpoint({**arrays, **{name: np.ones((3, H)) for name in chosen}}, z0=names)
+        with pytest.raises(ValueError, match=r"found 'h0' .* initial state with z0= "):
+            load_checkpoint({**arrays, "h0": starts["h0"]})
 
     def test_there_is_none_of_that_name(self):
         with pytest.raises(ValueError, match="there is no array 'h0' for z0= .*; got 'Wout.weight', 'Wout.bias'"):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kpref.checkpoints import load_checkpoint
 from kpref.data import example_folder
-from kpref.models import GRU, RNN, Rate
+from kpref.models import GRU, LSTM, RNN, LeakyRNN, Rate, Stacked
 
 from .samples import DATA, DIGITS, N_OUT, H, network, same, without
 
@@ -39,7 +39,7 @@ def test_trained_networks(path, n_inputs, n_states, n_outputs):
     assert same(readout.bias, arrays["Wout.bias"].astype(np.float64))
 
 
-@pytest.mark.parametrize("name, kind", [("gru", GRU), ("rnn_tanh", RNN)])
+@pytest.mark.parametrize("name, kind", [("gru", GRU), ("rnn_tanh", RNN), ("lstm", LSTM)])
 def test_golden_parameters(name, kind):
     """The recognised network runs as the recorded one did: states are O(1), T = 6 steps of sums of 7 products."""
     with np.load(DATA / "golden" / f"map_{name}.npz") as golden:
@@ -50,7 +50,7 @@ def test_golden_parameters(name, kind):
 
 
 @given(
-    st.sampled_from([1, 3]),
+    st.sampled_from([1, 3, 4]),
     st.integers(1, 6),
     st.integers(1, 6),
     st.sampled_from(["", "rnn.", "module.rnn.", "cell.0.gru."]),
@@ -68,7 +68,7 @@ def test_names_and_shapes(gates, n_states, n_inputs, prefix, suffix, head, absen
     shuffled = list(arrays.items())
     random.shuffle(shuffled)
     model, readout = load_checkpoint(dict(shuffled))
-    assert type(model) is (GRU if gates == 3 else RNN)
+    assert type(model) is {1: RNN, 3: GRU, 4: LSTM}[gates]
     declared = [n for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if n not in absent]
     assert list(model.parameters) == declared
     for name in declared:
@@ -117,3 +117,72 @@ def test_weights_of_an_rnn_as_a_rate_network(present):
         assert same(model.parameters["bias"], sum(arrays[f"rnn.{name}_l0"] for name in present) + 0.0)
     assert ("bias" in model.parameters) == bool(present)
     assert readout is not None
+
+
+@pytest.mark.parametrize("leak", [None, "outside", "inside"])
+def test_weights_of_an_rnn_as_a_leaky_network(leak):
+    arrays = network(gates=1)
+    model, readout = load_checkpoint(arrays, alpha=0.2, leak=leak, nonlinearity="softplus")
+    assert type(model) is LeakyRNN
+    assert (model.alpha, model.options["leak"], model.nonlinearity.name) == (0.2, leak or "outside", "softplus")
+    assert same(model.parameters["bias"], arrays["rnn.bias_ih_l0"] + arrays["rnn.bias_hh_l0"])
+    assert readout is not None
+    with pytest.raises(ValueError, match="a GRU has no alpha to choose; got 0.2"):
+        load_checkpoint(network(gates=3), alpha=0.2)
+    with pytest.raises(ValueError, match="an RNN has no leak to choose; got 'inside'"):
+        load_checkpoint(arrays, leak="inside")
+
+
+@given(
+    st.sampled_from([1, 3, 4]),
+    st.integers(2, 4),
+    st.integers(1, 4),
+    st.sampled_from(["", "rnn.", "module.cell."]),
+    st.sets(st.tuples(st.sampled_from(["bias_ih", "bias_hh"]), st.integers(0, 3))),
+    st.randoms(use_true_random=False),
+)
+def test_layers_one_above_the_other(gates, n_layers, n_inputs, prefix, absent, random):
+    """In any order, with or without each bias; the readout sees the h of the last one."""
+    arrays = network(gates, n_inputs=n_inputs, prefix=prefix)
+    for layer in range(1, n_layers):
+        arrays |= network(gates, n_inputs=H, prefix=prefix, suffix=f"_l{layer}", readout=None, seed=layer)
+    arrays = without(arrays, *(f"{prefix}{name}_l{layer}" for name, layer in absent))
+    shuffled = list(arrays.items())
+    random.shuffle(shuffled)
+    model, readout = load_checkpoint(dict(shuffled))
+    assert type(model) is Stacked
+    assert model.n_layers == n_layers
+    assert model.n_states == n_layers * H * (2 if gates == 4 else 1)
+    for name, parameter in model.parameters.items():
+        assert same(parameter, arrays[f"{prefix}{name}"])
+    assert len(model.parameters) + 2 == len(arrays)
+    assert readout.n_states == model.observed.stop - model.observed.start == H
+
+
+def test_cells_that_stand_one_above_the_other_by_map():
+    """Two cells in a list go by names of their own: what stands above what has to be said."""
+    first = network(suffix="", prefix="cells.0.", readout=None)
+    second = network(suffix="", prefix="cells.1.", n_inputs=H, readout=None)
+    places = {f"{name.rpartition('.')[2]}_l0": name for name in first}
+    places |= {f"{name.rpartition('.')[2]}_l1": name for name in second}
+    model, _ = load_checkpoint({**first, **second}, map=places)
+    assert type(model) is Stacked
+    for key, name in places.items():
+        assert same(model.parameters[key], {**first, **second}[name])
+
+
+def test_one_layer_of_several_that_was_saved_as_such():
+    """Shapes tell a GRU, the file that it has numbered layers."""
+    arrays = network()
+    assert type(load_checkpoint(arrays).model) is GRU
+    assert type(load_checkpoint({**arrays, "model": "stacked-gru"}).model) is Stacked
+    assert type(load_checkpoint({**arrays, "model": "rnn"}).model) is GRU
+
+
+def test_a_single_bias_of_an_lstm():
+    """Equinox has one bias, which only counts together with the other: it is either of the two."""
+    arrays = without(network(4, suffix="", readout=None), "rnn.bias_ih", "rnn.bias_hh")
+    bias = np.arange(4.0 * H)
+    model, _ = load_checkpoint({**arrays, "rnn.bias": bias})
+    assert same(model.parameters["bias_ih"], bias)
+    assert "bias_hh" not in model.parameters

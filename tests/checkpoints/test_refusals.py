@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kpref.checkpoints import load_checkpoint
 
-from .samples import DATA, N_OUT, H, network, without, write
+from .samples import N_OUT, H, network, without, write
 
 
 @pytest.fixture(scope="module")
@@ -18,16 +18,30 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        (network(gates=4), r"LSTM is not supported yet; found 'rnn.weight_hh_l0' of shape \(16, 4\)"),
-        (network(gates=2), r"weight_hh_l0 must have shape \(H, H\) for an RNN or \(3 H, H\) .*; got \(8, 4\)"),
-        ({**network(), "rnn.weight_hh_l1": np.ones((3 * H, H))}, "stacked .* found 'rnn.weight_hh_l1'"),
+        (
+            network(gates=2),
+            r"weight_hh_l0 must have shape \(H, H\) for an RNN, \(3 H, H\) for a GRU or \(4 H, H\) .*; got \(8, 4\)",
+        ),
+        ({**network(), "rnn.weight_hh_l1": np.ones((3 * H, H))}, "but no weight_ih_l1: say which"),
+        ({**network(), **network(suffix="_l2", readout=None)}, "but no weight_ih_l1 and no weight_hh_l1: say which"),
+        (
+            {**network(), **network(suffix="_l1", readout=None)},
+            r"weight_ih_l1 must have shape \(12, 4\); got \(12, 3\)",
+        ),
+        (
+            {**network(n_inputs=H), **network(suffix="_l1", n_states=H + 1, n_inputs=H, readout=None)},
+            r"weight_ih_l1 must have shape \(12, 4\); got \(15, 4\)",
+        ),
         ({**network(), "rnn.bias_ih_l0_reverse": np.ones(3 * H)}, "bidirectional .*'rnn.bias_ih_l0_reverse'"),
         ({**network(gates=4), "rnn.weight_hr_l0": np.ones((2, H))}, "projections .* found 'rnn.weight_hr_l0'"),
         (
             {**network(), **network(prefix="b.", readout=None)},
             "several .* found 'rnn.weight_ih_l0'.*'b.bias_hh_l0': set",
         ),
-        ({**network(readout=None), **network(suffix="", readout=None)}, "several recurrent layers"),
+        (
+            {**network(readout=None), **network(suffix="", readout=None)},
+            "several recurrent networks.*weight_ih_l1=NAME",
+        ),
         ({"fc.weight": np.ones((N_OUT, H))}, "no recurrent layer.*; the names are 'fc.weight'"),
         ({}, "no recurrent layer.*; the names are none"),
         (without(network(), "rnn.weight_ih_l0"), "has 'rnn.weight_hh_l0', .* but no weight_ih"),
@@ -97,11 +111,13 @@ def test_a_gru_is_no_rate_network():
         load_checkpoint(network(), continuous=True)
 
 
-def test_golden_lstm():
-    with np.load(DATA / "golden" / "map_lstm.npz") as golden:
-        arrays = {str(name): golden[f"param_{name}"] for name in golden["names"]}
-    with pytest.raises(ValueError, match="LSTM is not supported yet"):
-        load_checkpoint(arrays)
+@pytest.mark.parametrize("layers", [2, 3])
+def test_several_layers_of_a_gru_are_no_rate_network(layers):
+    arrays = {}
+    for layer in range(layers):
+        arrays |= network(n_inputs=H, suffix=f"_l{layer}", readout=None)
+    with pytest.raises(ValueError, match="continuous time must be a rate network.*a Stacked"):
+        load_checkpoint(arrays, continuous=True)
 
 
 @given(st.sampled_from(list(network())), st.sampled_from([np.nan, np.inf, -np.inf]), st.data())

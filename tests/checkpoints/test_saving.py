@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpref.checkpoints import load_checkpoint, save_checkpoint
-from kpref.models import GRU, RNN, LeakyRNN, Rate
+from kpref.models import GRU, RNN, LowRankRNN, Rate
+from kpref.models.registry import registered
 from kpref.readout import Readout
 
 from .samples import N_IN, N_OUT, H, network, same
@@ -74,6 +75,28 @@ def test_round_trip_of_a_rate_network_is_exact(folder, suffix, tau, nonlinearity
     assert (other.nonlinearity.name, float(other.tau)) == ("erf", 2.0)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize(
+    "known", [known for known in registered().values() if known.torch], ids=lambda known: known.name
+)
+def test_every_network_under_pytorchs_names_comes_back(folder, suffix, known):
+    for variant in known.variants:
+        model = known.init(N_IN, H, 0, **variant)
+        readout = Readout(np.ones((N_OUT, H)))
+        path = folder / f"{known.name}{suffix}"
+        save_checkpoint(path, model, readout)
+        loaded = load_checkpoint(path)
+        assert type(loaded.model) is type(model)
+        assert list(loaded.model.parameters) == list(model.parameters)
+        for name, parameter in model.parameters.items():
+            assert same(loaded.model.parameters[name], parameter)
+        assert {name: str(value) for name, value in loaded.model.options.items()} == {
+            name: str(value) for name, value in model.options.items()
+        }
+        assert same(loaded.readout.weight, readout.weight)
+        assert not loaded.nonlinearity_assumed
+
+
 @pytest.mark.parametrize("tau", [None, "fast", "[1.0"])
 def test_a_damaged_time_constant_is_refused(folder, tau):
     notes = {"model": "rate"} if tau is None else {"model": "rate", "tau": tau}
@@ -123,8 +146,10 @@ def test_refuses(tmp_path):
     model = GRU.init(N_IN, H, seed=0)
     with pytest.raises(ValueError, match=r"must be called \*.safetensors or \*.npz; got .*network.pt"):
         save_checkpoint(tmp_path / "network.pt", model)
-    with pytest.raises(TypeError, match="got a LeakyRNN"):
-        save_checkpoint(tmp_path / "network.npz", LeakyRNN.init(N_IN, H, seed=0))
+    with pytest.raises(TypeError, match="only RNN, .*LSTM, .*Rate can be saved .*got a LowRankRNN"):
+        save_checkpoint(tmp_path / "network.npz", LowRankRNN.init(N_IN, H, rank=1, seed=0))
+    with pytest.raises(TypeError, match="got a str"):
+        save_checkpoint(tmp_path / "network.npz", "gru")
     with pytest.raises(FileNotFoundError, match=r"cannot write .*network.npz: the folder .*absent does not exist"):
         save_checkpoint(tmp_path / "absent" / "network.npz", model)
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
-"""One set of laws for every network whose linearised step is a program: a new one is tested by adding a line here."""
+"""One set of laws for every network in discrete time that states a program: a new one is tested by registering it."""
 
 import copy
+import functools
 import pickle
 
 import numpy as np
@@ -11,18 +12,17 @@ from strategies import examples
 
 import kpref
 from kpref.kernels import reference
+from kpref.models.registry import registered, registration_of
+from kpref.models.step import StepModel
 
 MODELS = {
-    "lstm": lambda n, h, seed: kpref.models.LSTM.init(n, h, seed),
-    "lstm without biases": lambda n, h, seed: kpref.models.LSTM.init(n, h, seed, bias=False),
-    "low rank": lambda n, h, seed: kpref.models.LowRankRNN.init(n, h, 1 + h // 3, seed, nonlinearity="softplus"),
-    "two rnn": lambda n, h, seed: kpref.models.Stacked.init("rnn", n, h, 2, seed),
-    "two gru": lambda n, h, seed: kpref.models.Stacked.init("gru", n, h, 2, seed),
-    "three gru without biases": lambda n, h, seed: kpref.models.Stacked.init("gru", n, h, 3, seed, bias=False),
-    "two lstm": lambda n, h, seed: kpref.models.Stacked.init("lstm", n, h, 2, seed),
+    " ".join([known.name, *(f"{key}={value}" for key, value in variant.items())]): functools.partial(
+        known.init, **variant
+    )
+    for known in registered().values()
+    if issubclass(known.kind, StepModel) and not known.is_continuous
+    for variant in known.variants
 }
-#: A trained weight acts on states that go through another product in the same step.
-MIXED = ("low rank", "two rnn", "two gru", "three gru without biases", "two lstm")
 NAMES = pytest.mark.parametrize("name", MODELS)
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**31))
 STEP = 1e-30  # complex steps have no cancellation: any size will do
@@ -130,6 +130,21 @@ def test_the_same_bits_for_any_number_of_threads(name):
 
 
 @NAMES
+def test_what_is_registered_describes_itself(name):
+    """Parts of the state, what readouts see, and the class, are those of the registration; the model can be remade."""
+    flow, _ = random_flow(name, (2, 3, 1, 1, 5))
+    model, known = flow.model, registration_of(flow.model)
+    assert name.partition(" ")[0] == known.name
+    assert sorted(column for part in model.parts.values() for column in range(model.n_states)[part]) == list(
+        range(model.n_states)
+    )
+    assert model.observed in model.parts.values()
+    remade = known.kind(**model.parameters, **model.options, trainable=model.trainable)
+    assert np.array_equal(kpref.Flow(remade, flow.inputs, z0=flow.z0).states, flow.states)
+    assert all(number > 0 for number in model.multiplications)
+
+
+@NAMES
 def test_models_pickle_and_copy(name):
     flow, _ = random_flow(name, (2, 3, 2, 4, 5))
     for other in (pickle.loads(pickle.dumps(flow.model)), copy.deepcopy(flow.model)):
@@ -137,7 +152,7 @@ def test_models_pickle_and_copy(name):
 
 
 def test_low_rank_keeps_units_apart_where_the_right_vectors_are_fixed():
-    flow, _ = random_flow("low rank", (2, 5, 3, 6, 7))
+    flow, _ = random_flow("low-rank", (2, 5, 3, 6, 7))
     frozen = kpref.Flow(flow.model.with_trainable(["m", "weight_ih", "bias"]), flow.inputs)
     exact = kpref.kernel_spectrum(frozen)
     assert exact.trace == pytest.approx(np.trace(frozen.K.to_dense()), rel=1e-12)

@@ -72,7 +72,7 @@ def test_own_kernels_with_a_defect_fail(operator, change, precision):
 def filled(kind, flow, precision, **options):
     """A module of PyTorch with the parameters of a flow."""
     torch = pytest.importorskip("torch")
-    module = getattr(torch.nn, kind)(flow.model.n_inputs, flow.model.n_states, **options)
+    module = getattr(torch.nn, kind)(flow.model.n_inputs, flow.model.n_units, **options)
     module = module.to(getattr(torch, precision))
     with torch.no_grad():
         for parameter, value in zip(module.parameters(), flow.model.parameters.values(), strict=True):
@@ -94,6 +94,10 @@ def of_torch(kind, flow, precision, **options):
         ("GRUCell", "gru-one-of-all", {}),
         ("RNN", "rnn-chaotic", {}),
         ("RNNCell", "rnn-weights", {}),
+        ("LSTM", "lstm-weights", {}),
+        ("LSTMCell", "lstm-plain", {}),
+        ("GRU", "stacked-gru-weights", {"num_layers": 2}),
+        ("LSTM", "stacked-lstm-plain", {"num_layers": 2, "batch_first": True}),
     ],
 )
 def test_torch_modules_pass(kind, name, options, precision):
@@ -147,14 +151,38 @@ def test_torch_modules_with_a_defect_fail(defect, precision):
 
 
 @pytest.mark.backends
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "kind, name, options, weight, row",
+    [
+        ("LSTM", "lstm-plain", {}, "weight_hh_l0", 5),
+        ("GRU", "stacked-gru-plain", {"num_layers": 2}, "weight_ih_l1", 10),
+    ],
+    ids=["forget gate", "what the layer above sees"],
+)
+def test_one_row_of_a_module_with_parts_or_layers(kind, name, options, weight, row, precision):
+    """Of unit 0 in both: states 0 and 5 of (h, c), or state 5 of two layers, and none before."""
+    torch = pytest.importorskip("torch")
+    flow = problem(name)
+    module = filled(kind, flow, precision, **options)
+    with torch.no_grad():
+        getattr(module, weight)[row] *= 1.01
+    report = verify(torch_backend(module, flow.inputs, flow.z0), flow)
+    assert {"states", "P", "P_T", "NTK"} <= {check.operator for check in report.defects}
+    first = next(check.first for check in report.defects if check.operator == "states")
+    assert (first.step, first.unit) == (0, 0 if kind == "LSTM" else 5)
+
+
+@pytest.mark.backends
 def test_torch_backend_refuses_what_it_cannot_take():
     torch = pytest.importorskip("torch")
     x = np.zeros((2, 3, 4))
-    with pytest.raises(TypeError, match="LSTM"):
-        torch_backend(torch.nn.LSTM(4, 5), x)
-    for options in ({"num_layers": 2}, {"bidirectional": True}):
-        with pytest.raises(ValueError, match="one layer"):
-            torch_backend(torch.nn.GRU(4, 5, **options), x)
+    with pytest.raises(TypeError, match=r"LSTM.*Linear"):
+        torch_backend(torch.nn.Linear(4, 5), x)
+    with pytest.raises(ValueError, match="one direction"):
+        torch_backend(torch.nn.GRU(4, 5, bidirectional=True), x)
+    with pytest.raises(ValueError, match=r"call its eval\(\)"):
+        torch_backend(torch.nn.LSTM(4, 5, num_layers=2, dropout=0.5), x)
     with pytest.raises(ValueError, match=r"\(B, T, 3\); got \(2, 3, 4\)"):
         torch_backend(torch.nn.GRU(3, 5), x)
     with pytest.raises(ValueError, match=r"z0 must have shape \(2, 5\)"):

@@ -70,7 +70,7 @@ def test_the_class_is_guessed(catches):
     assert len(wrong) <= 0.1 * len(caught), wrong
 
 
-@pytest.mark.parametrize("kind", ["GRU", "RNN", "LeakyRNN"])
+@pytest.mark.parametrize("kind", power.KINDS)
 def test_without_a_mutant_the_problems_pass(kind):
     # Otherwise mutants would be caught for another reason.
     for weighted in (False, True):
@@ -98,5 +98,5 @@ def test_an_accusation_is_shown():
     table = power.alarm_table([alarm])
     assert "seed 7, float32, plain" in table
     assert "P.residual" in table
-    escaped = power.Catch("P: late", "RNN", "tf32", "escaped", False, False, "", 12.0, 0)
+    escaped = power.Catch("P: late", "rnn", "tf32", "escaped", False, False, "", 12.0, 0)
     assert "escaped:\n  tf32" in power.power_table([escaped])

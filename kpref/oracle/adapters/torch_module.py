@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,12 @@ def torch_backend(module: Any, inputs: Any, z0: Any = None, measure: str | npt.A
 
     Parameters
     ----------
-    module : torch.nn.RNN, GRU, RNNCell or GRUCell
-        One layer, one direction. The parameter vector is its parameters that require a gradient, in the order of
-        ``named_parameters()``: weight_ih, weight_hh, bias_ih, bias_hh.
+    module : torch.nn.RNN, GRU, LSTM, RNNCell, GRUCell or LSTMCell
+        Any number of layers, one direction. The parameter vector is its parameters that require a gradient, in the
+        order of ``named_parameters()``: weight_ih, weight_hh, bias_ih, bias_hh of each layer.
     inputs : array_like, shape (B, T, n_in)
-    z0 : array_like, shape (B, H), optional
-        Zero by default.
+    z0 : array_like, shape (B, states), optional
+        Zero by default. The state is that of the layers one after the other, each h, or h and then c of an LSTM.
     measure : {"mean", "sum"} or array_like (B, T)
         See `kpref.TrajectorySpace`.
 
@@ -36,18 +37,21 @@ def torch_backend(module: Any, inputs: Any, z0: Any = None, measure: str | npt.A
     TypeError
         For another module.
     ValueError
-        If it has several layers, directions or a projection, or shapes do not match.
+        If it has two directions, a projection, or dropout that is at work, or shapes do not match.
     """
     import torch
 
-    cell = isinstance(module, torch.nn.RNNCell | torch.nn.GRUCell)
-    if not cell and not isinstance(module, torch.nn.RNN | torch.nn.GRU):
+    kinds = ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell")
+    if not isinstance(module, tuple(getattr(torch.nn, kind) for kind in kinds)):
         raise TypeError(
-            f"module must be a torch.nn.RNN, GRU, RNNCell or GRUCell; got {type(module).__module__}."
+            f"module must be a torch.nn.{', '.join(kinds[:-1])} or {kinds[-1]}; got {type(module).__module__}."
             f"{type(module).__name__}"
         )
-    if not cell and (module.num_layers > 1 or module.bidirectional or module.proj_size):
-        raise ValueError(f"module must have one layer and one direction and no projection; got {module}")
+    if isinstance(module, torch.nn.RNNBase):
+        if module.bidirectional or module.proj_size:
+            raise ValueError(f"module must have one direction and no projection; got {module}")
+        if module.dropout and module.training:
+            raise ValueError(f"module drops entries at random: call its eval() first; got {module}")
     return TorchBackend(module, inputs, z0, measure)
 
 
@@ -59,8 +63,8 @@ class TorchBackend:
     Attributes
     ----------
     dtype : torch.dtype
-    states : tensor, shape (B, T, H)
-        Of the module itself, run over whole sequences where it takes them.
+    states : tensor, shape (B, T, states)
+        Of the module itself, run over whole sequences where it returns all of its state.
     """
 
     def __init__(self, module: Any, inputs: Any, z0: Any, measure: str | npt.ArrayLike) -> None:
@@ -74,7 +78,9 @@ class TorchBackend:
         x = self._tensor(inputs)
         if x.ndim != 3 or x.shape[2] != module.input_size:
             raise ValueError(f"inputs must have shape (B, T, {module.input_size}); got {tuple(x.shape)}")
-        shape = (x.shape[0], x.shape[1], module.hidden_size)
+        self._layers = 1 if self._is_cell else module.num_layers
+        self._parts = 2 if isinstance(module, torch.nn.LSTM | torch.nn.LSTMCell) else 1
+        shape = (x.shape[0], x.shape[1], self._layers * self._parts * module.hidden_size)
         z = torch.zeros(shape[0], shape[2], dtype=self.dtype, device=self._device) if z0 is None else self._tensor(z0)
         if tuple(z.shape) != (shape[0], shape[2]):
             raise ValueError(f"z0 must have shape ({shape[0]}, {shape[2]}); got {tuple(z.shape)}")
@@ -89,10 +95,10 @@ class TorchBackend:
         return self._torch.as_tensor(array, dtype=self.dtype, device=self._device)
 
     def _run(self, z: Any) -> Any:
-        if self._is_cell:
+        if self._is_cell or self._layers * self._parts > 1:
             states = []
             for n in range(self._x.shape[1]):
-                z = self.module(self._x[:, n], z)
+                z = self._step(self._parameters, z, self._x[:, n])
                 states.append(z)
             return self._torch.stack(states, dim=1)
         batch_first = self.module.batch_first
@@ -104,12 +110,27 @@ class TorchBackend:
         return isinstance(self.module, self._torch.nn.RNNCellBase)
 
     def _step(self, parameters: Any, z: Any, x: Any) -> Any:
-        """One step of the module from states (n, H) under inputs (n, n_in), as a function of its parameters."""
-        call, everything = self._torch.func.functional_call, {**self._fixed, **parameters}
-        if self._is_cell:
-            return call(self.module, everything, (x, z))
-        time_axis = 1 if self.module.batch_first else 0
-        return call(self.module, everything, (x.unsqueeze(time_axis), z[None]))[0].squeeze(time_axis)
+        """One step of the module from states (n, states) under inputs (n, n_in), as a function of its parameters."""
+        if not self._is_cell:
+            x = x.unsqueeze(1 if self.module.batch_first else 0)
+        given = (x, self._apart(z))
+        # The LSTM of oneDNN has no derivatives forwards.
+        plain = self._torch.backends.mkldnn.flags(enabled=False) if self._parts > 1 else nullcontext()
+        with plain:
+            new = self._torch.func.functional_call(self.module, {**self._fixed, **parameters}, given)
+        return self._together(new if self._is_cell else new[1])
+
+    def _apart(self, z: Any) -> Any:
+        """The state (n, states) as the module takes it: h, or (h, c), each (layers, n, H), or (n, H) of a cell."""
+        parts = z.reshape(len(z), self._layers, self._parts, -1).permute(2, 1, 0, 3).contiguous()
+        parts = parts[:, 0] if self._is_cell else parts
+        return tuple(parts) if self._parts > 1 else parts[0]
+
+    def _together(self, parts: Any) -> Any:
+        """The state (n, states) that the module returned."""
+        stacked = self._torch.stack(parts if self._parts > 1 else [parts])
+        stacked = stacked[:, None] if self._is_cell else stacked
+        return stacked.permute(2, 1, 0, 3).reshape(stacked.shape[2], -1)
 
     def _carry(self, n: int, dz: Any) -> Any:
         """``A[n] dz``."""
@@ -144,7 +165,7 @@ class TorchBackend:
         return self._torch.cat([y[:, :1], *((y[:, n + 1] - part)[:, None] for n, part in enumerate(carried))], dim=1)
 
     def _maps(self, parameters: Any) -> Any:
-        """All steps at once, each from its own state: (B T, H) as a function of the parameters."""
+        """All steps at once, each from its own state: (B T, states) as a function of the parameters."""
         return self._step(parameters, self._before.flatten(0, 1), self._x.flatten(0, 1))
 
     def J(self, theta: Any) -> Any:

@@ -1,0 +1,120 @@
+"""Compiled elementary functions against many digits, and functions of a unit against the plain cells."""
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numba import njit
+
+from kpref.kernels.elementary import sigmoid_pair, softplus, tanh_pair
+from kpref.kernels.units import FIELDS, FUNCTIONS, TILE, apply_function
+from kpref.models.cells import GRUCell, LSTMCell
+from kpref.models.nonlinearity import NONLINEARITIES
+
+EPS = np.finfo(float).eps
+NUMBERS = st.lists(st.one_of(st.floats(-340, 340), st.floats(-2, 2), st.floats(-1e-3, 1e-3)), min_size=1, max_size=30)
+
+
+@njit
+def over(which, x, first, second):
+    for i in range(len(x)):
+        if which == 0:
+            first[i], second[i] = tanh_pair(x[i])
+        elif which == 1:
+            first[i], second[i] = sigmoid_pair(x[i])
+        else:
+            first[i], second[i] = softplus(x[i])
+
+
+def pairs(which, x):
+    first, second = np.empty_like(x), np.empty_like(x)
+    over(which, x, first, second)
+    return first, second
+
+
+@given(NUMBERS)
+def test_elementary_functions_to_two_units_in_the_last_place(numbers):
+    x = np.array(numbers)
+    one = mpmath.mpf(1)
+    with mpmath.workdps(40):
+        exact = [mpmath.mpf(number) for number in numbers]
+        for which, functions in enumerate((
+            ((mpmath.tanh, 2), (lambda a: mpmath.sech(a) ** 2, 4)),  # the slope is a product of two such
+            ((lambda a: one / (one + mpmath.exp(-a)), 2), (lambda a: one / (one + mpmath.exp(a)), 2)),
+            ((lambda a: mpmath.log1p(mpmath.exp(a)), 2), (lambda a: one / (one + mpmath.exp(-a)), 2)),
+        )):  # fmt: skip
+            for got, (function, units) in zip(pairs(which, x), functions, strict=True):
+                for value, a in zip(got, exact, strict=True):
+                    want = function(a)
+                    assert abs(mpmath.mpf(float(value)) - want) <= units * np.spacing(abs(float(want)))
+
+
+def test_elementary_functions_where_they_saturate():
+    x = np.array([0.0, -0.0, 1e4, -1e4, np.inf, -np.inf, np.nan])
+    value, slope = pairs(0, x)
+    np.testing.assert_array_equal(value, [0, 0, 1, -1, 1, -1, np.nan])
+    assert slope[0] == 1
+    assert (slope[2:6] < 1e-300).all()
+    large, small = pairs(1, x)
+    np.testing.assert_array_equal(large[[0, 2, 4, 6]], [0.5, 1, 1, np.nan])
+    assert (large[[3, 5]] < 1e-300).all()
+    np.testing.assert_array_equal(small[[0, 3, 5, 6]], [0.5, 1, 1, np.nan])
+
+
+def filled(name, inputs, outputs, full=True):
+    """Rows of a tile that come out for inputs (n, units)."""
+    tile, units = np.full(FIELDS * TILE, np.nan), inputs.shape[1]
+    rows = tile.reshape(FIELDS, TILE)
+    rows[: len(inputs), :units] = inputs
+    apply(FUNCTIONS.index(name), tile, units, full)
+    return rows[len(inputs) : len(inputs) + outputs, :units].copy()
+
+
+@njit
+def apply(function, tile, count, full):
+    apply_function(function, tile, count, full)
+
+
+def unit_numbers(seed, count, units):
+    """Numbers of all sizes that currents have, zeros among them."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(count, units)) * rng.choice([0.0, 1e-6, 0.3, 3.0, 40.0], size=(count, units))
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+@given(seed=st.integers(0, 2**32 - 1), units=st.integers(1, TILE))
+def test_nonlinearities_are_those_of_the_models(name, seed, units):
+    a = unit_numbers(seed, 1, units)
+    plain = NONLINEARITIES[name]
+    value, slope = filled(name, a, 2)
+    # Values below 1e-300 may differ: where the plain slope underflows the compiled one stays at its smallest.
+    assert (np.abs(value - plain.value(a[0])) <= 8 * EPS * np.abs(plain.value(a[0])) + 1e-300).all()
+    # exp(-a^2) magnifies the rounding of a^2, which is the same in both.
+    assert (np.abs(slope - plain.slope(a[0])) <= 8 * EPS * np.abs(plain.slope(a[0])) + 1e-300).all()
+    np.testing.assert_array_equal(filled(name, a, 1, full=False)[0], value)
+
+
+@given(seed=st.integers(0, 2**32 - 1), units=st.integers(1, TILE))
+def test_gru_and_lstm_units_are_those_of_the_plain_cells(seed, units):
+    """Within 8 ulp of the largest term: 1 for what is a product of gates, else the state or current it is made of."""
+    h, a_n, reset, update, c_n = numbers = unit_numbers(seed, 5, units)
+    cell, zero = GRUCell(), np.zeros(units)
+    recurrent, driven = np.concatenate([reset, update, a_n]), np.concatenate([zero, zero, c_n])
+    expected = np.stack([cell.step(recurrent, driven, [h])[0], *cell.channels(recurrent, driven, [h]).values()])
+    # The candidate's argument is rounded, to a unit of its largest term.
+    size = np.maximum(1, np.maximum(np.abs(a_n), np.abs(c_n)))
+    terms = np.stack([np.maximum(size, np.abs(h)), np.ones(units), size, size * np.maximum(1, np.abs(a_n)),
+                      np.maximum(size, np.abs(h)), size])  # fmt: skip
+    assert (np.abs(filled("gru", numbers, 6) - expected) <= 8 * EPS * terms).all()
+    np.testing.assert_array_equal(filled("gru", numbers, 1, full=False), filled("gru", numbers, 1))
+
+    c, a_i, a_f, a_g, a_o = numbers
+    cell = LSTMCell()
+    recurrent, driven = np.concatenate([a_i, a_f, a_g, a_o]), np.zeros(4 * units)
+    new_h, new_c = cell.step(recurrent, driven, [h, c])
+    expected = np.stack([new_c, new_h, *cell.channels(recurrent, driven, [h, c]).values()])
+    size = np.maximum(1, np.abs(c))
+    terms = np.stack([size] * 8)
+    assert (np.abs(filled("lstm", numbers, 8) - expected) <= 8 * EPS * terms).all()
+    np.testing.assert_array_equal(filled("lstm", numbers, 2, full=False), filled("lstm", numbers, 2))
