@@ -87,7 +87,7 @@ class CompiledNetwork:
         """
         from kpref.kernels.network import run
 
-        drive, aim, lengths = self._drive(inputs, form), self._target(form), _writeable(lengths)
+        (drive, sound), aim, lengths = self._drive(inputs, form), self._target(form), _writeable(lengths)
         blocks = even_blocks(trajectory.shape[1], _TRIALS_PER_BLOCK)
         found = np.zeros((len(blocks), 2), dtype=bool)
 
@@ -96,7 +96,7 @@ class CompiledNetwork:
             found[index] = run(self.net, drive, lengths, trajectory, form is not None, aim, block.start, block.stop)
 
         run_blocks(task, len(blocks))
-        return bool(found[:, 0].all()), bool(found[:, 1].all())
+        return bool(found[:, 0].all()), sound and bool(found[:, 1].all())
 
     def fill(self, form: StepForm, states: Array, inputs: Array) -> bool:
         """Fill a form at states (R, B, S) under inputs (R, B, n_inputs); whether it is finite."""
@@ -104,7 +104,8 @@ class CompiledNetwork:
 
         points = states.shape[0] * states.shape[1]
         flat = _writeable(states).reshape(points, -1)
-        drive, aim = self._drive(inputs, form).reshape(points, -1), self._target(form)
+        (drive, sound), aim = self._drive(inputs, form), self._target(form)
+        drive = drive.reshape(points, -1)
         blocks = even_blocks(points, _POINTS_PER_BLOCK)
         found = np.zeros(len(blocks), dtype=bool)
 
@@ -112,7 +113,7 @@ class CompiledNetwork:
             found[index] = coefficients(self.net, flat, drive, aim, blocks[index].start, blocks[index].stop)
 
         run_blocks(task, len(blocks))
-        return bool(found.all())
+        return sound and bool(found.all())
 
     def take_steps(
         self,
@@ -145,7 +146,7 @@ class CompiledNetwork:
         from kpref.kernels.network import take_steps
 
         a, b, h = (_writeable(array, np.float64) for array in (tableau.a, tableau.b, h))
-        drive, aim, lengths = self._drive(inputs, form), self._target(form), _writeable(lengths)
+        (drive, sound), aim, lengths = self._drive(inputs, form), self._target(form), _writeable(lengths)
         own = np.empty((0, 0, 0)) if form is None else form.states
         blocks = even_blocks(states.shape[1], _TRIALS_PER_BLOCK)
         found = np.zeros(len(blocks), dtype=bool)
@@ -157,14 +158,14 @@ class CompiledNetwork:
             )  # fmt: skip
 
         run_blocks(task, len(blocks))
-        return bool(found.all())
+        return sound and bool(found.all())
 
     def fill_stages(self, form: StepForm, tableau: Tableau, h: Array, inputs: Array, states: Array) -> bool:
         """Fill a form, states included, at the stages of steps from states (n, B, S), as `take_steps`."""
         from kpref.kernels.network import stage_coefficients
 
         a, h, states = (_writeable(array, np.float64) for array in (tableau.a, h, states))
-        drive, aim = self._drive(inputs, form), self._target(form)
+        (drive, sound), aim = self._drive(inputs, form), self._target(form)
         trials, steps = even_blocks(states.shape[1], _TRIALS_PER_BLOCK), even_blocks(len(h), _STEPS_PER_BLOCK)
         found = np.zeros(len(trials) * len(steps), dtype=bool)
 
@@ -175,16 +176,21 @@ class CompiledNetwork:
             )  # fmt: skip
 
         run_blocks(task, len(found))
-        return bool(found.all())
+        return sound and bool(found.all())
 
-    def _drive(self, inputs: Array, form: StepForm | None) -> Array:
-        """What comes from the inputs alone, side by side; written to the variables of a form too."""
-        drives = self.model.drives(inputs)
+    def _drive(self, inputs: Array, form: StepForm | None) -> tuple[Array, bool]:
+        """What comes from the inputs alone, side by side, also in the variables of a form; whether it is finite there.
+
+        Inputs are finite; in the precision of a form they may not be.
+        """
+        drives, sound = self.model.drives(inputs), True
         if form is not None:
-            with np.errstate(over="ignore"):  # reported with all that is not finite
-                for name, value in drives.items():
-                    form.variable(name)[...] = value
-        return np.concatenate(list(drives.values()), axis=-1, dtype=np.float64)
+            for name, value in drives.items():
+                variable = form.variable(name)
+                with np.errstate(over="ignore"):  # reported with all that is not finite
+                    variable[...] = value
+                sound = sound and (variable.dtype == value.dtype or bool(np.isfinite(variable).all()))
+        return np.concatenate(list(drives.values()), axis=-1, dtype=np.float64), sound
 
     def _target(self, form: StepForm | None) -> Any:
         from kpref.kernels.network import no_target, target

@@ -154,7 +154,9 @@ def empty_step_form(
 ) -> StepForm:
     """The step form of a network at (R, B) points: its weights, constant channels, and places for all else."""
     program, (rows, trials) = model.program, shape
-    with np.errstate(over="ignore"):  # what overflows in this precision is reported
+    with np.errstate(over="ignore"):  # what overflows in this precision is reported, by the name that the user knows
+        for name, array in model.parameters.items():
+            finite_array(name, array, dtype=dtype)
         weights = {name: finite_array(name, weight, dtype=dtype).copy() for name, weight in model.weights().items()}
     units = {op.name for op in program.operations if op.kind == "unit"}
     shapes = {

@@ -249,6 +249,8 @@ class StepForm:
         arrays, start = {}, 0
         for name, shape in self.shapes.items():
             size = math.prod(shape)
-            arrays[name] = vectors[:, start : start + size].reshape(len(vectors), shape[0] if shape else 1, -1)
+            rows = shape[0] if shape else 1
+            columns = size // rows if rows else 0  # "-1" would be ambiguous where there are no vectors
+            arrays[name] = vectors[:, start : start + size].reshape(len(vectors), rows, columns)
             start += size
         return arrays

@@ -16,6 +16,7 @@ from scipy.sparse.linalg import aslinearoperator
 
 import kpref
 from kpref import EuclideanSpace, Flow, Readout, TensorOperator, TrajectorySpace, Trials, models, operators, spectra
+from kpref.differences import complex_step, finite_difference, taylor_test
 from kpref.integrate import (
     InputSignal,
     Tableau,
@@ -26,7 +27,6 @@ from kpref.integrate import (
     order_condition_residuals,
 )
 from kpref.operators import Structure, identity
-from kpref.oracle.finite_difference import complex_step, finite_difference, taylor_test
 from kpref.spectra.blocks import block_eigh
 
 B, T, H, N_IN = 3, 6, 4, 2

@@ -139,7 +139,8 @@ def prepared(tmp_path_factory):
 
     checkpoint("none.safetensors", **{"rnn.weight_hh_l0": None, "rnn.weight_ih_l0": None})
     checkpoint("no_ih.safetensors", **{"rnn.weight_ih_l0": None})
-    checkpoint("lstm.safetensors", **{"rnn.weight_hh_l0": np.ones((4 * H, H)), "rnn.weight_ih_l0": np.ones((4 * H, 2))})
+    projected = {"rnn.weight_hh_l0": np.ones((4 * H, 1)), "rnn.weight_hr_l0": np.ones((1, H))}
+    checkpoint("lstm.safetensors", **projected, **{"rnn.weight_ih_l0": np.ones((4 * H, 2))})
     checkpoint("stacked.safetensors", **{"rnn.weight_hh_l1": np.eye(H)})
     checkpoint("both_ways.safetensors", **{"rnn.weight_hh_l0_reverse": np.eye(H)})
     checkpoint("nan.safetensors", **{"rnn.weight_hh_l0": np.full((H, H), np.nan)})
@@ -455,7 +456,7 @@ GOLDEN = [
 BENCH = [
     *((f"bench --{name} {value}", f"--{name}: expected a positive integer")
       for name in ("trials", "steps", "states", "inputs", "repeats") for value in ("0", "x", "1.5")),
-    ("bench --model lstm", "--model: invalid choice"),
+    ("bench --model transformer", "--model: invalid choice"),
     ("bench --method rk4", "--method is for networks in continuous time"),
     ("bench --method rk5", "--method: invalid choice"),
     ("bench --dtype float16", "--dtype: invalid choice"),

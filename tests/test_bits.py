@@ -18,9 +18,9 @@ from threadpoolctl import threadpool_limits
 
 import kpref
 from kpref import EuclideanSpace, Flow, Readout, TensorOperator, TrajectorySpace, Trials, models, spectra
+from kpref.differences import complex_step, dot_test, finite_difference, taylor_test
 from kpref.integrate import adaptive, fixed_steps
 from kpref.operators import identity
-from kpref.oracle.finite_difference import complex_step, dot_test, finite_difference, taylor_test
 
 OUR_THREADS, BLAS_THREADS = (1, 2, 4), (1, 2)
 TRIALS, STEPS, UNITS, INPUTS = 40, 16, 20, 3

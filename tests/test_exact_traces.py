@@ -12,6 +12,7 @@ from strategies import KINDS, examples, flows, make_flow
 import kpref
 from kpref.spectra import exact_traces
 from kpref.spectra.exact_traces import ntk_trace_exact, propagator_gram_trace
+from kpref.unit_form import unit_form
 
 # Sums of non-negative terms, but for the trace by trials, whose cross terms can cancel; both are backward stable with
 # errors of some n units of rounding, n < 1000 terms.
@@ -32,7 +33,7 @@ def test_traces_of_maps(kind, data):
     scale = max(expected, 1e-300)
     assert abs(propagator_gram_trace(flow) / dense_trace(flow.P) - 1) < RTOL
     mu = flow.space.mu
-    by_trials = exact_traces._trace_by_trials(flow.linearization, mu, None)
+    by_trials = exact_traces._trace_by_trials(flow.linearization, unit_form(flow.linearization), mu, None)
     by_products = exact_traces._trace_by_products(flow.D, None)
     for value in (ntk_trace_exact(flow), by_trials, by_products):
         assert abs(value - expected) < RTOL * scale

@@ -11,8 +11,8 @@ import pytest
 import kpref
 from kpref import Flow
 from kpref._reprs import html_table, short_repr
+from kpref.differences import taylor_test
 from kpref.models import GRU, Rate
-from kpref.oracle.finite_difference import taylor_test
 from kpref.spectra.blocks import block_eigh
 
 

@@ -9,10 +9,9 @@ from strategies import SEEDS, STRUCTURES, examples, flows, make_flow, weights
 
 from kpref import Flow, get_num_threads, models, set_num_threads
 from kpref.operators import TensorOperator, identity
-from kpref.site_view import site_view
 from kpref.space import EuclideanSpace, TrajectorySpace
 from kpref.spectra import effective_schmidt_rank, schmidt, schmidt_sampling, schmidt_sketch, schmidt_spectrum
-from kpref.spectra.closed_form import gate_features
+from kpref.unit_form import unit_form
 
 
 def realigned(op):
@@ -86,18 +85,13 @@ def test_any_number_of_units(units):
 def test_both_ways_to_gamma_and_any_tiles_agree(monkeypatch):
     # Inputs and biases alone are trained: few columns, so that Gamma comes from F_h^T F_h'.
     flow = make_flow("GRU", (6, 60, 5), trainable=["weight_ih", "bias_hh"])
-    site = site_view(flow.linearization)
-    gates = site.gates.reshape(-1, 4, 5)
-    root = np.sqrt(flow.space.mu.T).reshape(-1, 1)
-    features = [root * block for block in gate_features(site)]
-    groups = schmidt._gates_by_columns(site)
-    by_pairs = schmidt._gram_by_pairs(gates, features, groups, None)
-    by_columns = schmidt._gram_by_columns(gates, features, None)
+    units = unit_form(flow.linearization).weighted(np.sqrt(flow.space.mu.T))
+    by_pairs, by_columns = schmidt._gram_by_pairs(units, None), schmidt._gram_by_columns(units, None)
     # Sums of 360^2 products of one sign or less: rounding far below 1e-12 of the largest.
     np.testing.assert_allclose(by_pairs, by_columns, rtol=0, atol=1e-12 * by_columns.max())
     np.testing.assert_allclose(schmidt_spectrum(flow).effective_rank, schmidt._from_gram(by_pairs).effective_rank)
     monkeypatch.setattr(schmidt, "_TILE_ENTRIES", 300)
-    for way in (schmidt._gram_by_pairs(gates, features, groups, None), schmidt._gram_by_columns(gates, features, None)):
+    for way in (schmidt._gram_by_pairs(units, None), schmidt._gram_by_columns(units, None)):
         np.testing.assert_allclose(way, by_columns, rtol=0, atol=1e-12 * by_columns.max())
 
 

@@ -14,11 +14,11 @@ import pytest
 
 import kpref
 from kpref import EuclideanSpace, Flow, TensorOperator
+from kpref.differences import finite_difference, taylor_test
 from kpref.integrate import InputSignal, adaptive, fixed_steps
 from kpref.models import RNN, Rate, UserField
 from kpref.models.base import DenseModel, Map
 from kpref.models.step import StepNumbers
-from kpref.oracle.finite_difference import finite_difference, taylor_test
 from kpref.threads import run_blocks
 
 TRIALS, TIMES = 120, np.linspace(0.0, 0.5, 6)

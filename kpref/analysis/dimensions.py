@@ -19,7 +19,6 @@ from kpref.analysis.trial_errors import errors_of_blocks, errors_of_kernel, erro
 from kpref.flow import Flow
 from kpref.models import Field
 from kpref.operators import TensorOperator
-from kpref.site_view import site_or_none
 from kpref.space import TrajectorySpace
 from kpref.spectra import (
     Eigen,
@@ -36,6 +35,7 @@ from kpref.spectra.deflated import beside_modes
 from kpref.spectra.paired_probes import DENSE_SIZE
 from kpref.spectra.symmetric import SymmetricForm
 from kpref.threads import serial_blas
+from kpref.unit_form import unit_form
 
 __all__ = ["DIMENSION_PROBES", "KEPT", "Dimensions", "measure_dimensions", "schmidt_probes", "schmidt_trials"]
 
@@ -218,7 +218,7 @@ def _propagator_trace(flow: Flow) -> Estimate | None:
 
 
 def _kernel_schmidt(flow: Flow, seed: int) -> Estimate | None:
-    if site_or_none(flow.linearization) is not None:
+    if unit_form(flow.linearization) is not None:
         return Estimate(schmidt_spectrum(flow).effective_rank, 0.0, 0, "exact")
     return _sampled_rank(flow.K, seed)
 

@@ -12,21 +12,17 @@ import numpy as np
 
 from kpref.analysis.mode_checks import ASKED, whole_vectors
 from kpref.flow import Flow
-from kpref.linearize import DenseForm, Form
-from kpref.product_form import ProductForm
+from kpref.linearize import Form
 from kpref.spectra import Eigen, KernelSpectrum, eigh, kernel_spectrum
 from kpref.spectra.blocks import block_eigh
-from kpref.step_form import StepForm
-from kpref.unit_blocks import unit_blocks
+from kpref.unit_form import unit_form
 
 __all__ = ["exact_spectrum", "kernel_modes"]
 
 
 def exact_spectrum(flow: Flow, progress: Callable[[int], object] | None = None) -> KernelSpectrum | None:
     """The spectrum of K; None where K couples units."""
-    form = flow.linearization
-    exact = not isinstance(form, StepForm) or unit_blocks(form) is not None
-    return kernel_spectrum(flow, progress=progress) if exact else None
+    return None if unit_form(flow.linearization) is None else kernel_spectrum(flow, progress=progress)
 
 
 def kernel_modes(flow: Flow, k: int, seed: int, progress: Callable[[int], object] | None = None) -> Eigen:
@@ -39,7 +35,5 @@ def kernel_modes(flow: Flow, k: int, seed: int, progress: Callable[[int], object
 
 
 def _states_apart(form: Form) -> bool:
-    if not isinstance(form, StepForm):
-        return not isinstance(form, DenseForm | ProductForm)
-    blocks = unit_blocks(form)
-    return blocks is not None and all(len(columns) == 1 for columns in blocks.columns)
+    units = unit_form(form)
+    return units is not None and units.parts == 1

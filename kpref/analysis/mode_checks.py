@@ -158,8 +158,8 @@ def kernel_sums(exact: KernelSpectrum, flow: Flow) -> Check:
     """Whether the spectrum of K adds up to the trace of each unit, and to the numbers that are told of it."""
     traces = kernel_unit_trace(flow.linearization, flow.space.mu)
     sums, total, square = exact.unit_values.sum(axis=1), float(exact.values.sum()), float(np.square(exact.values).sum())
-    if len(sums) < len(traces):  # units are not apart
-        traces = traces.sum(keepdims=True)
+    if len(sums) != len(traces):  # units of several states, or not apart
+        sums, traces = sums.sum(keepdims=True), traces.sum(keepdims=True)
     scale, dimension = float(traces.sum()), total**2 / square if square > 0 else 0.0
     gaps = {
         "the eigenvalues of a unit": float(np.abs(sums - traces).max()) / (scale or 1.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 __all__ = ["add_network_arguments", "chosen_networks", "loading"]
@@ -42,6 +43,14 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         "readout.weight or readout.bias; NAME.T for its transpose; may be given several times",
     )
     options.add_argument(
+        "--alpha", metavar="A", type=_leak, help="read weights of an RNN as a leaky network of this leak, in (0, 1]"
+    )
+    options.add_argument(
+        "--leak",
+        choices=("outside", "inside"),
+        help="of a leaky network: its nonlinearity is around the states (default), or around the currents",
+    )
+    options.add_argument(
         "--trainable",
         metavar="NAME[,NAME]",
         type=_names,
@@ -63,7 +72,7 @@ def loading(args: argparse.Namespace) -> dict[str, Any]:
         if key in assigned:
             raise ValueError(f"--map says twice what {key} is: {assigned[key]!r} and {name!r}")
         assigned[key] = name
-    names = ("trainable", "readout", "z0", "ignore")
+    names = ("trainable", "readout", "z0", "ignore", "alpha", "leak")
     return {"map": assigned, **{name: getattr(args, name) for name in names}}
 
 
@@ -92,6 +101,16 @@ def _assignment(text: str) -> tuple[str, str]:
     if not (key and equals and name):
         raise argparse.ArgumentTypeError(f"expected KEY=NAME, as in weight_hh=cell.kernel; got {text!r}")
     return key, name
+
+
+def _leak(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most 1; got {text!r}")
+    return value
 
 
 def _names(text: str) -> list[str]:

@@ -20,20 +20,19 @@ everything else.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref.analysis.checks import Check
+from kpref.derivative_blocks import state_jacobian
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow
 from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau
-from kpref.kernels import reference
-from kpref.linearize import DenseForm, Form, linearize
+from kpref.linearize import Form, linearize
 from kpref.runge_kutta import integrate
-from kpref.site_view import with_gates
 from kpref.threads import serial_blas
 
 __all__ = ["StepSize", "measure_step_size", "stability_function", "step_size_check"]
@@ -136,7 +135,7 @@ def _rates(dynamics: FieldDynamics, form: Form, solution: Solution) -> tuple[Arr
     number = int(np.clip(_EIGENVALUE_WORK / (25.0 * units**3), _FEWEST, _MOST))
     some = _spread(trials, max(1, round(number**0.5) // 2))
     rows = _spread(times - 1, max(1, number // len(some)))
-    values = _eigenvalues(_jacobians(form, rows, some))
+    values = _eigenvalues(np.stack([state_jacobian(form, int(row), some) for row in rows]))
     steps = np.maximum.reduceat(solution.h, solution.grid_index[:-1])[rows]
     # R(0) = 1: neither grows nor decays
     return values, np.where(values.real <= 0, values, 0.0) * steps[:, None, None]
@@ -227,28 +226,6 @@ def _eigenvalues(matrices: Array) -> Array:
 
 def _spread(total: int, number: int) -> Array:
     return np.unique(np.linspace(0, total - 1, min(total, number)).round().astype(int))
-
-
-def _jacobians(form: Any, rows: Array, trials: Array) -> Array:
-    """df/dz, (rows, trials, H, H), at some rows and trials."""
-    form = with_gates(form)
-    if isinstance(form, DenseForm):
-        return np.asarray(form.state_jacobian[rows][:, trials])
-    part = replace(
-        form,
-        decay=_pick(form.decay, rows, trials),
-        gates=_pick(form.gates, rows, trials),
-        slope=_pick(form.slope, rows, trials),
-        variable=_pick(form.variable, rows, trials),
-        drive=_pick(form.drive, rows, trials),
-    )
-    return np.stack([reference.state_jacobian(part, row) for row in range(len(rows))])
-
-
-def _pick(array: Array, rows: Array, trials: Array) -> Array:
-    """Rows and trials of a coefficient, of which an axis of length one stands for all."""
-    some = array[rows] if len(array) > 1 else array
-    return some[:, trials] if some.shape[1] > 1 else some
 
 
 class _Rescaled(InputSignal):

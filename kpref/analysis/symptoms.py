@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.wording import percent
-from kpref.models import GRU
-from kpref.site_view import site_or_none
+from kpref.step_form import StepForm
 
 __all__ = ["rising_loss", "symptoms"]
 
@@ -21,6 +20,7 @@ Array = npt.NDArray[Any]
 _EXPLODED = 1e6
 #: A nonlinearity whose slope is below this share of its largest possible one is saturated,
 _FLAT = 0.01
+_STEEPEST = {"tanh": 1.0, "erf": 2 / np.pi**0.5, "sigmoid": 0.25}
 #: and a network of which so many are.
 _MOSTLY = 0.5
 
@@ -76,16 +76,19 @@ def _explosion(analysis: Analysis) -> str:
 
 
 def _saturation(analysis: Analysis) -> str:
-    name = getattr(getattr(analysis.flow.model, "nonlinearity", None), "name", None)
-    form = site_or_none(analysis.flow.linearization)
-    if isinstance(analysis.flow.model, GRU):
-        name, flat = "tanh", np.abs(analysis.states) > 1 - _FLAT / 2  # 1 - tanh^2 < 0.01
-    elif form is not None and name in ("tanh", "erf", "sigmoid"):
-        slope = form.slope if form.slope.size else form.gates
-        flat = slope < _FLAT * {"tanh": 1.0, "erf": 2 / np.pi**0.5, "sigmoid": 0.25}[name]
+    """By the slopes that the linearisation has; of gated networks by their states, which tanh bounds."""
+    model, form = analysis.flow.model, analysis.flow.linearization
+    if not isinstance(form, StepForm):
+        return ""
+    bend = getattr(model, "nonlinearity", None) or getattr(getattr(model, "cell", None), "nonlinearity", None)
+    name = "tanh" if bend is None else bend.name
+    slopes = [form.channel(channel) for channel in form.places if channel.endswith("slope")]
+    if slopes and name in _STEEPEST:
+        share = float(np.mean([(slope < _FLAT * _STEEPEST[name]).mean() for slope in slopes]))
+    elif bend is None:
+        share = float((np.abs(analysis.states[:, :, model.observed]) > 1 - _FLAT / 2).mean())  # 1 - tanh^2 < 0.01
     else:
         return ""
-    share = float(flat.mean())
     if share < _MOSTLY:
         return ""
     where = f"{percent(share)} of its units, over trials and times, sit where {name} is flat"

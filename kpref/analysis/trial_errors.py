@@ -25,10 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.flow import Flow
-from kpref.linearize import DenseForm
-from kpref.product_form import ProductForm
 from kpref.space import TrajectorySpace
-from kpref.spectra.closed_form import kernel_block_squares, kernel_trial_trace
+from kpref.spectra.closed_form import kernel_block_squares, kernel_group_matrices
 from kpref.spectra.deflated import Deflated
 from kpref.spectra.symmetric import Coordinates
 
@@ -90,17 +88,14 @@ def errors_of_modes(
 def errors_of_kernel(flow: Flow, groups: Array) -> tuple[float, float, float]:
     """Of the trace of K, of its effective dimension *relative to that*, and of its dimension along units."""
     form, space = flow.linearization, flow.space
-    by_trial = kernel_trial_trace(form, space.mu)
-    member = (groups == np.arange(groups.max() + 1)[:, None]).astype(float)
-    without = member.sum(axis=0) @ by_trial - member @ by_trial  # (G, H)
-    trace, along_units = _errors(without.sum(axis=1), np.square(without).sum(axis=1), space, groups)
+    each = kernel_group_matrices(form, space.mu, groups)
+    without = each.sum(axis=0) - each
+    by_state = np.diagonal(without, axis1=1, axis2=2)  # (G, H)
+    trace, along_units = _errors(by_state.sum(axis=1), np.square(without).sum(axis=(1, 2)), space, groups)
     # A few units stand for all, where K does not mix them.
-    count = space.shape[2]
-    few = count if isinstance(form, DenseForm | ProductForm) else min(count, _UNITS)
-    units = np.unique(np.linspace(0, count - 1, few).round().astype(int))
-    squares = kernel_block_squares(form, space.mu, groups, units)
-    _, dimension = _errors(without[:, units].sum(axis=1), _without(squares), space, groups)
-    whole = by_trial[:, units].sum() ** 2 / (squares.sum() or 1.0)
+    squares, states = kernel_block_squares(form, space.mu, groups, _UNITS)
+    _, dimension = _errors(by_state[:, states].sum(axis=1), _without(squares), space, groups)
+    whole = np.diagonal(each.sum(axis=0))[states].sum() ** 2 / (squares.sum() or 1.0)
     return trace, dimension / (whole or 1.0), along_units
 
 

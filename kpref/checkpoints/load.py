@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "load_checkpoint"]
 
+_TEXTS = ("nonlinearity", "leak")
+"""Options of a network that are words."""
+
 
 class Checkpoint(tuple[Model, Readout | None]):
     """A network that was read: ``model, readout = load_checkpoint(path)``, and what else is to be known of it.
@@ -89,6 +92,8 @@ def load_checkpoint(
     z0: str | Sequence[str] | None = None,
     ignore: str | Sequence[str] = (),
     map: Mapping[str, str] | None = None,
+    alpha: ArrayLike | None = None,
+    leak: str | None = None,
 ) -> Checkpoint:
     """Read a recurrent network, and its linear readout if it has one.
 
@@ -128,6 +133,11 @@ def load_checkpoint(
         ``.T`` after it for the transpose: ``{"weight_hh": "cell.kernel.T"}``. Blocks of rows must stand in PyTorch's
         order: reset, update, new of a GRU; input, forget, cell, output of an LSTM.
 
+    alpha : float or array_like of shape (H,), optional
+        Take weights of an RNN's shape as a leaky network of this leak, in (0, 1]; see `kpref.models.LeakyRNN`.
+    leak : {"outside", "inside"}, optional
+        Of a leaky network: whether its nonlinearity is around the states (default) or around the currents.
+
     Returns
     -------
     Checkpoint
@@ -158,8 +168,9 @@ def load_checkpoint(
     try:
         arrays, notes = put_together(found.arrays)
         network = find_recurrent(arrays, assigned)
-        kind = _choose_kind(found, network, continuous)
-        options, assumed = _options(kind, found, network, {"nonlinearity": nonlinearity, "tau": tau})
+        kind = _choose_kind(found, network, continuous, alpha is not None)
+        given = {"nonlinearity": nonlinearity, "tau": tau, "alpha": alpha, "leak": leak}
+        options, assumed = _options(kind, found, network, given)
         assert kind.torch is not None
         model = kind.kind(**kind.torch.to_model(network.layers), **options, trainable=trainable)  # type: ignore[arg-type]
         rest = {name: array for name, array in arrays.items() if name not in network.used}
@@ -214,7 +225,7 @@ def _assigned(map: Mapping[str, str] | None) -> dict[str, str]:
     return assigned
 
 
-def _choose_kind(found: Source, network: Recurrent, continuous: bool) -> Registration:
+def _choose_kind(found: Source, network: Recurrent, continuous: bool, leaky: bool) -> Registration:
     """What network the arrays are: what was asked for, what the file says, or what their shapes tell."""
     several = len(network.layers) > 1
     kinds = {
@@ -225,6 +236,10 @@ def _choose_kind(found: Source, network: Recurrent, continuous: bool) -> Registr
     recorded = kinds.get(found.recorded.get("model", ""))
     if recorded is not None and (recorded.is_continuous or not continuous):
         return recorded
+    if leaky and not continuous:
+        of_leak = [known for known in kinds.values() if known.torch and "alpha" in known.torch.options]
+        if of_leak:
+            return of_leak[0]
     (told,) = (known for known in kinds.values() if known.torch and known.torch.told and known.torch.several == several)
     if not continuous:
         return told
@@ -251,9 +266,13 @@ def _options(
             raise ValueError(f"tau is for networks in continuous time, and this one is not; got {value!r}")
         raise ValueError(f"{kind.in_words} has no {name} to choose; got {value!r}")
     options = {**kind.fixed, **{name: value for name, value in given.items() if value is not None}}
-    for name in wanted:
-        if name not in options and name != "nonlinearity" and found.recorded.get("model") == kind.name:
-            options[name] = _recorded_number(found.recorded, name)
+    if found.recorded.get("model") == kind.name:
+        there = [name for name in kind.torch.optional if name in found.recorded]
+        for name in (*wanted, *there):
+            if name not in options and name not in _TEXTS:
+                options[name] = _recorded_number(found.recorded, name)
+        if "leak" in wanted and "leak" in found.recorded:
+            options["leak"] = found.recorded["leak"]
     if "nonlinearity" not in wanted or "nonlinearity" in options:
         return options, False
     said = (found.nonlinearities.get(network.module), found.recorded.get("nonlinearity"))

@@ -21,9 +21,9 @@ __all__ = ["save_checkpoint"]
 def save_checkpoint(path: str | os.PathLike[str], model: Model, readout: Readout | None = None) -> None:
     """Write a network under PyTorch's names, so that `load_checkpoint` returns it bit by bit.
 
-    The recurrent layers are called ``rnn``, the readout ``Wout``. What kind of network it is, its nonlinearity, leak
-    or time constant are recorded beside the tensors; which parameters are trainable is not. The bias of a leaky or a
-    rate network is called ``bias_ih``.
+    The recurrent layers are called ``rnn``, the readout ``Wout``. What kind of network it is, its nonlinearity, leak or
+    time constant, mask and signs of units are recorded beside the tensors; which parameters are trainable is not. The
+    bias of a leaky or a rate network is called ``bias_ih``.
 
     Parameters
     ----------
@@ -56,9 +56,10 @@ def save_checkpoint(path: str | os.PathLike[str], model: Model, readout: Readout
         if readout.bias is not None:
             arrays["Wout.bias"] = readout.bias
     notes = {"model": known.name}
-    for name in known.torch.options:
+    for name in (*known.torch.options, *known.torch.optional):
         value = model.options[name]
-        notes[name] = value if isinstance(value, str) else json.dumps(np.asarray(value).tolist())
+        if value is not None:
+            notes[name] = value if isinstance(value, str) else json.dumps(np.asarray(value).tolist())
     with replacing(path) as file:
         if path.suffix == ".npz":
             everything: dict[str, Any] = {**arrays, **notes}

@@ -16,6 +16,8 @@ from typing import Any
 
 from numba import njit
 
+from kpref.kernels import notice  # noqa: F401 - it listens from now on
+
 __all__ = ["inlined", "kernel", "merged"]
 
 

@@ -35,6 +35,7 @@ Array = npt.NDArray[Any]
 
 _PRODUCT, _DRIVEN, _FUNCTION, _SCALE, _CLEAR = range(5)
 _MOST = FIELDS  # views and channels of a function
+_ROWS = 4  # for which operations other than products are done at once
 
 
 class Network(NamedTuple):
@@ -44,7 +45,8 @@ class Network(NamedTuple):
     ----------
     operations : ndarray of int, shape (m, 8)
         Kind; register and first column that are written; register and first column that are read (of a driven product,
-        the first column of the drive); columns; whether to add; which weight, function, or first constant.
+        the first column of the drive); columns; whether to add, or the first coefficient of a function among those of
+        all; which weight, function, or first constant.
     functions : ndarray of int, shape (f, 5)
         Which function, its units, and how many numbers go in, come out, and are coefficients.
     views : ndarray of int, shape (f, 16, 2)
@@ -132,7 +134,9 @@ def network(
         if op.kind == "scale" and op.name in covered:
             if op.name in first:
                 inputs, outputs = _views(program, functions[first[op.name]][1])
-                table.append([_FUNCTION, 0, 0, 0, 0, op.out.width, 0, first[op.name]])
+                index = first[op.name]
+                channel = sum(len(channels) for _, channels in functions[:index])
+                table.append([_FUNCTION, 0, 0, 0, 0, op.out.width, channel, index])
                 until = len(table)
                 for view in outputs:
                     written[program.columns(view)] = True
@@ -252,30 +256,50 @@ def _weight(weights, index):  # type: ignore[no-untyped-def]
 def _evaluate(net, drive, point, full, until, aim, buffer, bases, tile):  # type: ignore[no-untyped-def]
     """Run the operations up to `until` for the points `point`, `point + 1`, ... with drives (rows, n_drive).
 
-    Returns whether coefficients and variables are finite, where they are wanted.
+    What lies between two products is done for a few rows at a time, which then stay in the nearest cache. Returns
+    whether coefficients and variables are finite, where they are wanted.
     """
-    rows, address, channel, sound = len(drive), buffer.ctypes.data, 0, True
+    rows, address, sound, k = len(drive), buffer.ctypes.data, True, 0
     operations, strides = net.operations, net.strides
-    for k in range(until):
-        what, width, add, index = operations[k, 0], operations[k, 5], operations[k, 6] == 1, operations[k, 7]
-        to, of = strides[operations[k, 1]], strides[operations[k, 3]]
-        y, x = bases[operations[k, 1]] + operations[k, 2], bases[operations[k, 3]] + operations[k, 4]
-        if what == _PRODUCT:
-            product_at(1.0, add, rows, address + x * 8, of, _weight(net.weights, index), address + y * 8, to)
-        elif what == _DRIVEN:
-            x = drive.ctypes.data + operations[k, 4] * 8
-            product_at(1.0, add, rows, x, drive.strides[0] // 8, _weight(net.weights, index), address + y * 8, to)
-        elif what == _FUNCTION:
-            sound &= _apply(net, index, channel, point, rows, full, aim, buffer, bases, tile)
-            channel += net.functions[index, 4]
-        elif what == _SCALE:
-            for row in range(rows):
-                _scale(net.constants, index, buffer, y + row * to, x + row * of, width, add)
-        else:
-            for row in range(rows):
-                buffer[y + row * to : y + row * to + width] = 0
+    while k < until:
+        if operations[k, 0] <= _DRIVEN:
+            y = address + (bases[operations[k, 1]] + operations[k, 2]) * 8
+            if operations[k, 0] == _PRODUCT:
+                x, lead = address + (bases[operations[k, 3]] + operations[k, 4]) * 8, strides[operations[k, 3]]
+            else:
+                x, lead = drive.ctypes.data + operations[k, 4] * 8, drive.strides[0] // 8
+            weight = _weight(net.weights, operations[k, 7])
+            product_at(1.0, operations[k, 6] == 1, rows, x, lead, weight, y, strides[operations[k, 1]])
+            k += 1
+            continue
+        last = k + 1
+        while last < until and operations[last, 0] > _DRIVEN:
+            last += 1
+        for first in range(0, rows, _ROWS):
+            for j in range(k, last):
+                sound &= _apply(net, j, first, min(first + _ROWS, rows), point, full, aim, buffer, bases, tile)
+        k = last
     if full:
         sound &= _copy_variables(net, point, rows, aim, buffer, bases)
+    return sound
+
+
+@merged
+def _apply(net, k, first, last, point, full, aim, buffer, bases, tile):  # type: ignore[no-untyped-def]
+    """An operation that is no product, for some rows; whether the coefficients that it writes are finite."""
+    operations, sound, what = net.operations, True, net.operations[k, 0]
+    to, of = net.strides[operations[k, 1]], net.strides[operations[k, 3]]
+    y, x = bases[operations[k, 1]] + operations[k, 2], bases[operations[k, 3]] + operations[k, 4]
+    width, add, index = operations[k, 5], operations[k, 6], operations[k, 7]
+    if what == _FUNCTION:
+        sound = _apply_function(net, index, add, first, last, point, full, aim, buffer, bases, tile)
+    elif what == _SCALE:
+        constants = net.constants
+        for row in range(first, last):
+            _scale(constants, index, buffer, y + row * to, x + row * of, width, add == 1)
+    else:
+        for row in range(first, last):
+            buffer[y + row * to : y + row * to + width] = 0
     return sound
 
 
@@ -291,28 +315,29 @@ def _scale(constants, index, buffer, to, of, width, add):  # type: ignore[no-unt
 
 
 @merged
-def _apply(net, index, channel, point, rows, full, aim, buffer, bases, tile):  # type: ignore[no-untyped-def]
-    """A function of a unit for all rows, tile by tile; whether its coefficients are finite."""
-    functions, views, sound = net.functions, net.views, True
+def _apply_function(net, index, channel, start, stop, point, full, aim, buffer, bases, tile):  # type: ignore[no-untyped-def]
+    """A function of a unit for some rows, tile by tile; whether its coefficients are finite."""
+    functions, views, strides, starts = net.functions, net.views, net.strides, aim.starts
+    numbers, sound = aim.numbers, True
     function, units, inputs = functions[index, 0], functions[index, 1], functions[index, 2]
     outputs, channels = functions[index, 3], functions[index, 4]
-    for row in range(rows):
+    for row in range(start, stop):
         for first in range(0, units, TILE):
             count = min(TILE, units - first)
             for field in range(inputs):
                 register = views[index, field, 0]
-                at = bases[register] + views[index, field, 1] + row * net.strides[register] + first
+                at = bases[register] + views[index, field, 1] + row * strides[register] + first
                 _move(buffer, at, tile, field * TILE, count)
             # Whole vectors: what stands beyond the last unit is never read.
             apply_function(function, tile, (count + 7) // 8 * 8, full)
             for field in range(inputs, inputs + outputs):
                 register = views[index, field, 0]
-                at = bases[register] + views[index, field, 1] + row * net.strides[register] + first
+                at = bases[register] + views[index, field, 1] + row * strides[register] + first
                 _move(tile, field * TILE, buffer, at, count)
             if full:
                 for field in range(channels):
-                    at = aim.starts[channel + field] + (point + row) * aim.width + first
-                    sound &= _write(tile, (inputs + outputs + field) * TILE, aim.numbers, at, count)
+                    at = starts[channel + field] + (point + row) * aim.width + first
+                    sound &= _write(tile, (inputs + outputs + field) * TILE, numbers, at, count)
     return sound
 
 
@@ -347,25 +372,15 @@ def _write(source, at, out, to, count):  # type: ignore[no-untyped-def]
     return bad == 0
 
 
-@kernel
-def _enter(net, row, state, buffer, bases):  # type: ignore[no-untyped-def]
-    """A state (S,) into a row of the registers of the old state."""
-    column = 0
-    for part in range(len(net.old)):
-        register, width = net.old[part, 0], net.old[part, 1]
-        _move(state, column, buffer, bases[register] + row * net.strides[register], width)
-        column += width
-
-
-@kernel
-def _leave(net, row, buffer, bases, state):  # type: ignore[no-untyped-def]
-    """A row of the registers of the new state into a state (S,); whether it is finite."""
-    column, sound = 0, True
-    for part in range(len(net.new)):
-        register, width = net.new[part, 0], net.new[part, 1]
-        sound &= _write(buffer, bases[register] + row * net.strides[register], state, column, width)
-        column += width
-    return sound
+@merged
+def _enter(net, rows, states, at, buffer, bases):  # type: ignore[no-untyped-def]
+    """States (S,), one after the other from a place of a flat array on, into the registers of the old state."""
+    views, strides = net.old, net.strides
+    for row in range(rows):
+        for part in range(len(views)):
+            register, width = views[part, 0], views[part, 1]
+            _move(states, at, buffer, bases[register] + row * strides[register], width)
+            at += width
 
 
 @kernel
@@ -387,26 +402,37 @@ def run(net, drive, lengths, trajectory, full, aim, start, stop):  # type: ignor
     A trial stands still from its end on, where its coefficients are those of its last step, and its states zero. Drives
     are (T, B, n_drive). Returns whether the states are finite, and whether the coefficients are.
     """
-    rows, steps, trials = stop - start, len(drive), drive.shape[1]
+    rows, steps, trials, size = stop - start, len(drive), drive.shape[1], trajectory.shape[2]
     bases, total = _bases(net, rows)
     buffer, tile, going = np.zeros(total), np.zeros(FIELDS * TILE), np.ones(rows, np.bool_)
-    known, sound = True, True
-    for row in range(rows):
-        _enter(net, row, trajectory[0, start + row], buffer, bases)
+    known, sound, states, views, strides = True, True, trajectory.reshape(-1), net.new, net.strides
+    _enter(net, rows, states, start * size, buffer, bases)
     for step in range(steps):
         point = step * trials + start
-        sound &= _evaluate(
-            net, drive[step, start:stop], point, full, len(net.operations), aim, buffer, bases, tile
-        )  # fmt: skip
+        sound &= _evaluate(net, drive[step, start:stop], point, full, len(net.operations), aim, buffer, bases, tile)
+        at = (point + trials) * size
         for row in range(rows):
-            state = trajectory[step + 1, start + row]
-            if step < lengths[start + row]:
-                known &= _leave(net, row, buffer, bases, state)
-            else:
-                state[:] = 0
             going[row] = step + 1 < lengths[start + row]
+            if step < lengths[start + row]:
+                for part in range(len(views)):
+                    register, width = views[part, 0], views[part, 1]
+                    known &= _write(buffer, bases[register] + row * strides[register], states, at, width)
+                    at += width
+            else:
+                states[at : at + size] = 0
+                at += size
         _swap(net, rows, going, buffer, bases)
     return known, sound
+
+
+@kernel
+def coefficients(net, states, drive, aim, start, stop):  # type: ignore[no-untyped-def]
+    """Coefficients and variables at the points start, ..., stop - 1 of states (points, S); whether they are finite."""
+    rows = stop - start
+    bases, total = _bases(net, rows)
+    buffer, tile = np.zeros(total), np.zeros(FIELDS * TILE)
+    _enter(net, rows, states.reshape(-1), start * states.shape[1], buffer, bases)
+    return _evaluate(net, drive[start:stop], start, True, net.until, aim, buffer, bases, tile)
 
 
 @kernel
@@ -417,77 +443,104 @@ def take_steps(net, a, b, h, drive, lengths, states, full, aim, own, start, stop
     coefficients at all stages are written too, and the stage states to `own`, if it has columns. Returns whether
     coefficients and stage states are finite.
     """
-    rows, size = stop - start, states.shape[2]
-    bases, total = _bases(net, rows)
-    buffer, tile = np.zeros(total), np.zeros(FIELDS * TILE)
-    slopes, state, sound = np.empty((len(b), rows, size)), np.empty(size), True
+    rows, sound, flat, trials, size = stop - start, True, states.reshape(-1), states.shape[1], states.shape[2]
+    bases, slots, total = _slopes(net, rows, len(b))
+    buffer, tile, views = np.zeros(total), np.zeros(FIELDS * TILE), net.new
     for step in range(len(h)):
         for stage in range(len(b)):
             sound &= _stage(
-                net, a, h, step, stage, states, drive, full, len(net.operations), aim, own, start, stop, buffer, bases,
-                tile, slopes, state,
+                net, a, h, step, stage, flat, size, drive, full, len(net.operations), aim, own, start, stop, buffer,
+                bases, slots, tile,
             )  # fmt: skip
+        at = (step * trials + start) * size
         for row in range(rows):
-            begin, end = states[step, start + row], states[step + 1, start + row]
-            end[:] = begin
-            if step + 1 < lengths[start + row]:
-                for stage in range(len(b)):
-                    _add(h[step] * b[stage], slopes[stage, row], end)
+            count = len(b) if step + 1 < lengths[start + row] else 0
+            for part in range(len(views)):
+                lead, width = net.strides[views[part, 0]], views[part, 1]
+                _advance(
+                    h[step], b, count, flat, at, buffer, slots[:, part], row * lead, flat, at + trials * size, width
+                )
+                at += width
     return sound
 
 
 @kernel
 def stage_coefficients(net, a, h, drive, states, aim, own, first, last, start, stop):  # type: ignore[no-untyped-def]
     """Coefficients at the stages of steps first, ..., last - 1 that start from known states: as `take_steps`."""
-    rows, stages, size = stop - start, len(a), states.shape[2]
-    bases, total = _bases(net, rows)
+    rows, stages, sound, flat, size = stop - start, len(a), True, states.reshape(-1), states.shape[2]
+    bases, slots, total = _slopes(net, rows, stages)
     buffer, tile = np.zeros(total), np.zeros(FIELDS * TILE)
-    slopes, state, sound = np.empty((stages, rows, size)), np.empty(size), True
     for step in range(first, last):
         for stage in range(stages):
             until = len(net.operations) if stage < stages - 1 else net.until
             sound &= _stage(
-                net, a, h, step, stage, states, drive, True, until, aim, own, start, stop, buffer, bases, tile, slopes,
-                state,
+                net, a, h, step, stage, flat, size, drive, True, until, aim, own, start, stop, buffer, bases, slots,
+                tile,
             )  # fmt: skip
     return sound
 
 
+@kernel
+def _slopes(net, rows, stages):  # type: ignore[no-untyped-def]
+    """As `_bases`; the new state, which is the velocity, has a place for each stage, (s, parts)."""
+    bases, total = _bases(net, rows)
+    slots = np.empty((stages, len(net.new)), np.int64)
+    for stage in range(stages):
+        for part in range(len(net.new)):
+            slots[stage, part] = total
+            total += rows * net.strides[net.new[part, 0]]
+    return bases, slots, total
+
+
 @merged
 def _stage(  # type: ignore[no-untyped-def]
-    net, a, h, step, stage, states, drive, full, until, aim, own, start, stop, buffer, bases, tile, slopes, state
+    net, a, h, step, stage, states, size, drive, full, until, aim, own, start, stop, buffer, bases, slots, tile
 ):  # fmt: skip
     """``Z_i = z + h sum_{j<i} a_ij k_j`` and ``k_i = F(Z_i)``; whether coefficients and Z_i are finite."""
-    at, sound = step * len(a) + stage, True
+    trials, sound, views, strides = drive.shape[1], True, net.old, net.strides
+    at, point, kept, written = (
+        (step * trials + start) * size,
+        (step * len(a) + stage) * trials + start,
+        0,
+        own.reshape(-1),
+    )
     for row in range(stop - start):
-        state[:] = states[step, start + row]
-        for other in range(stage):
-            factor = h[step] * a[stage, other]
-            if factor != 0:
-                _add(factor, slopes[other, row], state)
-        _enter(net, row, state, buffer, bases)
-        if full and own.shape[2] > 0:
-            sound &= _write(state, 0, own[at, start + row], 0, len(state))
+        for part in range(len(views)):
+            register, new, width = views[part, 0], net.new[part, 0], views[part, 1]
+            to = bases[register] + row * strides[register]
+            _advance(
+                h[step], a[stage], stage, states, at, buffer, slots[:, part], row * strides[new], buffer, to, width
+            )
+            if full and own.shape[2] > 0:
+                sound &= _write(buffer, to, written, point * size + kept, width)
+            at += width
+            kept += width
+    for part in range(len(views)):
+        bases[net.new[part, 0]] = slots[stage, part]
     sound &= _evaluate(
-        net, drive[at, start:stop], at * drive.shape[1] + start, full, until, aim, buffer, bases, tile
+        net, drive[step * len(a) + stage, start:stop], point, full, until, aim, buffer, bases, tile
     )  # fmt: skip
-    for row in range(stop - start):
-        _leave(net, row, buffer, bases, slopes[stage, row])
     return sound
 
 
 @kernel
-def _add(factor, slope, state):  # type: ignore[no-untyped-def]
-    for unit in range(len(state)):
-        state[unit] += factor * slope[unit]
+def _advance(h, weights, count, states, at, slopes, slots, shift, out, to, width):  # type: ignore[no-untyped-def]
+    """``z + h sum_j w_j k_j`` over the first `count` stages, whose k stand in `slopes` at slots + shift."""
+    new = True
+    for stage in range(count):
+        factor = h * weights[stage]
+        if factor != 0 and new:
+            _combine(states, at, factor, slopes, slots[stage] + shift, out, to, width)
+            new = False
+        elif factor != 0:
+            _combine(out, to, factor, slopes, slots[stage] + shift, out, to, width)
+    if new:
+        _move(states, at, out, to, width)
 
 
 @kernel
-def coefficients(net, states, drive, aim, start, stop):  # type: ignore[no-untyped-def]
-    """Coefficients and variables at the points start, ..., stop - 1 of states (points, S); whether they are finite."""
-    rows = stop - start
-    bases, total = _bases(net, rows)
-    buffer, tile = np.zeros(total), np.zeros(FIELDS * TILE)
-    for row in range(rows):
-        _enter(net, row, states[start + row], buffer, bases)
-    return _evaluate(net, drive[start:stop], start, True, net.until, aim, buffer, bases, tile)
+def _combine(z, begin, factor, slopes, at, out, to, count):  # type: ignore[no-untyped-def]
+    """``out = z + factor * slopes``; `out` may be `z`."""
+    first, x, y = uint64(begin), uint64(at), uint64(to)
+    for unit in range(uint64(count)):
+        out[y + unit] = z[first + unit] + factor * slopes[x + unit]

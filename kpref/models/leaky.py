@@ -6,18 +6,30 @@ Differentiating F with ``m = phi(z)``,
 
 Program: phi' scales the old state (it is left out where phi is the identity, and m is the state itself); the recurrent
 weight takes the result, and the driven one ``(x, 1)``, to the currents; two scales, constant along the trajectory, take
-currents and old state to the new one.
+currents and old state to the new one. The other convention has the nonlinearity around the currents,
+
+    F = decay * z + gate * phi(a),   a = W z + U x + b,   dF = decay * dz + gate * phi'(a) * (W dz + dW z + dU x + db),
+
+and phi' scales the currents there.
+
+W is the trained array V itself, or V under constraints: ``W = V * mask`` (sparse connectivity), and by Dale's law
+``W_ij = |V_ij| sign_j``, all that unit j sends having its sign. Both are ``W = V * c``, ``dW = dV * c`` with the same
+
+    c = mask * sign(V) * sign_j,
+
+for the slope of ``|V|`` is ``sign(V)``, zero at zero as in PyTorch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array, real_number
+from kpref._validate import finite_array, real_number, short
 from kpref.models.base import Array, Field, Map, Parameters
 from kpref.models.initial import initial_parameters
 from kpref.models.nonlinearity import get_nonlinearity
@@ -36,10 +48,19 @@ class LeakyNetwork(StepModel):
     ----------
     decay, gate : ndarray, shape (H,)
     nonlinearity : Nonlinearity
+    inside : bool
+        Whether phi is of the currents, and not of the states.
+    mask : ndarray, shape (H, H), or None
+        What each entry of the recurrent array is multiplied by.
+    dale : ndarray, shape (H,), or None
+        Sign of all that each unit sends.
     """
 
     decay: Array
     gate: Array
+    inside = False
+    mask: Array | None = None
+    dale: Array | None = None
 
     def __init__(
         self,
@@ -56,15 +77,36 @@ class LeakyNetwork(StepModel):
         }
         super().__init__(checked, trainable)
 
+    def _constrain(self, mask: npt.ArrayLike | None, dale: npt.ArrayLike | None) -> None:
+        """Set `mask` and `dale`."""
+        units = self.n_states
+        if mask is not None:
+            self.mask = finite_array("mask", mask, shape=(units, units))
+        if dale is not None:
+            self.dale = finite_array("dale", dale, shape=(units,))
+            if not (np.abs(self.dale) == 1).all():
+                raise ValueError(f"dale must hold the sign of each unit, 1 or -1; got {short(self.dale.tolist())}")
+
     @property
     def _has_slope(self) -> bool:
         return self.nonlinearity.name != "identity"
 
+    def _factor(self, array: Array) -> Array | float:
+        """What the recurrent array is multiplied by to give W; and a change of it, to give that of W."""
+        factor: Array | float = 1.0 if self.mask is None else self.mask
+        return factor if self.dale is None else factor * np.sign(array.real) * self.dale
+
+    def _current(self, parameters: Parameters, source: Array, x: Array) -> Array:
+        array = parameters["weight_hh"]
+        weight = array if self.mask is None and self.dale is None else array * self._factor(array)
+        current = source @ weight.T + x @ parameters["weight_ih"].T
+        return current + parameters["bias"] if "bias" in parameters else current
+
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
-        rates = self.nonlinearity.value(z) if self._has_slope else z
-        current = rates @ parameters["weight_hh"].T + x @ parameters["weight_ih"].T
-        if "bias" in parameters:
-            current = current + parameters["bias"]
+        outside = self._has_slope and not self.inside
+        current = self._current(parameters, self.nonlinearity.value(z) if outside else z, x)
+        if self.inside:
+            current = self.nonlinearity.value(current)
         if (self.gate != 1).any():
             current = self.gate * current
         return current + self.decay * z if self.decay.any() else current
@@ -73,12 +115,15 @@ class LeakyNetwork(StepModel):
         build, units = Builder(), self.n_states
         old, new = build.state(units)
         source = old
-        if self._has_slope:
+        if self._has_slope and not self.inside:
             source = build.register(units)
             build.scale(source, old, "slope")
         current = build.register(units)
         build.product(current, source, "recurrent", "rates")
         build.product(current, None, "driven", "drive")
+        if self._has_slope and self.inside:
+            driven, current = current, build.register(units)
+            build.scale(current, driven, "slope")
         build.scale(new, old, "decay")
         build.scale(new, current, "gate")
         return build.program()
@@ -88,19 +133,19 @@ class LeakyNetwork(StepModel):
         units, inputs = slice(0, self.n_states), self.n_inputs
         found = (
             Entry("weight_ih", "driven", units, units, slice(0, inputs)),
-            Entry("weight_hh", "recurrent", units, units, units),
+            Entry("weight_hh", "recurrent", units, units, units, factor=self._factor(self.parameters["weight_hh"])),
             Entry("bias", "driven", units, units, slice(inputs, inputs + 1)),
         )
         return tuple(entry for entry in found if entry.parameter in self.parameters)
 
     @property
     def state_variables(self) -> dict[str, slice]:
-        """The state itself, where phi is the identity."""
-        return {} if self._has_slope else {"rates": slice(0, self.n_states)}
+        """The state itself, where the recurrent weight multiplies it."""
+        return {} if self._has_slope and not self.inside else {"rates": slice(0, self.n_states)}
 
     @property
     def pointwise(self) -> tuple[Pointwise, ...]:
-        """phi of the old state, if it is not the identity."""
+        """phi, of the old state or of the currents, if it is not the identity."""
         return (Pointwise(self.nonlinearity.name, ("slope",)),) if self._has_slope else ()
 
     def drives(self, x: Array) -> dict[str, Array]:
@@ -111,7 +156,9 @@ class LeakyNetwork(StepModel):
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Slope, decay and gate; rates phi(z), and ``(x, 1)``."""
         channels, variables = {"decay": self.decay, "gate": self.gate}, {}
-        if self._has_slope:
+        if self._has_slope and self.inside:
+            channels["slope"] = self.nonlinearity.slope(self._current(self.parameters, z, x))
+        elif self._has_slope:
             channels["slope"] = self.nonlinearity.slope(z)
             variables["rates"] = self.nonlinearity.value(z)
         return StepNumbers(channels, variables | self.drives(x))
@@ -171,23 +218,32 @@ class LinearSystem(_LinearNetwork, LeakyField):
 
 
 class LeakyRNN(Map, LeakyNetwork):
-    """The leaky network ``z' = (1 - alpha) z + alpha (W phi(z) + U x + b)``: Euler steps of a rate network.
+    """The leaky network, in both conventions: Euler steps of a rate network.
+
+        z' = (1 - alpha) z + alpha (W phi(z) + U x + b)        leak outside the nonlinearity: z are currents
+        z' = (1 - alpha) z + alpha phi(W z + U x + b)          leak inside:                   z are rates
 
     Parameters
     ----------
     weight_ih : array_like, shape (H, n_inputs)
     weight_hh : array_like, shape (H, H)
     bias : array_like, shape (H,), optional
-    alpha : float
-        Leak, step over time constant, in (0, 1].
+    alpha : float or array_like of shape (H,)
+        Leak, step over time constant, in (0, 1]; shared or one a unit.
     nonlinearity : {"tanh", "relu", "softplus", "sigmoid", "erf", "identity"}
     trainable : sequence of str, optional
         Names of the trainable parameters; all by default.
+    leak : {"outside", "inside"}
+        The convention.
+    mask : array_like, shape (H, H), optional
+        The recurrent weight is ``weight_hh * mask``.
+    dale : array_like, shape (H,), optional
+        Signs, 1 or -1: that of all that each unit sends, whatever the signs of ``weight_hh``.
 
     Raises
     ------
     ValueError
-        For shapes that do not match, a number that is not finite, or a leak outside (0, 1].
+        For shapes that do not match, a number that is not finite, a leak outside (0, 1], or a sign that is none.
     """
 
     def __init__(
@@ -195,13 +251,21 @@ class LeakyRNN(Map, LeakyNetwork):
         weight_ih: npt.ArrayLike,
         weight_hh: npt.ArrayLike,
         bias: npt.ArrayLike | None = None,
-        alpha: float = 0.1,
+        alpha: npt.ArrayLike = 0.1,
         nonlinearity: str = "tanh",
         trainable: Sequence[str] | None = None,
+        leak: str = "outside",
+        mask: npt.ArrayLike | None = None,
+        dale: npt.ArrayLike | None = None,
     ) -> None:
-        self.alpha = real_number("alpha", alpha, above=0, most=1)
         super().__init__({"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias}, nonlinearity, trainable)
-        self.decay, self.gate = np.full(self.n_states, 1 - self.alpha), np.full(self.n_states, self.alpha)
+        if not isinstance(leak, str) or leak not in ("outside", "inside"):
+            raise ValueError(f"leak must be 'outside' or 'inside' the nonlinearity; got {short(leak)}")
+        self.inside = leak == "inside"
+        self._constrain(mask, dale)
+        self.alpha: float | Array = _leak(alpha, self.n_states)
+        self.gate = np.broadcast_to(self.alpha, (self.n_states,)).astype(float)
+        self.decay = 1 - self.gate
 
     @classmethod
     def init(
@@ -211,15 +275,19 @@ class LeakyRNN(Map, LeakyNetwork):
         seed: int,
         gain: float = 1.0,
         bias: bool = True,
-        alpha: float = 0.1,
+        alpha: npt.ArrayLike = 0.1,
         nonlinearity: str = "tanh",
+        leak: str = "outside",
+        mask: npt.ArrayLike | None = None,
+        dale: npt.ArrayLike | None = None,
     ) -> Self:
         """A random network; see `kpref.models.initial.initial_parameters`."""
         parameters = initial_parameters(cls.__name__, n_inputs, n_states, seed, gain, bias)
-        return cls(**parameters, alpha=alpha, nonlinearity=nonlinearity)
+        return cls(**parameters, alpha=alpha, nonlinearity=nonlinearity, leak=leak, mask=mask, dale=dale)
 
     def _options(self) -> dict[str, Any]:
-        return {"alpha": self.alpha, "nonlinearity": self.nonlinearity.name}
+        own = {"alpha": self.alpha, "nonlinearity": self.nonlinearity.name}
+        return own | {"leak": "inside" if self.inside else "outside", "mask": self.mask, "dale": self.dale}
 
 
 class Rate(LeakyField):
@@ -237,11 +305,14 @@ class Rate(LeakyField):
     nonlinearity : {"tanh", "relu", "softplus", "sigmoid", "erf", "identity"}
     trainable : sequence of str, optional
         Names of the trainable parameters; all by default.
+    mask, dale : array_like, optional
+        As for `LeakyRNN`.
 
     Raises
     ------
     ValueError
-        For shapes that do not match, a number that is not finite, or a time constant that is not positive.
+        For shapes that do not match, a number that is not finite, a time constant that is not positive, or a sign that
+        is none.
     """
 
     def __init__(
@@ -252,8 +323,11 @@ class Rate(LeakyField):
         tau: npt.ArrayLike = 1.0,
         nonlinearity: str = "tanh",
         trainable: Sequence[str] | None = None,
+        mask: npt.ArrayLike | None = None,
+        dale: npt.ArrayLike | None = None,
     ) -> None:
         super().__init__({"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias}, nonlinearity, trainable)
+        self._constrain(mask, dale)
         self.tau: Array = finite_array("tau", tau)
         if self.tau.shape not in ((), (self.n_states,)):
             raise ValueError(f"tau must be a number or have shape ({self.n_states},); got shape {self.tau.shape}")
@@ -272,13 +346,15 @@ class Rate(LeakyField):
         bias: bool = True,
         tau: npt.ArrayLike = 1.0,
         nonlinearity: str = "tanh",
+        mask: npt.ArrayLike | None = None,
+        dale: npt.ArrayLike | None = None,
     ) -> Self:
         """A random network; see `kpref.models.initial.initial_parameters`."""
         parameters = initial_parameters(cls.__name__, n_inputs, n_states, seed, gain, bias)
-        return cls(**parameters, tau=tau, nonlinearity=nonlinearity)
+        return cls(**parameters, tau=tau, nonlinearity=nonlinearity, mask=mask, dale=dale)
 
     def _options(self) -> dict[str, Any]:
-        return {"tau": self.tau, "nonlinearity": self.nonlinearity.name}
+        return {"tau": self.tau, "nonlinearity": self.nonlinearity.name, "mask": self.mask, "dale": self.dale}
 
     @property
     def in_words(self) -> str:
@@ -288,19 +364,52 @@ class Rate(LeakyField):
         return f"Rate of {self.n_states} units ({self.nonlinearity.name}, τ = {times})"
 
 
+def _leak(alpha: npt.ArrayLike, units: int) -> float | Array:
+    """A leak, shared or one a unit."""
+    if np.ndim(alpha) == 0:
+        return real_number("alpha", alpha, above=0, most=1)  # type: ignore[arg-type]
+    leaks = finite_array("alpha", alpha, shape=(units,))
+    if not ((leaks > 0) & (leaks <= 1)).all():
+        raise ValueError(f"alpha must be above 0 and at most 1; got {short(leaks.tolist())}")
+    return leaks
+
+
+def _init(
+    kind: type[LeakyRNN] | type[Rate],
+    n_inputs: int,
+    n_units: int,
+    seed: int,
+    gain: float = 1.0,
+    constrained: bool = False,
+    **options: Any,
+) -> StepModel:
+    """A random network; constrained, of sparse connectivity and by Dale's law."""
+    if constrained:
+        generator = np.random.default_rng(seed)
+        options["mask"] = generator.random((n_units, n_units)) < 0.7
+        options["dale"] = generator.choice([-1.0, 1.0], n_units)
+    return kind.init(n_inputs, n_units, seed, gain, **options)
+
+
 register("linear", Linear, Linear.init, variants=({}, {"bias": False}))
 register("linear-system", LinearSystem, LinearSystem.init, variants=({}, {"bias": False}))
 register(
     "leaky",
     LeakyRNN,
-    LeakyRNN.init,
-    variants=({}, {"nonlinearity": "softplus", "bias": False}),
-    torch=TorchLayout(blocks=1, biases="one", options=("nonlinearity", "alpha"), told=False),
+    partial(_init, LeakyRNN),
+    variants=({}, {"nonlinearity": "softplus", "bias": False, "constrained": True}, {"leak": "inside"}),
+    torch=TorchLayout(
+        blocks=1,
+        biases="one",
+        options=("nonlinearity", "alpha", "leak"),
+        optional=("mask", "dale"),
+        told=False,
+    ),
 )
 register(
     "rate",
     Rate,
-    Rate.init,
-    variants=({}, {"nonlinearity": "softplus", "bias": False}),
-    torch=TorchLayout(blocks=1, biases="one", options=("nonlinearity", "tau"), told=False),
+    partial(_init, Rate),
+    variants=({}, {"nonlinearity": "softplus", "bias": False, "constrained": True}),
+    torch=TorchLayout(blocks=1, biases="one", options=("nonlinearity", "tau"), optional=("mask", "dale"), told=False),
 )

@@ -29,6 +29,8 @@ class TorchLayout:
         either; or whether the model has one, called ``bias``, for their sum.
     options : tuple of str
         Arguments of the model that the arrays do not tell, such as "nonlinearity".
+    optional : tuple of str
+        More of them, which a network need not have.
     several : bool
         Whether the model has layers one above the other, and arrays ``weight_ih_l0``, ``weight_ih_l1``, ...
     told : bool
@@ -39,6 +41,7 @@ class TorchLayout:
     blocks: int
     biases: Literal["apart", "summed", "one"] = "apart"
     options: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     several: bool = False
     told: bool = True
 

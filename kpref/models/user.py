@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from kpref._frozen import FrozenDict
 from kpref._validate import finite_array, first_index, flag, integer, place
+from kpref.differences import FiniteDifference
 from kpref.models.base import Array, DenseField, Map, Parameters, ProductModel
 from kpref.models.user_checks import (
     Probe,
@@ -24,7 +25,6 @@ from kpref.models.user_checks import (
 )
 from kpref.models.user_differences import ROUGH, RULES, by_parameter, by_states, choose, relative_error, worst
 from kpref.models.user_supplied import check_by_parameters, check_by_states, parameter_columns, state_columns
-from kpref.oracle.finite_difference import FiniteDifference
 
 __all__ = ["UserField", "UserMap", "UserModel"]
 

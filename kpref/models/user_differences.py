@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from kpref.differences import FiniteDifference, complex_step, finite_difference
 from kpref.models.base import Array, Parameters
 from kpref.models.user_checks import Probe, UserFunction, state_value
-from kpref.oracle.finite_difference import FiniteDifference, complex_step, finite_difference
 
 __all__ = [
     "ROUGH",

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from kpref.differences import FiniteDifference
 from kpref.models.base import Array
 from kpref.models.user_checks import Entry, Probe, UserFunction, supplied_value
 from kpref.models.user_differences import RULES, along_parameters, by_parameter, by_states
-from kpref.oracle.finite_difference import FiniteDifference
 
 __all__ = ["check_by_parameters", "check_by_states", "parameter_columns", "state_columns"]
 

@@ -25,7 +25,7 @@ from kpref.operators.structure import BY_TRIAL, UNKNOWN, Structure
 from kpref.operators.tensor import TensorOperator
 from kpref.space import EuclideanSpace, TrajectorySpace, require_trajectories
 from kpref.step_form import StepForm
-from kpref.unit_blocks import state_units
+from kpref.unit_form import state_units
 
 __all__ = [
     "initial_state_jacobian",

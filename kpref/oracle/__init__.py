@@ -11,8 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kpref.oracle.adapters import flow_backend, jax_backend, kpflow_backend, torch_backend
-    from kpref.oracle.finite_difference import (
+    from kpref.differences import (
         DotTest,
         FiniteDifference,
         TaylorTest,
@@ -21,30 +20,31 @@ if TYPE_CHECKING:
         finite_difference,
         taylor_test,
     )
+    from kpref.oracle.adapters import flow_backend, jax_backend, kpflow_backend, torch_backend
     from kpref.oracle.golden import check_golden, export_golden, folder_backend
     from kpref.oracle.verdict import Check, Place, Report
     from kpref.oracle.verify import verify
 
 # Names are imported when they are first used: the pytest plugin lives here, and everybody's test runs import it.
 _HOMES = {
-    "Check": "verdict",
-    "DotTest": "finite_difference",
-    "FiniteDifference": "finite_difference",
-    "Place": "verdict",
-    "Report": "verdict",
-    "TaylorTest": "finite_difference",
-    "check_golden": "golden",
-    "complex_step": "finite_difference",
-    "dot_test": "finite_difference",
-    "export_golden": "golden",
-    "finite_difference": "finite_difference",
-    "flow_backend": "adapters",
-    "folder_backend": "golden",
-    "jax_backend": "adapters",
-    "kpflow_backend": "adapters",
-    "taylor_test": "finite_difference",
-    "torch_backend": "adapters",
-    "verify": "verify",
+    "Check": "kpref.oracle.verdict",
+    "DotTest": "kpref.differences",
+    "FiniteDifference": "kpref.differences",
+    "Place": "kpref.oracle.verdict",
+    "Report": "kpref.oracle.verdict",
+    "TaylorTest": "kpref.differences",
+    "check_golden": "kpref.oracle.golden",
+    "complex_step": "kpref.differences",
+    "dot_test": "kpref.differences",
+    "export_golden": "kpref.oracle.golden",
+    "finite_difference": "kpref.differences",
+    "flow_backend": "kpref.oracle.adapters",
+    "folder_backend": "kpref.oracle.golden",
+    "jax_backend": "kpref.oracle.adapters",
+    "kpflow_backend": "kpref.oracle.adapters",
+    "taylor_test": "kpref.differences",
+    "torch_backend": "kpref.oracle.adapters",
+    "verify": "kpref.oracle.verify",
 }
 
 __all__ = [
@@ -72,7 +72,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'kpref.oracle' has no attribute {name!r}")
-    return getattr(import_module(f"kpref.oracle.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
@@ -80,7 +80,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `verify` and `finite_difference` functions: importing the modules of these names would take their place."""
+    """Keeps `verify` a function: importing the module of this name would take its place."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

@@ -10,7 +10,7 @@ all errors conspired,
 
 the norms being those of Frobenius. An average over all pairs of points is the mean of a product over points,
 ``<A> s = mean of A (1 (x) s) / (B T)``, whose certificate is at hand. K by units is exact at any size
-(`kpref.unit_blocks`); where the NTK, or a K that couples units, is too large for its exact numbers they are estimated
+(`kpref.unit_form`); where the NTK, or a K that couples units, is too large for its exact numbers they are estimated
 from random probes, and the sampling error is added to what rounding explains.
 """
 
@@ -28,8 +28,9 @@ from kpref import kernels
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.evaluation import evaluate, stages
 from kpref.oracle.spreads import Spread
+from kpref.spectra.closed_form import kernel_unit_matrix
 from kpref.spectra.kernel import form_spectrum
-from kpref.unit_blocks import UnitBlocks, unit_blocks
+from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["Moments", "Reductions", "Target"]
 
@@ -204,7 +205,7 @@ class Reductions:
         """Partial trace over trials and time, (H, H)."""
         sampling: Array | float = 0.0
         if operator == "K" and self._blocks is not None:
-            value = _traced(self._blocks, self._mu, self.shape[2])
+            value = kernel_unit_matrix(self._form, self._mu)
         elif (columns := self._columns[operator]) is not None:
             flat = np.moveaxis(columns, 3, 0).reshape(self.shape[2], -1)
             value = flat @ flat.T
@@ -258,9 +259,9 @@ class Reductions:
     # Exactly, or by probes
 
     @cached_property
-    def _blocks(self) -> UnitBlocks | None:
+    def _blocks(self) -> UnitForm | None:
         """K by units, if it keeps them apart."""
-        return unit_blocks(self._form)
+        return unit_form(self._form)
 
     @cached_property
     def _columns(self) -> dict[str, Array | None]:
@@ -306,15 +307,6 @@ class Reductions:
         # Few samples may agree by chance: no entry is taken to be surer than they are on average.
         errors = np.std(samples, axis=0, ddof=1) / np.sqrt(_BATCH)
         return np.mean(samples, axis=0), np.maximum(errors, np.sqrt(np.mean(np.square(errors))))
-
-
-def _traced(blocks: UnitBlocks, mu: Array, states: int) -> Array:
-    """Partial trace of K: ``sum_a mu[a] sum_r G[s, r](a) G[s', r](a) |v_r(a)|^2`` within each unit."""
-    found, weights = np.zeros((states, states)), mu.T.reshape(-1, 1)
-    for columns, gates, features in zip(blocks.columns, blocks.gates, blocks.features, strict=True):
-        lengths = weights * np.stack([np.square(block).sum(axis=1) for block in features], axis=1)
-        found[np.ix_(columns, columns)] = np.einsum("sar,tar,ar->st", gates, gates, lengths, optimize=True)
-    return found
 
 
 def _standard_error(samples: Array) -> float:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from kpref.plots.given import given_or_new
-from kpref.plots.style import legend_of_names, plain_names, say, shown, whole_ticks, why_empty
+from kpref.plots.style import legend_columns, legend_of_names, plain_names, say, shown, whole_ticks, why_empty
 
 __all__ = ["plot_parts"]
 
@@ -51,7 +51,8 @@ def plot_parts(shares: npt.ArrayLike, names: Sequence[str], ax: Axes | None = No
     ax.set_xlabel("number of the mode")
     ax.set_ylabel("share of the mode (%)")
     ax.set_xticks(whole_ticks(max(1, len(modes))))
-    ax.set_ylim(0.0, 100.0)
+    ax.set_yticks(range(0, 101, 25))
+    ax.set_ylim(0.0, 100.0 if legend_columns(list(names)) else 140.0)  # room for names inside
     if not total.any():
         say(ax, why_empty(shares))
     legend_of_names(ax)

@@ -1,6 +1,6 @@
 """Spectra, traces and dimensions of the operators of the K-P flow, and comparisons of them."""
 
-from kpref.spectra.closed_form import kernel_unit_average, kernel_unit_trace
+from kpref.spectra.closed_form import kernel_unit_average, kernel_unit_matrix, kernel_unit_trace
 from kpref.spectra.comparison import TaskAlignment, alignment, principal_angles, task_alignment
 from kpref.spectra.dimensions import effective_dimension, kernel_effective_dimension, operator_norm
 from kpref.spectra.eigen import Eigen, eigh
@@ -33,6 +33,7 @@ __all__ = [
     "kernel_effective_dimension",
     "kernel_spectrum",
     "kernel_unit_average",
+    "kernel_unit_matrix",
     "kernel_unit_trace",
     "lyapunov_exponents",
     "ntk_trace_exact",

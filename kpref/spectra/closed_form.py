@@ -1,13 +1,16 @@
 """Reduced views of K in closed form.
 
-K does not mix units; for unit h it is F_h F_h^T Mu with the rows ``f_h[a] = [ G_g[a, h] v_g[a]  for the gates g ]``
-of F_h, a = (trial, time) and v_g the entries of ``[ m | x | 1 ]`` that trainable parameters of gate g multiply (see
-`kpref.spectra.kernel`). Hence, with N = B T,
+K does not mix units; for unit u it is ``F_u F_u^T Mu`` with ``F_u[(a, s), (g, c)] = G[s, g, u](a) v_g[c](a)``, a =
+(time, trial), s the states of the unit and g the currents that its trained arrays enter (`kpref.unit_form`). Hence,
+with N = B T,
 
-    tr_{trials, time}(K)[h, h] = sum_a mu[a] |f_h[a]|^2 = sum_g sum_a mu[a] G_g[a, h]^2 |v_g[a]|^2
-    <K>[h, h] = (1/N^2) (sum_a f_h[a]) . (sum_a mu[a] f_h[a]),    sum_a f_h[a] = [ (G_g^T V_g)[h]  for the gates g ]
+    tr_{trials, time}(K)[s u, s' u] = sum_a mu[a] sum_g G[s, g, u](a) G[s', g, u](a) |v_g(a)|^2
+    <K>[s u, s' u] = (1/N^2) (sum_a F_u[(a, s)]) . (sum_a mu[a] F_u[(a, s')])
+    sum_a F_u[(a, s)] = [ G[s, g, u]^T V_g  for the currents g ]
 
-and both are zero off the diagonal. Two products with each gate instead of a pass over pairs of points.
+and both are zero between units. Two products for each current instead of a pass over pairs of points. Where a network
+mixes units, the first is ``sum_a mu[a] G(a) diag(|v(a)|^2) G(a)^T`` with the derivatives by all currents, and the
+second ``(J^T 1_h) . (J^T mu_h')`` from products with J^T, 1_h being one in all states h and mu_h the measure there.
 """
 
 from __future__ import annotations
@@ -17,95 +20,116 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref import kernels
 from kpref._validate import finite_array, within_floats
 from kpref.lengths import check_lengths, points
-from kpref.linearize import DenseForm
-from kpref.site_view import SiteForm, with_gates
+from kpref.linearize import Form
+from kpref.step_form import StepForm
 from kpref.threads import serial_blas
+from kpref.unit_form import UnitForm, current_derivatives, unit_form
 
-__all__ = ["gate_features", "kernel_block_squares", "kernel_trial_trace", "kernel_unit_average", "kernel_unit_trace"]
+__all__ = [
+    "kernel_block_squares",
+    "kernel_group_matrices",
+    "kernel_unit_average",
+    "kernel_unit_matrix",
+    "kernel_unit_trace",
+]
 
 Array = npt.NDArray[Any]
 
-
-def gate_features(form: SiteForm) -> list[Array]:
-    """V_g for each gate, (R B, columns): rows in the order (time, trial)."""
-    rows = form.n_steps * form.n_trials
-    recurrent = form.variable.reshape(rows, -1)
-    inputs, ones = form.drive.reshape(rows, -1)[:, :-1], np.ones((rows, 1))
-    blocks = {"recurrent": recurrent, "input": inputs, "bias": ones}
-    features = []
-    for gate in range(form.layout.n_gates):
-        kinds = [blocks[site.kind] for site in form.layout.sites if gate in site.gates]
-        features.append(np.concatenate([np.empty((rows, 0)), *kinds], axis=1, dtype=np.float64))
-    return features
+#: Products with J and its transpose that squares of blocks take where units are mixed.
+_PROBES = 32
+#: States whose averages are computed at once.
+_BATCH = 8
 
 
-@serial_blas
-def kernel_unit_trace(form: Any, mu: Array) -> Array:
+def kernel_unit_trace(form: Form, mu: Array) -> Array:
     """Diagonal of ``tr_{trials, time}(K)``, shape (H,); K's trace is its sum.
 
     Parameters
     ----------
-    form : SiteForm or DenseForm
+    form : StepForm, DenseForm or ProductForm
     mu : ndarray, shape (B, T)
         The measure.
 
     Raises
     ------
     TypeError
-        If `form` is no linearisation, or one without a closed form.
+        If `form` is no linearisation.
     ValueError
         If `mu` is no measure of its points, or numbers overflow.
     """
-    return np.asarray(within_floats("the trace of K", kernel_trial_trace(form, mu).sum(axis=0)))
+    return np.diagonal(kernel_unit_matrix(form, mu)).copy()
 
 
+def kernel_unit_matrix(form: Form, mu: Array) -> Array:
+    """``tr_{trials, time}(K)``, shape (H, H): that of each unit, and zero between units where K does not mix them.
+
+    Parameters and errors as for `kernel_unit_trace`.
+    """
+    return np.asarray(within_floats("the trace of K", kernel_group_matrices(form, mu, None)[0]))
+
+
+@serial_blas
 @np.errstate(over="ignore", invalid="ignore")  # who asks for the sum is told in words
-def kernel_trial_trace(form: Any, mu: Array) -> Array:
-    """Diagonal of ``tr_time(K)``, shape (B, H): the share of each trial in `kernel_unit_trace`."""
-    form = with_gates(form)
-    weights = _measure(form, mu).T
-    if isinstance(form, DenseForm):
-        return np.asarray(np.einsum("nb,nbhm->bh", weights, np.square(form.parameter_jacobian)))
-    total = np.zeros((form.n_trials, form.n_states))
-    for gate, features in enumerate(gate_features(form)):
-        lengths = weights * np.square(features).sum(axis=1).reshape(weights.shape)
-        coefficient = np.broadcast_to(form.gates[:, :, gate], form.variable.shape)
-        total += np.einsum("nb,nbh->bh", lengths, np.square(coefficient, dtype=np.float64))
-    return total
+def kernel_group_matrices(form: Form, mu: Array, groups: Array | None) -> Array:
+    """The shares of groups of trials, numbered as in `kernel_block_squares`, in `kernel_unit_matrix`: (G, H, H)."""
+    units = unit_form(form)
+    weights = _measure(form, mu)
+    owner = np.zeros(len(weights), dtype=int) if groups is None else groups
+    member = (owner == np.arange(owner.max() + 1)[:, None]).astype(float)
+    if units is None:
+        assert isinstance(form, StepForm)
+        total = np.zeros((len(member), form.n_states, form.n_states))
+        for row, (gates, lengths) in enumerate(current_derivatives(form)):
+            each = (weights[:, row, None, None] * gates * lengths[:, None, :]) @ gates.swapaxes(1, 2)
+            total += np.tensordot(member, each, 1)
+        return total
+    blocks = np.zeros((units.n_trials, units.parts, units.parts, units.n_units))
+    for currents, features in units.groups:
+        lengths = weights.T[:, :, None] * features.squares().reshape(units.n_steps, units.n_trials, -1)
+        own = units.gates[:, :, :, currents]
+        for s in range(units.parts):
+            for t in range(s + 1):
+                shape = (units.n_steps, units.n_trials, *own.shape[3:])
+                each = np.einsum("nbku,nbku,nbu->bu", *(np.broadcast_to(own[:, :, i], shape) for i in (s, t)),
+                                 np.broadcast_to(lengths, (*shape[:2], units.n_units)))  # fmt: skip
+                blocks[:, s, t] += each
+                if s != t:
+                    blocks[:, t, s] += each
+    return units.scatter(np.tensordot(member, blocks, 1))
 
 
-def kernel_block_squares(form: Any, mu: Array, groups: Array, units: Array) -> Array:
-    """Squared norms of the blocks of K between groups of trials, for some units, shape (G, G).
+@serial_blas
+def kernel_block_squares(form: Form, mu: Array, groups: Array, most: int) -> tuple[Array, npt.NDArray[np.intp]]:
+    """Squared norms of the blocks of K between groups of trials, for some units, shape (G, G); and their states.
 
-    ``sum_h |F_gh F_g'h^T|_F^2``, which is ``<F_gh^T F_gh, F_g'h^T F_g'h>_F`` where F has fewer columns than rows.
+    ``sum_u |F_gu F_g'u^T|_F^2``, which is ``<F_gu^T F_gu, F_g'u^T F_g'u>_F`` where F has fewer columns than rows. Where
+    K mixes units of a network it is an estimate for all of them, ``<C_g theta, C_g' theta>`` with
+    ``C_g = J_g^T Mu J_g`` and a mean over 32 vectors of random signs.
 
     Parameters
     ----------
-    form : SiteForm or DenseForm
+    form : StepForm, DenseForm or ProductForm
     mu : ndarray, shape (B, T)
         The measure.
     groups : ndarray of int, shape (B,)
         The group of each trial, from 0 to G - 1; -1 for none.
-    units : ndarray of int
-        Units h; for a system in dense form, all of which are one block, those that count.
+    most : int
+        Units that stand for all.
     """
-    count = int(groups.max()) + 1
-    owner = np.broadcast_to(groups, mu.T.shape)
-    root = np.sqrt(mu.T)
-    form = with_gates(form)
-    if isinstance(form, DenseForm):
-        rows = (root[:, :, None, None] * form.parameter_jacobian[:, :, units]).reshape(-1, form.n_parameters)
-        return _block_squares(rows.astype(np.float64), np.repeat(owner.reshape(-1), len(units)), count)
-    features = [root.reshape(-1, 1) * block for block in gate_features(form)]
-    shape = (form.n_steps * form.n_trials, len(features), form.n_states)
-    gates = np.broadcast_to(form.gates, (form.n_steps, form.n_trials, *shape[1:])).reshape(shape)
+    count, units = int(groups.max()) + 1, unit_form(form)
+    if units is None:
+        return _estimated_squares(form, mu, groups, count), np.arange(form.n_states)
+    units = units.weighted(np.sqrt(_measure(form, mu).T))
+    owner = np.repeat(np.broadcast_to(groups, mu.T.shape).reshape(-1), units.parts)
+    some = np.unique(np.linspace(0, units.n_units - 1, min(units.n_units, most)).round().astype(int))
     squares = np.zeros((count, count))
-    for unit in units:
-        factor = np.concatenate([gates[:, [g], unit] * block for g, block in enumerate(features)], axis=1)
-        squares += _block_squares(factor, owner.reshape(-1), count)
-    return squares
+    for unit in some:
+        squares += _block_squares(units.factor(unit).reshape(len(owner), -1), owner, count)
+    columns = units.columns[:, some].reshape(-1)
+    return squares, columns[columns >= 0]
 
 
 def _block_squares(factor: Array, owner: Array, count: int) -> Array:
@@ -118,14 +142,27 @@ def _block_squares(factor: Array, owner: Array, count: int) -> Array:
     return np.asarray(flat @ flat.T)
 
 
+def _estimated_squares(form: Form, mu: Array, groups: Array, count: int) -> Array:
+    generator, squares = np.random.default_rng(0), np.zeros((count, count))
+    member = (groups == np.arange(count)[:, None]).astype(form.dtype)
+    for _ in range(_PROBES):
+        signs = generator.choice([-1.0, 1.0], size=(1, form.n_parameters)).astype(form.dtype)
+        image = kernels.parameter_product(form, signs) * mu[None, :, :, None]
+        parts = [kernels.parameter_transpose(form, (image * own[None, :, None, None]).astype(form.dtype))[0]
+                 for own in member]  # fmt: skip
+        stack = np.stack(parts).astype(np.float64)
+        squares += stack @ stack.T / _PROBES
+    return squares
+
+
 @serial_blas
 @np.errstate(over="ignore", invalid="ignore")  # it is said in words
-def kernel_unit_average(form: Any, mu: Array, lengths: npt.NDArray[np.int64] | None = None) -> Array:
-    """The average of K over all pairs of trials and times, shape (H, H); diagonal for a network in site form.
+def kernel_unit_average(form: Form, mu: Array, lengths: npt.NDArray[np.int64] | None = None) -> Array:
+    """The average of K over all pairs of trials and times, shape (H, H); zero between units that K does not mix.
 
     Parameters
     ----------
-    form : SiteForm or DenseForm
+    form : StepForm, DenseForm or ProductForm
     mu : ndarray, shape (B, T)
         The measure.
     lengths : ndarray of int, shape (B,), optional
@@ -134,30 +171,48 @@ def kernel_unit_average(form: Any, mu: Array, lengths: npt.NDArray[np.int64] | N
     Raises
     ------
     TypeError
-        If `form` is no linearisation, or one without a closed form.
+        If `form` is no linearisation.
     ValueError
         If `mu` is no measure of its points, `lengths` are no lengths of its trials, or numbers
         overflow.
     """
-    form = with_gates(form)
-    weights, exist = _measure(form, mu).T, np.ones((form.n_steps, form.n_trials))
+    units = unit_form(form)
+    weights, exist = _measure(form, mu), np.ones((form.n_trials, form.n_steps))
     if lengths is not None:
-        exist = points(check_lengths(lengths, form.n_trials, form.n_steps), form.n_steps).T.astype(float)
-    number = exist.sum()
-    if isinstance(form, DenseForm):
-        jacobian = form.parameter_jacobian
-        total = np.einsum("nb,nbhm->hm", exist, jacobian) @ np.einsum("nb,nbhm->mh", weights, jacobian)
-        return np.asarray(within_floats("the average of K", total / number**2))
-    total = np.zeros(form.n_states)
-    for gate, features in enumerate(gate_features(form)):
-        rows = len(features)
-        coefficient = np.broadcast_to(form.gates[:, :, gate], form.variable.shape).reshape(rows, -1)
-        plain = coefficient.T @ (exist.reshape(-1, 1) * features)
-        weighed = coefficient.T @ (weights.reshape(-1, 1) * features)
-        total += (plain * weighed).sum(axis=1)
-    return np.diag(within_floats("the average of K", total / number**2))
+        exist = points(check_lengths(lengths, form.n_trials, form.n_steps), form.n_steps).astype(float)
+    if units is None:
+        plain, weighed = (_transposed_images(form, density) for density in (exist, weights))
+        total = plain @ weighed.T
+    else:
+        total = units.scatter(_averages(units, exist.T, weights.T))
+    return np.asarray(within_floats("the average of K", total / exist.sum() ** 2))
 
 
-def _measure(form: SiteForm | DenseForm, mu: npt.ArrayLike) -> Array:
+def _averages(units: UnitForm, exist: Array, weights: Array) -> Array:
+    """``(sum_a exist[a] F_u[(a, s)]) . (sum_a weights[a] F_u[(a, s')])``, (S, S, N)."""
+    shape = (units.n_steps, units.n_trials, units.n_units)
+    total = np.zeros((units.parts, units.parts, units.n_units))
+    for currents, features in units.groups:
+        for gate in range(currents.start, currents.stop):
+            sums = []
+            for density in (exist, weights):
+                scaled = [np.broadcast_to(each, shape) * density[:, :, None]
+                          for each in np.moveaxis(units.gates[:, :, :, gate], 2, 0)]  # fmt: skip
+                sums.append(np.stack([features.sums(each.reshape(-1, units.n_units)) for each in scaled]))
+            total += np.einsum("suc,tuc->stu", *sums)
+    return total
+
+
+def _transposed_images(form: Form, density: Array) -> Array:
+    """J^T of a density (B, T) in each state by itself: (H, M)."""
+    found = np.empty((form.n_states, form.n_parameters))
+    for start in range(0, form.n_states, _BATCH):
+        states = np.eye(form.n_states, dtype=form.dtype)[start : start + _BATCH]
+        tensors = density.astype(form.dtype)[None, :, :, None] * states[:, None, None, :]
+        found[start : start + _BATCH] = kernels.parameter_transpose(form, tensors)
+    return found
+
+
+def _measure(form: Form, mu: npt.ArrayLike) -> Array:
     """A measure of the points of a linearisation, shape (B, T)."""
     return finite_array("mu", mu, shape=(form.n_trials, form.n_steps), axes=("trial", "step"))

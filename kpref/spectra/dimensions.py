@@ -12,9 +12,9 @@ G itself; and has its eigenvalues for kept trials or times too, if the weights a
 the rest: `kpref.spectra.deflated` for G itself, `kpref.spectra.partial_probes` for its partial traces.
 
 **K in closed form.** K does not mix units; with the gates G_g and what their parameters multiply, v_g
-(`kpref.spectra.closed_form`), its symmetrised entries for points a, a' and a unit h are
+(`kpref.unit_form`), its symmetrised entries for points a, a' and states s, s' of a unit u are
 
-    (mu[a] mu[a'])^(1/2) sum_g G_g[a, h] G_g[a', h] (v_g[a] . v_g[a']);
+    (mu[a] mu[a'])^(1/2) sum_g G[s, g, u](a) G[s', g, u](a') (v_g[a] . v_g[a']);
 
 partial traces sum them over equal indices, and only their squares are kept.
 """
@@ -30,12 +30,10 @@ import numpy.typing as npt
 
 from kpref._validate import integer, within_floats
 from kpref.flow import Flow
-from kpref.linearize import DenseForm
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.operators.reduced import AXES, kept_axes
-from kpref.site_view import SiteForm, with_gates
-from kpref.spectra.closed_form import gate_features, kernel_unit_trace
+from kpref.spectra.closed_form import kernel_unit_matrix
 from kpref.spectra.deflated import beside_krylov
 from kpref.spectra.eigen import eigh
 from kpref.spectra.estimate import Estimate
@@ -44,6 +42,7 @@ from kpref.spectra.paired_probes import DENSE_SIZE, require_settled, rounding
 from kpref.spectra.partial_probes import partial_dimension
 from kpref.spectra.symmetric import SymmetricForm, require_operator, require_self_adjoint
 from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
+from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["effective_dimension", "kernel_effective_dimension", "operator_norm"]
 
@@ -121,7 +120,7 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
 @serial_blas
 @np.errstate(over="ignore", invalid="ignore")  # it is said in words
 def kernel_effective_dimension(flow: Flow, keep: Keep = None) -> Estimate:
-    """Effective dimension of ``flow.K``, or of its partial trace on kept axes, exact.
+    """Effective dimension of ``flow.K``, or of its partial trace on kept axes, exact unless K mixes units.
 
     Parameters
     ----------
@@ -132,23 +131,29 @@ def kernel_effective_dimension(flow: Flow, keep: Keep = None) -> Estimate:
     Returns
     -------
     Estimate
-        Exact, without any product.
+        Exact, without any product; for a network whose units K mixes that of `effective_dimension`, but exact for the
+        units, and where `kernel_spectrum` is.
 
     Notes
     -----
     With c columns in the features of all gates: for the units O(B T (c + k H)); for trials and times together
-    ``2 (B T)^2 (c + k H)`` flops, in blocks of rows; for one of them with the units ``k H`` times its pairs, for each
+    ``2 (B T)^2 (c + k H)`` flops, in blocks of rows; for one of them with the units ``k S H`` times its pairs, for each
     index of the other. None is the cost of `kernel_spectrum`.
     """
     kept = None if keep is None else kept_axes(keep)
     if kept is None or len(kept) == len(AXES):
         return _exact(kernel_spectrum(flow).effective_dimension)
-    form, mu = with_gates(flow.linearization), flow.space.mu
-    if isinstance(form, DenseForm):
-        return _exact(_dense_kernel_dimension(form, mu, kept))
-    units = kernel_unit_trace(form, mu)
-    trace = float(units.sum())
-    square = float(np.square(units).sum()) if kept == (2,) else _kernel_square(form, mu, kept)
+    mu = flow.space.mu
+    if kept == (2,):
+        matrix = kernel_unit_matrix(flow.linearization, mu)
+        return _exact(_participation(float(np.trace(matrix)), matrix))
+    units = unit_form(flow.linearization)
+    if units is None:
+        return effective_dimension(flow.K, keep)
+    units = units.weighted(np.sqrt(mu.T))
+    if units.n_units == 1:
+        return _exact(_one_unit_dimension(units, kept))
+    trace, square = _kernel_moments(units, kept)
     return _exact(trace * trace / square if square else 0.0)
 
 
@@ -201,51 +206,47 @@ def _exact_dimension(form: SymmetricForm, kept: tuple[int, ...] | None) -> float
         out = "".join(letters[axis] for letters in (rows, columns) for axis in kept)
         size = int(np.prod([shape[axis] for axis in kept]))
         matrix = np.einsum(f"{rows}{columns}->{out}", full.reshape(*shape, *shape)).reshape(size, size)
+    return _participation(float(np.trace(matrix)), matrix)
+
+
+def _participation(trace: float, matrix: Array) -> float:
     square = float(np.square(matrix).sum())
-    return float(np.square(np.trace(matrix)) / square) if square else 0.0
+    return trace * trace / square if square else 0.0
 
 
-def _dense_kernel_dimension(form: DenseForm, mu: Array, kept: tuple[int, ...]) -> float:
+def _one_unit_dimension(units: UnitForm, kept: tuple[int, ...]) -> float:
     """From ``Mu^(1/2) J`` as a matrix Y with the kept axes as rows: the partial trace is ``Y Y^T``."""
-    rows = np.sqrt(mu)[:, :, None, None] * form.parameter_jacobian.swapaxes(0, 1)
-    matrix = np.moveaxis(rows, kept, range(len(kept)))
-    matrix = matrix.reshape(int(np.prod(matrix.shape[: len(kept)])), -1).astype(np.float64)
+    states = units.columns[:, 0]
+    rows = np.zeros((units.n_trials, units.n_steps, units.n_states, units.width))
+    factor = units.factor(0).reshape(units.n_steps, units.n_trials, units.parts, -1)
+    rows[:, :, states] = factor.swapaxes(0, 1)
+    ordered = np.moveaxis(rows, kept, range(len(kept)))
+    matrix = ordered.reshape(int(np.prod(ordered.shape[: len(kept)])), -1)
     gram = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
-    square = float(np.square(gram).sum())
-    return float(np.square(np.trace(gram)) / square) if square else 0.0
+    return _participation(float(np.trace(gram)), gram)
 
 
-def _kernel_square(form: SiteForm, mu: Array, kept: tuple[int, ...]) -> float:
-    """Squared Frobenius norm of a partial trace of K that keeps trials, times or both, or units with one of them."""
-    steps, trials = form.n_steps, form.n_trials
-    points = (steps, trials)
-    root = np.sqrt(mu.T)[:, :, None]
-    features = [root * block.reshape(*points, -1) for block in gate_features(form)]
-    gates = [np.broadcast_to(form.gates[:, :, g], (*points, form.n_states)) for g in range(len(features))]
-    arrays = []  # (outer, inner, columns): partial traces sum over the outer index
-    for array in (*features, *gates):
-        ordered = array.swapaxes(0, 1) if 1 in kept and 0 not in kept else array
-        shape = (1, steps * trials) if 0 in kept and 1 in kept else ordered.shape[:2]
-        arrays.append(np.ascontiguousarray(ordered, dtype=np.float64).reshape(*shape, array.shape[2]))
-    features, gates = arrays[: len(features)], arrays[len(features) :]
-    inner, depth = gates[0].shape[1], form.n_states if 2 in kept else 1
+def _kernel_moments(units: UnitForm, kept: tuple[int, ...]) -> tuple[float, float]:
+    """Trace and squared Frobenius norm of a partial trace of K that keeps trials, times or both, or units with one."""
+    grid = np.arange(units.n_steps * units.n_trials).reshape(units.n_steps, units.n_trials)
+    if 1 in kept:  # (outer, inner): partial traces sum over the outer index
+        grid = grid.reshape(1, -1) if 0 in kept else grid.T
+    inner, depth = grid.shape[1], max(1, units.parts**2 * units.n_units) if 2 in kept else 1
     blocks = even_blocks(inner, max(1, _BLOCK_ENTRIES // (inner * depth)))
     largest = max(block.stop - block.start for block in blocks)
     workers = min(get_num_threads(), len(blocks))
     require_memory(8.0 * 4 * workers * largest * inner * depth, "a partial trace of K")
-    squares = np.zeros(len(blocks))
+    moments = np.zeros((len(blocks), 2))
 
     def task(index: int) -> None:
         rows = blocks[index]
-        total = np.zeros((rows.stop - rows.start, inner, depth))
-        for outer in range(len(gates[0])):
-            for feature, gate in zip(features, gates, strict=True):
-                shared = feature[outer, rows] @ feature[outer].T
-                if 2 in kept:
-                    total += shared[:, :, None] * gate[outer, rows, None] * gate[outer]
-                else:
-                    total[:, :, 0] += shared * (gate[outer, rows] @ gate[outer].T)
-        squares[index] = np.square(total).sum()
+        products = units.pairs if 2 in kept else units.traced_pairs
+        total = products(grid[0, rows], grid[0])
+        for outer in grid[1:]:
+            total += products(outer[rows], outer)
+        same = total[np.arange(rows.stop - rows.start), np.arange(rows.start, rows.stop)]
+        moments[index] = np.einsum("assu->", same) if 2 in kept else same.sum(), np.square(total).sum()
 
     run_blocks(task, len(blocks))
-    return float(squares.sum())
+    trace, square = moments.sum(axis=0)
+    return float(trace), float(square)

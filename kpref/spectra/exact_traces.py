@@ -11,14 +11,15 @@ a controllability Gramian (Kailath, Linear Systems, 1980, section 9.2), gives ``
 point without weight passes perturbations on, but neither starts nor counts any.
 
 **NTK.** ``tr NTK = |Mu^(1/2) D|_F^2``, D = dZ/dtheta: one product for each parameter (or each state, if there are
-fewer of them). For a map in site form it splits into trials, ``sum_b tr(J_b J_b^T Q_b)`` with ``Q_b = P_b^T Mu_b
-P_b``, and as ``J_b J_b^T`` does not mix units, only the entries of Q_b with equal units count:
+fewer of them). For a map it splits into trials, ``sum_b tr(J_b J_b^T Q_b)`` with ``Q_b = P_b^T Mu_b P_b``; and where
+``J_b J_b^T`` does not mix units, only the entries of Q_b between states of one unit count:
 
     Q[t, s] = O[t] Phi(t, s),  s <= t,      O[t] = mu[t] I + A[t+1]^T O[t+1] A[t+1]    (observability Gramian)
-    (J J^T)[t h, s h] = sum_g G_g[t, h] G_g[s, h] (v_g[t] . v_g[s])
+    (J J^T)[t p u, s q u] = sum_g G[p, g, u](t) G[q, g, u](s) (v_g[t] . v_g[s])
 
-with G_g the gates and v_g what the trainable parameters of gate g multiply (`kpref.spectra.closed_form`). The
-products ``Phi(t, s) = A[t] Phi(t-1, s)``, for all s at once, are nearly all of the work: B T^2 H^3 flops.
+with G the gates and v_g what the trainable parameters of current g multiply, for states p, q of unit u
+(`kpref.unit_form`). The products ``Phi(t, s) = A[t] Phi(t-1, s)``, for all s at once, are nearly all of the work:
+B T^2 H^3 flops.
 """
 
 from __future__ import annotations
@@ -31,15 +32,16 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._validate import function, within_floats
+from kpref.derivative_blocks import state_jacobian
 from kpref.flow import Flow, require_flow
-from kpref.linearize import DenseForm, Form
+from kpref.linearize import Form
 from kpref.memory import require_memory
 from kpref.models.base import Map
 from kpref.operators import TensorOperator
-from kpref.site_view import SiteForm, site_or_none, with_gates
-from kpref.spectra.closed_form import gate_features
 from kpref.spectra.symmetric import require_apart
+from kpref.step_form import StepForm
 from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
+from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["ntk_trace_exact", "propagator_gram_trace"]
 
@@ -115,16 +117,21 @@ def ntk_trace_exact(flow: Flow, progress: Progress | None = None) -> float:
 
     Notes
     -----
-    For a map in site form the cheaper of two ways: trial by trial, B T^2 H^3 flops and 3 T H^2 numbers of memory for
-    each thread; or min(M, B T H) products with D, 2 B T k_r H^2 flops each and more. Other flows go the second way.
+    For a network in discrete time whose units K does not mix the cheaper of two ways: trial by trial, B T^2 H^3 flops
+    and 3 T H^2 numbers of memory for each thread; or min(M, B T H) products with D, each of 2 B T flops for an entry of
+    a weight, and more. Other flows go the second way.
     """
     _check(flow, progress)
-    form, shape = site_or_none(flow.linearization), flow.space.shape
-    if isinstance(flow.model, Map) and form is not None:
-        steps, units = shape[1:]
-        by_products = 2 * min(form.n_parameters, math.prod(shape)) * len(form.weight) / units
-        if steps * units < by_products:  # both per trial, step and square of the units
-            return _settled(_trace_by_trials(form, flow.space.mu, progress))
+    form, shape = flow.linearization, flow.space.shape
+    if isinstance(flow.model, Map) and isinstance(form, StepForm):
+        steps, states = shape[1:]
+        entries = sum(form.weights[op.name].size for op in form.program.operations
+                      if op.kind == "product" and op.source is not None)  # fmt: skip
+        # Both per trial and step.
+        if steps * states**3 < 2 * min(form.n_parameters, math.prod(shape)) * entries:
+            units = unit_form(form)
+            if units is not None:
+                return _settled(_trace_by_trials(form, units, flow.space.mu, progress))
     return _settled(_trace_by_products(flow.D, progress))
 
 
@@ -136,29 +143,6 @@ def _check(flow: object, progress: object) -> None:
     require_flow(flow)
     if progress is not None:
         function("progress", progress, "a number of trials or products")
-
-
-def _step_jacobian(form: Any, step: int, trials: slice) -> Array:
-    """A[step] of a block of trials, (trials, H, H), in float64."""
-    form = with_gates(form)
-    if isinstance(form, DenseForm):
-        return form.state_jacobian[step, trials].astype(np.float64)
-    count, units = trials.stop - trials.start, form.n_states
-    matrices = np.zeros((count, units, units))
-    gates = _at(form.gates, step, trials)
-    for gate in range(len(form.weight) // units):
-        matrices += gates[:, gate, :, None] * form.weight[gate * units : (gate + 1) * units].astype(np.float64)
-    if form.slope.shape[2]:
-        matrices *= _at(form.slope, step, trials)[:, None, :]
-    diagonal = np.arange(units)
-    matrices[:, diagonal, diagonal] += _at(form.decay, step, trials)
-    return matrices
-
-
-def _at(coefficient: Array, step: int, trials: slice) -> Array:
-    """A coefficient at one step, for a block of trials or constant over them (an axis of length one)."""
-    row = coefficient[step if coefficient.shape[0] > 1 else 0]
-    return (row[trials] if row.shape[0] > 1 else row).astype(np.float64)
 
 
 def _last_weighed(mu: Array) -> npt.NDArray[np.int64]:
@@ -181,7 +165,7 @@ def _gramian_trace(form: Form, mu: Array, progress: Progress | None) -> float:
         gramian = np.zeros((block.stop - block.start, units, units))
         for step in range(ends[block].max()):
             gramian[ends[block] <= step] = 0.0  # nothing comes after: it might overflow
-            jacobian = _step_jacobian(form, step, block)
+            jacobian = state_jacobian(form, step, block)
             gramian = jacobian @ gramian @ jacobian.swapaxes(1, 2)
             gramian[:, diagonal, diagonal] += inverse[block, step, None]
             traces[block] += mu[block, step] * gramian[:, diagonal, diagonal].sum(axis=1)
@@ -234,46 +218,43 @@ def _trace_by_products(sensitivity: TensorOperator, progress: Progress | None) -
     return total
 
 
-def _trace_by_trials(form: SiteForm, mu: Array, progress: Progress | None) -> float:
-    """``sum_b tr(J_b J_b^T P_b^T Mu_b P_b)`` of a map in site form, one trial a task."""
-    trials, steps, units = form.n_trials, form.n_steps, form.n_states
+def _trace_by_trials(form: Form, units: UnitForm, mu: Array, progress: Progress | None) -> float:
+    """``sum_b tr(J_b J_b^T P_b^T Mu_b P_b)`` of a map whose units K does not mix, one trial a task."""
+    trials, steps, states = form.n_trials, form.n_steps, form.n_states
     workers = min(get_num_threads(), trials)
-    require_memory(8.0 * 3 * workers * steps * units**2, f"the propagators of {workers} trials of {steps} steps")
-    features = [block.reshape(steps, trials, -1) for block in gate_features(form)]
-    gates = np.broadcast_to(form.gates, (steps, trials, *form.gates.shape[2:]))
+    require_memory(8.0 * 3 * workers * steps * states**2, f"the propagators of {workers} trials of {steps} steps")
     traces, ends = np.zeros(trials), _last_weighed(mu) + 1
 
     def task(trial: int) -> None:
-        part = slice(0, ends[trial])
-        overlaps = np.array([block[part, trial] @ block[part, trial].T for block in features])
-        traces[trial] = _trial_trace(form, mu[trial, part], trial, gates[part, trial].astype(np.float64), overlaps)
+        traces[trial] = _trial_trace(form, units, mu[trial, : ends[trial]], trial)
 
     run_blocks(task, trials, done=None if progress is None else lambda trial: progress(1))
     return float(traces.sum())
 
 
-def _trial_trace(form: SiteForm, mu: Array, trial: int, gates: Array, overlaps: Array) -> float:
-    """``tr(J J^T Q)`` of one trial, up to its last point with weight; gates (T, k, H), overlaps (k, T, T) of what the
-    parameters multiply.
-    """
-    steps, units = len(mu), form.n_states
+def _trial_trace(form: Form, units: UnitForm, mu: Array, trial: int) -> float:
+    """``tr(J J^T Q)`` of one trial, up to its last point with weight."""
+    steps, states = len(mu), form.n_states
     block = slice(trial, trial + 1)
-    observed = np.empty((steps, units, units))  # O[t]
-    observed[-1] = mu[-1] * np.eye(units)
+    observed = np.empty((steps, states, states))  # O[t]
+    observed[-1] = mu[-1] * np.eye(states)
     for step in range(steps - 2, -1, -1):
-        jacobian = _step_jacobian(form, step + 1, block)[0]
+        jacobian = state_jacobian(form, step + 1, block)[0]
         observed[step] = jacobian.T @ observed[step + 1] @ jacobian
-        observed[step].flat[:: units + 1] += mu[step]
+        observed[step].flat[:: states + 1] += mu[step]
+    own, parts = units.of_trial(trial), [units.states(part) for part in range(units.parts)]
     # Row (s, h) is column h of Phi(t, s): all of them take one product with A[t]^T from the right.
-    columns, following = np.empty((2, steps * units, units))
+    columns, following = np.empty((2, steps * states, states))
     total = 0.0
     for step in range(steps):
-        jacobian = _step_jacobian(form, step, block)[0]
-        np.matmul(columns[: step * units], jacobian.T, out=following[: step * units])
+        jacobian = state_jacobian(form, step, block)[0]
+        np.matmul(columns[: step * states], jacobian.T, out=following[: step * states])
         columns, following = following, columns
-        columns[step * units : (step + 1) * units] = np.eye(units)
-        shared = np.einsum("gs,gh,sgh->sh", overlaps[:, step, : step + 1], gates[step], gates[: step + 1])
-        propagated = columns[: (step + 1) * units].reshape(step + 1, units, units)
-        entries = np.einsum("shj,hj->sh", propagated, observed[step]) * shared
-        total += 2 * entries[:step].sum() + entries[step].sum()
+        columns[step * states : (step + 1) * states] = np.eye(states)
+        propagated = columns[: (step + 1) * states].reshape(step + 1, states, states)
+        shared = own.pairs(slice(step, step + 1), slice(0, step + 1))[0]  # (s, p, q, u)
+        for p, here in enumerate(parts):
+            for q, there in enumerate(parts):  # where a unit has no state p or q, `shared` is zero
+                entries = np.einsum("suj,uj->su", propagated[:, there], observed[step, here]) * shared[:, p, q]
+                total += 2 * entries[:step].sum() + entries[step].sum()
     return float(total)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kpref.checkpoints import load_checkpoint
 from kpref.data import example_folder
-from kpref.models import GRU, LSTM, RNN, Rate, Stacked
+from kpref.models import GRU, LSTM, RNN, LeakyRNN, Rate, Stacked
 
 from .samples import DATA, DIGITS, N_OUT, H, network, same, without
 
@@ -117,6 +117,20 @@ def test_weights_of_an_rnn_as_a_rate_network(present):
         assert same(model.parameters["bias"], sum(arrays[f"rnn.{name}_l0"] for name in present) + 0.0)
     assert ("bias" in model.parameters) == bool(present)
     assert readout is not None
+
+
+@pytest.mark.parametrize("leak", [None, "outside", "inside"])
+def test_weights_of_an_rnn_as_a_leaky_network(leak):
+    arrays = network(gates=1)
+    model, readout = load_checkpoint(arrays, alpha=0.2, leak=leak, nonlinearity="softplus")
+    assert type(model) is LeakyRNN
+    assert (model.alpha, model.options["leak"], model.nonlinearity.name) == (0.2, leak or "outside", "softplus")
+    assert same(model.parameters["bias"], arrays["rnn.bias_ih_l0"] + arrays["rnn.bias_hh_l0"])
+    assert readout is not None
+    with pytest.raises(ValueError, match="a GRU has no alpha to choose; got 0.2"):
+        load_checkpoint(network(gates=3), alpha=0.2)
+    with pytest.raises(ValueError, match="an RNN has no leak to choose; got 'inside'"):
+        load_checkpoint(arrays, leak="inside")
 
 
 @given(

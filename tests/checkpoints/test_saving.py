@@ -146,7 +146,7 @@ def test_refuses(tmp_path):
     model = GRU.init(N_IN, H, seed=0)
     with pytest.raises(ValueError, match=r"must be called \*.safetensors or \*.npz; got .*network.pt"):
         save_checkpoint(tmp_path / "network.pt", model)
-    with pytest.raises(TypeError, match="only GRU, LSTM, Stacked, .*got a LowRankRNN"):
+    with pytest.raises(TypeError, match="only RNN, .*LSTM, .*Rate can be saved .*got a LowRankRNN"):
         save_checkpoint(tmp_path / "network.npz", LowRankRNN.init(N_IN, H, rank=1, seed=0))
     with pytest.raises(TypeError, match="got a str"):
         save_checkpoint(tmp_path / "network.npz", "gru")

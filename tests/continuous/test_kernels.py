@@ -34,17 +34,22 @@ def roundings(form, table):
     return steps * (stages * (form.n_states + width + stages + 12) + stages + 2)
 
 
+def converted(form, change):
+    """The form with all its numbers changed, in double precision."""
+    if isinstance(form, DenseForm):
+        return replace(form, state_jacobian=change(form.state_jacobian.astype(np.float64)))
+    weights = {name: change(weight.astype(np.float64)) for name, weight in form.weights.items()}
+    arrays = {name: change(getattr(form, name).astype(np.float64)) for name in ("numbers", "states", "variables")}
+    return replace(form, weights=weights, **arrays)
+
+
 def absolute(form):
     """All coefficients by their absolute values, in double precision: they bound every intermediate sum."""
-    dense = isinstance(form, DenseForm)
-    names = ("state_jacobian",) if dense else ("decay", "gates", "slope", "weight")
-    return replace(form, **{name: np.abs(getattr(form, name).astype(np.float64)) for name in names})
+    return converted(form, np.abs)
 
 
 def in_double(form):
-    dense = isinstance(form, DenseForm)
-    names = ("state_jacobian",) if dense else ("decay", "gates", "slope", "weight")
-    return replace(form, **{name: getattr(form, name).astype(np.float64) for name in names})
+    return converted(form, np.asarray)
 
 
 def double(table, of=np.asarray):

@@ -14,7 +14,6 @@ import kpref
 from kpref.kernels import reference
 from kpref.models.registry import registered, registration_of
 from kpref.models.step import StepModel
-from kpref.unit_blocks import unit_blocks
 
 MODELS = {
     " ".join([known.name, *(f"{key}={value}" for key, value in variant.items())]): functools.partial(
@@ -152,25 +151,6 @@ def test_models_pickle_and_copy(name):
         assert np.array_equal(kpref.Flow(other, flow.inputs, z0=flow.z0).states, flow.states)
 
 
-@NAMES
-def test_the_spectrum_of_K_is_exact_where_units_stay_apart(name):
-    flow, _ = random_flow(name, (2, 4, 3, 6, 6))
-    matrix = flow.K.to_dense()
-    if unit_blocks(flow.linearization) is None:
-        coupled = np.abs(matrix.reshape(3 * 6, -1, 3 * 6, flow.model.n_states)).max(axis=(0, 2))
-        units = np.arange(flow.model.n_states) % 4
-        assert coupled[units[:, None] != units].max() > 0
-        with pytest.raises(ValueError, match="mixes units"):
-            kpref.kernel_spectrum(flow)
-        return
-    exact = kpref.kernel_spectrum(flow).values
-    dense = np.linalg.eigvals(matrix).real
-    dense = np.sort(dense)[::-1]
-    length = min(len(dense), len(exact))
-    assert np.abs(dense[:length] - exact[:length]).max() <= 1e-12 * dense[0]
-    assert np.abs(dense[length:]).max(initial=0) <= 1e-12 * dense[0]
-
-
 def test_low_rank_keeps_units_apart_where_the_right_vectors_are_fixed():
     flow, _ = random_flow("low-rank", (2, 5, 3, 6, 7))
     frozen = kpref.Flow(flow.model.with_trainable(["m", "weight_ih", "bias"]), flow.inputs)
@@ -216,18 +196,6 @@ def step_jacobians(flow):
         for k in range(flow.model.n_states)
     ]
     return np.stack(columns, axis=-1)
-
-
-@pytest.mark.parametrize("name", ["lstm", "stacked-gru", "low-rank"])
-def test_closed_forms_that_are_not_there_yet_say_so(name):
-    flow, _ = random_flow(name, (2, 3, 4, 6, 10))
-    for call in (
-        lambda: kpref.schmidt_spectrum(flow),
-        lambda: kpref.spectra.kernel_effective_dimension(flow, "unit"),
-        lambda: kpref.spectra.propagator_gram_trace(flow),
-    ):
-        with pytest.raises(TypeError, match="closed form for networks of one state a unit"):
-            call()
 
 
 @pytest.mark.backends

@@ -58,7 +58,7 @@ def flow_metrics(flow: Flow) -> dict[str, Callable[[], Any]]:
         "trace_K": lambda: spectrum().trace,
         "frobenius_K": lambda: spectrum().frobenius,
         "effective_dimension_K": lambda: spectrum().effective_dimension,
-        "partial_trace_K": lambda: np.diag(spectra.kernel_unit_trace(flow.linearization, flow.space.mu)),
+        "partial_trace_K": lambda: spectra.kernel_unit_matrix(flow.linearization, flow.space.mu),
         "average_K": lambda: average(flow.K, "unit").to_dense(),
         "average_P": lambda: average(flow.P, "unit").to_dense(),
         "average_NTK": lambda: average(flow.NTK, "unit").to_dense(),

@@ -1,0 +1,185 @@
+"""The derivative of a step written out: of the new state by the old one, and by the currents that trained arrays enter.
+
+A program is run forwards on derivatives in place of values. A register's derivative is a sum of blocks, each on some of
+its rows and some of the columns that are differentiated by, and each *diagonal* or *dense*. What is differentiated by
+starts as one diagonal block of ones; a scale multiplies the rows of a block, so that a diagonal one stays diagonal; a
+product makes dense ones, ``W diag(d)`` being a scaling of the columns of W, and ``W D`` the one product of matrices
+that there is. Registers that nothing has reached have no blocks, and cost nothing.
+
+Coefficients may have any leading axes: (B, width) at one row of a trajectory, or (R or 1, B or 1, width) along all of
+it, where only the diagonal blocks are of use and dense ones are marked without their numbers (`new_state_blocks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.linearize import DenseForm, Form, written_out
+from kpref.product_form import ProductForm
+from kpref.program import Operation, View
+from kpref.step_form import StepForm
+
+__all__ = ["Block", "new_state_blocks", "state_jacobian", "written_at"]
+
+Array = npt.NDArray[Any]
+
+
+class Block(NamedTuple):
+    """Part of the derivative of a register.
+
+    Attributes
+    ----------
+    row, column : int
+        Its first ones.
+    rows, columns : int
+        How many.
+    diagonal : bool
+    values : ndarray, shape (..., rows) if diagonal, else (..., rows, columns), or None
+        None stands for ones on a diagonal block, and for numbers that were not asked for in a dense one.
+    """
+
+    row: int
+    column: int
+    rows: int
+    columns: int
+    diagonal: bool
+    values: Array | None = None
+
+
+def state_jacobian(form: Form, row: int, trials: slice | npt.NDArray[np.intp]) -> Array:
+    """A of one row and some trials, (trials, H, H), in float64.
+
+    Parameters
+    ----------
+    form : StepForm, DenseForm or ProductForm
+    row : int
+    trials : slice or ndarray of int
+
+    Notes
+    -----
+    For a network, as many flops a trial as its dense weights have entries, and ``2 H`` times as many for a product
+    behind another one, as between the layers of a stack.
+    """
+    if isinstance(form, ProductForm):
+        form = written_out(form)
+    if isinstance(form, DenseForm):
+        return form.state_jacobian[row, trials].astype(np.float64)
+
+    seeds, column = {}, 0
+    for view in form.program.old:
+        seeds[view.register] = [Block(0, column, view.width, view.width, True)]
+        column += view.width
+    return written_at(form, row, trials, seeds, column)
+
+
+def written_at(
+    form: StepForm, row: int, trials: slice | npt.NDArray[np.intp], seeds: Mapping[int, list[Block]], width: int
+) -> Array:
+    """Derivative of the new state of one row and some trials by all that `seeds` stand for, (trials, H, width)."""
+
+    def channel(name: str) -> Array:
+        values = form.channel(name)
+        values = values[row if len(values) > 1 else 0]
+        return (values[trials] if len(values) > 1 else values).astype(np.float64, copy=False)
+
+    matrices = np.zeros((len(np.arange(form.n_trials)[trials]), form.n_states, width))
+    for block in new_state_blocks(form, channel, seeds):
+        part = matrices[:, block.row : block.row + block.rows, block.column : block.column + block.columns]
+        if block.diagonal:
+            np.einsum("...ii->...i", part)[...] += 1.0 if block.values is None else block.values
+        elif block.values is not None:
+            part += block.values
+    return matrices
+
+
+def new_state_blocks(
+    form: StepForm, channel: Callable[[str], Array], seeds: Mapping[int, list[Block]], dense: bool = True
+) -> list[Block]:
+    """Derivative of the new state by whatever the given blocks of registers stand for.
+
+    Parameters
+    ----------
+    form : StepForm
+    channel : callable
+        Coefficients (..., width) of the channel, or unit weight, of a name.
+    seeds : mapping of int to list of Block
+        Derivatives that registers start with.
+    dense : bool
+        Whether the numbers of dense blocks are wanted.
+    """
+    program = form.program
+    registers: list[list[Block]] = [list(seeds.get(register, ())) for register in range(len(program.widths))]
+    for op in program.operations:
+        if op.source is None:
+            continue
+        for block in list(_within(registers[op.source.register], op.source)):
+            if op.kind in ("scale", "unit"):
+                new = _scaled(block, channel(op.name))
+            else:
+                new = _multiplied(block, _matrix(form, op) if dense else None, op.out.width)
+            _add(registers[op.out.register], new._replace(row=new.row + op.out.start))
+    found, first = [], 0
+    for view in program.new:
+        found += [block._replace(row=block.row + first) for block in registers[view.register]]
+        first += view.width
+    return found
+
+
+def _within(blocks: list[Block], view: View) -> Iterator[Block]:
+    """What blocks have in the rows of a view, rows counted from its first."""
+    for block in blocks:
+        first, last = max(block.row, view.start), min(block.row + block.rows, view.start + view.width)
+        if first >= last:
+            continue
+        skip, rows = first - block.row, last - first
+        values = block.values
+        if values is not None:
+            values = values[..., skip : skip + rows] if block.diagonal else values[..., skip : skip + rows, :]
+        if block.diagonal:
+            yield Block(first - view.start, block.column + skip, rows, rows, True, values)
+        else:
+            yield Block(first - view.start, block.column, rows, block.columns, False, values)
+
+
+def _scaled(block: Block, coefficient: Array) -> Block:
+    factor = coefficient[..., block.row : block.row + block.rows]
+    if block.diagonal:
+        return block._replace(values=factor if block.values is None else factor * block.values)
+    return block if block.values is None else block._replace(values=factor[..., None] * block.values)
+
+
+def _multiplied(block: Block, matrix: Array | None, rows: int) -> Block:
+    """All rows of the product with a matrix (rows, rows of the view); None: without its numbers."""
+    values = None
+    if matrix is not None:
+        part = matrix[:, block.row : block.row + block.rows]
+        if not block.diagonal:
+            values = part @ block.values
+        else:
+            values = part if block.values is None else part * block.values[..., None, :]
+    return Block(0, block.column, rows, block.columns, False, values)
+
+
+def _matrix(form: StepForm, op: Operation) -> Array:
+    """What a product, gather or spread multiplies by."""
+    assert op.source is not None
+    if op.kind == "product":
+        return form.weights[op.name].astype(np.float64, copy=False)
+    wide, narrow = max(op.source.width, op.out.width), min(op.source.width, op.out.width)
+    sums = np.repeat(np.eye(narrow), wide // narrow, axis=1)
+    return sums if op.kind == "gather" else sums.T
+
+
+def _add(blocks: list[Block], new: Block) -> None:
+    """Append a block, or add its numbers to one of the same place."""
+    for index, old in enumerate(blocks):
+        if old[:-1] == new[:-1]:
+            if old.diagonal or old.values is not None:
+                one, other = (np.ones(block.rows) if block.values is None else block.values for block in (old, new))
+                blocks[index] = old._replace(values=one + other)
+            return
+    blocks.append(new)

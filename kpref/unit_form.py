@@ -1,0 +1,475 @@
+"""K by units: the factors ``F_u`` of ``K = sum_u F_u F_u^T Mu``, where no two units share a state.
+
+A *current* is a row of a trained weight, or a column of a unit's. Trained entries of one current act on the new state
+through it alone, so that with G[s, g] the derivative of column s of the new state by current g, and v_g what the
+trained entries of g multiply, at a point a = (time, trial) and for the entry c of current g
+
+    F[(a, s), (g, c)] = G[s, g](a) v_g[c](a).
+
+Columns of the state that one current reaches belong to one *unit*, and so do the currents that reach them; what K
+couples is points, of any kind, of one unit. Both follow from the program, differentiated by its currents
+(`kpref.derivative_blocks`): where all blocks of the new state are diagonal, their columns are the currents, their rows
+the states, and their numbers G. A dense block says that a current reaches the states of many through another product
+(stacked layers, a trained right factor of low rank): K then mixes units. So it does where one trained number enters two
+currents: `unit_form` returns None for both, unless J is small enough to be written out.
+
+Units have up to S states and k currents; what they lack is zero in G, and -1 in `columns`. Coefficients that are
+constant along trajectories stay so. A system in dense form is one unit of all states, whose currents are its
+parameters: ``G = J``, v = 1. So is any other whose J is written out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from kpref import kernels
+from kpref._reprs import short_repr
+from kpref.derivative_blocks import Block, new_state_blocks, written_at
+from kpref.linearize import DenseForm, Form, require_form, written_out
+from kpref.product_form import ProductForm
+from kpref.step_form import Entry, StepForm
+
+__all__ = ["Features", "UnitForm", "current_derivatives", "state_units", "unit_form"]
+
+Array = npt.NDArray[Any]
+Integers = npt.NDArray[np.intp]
+#: Entries of J up to which it is written out where K mixes units.
+_MOST_ENTRIES = 1 << 22
+#: Columns of the variables that the entries of one current multiply, and their factors.
+Picks = tuple[Integers, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What the trained entries of one current of each unit multiply.
+
+    Attributes
+    ----------
+    values : ndarray, shape (R B, V)
+        Rows in the order (time, trial).
+    picked : tuple of ndarray, shapes (N, c), or None
+        For each unit, which of the columns, and times what; None where each unit has all of them as they are.
+    """
+
+    values: Array
+    picked: Picks | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether they are the same for all units."""
+        return self.picked is None
+
+    @property
+    def columns(self) -> int:
+        """Number c of entries of a unit."""
+        return int(self.values.shape[1] if self.picked is None else self.picked[0].shape[1])
+
+    def of(self, unit: int, points: slice | Integers = slice(None)) -> Array:
+        """Those of one unit at some points, (points, c)."""
+        if self.picked is None:
+            return self.values[points]
+        return self.values[points][:, self.picked[0][unit]] * self.picked[1][unit]
+
+    def squares(self) -> Array:
+        """Squared length at each point, (R B, N), or (R B, 1) where it is the same for all units."""
+        squared = np.square(self.values)
+        if self.picked is None:
+            return squared.sum(axis=1, keepdims=True)
+        columns, factors = self.picked
+        taken = np.zeros((len(columns), squared.shape[1]))
+        np.add.at(taken, (np.arange(len(columns))[:, None], columns), np.square(factors))
+        return np.asarray(squared @ taken.T)
+
+    def sums(self, coefficients: Array) -> Array:
+        """``sum_a coefficients[a, u] v[a, u]`` for coefficients (R B, N): (N, c)."""
+        total = coefficients.T @ self.values
+        if self.picked is None:
+            return np.asarray(total)
+        return np.take_along_axis(total, self.picked[0], axis=1) * self.picked[1]
+
+
+@dataclass(frozen=True, eq=False)
+class UnitForm:
+    """The factors of K, in float64.
+
+    Attributes
+    ----------
+    n_steps, n_trials, n_states : int
+        R, B and the width of the state.
+    columns : ndarray of int, shape (S, N)
+        Columns of the state of each unit; -1 where a unit has fewer than S.
+    gates : ndarray, shape (R or 1, B or 1, S, k, N)
+        G.
+    groups : tuple of (slice, Features)
+        Adjacent currents that multiply the same features.
+    """
+
+    n_steps: int
+    n_trials: int
+    n_states: int
+    columns: Integers
+    gates: Array
+    groups: tuple[tuple[slice, Features], ...]
+
+    __repr__ = short_repr
+
+    @property
+    def n_units(self) -> int:
+        """Number N."""
+        return int(self.columns.shape[1])
+
+    @property
+    def parts(self) -> int:
+        """Number S of states of a unit."""
+        return int(self.columns.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Number of columns of F_u."""
+        return sum((currents.stop - currents.start) * features.columns for currents, features in self.groups)
+
+    @property
+    def constant(self) -> bool:
+        """Whether G is one number for each unit, so that K is a Kronecker product of ``v v^T`` and their squares."""
+        return self.gates.shape[:4] == (1, 1, 1, 1) and all(features.shared for _, features in self.groups)
+
+    def weighted(self, root: Array) -> UnitForm:
+        """``Mu^(1/2) F_u``, for the roots (R, B) of a measure."""
+        column = root.reshape(-1, 1)
+        groups = [(part, replace(features, values=column * features.values)) for part, features in self.groups]
+        return replace(self, groups=tuple(groups))
+
+    def of_trial(self, trial: int) -> UnitForm:
+        """The factors of one trial by itself."""
+        one = slice(trial, trial + 1)
+        gates = np.ascontiguousarray(self.gates[:, one] if self.gates.shape[1] > 1 else self.gates)
+        groups = [(part, replace(features, values=np.ascontiguousarray(features.values[trial :: self.n_trials])))
+                  for part, features in self.groups]  # fmt: skip
+        return replace(self, n_trials=1, gates=gates, groups=tuple(groups))
+
+    def states(self, part: int) -> slice | Integers:
+        """Columns of the s-th states of all units, as a slice where they are adjacent."""
+        (index,) = _basic(self.columns[part])
+        return index
+
+    def _rows_and_trials(self, points: slice | Integers) -> tuple[Integers, Integers]:
+        if isinstance(points, slice):
+            points = np.arange(*points.indices(self.n_steps * self.n_trials))
+        return np.divmod(points, self.n_trials)
+
+    def gates_at(self, points: slice | Integers) -> Array:
+        """G at some points, (points, S, k, N)."""
+        rows, trials = self._rows_and_trials(points)
+        longer, wider = (length > 1 for length in self.gates.shape[:2])
+        if longer and wider:
+            return np.asarray(self.gates.reshape(-1, *self.gates.shape[2:])[points])
+        return np.asarray(self.gates[rows if longer else 0 * rows, trials if wider else 0 * trials])
+
+    def factor(self, unit: int, points: slice | Integers = slice(None)) -> Array:
+        """F_u at some points, (points, S, columns)."""
+        rows, trials = self._rows_and_trials(points)
+        own = self.gates[..., unit]
+        own = own[rows if len(own) > 1 else 0, trials if own.shape[1] > 1 else 0]
+        gates = np.broadcast_to(own, (len(rows), *self.gates.shape[2:4]))
+        blocks = [
+            (gates[:, :, part, None] * features.of(unit, points)[:, None, None, :]).reshape(len(rows), self.parts, -1)
+            for part, features in self.groups
+        ]
+        return np.concatenate([np.empty((len(rows), self.parts, 0)), *blocks], axis=2)
+
+    def pairs(self, left: slice | Integers, right: slice | Integers) -> Array:
+        """Entries of ``F_u F_u^T`` between points, (points of left, points of right, S, S, N)."""
+        if self.n_units == 1 or not all(features.shared for _, features in self.groups):
+            blocks = [self._products(unit, left, right) for unit in range(self.n_units)]
+            return np.stack(blocks, axis=-1)
+        one, other = self.gates_at(left), self.gates_at(right)
+        total: Array | None = None
+        for part, features in self.groups:
+            term: Array | None = None
+            for gate in range(part.start, part.stop):
+                each = one[:, None, :, None, gate] * other[None, :, None, :, gate]
+                term = each if term is None else np.add(term, each, out=term)
+            assert term is not None
+            term *= (features.values[left] @ features.values[right].T)[:, :, None, None, None]
+            total = term if total is None else np.add(total, term, out=total)
+        if total is None:
+            return np.zeros((len(one), len(other), self.parts, self.parts, self.n_units))
+        return total
+
+    def _products(self, unit: int, left: slice | Integers, right: slice | Integers) -> Array:
+        one, other = self.factor(unit, left), self.factor(unit, right)
+        product = one.reshape(-1, self.width) @ other.reshape(-1, self.width).T
+        return product.reshape(len(one), self.parts, len(other), self.parts).swapaxes(1, 2)
+
+    def traced_pairs(self, left: slice | Integers, right: slice | Integers) -> Array:
+        """`pairs` summed over states: (points of left, points of right)."""
+        if not all(features.shared for _, features in self.groups):
+            return np.asarray(np.einsum("abssu->ab", self.pairs(left, right)))
+        one, other = self.gates_at(left), self.gates_at(right)
+        total = np.zeros((len(one), len(other)))
+        for part, features in self.groups:
+            flat = (each[:, :, part].reshape(len(each), -1) for each in (one, other))
+            total += (features.values[left] @ features.values[right].T) * (next(flat) @ next(flat).T)
+        return total
+
+    def scatter(self, blocks: Array) -> Array:
+        """Blocks (..., S, S, N) as matrices over states (..., H, H)."""
+        matrices = np.zeros((*blocks.shape[:-3], self.n_states, self.n_states))
+        for s, rows in enumerate(self.columns):
+            for t, columns in enumerate(self.columns):
+                both = (rows >= 0) & (columns >= 0)
+                matrices[..., rows[both], columns[both]] = blocks[..., s, t, both]
+        return matrices
+
+
+def unit_form(form: Form) -> UnitForm | None:
+    """K of a linearisation by units; None where it mixes those of a network too large to be one unit.
+
+    Raises
+    ------
+    TypeError
+        If `form` is no linearisation.
+
+    Notes
+    -----
+    One pass over the operations that scale; memory for ``S k N`` numbers at each point, and for what currents multiply.
+    """
+    form = require_form(form)
+    if isinstance(form, ProductForm):
+        form = written_out(form)
+    if isinstance(form, DenseForm):
+        return _one_unit(form.parameter_jacobian)
+    found = _by_units(form)
+    if found is None and form.n_steps * form.n_trials * form.n_states * form.n_parameters <= _MOST_ENTRIES:
+        images = kernels.parameter_product(form, np.eye(form.n_parameters, dtype=form.dtype))
+        return _one_unit(images.transpose(2, 1, 3, 0))
+    return found
+
+
+def state_units(form: StepForm) -> tuple[int, ...] | None:
+    """The unit of each column of the state, counted as they come; None where K mixes units.
+
+    A column that no trained array reaches is a unit of its own. One row of the form tells it.
+    """
+    found = _by_units(form.rows(slice(0, 1)))
+    if found is None:
+        return None
+    units = np.arange(form.n_states)
+    for columns in found.columns.T:
+        own = columns[columns >= 0]
+        units[own] = own.min(initial=form.n_states)
+    return tuple(np.unique(units, return_inverse=True)[1].tolist())
+
+
+def _one_unit(jacobian: Array) -> UnitForm:
+    """J (R, B, H, M), written out, as one unit of all states."""
+    steps, trials, states, parameters = jacobian.shape
+    ones = Features(np.ones((steps * trials, 1)))
+    return UnitForm(
+        steps, trials, states, np.arange(states)[:, None], jacobian.astype(np.float64, copy=False)[..., None],
+        ((slice(0, parameters), ones),),
+    )  # fmt: skip
+
+
+def _by_units(form: StepForm) -> UnitForm | None:
+    picks = _picks(form)
+    if picks is None:
+        return None
+
+    def channel(name: str) -> Array:
+        return form.channel(name).astype(np.float64, copy=False)
+
+    blocks = new_state_blocks(form, channel, _seeds(form, picks), dense=False)
+    if not all(block.diagonal for block in blocks):
+        return None
+    places = _places(form, blocks)
+    steps, trials = form.n_steps, form.n_trials
+    columns, units, parts, slots = places
+    n_units, n_slots = columns.shape[1], int(slots.max(initial=-1)) + 1
+    order, groups = _groups(form, picks, units[form.n_states :], slots[form.n_states :], (n_slots, n_units))
+    leading = np.broadcast_shapes((1, 1), *(block.values.shape[:2] for block in blocks if block.values is not None))
+    gates = np.zeros((*leading, len(columns), n_slots, n_units))
+    for block in blocks:
+        rows, currents = (first + np.arange(block.rows) for first in (block.row, form.n_states + block.column))
+        where = _basic(parts[rows], order[slots[currents]], units[rows])
+        gates[(..., *where)] += 1.0 if block.values is None else block.values
+    return UnitForm(steps, trials, form.n_states, columns, gates, groups)
+
+
+def current_derivatives(form: StepForm) -> Iterator[tuple[Array, Array]]:
+    """For each row: derivative of the new state by all currents (B, H, k), and |v_g|^2 of each (B, k).
+
+    Of any network, units mixed or not: the diagonal block of K at a point is ``G diag(|v_g|^2) G^T``.
+
+    Raises
+    ------
+    ValueError
+        If one trained number enters two currents: there would be terms between these.
+    """
+    picks = _picks(form)
+    if picks is None:
+        raise ValueError(
+            "a trained number enters two currents of this network, so that the trace of K has no closed form by "
+            "currents: kpref.trace(flow.K) estimates it"
+        )
+    columns = np.unique(np.concatenate([np.empty(0, dtype=np.intp), *(own for own, _ in picks.values())]))
+    taken, seeds = np.zeros((len(columns), len(picks))), _seeds(form, picks)
+    for current, (own, factors) in enumerate(picks.values()):
+        np.add.at(taken[:, current], np.searchsorted(columns, own), np.square(factors))
+    for row in range(form.n_steps):
+        squares = np.square(_pool(form.rows(slice(row, row + 1)), columns))
+        yield written_at(form, row, slice(None), seeds, len(picks)), squares @ taken
+
+
+def _picks(form: StepForm) -> dict[int, Picks] | None:
+    """What the trained entries of each current multiply, by its column of the registers: columns of `_pool`.
+
+    None if a trained number enters twice.
+    """
+    found: dict[int, list[Picks]] = {}
+    entered = {name: np.zeros((shape[0] if shape else 1, math.prod(shape[1:])), int)
+               for name, shape in form.shapes.items()}  # fmt: skip
+    for op in form.program.operations:
+        if op.variable is None or op.name not in form.trained:
+            continue
+        known, first = form.known[op.variable], form.program.columns(op.out).start
+        offset = known.start + (0 if known.of_state else form.states.shape[2])
+        for entry in form.entries:
+            if entry.weight != op.name:
+                continue
+            factor = _factor(form, entry)
+            entered[entry.parameter][entry.part] += (factor.T if entry.transposed else factor) != 0
+            if op.kind == "unit":
+                found_in = range(entry.columns.start, entry.columns.stop)
+                rows = [(column, slice(column, column + 1), factor[0, [at]]) for at, column in enumerate(found_in)]
+            else:
+                rows = [(entry.rows.start + at, entry.columns, factor[at]) for at in range(len(factor))]
+            for row, columns, own in rows:
+                picked = np.flatnonzero(own)
+                found.setdefault(first + row, []).append((offset + columns.start + picked, own[picked]))
+    if any((count > 1).any() for count in entered.values()):
+        return None
+    joined = {}
+    for current, parts in sorted(found.items()):
+        picks = np.concatenate([of for of, _ in parts]), np.concatenate([factor for _, factor in parts])
+        if len(picks[0]):
+            joined[current] = picks
+    return joined
+
+
+def _factor(form: StepForm, entry: Entry) -> Array:
+    """The factor of an entry for each element of ``weight[rows, columns]``."""
+    outputs, inputs = form.weights[entry.weight][entry.rows, entry.columns].shape
+    part = np.broadcast_to(entry.factor, (inputs, outputs) if entry.transposed else (outputs, inputs))
+    return part.T if entry.transposed else part
+
+
+def _pool(form: StepForm, columns: Integers) -> Array:
+    """Columns of all variables side by side, those of the state first: (R B, columns)."""
+    points, split = form.n_steps * form.n_trials, form.states.shape[2]
+    states, others = form.states.reshape(points, -1), form.variables.reshape(points, -1)
+    pool = np.empty((points, len(columns)))
+    pool[:, columns < split] = states[:, columns[columns < split]]
+    pool[:, columns >= split] = others[:, columns[columns >= split] - split]
+    return pool
+
+
+def _seeds(form: StepForm, currents: dict[int, Picks]) -> dict[int, list[Block]]:
+    """Ones for each current, in runs of adjacent columns of a register, numbered in the order of `currents`."""
+    seeds: dict[int, list[Block]] = {}
+    at, offsets = np.fromiter(currents, dtype=np.intp), form.program.offsets
+    registers = np.searchsorted(offsets, at, side="right") - 1
+    breaks = np.flatnonzero((np.diff(at) != 1) | (np.diff(registers) != 0)) + 1
+    for run in np.split(np.arange(len(at)), breaks):
+        if len(run):
+            register = int(registers[run[0]])
+            block = Block(int(at[run[0]] - offsets[register]), int(run[0]), len(run), len(run), True)
+            seeds.setdefault(register, []).append(block)
+    return seeds
+
+
+def _places(form: StepForm, blocks: list[Block]) -> tuple[Integers, Integers, Integers, Integers]:
+    """Columns (S, N) of the units; and of each state, then current: its unit, which state, and which current of it.
+
+    Minus one where it is none.
+    """
+    states = form.n_states
+    rows = np.concatenate([np.empty(0, int), *(block.row + np.arange(block.rows) for block in blocks)])
+    currents = np.concatenate([np.empty(0, int), *(block.column + np.arange(block.rows) for block in blocks)])
+    size = states + int(currents.max(initial=-1)) + 1
+    graph = coo_array((np.ones(len(rows)), (rows, states + currents)), shape=(size, size))
+    _, labels = connected_components(graph, directed=False)
+    reached = np.zeros(size, dtype=bool)
+    reached[rows] = reached[states + currents] = True
+    units, parts, slots = np.full((3, size), -1)
+    _, first, inverse = np.unique(labels[reached], return_index=True, return_inverse=True)
+    units[reached] = np.argsort(np.argsort(first))[inverse]  # in the order of their first states
+    parts[:states], slots[states:] = _ranks(units[:states]), _ranks(units[states:])
+    columns = np.full((parts.max(initial=-1) + 1, units.max(initial=-1) + 1), -1)
+    own = np.flatnonzero(reached[:states])
+    columns[parts[own], units[own]] = own
+    return columns, units, parts, slots
+
+
+def _ranks(labels: Integers) -> Integers:
+    """How many equal labels stand before each; -1 for the label -1."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], labels[order])
+    ranks = np.empty_like(labels)
+    ranks[order] = np.arange(len(labels)) - starts
+    return np.where(labels < 0, -1, ranks)
+
+
+def _groups(
+    form: StepForm, picks: dict[int, Picks], units: Integers, slots: Integers, shape: tuple[int, int]
+) -> tuple[Integers, tuple[tuple[slice, Features], ...]]:
+    """Where each slot of the currents goes, so that those of the same features are adjacent; and the groups."""
+    by_slot: list[dict[int, Picks]] = [{} for _ in range(shape[0])]
+    for pick, unit, slot in zip(picks.values(), units, slots, strict=False):
+        if slot >= 0:
+            by_slot[slot][int(unit)] = pick
+    groups: dict[object, list[int]] = {}
+    features = {}
+    for slot, own in enumerate(by_slot):
+        distinct = {(columns.tobytes(), factors.tobytes()) for columns, factors in own.values()}
+        key: object = distinct.pop() if len(distinct) == 1 else slot
+        groups.setdefault(key, []).append(slot)
+        if key not in features:
+            features[key] = _features(form, own, key != slot, shape[1])
+    order, found, first = np.empty(shape[0], dtype=np.intp), [], 0
+    for key, members in groups.items():
+        order[members] = np.arange(first, first + len(members))
+        found.append((slice(first, first + len(members)), features[key]))
+        first += len(members)
+    return order, tuple(found)
+
+
+def _features(form: StepForm, own: dict[int, Picks], shared: bool, units: int) -> Features:
+    if shared:
+        columns, factors = next(iter(own.values()))
+        values = _pool(form, columns)
+        return Features(values if (factors == 1).all() else values * factors)
+    width = max(len(columns) for columns, _ in own.values())
+    used, local = np.unique(np.concatenate([columns for columns, _ in own.values()]), return_inverse=True)
+    picked, scales, start = np.zeros((units, width), dtype=np.intp), np.zeros((units, width)), 0
+    for unit, (columns, factors) in own.items():
+        picked[unit, : len(columns)] = local[start : start + len(columns)]
+        scales[unit, : len(columns)] = factors
+        start += len(columns)
+    return Features(_pool(form, used), (picked, scales))
+
+
+def _basic(*indices: Integers) -> tuple[Any, ...]:
+    """The same places by integers and a slice, which numpy reaches without an index for each, if they are so."""
+    *constants, last = indices
+    if all((index == index[0]).all() for index in constants) and (np.diff(last) == 1).all():
+        return (*(int(index[0]) for index in constants), slice(int(last[0]), int(last[-1]) + 1))
+    return indices
