@@ -123,6 +123,11 @@ def channels(names: Callable[[StepForm], list[str]], change: Callable[[Array], A
     return lambda form: form.changed(channels={name: change(form.channel(name)) for name in names(form)})
 
 
+def weight(name: str, change: Callable[[Array], Array]) -> Change:
+    """One weight changed."""
+    return lambda form: form.changed(weights={name: change(form.weights[name])})
+
+
 def all_gates(form: StepForm) -> list[str]:
     """Channels that take currents to the new state."""
     return [name for group in gate_groups(form) for name in group]
@@ -373,6 +378,11 @@ def gates_of_all(model: Any) -> dict[str, Array]:
     count = model.cell.rows
     order = [1, 0, *range(2, count)]
     return {n: v.reshape(count, -1)[order].reshape(v.shape) for n, v in model.parameters.items()}
+
+
+def factors_exchanged(model: Any) -> dict[str, Array]:
+    """Left and right vectors of a network of low rank."""
+    return {"m": model.parameters["n"], "n": model.parameters["m"]}
 
 
 def no_bias(model: Any) -> dict[str, Array]:

@@ -71,6 +71,10 @@ def _candidates(judge: Judge) -> Iterator[tuple[str, Array]]:
         for some in ([name] for name in recurrent) if len(recurrent) == 1 else (*([n] for n in recurrent), recurrent):
             changes.append((words.format(", ".join(some)), {name: alter(parameters[name]) for name in some}))
     changes.append(("inputs missing: inputs are not seen", {name: 0 * parameters[name] for name in driven}))
+    for name, other_name in combinations(parameters, 2):
+        if parameters[name].shape == parameters[other_name].shape:
+            pair = {name: parameters[other_name], other_name: parameters[name]}
+            changes.append((f"parameter order: {name} and {other_name} exchanged", pair))
     counts = {name: _count(model, name) for name in parameters}
     for one, other in combinations(range(max(counts.values())), 2):
         blocked = [name for name, count in counts.items() if count > other]
