@@ -35,6 +35,9 @@ __all__ = ["Comparison", "Judge"]
 
 Array = npt.NDArray[Any]
 
+#: Errors of numbers are kept for the next question up to this size.
+_KEPT_BYTES = 1 << 26
+
 #: Random errors that are sent through a sweep: enough that their mean square, pooled over units, is sharp.
 _SAMPLES = 64
 
@@ -90,16 +93,31 @@ class Judge:
         if not isinstance(form, StepForm):
             raise TypeError(f"certificates are for networks; got {model}")
         self.form = form
+        self._kept: list[running_errors.Chunk] | None = None
 
     def with_arithmetic(self, arithmetic: Arithmetic) -> Judge:
         """The same judge for another arithmetic."""
         other = copy.copy(self)
-        other.arithmetic = arithmetic
+        other.arithmetic, other._kept = arithmetic, None
         return other
 
     def chunks(self) -> Iterator[running_errors.Chunk]:
         """The linearisation with the errors of a backend's numbers, a few rows at a time."""
-        return running_errors.chunks(self.model, self.form, self.starts, self.inputs, self.arithmetic)
+        found = self._kept
+        if found is None:
+            made = running_errors.chunks(self.model, self.form, self.starts, self.inputs, self.arithmetic)
+            if self._bytes_of_chunks > _KEPT_BYTES:
+                return made
+            found = self._kept = list(made)
+        return iter(found)
+
+    @property
+    def _bytes_of_chunks(self) -> int:
+        """Two numbers for each entry of the state, the channels and the variables at each point."""
+        form = self.form
+        scales = sum(op.out.width for op in form.program.operations if op.kind == "scale")
+        known = sum(place.width for place in form.known.values())
+        return 16 * form.n_steps * form.n_trials * (form.n_states + scales + known)
 
     def residual(self, operator: str, answer: Array) -> Array:
         """What P or P^T turns into this answer; of other operators the answer itself."""

@@ -9,7 +9,7 @@ all errors conspired,
     |d <D_k, D_l>| <= |D_k| |dD_l| + |dD_k| |D_l|      with D_k the rows of unit k,
 
 the norms being those of Frobenius. An average over all pairs of points is the mean of a product over points,
-``<A> s = mean of A (1 (x) s) / (B T)``, whose certificate is at hand. K by units is exact at any size
+``<A> s = mean of A (1 (x) s) / (B T)``, whose certificate is at hand. A K that keeps units apart is exact at any size
 (`kpref.unit_form`); where the NTK, or a K that couples units, is too large for its exact numbers they are estimated
 from random probes, and the sampling error is added to what rounding explains.
 """
@@ -204,13 +204,13 @@ class Reductions:
     def units(self, operator: str) -> Target:
         """Partial trace over trials and time, (H, H)."""
         sampling: Array | float = 0.0
-        if operator == "K" and self._blocks is not None:
+        if operator == "K":
             value = kernel_unit_matrix(self._form, self._mu)
         elif (columns := self._columns[operator]) is not None:
             flat = np.moveaxis(columns, 3, 0).reshape(self.shape[2], -1)
             value = flat @ flat.T
         else:
-            value, sampling = self._sampled_units(operator)
+            value, sampling = self._sampled_units()
         rows = (self.K if operator == "K" else self.NTK).rows
         crossed = np.outer(np.sqrt(np.maximum(np.diag(value), 0.0)), rows)
         rounding = (
@@ -293,16 +293,15 @@ class Reductions:
             found[:, probe] = [np.vdot(*pair) for pair in pairs]
         return found
 
-    def _sampled_units(self, operator: str) -> tuple[Array, Array]:
-        """Partial trace of K or the NTK over trials and time, and its standard error."""
-        transpose = kernels.parameter_transpose if operator == "K" else kernels.sensitivity_transpose
+    def _sampled_units(self) -> tuple[Array, Array]:
+        """Partial trace of the NTK over trials and time, and its standard error."""
         units, samples = self.shape[2], []
         for _ in range(_BATCH):
             signs = self._generator.choice([-1.0, 1.0], size=(*self.shape[:2], 1)) * self._root
             rows = np.empty((units, self._form.n_parameters))
             for start in range(0, units, _BATCH):
                 basis = signs[None] * np.eye(units)[start : start + _BATCH, None, None]
-                rows[start : start + _BATCH] = transpose(self._form, basis)
+                rows[start : start + _BATCH] = kernels.sensitivity_transpose(self._form, basis)
             samples.append(rows @ rows.T)
         # Few samples may agree by chance: no entry is taken to be surer than they are on average.
         errors = np.std(samples, axis=0, ddof=1) / np.sqrt(_BATCH)

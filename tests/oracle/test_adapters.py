@@ -39,7 +39,7 @@ def test_own_kernels_pass(name, precision):
     require_pass(flow_backend(flow, precision), flow, precision)
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if name.endswith(("plain", "one-step", "one-trial"))])
 def test_names_of_checks_are_those_that_verify_makes(name):
     flow = PROBLEMS[name].build()
     report = verify(flow_backend(flow), flow)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kpref import Flow
 from kpref.models import GRU, Rate
-from kpref.oracle import flow_backend
+from kpref.oracle import certificates, flow_backend
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS
 from kpref.oracle.cases import correct_backend, emulate, make_flow, random_flow
@@ -200,7 +200,9 @@ def test_the_same_seed_gives_the_same_report():
     assert str(verify(backend, flow, seed=3)) != str(verify(backend, flow, seed=4))
 
 
-def test_memory_stays_within_twice_that_of_the_flow():
+def test_memory_stays_within_twice_that_of_the_flow(monkeypatch):
+    # As in a problem whose errors of numbers are too many to be kept.
+    monkeypatch.setattr(certificates, "_KEPT_BYTES", 0)
     """About 1.4 times here and 1.5 times for 64 units; where something is compiled on the way, that comes on top."""
     shape, units = (20, 60), 48
     flow = gru_flow(shape, units)
