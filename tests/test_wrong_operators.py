@@ -51,7 +51,7 @@ def test_a_transpose_that_is_none_is_refused(size, part):
         lambda: kpref.eigh(wrong.gram(), 2),
         lambda: kpref.operator_norm(wrong),
     ):
-        with pytest.raises(ValueError, match="the transpose of mine is not that of its map"):
+        with pytest.raises(ValueError, match="the transpose of .*mine is not that of its map"):
             compute()
 
 
@@ -60,7 +60,7 @@ def test_dimensions_of_what_is_wrong_are_refused(size):
     matrix, other = RNG.normal(size=(2, size, size))
     with pytest.raises(ValueError, match="mine is not self-adjoint"):
         kpref.effective_dimension(operator(matrix, structure=POSITIVE))
-    with pytest.raises(ValueError, match="the transpose of mine"):
+    with pytest.raises(ValueError, match="the transpose of .*mine"):
         kpref.effective_dimension(operator(matrix, other))
 
 
