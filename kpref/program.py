@@ -88,6 +88,9 @@ class Program:
     old: tuple[View, ...]
     new: tuple[View, ...]
 
+    def __repr__(self) -> str:
+        return f"Program({len(self.operations)} operations on {len(self.widths)} registers, {self.n_states} states)"
+
     @property
     def n_states(self) -> int:
         """Width of the state."""

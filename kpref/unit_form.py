@@ -30,7 +30,6 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from kpref import kernels
 from kpref._reprs import short_repr
 from kpref.derivative_blocks import Block, new_state_blocks, written_at
 from kpref.linearize import DenseForm, Form, require_form, written_out
@@ -249,6 +248,8 @@ def unit_form(form: Form) -> UnitForm | None:
         return _one_unit(form.parameter_jacobian)
     found = _by_units(form)
     if found is None and form.n_steps * form.n_trials * form.n_states * form.n_parameters <= _MOST_ENTRIES:
+        from kpref import kernels
+
         images = kernels.parameter_product(form, np.eye(form.n_parameters, dtype=form.dtype))
         return _one_unit(images.transpose(2, 1, 3, 0))
     return found

@@ -618,7 +618,7 @@ NOT_FLAGS = ("yes", 1, None, 0.0, [True], "False")
 
 def build_forms_and_flags():
     mu = SPACE.mu
-    for function in (spectra.kernel_unit_trace, spectra.kernel_unit_average):
+    for function in (spectra.kernel_unit_matrix, spectra.kernel_unit_trace, spectra.kernel_unit_average):
         closed = over(function, form=FLOW.linearization, mu=mu)
         yield from rows(function.__name__, closed, "form", NOT_FORMS)
         yield from rows(function.__name__, closed, "mu", (*bad_arrays(mu), None, mu.T, mu[:, :2]))

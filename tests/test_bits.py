@@ -162,6 +162,7 @@ def traces(flow):
         spectra.ntk_trace_exact(flow),
         spectra.propagator_gram_trace(flow),
         spectra.kernel_unit_trace(flow.linearization, flow.space.mu),
+        spectra.kernel_unit_matrix(flow.linearization, flow.space.mu),
         spectra.kernel_unit_average(flow.linearization, flow.space.mu),
     ]
 

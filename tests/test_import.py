@@ -35,7 +35,7 @@ flow = kpref.Flow(kpref.models.GRU.init(2, 3, 0), np.ones((2, 3, 2)))
 made = flow.P, flow.J, flow.K, flow.NTK
 print(sum(len(function.signatures) for function in compiled.values()))
 flow.P_inverse(flow.states)
-print(len(compiled["sensitivity"].signatures), sum(len(function.signatures) for function in compiled.values()) > 0)
+print(len(compiled["_sensitivity"].signatures), sum(len(function.signatures) for function in compiled.values()) > 0)
 """
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=60, check=True)
     assert done.stdout == "0\n0 True\n"

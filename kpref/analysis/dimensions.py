@@ -24,7 +24,6 @@ from kpref.spectra import (
     Eigen,
     Estimate,
     KernelSpectrum,
-    effective_dimension,
     effective_schmidt_rank,
     kernel_effective_dimension,
     propagator_gram_trace,
@@ -33,9 +32,9 @@ from kpref.spectra import (
 from kpref.spectra.blocks import BlockEigen
 from kpref.spectra.deflated import beside_modes
 from kpref.spectra.paired_probes import DENSE_SIZE
+from kpref.spectra.schmidt import schmidt_flops
 from kpref.spectra.symmetric import SymmetricForm
 from kpref.threads import serial_blas
-from kpref.unit_form import unit_form
 
 __all__ = ["DIMENSION_PROBES", "KEPT", "Dimensions", "measure_dimensions", "schmidt_probes", "schmidt_trials"]
 
@@ -50,6 +49,8 @@ _SCHMIDT_PRODUCTS = 768  # H a probe
 _MOST_PRODUCTS = 256
 #: Entries (B T) H of the gates up to which the Schmidt spectrum of K is computed: its flops are about their square.
 _KERNEL_ENTRIES = 80_000
+#: Flops that it may take where units have several states, or are not apart.
+_SCHMIDT_FLOPS = 3e10
 #: States B T H up to which that of the NTK is sampled.
 _NTK_ENTRIES = 24_000
 
@@ -130,7 +131,7 @@ def measure_dimensions(
     return Dimensions(
         kernel_trace=kernel[0],
         kernel=kernel[1],
-        kernel_kept={axis: _kernel_kept(flow, axis, seed) for axis in KEPT},
+        kernel_kept={axis: _kernel_kept(flow, axis) for axis in KEPT},
         ntk_trace=ntk[0],
         ntk=ntk[1],
         propagator_trace=_propagator_trace(flow) or propagator[0],
@@ -150,24 +151,17 @@ def _kernel_sizes(
     if spectrum is None:
         return _sizes(flow.K, flow.space, modes.values, modes.vectors, groups, seed, "K", errors)
     if groups is not None:
-        try:
-            trace, relative, along_units = errors_of_kernel(flow, groups)
-        except TypeError:  # not in closed form for this network
-            _sizes(flow.K, flow.space, modes.values, modes.vectors, groups, seed, "K", errors)
-        else:
-            errors["trace_K"], errors["effective_dimension_K_unit"] = trace, along_units
-            errors["effective_dimension_K"] = relative * spectrum.effective_dimension
+        trace, relative, along_units = errors_of_kernel(flow, groups)
+        errors["trace_K"], errors["effective_dimension_K_unit"] = trace, along_units
+        errors["effective_dimension_K"] = relative * spectrum.effective_dimension
     exact = (Estimate(each, 0.0, 0, "exact") for each in (spectrum.trace, spectrum.effective_dimension))
     return next(exact), next(exact)
 
 
-def _kernel_kept(flow: Flow, axis: str, seed: int) -> Estimate | None:
+def _kernel_kept(flow: Flow, axis: str) -> Estimate | None:
+    """Along one axis; None where the products that it takes do not tell it."""
     try:
         return kernel_effective_dimension(flow, axis)
-    except TypeError:  # not in closed form for this network
-        pass
-    try:
-        return effective_dimension(flow.K, axis, seed=seed)
     except RuntimeError:
         return None
 
@@ -210,15 +204,12 @@ def _propagator_trace(flow: Flow) -> Estimate | None:
     """That of ``P P*``, if it is exact."""
     _, steps, units = flow.space.shape
     if not isinstance(flow.model, Field) or steps * units <= _MOST_PRODUCTS:
-        try:
-            return Estimate(propagator_gram_trace(flow), 0.0, 0, "exact")
-        except TypeError:  # not in closed form for this network
-            pass
+        return Estimate(propagator_gram_trace(flow), 0.0, 0, "exact")
     return None
 
 
 def _kernel_schmidt(flow: Flow, seed: int) -> Estimate | None:
-    if unit_form(flow.linearization) is not None:
+    if schmidt_flops(flow.linearization) <= _SCHMIDT_FLOPS:
         return Estimate(schmidt_spectrum(flow).effective_rank, 0.0, 0, "exact")
     return _sampled_rank(flow.K, seed)
 

@@ -198,7 +198,7 @@ def _lengths(ax: Axes, study: Study, analysis: Analysis) -> None:
     modes = analysis.ntk_modes
     there = (modes.values[:_MOST_LENGTHS] > 0)[:, None, None, None]
     vectors = until_end(np.where(there, modes.vectors[:_MOST_LENGTHS], 0.0), study.trials, axis=1)
-    plot_modes_over_time(vectors, modes.values, "length, rms over trials", analysis.times, ax)
+    plot_modes_over_time(vectors, modes.values[: len(vectors)], "length, rms over trials", analysis.times, ax)
     title_of(ax, "where in time the modes live")
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._validate import integer, within_floats
-from kpref.flow import Flow
+from kpref.flow import Flow, require_flow
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.operators.reduced import AXES, kept_axes
@@ -37,7 +37,7 @@ from kpref.spectra.closed_form import kernel_unit_matrix
 from kpref.spectra.deflated import beside_krylov
 from kpref.spectra.eigen import eigh
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.kernel import kernel_spectrum
+from kpref.spectra.kernel import has_exact_spectrum, kernel_spectrum
 from kpref.spectra.paired_probes import DENSE_SIZE, require_settled, rounding
 from kpref.spectra.partial_probes import partial_dimension
 from kpref.spectra.symmetric import SymmetricForm, require_operator, require_self_adjoint
@@ -142,7 +142,8 @@ def kernel_effective_dimension(flow: Flow, keep: Keep = None) -> Estimate:
     """
     kept = None if keep is None else kept_axes(keep)
     if kept is None or len(kept) == len(AXES):
-        return _exact(kernel_spectrum(flow).effective_dimension)
+        exact = has_exact_spectrum(require_flow(flow).linearization)
+        return _exact(kernel_spectrum(flow).effective_dimension) if exact else effective_dimension(flow.K)
     mu = flow.space.mu
     if kept == (2,):
         matrix = kernel_unit_matrix(flow.linearization, mu)

@@ -32,7 +32,7 @@ from kpref.memory import require_memory
 from kpref.threads import run_blocks, serial_blas
 from kpref.unit_form import UnitForm, unit_form
 
-__all__ = ["KernelSpectrum", "form_spectrum", "kernel_spectrum"]
+__all__ = ["KernelSpectrum", "form_spectrum", "has_exact_spectrum", "kernel_spectrum"]
 
 Array = npt.NDArray[Any]
 
@@ -125,10 +125,19 @@ def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | Non
     return _summary(unit_values[:, : units.parts * np.count_nonzero(mu)])
 
 
+def has_exact_spectrum(form: Form) -> bool:
+    """Whether `form_spectrum` has the spectrum of a linearisation, memory aside."""
+    return unit_form(form) is not None or _mixed_rows(form) <= _MOST_MIXED
+
+
+def _mixed_rows(form: Form) -> int:
+    return min(form.n_steps * form.n_trials * form.n_states, form.n_parameters)
+
+
 def _mixed_spectrum(form: Form, mu: Array) -> KernelSpectrum:
     """From ``J^T Mu J`` or ``Mu^(1/2) J J^T Mu^(1/2)``, the smaller one, by products; units count as one."""
     points, size = form.n_steps * form.n_trials * form.n_states, form.n_parameters
-    small = min(points, size)
+    small = _mixed_rows(form)
     if small > _MOST_MIXED:
         raise ValueError(
             f"K of this network mixes units, since a trained weight acts on later states through another product: its "

@@ -29,6 +29,7 @@ For any other operator see `kpref.spectra.schmidt_sampling`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,11 +42,12 @@ from scipy.linalg.blas import dgemm, dsyrk
 from kpref._reprs import short_repr
 from kpref._validate import function, within_floats
 from kpref.flow import Flow, require_flow
+from kpref.linearize import Form
 from kpref.memory import require_memory
 from kpref.threads import even_blocks, run_blocks, serial_blas
 from kpref.unit_form import UnitForm, unit_form
 
-__all__ = ["SchmidtSpectrum", "schmidt_spectrum"]
+__all__ = ["SchmidtSpectrum", "schmidt_flops", "schmidt_spectrum"]
 
 Array = npt.NDArray[Any]
 
@@ -119,8 +121,25 @@ def schmidt_spectrum(flow: Flow, progress: Callable[[int], object] | None = None
         values[0] = np.linalg.norm(np.square(units.gates[0, 0, 0, 0])) * np.linalg.norm(_gram(features.values))
         within_floats("the Schmidt spectrum of K", values)
         return SchmidtSpectrum(values, 1.0 if values[0] else 0.0)
-    by_columns = 2 * units.width**2 < units.n_steps * units.n_trials or units.n_units == 1
-    return _from_gram((_gram_by_columns if by_columns else _gram_by_pairs)(units, progress))
+    by_pairs, by_columns = _flops(units)
+    return _from_gram((_gram_by_columns if by_columns < by_pairs else _gram_by_pairs)(units, progress))
+
+
+def schmidt_flops(form: Form) -> float:
+    """What `schmidt_spectrum` takes; infinity where there is no closed form."""
+    units = unit_form(form)
+    if units is None:
+        return math.inf
+    return 0.0 if units.constant else min(_flops(units))
+
+
+def _flops(units: UnitForm) -> tuple[float, float]:
+    """Of the sum over pairs of points, and of products of columns."""
+    rows, pairs, columns = units.n_steps * units.n_trials, units.n_units * units.parts**2, units.width
+    by_columns = 2.0 * rows * (units.n_units * units.parts * columns) ** 2
+    if units.parts > 1:
+        by_columns += 2.0 * (pairs * columns) ** 2
+    return (float(rows) * pairs) ** 2, by_columns
 
 
 def _from_gram(gram: Array) -> SchmidtSpectrum:

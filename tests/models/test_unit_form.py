@@ -226,3 +226,22 @@ def test_squares_of_blocks_of_mixed_networks_are_estimated(monkeypatch):
     assert len(states) == flow.model.n_states
     # A mean of 32 quadratic forms, whose relative variance is at most 2: five of their standard deviations.
     assert (np.abs(squares - wanted) <= 5 * np.sqrt(2 / 32) * np.sqrt(np.outer(np.diag(wanted), np.diag(wanted)))).all()
+
+
+@pytest.mark.parametrize("name", ["lstm", "stacked-gru"])
+def test_networks_of_several_parts_are_analysed(name, monkeypatch):
+    """Exactly where K has a closed form; else its leading part, its trace, and a dimension with its error."""
+    flow, _ = random_flow(name, (2, 4, 6, 14, 11))
+    flow = kpref.Flow(flow.model, flow.inputs)
+    exact = kpref.kernel_spectrum(flow)
+    monkeypatch.setattr(unit_form, "_MOST_ENTRIES", 0)
+    monkeypatch.setattr("kpref.spectra.kernel._MOST_MIXED", 10)
+    report = kpref.analyze(flow.model, kpref.Trials(flow.inputs), modes=3, progress=False)
+    (analysis,) = report.study.analyses
+    assert all(check.passed for check in analysis.check.checks)
+    assert (analysis.kernel is not None) == (name == "lstm")
+    assert analysis.kernel_modes.values[:3] == pytest.approx(exact.values[:3], rel=1e-8)
+    for found, wanted in ((analysis.dimensions.kernel_trace, exact.trace),
+                          (analysis.dimensions.kernel, exact.effective_dimension)):  # fmt: skip
+        assert found.exact == (name == "lstm")
+        assert abs(found.value - wanted) <= 5 * found.standard_error + 1e-9 * wanted
