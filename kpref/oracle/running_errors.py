@@ -2,8 +2,12 @@
 
 The program of a linearised step is run, forwards or backwards, on registers whose entries carry their errors: those of
 the channels and variables (`kpref.oracle.uncertain`), of each operation, and of sums in any order. Tensors come time
-first, (R, B, H), for the rows of a chunk of the linearisation. A backend that forms dense Jacobians first rounds their
-entries once more, and uses them as operands of a matrix product; that is allowed for.
+first, (R, B, H), for the rows of a chunk of the linearisation.
+
+A backend that forms dense Jacobians first rounds their entries once more, and uses them as operands of a matrix
+product. Their terms may cancel in a register where the program adds them up before it goes on, as do those of h and c
+of an LSTM, but each rounds for itself. So registers keep the sum of the magnitudes of what came from the given state by
+no product, and that is what errs where it enters a weight or a state.
 """
 
 from __future__ import annotations
@@ -81,8 +85,8 @@ class _Registers:
         shapes = [(*points, width) for width in program.widths]
         self.value, self._variance, self._worst, self._size = ([np.zeros(shape) for shape in shapes] for _ in range(4))
         self._count = [np.zeros(width, dtype=int) for width in program.widths]
-        self.alone = [np.zeros(width, dtype=bool) for width in program.widths]
-        """Columns that something came to from the given state by no product."""
+        self.direct = [np.zeros(shape) for shape in shapes]
+        """Sums of the magnitudes of what came from the given state by no product."""
 
     def add(self, view: View, value: Array, spread: Spread) -> None:
         """A term, with its own error."""
@@ -156,7 +160,7 @@ def _enter(registers: _Registers, views: tuple[View, ...], x: Array) -> None:
     column = 0
     for view in views:
         registers.value[view.register][...] = x[..., column : column + view.width]
-        registers.alone[view.register][...] = True
+        registers.direct[view.register][...] = np.abs(x[..., column : column + view.width])
         column += view.width
 
 
@@ -182,24 +186,35 @@ def _apply(
     """One operation, from the columns `of` to the columns `to`."""
     form, arithmetic = chunk.form, chunk.arithmetic
     value, spread = registers.read(of, arithmetic.unit)
+    direct = registers.direct[of.register][..., of.start : of.start + of.width]
     if op.kind in ("gather", "spread"):
         registers.add(to, *_moved(to, value, spread, arithmetic.unit))
         return
     if op.kind == "product":
         weight = form.weights[op.name].T if backwards else form.weights[op.name]
-        registers.add(to, *_weighted(weight, value, spread, arithmetic))
+        total, error = _weighted(weight, value, spread, arithmetic)
+        registers.add(to, total, error + _cancelled(weight, value, direct, arithmetic))
         return
     factor = form.channel(op.name)
     error = chunk.of_channel(op.name) if op.kind == "scale" else no_error((1, 1, to.width))
     term = factor * value
     lost = np.array(arithmetic.underflow)
     own = spread.times(factor) + error.times(value) + relative(term, arithmetic.unit, 2) + Spread(lost, lost)
-    alone = registers.alone[of.register][of.start : of.start + of.width]
-    if alone.any():
-        registers.alone[to.register][to.start : to.start + to.width] |= alone
-        if any(to.register == end.register for end in ends):  # the diagonal of a dense Jacobian
-            own = own + relative(term, arithmetic.operand, 2)
+    through = np.abs(factor) * direct
+    registers.direct[to.register][..., to.start : to.start + to.width] += through
+    if any(to.register == end.register for end in ends):  # the diagonal of a dense Jacobian
+        own = own + relative(through, arithmetic.operand, 2)
     registers.add(to, term, own)
+
+
+def _cancelled(weight: Array, value: Array, direct: Array, arithmetic: Arithmetic) -> Spread:
+    """What rounding of the entries of a dense Jacobian adds to a product where terms cancel before it."""
+    excess = np.maximum(np.square(direct) - np.square(value), 0.0)
+    if not excess.any():
+        return no_error((1, 1, len(weight)))
+    entry = np.hypot(np.sqrt(2) * arithmetic.operand, 2 * arithmetic.unit)
+    worst = (2 * arithmetic.operand + 3 * arithmetic.unit) * (np.sqrt(excess) @ np.abs(weight).T)
+    return Spread(entry * np.sqrt(excess @ np.square(weight).T), worst)
 
 
 def _weighted(weight: Array, vector: Array, carried: Spread, arithmetic: Arithmetic) -> tuple[Array, Spread]:

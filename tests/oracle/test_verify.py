@@ -201,9 +201,9 @@ def test_the_same_seed_gives_the_same_report():
 
 
 def test_memory_stays_within_five_times_that_of_the_flow(monkeypatch):
+    """About 4.0 times here; where something is compiled on the way, that comes on top."""
     # As in a problem whose errors of numbers are too many to be kept.
     monkeypatch.setattr(certificates, "_KEPT_BYTES", 0)
-    """About 1.4 times here and 1.5 times for 64 units; where something is compiled on the way, that comes on top."""
     shape, units = (20, 60), 48
     flow = gru_flow(shape, units)
     backend = flow_backend(flow)
@@ -215,7 +215,6 @@ def test_memory_stays_within_five_times_that_of_the_flow(monkeypatch):
         own = Flow(flow.model, flow.inputs, flow.z0)
         own.NTK(np.ones(flow.states.shape))
 
-    # Numbers with errors are three arrays each, for all steps of a form of the program at once: 4.0 times here.
     assert _peak(lambda: verify(backend, flow)) < 5 * _peak(build_and_apply)
 
 
