@@ -15,7 +15,7 @@ LEAKY = ("tanh", "relu", "softplus", "sigmoid", "erf", "identity")
 VANILLA = ("tanh", "relu", "identity")
 #: Every model with every activation.
 KINDS = ("Linear", "GRU", *(f"RNN-{name}" for name in VANILLA), *(f"LeakyRNN-{name}" for name in LEAKY))
-#: One of each structure of the site form: constant gates, four gates, gates along the trajectory, slope and variable.
+#: One of each structure of the program: constant gates, four gates, gates along the trajectory, slope and variable.
 STRUCTURES = ("Linear", "GRU", "RNN-tanh", "LeakyRNN-softplus")
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -124,7 +124,7 @@ def test_trials_of_a_file_come_first(folder, monkeypatch):
     ]
     assert cli.main([*line, "--out", str(folder / "out")]) == 0
     found = metrics_of(folder / "out")
-    assert found["checkpoints"][0]["shape"] == {"trials": 2, "steps": 3, "units": 3}
+    assert found["checkpoints"][0]["shape"] == {"trials": 2, "steps": 3, "units": 3, "states": 3}
     assert "no targets" in " ".join(found["notes"]) or "neither targets" in " ".join(found["notes"])
 
 

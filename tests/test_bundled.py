@@ -36,7 +36,8 @@ def test_training_lowered_the_loss_to_what_was_recorded(name):
     assert losses[-1] < 0.01 * losses[0]
     if name != EXAMPLES[0]:
         recorded = json.loads((folder / "training.json").read_text())["loss"]
-        assert [losses[0], losses[-1]] == pytest.approx([recorded[0], recorded[-1]], rel=1e-3)
+        # PyTorch's, in float32: 90 steps that each round by 2^-24.
+        assert [losses[0], losses[-1]] == pytest.approx([recorded[0], recorded[-1]], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", EXAMPLES[1:])

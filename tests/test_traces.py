@@ -27,7 +27,7 @@ def masked_measure(trials, steps):
 
 def flows():
     yield "GRU", make_flow("GRU", (3, 4, 4), 1, measure=masked_measure(3, 4))
-    yield "ODE in site form", fields.make_flow("Rate-tanh", "rk4", (3, 4, 4), 1, measure=masked_measure(3, 5))
+    yield "rate ODE", fields.make_flow("Rate-tanh", "rk4", (3, 4, 4), 1, measure=masked_measure(3, 5))
     yield "ODE in dense form", fields.make_flow("Lorenz63", "dopri5", (3, 4, 3), 1, dt=0.05)
 
 

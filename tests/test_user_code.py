@@ -105,7 +105,7 @@ def all_products(flow):
     flow.D_z0(np.ones(flow.D_z0.shape_in))
 
 
-@pytest.mark.parametrize("kind", ["field", "rhs", "map", "site map", "inputs", "operator"])
+@pytest.mark.parametrize("kind", ["field", "rhs", "map", "network", "inputs", "operator"])
 def test_called_in_the_thread_and_context_of_the_caller(kind, rng):
     witness, x = Witness(), rng.normal(size=(TRIALS, 6, 2))
 
@@ -127,7 +127,7 @@ def test_called_in_the_thread_and_context_of_the_caller(kind, rng):
             fixed_steps(lambda t, z, interval: function(z, None, {"w": np.eye(3)}), TIMES, np.ones((TRIALS, 3)), "rk4")
         elif kind == "map":
             all_products(Flow(LeakyDense(witness=witness), x))
-        elif kind == "site map":
+        elif kind == "network":
             OwnRNN.witness = witness
             all_products(Flow(OwnRNN.init(2, 3, 0), x))
         elif kind == "inputs":

@@ -154,8 +154,7 @@ def _kernel_sizes(
         trace, relative, along_units = errors_of_kernel(flow, groups)
         errors["trace_K"], errors["effective_dimension_K_unit"] = trace, along_units
         errors["effective_dimension_K"] = relative * spectrum.effective_dimension
-    exact = (Estimate(each, 0.0, 0, "exact") for each in (spectrum.trace, spectrum.effective_dimension))
-    return next(exact), next(exact)
+    return Estimate(spectrum.trace, 0.0, 0, "exact"), Estimate(spectrum.effective_dimension, 0.0, 0, "exact")
 
 
 def _kernel_kept(flow: Flow, axis: str) -> Estimate | None:

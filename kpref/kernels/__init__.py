@@ -76,7 +76,9 @@ def _or_in_python(compiled: Callable[Arguments, Result]) -> Callable[Arguments, 
 
 @_or_in_python
 def tangent(form: Form, forcing: Array, overwrite: bool = False) -> Array:
-    """``P q``: dz[n+1] = A[n] dz[n] + q[n], dz[0] = 0. Costs 2 B T k_r H^2 flops a vector.
+    """``P q``: dz[n+1] = A[n] dz[n] + q[n], dz[0] = 0.
+
+    Costs 2 B T flops a vector for each entry of the weights that states go through.
 
     With `overwrite` the memory of `forcing` may be used for the result.
     """
@@ -85,7 +87,7 @@ def tangent(form: Form, forcing: Array, overwrite: bool = False) -> Array:
 
 @_or_in_python
 def adjoint(form: Form, forcing: Array) -> Array:
-    """``P^T g``: l[n] = A[n+1]^T l[n+1] + g[n], backwards. Costs 2 B T k_r H^2 flops a vector."""
+    """``P^T g``: l[n] = A[n+1]^T l[n+1] + g[n], backwards. Costs as `tangent`."""
     return _sweep(_of(form).adjoint, form, forcing)
 
 
@@ -142,7 +144,7 @@ def stage_tangent(
     """Tangent of a run of Runge-Kutta steps, in place: see `kpref.kernels.stages.stage_tangent`.
 
     `carry` (v, B, H) enters as dz at the first step and leaves as dz after the last; `out` gets its rows. Costs
-    2 B n s k_r H^2 flops a vector for n steps of s stages.
+    2 B n s flops a vector, for n steps of s stages, for each entry of the weights that states go through.
     """
     _over_blocks(
         form, _steps(form), len(carry), lambda arrays, part, start, stop: stages.stage_tangent(

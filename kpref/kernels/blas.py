@@ -14,12 +14,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import get_cython_function_address, intrinsic
 
-from kpref.kernels.addresses import address_of, size_of
+from kpref.kernels.addresses import size_of
 from kpref.kernels.compilation import kernel
 
-__all__ = [
-    "add_product", "add_transposed_product", "add_transposed_product_at", "product", "product_at", "row_length",
-]  # fmt: skip
+__all__ = ["add_transposed_product_at", "product_at", "row_length"]
 
 for _letter in "ds":
     llvmlite.binding.add_symbol(
@@ -72,11 +70,6 @@ _N, _T = ord("N"), ord("T")
 
 
 @kernel
-def _has_contiguous_rows(matrix):  # type: ignore[no-untyped-def]
-    return matrix.shape[1] <= 1 or matrix.strides[1] == matrix.itemsize
-
-
-@kernel
 def _depth(rows, weight, inner):  # type: ignore[no-untyped-def]
     """How much of a sum over `inner` goes into one product with a panel: even parts. One panel is multiplied whole."""
     _, _, columns, width = weight
@@ -85,14 +78,6 @@ def _depth(rows, weight, inner):  # type: ignore[no-untyped-def]
     most = max(1, _UNPACKED_SIZE // max(1, rows * width))
     pieces = max(1, -(-inner // most))
     return max(1, -(-inner // pieces))
-
-
-@kernel
-def _leading(matrix):  # type: ignore[no-untyped-def]
-    """Its leading dimension. The stride of a matrix with one row may be anything, and BLAS refuses a short one."""
-    if not _has_contiguous_rows(matrix):
-        raise ValueError("a matrix product needs rows that are contiguous")
-    return max(matrix.strides[0] // matrix.itemsize, matrix.shape[1])
 
 
 @kernel
@@ -127,32 +112,6 @@ def add_transposed_product_at(one, inner, a, lda, b, ldb, weight):  # type: igno
                 b + (first * ldb + column) * size, ldb, a + first * lda * size, lda,
                 one, c + column * rows * size, width,
             )  # fmt: skip
-
-
-@kernel
-def _panels(matrix):  # type: ignore[no-untyped-def]
-    return address_of(matrix.entries), matrix.rows, matrix.columns, matrix.width
-
-
-@kernel
-def product(a, b, c):  # type: ignore[no-untyped-def]
-    """``c = a @ b`` for a matrix b in panels; a and c may have more columns than b has rows, and columns."""
-    one = a.dtype.type(1)
-    product_at(one, False, a.shape[0], address_of(a), _leading(a), _panels(b), address_of(c), _leading(c))
-
-
-@kernel
-def add_product(a, b, c):  # type: ignore[no-untyped-def]
-    """``c += a @ b``, as `product`."""
-    one = a.dtype.type(1)
-    product_at(one, True, a.shape[0], address_of(a), _leading(a), _panels(b), address_of(c), _leading(c))
-
-
-@kernel
-def add_transposed_product(a, b, c):  # type: ignore[no-untyped-def]
-    """``c += a.T @ b`` for a matrix c in panels; b may have more columns than c."""
-    one = a.dtype.type(1)
-    add_transposed_product_at(one, a.shape[0], address_of(a), _leading(a), address_of(b), _leading(b), _panels(c))
 
 
 @kernel

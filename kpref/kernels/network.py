@@ -436,20 +436,20 @@ def coefficients(net, states, drive, aim, start, stop):  # type: ignore[no-untyp
 
 
 @kernel
-def take_steps(net, a, b, h, drive, lengths, states, full, aim, own, start, stop):  # type: ignore[no-untyped-def]
+def take_steps(net, a, b, h, drive, lengths, states, idle, start, stop):  # type: ignore[no-untyped-def]
     """Runge-Kutta steps for the trials start, ..., stop - 1: states[1:] from states[0], (n + 1, B, S).
 
-    Drives are (n * s, B, n_drive), rows ordered (step, stage). A trial stands still from its end on. With `full` the
-    coefficients at all stages are written too, and the stage states to `own`, if it has columns. Returns whether
-    coefficients and stage states are finite.
+    Drives are (n * s, B, n_drive), rows ordered (step, stage). A trial stands still from its end on. `idle` is
+    `no_target`.
     """
-    rows, sound, flat, trials, size = stop - start, True, states.reshape(-1), states.shape[1], states.shape[2]
+    rows, flat = stop - start, states.reshape(-1)
+    trials, size, own = states.shape[1], states.shape[2], np.empty((0, 0, 0))
     bases, slots, total = _slopes(net, rows, len(b))
     buffer, tile, views = np.zeros(total), np.zeros(FIELDS * TILE), net.new
     for step in range(len(h)):
         for stage in range(len(b)):
-            sound &= _stage(
-                net, a, h, step, stage, flat, size, drive, full, len(net.operations), aim, own, start, stop, buffer,
+            _stage(
+                net, a, h, step, stage, flat, size, drive, False, len(net.operations), idle, own, start, stop, buffer,
                 bases, slots, tile,
             )  # fmt: skip
         at = (step * trials + start) * size
@@ -461,7 +461,6 @@ def take_steps(net, a, b, h, drive, lengths, states, full, aim, own, start, stop
                     h[step], b, count, flat, at, buffer, slots[:, part], row * lead, flat, at + trials * size, width
                 )
                 at += width
-    return sound
 
 
 @kernel

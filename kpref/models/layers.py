@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -249,7 +249,24 @@ class RNN(_Layers):
         return {"nonlinearity": self.nonlinearity.name}
 
 
-class GRU(_Layers):
+class _GatedLayer(_Layers):
+    """One layer of a gated cell."""
+
+    _cell: ClassVar[type[GRUCell] | type[LSTMCell]]
+
+    def __init__(
+        self,
+        weight_ih: npt.ArrayLike,
+        weight_hh: npt.ArrayLike,
+        bias_ih: npt.ArrayLike | None = None,
+        bias_hh: npt.ArrayLike | None = None,
+        trainable: Sequence[str] | None = None,
+    ) -> None:
+        given = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+        super().__init__(self._cell(), [""], given, trainable)
+
+
+class GRU(_GatedLayer):
     """The gated recurrent unit of torch.nn.GRU, one layer; see `kpref.models.cells.GRUCell`.
 
     Parameters
@@ -262,16 +279,7 @@ class GRU(_Layers):
         Names of the trainable parameters; all by default.
     """
 
-    def __init__(
-        self,
-        weight_ih: npt.ArrayLike,
-        weight_hh: npt.ArrayLike,
-        bias_ih: npt.ArrayLike | None = None,
-        bias_hh: npt.ArrayLike | None = None,
-        trainable: Sequence[str] | None = None,
-    ) -> None:
-        given = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
-        super().__init__(GRUCell(), [""], given, trainable)
+    _cell = GRUCell
 
     @classmethod
     def init(cls, n_inputs: int, n_states: int, seed: int, gain: float = 1.0, bias: bool = True) -> Self:
@@ -292,7 +300,7 @@ class GRU(_Layers):
         yield "gate: the reset gate left out", complement * np.tanh(c_n + a_n) + u * z
 
 
-class LSTM(_Layers):
+class LSTM(_GatedLayer):
     """The long short-term memory of torch.nn.LSTM, one layer; states (h, c). See `kpref.models.cells.LSTMCell`.
 
     Parameters
@@ -305,16 +313,7 @@ class LSTM(_Layers):
         Names of the trainable parameters; all by default.
     """
 
-    def __init__(
-        self,
-        weight_ih: npt.ArrayLike,
-        weight_hh: npt.ArrayLike,
-        bias_ih: npt.ArrayLike | None = None,
-        bias_hh: npt.ArrayLike | None = None,
-        trainable: Sequence[str] | None = None,
-    ) -> None:
-        given = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
-        super().__init__(LSTMCell(), [""], given, trainable)
+    _cell = LSTMCell
 
     @classmethod
     def init(cls, n_inputs: int, n_units: int, seed: int, gain: float = 1.0, bias: bool = True) -> Self:

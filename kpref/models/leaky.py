@@ -183,10 +183,6 @@ class _LinearNetwork(LeakyNetwork):
         return cls(**initial_parameters(cls.__name__, n_inputs, n_states, seed, gain, bias))
 
 
-class LeakyField(Field, LeakyNetwork):
-    """A leaky network in continuous time: compiled code takes its Runge-Kutta steps."""
-
-
 class Linear(Map, _LinearNetwork):
     """The linear map ``z' = W z + U x + b``.
 
@@ -202,7 +198,7 @@ class Linear(Map, _LinearNetwork):
     """
 
 
-class LinearSystem(_LinearNetwork, LeakyField):
+class LinearSystem(Field, _LinearNetwork):
     """The linear system ``dz/dt = W z + U x + b``, whose propagator has the closed form ``exp(W (t - s))``.
 
     Parameters
@@ -290,7 +286,7 @@ class LeakyRNN(Map, LeakyNetwork):
         return own | {"leak": "inside" if self.inside else "outside", "mask": self.mask, "dale": self.dale}
 
 
-class Rate(LeakyField):
+class Rate(Field, LeakyNetwork):
     """The rate network ``tau dz/dt = -z + W phi(z) + U x + b``: a decay of ``-1 / tau``, a gate of ``1 / tau``.
 
     Parameters

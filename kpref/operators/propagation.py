@@ -44,7 +44,7 @@ Array = npt.NDArray[Any]
 
 
 def propagator(form: Form, space: TrajectorySpace) -> TensorOperator:
-    """P, on a trajectory space. Costs 2 B T k_r H^2 flops, as does P^T."""
+    """P, on a trajectory space. Costs 2 B T flops for each entry of the weights that states go through, as does P^T."""
     _require(form, space)
     from kpref import kernels
 

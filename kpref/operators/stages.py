@@ -42,7 +42,7 @@ Array = npt.NDArray[Any]
 
 
 def stage_propagator(system: StageSystem, space: TrajectorySpace) -> TensorOperator:
-    """P_s: the linearised flow of the discrete method, from forcings of its stages. Costs 2 B n s k_r H^2 flops."""
+    """P_s: the linearised flow of the discrete method, from forcings of its stages. Costs n s products with A."""
     _require(system, space)
     shape = (system.n_trials, system.n_steps, system.stages, system.n_states)
     # The steps of a trial are those up to the last grid time of it.

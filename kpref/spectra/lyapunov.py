@@ -157,7 +157,7 @@ def lyapunov_exponents(
 
     Notes
     -----
-    Products with k + 1 vectors for each step or stage, ``2 B T k_r H^2 k`` flops, and a QR decomposition of ``2 H k^2``
+    Products of A with k + 1 vectors at each step or stage, and a QR decomposition of ``2 H k^2``
     for each trial and interval. Exponents of a field are those of the discrete method, which differ from the exact ones
     by the error of the method.
     """
@@ -211,7 +211,7 @@ def propagator_growth(flow: Flow) -> Array:
 
     Notes
     -----
-    Phi is carried as a whole and divided by its norm at each row: H vectors, ``2 B T k_r H^3`` flops, and a singular
+    Phi is carried as a whole and divided by its norm at each row: H vectors, H products with A at each, and a singular
     value problem of O(H^3) for each trial and row. For networks of up to a few hundred units.
     """
     advance, times = _advance(flow)

@@ -16,7 +16,7 @@ from kpref.models.nonlinearity import NONLINEARITIES
 TINY = 1e-30
 METHODS = tuple(TABLEAUS)
 PAIRS = tuple(name for name, tableau in TABLEAUS.items() if tableau.b_error is not None)
-#: Every field: networks in site form, with each nonlinearity and shared or single time constants, and dense ones.
+#: Every field: networks, with each nonlinearity and shared or single time constants, and dense ones.
 NETWORKS = ("LinearSystem", *(f"Rate-{name}{tau}" for name in NONLINEARITIES for tau in ("", "-per unit")))
 KINDS = (*NETWORKS, "VanDerPol", "Lorenz63")
 #: One of each structure of the linearisation: constant or elementwise slope, variable, and a matrix for each point.
