@@ -20,7 +20,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from kpref import Flow
 from kpref.bench.peers import Kpref, TorchStored
-from kpref.bench.problem import Problem
+from kpref.bench.workload import Problem
 from kpref.checkpoints import load_checkpoint
 from kpref.spectra import kernel_spectrum
 from kpref.spectra.blocks import block_eigh
