@@ -51,7 +51,7 @@ from kpref.cli import COMMANDS, main
 try:
     main(["--help"])
 except SystemExit:
-    print([name for name in COMMANDS if f"kpref.{name}" in sys.modules])
+    print([name for name in COMMANDS if f"kpref.commands.{name}" in sys.modules])
 """
     done = in_a_process(code)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
