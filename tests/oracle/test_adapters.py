@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from apparatus.offered import offering
 
 from kpref import Flow
 from kpref.oracle import flow_backend, jax_backend, kpflow_backend, torch_backend, verify
 from kpref.oracle.grid import PROBLEMS, check_names
-from tests.oracle.offered import offering
 
 PRECISIONS = ("float64", "float32")
 

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from apparatus.offered import offering
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from kpref.oracle import flow_backend, verify
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault, LocalBackend
 from kpref.oracle.grid import PROBLEMS
 from kpref.oracle.isolation import IsolatedBackend
-from tests.oracle.offered import offering
 
 SHAPE = (2, 3, 4)
 ONES = np.ones(SHAPE)

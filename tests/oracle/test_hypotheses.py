@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from apparatus.cases import emulate, make_flow
+from apparatus.offered import offering
 
 from kpref.models import GRU, LSTM, LeakyRNN, Stacked
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.cases import emulate, make_flow
 from kpref.oracle.defects import defects, without
 from kpref.oracle.evaluation import evaluate
 from kpref.oracle.hypotheses import pattern
-from kpref.oracle.verify import verify
-from tests.oracle.offered import offering
+from kpref.oracle.verification import verify
 
 # More than six steps: costates that reach back five of them are cut off.
 GATED = make_flow(GRU.init(2, 4, 0, gain=1.2), (2, 7), 0)

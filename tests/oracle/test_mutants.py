@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from apparatus.cases import emulate
+from apparatus.mutants import MUTANTS
+from apparatus.offered import offering
 
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS
-from kpref.oracle.cases import emulate
-from kpref.oracle.mutants import MUTANTS
 from tests.conftest import PROFILE
-from tests.oracle.offered import offering
 
 PATH = Path(__file__).parents[2] / "scripts" / "oracle_power.py"
 
