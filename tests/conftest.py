@@ -23,6 +23,16 @@ PROFILE = os.environ.get("KPREF_HYPOTHESIS", "ci")
 REQUIRE_BACKENDS = os.environ.get("KPREF_REQUIRE_BACKENDS") == "1"
 
 
+@pytest.fixture(scope="module")
+def coarse_pictures() -> Generator[None, None, None]:
+    """Pictures of few pixels, which take less time: for reports of which nobody looks at the pictures."""
+    from kpref.plots import STYLE
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STYLE, "savefig.dpi", 40)
+        yield
+
+
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(PROFILE)
     if PROFILE == "thorough" and config.getoption("--hypothesis-seed") is None:
