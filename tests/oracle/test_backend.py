@@ -87,7 +87,8 @@ def test_a_fault_is_a_verdict_and_the_others_are_judged(flow, kind, bad):
     expected = "could not run" if kind in ("raised", "timeout") else "defect"
     assert check.verdict == expected
     assert report.exit_status == (1 if expected == "defect" else 2)
-    assert {c.verdict for c in report.checks if c.operator not in ("K", "NTK", "gradient")} == {"pass"}
+    others = [check for check in report.checks if check.operator not in ("K", "NTK", "gradient", "metrics")]
+    assert {other.verdict for other in others} == {"pass"}
 
 
 @pytest.mark.parametrize("operator", ["P", "P_T", "J", "K", "NTK", "gradient"])
