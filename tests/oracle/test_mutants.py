@@ -83,7 +83,7 @@ def test_the_class_is_guessed(catches):
     assert len(wrong) <= 0.1 * len(caught), wrong
 
 
-@pytest.mark.parametrize("index, kind", enumerate(power.KINDS))
+@pytest.mark.parametrize("index, kind", list(enumerate(power.KINDS)))
 def test_without_a_mutant_the_problems_pass(index, kind):
     # Otherwise mutants would be caught for another reason.
     for weighted in (False, True):
