@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from apparatus.cases import emulate, make_flow
 
 import kpref
 from kpref.checkpoints import load_checkpoint
 from kpref.models import LeakyRNN, Rate
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.cases import emulate, make_flow
-from kpref.oracle.verify import verify
+from kpref.oracle.verification import verify
 
 UNITS, INPUTS, STEP = 5, 2, 1e-30
 ALPHA, TAU = np.linspace(0.1, 1.0, UNITS), np.linspace(0.5, 2.0, UNITS)
