@@ -1,5 +1,7 @@
 """Time constants, one a unit, fixed or trained: against networks that hold them fixed, and derivatives by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from apparatus.cases import emulate, make_flow
@@ -81,15 +83,15 @@ def test_the_flow_of_a_rate_network_against_complex_steps():
     assert np.vdot(q, flow.D(direction)) == pytest.approx(float(flow.D.T(q) @ direction), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["float64", "float32"])
-@pytest.mark.parametrize("leak", ["outside", "inside"])
+@pytest.mark.parametrize(("leak", "name"), [("outside", "float64"), ("inside", "float32")])
 def test_a_correct_backend_is_certified_and_one_that_holds_them_fixed_is_not(leak, name):
-    flow = make_flow(LeakyRNN.init(2, 6, 0, alpha=0.3, leak=leak, train_alpha=True), (3, 10), 0)
+    flow = make_flow(LeakyRNN.init(2, 4, 0, alpha=0.3, leak=leak, train_alpha=True), (2, 6), 0)
     backend = emulate(flow, ARITHMETICS[name])
     report = verify(backend, flow)
     assert not report.defects, report
     held = backend.with_form(backend.form.changed(variables={"pull": 0 * backend.form.variable("pull")}))
-    assert {check.operator for check in verify(held, flow).defects} >= {"J", "J_T", "K", "NTK"}
+    offered = SimpleNamespace(arithmetic=name, states=held.states, J=held.J, J_T=held.J_T)
+    assert {check.operator for check in verify(offered, flow).defects} == {"J", "J_T"}
 
 
 def test_arrays_beside_the_weights_are_trained_time_constants():
