@@ -28,6 +28,7 @@ from kpref.kernels.lowering import (
     SUM,
     TAKE,
     VARIABLES,
+    Structure,
     Table,
     lower,
 )
@@ -120,16 +121,17 @@ def compiled_program(form: StepForm) -> CompiledProgram:
         ).reshape(len(panels), 4),
         shape=np.array([*states.shape[:2], form.n_states, states.shape[2], variables.shape[2]], np.int64),
     )  # fmt: skip
+    structure = Structure.of(form)
     return CompiledProgram(
         layout,
-        jacobian=lower(form, False, True, False),
-        jacobian_transpose=lower(form, True, True, False),
-        tangent=lower(form, False, True, False, last=(TAKE, GIVE)),
-        adjoint=lower(form, True, True, False, last=(TAKE, GIVE)),
-        product=lower(form, False, False, True, last=(GIVE,)),
-        product_transpose=lower(form, True, False, True, first=(SET,)),
-        sensitivity=lower(form, False, True, True, last=(GIVE,)),
-        sensitivity_transpose=lower(form, True, True, True, first=(TAKE,)),
+        jacobian=lower(structure, False, True, False),
+        jacobian_transpose=lower(structure, True, True, False),
+        tangent=lower(structure, False, True, False, last=(TAKE, GIVE)),
+        adjoint=lower(structure, True, True, False, last=(TAKE, GIVE)),
+        product=lower(structure, False, False, True, last=(GIVE,)),
+        product_transpose=lower(structure, True, False, True, first=(SET,)),
+        sensitivity=lower(structure, False, True, True, last=(GIVE,)),
+        sensitivity_transpose=lower(structure, True, True, True, first=(TAKE,)),
         arrays=(numbers, variables, states, *(one.entries for one in panels)),
     )
 
