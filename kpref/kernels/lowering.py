@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,16 +142,15 @@ class Structure:
         )
 
 
-@lru_cache(maxsize=256)  # forms of one structure are many: an oracle's, with errors in their numbers, or a training's
 def lower(
     structure: Structure,
     transposed: bool,
     from_state: bool,
     from_parameters: bool,
-    first: tuple[int, ...] = (),
-    last: tuple[int, ...] = (),
+    first: Sequence[int] = (),
+    last: Sequence[int] = (),
 ) -> Table:
-    """The table of one way to run a program; it is kept for the next form of this structure.
+    """The table of one way to run a program.
 
     Parameters
     ----------
@@ -162,9 +160,9 @@ def lower(
         Whether the old state, or what is wanted of its cotangent, takes part.
     from_parameters : bool
         Whether changes of the weights, or the gradients by them, do.
-    first : tuple of SET, TAKE
+    first : sequence of SET, TAKE
         What is done with the state that the table begins with, before it.
-    last : tuple of TAKE, GIVE
+    last : sequence of TAKE, GIVE
         What is done with the state that it ends with, after it.
     """
     program = structure.program

@@ -8,6 +8,7 @@ are done for four rows at a time, so that what one leaves is in the nearest cach
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,19 +122,26 @@ def compiled_program(form: StepForm) -> CompiledProgram:
         ).reshape(len(panels), 4),
         shape=np.array([*states.shape[:2], form.n_states, states.shape[2], variables.shape[2]], np.int64),
     )  # fmt: skip
-    structure = Structure.of(form)
     return CompiledProgram(
         layout,
-        jacobian=lower(structure, False, True, False),
-        jacobian_transpose=lower(structure, True, True, False),
-        tangent=lower(structure, False, True, False, last=(TAKE, GIVE)),
-        adjoint=lower(structure, True, True, False, last=(TAKE, GIVE)),
-        product=lower(structure, False, False, True, last=(GIVE,)),
-        product_transpose=lower(structure, True, False, True, first=(SET,)),
-        sensitivity=lower(structure, False, True, True, last=(GIVE,)),
-        sensitivity_transpose=lower(structure, True, True, True, first=(TAKE,)),
+        **_tables(Structure.of(form)),
         arrays=(numbers, variables, states, *(one.entries for one in panels)),
     )
+
+
+@lru_cache(maxsize=32)  # forms of one structure are many: an oracle's, with errors in their numbers, or a training's
+def _tables(structure: Structure) -> dict[str, Table]:
+    """Those of a `CompiledProgram`."""
+    return {
+        "jacobian": lower(structure, False, True, False),
+        "jacobian_transpose": lower(structure, True, True, False),
+        "tangent": lower(structure, False, True, False, last=(TAKE, GIVE)),
+        "adjoint": lower(structure, True, True, False, last=(TAKE, GIVE)),
+        "product": lower(structure, False, False, True, last=(GIVE,)),
+        "product_transpose": lower(structure, True, False, True, first=(SET,)),
+        "sensitivity": lower(structure, False, True, True, last=(GIVE,)),
+        "sensitivity_transpose": lower(structure, True, True, True, first=(TAKE,)),
+    }
 
 
 def _parts(program: Program) -> Any:
