@@ -64,9 +64,15 @@ class Rounded(np.ndarray):
     ) -> Rounded:
         """Values rounded to storage."""
         rounded = arithmetic.round(values)
-        array = (rounded.copy() if np.may_share_memory(rounded, values) else rounded).view(cls)
-        array.arithmetic, array.summation, array.formulas = arithmetic, summation, formulas
-        return array
+        array = rounded.copy() if np.may_share_memory(rounded, values) else rounded
+        return cls.stored(array, arithmetic, summation, formulas)
+
+    @classmethod
+    def stored(cls, array: Array, arithmetic: Arithmetic, summation: Summation, formulas: Formulas) -> Rounded:
+        """A view of an array of numbers that the arithmetic holds."""
+        view = array.view(cls)
+        view.arithmetic, view.summation, view.formulas = arithmetic, summation, formulas
+        return view
 
     def elementary(self, function: Callable[..., Any]) -> Any:
         """A function of `kpref.models.nonlinearity`, by the formula that the backend has for it."""
@@ -237,8 +243,11 @@ class EmulatedBackend:
 
     @property
     def _lift(self) -> Callable[[Array], Array]:
-        """What numbers in a step are: rounded ones, or, where it is fused, numbers that round at its end."""
-        return np.asarray if self.product == "fused" else self.wrap
+        """What stored numbers become in a step: ones that round, or, where it is fused, only at its end."""
+        return np.asarray if self.product == "fused" else self._stored
+
+    def _stored(self, values: Array) -> Rounded:
+        return Rounded.stored(values, self.arithmetic, self.summation, self.formulas)
 
     def _dense(self, step: int, x: Array, subscripts: str) -> Array:
         """A product with the stored Jacobian of a step."""
@@ -287,7 +296,8 @@ class EmulatedBackend:
         """J of vectors (v, M)."""
         form = self._known("points", lambda: _as_one_step(self.form))
         zero = np.zeros((len(vectors), form.n_trials, form.n_states))
-        rows = self.wrap(plain_program.run(form, 0, zero, form.pack(vectors), self.wrap))
+        changes = {name: self.store(change) for name, change in form.pack(vectors).items()}
+        rows = self.wrap(plain_program.run(form, 0, zero, changes, self._stored))
         steps = np.asarray(rows).reshape(len(vectors), self.form.n_steps, self.form.n_trials, form.n_states)
         return np.ascontiguousarray(np.moveaxis(steps, 1, 2))
 
@@ -381,9 +391,15 @@ class EmulatedBackend:
 
     def _matrix(self, operator: str) -> Array:
         points, units = self.states.shape[0] * self.states.shape[1], self.states.shape[2]
-        if operator == "P":
-            basis = np.eye(points * units).reshape(-1, *self.states.shape)
-            return np.moveaxis(self._propagate(basis).reshape(points, units, points, units), (0, 1), (2, 3))
+        if operator == "P":  # which keeps trials apart: the same vectors for each
+            trials, steps, _ = self.states.shape
+            basis = np.eye(steps * units).reshape(-1, 1, steps, units)
+            found = self._propagate(np.broadcast_to(basis, (steps * units, *self.states.shape)))
+            blocks = found.reshape(steps, units, trials, steps, units)
+            matrix = np.zeros((*self.states.shape, *self.states.shape))
+            for trial in range(trials):
+                matrix[trial, :, :, trial] = np.moveaxis(blocks[:, :, trial], (0, 1), (2, 3))
+            return matrix.reshape(points, units, points, units)
         flat = self.factor(operator).reshape(self.form.n_parameters, -1)
         weights = np.repeat(self.store(self.space.mu).reshape(-1), units)
         return self._product_of(flat.T, self.store(flat * weights)).reshape(points, units, points, units)
