@@ -97,10 +97,9 @@ class Rounded(np.ndarray):
                 result = self._product(*plain)
             else:
                 result = getattr(ufunc, method)(*plain, **options)
-        result = self._wrap(result)
-        if out is None:
-            return result
-        out[0][...] = result
+            if out is None:
+                return self._wrap(result)
+            np.asarray(out[0])[...] = self.arithmetic.round(result)
         return out[0]
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
