@@ -53,7 +53,7 @@ def watched(stream: TextIO | None) -> bool:
 
 
 class Progress:
-    """What a long command is doing: one line that is drawn anew where somebody looks on, else one line a stage.
+    """What a long command is doing: one line that is drawn anew where somebody looks on, else one line a phase.
 
     Progress is no result: a stream that cannot be written to is given up without a word.
 
@@ -69,7 +69,7 @@ class Progress:
         self._started = time.monotonic()
         self._drawn = 0.0
         self._width = 0
-        self._stage = ""
+        self._phase = ""
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -79,14 +79,14 @@ class Progress:
         if self._live and self._width:
             self._write(f"\r{' ' * self._width}\r")
 
-    def stage(self, text: str) -> None:
-        """A new stage of the work begins."""
+    def phase(self, text: str) -> None:
+        """A new phase of the work begins."""
         with self._lock:
-            self._stage = one_line(text)
+            self._phase = one_line(text)
             self._draw()
 
     def tick(self, _: object = None) -> None:
-        """The stage lasts: the clock goes on. May be called from several threads, as often as one likes."""
+        """The phase lasts: the clock goes on. May be called from several threads, as often as one likes."""
         if self._live and time.monotonic() - self._drawn > _BETWEEN_DRAWINGS and self._lock.acquire(blocking=False):
             try:
                 self._draw()
@@ -95,7 +95,7 @@ class Progress:
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()
-        line = f"[{self._drawn - self._started:.0f} s] {self._stage}"
+        line = f"[{self._drawn - self._started:.0f} s] {self._phase}"
         if self._live:
             line = line[: shutil.get_terminal_size().columns - 1]
             self._write(f"\r{line:<{self._width}}")

@@ -1,7 +1,7 @@
 """The command line: ``kpref analyze``, ``kpref bench``, ``kpref verify``, ``kpref golden``, ``kpref --version``.
 
-A subcommand is a module with ``add_arguments(parser)`` and ``run(args) -> int``. It is imported when it is asked for
-and not before, so that ``kpref --help`` answers at once.
+A subcommand is a module of `kpref.commands`. It is imported when it is asked for and not before, so that
+``kpref --help`` answers at once.
 """
 
 import argparse
@@ -31,9 +31,6 @@ COMMANDS = {
     "golden": "write a problem for a backend in another language, and judge its answers",
 }
 """Subcommand, and its line in the help."""
-
-MODULES = {"analyze": "analysis.command", "verify": "verify_command", "golden": "golden_command"}
-"""Subcommands whose module is not called as they are."""
 
 EXIT_ERROR = 2
 EXIT_SIGNAL = 128  # what a shell reports for a program ended by signal n is this + n
@@ -97,7 +94,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == command:
-            module = importlib.import_module(f"kpref.{MODULES.get(name, name)}")
+            module = importlib.import_module(f"kpref.commands.{name}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser

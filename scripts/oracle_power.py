@@ -1,6 +1,6 @@
 """What the oracle catches, and whom it accuses: two tables.
 
-The first plants every mutant of `kpref.oracle.mutants` in every kind of network that it makes sense for, in float64,
+The first plants every mutant of `apparatus.mutants` in every kind of network that it makes sense for, in float64,
 float32, TF32 and bfloat16. A mutant that escapes is planted once more in float64, where it is all that is wrong, and
 its size given in deviations of the rounding errors of the arithmetic: below the bound of the check it is counted as
 hidden, above it as escaped. The second shows correct backends, suspicious ones included, to the oracle.
@@ -14,22 +14,28 @@ import argparse
 import itertools
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
+sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))  # which holds the package `apparatus`
+
+from apparatus.cases import NETWORKS, correct_backend, emulate, make_flow, random_flow
+from apparatus.mutants import MUTANTS
+
 from kpref import Flow
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.cases import NETWORKS, correct_backend, emulate, make_flow, random_flow
-from kpref.oracle.mutants import MUTANTS
 from kpref.oracle.problem import MODELS
 from kpref.oracle.verdict import Report
-from kpref.oracle.verify import verify
+from kpref.oracle.verification import verify
 
 NAMES = ("float64", "float32", "tf32", "bfloat16")
 #: Networks that mutants are planted in, and options beside their size.

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from kpref import Flow, Readout, cli, load_checkpoint, save_checkpoint
-from kpref.analysis.comparison import compare
 from kpref.analysis.numbers import analyze_checkpoint, leading_profile
 from kpref.analysis.settings import Objective
+from kpref.analysis.study import compare
 from kpref.models import GRU, RNN
 from kpref.space import TrajectorySpace
 from kpref.trials import Trials

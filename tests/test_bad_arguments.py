@@ -687,13 +687,13 @@ def build_plots():
         ("plot_dimension_against_training", (*curve, np.ones(2))),
     ):
         draw = getattr(kpref.plots, name)
-        draw = over(draw, stages=[0, 1, 2]) if "training" in name else draw
+        draw = over(draw, checkpoints=[0, 1, 2]) if "training" in name else draw
         yield from rows(name, draw, "curves", (*not_curves, [entry], [("a", 1.0, 2.0)]))
     errors = over(kpref.plots.plot_errors, curves=[(*curve, np.ones(3))])
     yield from rows("plot_errors", errors, "slope", ("a", float("nan"), [1]))
     yield from rows("plot_errors", errors, "level", ("a", [1, 2], 1j))
     training = over(kpref.plots.plot_dimension_against_training, curves=[(*curve, np.ones(3))])
-    yield from rows("plot_dimension_against_training", training, "stages", ("abc", 3, None, [[1]], [None] * 3))
+    yield from rows("plot_dimension_against_training", training, "checkpoints", ("abc", 3, None, [[1]], [None] * 3))
     yield from rows("plot_spectrum", over(kpref.plots.plot_spectrum, spectra=[curve]), "dimensions", ("a", 3.0, [[1]]))
     table, tables = (
         np.ones((B, T)),

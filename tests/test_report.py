@@ -14,15 +14,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from kpref import Readout, Trials, __version__, cli, save_checkpoint
-from kpref.analysis.comparison import Study, compare_all
 from kpref.analysis.exhibits import Panel, exhibit, with_own_names
 from kpref.analysis.figures import draw_exhibits
-from kpref.analysis.files import FIGURE_FORMATS, report_files
 from kpref.analysis.numbers import analyze_checkpoint
 from kpref.analysis.quantities import Quantity
 from kpref.analysis.report import render
+from kpref.analysis.report_files import FIGURE_FORMATS, report_files
 from kpref.analysis.runs import until_end
 from kpref.analysis.settings import Objective
+from kpref.analysis.study import Study, compare_all
 from kpref.analysis.tables import quantity_table
 from kpref.models import GRU, RNN
 from kpref.plots import STYLE

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from kpref.analysis.comparison import Study
 from kpref.analysis.exhibits import Exhibit, Panel, exhibit, key_panel, with_own_names
 from kpref.analysis.metric_figures import alignments, dimensions, size_of, stability
 from kpref.analysis.numbers import Analysis, StepTest
 from kpref.analysis.profile import Profile
 from kpref.analysis.runs import ends_in_words, scored, until_end
+from kpref.analysis.study import Study
 from kpref.analysis.wording import number, percent
 from kpref.coloring import TrialColoring, color_trials
 from kpref.plots import (

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.analysis.comparison import Study
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.step_test import PREDICTED_STEP
+from kpref.analysis.study import Study
 from kpref.analysis.symptoms import rising_loss, symptoms
 from kpref.analysis.wording import LEVEL, number, percent, with_error, with_interval
 from kpref.spectra import Lyapunov

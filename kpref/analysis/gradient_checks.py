@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from kpref.analysis.checks import Check
 from kpref.analysis.selfcheck import largest_rounding
-from kpref.gradient import GradientFlow
+from kpref.flow import GradientFlow
 from kpref.loss import evaluate_loss
 from kpref.readout import Readout
 

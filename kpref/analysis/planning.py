@@ -65,7 +65,7 @@ class Plan:
 
 def make_plan(request: Request) -> Plan:
     """Say what an analysis will take; measures, for a fraction of a second, how fast this machine multiplies."""
-    from kpref.bench.command import measure_rate
+    from kpref.bench.timing import measure_rate
 
     operations = float(PRODUCTS * sum(_product_operations(request, index) for index in range(len(request.networks))))
     memory = memory_needed(request.networks, request.trials, request.modes)

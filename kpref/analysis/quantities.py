@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref.analysis.dimensions import Dimensions
 from kpref.analysis.numbers import Analysis
+from kpref.analysis.operator_sizes import Dimensions
 from kpref.analysis.stability import NORM_TOLERANCE
 from kpref.analysis.wording import LEVEL
 from kpref.spectra import Estimate
 
-__all__ = ["Quantity", "alignment_words", "quantities"]
+__all__ = ["Quantity", "alignment_words", "interval_of", "quantities"]
 
 Array = npt.NDArray[Any]
 
@@ -68,6 +69,14 @@ def quantities(analysis: Analysis) -> tuple[Quantity, ...]:
         label = "alignment of K with the NTK"
         found.append(_of("alignment_K_NTK", label, "alignments", analysis.kernel_ntk, alignment_words()))
     return tuple(found)
+
+
+def interval_of(quantity: Quantity) -> tuple[float, float]:
+    """The interval of a quantity at `LEVEL`: NaN where nothing tells it, the value alone where it is exact."""
+    if quantity.interval is not None:
+        return quantity.interval
+    error = math.nan if quantity.error is None else quantity.error
+    return quantity.value - error, quantity.value + error
 
 
 def alignment_words() -> str:

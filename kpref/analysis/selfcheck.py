@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from kpref._reprs import short_repr
 from kpref.analysis.checks import Check
-from kpref.analysis.differences import DECISIVE, FiniteDifferences, finite_differences
+from kpref.analysis.derivative_checks import DECISIVE, FiniteDifferences, finite_differences
 from kpref.analysis.slopes import slope_check
 from kpref.analysis.step_size import StepSize, measure_step_size, step_size_check
 from kpref.dynamics import FieldDynamics

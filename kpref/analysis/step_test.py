@@ -12,7 +12,7 @@ from kpref._reprs import short_repr
 from kpref.analysis.checks import Check
 from kpref.analysis.profile import Profile, leading_profile
 from kpref.analysis.slopes import Slope, fit_slope, kinks_crossed, slope_check
-from kpref.gradient import GradientFlow
+from kpref.flow import GradientFlow
 from kpref.loss import evaluate_loss
 from kpref.readout import Readout
 

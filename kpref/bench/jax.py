@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.bench.problem import Problem
 from kpref.bench.steps import Library, make_step
+from kpref.bench.workload import Problem
 from kpref.integrate import Tableau
 
 Array = npt.NDArray[Any]

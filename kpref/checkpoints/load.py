@@ -14,7 +14,7 @@ from kpref._archives import Arrays
 from kpref._validate import flag, short
 from kpref.checkpoints.composed import put_together
 from kpref.checkpoints.heads import HEAD, choose_readout, reads
-from kpref.checkpoints.initial import initial_shape, initial_states
+from kpref.checkpoints.initial_states import initial_shape, initial_states
 from kpref.checkpoints.recurrent import LAYER, Recurrent, find_recurrent, place_of
 from kpref.checkpoints.sources import Source, listed, read_source
 from kpref.models import Model

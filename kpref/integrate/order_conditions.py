@@ -23,20 +23,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-
-from kpref._validate import instance, integer
-
-if TYPE_CHECKING:
-    from kpref.integrate.tableau import Tableau
 
 __all__ = [
     "OrderCondition",
     "RootedTree",
     "density",
-    "order_condition_residuals",
     "order_conditions",
     "rooted_trees",
     "tree_order",
@@ -199,33 +193,3 @@ def order_conditions(a: np.ndarray, weights: np.ndarray, order: int, theta: Any 
 def _like(value: Any, number: int) -> Any:
     """`number` in the arithmetic of `value`, so that dividing by it stays exact for Fractions."""
     return number * type(value)(1)
-
-
-def order_condition_residuals(tableau: Tableau, order: int) -> dict[str, float]:
-    """Residuals `Phi(t) - 1/gamma(t)` of a tableau, one for every rooted tree of at most `order` vertices.
-
-    Parameters
-    ----------
-    tableau : Tableau
-        The method.
-    order : int
-        Largest number of vertices.
-
-    Returns
-    -------
-    dict of str to float
-        From each tree, in bracket notation, to its residual.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `tableau` is no Tableau, or `order` no integer of at least 1.
-    """
-    from kpref.integrate.tableau import Tableau  # which imports this module
-
-    instance("tableau", tableau, Tableau, 'a Tableau, such as get_tableau("rk4")')
-    order = integer("order", order, 1)
-    return {
-        tree_text(condition.tree): float(condition.residual)
-        for condition in order_conditions(tableau.a, tableau.b, order)
-    }

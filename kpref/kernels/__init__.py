@@ -16,11 +16,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from kpref.kernels import program_sweeps, reference, stages, sweeps
+from kpref.kernels import program_sweeps, reference, stage_sweeps, sweeps
 from kpref.kernels.changes import Changes, packed_changes, unpacked_changes, zero_changes
+from kpref.kernels.interpreter import CompiledProgram, compiled_program
 from kpref.kernels.jacobian import DenseArrays
-from kpref.kernels.program import CompiledProgram, compiled_program
-from kpref.kernels.stages import StageTable
+from kpref.kernels.stage_sweeps import StageTable
 from kpref.linearize import DenseForm, Form
 from kpref.product_form import ProductForm
 from kpref.step_form import StepForm
@@ -141,13 +141,13 @@ def inverse_transpose(form: Form, forcing: Array) -> Array:
 def stage_tangent(
     form: Form, table: StageTable, forcing: Array, carry: Array, out: Array, transposed: bool = False
 ) -> None:
-    """Tangent of a run of Runge-Kutta steps, in place: see `kpref.kernels.stages.stage_tangent`.
+    """Tangent of a run of Runge-Kutta steps, in place: see `kpref.kernels.stage_sweeps.stage_tangent`.
 
     `carry` (v, B, H) enters as dz at the first step and leaves as dz after the last; `out` gets its rows. Costs
     2 B n s flops a vector, for n steps of s stages, for each entry of the weights that states go through.
     """
     _over_blocks(
-        form, _steps(form), len(carry), lambda arrays, part, start, stop: stages.stage_tangent(
+        form, _steps(form), len(carry), lambda arrays, part, start, stop: stage_sweeps.stage_tangent(
             arrays, table, transposed, forcing[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
@@ -157,9 +157,9 @@ def stage_tangent(
 def stage_adjoint(
     form: Form, table: StageTable, source: Array, carry: Array, out: Array, transposed: bool = False
 ) -> None:
-    """Transpose of `stage_tangent`, in place: see `kpref.kernels.stages.stage_adjoint`."""
+    """Transpose of `stage_tangent`, in place: see `kpref.kernels.stage_sweeps.stage_adjoint`."""
     _over_blocks(
-        form, _steps(form), len(carry), lambda arrays, part, start, stop: stages.stage_adjoint(
+        form, _steps(form), len(carry), lambda arrays, part, start, stop: stage_sweeps.stage_adjoint(
             arrays, table, transposed, source[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
@@ -167,9 +167,9 @@ def stage_adjoint(
 
 @_or_in_python
 def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, out: Array) -> None:
-    """Costates of a running cost, in place: see `kpref.kernels.stages.stage_costate`."""
+    """Costates of a running cost, in place: see `kpref.kernels.stage_sweeps.stage_costate`."""
     _over_blocks(
-        form, _steps(form), len(carry), lambda arrays, part, start, stop: stages.stage_costate(
+        form, _steps(form), len(carry), lambda arrays, part, start, stop: stage_sweeps.stage_costate(
             arrays, table, source[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
@@ -179,7 +179,7 @@ def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, ou
 def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carry: Array, out: Array) -> None:
     """Transpose of `stage_costate`, in place."""
     _over_blocks(
-        form, _steps(form), len(carry), lambda arrays, part, start, stop: stages.stage_costate_transpose(
+        form, _steps(form), len(carry), lambda arrays, part, start, stop: stage_sweeps.stage_costate_transpose(
             arrays, table, impulses[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip

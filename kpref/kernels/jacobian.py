@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import overload
 
-from kpref.kernels.program import (
+from kpref.kernels.interpreter import (
     ProgramArrays,
     program_jacobian,
     program_jacobian_transpose,

@@ -8,7 +8,7 @@ new values, and the coefficients if they are wanted. So one interpreter serves e
 Runge-Kutta steps, and the coefficients at given states.
 
 Rows of a block are trials of one step, or points of a trajectory one after the other; registers are laid out as in
-`kpref.kernels.program`, in float64 always.
+`kpref.kernels.interpreter`, in float64 always.
 """
 
 from __future__ import annotations

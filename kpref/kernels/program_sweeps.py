@@ -17,8 +17,8 @@ from kpref.kernels.addresses import address_of, load, size_of, store
 from kpref.kernels.blas import add_transposed_product_at, product_at
 from kpref.kernels.changes import Changes
 from kpref.kernels.compilation import kernel
+from kpref.kernels.interpreter import CompiledProgram, apply, enter_tensors, registers
 from kpref.kernels.lowering import ADD, STATES, TENSOR_IN, TENSOR_OUT, UNITS, VARIABLES, ZERO
-from kpref.kernels.program import CompiledProgram, apply, enter_tensors, registers
 
 __all__ = [
     "adjoint", "inverse", "inverse_transpose", "parameter_product", "parameter_transpose", "sensitivity",

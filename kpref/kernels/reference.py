@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.kernels.plain_program import run, run_transposed
-from kpref.kernels.stages import StageTable
+from kpref.kernels.stage_sweeps import StageTable
 from kpref.linearize import DenseForm, Form
 from kpref.product_form import ProductForm
 from kpref.step_form import StepForm

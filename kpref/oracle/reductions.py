@@ -26,10 +26,10 @@ import numpy.typing as npt
 
 from kpref import kernels
 from kpref.oracle.certificates import Comparison, Judge
-from kpref.oracle.evaluation import evaluate, stages
+from kpref.oracle.evaluation import evaluate, intermediates
 from kpref.oracle.spreads import Spread
 from kpref.spectra.closed_form import kernel_unit_matrix
-from kpref.spectra.kernel import form_spectrum
+from kpref.spectra.exact_spectrum import form_spectrum
 from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["Moments", "Reductions", "Target"]
@@ -124,7 +124,7 @@ class Reductions:
         columns, sizes, largest, summing = [], [], 0.0, self._summing_pairs(operator)
         for vector in probes.T:
             q = np.broadcast_to(vector, self.shape).copy()
-            *others, y = stages(operator, self._form, self.judge.space, q)
+            *others, y = intermediates(operator, self._form, self.judge.space, q)
             largest = max(largest, *(float(np.abs(value).max()) for value in (*others, y)))
             calls = {"P": self.judge.propagator, "K": self.judge.kernel, "NTK": self.judge.tangent_kernel}
             own = calls[operator](q, y).spread.deviation

@@ -14,7 +14,7 @@ from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS, Backend
 from kpref.oracle.certificates import Comparison, Judge
-from kpref.oracle.evaluation import stages
+from kpref.oracle.evaluation import intermediates
 from kpref.oracle.verdict import Check, Place, Verdict
 
 __all__ = ["LOCAL_BOUND", "SWEPT_BOUND", "Answer", "OutOfRange", "Session", "bound_of"]
@@ -103,7 +103,8 @@ class Session:
         length = self.backend.shape[1]
         while True:
             with np.errstate(over="ignore", invalid="ignore"):
-                sizes = [np.abs(value).max() for value in stages(operator, self.judge.form, self.flow.space, tensor)]
+                values = intermediates(operator, self.judge.form, self.flow.space, tensor)
+                sizes = [np.abs(value).max() for value in values]
             size = float(np.max(sizes))
             scale = 2.0 ** min(0.0, np.floor(np.log2(limit / max(size, 1.0)))) if np.isfinite(size) else 0.0
             if scale >= least:

@@ -37,7 +37,7 @@ from kpref.spectra.closed_form import kernel_unit_matrix
 from kpref.spectra.deflated import beside_krylov
 from kpref.spectra.eigen import eigh
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.kernel import has_exact_spectrum, kernel_spectrum
+from kpref.spectra.exact_spectrum import has_exact_spectrum, kernel_spectrum
 from kpref.spectra.paired_probes import DENSE_SIZE, require_settled, rounding
 from kpref.spectra.partial_probes import partial_dimension
 from kpref.spectra.symmetric import SymmetricForm, require_operator, require_self_adjoint

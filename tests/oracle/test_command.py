@@ -9,6 +9,7 @@ import pytest
 
 import kpref
 from kpref import cli, save_checkpoint
+from kpref.commands.verify import make_flow
 from kpref.models import GRU, Rate
 from kpref.oracle import flow_backend
 from kpref.oracle.arithmetic import get_arithmetic
@@ -16,8 +17,7 @@ from kpref.oracle.figure import draw_report
 from kpref.oracle.grid import PROBLEMS
 from kpref.oracle.problem import rounded
 from kpref.oracle.verdict import Report
-from kpref.oracle.verify import verify
-from kpref.verify_command import make_flow
+from kpref.oracle.verification import verify
 
 BACKENDS = """
 import os, sys, time

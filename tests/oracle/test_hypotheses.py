@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from apparatus.cases import emulate, make_flow
 
 from kpref.models import GRU, LSTM, LeakyRNN, Stacked
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.cases import emulate, make_flow
 from kpref.oracle.defects import defects, without
 from kpref.oracle.evaluation import evaluate
 from kpref.oracle.hypotheses import pattern
-from kpref.oracle.verify import verify
+from kpref.oracle.verification import verify
 
 GATED = make_flow(GRU.init(2, 6, 0, gain=1.2), (3, 10), 0)
 LEAKY = make_flow(LeakyRNN.init(2, 6, 0, alpha=0.3), (3, 10), 0)

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from apparatus.cases import emulate
+from apparatus.mutants import MUTANTS
 
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS
-from kpref.oracle.cases import emulate
-from kpref.oracle.mutants import MUTANTS
 from tests.conftest import PROFILE
 
 PATH = Path(__file__).parents[2] / "scripts" / "oracle_power.py"

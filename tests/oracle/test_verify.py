@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from apparatus.cases import correct_backend, emulate, make_flow, random_flow
+from apparatus.planting import channel, over_form
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,10 +16,8 @@ from kpref.models import GRU, Rate
 from kpref.oracle import certificates, flow_backend
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS
-from kpref.oracle.cases import correct_backend, emulate, make_flow, random_flow
-from kpref.oracle.planting import channel, over_form
 from kpref.oracle.verdict import Check, Place, Report
-from kpref.oracle.verify import verify
+from kpref.oracle.verification import verify
 from tests.strategies import examples, make_model
 
 NAMES = ("float64", "float32", "tf32", "bfloat16")

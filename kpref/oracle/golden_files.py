@@ -51,7 +51,7 @@ from kpref.oracle.backend import OPERATORS, Backend, BackendFault, LocalBackend
 from kpref.oracle.metrics import METRICS
 from kpref.oracle.problem import describe, rebuild, rounded
 from kpref.oracle.verdict import Check, Report
-from kpref.oracle.verify import verify
+from kpref.oracle.verification import verify
 
 __all__ = ["FolderBackend", "check_golden", "export_golden", "folder_backend"]
 

@@ -105,7 +105,7 @@ class Problem:
 
 
 def count_operations(problem: Problem) -> dict[str, int]:
-    """Floating-point operations of the matrix products, by column; see the head of `kpref.bench.command`."""
+    """Floating-point operations of the matrix products, by column; see the head of `kpref.bench.timing`."""
     tableau = problem.tableau
     evaluations = problem.trials * problem.steps * (1 if tableau is None else tableau.stages)
     model = problem.make_model()

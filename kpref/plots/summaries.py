@@ -101,7 +101,7 @@ def plot_modes_over_time(
 
 
 def plot_dimension_against_training(
-    stages: Sequence[str] | Sequence[float],
+    checkpoints: Sequence[str] | Sequence[float],
     curves: Iterable[tuple[str, npt.ArrayLike, npt.ArrayLike]],
     label: str = "effective dimension",
     ax: Axes | None = None,
@@ -110,7 +110,7 @@ def plot_dimension_against_training(
 
     Parameters
     ----------
-    stages : sequence of str or of float, length c
+    checkpoints : sequence of str or of float, length c
         Names of the checkpoints, evenly spaced, or iterations, in their places.
     curves : iterable of (name, ndarray, ndarray)
         For each operator its sizes, shape (c,), and the lengths of the error bars, shape (c,), or (2, c) for those
@@ -129,14 +129,14 @@ def plot_dimension_against_training(
     >>> ax.get_xlabel()
     'training iteration'
     """
-    stages, named = _stages(stages)
-    curves = named_curves("curves", curves, ("sizes", (len(stages),)), ("errors", None))
+    checkpoints, named = _checkpoints(checkpoints)
+    curves = named_curves("curves", curves, ("sizes", (len(checkpoints),)), ("errors", None))
     for index, (_, sizes, errors) in enumerate(curves):
         if errors.shape not in (sizes.shape, (2, *sizes.shape)):
             shapes = f"{sizes.shape} or {(2, *sizes.shape)}"
             raise ValueError(f"errors of curves[{index}] must have shape {shapes}; got {errors.shape}")
     ax = given_or_new(ax)
-    at = np.arange(len(stages)) if named else np.asarray(stages, dtype=float)
+    at = np.arange(len(checkpoints)) if named else np.asarray(checkpoints, dtype=float)
     drawn = [shown_on_log(sizes) for _, sizes, _ in curves]
     names = plain_names([name for name, _, _ in curves])
     reach: list[Array] = []
@@ -150,7 +150,7 @@ def plot_dimension_against_training(
         reach.append(shown_on_log(sizes[use] + lengths[-1] if lengths.ndim > 1 else sizes[use] + lengths))
     ax.set(ylabel=label, xlabel="network" if named else "training iteration")
     if named:
-        name_ticks(ax, stages)
+        name_ticks(ax, checkpoints)
     every = np.concatenate([np.zeros(0), *drawn])
     log_axis(ax, np.concatenate([every, *reach]))
     if not np.isfinite(every).any():
@@ -389,11 +389,12 @@ def plot_trial_norms(
     return ax
 
 
-def _stages(stages: Any) -> tuple[list[Any], bool]:
+def _checkpoints(checkpoints: Any) -> tuple[list[Any], bool]:
     """Names of checkpoints, or iterations; and whether they are names."""
-    if not isinstance(stages, str) and isinstance(stages, Sequence) and all(isinstance(name, str) for name in stages):
-        return list(stages), True
-    return list(finite_array("stages", stages, shape=("c",))), False
+    several = isinstance(checkpoints, Sequence) and not isinstance(checkpoints, str)
+    if several and all(isinstance(name, str) for name in checkpoints):
+        return list(checkpoints), True
+    return list(finite_array("checkpoints", checkpoints, shape=("c",))), False
 
 
 def _band(ax: Axes, places: Array, drawn: Array, color: Any, name: str, values: Array, marker: str | None) -> None:

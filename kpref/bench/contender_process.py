@@ -1,7 +1,7 @@
 """One contender of ``kpref bench`` in a process of its own, so that its memory and threads are nobody else's.
 
-``python -m kpref.bench.worker CONTENDER PROBLEM`` serves it to `kpref.bench.command`: a request is a line of JSON on
-standard input, its answer a line of JSON on standard output.
+``python -m kpref.bench.contender_process CONTENDER PROBLEM`` serves it to `kpref.bench.timing`: a request is a line of
+JSON on standard input, its answer a line of JSON on standard output.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from kpref.bench.peers import CONTENDERS
-from kpref.bench.problem import Contender, Problem
+from kpref.bench.workload import Contender, Problem
 
 
 def resident_memory(name: str) -> int | None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from kpref.analysis.comparison import Study
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.provenance import circumstances
+from kpref.analysis.study import Study
 
 __all__ = ["FIGURE_FORMATS", "report_files"]
 
@@ -49,8 +49,8 @@ def report_files(
     """
     # Here and not above: matplotlib is slow to import, and `kpref analyze --help` does not need it.
     from kpref.analysis.figures import draw_exhibits
-    from kpref.analysis.metrics import metrics, metrics_table
     from kpref.analysis.report import render
+    from kpref.analysis.report_data import metrics, metrics_table
 
     exhibits = draw_exhibits(study, tick)
     files: dict[str, bytes] = {}

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from apparatus.emulation import EmulatedBackend
 from kpref.flow import Flow
 from kpref.models.step import StepModel
 from kpref.oracle.adapters import flow_backend
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.emulation import EmulatedBackend
 from kpref.oracle.problem import MODELS
 
 __all__ = ["NETWORKS", "correct_backend", "emulate", "make_flow", "random_flow"]
