@@ -98,14 +98,19 @@ def mutant_flow(kind: str, weighted: bool, seed: int = 0, shape: tuple[int, int]
     return make_flow(model, shape, seed, weights if weighted else "mean")
 
 
-def try_mutant(task: tuple[str, str, str, int]) -> Catch:
-    """Plant a mutant in a kind of network, in an arithmetic, for a seed."""
+def try_mutant(
+    task: tuple[str, str, str, int], offered: Callable[[Any], Any] = lambda backend: backend, **size: Any
+) -> Catch:
+    """Plant a mutant in a kind of network, in an arithmetic, for a seed.
+
+    `offered` makes of the backend what the oracle is shown, `size` goes to `mutant_flow`.
+    """
     name, kind, arithmetic, seed = task
     mutant = MUTANTS[name]
-    flow = mutant_flow(kind, mutant.weighted, seed)
+    flow = mutant_flow(kind, mutant.weighted, seed, **size)
     backend = emulate(flow, ARITHMETICS[arithmetic])
     mutant.plant(backend)
-    report = verify(backend, flow, seed=seed)
+    report = verify(offered(backend), flow, seed=seed)
     accused = {check.operator for check in report.defects}
     found = [check for check in report.defects if check.operator == mutant.operator]
     if not found:

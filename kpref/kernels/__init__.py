@@ -146,6 +146,7 @@ def stage_tangent(
     `carry` (v, B, H) enters as dz at the first step and leaves as dz after the last; `out` gets its rows. Costs
     2 B n s flops a vector, for n steps of s stages, for each entry of the weights that states go through.
     """
+    forcing = _as_batch(forcing, form)  # of one segment, where those of all are given: steps between two of its rows
     _over_blocks(
         form, _steps(form), len(carry), lambda arrays, part, start, stop: stage_sweeps.stage_tangent(
             arrays, table, transposed, forcing[part], carry[part], out[part], start, stop
