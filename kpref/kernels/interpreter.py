@@ -30,6 +30,7 @@ from kpref.kernels.lowering import (
     SUM,
     TAKE,
     VARIABLES,
+    Structure,
     lower,
 )
 from kpref.kernels.panels import as_panels
@@ -121,6 +122,7 @@ class CompiledProgram:
         weights = list(form.weights.values())
         panels = [as_panels(weight.astype(form.dtype, copy=False)) for weight in [w.T for w in weights] + weights]
         self._kept: list[Any] = [numbers, variables, states, *panels]
+        self._structure = Structure.of(form)
         self._form = replace(form)  # a program is found by its form, and must not keep that alive
         arenas = np.zeros(ARENAS, np.int64)
         for arena, array in ((NUMBERS, numbers), (VARIABLES, variables), (STATES, states)):
@@ -146,7 +148,7 @@ class CompiledProgram:
         return int(kept.ctypes.data)
 
     def _code(self, *args: Any, **kwargs: Any) -> Code:
-        operations, operands, runs, outer = lower(self._form, *args, **kwargs)
+        operations, operands, runs, outer = lower(self._structure, *args, **kwargs)
         return Code(
             self._address(operations), self._address(operands), len(operands), self._address(runs), len(runs),
             self._address(outer), len(outer),
