@@ -12,13 +12,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref._validate import first_index, numeric_array, place
 
 __all__ = ["is_ours", "read_only", "returned"]
-
-Array = npt.NDArray[Any]
 
 
 def is_ours(code: object) -> bool:

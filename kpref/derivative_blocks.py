@@ -13,19 +13,18 @@ it, where only the diagonal blocks are of use and dense ones are marked without 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.linearize import DenseForm, Form, written_out
 from kpref.product_form import ProductForm
 from kpref.program import Operation, View
 from kpref.step_form import StepForm
 
 __all__ = ["Block", "new_state_blocks", "state_jacobian", "written_at"]
-
-Array = npt.NDArray[Any]
 
 
 class Block(NamedTuple):

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.analysis.slopes import Slope, fit_slope, kinks_crossed
 from kpref.flow import Flow
 from kpref.models import Field
 
 __all__ = ["DECISIVE", "FiniteDifferences", "finite_differences"]
-
-Array = npt.NDArray[Any]
 
 #: Sizes of the parameter steps, relative to the norm of the parameters: from curvature down to rounding. The smallest
 #: are for nonlinearities with a kink, which a longer step would take some state across.

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from kpref._types import Array
 from kpref.analysis.exhibits import Exhibit, Panel, exhibit, key_panel, with_own_names
 from kpref.analysis.metric_figures import alignments, dimensions, size_of, stability
 from kpref.analysis.numbers import Analysis, StepTest
@@ -34,8 +34,6 @@ from kpref.plots import (
 from kpref.plots.style import title_of
 
 __all__ = ["draw_exhibits"]
-
-Array = npt.NDArray[Any]
 
 _MOST_OUTPUTS = 3
 _MOST_LENGTHS = 5  # modes in one picture over time

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.step_test import PREDICTED_STEP
 from kpref.analysis.study import Study
@@ -17,8 +16,6 @@ from kpref.spectra import Lyapunov
 from kpref.spectra.lyapunov import TooShort
 
 __all__ = ["findings"]
-
-Array = npt.NDArray[Any]
 
 #: Exponents below this are rounding, where trials agree on all of their digits.
 _ROUNDED = 1e-12

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref.analysis.checks import Check
 from kpref.analysis.selfcheck import largest_rounding
@@ -20,8 +19,6 @@ from kpref.loss import evaluate_loss
 from kpref.readout import Readout
 
 __all__ = ["error_check", "flow_check"]
-
-Array = npt.NDArray[Any]
 
 #: Steps of the differences, in changes of the outputs.
 _STEPS = 2.0 ** -np.arange(5, 9)

@@ -8,11 +8,9 @@ that a mode was missed.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.analysis.checks import Check
 from kpref.analysis.mode_checks import ASKED
 from kpref.analysis.selfcheck import largest_rounding
@@ -21,8 +19,6 @@ from kpref.spectra.blocks import extend_blocks
 from kpref.threads import serial_blas
 
 __all__ = ["missed_check"]
-
-Array = npt.NDArray[Any]
 
 _STEPS = 10
 

@@ -15,11 +15,10 @@ variance ``2 |K'|_F^2 / m``; a deviation of 6 standard deviations counts as a fa
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.analysis.checks import Check
 from kpref.analysis.selfcheck import largest_rounding
 from kpref.flow import Flow
@@ -30,8 +29,6 @@ from kpref.spectra.closed_form import kernel_unit_trace
 from kpref.threads import serial_blas
 
 __all__ = ["ASKED", "kernel_checks", "kernel_sums", "mode_check", "whole_vectors"]
-
-Array = npt.NDArray[Any]
 
 #: Residual, relative to the largest eigenvalue, that eigensolvers are asked for.
 ASKED = 1e-10

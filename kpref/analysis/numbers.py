@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.analysis.alignments import align_tasks, aligned
 from kpref.analysis.checks import Check
 from kpref.analysis.gradient_checks import error_check, flow_check
@@ -52,8 +51,6 @@ __all__ = [
     "evenly_spread",
     "leading_profile",
 ]
-
-Array = npt.NDArray[Any]
 
 #: Stages that `analyze_checkpoint` reports as its progress.
 PHASES = 8

@@ -9,12 +9,11 @@ Beside the error of random vectors stands that of the finite number of trials (`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.analysis.trial_errors import errors_of_blocks, errors_of_kernel, errors_of_modes, trial_groups
 from kpref.flow import Flow
 from kpref.models import Field
@@ -37,8 +36,6 @@ from kpref.spectra.symmetric import SymmetricForm
 from kpref.threads import serial_blas
 
 __all__ = ["DIMENSION_PROBES", "KEPT", "Dimensions", "measure_dimensions", "schmidt_probes", "schmidt_trials"]
-
-Array = npt.NDArray[Any]
 
 #: Axes along which K is looked at.
 KEPT = ("unit", "trial", "time")

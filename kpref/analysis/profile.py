@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.space import TrajectorySpace
 
 __all__ = ["Profile", "leading_profile"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

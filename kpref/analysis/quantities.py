@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.operator_sizes import Dimensions
@@ -16,8 +14,6 @@ from kpref.analysis.wording import LEVEL
 from kpref.spectra import Estimate
 
 __all__ = ["Quantity", "alignment_words", "interval_of", "quantities"]
-
-Array = npt.NDArray[Any]
 
 _EXACT = "exact"
 _OTHER_TRIALS = "± standard error from the choice of trials (jackknife over groups of them)"

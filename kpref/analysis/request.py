@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._arguments import MOST_SEED, require_file
 from kpref._reprs import short_repr
 from kpref._terminal import one_line
+from kpref._types import Array
 from kpref._validate import integer, real_number, short
 from kpref.analysis.alignments import MOST_TASKS
 from kpref.analysis.factories import Made
@@ -36,7 +36,6 @@ from kpref.trials import Trials
 
 __all__ = ["AT", "INPUT_KINDS", "MEASURES", "Network", "Request", "memory_needed", "prepare"]
 
-Array = npt.NDArray[Any]
 Spelling = Callable[[str], str]
 
 AT = ("auto", "all", "last")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.lengths import points
 from kpref.trials import Trials
 
 __all__ = ["ends_in_words", "scored", "until_end"]
-
-Array = npt.NDArray[Any]
 
 
 def until_end(values: Array, trials: Trials, axis: int = 0) -> Array:

@@ -26,12 +26,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.analysis.checks import Check
 from kpref.analysis.derivative_checks import DECISIVE, FiniteDifferences, finite_differences
 from kpref.analysis.slopes import slope_check
@@ -58,8 +57,6 @@ __all__ = [
     "self_check",
     "stage_test",
 ]
-
-Array = npt.NDArray[Any]
 
 _NORM_ITERATIONS = 20
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.analysis.checks import Check
 from kpref.analysis.wording import percent
 from kpref.dynamics import FieldDynamics, MapDynamics
@@ -29,8 +29,6 @@ from kpref.runge_kutta import StageSystem
 from kpref.step_form import StepForm
 
 __all__ = ["Slope", "fit_slope", "has_kinks", "kinks_crossed", "slope_check"]
-
-Array = npt.NDArray[Any]
 
 #: Errors above this share of the change itself are no expansion in small steps.
 _SMALL = 0.1

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.flow import Flow
 from kpref.space import TrajectorySpace
 from kpref.spectra import Estimate, Lyapunov, lyapunov_exponents
@@ -15,8 +13,6 @@ from kpref.spectra.blocks import BlockEigen
 from kpref.spectra.lyapunov import propagator_growth, trial_norms
 
 __all__ = ["NORM_TOLERANCE", "Stability", "growth_trials", "measure_stability", "stability_trials"]
-
-Array = npt.NDArray[Any]
 
 #: Residual of the norm of P on each trial, relative to its square.
 NORM_TOLERANCE = 1e-4

@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.analysis.checks import Check
 from kpref.derivative_blocks import state_jacobian
 from kpref.dynamics import FieldDynamics
@@ -36,8 +36,6 @@ from kpref.runge_kutta import integrate
 from kpref.threads import serial_blas
 
 __all__ = ["StepSize", "measure_step_size", "stability_function", "step_size_check"]
-
-Array = npt.NDArray[Any]
 
 #: Floating-point operations, 25 H^3 each, that eigenvalues may take; their number, at least and at most.
 _EIGENVALUE_WORK = 2e10

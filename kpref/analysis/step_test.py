@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.analysis.checks import Check
 from kpref.analysis.profile import Profile, leading_profile
 from kpref.analysis.slopes import Slope, fit_slope, kinks_crossed, slope_check
@@ -17,8 +17,6 @@ from kpref.loss import evaluate_loss
 from kpref.readout import Readout
 
 __all__ = ["PREDICTED_STEP", "StepTest", "measure_steps", "step_checks"]
-
-Array = npt.NDArray[Any]
 
 #: Name of the check of the prediction of the states.
 PREDICTED_STEP = "predicted step"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.analysis.alignments import aligned
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.settings import Integration, Objective
@@ -17,8 +16,6 @@ from kpref.spectra import principal_angles
 from kpref.trials import Trials
 
 __all__ = ["Alignments", "Comparison", "Study", "compare", "compare_all"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

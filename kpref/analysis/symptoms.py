@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.wording import percent
 from kpref.step_form import StepForm
 
 __all__ = ["rising_loss", "symptoms"]
-
-Array = npt.NDArray[Any]
 
 #: States of a network that does something sensible stay below this.
 _EXPLODED = 1e6

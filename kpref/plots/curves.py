@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from kpref._types import Array
 from kpref._validate import check_shape, real_number
 from kpref.plots.given import colors_for, given_or_new, named_curves, numbers
 from kpref.plots.style import (
@@ -25,8 +26,6 @@ from kpref.plots.style import (
 )
 
 __all__ = ["plot_angles", "plot_cumulative", "plot_errors", "plot_spectrum"]
-
-Array = npt.NDArray[Any]
 
 _MANY = 40  # points of a curve beyond which they have no markers and their numbers a logarithmic axis
 _DASHED = (0, (4, 3))

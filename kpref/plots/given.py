@@ -13,6 +13,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import is_color_like
 
+from kpref._types import Array
 from kpref._validate import check_shape, finite_array, instance, numeric_array, short
 from kpref.coloring import TrialColoring
 from kpref.plots.style import checkpoint_colors
@@ -27,8 +28,6 @@ __all__ = [
     "table",
     "trial_table",
 ]
-
-Array = npt.NDArray[Any]
 
 
 def given_or_new(ax: Axes | None) -> Axes:

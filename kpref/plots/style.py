@@ -19,6 +19,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from kpref._types import Array
 from kpref._validate import integer, numeric_array
 
 __all__ = [
@@ -42,8 +43,6 @@ __all__ = [
     "whole_ticks",
     "why_empty",
 ]
-
-Array = npt.NDArray[Any]
 
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
+from kpref._types import Array
 from kpref._validate import check_shape, finite_array, short
 from kpref.plots.given import colors_for, given_or_new, named_curves, numbers, places, table
 from kpref.plots.style import (
@@ -40,8 +41,6 @@ __all__ = [
     "plot_running_exponents",
     "plot_trial_norms",
 ]
-
-Array = npt.NDArray[Any]
 
 _BAND = (0.1, 0.9)  # quantiles of the trials that a band goes between
 _OPERATORS = ("#1b1b1b", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00")

@@ -14,13 +14,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from kpref._types import Array
 from kpref.coloring import TrialColoring
 from kpref.plots.given import given_or_new, numbers, places, require_coloring, table, trial_table
 from kpref.plots.style import INK, mean_over, plain_names, say, shown, time_axis, why_empty
 
 __all__ = ["plot_change", "plot_legend_of_trials", "plot_outputs", "plot_trials", "shade_unscored"]
-
-Array = npt.NDArray[Any]
 
 _MANY = 300  # trials
 _EXAMPLES = 8

@@ -8,12 +8,12 @@ square the matrix: it keeps left vectors U as well, with ``B V = U R``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh, get_blas_funcs, svd
 
+from kpref._types import Array
 from kpref.memory import require_memory
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "noise",
 ]
 
-Array = npt.NDArray[Any]
 Map = Callable[[Array], Array]
 
 #: Entries of a basis that has a hundred vectors to spare: with more room there are fewer restarts, and fewer products.

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import integer
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
@@ -23,8 +22,6 @@ from kpref.spectra.symmetric import require_apart, require_operator
 from kpref.threads import serial_blas
 
 __all__ = ["BlockEigen", "block_eigh", "extend_blocks"]
-
-Array = npt.NDArray[Any]
 
 _EXTRA = 14  # vectors of a basis beyond the k that a restart keeps
 _MAX_RESTARTS = 200

@@ -15,12 +15,11 @@ second ``(J^T 1_h) . (J^T mu_h')`` from products with J^T, 1_h being one in all 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from kpref import kernels
+from kpref._types import Array
 from kpref._validate import finite_array, within_floats
 from kpref.lengths import check_lengths, points
 from kpref.linearize import Form
@@ -35,8 +34,6 @@ __all__ = [
     "kernel_unit_matrix",
     "kernel_unit_trace",
 ]
-
-Array = npt.NDArray[Any]
 
 #: Products with J and its transpose that squares of blocks take where units are mixed.
 _PROBES = 32

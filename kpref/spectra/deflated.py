@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.memory import require_memory
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.paired_probes import (
@@ -31,8 +31,6 @@ from kpref.spectra.quadratic_forms import Mean, mean_of_forms
 from kpref.spectra.symmetric import SymmetricForm
 
 __all__ = ["Deflated", "beside_krylov", "beside_modes"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from scipy.linalg import eigh as dense_eigh
 from scipy.sparse.linalg import LinearOperator
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import finite_array, flag, function, integer, real_number, short
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
@@ -32,7 +33,6 @@ from kpref.threads import serial_blas
 
 __all__ = ["Eigen", "check_search", "check_start", "eigh", "kept", "signs"]
 
-Array = npt.NDArray[Any]
 Map = Callable[[Array], Array]
 Found = tuple[Array, Array, Array, float]
 

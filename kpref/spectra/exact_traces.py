@@ -26,11 +26,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref._validate import function, within_floats
 from kpref.derivative_blocks import state_jacobian
 from kpref.flow import Flow, require_flow
@@ -45,7 +45,6 @@ from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["ntk_trace_exact", "propagator_gram_trace"]
 
-Array = npt.NDArray[Any]
 Progress = Callable[[int], object]
 
 #: Entries of the Gramians of one block of trials.

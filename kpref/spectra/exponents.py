@@ -55,17 +55,14 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import fdtri, stdtrit
 
+from kpref._types import Array
 from kpref.spectra.estimate import Estimate
 
 __all__ = ["MANY_TRIALS", "Stretch", "TooShort", "exponent_estimates"]
-
-Array = npt.NDArray[Any]
 
 _LEVEL = 0.95
 _KAPPA = 20.0

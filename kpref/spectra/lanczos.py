@@ -30,13 +30,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.spectra.bases import Search
 
 __all__ = ["NoConvergence", "blend", "iterate"]
-
-Array = npt.NDArray[Any]
 
 #: Most products, for each pair and for ten more.
 _MAX_PRODUCTS = 200

@@ -26,13 +26,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref import kernels
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import integer, real_number
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow, require_flow
@@ -47,7 +47,6 @@ from kpref.threads import even_blocks, run_blocks, serial_blas
 
 __all__ = ["Lyapunov", "TooShort", "lyapunov_exponents", "propagator_growth", "trial_norms"]
 
-Array = npt.NDArray[Any]
 #: Carries vectors (k, B, H) from one row of the trajectory to a later one.
 Advance = Callable[[int, int, Array], Array]
 

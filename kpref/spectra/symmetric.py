@@ -7,11 +7,10 @@ an operator A is the matrix ``W_out^(1/2) A W_in^(-1/2)``, and its adjoint the t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.operators import TensorOperator
 from kpref.space import EuclideanSpace
 
@@ -24,8 +23,6 @@ __all__ = [
     "require_operator",
     "require_self_adjoint",
 ]
-
-Array = npt.NDArray[Any]
 
 
 class Coordinates:

@@ -31,11 +31,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref._validate import integer, real_number, short
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
@@ -55,7 +54,6 @@ from kpref.threads import serial_blas
 
 __all__ = ["adjoint_trace", "frobenius_squared", "trace"]
 
-Array = npt.NDArray[Any]
 _FIRST = 12  # products before the interval is first compared with the tolerance
 _FRESH = 1.5  # products in all over those that decide
 _NORMAL = 1.96
