@@ -20,10 +20,7 @@ _BETWEEN_DRAWINGS = 0.2  # seconds
 def say(text: str) -> None:
     """Print a result.
 
-    Raises
-    ------
-    OSError
-        If it cannot be written; the error names standard output. BrokenPipeError if nobody reads any more.
+    Raises OSError if it cannot be written; the error names standard output. BrokenPipeError if nobody reads any more.
     """
     try:
         print(text, flush=True)
@@ -57,10 +54,7 @@ class Progress:
 
     Progress is no result: a stream that cannot be written to is given up without a word.
 
-    Parameters
-    ----------
-    show : bool
-        False: say nothing.
+    With `show` False it says nothing.
     """
 
     def __init__(self, show: bool = True) -> None:

@@ -77,16 +77,10 @@ class Parser(argparse.ArgumentParser):
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """Build the parser, with the arguments of one subcommand.
 
-    Parameters
-    ----------
-    command : str or None
-        The subcommand whose module is imported for its arguments; None, or a name that is not a subcommand, for none.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-        The parser. For `command` it also sets ``run``, the function that takes the parsed arguments (`main` adds to
-        them the command line itself as ``argv``).
+    `command`: the subcommand whose module is imported for its arguments; None, or a name that is not a subcommand, for
+    none.
+    Returns the parser. For `command` it also sets ``run``, the function that takes the parsed arguments (`main` adds to
+    them the command line itself as ``argv``).
     """
     parser = Parser(prog="kpref", description="Reference operators of the K-P flow.")
     parser.add_argument("--version", action="version", version=f"kpref {__version__}")

@@ -251,17 +251,8 @@ def _finished(request: Request, folder: Path | None, started: float, tell: Tell,
 def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
     """Make an analysis.
 
-    Parameters
-    ----------
-    request : Request
-    started : float
-        `time.monotonic` at the start of the work.
-    tell, tick : callable
-        Told each phase; called now and then while it lasts.
-
-    Returns
-    -------
-    Report
+    `started`: `time.monotonic` at the start of the work. `tell`, `tick`: told each phase; called now and then while it
+    lasts.
     """
     from kpref.analysis.numbers import analyze_checkpoint
     from kpref.analysis.study import Study, compare_all

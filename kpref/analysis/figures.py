@@ -42,16 +42,8 @@ _MOST_LENGTHS = 5  # modes in one picture over time
 def draw_exhibits(study: Study, progress: Callable[[str], object] | None = None) -> list[Exhibit]:
     """Draw all figures of a study.
 
-    Parameters
-    ----------
-    study : Study
-    progress : callable, optional
-        Told the title of each exhibit.
-
-    Returns
-    -------
-    list of Exhibit
-        Each panel with a name of its own.
+    `progress`: told the title of each exhibit.
+    Each panel of what is returned has a name of its own.
     """
     coloring = color_trials(study.trials)
     makers = [

@@ -22,16 +22,7 @@ _ROUNDED = 1e-12
 
 
 def findings(study: Study) -> list[str]:
-    """Sentences on a study, the most important first: three to six, and what is wrong with a network before them.
-
-    Parameters
-    ----------
-    study : Study
-
-    Returns
-    -------
-    list of str
-    """
+    """Sentences on a study, the most important first: three to six, and what is wrong with a network before them."""
     first, last = study.analyses[0], study.analyses[-1]
     sentences = [
         *rising_loss(study.analyses),

@@ -27,16 +27,8 @@ _STEPS = 10
 def missed_check(operator: TensorOperator, values: Array, vectors: Array, longest_sum: int, seed: int) -> Check:
     """Whether values (k,) with tensors (k, \\*shape) are the largest eigenvalues of an operator.
 
-    Parameters
-    ----------
-    operator : TensorOperator
-        Self-adjoint and positive.
-    values, vectors : ndarray, shapes (k,) and (k, \\*shape)
-        Its eigenpairs.
-    longest_sum : int
-        Terms in the longest sum of a product with the operator and an inner product.
-    seed : int
-        Of the start.
+    `operator`: self-adjoint and positive. `values`, `vectors`: its eigenpairs. `longest_sum`: terms in the longest sum
+    of a product with the operator and an inner product. `seed`: of the start.
     """
     space, name = operator.space_in, operator.name
     known = np.linalg.qr(space.scale(vectors, 0.5).reshape(len(vectors), -1).T)[0].T

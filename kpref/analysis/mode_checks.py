@@ -78,16 +78,8 @@ def kernel_checks(
 ) -> list[Check]:
     """K, its exact spectrum, and its iterated modes, each against the others.
 
-    Parameters
-    ----------
-    operator : TensorOperator
-        K of the flow.
-    exact : KernelSpectrum
-    modes : Eigen
-    longest_sum : int
-        Terms in the longest sum of a product with K and an inner product.
-    seed : int
-        Of random vectors.
+    `operator`: K of the flow. `longest_sum`: terms in the longest sum of a product with K and an inner product. `seed`:
+    of random vectors.
     """
     return [
         mode_check(operator, modes.values, modes.vectors, longest_sum),

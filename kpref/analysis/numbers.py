@@ -62,17 +62,10 @@ SHOWN_MODES = 3
 
 @dataclass(frozen=True, eq=False)
 class ErrorShares:
-    """How the error and the fall of the loss are spread over the leading modes v_i of the NTK.
+    """How the error and the fall of the loss are spread over the leading modes v_i of the NTK."""
 
-    Attributes
-    ----------
-    error : ndarray, shape (k,)
-        ``<Err, v_i>^2 / |Err|^2``.
-    rate : ndarray, shape (k,)
-        ``lambda_i <Err, v_i>^2 / <Err, NTK Err>``: share of the rate at which gradient descent lowers the loss.
-    """
-
-    error: Array
+    error: Array  # (k,): ``<Err, v_i>^2 / |Err|^2``
+    # (k,): ``lambda_i <Err, v_i>^2 / <Err, NTK Err>``: share of the rate at which gradient descent lowers the loss
     rate: Array
 
     __repr__ = short_repr

@@ -49,67 +49,33 @@ _SUFFIXES = (".safetensors", ".npz", ".pt")
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """One network to be analyzed.
+    """One network to be analyzed."""
 
-    Attributes
-    ----------
-    name : str
-        Short, and different from the others'.
-    origin : str
-        Where it came from, for errors and for the report.
-    model : Model
-    readout : Readout or None
-        Of all states; those that it does not observe have weights of zero.
-    z0 : ndarray, shape (H,) or (B, H), or None
-        Initial states; None for zero.
-    """
-
-    name: str
-    origin: str
+    name: str  # short, and different from the others'
+    origin: str  # where it came from, for errors and for the report
     model: Model
-    readout: Readout | None
-    z0: Array | None = None
+    readout: Readout | None  # of all states; those that it does not observe have weights of zero
+    z0: Array | None = None  # (H,) or (B, H): initial states; None for zero
 
     __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """An analysis that can be made.
-
-    Attributes
-    ----------
-    networks : tuple of Network
-    trials : Trials
-    objective : Objective or None
-        None if the trials have neither targets nor labels.
-    integration : Integration or None
-        None for maps.
-    modes : int
-        Leading eigenpairs.
-    measure : str
-    seed : int
-    files : tuple of Path
-        What was read.
-    facts : dict of str to str
-        Where it all came from, for the report.
-    assumptions : tuple of str
-        What was assumed, set aside or put together when the networks were read, in sentences.
-    notes : tuple of str
-        These, and what will be left out and why.
-    """
+    """An analysis that can be made."""
 
     networks: tuple[Network, ...]
     trials: Trials
-    objective: Objective | None
-    integration: Integration | None
-    modes: int
+    objective: Objective | None  # None if the trials have neither targets nor labels
+    integration: Integration | None  # None for maps
+    modes: int  # leading eigenpairs
     measure: str
     seed: int
-    files: tuple[Path, ...]
-    facts: dict[str, str]
+    files: tuple[Path, ...]  # what was read
+    facts: dict[str, str]  # where it all came from, for the report
+    # what was assumed, set aside or put together when the networks were read, in sentences
     assumptions: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # these, and what will be left out and why
 
     __repr__ = short_repr
 
@@ -135,25 +101,11 @@ def prepare(
 ) -> Request:
     """Read what is asked for, and see that it fits.
 
-    Parameters
-    ----------
-    checkpoints, trials, loss, at, modes, measure, max_trials, seed, nonlinearity, dt, method, tau, input_kind
-        As in `kpref.analyze`.
-    loading : mapping, optional
-        Further arguments of `load_checkpoint`.
-    spell : callable
-        How an argument is called where it was given: ``dt``, or ``--dt``.
-    called : str
-        What the report says this was asked with.
-
-    Returns
-    -------
-    Request
-
-    Raises
-    ------
-    TypeError, ValueError, OSError, MemoryError, ImportError
-        If an argument is wrong, a file cannot be read, or things do not fit each other.
+    `checkpoints`, `trials`, `loss`, `at`, `modes`, `measure`, `max_trials`, `seed`, `nonlinearity`, `dt`, `method`,
+    `tau`, `input_kind`: as in `kpref.analyze`. `loading`: further arguments of `load_checkpoint`. `spell`: how an
+    argument is called where it was given: ``dt``, or ``--dt``. `called`: what the report says this was asked with.
+    Raises TypeError, ValueError, OSError, MemoryError, ImportError if an argument is wrong, a file cannot be read, or
+    things do not fit each other.
     """
     choices = (("loss", loss, ("auto", *LOSSES)), ("at", at, AT), ("measure", measure, MEASURES))
     for name, value, allowed in choices:

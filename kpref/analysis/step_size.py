@@ -50,32 +50,18 @@ _TRIES = 8
 
 @dataclass(frozen=True)
 class StepSize:
-    """The steps of a flow against the network's rates.
-
-    Attributes
-    ----------
-    method : str
-    step : float
-        The largest one.
-    eigenvalue : complex
-        Of those of df/dz with Re lambda <= 0 the one that the method amplifies most; NaN if there is none.
-    amplification : float
-        ``|R(h lambda)|`` there.
-    growth : float
-        Logarithm of what the method adds to the growth over a trial: the largest of the trials looked at.
-    limit : float
-        Step at which that was found to stay within a factor of two: the step itself, or a smaller one; NaN if none
-        was found.
-    error : float
-        Of the states at the times of the trials, relative to their size, by halved steps; infinity if they overflow.
-    """
+    """The steps of a flow against the network's rates."""
 
     method: str
-    step: float
+    step: float  # the largest one
+    # of those of df/dz with Re lambda <= 0 the one that the method amplifies most; NaN if there is none
     eigenvalue: complex
-    amplification: float
-    growth: float
+    amplification: float  # ``|R(h lambda)|`` there
+    growth: float  # logarithm of what the method adds to the growth over a trial: the largest of the trials looked at
+    # step at which that was found to stay within a factor of two: the step itself, or a smaller one; NaN if none was
+    # found
     limit: float
+    # of the states at the times of the trials, relative to their size, by halved steps; infinity if they overflow
     error: float
 
     @property
@@ -198,13 +184,7 @@ def step_size_check(found: StepSize) -> Check:
 
 
 def stability_function(tableau: Tableau, w: npt.ArrayLike) -> Array:
-    """R(w), which an explicit method multiplies the solution of ``dy/dt = lambda y`` by, w = h lambda.
-
-    Parameters
-    ----------
-    tableau : Tableau
-    w : array_like, real or complex, any shape
-    """
+    """R(w), which an explicit method multiplies the solution of ``dy/dt = lambda y`` by, w = h lambda."""
     point = np.asarray(w)
     vector, coefficients = np.ones(tableau.stages), [1.0]
     for _ in range(tableau.stages):

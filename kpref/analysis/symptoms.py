@@ -22,16 +22,7 @@ _MOSTLY = 0.5
 
 
 def symptoms(analysis: Analysis) -> list[str]:
-    """Sentences on what makes the other numbers of an analysis mean little; mostly none.
-
-    Parameters
-    ----------
-    analysis : Analysis
-
-    Returns
-    -------
-    list of str
-    """
+    """Sentences on what makes the other numbers of an analysis mean little; mostly none."""
     sentences = [_silence(analysis), _explosion(analysis), _saturation(analysis), _gradient(analysis)]
     return [sentence for sentence in sentences if sentence]
 

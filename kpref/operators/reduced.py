@@ -46,10 +46,7 @@ _BATCH_BYTES = 1 << 27
 def kept_axes(keep: str | Sequence[str]) -> tuple[int, ...]:
     """Indices, in order, of axes given by name.
 
-    Raises
-    ------
-    ValueError
-        If `keep` is not one or several of ``"trial"``, ``"time"``, ``"unit"``, each at most once.
+    Raises ValueError if `keep` is not one or several of ``"trial"``, ``"time"``, ``"unit"``, each at most once.
     """
     names = [keep] if isinstance(keep, str) else list(keep) if isinstance(keep, Sequence) else []
     known = all(isinstance(name, str) and name in AXES for name in names)

@@ -41,23 +41,13 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Defect:
-    """A hypothetical defect.
+    """A hypothetical defect."""
 
-    Attributes
-    ----------
-    label : str
-        Class, colon, description.
-    form : StepForm or None
-        The linearisation that it leads to; None if that is right.
-    value : callable or None
-        Gives the answer that it leads to; None if that is the operator over `form`.
-    edges : bool
-        Whether it says nothing about the first and last step, as a shift does that wraps around or stops there.
-    """
-
-    label: str
-    form: StepForm | None = None
+    label: str  # class, colon, description
+    form: StepForm | None = None  # the linearisation that it leads to; None if that is right
+    # gives the answer that it leads to; None if that is the operator over `form`
     value: Callable[[], Array] | None = None
+    # whether it says nothing about the first and last step, as a shift does that wraps around or stops there
     edges: bool = False
 
 

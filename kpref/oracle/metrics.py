@@ -32,20 +32,12 @@ class Undefined(Exception):
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is.
-
-    Attributes
-    ----------
-    meaning, equation : str
-    operator : {"K", "NTK", "P"}
-    matrix : bool
-        Whether it is a matrix over units, (H, H), and not a number.
-    """
+    """What a metric is."""
 
     meaning: str
     equation: str
-    operator: str
-    matrix: bool = False
+    operator: str  # one of "K", "NTK", "P"
+    matrix: bool = False  # whether it is a matrix over units, (H, H), and not a number
 
 
 def _of_gram(operator: str) -> dict[str, Metric]:
@@ -162,12 +154,7 @@ def _explain(
 def _target(name: str, reductions: Reductions, arithmetic: Arithmetic) -> Target:
     """The right value of a metric.
 
-    Raises
-    ------
-    Undefined
-        If it has none.
-    OutOfRange
-        If it or its square is beyond the range of the arithmetic.
+    Raises Undefined if it has none; OutOfRange if it or its square is beyond the range of the arithmetic.
     """
     metric = METRICS[name]
     if name.startswith("average"):

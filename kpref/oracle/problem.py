@@ -58,10 +58,7 @@ def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
 def rebuild(description: Mapping[str, Any], arrays: Mapping[str, Array]) -> Flow:
     """The flow that `describe` described.
 
-    Raises
-    ------
-    ValueError
-        If something is missing or does not fit.
+    Raises ValueError if something is missing or does not fit.
     """
     try:
         kind: Any = MODELS[description["model"]].kind

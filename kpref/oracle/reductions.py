@@ -49,22 +49,13 @@ _BATCH = 8
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The right value of a metric and how far a backend's may be from it.
+    """The right value of a metric and how far a backend's may be from it."""
 
-    Attributes
-    ----------
-    value, deviation : ndarray
-        A number (shape ()), a matrix over units (H, H), or its product with `probes`.
-    probes : ndarray or None
-        (H, count): the matrix is compared by its products with these.
-    size : float
-        Largest number on the way to an average.
-    """
-
+    # value, deviation: a number (shape ()), a matrix over units (H, H), or its product with `probes`
     value: Array
     deviation: Array
-    probes: Array | None = None
-    size: float = 0.0
+    probes: Array | None = None  # (H, count): the matrix is compared by its products with these
+    size: float = 0.0  # largest number on the way to an average
 
     def compare(self, claimed: Array, standard_error: Array) -> Comparison:
         """A claimed value, which may have a sampling error of its own, against this one."""
@@ -77,31 +68,19 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Trace and Frobenius norm of a Gram operator with their deviations.
-
-    Attributes
-    ----------
-    trace, frobenius : float
-    trace_error, frobenius_error : float
-    rows : ndarray, shape (H,)
-        Size of the errors of its factor, unit by unit.
-    """
+    """Trace and Frobenius norm of a Gram operator with their deviations."""
 
     trace: float
     frobenius: float
     trace_error: float
     frobenius_error: float
-    rows: Array
+    rows: Array  # (H,): size of the errors of its factor, unit by unit
 
 
 class Reductions:
     """Reference values of metrics at the judge's linearisation.
 
-    Parameters
-    ----------
-    judge : Judge
-    generator : numpy.random.Generator
-        Of probes.
+    `generator`: of probes.
     """
 
     def __init__(self, judge: Judge, generator: np.random.Generator) -> None:

@@ -36,24 +36,12 @@ _CHUNK_ENTRIES = 1 << 15
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Consecutive rows of a linearisation with the errors of a backend's numbers.
-
-    Attributes
-    ----------
-    rows : slice
-    form : StepForm
-        These rows of it.
-    numbers : mapping of str to Spread
-        Of each channel and variable.
-    value : Spread, shape (R, B, H)
-        Of F(z, x).
-    arithmetic : Arithmetic
-    """
+    """Consecutive rows of a linearisation with the errors of a backend's numbers."""
 
     rows: slice
-    form: StepForm
-    numbers: Mapping[str, Spread]
-    value: Spread
+    form: StepForm  # these rows of it
+    numbers: Mapping[str, Spread]  # of each channel and variable
+    value: Spread  # (R, B, H): of F(z, x)
     arithmetic: Arithmetic
 
     def of_channel(self, name: str) -> Spread:
@@ -111,12 +99,7 @@ class _Registers:
 def forward(chunk: Chunk, x: Array | None, changes: Mapping[str, Array] | None = None) -> tuple[Array, Spread]:
     """``A x + J dtheta`` and the error that a backend may make.
 
-    Parameters
-    ----------
-    chunk : Chunk
-    x : ndarray, shape (R, B, H), or None for zero
-    changes : mapping of str to ndarray, shape (outputs, inputs), optional
-        dW of the trained weights.
+    `x`: shape (R, B, H). `changes`: shape (outputs, inputs); dW of the trained weights.
     """
     form, program = chunk.form, chunk.form.program
     registers = _Registers(program, (form.n_steps, form.n_trials))

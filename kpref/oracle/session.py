@@ -55,19 +55,12 @@ def bound_of(operator: str) -> float:
 class Session:
     """A backend on the problem of a flow, its data rounded to what the arithmetic holds.
 
-    Attributes
-    ----------
-    backend : Backend
-    flow : Flow
-    generator : numpy.random.Generator
-        Of the tensors that operators are applied to.
-    judge : Judge
-        At the backend's trajectory, or at the model's own.
+    `judge`: at the backend's trajectory, or at the model's own.
     """
 
     backend: Backend
     flow: Flow
-    generator: np.random.Generator
+    generator: np.random.Generator  # of the tensors that operators are applied to
 
     def __post_init__(self) -> None:
         self.arithmetic = self.backend.arithmetic

@@ -24,17 +24,8 @@ _EXPLAINED, _LEFT = 3.0, 0.05
 def explain_states(judge: Judge, z0: Array, states: Array, comparison: Comparison, bound: float) -> str:
     """Name the defect of a trajectory, each of whose steps starts from the trajectory itself.
 
-    Parameters
-    ----------
-    judge : Judge
-        At the backend's own states.
-    z0 : ndarray, shape (B, H)
-    states : ndarray, shape (B, T, H)
-        The backend's.
-    comparison : Comparison
-        The residual.
-    bound : float
-        Deviations beyond which an entry is wrong.
+    `judge`: at the backend's own states. `z0`: shape (B, H). `states`: shape (B, T, H); the backend's. `comparison`:
+    the residual. `bound`: deviations beyond which an entry is wrong.
     """
     own = comparison.spread.deviation
     deviation = np.maximum(own, 1e-2 * float(np.sqrt(np.mean(np.square(own)))))

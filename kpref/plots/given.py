@@ -76,18 +76,8 @@ def named_curves(
 ) -> list[tuple[Any, ...]]:
     """Tuples of a name and one array or several.
 
-    Parameters
-    ----------
-    name : str
-        What the error calls them.
-    curves : iterable of tuple
-    *parts : (str, shape)
-        What the arrays are called, and their shapes; None for any.
-
-    Returns
-    -------
-    list of tuple
-        The names as they are, and arrays.
+    `name`: what the error calls them. `*parts`: what the arrays are called, and their shapes; None for any.
+    Returns the names as they are, and arrays.
     """
     words = ", ".join(["name", *(part for part, _ in parts)])
     wanted = f"{name} must be pairs ({words})" if len(parts) == 1 else f"{name} must be tuples ({words})"

@@ -106,15 +106,8 @@ def kernel_block_squares(form: Form, mu: Array, groups: Array, most: int) -> tup
     K mixes units of a network it is an estimate for all of them, ``<C_g theta, C_g' theta>`` with
     ``C_g = J_g^T Mu J_g`` and a mean over 32 vectors of random signs.
 
-    Parameters
-    ----------
-    form : StepForm, DenseForm or ProductForm
-    mu : ndarray, shape (B, T)
-        The measure.
-    groups : ndarray of int, shape (B,)
-        The group of each trial, from 0 to G - 1; -1 for none.
-    most : int
-        Units that stand for all.
+    `mu`: shape (B, T); the measure. `groups`: shape (B,); the group of each trial, from 0 to G - 1; -1 for none.
+    `most`: units that stand for all.
     """
     count, units = int(groups.max()) + 1, unit_form(form)
     if units is None:

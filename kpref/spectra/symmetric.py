@@ -28,14 +28,7 @@ __all__ = [
 class Coordinates:
     """Flat vectors of the entries of tensors where their weight is positive.
 
-    Parameters
-    ----------
-    space : EuclideanSpace
-
-    Attributes
-    ----------
-    size : int
-        Number n of entries whose weight is positive.
+    `size`: number n of entries whose weight is positive.
     """
 
     def __init__(self, space: EuclideanSpace) -> None:
@@ -71,18 +64,9 @@ class Coordinates:
 class RectangularForm:
     """``W_out^(1/2) A W_in^(-1/2)`` on the supports of the weights, on flat vectors, and its transpose.
 
-    Parameters
-    ----------
-    op : TensorOperator
-    progress : callable, optional
-        Called with the number of products with A after each call.
-
-    Attributes
-    ----------
-    domain, codomain : Coordinates
-        Of the two spaces.
-    n_products : int
-        Products with A so far; those with the adjoint come on top where an algorithm needs both.
+    `progress`: called with the number of products with A after each call.
+    `domain`, `codomain`: of the two spaces. `n_products`: products with A so far; those with the adjoint come on top
+    where an algorithm needs both.
     """
 
     def __init__(self, op: TensorOperator, progress: Callable[[int], object] | None = None) -> None:
@@ -127,19 +111,9 @@ class SymmetricForm:
 
     It has the eigenvalues, the trace and the Frobenius norm of A on the restricted space.
 
-    Parameters
-    ----------
-    op : TensorOperator
-        Self-adjoint in the inner product of its space.
-    progress : callable, optional
-        Called with the number of products after each call.
-
-    Attributes
-    ----------
-    size : int
-        Number n of entries whose weight is positive.
-    n_products : int
-        Products with the operator so far.
+    `op`: self-adjoint in the inner product of its space. `progress`: called with the number of products after each
+    call.
+    `size`: number n of entries whose weight is positive. `n_products`: products with the operator so far.
     """
 
     def __init__(self, op: TensorOperator, progress: Callable[[int], object] | None = None) -> None:
