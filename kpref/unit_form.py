@@ -31,6 +31,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.derivative_blocks import Block, new_state_blocks, written_at
 from kpref.linearize import DenseForm, Form, require_form, written_out
 from kpref.product_form import ProductForm
@@ -38,7 +39,6 @@ from kpref.step_form import Entry, StepForm
 
 __all__ = ["Features", "UnitForm", "current_derivatives", "state_units", "unit_form"]
 
-Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.intp]
 #: Entries of J up to which it is written out where K mixes units.
 _MOST_ENTRIES = 1 << 22

@@ -13,9 +13,9 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref import kernels
+from kpref._types import Array
 from kpref.kernels import reference
 from kpref.oracle.certificates import Judge
 from kpref.oracle.evaluation import evaluate
@@ -35,8 +35,6 @@ __all__ = [
     "state_variables",
     "without",
 ]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

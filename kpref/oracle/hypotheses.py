@@ -11,20 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref import kernels
+from kpref._types import Array
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.defects import defects, direct_channels, driven_variables, gate_groups, without
 from kpref.oracle.evaluation import evaluate
 from kpref.step_form import StepForm
 
 __all__ = ["explain", "pattern"]
-
-Array = npt.NDArray[Any]
 
 #: Root mean square, in deviations, of errors that rounding explains; and what a sweep's may be.
 _EXPLAINED, _EXPLAINED_SWEPT = 3.0, 10.0

@@ -17,16 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.flow import Flow
 from kpref.oracle.arithmetic import get_arithmetic
 from kpref.oracle.backend import Backend, BackendFault, timeout_fault
 from kpref.oracle.problem import describe
 
 __all__ = ["IsolatedBackend", "receive", "send"]
-
-Array = npt.NDArray[Any]
 
 
 def send(file: BinaryIO, message: Mapping[str, Any], arrays: Sequence[Array] = ()) -> None:

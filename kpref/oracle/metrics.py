@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import BackendFault
 from kpref.oracle.certificates import Comparison
@@ -22,8 +21,6 @@ from kpref.oracle.session import LOCAL_BOUND, OutOfRange, Session
 from kpref.oracle.verdict import Check, Place, faulty
 
 __all__ = ["METRICS", "Metric", "check_metrics"]
-
-Array = npt.NDArray[Any]
 
 
 class Undefined(Exception):

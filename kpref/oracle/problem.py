@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.flow import Flow
 from kpref.models.base import Map
 from kpref.models.registry import Registration, registered, registration_of
@@ -15,8 +16,6 @@ from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
 
 __all__ = ["MODELS", "describe", "rebuild", "rounded"]
-
-Array = npt.NDArray[Any]
 
 #: The networks in discrete time by the names that files and the command line use.
 MODELS: dict[str, Registration] = {

@@ -19,12 +19,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref import kernels
+from kpref._types import Array
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.evaluation import evaluate, intermediates
 from kpref.oracle.spreads import Spread
@@ -33,8 +32,6 @@ from kpref.spectra.exact_spectrum import form_spectrum
 from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["Moments", "Reductions", "Target"]
-
-Array = npt.NDArray[Any]
 
 #: Entries of D, or J, up to which numbers are computed from its columns.
 _EXACT_ENTRIES = 1 << 22

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.spreads import Spread, no_error, relative, weighted
@@ -27,8 +26,6 @@ from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm
 
 __all__ = ["Chunk", "chunks", "forward", "gradient_terms", "transposed"]
-
-Array = npt.NDArray[Any]
 
 #: Entries of all registers that one chunk may hold: bounds the memory of the analysis, and keeps it in cache.
 _CHUNK_ENTRIES = 1 << 15

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.flow import Flow
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ARITHMETICS
@@ -18,8 +18,6 @@ from kpref.oracle.evaluation import intermediates
 from kpref.oracle.verdict import Check, Place, Verdict
 
 __all__ = ["LOCAL_BOUND", "SWEPT_BOUND", "Answer", "OutOfRange", "Session", "bound_of"]
-
-Array = npt.NDArray[Any]
 
 #: Bounds in standard deviations: of one product, and of errors that a sweep has carried along.
 LOCAL_BOUND = 10.0

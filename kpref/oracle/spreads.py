@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.oracle.arithmetic import Arithmetic
 
 __all__ = ["Spread", "no_error", "relative", "sum_error", "weighted"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,15 +7,13 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.models.step import StepModel
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.hypotheses import pattern
 
 __all__ = ["explain_states"]
-
-Array = npt.NDArray[Any]
 
 #: Root mean square, in deviations, that rounding explains; part of the error that may be left otherwise.
 _EXPLAINED, _LEFT = 3.0, 0.05

@@ -20,13 +20,12 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from kpref._types import Array
 from kpref.models.nonlinearity import get_nonlinearity, sigmoid_pair, sigmoid_slope, tanh_slope
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.spreads import Spread, no_error, relative, weighted
 
 __all__ = ["Uncertain", "with_errors"]
-
-Array = npt.NDArray[Any]
 
 #: An argument may lie within so many deviations of its value: derivatives are taken where they are largest there.
 _REACH = 3.0
