@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from numbers import Real
 from pathlib import Path
 from types import UnionType
@@ -83,6 +83,12 @@ def instance(name: str, value: object, kind: type | UnionType, words: str) -> No
     """Raise TypeError if a value is not of a kind; `words` say which, and where one comes from."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {words}; got {short(value)}")
+
+
+def one_of(name: str, value: object, allowed: Collection[str]) -> None:
+    """Raise ValueError if a value is none of the words that are allowed."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {short(value)}")
 
 
 def path_like(name: str, value: object) -> Path:

@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn, TextIO
 
 from kpref._signals import Terminated, orderly_ends
-from kpref._terminal import one_line, say
+from kpref._terminal import one_line, output_named, say
 from kpref._version import __version__
 
 COMMANDS = {
@@ -185,12 +185,8 @@ def _run(argv: list[str]) -> int:
         args.argv = argv
         return int(args.run(args))
     finally:
-        try:
+        with output_named():
             sys.stdout.flush()  # here, where it can be said that it failed, and not when Python ends
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def _has_current_folder() -> bool:

@@ -23,6 +23,7 @@ from kpref.analysis.mode_checks import ASKED, kernel_checks, kernel_sums, mode_c
 from kpref.analysis.operator_sizes import Dimensions, measure_dimensions, schmidt_trials
 from kpref.analysis.parameter_operator import exact_spectrum, kernel_modes
 from kpref.analysis.profile import Profile, leading_profile
+from kpref.analysis.runs import evenly_spread
 from kpref.analysis.selfcheck import SelfCheck, longest_sum, self_check
 from kpref.analysis.settings import Integration, Objective
 from kpref.analysis.stability import Stability, growth_trials, measure_stability, stability_trials
@@ -48,7 +49,6 @@ __all__ = [
     "Profile",
     "StepTest",
     "analyze_checkpoint",
-    "evenly_spread",
     "leading_profile",
 ]
 
@@ -302,11 +302,6 @@ def _require_moderate(name: str, flow: Flow, seed: int) -> None:
 
 def _in_words(model: Model) -> str:
     return f"{model.in_words} with {model.n_inputs} inputs and {model.n_parameters:,} trainable parameters"
-
-
-def evenly_spread(total: int, number: int) -> Array:
-    """Indices of so many of the trials, from the first to the last."""
-    return np.unique(np.linspace(0, total - 1, number).round().astype(int))
 
 
 def _with_loss(

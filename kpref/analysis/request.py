@@ -19,10 +19,11 @@ from kpref._arguments import MOST_SEED, require_file
 from kpref._reprs import short_repr
 from kpref._terminal import one_line
 from kpref._types import Array
-from kpref._validate import integer, real_number, short
+from kpref._validate import integer, one_of, real_number, short
 from kpref.analysis.alignments import MOST_TASKS
 from kpref.analysis.factories import Made
 from kpref.analysis.provenance import fingerprints
+from kpref.analysis.runs import evenly_spread
 from kpref.analysis.settings import Integration, Objective
 from kpref.checkpoints import Checkpoint, load_checkpoint
 from kpref.data import example_folder
@@ -109,7 +110,7 @@ def prepare(
     """
     choices = (("loss", loss, ("auto", *LOSSES)), ("at", at, AT), ("measure", measure, MEASURES))
     for name, value, allowed in choices:
-        _require_choice(spell(name), value, allowed)
+        one_of(spell(name), value, allowed)
     integration = _choose_integration(dt, method, tau, input_kind, spell)
     modes = integer(spell("modes"), modes, least=1)
     seed = integer(spell("seed"), seed, least=0, most=MOST_SEED)
@@ -167,11 +168,6 @@ def memory_needed(networks: Sequence[Network], trials: Trials, modes: int) -> fl
 # Arguments
 
 
-def _require_choice(name: str, value: object, allowed: Sequence[str]) -> None:
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {short(value)}")
-
-
 def _require_known(arguments: Mapping[str, Any], called: str) -> None:
     known = inspect.signature(load_checkpoint).parameters
     unknown = [name for name in arguments if name not in known]
@@ -185,7 +181,7 @@ def _choose_integration(
     """How to solve networks in continuous time; None without dt."""
     for name, value, allowed in (("method", method, tuple(TABLEAUS)), ("input_kind", input_kind, INPUT_KINDS)):
         if value is not None:
-            _require_choice(spell(name), value, allowed)
+            one_of(spell(name), value, allowed)
     if dt is not None:
         chosen = {"method": method, "input_kind": input_kind}
         given = {name: value for name, value in chosen.items() if value is not None}
@@ -280,7 +276,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def _thinned(trials: Trials, most: int | None) -> Trials:
     """At most so many trials, evenly spread over all, without steps that exist in none of them."""
     if most is not None and most < trials.n_trials:
-        trials = trials.subset(np.linspace(0, trials.n_trials - 1, most).round().astype(int))
+        trials = trials.subset(evenly_spread(trials.n_trials, most))
     return trials.trimmed()
 
 

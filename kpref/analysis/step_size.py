@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from kpref._types import Array
 from kpref.analysis.checks import Check
+from kpref.analysis.runs import evenly_spread
 from kpref.derivative_blocks import state_jacobian
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow
@@ -117,8 +118,8 @@ def _rates(dynamics: FieldDynamics, form: Form, solution: Solution) -> tuple[Arr
     """Eigenvalues of df/dz at a sample of times and trials, (times, trials, H), and h lambda where Re lambda <= 0."""
     trials, times, units = dynamics.space.shape
     number = int(np.clip(_EIGENVALUE_WORK / (25.0 * units**3), _FEWEST, _MOST))
-    some = _spread(trials, max(1, round(number**0.5) // 2))
-    rows = _spread(times - 1, max(1, number // len(some)))
+    some = evenly_spread(trials, max(1, round(number**0.5) // 2))
+    rows = evenly_spread(times - 1, max(1, number // len(some)))
     values = _eigenvalues(np.stack([state_jacobian(form, int(row), some) for row in rows]))
     steps = np.maximum.reduceat(solution.h, solution.grid_index[:-1])[rows]
     # R(0) = 1: neither grows nor decays
@@ -163,8 +164,8 @@ def _two_digits(value: float) -> float:
 
 def _slower(dynamics: FieldDynamics, fraction: float) -> tuple[Form, Solution]:
     """The same trials with all times multiplied by a fraction, and the linearisation at these times."""
-    signal = _Rescaled(dynamics.signal, fraction)
-    times, lengths = signal.times, dynamics.space.lengths
+    times, lengths = fraction * dynamics.signal.times, dynamics.space.lengths
+    signal = _OnOtherGrid(dynamics.signal, times, factor=fraction)
     solution = integrate(dynamics.field, signal, times, dynamics.z0, dynamics.tableau, None, lengths)
     interval = np.minimum(np.arange(len(times)), len(times) - 2)
     inputs = np.ascontiguousarray(np.moveaxis(signal(times, interval), 1, 0))
@@ -202,17 +203,12 @@ def _eigenvalues(matrices: Array) -> Array:
     return np.asarray(np.linalg.eigvals(matrices))
 
 
-def _spread(total: int, number: int) -> Array:
-    return np.unique(np.linspace(0, total - 1, min(total, number)).round().astype(int))
+class _OnOtherGrid(InputSignal):
+    """A signal on a grid whose times are `factor` times its own, each of its intervals split into so many parts."""
 
-
-class _Rescaled(InputSignal):
-    """A signal on a grid whose times are multiplied by a factor."""
-
-    def __init__(self, signal: InputSignal, factor: float) -> None:
-        self.times = factor * signal.times
-        self.n_trials, self.n_inputs = signal.n_trials, signal.n_inputs
-        self._whole, self._factor = signal, factor
+    def __init__(self, signal: InputSignal, times: Array, factor: float = 1.0, parts: int = 1) -> None:
+        self.times, self.n_trials, self.n_inputs = times, signal.n_trials, signal.n_inputs
+        self._whole, self._factor, self._parts = signal, factor, parts
 
     @property
     def is_function(self) -> bool:
@@ -220,32 +216,16 @@ class _Rescaled(InputSignal):
         return self._whole.is_function
 
     def __call__(self, t: npt.ArrayLike, interval: npt.ArrayLike) -> Array:
-        return self._whole(np.asarray(t) / self._factor, interval)
-
-
-class _Halved(InputSignal):
-    """A signal on a grid with a time more in the middle of each interval."""
-
-    def __init__(self, signal: InputSignal) -> None:
-        middles = (signal.times[:-1] + signal.times[1:]) / 2
-        self.times = np.insert(signal.times, np.arange(1, len(signal.times)), middles)
-        self.n_trials, self.n_inputs = signal.n_trials, signal.n_inputs
-        self._whole = signal
-
-    @property
-    def is_function(self) -> bool:
-        """Whether x is a Python function of the user's."""
-        return self._whole.is_function
-
-    def __call__(self, t: npt.ArrayLike, interval: npt.ArrayLike) -> Array:
-        return self._whole(t, np.asarray(interval) // 2)
+        return self._whole(np.asarray(t) / self._factor, np.asarray(interval) // self._parts)
 
 
 def _halved_error(dynamics: FieldDynamics) -> float:
-    signal, space = _Halved(dynamics.signal), dynamics.space
+    whole, space = dynamics.signal.times, dynamics.space
+    times = np.insert(whole, np.arange(1, len(whole)), (whole[:-1] + whole[1:]) / 2)
+    signal = _OnOtherGrid(dynamics.signal, times, parts=2)
     lengths = None if space.lengths is None else 2 * space.lengths - 1
     try:
-        halved = integrate(dynamics.field, signal, signal.times, dynamics.z0, dynamics.tableau, None, lengths)
+        halved = integrate(dynamics.field, signal, times, dynamics.z0, dynamics.tableau, None, lengths)
     except IntegrationError:
         return math.inf
     states = space.clear(halved.states[::2].swapaxes(0, 1))

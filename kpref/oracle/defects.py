@@ -393,11 +393,11 @@ def _layouts(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterat
             swapped[i], swapped[j] = swapped[j], swapped[i]
             yield reordered(f"parameter order: {shapes[j][0]} and {name} exchanged", swapped)
         for one, other in combinations(range(blocks[i]), 2):
-            changed = [*positions[:i], _exchanged(positions[i], blocks[i], one, other), *positions[i + 1 :]]
+            changed = [*positions[:i], exchanged(positions[i], blocks[i], one, other), *positions[i + 1 :]]
             yield reordered(f"gate order: blocks {one} and {other} of {name} exchanged", changed)
     for one, other in combinations(range(max(blocks)), 2):
         every = [
-            _exchanged(p, count, one, other) if count > other else p for p, count in zip(positions, blocks, strict=True)
+            exchanged(p, count, one, other) if count > other else p for p, count in zip(positions, blocks, strict=True)
         ]
         yield reordered(f"gate order: blocks {one} and {other} of all parameters exchanged", every)
 
@@ -408,11 +408,11 @@ def _blocks(form: StepForm, parameter: str) -> int:
     return len(parts) if len({stop - start for start, stop in parts}) == 1 else 1
 
 
-def _exchanged(position: Array, count: int, one: int, other: int) -> Array:
-    """Positions with two of their blocks exchanged."""
-    rows = position.reshape(count, -1).copy()
+def exchanged(array: Array, count: int, one: int, other: int) -> Array:
+    """An array of so many blocks of rows with two of them exchanged."""
+    rows = array.reshape(count, -1).copy()
     rows[[one, other]] = rows[[other, one]]
-    return rows.ravel()
+    return rows.reshape(array.shape)
 
 
 def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect]:

@@ -11,6 +11,7 @@ import numpy as np
 from kpref._types import Array
 from kpref.models.step import StepModel
 from kpref.oracle.certificates import Comparison, Judge
+from kpref.oracle.defects import exchanged
 from kpref.oracle.hypotheses import pattern
 
 __all__ = ["explain_states"]
@@ -68,7 +69,7 @@ def _candidates(judge: Judge) -> Iterator[tuple[str, Array]]:
     for one, other in combinations(range(max(counts.values())), 2):
         blocked = [name for name, count in counts.items() if count > other]
         for names in (blocked, *([name] for name in blocked)):
-            moved = {n: _exchanged(parameters[n], counts[n], one, other) for n in names}
+            moved = {n: exchanged(parameters[n], counts[n], one, other) for n in names}
             changes.append((f"gate order: blocks {one} and {other} of {', '.join(names)} exchanged", moved))
     for name, change in changes:
         shaped = {n: np.reshape(value, parameters[n].shape) for n, value in change.items()}
@@ -108,9 +109,3 @@ def _transposed(weight: Array) -> Array:
 def _count(model: StepModel, parameter: str) -> int:
     """Number of blocks of rows of a parameter that enter apart."""
     return len({entry.part.start for entry in model.entries() if entry.parameter == parameter})
-
-
-def _exchanged(array: Array, count: int, one: int, other: int) -> Array:
-    blocks = array.reshape(count, -1).copy()
-    blocks[[one, other]] = blocks[[other, one]]
-    return blocks.reshape(array.shape)

@@ -35,7 +35,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kpref._types import Array
-from kpref._validate import integer, real_number, short
+from kpref._validate import integer, one_of, real_number, short
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.estimate import Estimate
@@ -111,8 +111,7 @@ def trace(
     """
     op = require_operator(op)
     _require_one_space(op)
-    if not isinstance(method, str) or method not in ("auto", *METHODS):
-        raise ValueError(f"method must be one of auto, {', '.join(METHODS)}; got {short(method)}")
+    one_of("method", method, ("auto", *METHODS))
     if method == "auto":
         method = "hutch++" if op.factor is None else "krylov"
     if method == "krylov" and op.factor is None:
