@@ -202,8 +202,9 @@ class StepForm:
         variables: Mapping[str, Array] | None = None,
     ) -> StepForm:
         """The same form with some of its numbers replaced by others of the same shapes."""
-        numbers = self.numbers.copy() if channels else self.numbers
-        for name, value in (channels or {}).items():
+        units = {name: weight for name, weight in (weights or {}).items() if name in self.places}
+        numbers = self.numbers.copy() if channels or units else self.numbers
+        for name, value in {**(channels or {}), **units}.items():
             self.places[name].view(numbers)[...] = value
         known, extra = dict(self.known), [self.variables]
         column = self.variables.shape[2]
