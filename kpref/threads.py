@@ -115,16 +115,9 @@ def run_blocks(
     thread that waits for it. No lock is held while tasks run: several Python threads may call at once, and share the
     pool. The context variables of the caller, NumPy's ``errstate`` among them, hold inside the tasks.
 
-    Parameters
-    ----------
-    task : callable
-        Code of this package that takes the GIL's release well; with `here` anything.
-    number : int
-    here : bool
-        Run all tasks in the calling thread, in order: for tasks that call Python functions of the user, which may keep
-        scratch memory, contexts or locks.
-    done : callable, optional
-        Called in the calling thread with the index of each task that has ended, in order.
+    `task`: code of this package that takes the GIL's release well; with `here` anything. `here`: run all tasks in the
+    calling thread, in order: for tasks that call Python functions of the user, which may keep scratch memory, contexts
+    or locks. `done`: called in the calling thread with the index of each task that has ended, in order.
     """
     with one_blas_thread():
         if here or number == 1 or get_num_threads() == 1 or _here.worker:
