@@ -35,7 +35,11 @@ TIMED = 0.02
 def serve() -> None:
     """Answer requests, a line of JSON each, until standard input ends: what the two processes do."""
     import kpref
-    from kpref.bench.worker import reset_peak_memory, resident_memory
+
+    try:
+        from kpref.bench.contender_process import reset_peak_memory, resident_memory
+    except ImportError:  # as the module was called before
+        from kpref.bench.worker import reset_peak_memory, resident_memory
 
     calls: dict[str, Callable[[], Any]] = {}
 
