@@ -58,17 +58,17 @@ class Flow(MadeOfFunctions):
         Step of an even time grid that starts at 0, in the unit of time of the field. Fields only.
     times : array_like, shape (N + 1,), optional
         The time grid, T = N + 1. Fields only.
-    method : str or Tableau
-        Explicit Runge-Kutta method; `kpref.integrate.TABLEAUS` lists them. One step for each interval of the grid,
-        unless `rtol` is given.
+    method : str or Tableau, optional
+        Explicit Runge-Kutta method, "rk4" by default; `kpref.integrate.TABLEAUS` lists them. One step for each interval
+        of the grid, unless `rtol` is given. Fields only, as all that follows.
     rtol, atol : float or array_like of shape (H,), optional
         Tolerances of adaptive steps, for all units or one each; see `kpref.integrate.adaptive`. They control the
         error of the states, not that of the operators, which are exact for the steps taken: where the states rest, the
         steps grow, and the operators are those of a coarse method.
-    input_kind : {"hold", "linear", "cubic"}
-        How inputs extend between grid times.
-    forcing : {"linear", "cubic"}
-        How P interpolates a forcing from the grid to the stages of the method.
+    input_kind : {"hold", "linear", "cubic"}, optional
+        How inputs extend between grid times, "hold" by default.
+    forcing : {"linear", "cubic"}, optional
+        How P, "linear" by default, interpolates a forcing from the grid to the stages of the method.
     stage_memory : float, optional
         Bytes for the coefficients at the stages; beyond it they are computed anew each time, to the same bits.
 
@@ -86,7 +86,8 @@ class Flow(MadeOfFunctions):
     Raises
     ------
     ValueError
-        If shapes do not match, a number is not finite, or the trajectory overflows (names trial and step or time).
+        If shapes do not match, a number is not finite, the trajectory overflows (names trial and step or time), or a
+        map is given what only a field has.
     MemoryError
         Before anything is allocated, if the flow would not fit.
 
@@ -113,19 +114,23 @@ class Flow(MadeOfFunctions):
         lengths: npt.ArrayLike | None = None,
         dt: float | None = None,
         times: npt.ArrayLike | None = None,
-        method: str | Tableau = "rk4",
+        method: str | Tableau | None = None,
         rtol: npt.ArrayLike | None = None,
         atol: npt.ArrayLike | None = None,
-        input_kind: str = "hold",
-        forcing: str = "linear",
+        input_kind: str | None = None,
+        forcing: str | None = None,
         stage_memory: float | None = None,
     ) -> None:
         self.model: Model = model
         self.dtype: np.dtype[Any] = precision(dtype)
         inputs, ends = with_lengths(inputs, lengths)
         if isinstance(model, Map):
-            if times is not None or dt is not None or rtol is not None or atol is not None:
-                raise ValueError(f"times, dt, rtol and atol are for models in continuous time; {model} is a map")
+            of_fields = {"dt": dt, "times": times, "method": method, "rtol": rtol, "atol": atol,
+                         "input_kind": input_kind, "forcing": forcing, "stage_memory": stage_memory}  # fmt: skip
+            given = [name for name, value in of_fields.items() if value is not None]
+            if given:
+                verb = "is" if len(given) == 1 else "are"
+                raise ValueError(f"{' and '.join(given)} {verb} for models in continuous time; {model} is a map")
             self.inputs: Any = map_inputs(inputs, model, self.dtype)
             self.z0: Array = initial_states(z0, self.inputs.shape[0], model.n_states)
             self._dynamics: Dynamics = MapDynamics(model, self.inputs, self.z0, measure, self.dtype, ends)
@@ -134,10 +139,10 @@ class Flow(MadeOfFunctions):
             self.inputs, self.z0 = field_inputs(inputs, z0, model, grid, self.dtype)
             tolerances = _tolerances(rtol, atol)
             memory = None if stage_memory is None else real_number("stage_memory", stage_memory, least=0)
-            tableau = get_tableau(method)
+            tableau = get_tableau("rk4" if method is None else method)
             self._dynamics = FieldDynamics(
-                model, self.inputs, input_kind, grid, self.z0, tableau, tolerances, forcing, measure, self.dtype,
-                memory, ends,
+                model, self.inputs, "hold" if input_kind is None else input_kind, grid, self.z0, tableau, tolerances,
+                "linear" if forcing is None else forcing, measure, self.dtype, memory, ends,
             )  # fmt: skip
         else:
             raise TypeError(f"model must be one of kpref.models; got {type(model).__name__}")

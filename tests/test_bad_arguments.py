@@ -161,7 +161,7 @@ def build():
         yield Row(f"Flow(map, {name})", lambda name=name, value=value: Flow(MODEL, INPUTS, **{name: value}), name)
     field = over(Flow, model=RATE, inputs=INPUTS, dt=0.1)
     yield from rows("Flow(field)", field, "dt", (0.0, -1.0, *NOT_FINITE, *NOT_NUMBERS))
-    yield from rows("Flow(field)", field, "method", ("rk5", None, 4, np.eye(2), ["rk4"]))
+    yield from rows("Flow(field)", field, "method", ("rk5", 4, np.eye(2), ["rk4"]))
     yield from rows(
         "Flow(field)",
         lambda **k: field(method="dopri5", **k),
@@ -174,8 +174,8 @@ def build():
         "atol",
         (0.0, -1.0, *NOT_FINITE, "a", np.ones(H + 1), np.zeros(H), True),
     )
-    yield from rows("Flow(field)", field, "input_kind", ("spline", None, 3, ["hold"]))
-    yield from rows("Flow(field)", field, "forcing", ("quintic", None, 2, ["linear"]))
+    yield from rows("Flow(field)", field, "input_kind", ("spline", 3, ["hold"]))
+    yield from rows("Flow(field)", field, "forcing", ("quintic", 2, ["linear"]))
     yield from rows("Flow(field)", field, "stage_memory", ("a", -1.0, float("nan"), True, [1]))
     yield from rows(
         "Flow(field)",
