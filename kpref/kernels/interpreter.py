@@ -17,7 +17,7 @@ import numpy.typing as npt
 from kpref.kernels.addresses import address_of, load, set_word, size_of, store, sum_of_products, word
 from kpref.kernels.blas import product_at, row_length
 from kpref.kernels.changes import Packing, packing_of
-from kpref.kernels.compilation import kernel
+from kpref.kernels.compilation import inlined, kernel
 from kpref.kernels.lowering import (
     ARENAS,
     GATHER,
@@ -39,7 +39,7 @@ from kpref.step_form import StepForm
 
 __all__ = [
     "Code", "CompiledProgram", "Layout", "ProgramArrays", "apply", "enter_tensors", "keep",
-    "program_jacobian", "program_jacobian_transpose", "program_workspace", "registers",
+    "program_jacobian", "program_jacobian_transpose", "program_workspace", "registers", "where_rows_are",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -282,6 +282,13 @@ def keep(memory):  # type: ignore[no-untyped-def]
     """Called last, with what addresses point to: an array goes when nothing names it any more."""
 
 
+@inlined
+def where_rows_are(vector, step, trial, first, stop, by_vector, by_step):  # type: ignore[no-untyped-def]
+    """What `apply` calls `where`. To Numba constants are types of their own, and `apply` would be compiled for each."""
+    of_first = np.int64(vector), np.int64(step), np.int64(trial)
+    return *of_first, np.int64(first), np.int64(stop), np.int64(by_vector), np.int64(by_step)
+
+
 @kernel
 def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
     """Run the operations of a table.
@@ -425,4 +432,5 @@ def _one_step(layout, code, begin, step, start, trials, x, room, y):  # type: ig
         set_word(room.strides, of, x.shape[1])
         set_word(room.strides, to, y.shape[1])
         column += word(layout.states, 3 * part + 2)
-    apply(one, layout, code, room, len(x), (0, step, start, start, start + trials, 0, 0))
+    where = where_rows_are(0, step, start, start, start + trials, 0, 0)
+    apply(one, layout, code, room, len(x), where)

@@ -17,7 +17,7 @@ from kpref.kernels.addresses import address_of, load, set_word, size_of, store, 
 from kpref.kernels.blas import add_transposed_product_at, product_at
 from kpref.kernels.changes import Changes
 from kpref.kernels.compilation import kernel
-from kpref.kernels.interpreter import CompiledProgram, apply, enter_tensors, keep, registers
+from kpref.kernels.interpreter import CompiledProgram, apply, enter_tensors, keep, registers, where_rows_are
 from kpref.kernels.lowering import ADD, STATES, TENSOR_IN, TENSOR_OUT, UNITS, VARIABLES, ZERO
 
 __all__ = [
@@ -138,7 +138,7 @@ def _sweep(layout, code, backwards, inverting, tensors, out, start, stop):  # ty
         if index > 0:
             if not inverting:
                 _swap(layout, room)
-            apply(one, layout, code, room, rows, (0, step + later, start, start, stop, 1, 0))
+            apply(one, layout, code, room, rows, where_rows_are(0, step + later, start, start, stop, 1, 0))
         if inverting:
             _subtract(one, layout, room, end, tensors, out, step, start, stop)
         elif index == 0:
@@ -248,7 +248,7 @@ def _sensitivity(layout, code, changes, out, start, stop, chunk):  # type: ignor
                     rows = (last - step) * trials
                     _enter_changes(one, room, product, weight, rows, address_of(flat), weight[1])
             _move(room, place)
-            apply(one, layout, code, room, trials, (vector, step, start, start, stop, 1, 0))
+            apply(one, layout, code, room, trials, where_rows_are(vector, step, start, start, stop, 1, 0))
             _move(room, -place)
             _swap(layout, room)
     keep(memory)
@@ -268,7 +268,7 @@ def _sensitivity_transpose(layout, code, tensors, changes, start, stop, chunk): 
         for step in range(steps - 1, -1, -1):
             place = step % chunk
             _move(room, place)
-            apply(one, layout, code, room, trials, (vector, step, start, start, stop, 1, 0))
+            apply(one, layout, code, room, trials, where_rows_are(vector, step, start, start, stop, 1, 0))
             _move(room, -place)
             if place == 0:
                 last = min(step + chunk, steps)
@@ -298,7 +298,9 @@ def _parameter_product(layout, code, changes, out, first, last):  # type: ignore
                 weight = _weight(one, entries, table, word(product, 2))
                 base, lda = _rows_of(layout, product, size)
                 _enter_changes(one, room, product, weight, rows, base + begin * lda * size, lda)
-            apply(one, layout, code, room, rows, (vector, begin // trials, begin % trials, 0, trials, 0, 1))
+            apply(
+                one, layout, code, room, rows, where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1)
+            )
     keep(memory)
 
 
@@ -313,7 +315,9 @@ def _parameter_transpose(layout, code, tensors, changes, first, last):  # type: 
         _enter_units(layout, room, changes, vector)
         for begin in range(first, last, _CHUNK):
             rows = min(begin + _CHUNK, last) - begin
-            apply(one, layout, code, room, rows, (vector, begin // trials, begin % trials, 0, trials, 0, 1))
+            apply(
+                one, layout, code, room, rows, where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1)
+            )
             for k in range(code.n_outer):
                 product = code.outer + k * _OUTER
                 weight = _weight(one, entries, table, word(product, 2))
