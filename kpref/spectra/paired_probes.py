@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.quadratic_forms import MOST_SKEWED, Mean, mean_of_forms
@@ -51,7 +52,6 @@ __all__ = [
     "without_excess",
 ]
 
-Array = npt.NDArray[Any]
 Map = Callable[[Array], Array]
 
 #: Up to this size operators are made matrices, and there is nothing to estimate.
