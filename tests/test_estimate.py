@@ -133,7 +133,12 @@ def test_intervals_end_where_the_quantity_must():
     rank = Estimate(1.1, 0.2, 10, "probes", least=1.0)
     assert rank.interval() == (1.0, plain.interval()[1])
     assert (2 * rank).interval() == (2.0, 2 * plain.interval()[1])
-    assert (-1 * rank).interval() == (-1 * plain).interval()
+    assert (-1 * rank).interval() == (-rank.interval()[1], -1.0)
+    assert (rank / -2).interval() == (-rank.interval()[1] / 2, -0.5)
+    assert Estimate(0.9, 0.2, 10, "probes", most=1.0).interval() == (
+        Estimate(0.9, 0.2, 10, "probes").interval()[0],
+        1.0,
+    )
     assert rank.products_for(0.05) == plain.products_for(0.05)
 
 

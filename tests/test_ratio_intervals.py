@@ -117,6 +117,7 @@ def test_few_probes_tell_how_little_they_know(probes):
     first, second = turned(3, 0.9)
     found = [alignment(first, second, probes, seed).interval() for seed in range(SEEDS)]
     assert sum(low <= 0.81 <= high for low, high in found) > 103
+    assert all(-1 <= low <= high <= 1 for low, high in found)
 
 
 def test_a_krylov_range_is_orthonormal_also_where_the_space_is_exhausted():

@@ -180,8 +180,35 @@ def test_a_tolerance_is_reached_by_building_on_earlier_products(method):
     once = trace(op, method, probes=found.n_products, seed=0)
     # The same vectors in one step; Gram-Schmidt in two steps differs by rounding alone.
     np.testing.assert_allclose(found.value, once.value, rtol=1e-10)
-    with pytest.raises(RuntimeError, match="tol = 1e-05; about \\d+ would reach it"):
+    with pytest.raises(RuntimeError, match="tol = 0.03; about \\d+ would reach it"):
+        trace(op, "hutchinson", probes=40, tol=0.03)
+    with pytest.raises(RuntimeError, match="tol = 1e-05; 300, the size of the space, make it exact"):
         trace(op, "hutchinson", probes=40, tol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++"])
+@pytest.mark.parametrize("factor", [1e300, 1e-160, 1e-300])
+def test_estimates_have_no_unit(method, factor):
+    """Cubes of such numbers are no floats; their errors are (a division by zero at 1e-160)."""
+    plain, scaled = (trace(on_vectors(unit * decaying(300, rate=0.9)), method, 16) for unit in (1.0, factor))
+    np.testing.assert_allclose(np.array(scaled.interval()) / factor, plain.interval(), rtol=1e-12)
+
+
+def test_intervals_hold_zero_where_squares_are_too_small_for_floats():
+    op = on_vectors(1e-160 * decaying(300, rate=0.9))
+    for found in (adjoint_trace(op, 16), frobenius_squared(op, 16)):
+        low, high = found.interval()
+        assert low == 0.0
+        assert 0.0 < high < 1e-300
+    assert adjoint_trace(on_vectors(np.zeros((300, 300))), 16).interval() == (0.0, 0.0)
+
+
+def test_traces_of_positive_operators_are_not_negative():
+    """Of one eigenvalue, two vectors know nearly nothing: the interval began at -3.5 times the trace."""
+    op = on_vectors(np.diag((np.arange(300) == 0) * 1.0), positive=True)
+    for seed in range(10):
+        for found in (trace(op, "hutchinson", 2, seed=seed), adjoint_trace(op, 2, seed=seed)):
+            assert found.interval()[0] >= 0
 
 
 def test_krylov_builds_on_earlier_products_and_counts_them_all():

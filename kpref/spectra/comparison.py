@@ -105,10 +105,12 @@ def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int 
     _nonzero(known + np.trace(pairs, axis1=1, axis2=2), a, b)
     found = product_of_means(known, pairs, (1.0, -0.5, -0.5), vectors, size - number, positive=False)
     return estimate_of(
-        found._replace(value=float(np.clip(found.value, -1.0, 1.0))),
+        found,
         rounding(np.result_type(a.dtype, b.dtype), size),
         number + 2 * (number + len(vectors)),
         "Krylov spaces and random vectors",
+        least=-1.0,
+        most=1.0,
     )
 
 

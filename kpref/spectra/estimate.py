@@ -18,6 +18,7 @@ An exact value has s = 0. A *bound* is an s that is not a deviation: the value i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Real
 
@@ -57,8 +58,8 @@ class Estimate:
         Whether `standard_error` bounds the error with certainty instead.
     skewness : float
         Of the estimate, on the plain scale.
-    least : float
-        What the quantity cannot be below; intervals end there.
+    least, most : float
+        What the quantity cannot be below and above; intervals end there.
     """
 
     value: float
@@ -70,6 +71,7 @@ class Estimate:
     bound: bool = False
     skewness: float = 0.0
     least: float = -math.inf
+    most: float = math.inf
 
     def __post_init__(self) -> None:
         for name in ("value", "standard_error"):
@@ -110,7 +112,7 @@ class Estimate:
         if self.exact:
             return self.value, self.value
         low, high = self._unrestricted(level)
-        return max(float(low), self.least), float(high)
+        return max(float(low), self.least), min(float(high), self.most)
 
     def _unrestricted(self, level: float) -> tuple[float, float]:
         reach = 1.0 if self.bound else float(stdtrit(self.degrees, (1 + level) / 2))
@@ -151,7 +153,7 @@ class Estimate:
         return max(self.n_products, math.ceil(self.n_products * (self._reach() / (relative * abs(self.value))) ** 2))
 
     def _reach(self) -> float:
-        """Half the width of the 95 % interval, as it would be without `least`."""
+        """Half the width of the 95 % interval, as it would be without `least` and `most`."""
         low, high = self._unrestricted(0.95)
         return (high - low) / 2
 
@@ -164,8 +166,9 @@ class Estimate:
         if isinstance(factor, bool) or not isinstance(factor, Real):
             return NotImplemented
         number = float(factor)
-        least = self.least * number if number > 0 else -math.inf
-        return self._scaled(self.value * number, self.standard_error * abs(number), number > 0, least)
+        return self._scaled(
+            self.value * number, self.standard_error * abs(number), lambda bound: bound * number, number
+        )
 
     __rmul__ = __mul__
 
@@ -177,8 +180,9 @@ class Estimate:
         if divisor == 0:
             raise ZeroDivisionError(f"{self} cannot be divided by zero")
         number = float(divisor)
-        least = self.least / number if number > 0 else -math.inf
-        return self._scaled(self.value / number, self.standard_error / abs(number), number > 0, least)
+        return self._scaled(
+            self.value / number, self.standard_error / abs(number), lambda bound: bound / number, number
+        )
 
     def __neg__(self) -> Estimate:
         return self * -1.0
@@ -193,10 +197,20 @@ class Estimate:
 
     __rsub__ = __sub__
 
-    def _scaled(self, value: float, error: float, same_sign: bool, least: float) -> Estimate:
-        skewness = self.skewness if same_sign else -self.skewness
-        logarithmic = self.logarithmic and same_sign
-        return replace(self, value=value, standard_error=error, logarithmic=logarithmic, skewness=skewness, least=least)
+    def _scaled(self, value: float, error: float, scaled: Callable[[float], float], factor: float) -> Estimate:
+        skewness = self.skewness if factor > 0 else -self.skewness
+        least, most = -math.inf, math.inf
+        if factor:
+            least, most = sorted(scaled(bound) for bound in (self.least, self.most))
+        return replace(
+            self,
+            value=value,
+            standard_error=error,
+            logarithmic=self.logarithmic and factor > 0,
+            skewness=skewness,
+            least=least,
+            most=most,
+        )
 
     def _refuse(self, what: str) -> Estimate:
         raise TypeError(

@@ -223,13 +223,15 @@ def second_order(residuals: Array) -> float:
     return 2 * float(np.vdot(residuals, residuals)) / (count * (count - 3)) / (count * (count - 1))
 
 
-def estimate_of(mean: Mean, rounding: float, products: int, method: str, least: float = -np.inf) -> Estimate:
-    """As an `Estimate`, with what rounding leaves where chance has no part any more, and nothing below `least`."""
+def estimate_of(
+    mean: Mean, rounding: float, products: int, method: str, least: float = -np.inf, most: float = np.inf
+) -> Estimate:
+    """As an `Estimate`, with what rounding leaves where chance has no part any more, and nothing outside the bounds."""
     value, error, degrees, skewness = mean
-    value = max(value, least)
+    value = min(max(value, least), most)
     if error <= rounding:
-        return Estimate(value, rounding, products, method, least=least)
-    return Estimate(value, error, products, method, degrees=degrees, skewness=skewness, least=least)
+        return Estimate(value, rounding, products, method, least=least, most=most)
+    return Estimate(value, error, products, method, degrees=degrees, skewness=skewness, least=least, most=most)
 
 
 def rounding(dtype: npt.DTypeLike, size: int) -> float:

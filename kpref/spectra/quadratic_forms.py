@@ -46,7 +46,7 @@ import numpy as np
 
 from kpref._types import Array
 
-__all__ = ["MOST_SKEWED", "Mean", "mean_of_forms"]
+__all__ = ["MOST_SKEWED", "Mean", "mean_of_forms", "power_of_two"]
 
 #: Skewness of a chi-square with one degree of freedom: no weighted sum of them is more skewed.
 MOST_SKEWED = math.sqrt(8.0)
@@ -70,9 +70,21 @@ def mean_of_forms(forms: Array, overlaps: Array, size: int, positive: bool) -> M
     m on the diagonal. `size`: dimension m of the space of directions. `positive`: whether S is known to be positive,
     which else the forms have to show.
     """
-    count, value = len(forms), float(np.trace(forms)) / len(forms)
     if not np.isfinite(forms).all():  # nothing is known, and callers say of what
         return Mean(math.nan, math.nan, math.inf, 0.0)
+    unit = power_of_two(forms)  # whose powers neither overflow nor vanish
+    found = _mean_of_forms(forms / unit, overlaps, size, positive)
+    return found._replace(value=found.value * unit, standard_error=found.standard_error * unit)
+
+
+def power_of_two(numbers: Array) -> float:
+    """The largest power of two in the modulus of some numbers, one for zeros: dividing by it rounds nothing."""
+    largest = float(np.abs(numbers).max(initial=0.0))
+    return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 1.0
+
+
+def _mean_of_forms(forms: Array, overlaps: Array, size: int, positive: bool) -> Mean:
+    count, value = len(forms), float(np.trace(forms)) / len(forms)
     symmetric = (forms + forms.T) / 2
     rest = symmetric - (value / size) * overlaps
     square = float(np.vdot(rest, rest)) / ((count - 1) * (count + 2))

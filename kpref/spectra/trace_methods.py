@@ -33,7 +33,7 @@ from kpref._types import Array
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import append_orthonormal
-from kpref.spectra.quadratic_forms import Mean, mean_of_forms
+from kpref.spectra.quadratic_forms import Mean, mean_of_forms, power_of_two
 from kpref.spectra.symmetric import RectangularForm
 
 __all__ = ["DEFLATED_SQUARE", "MEAN_SQUARE", "METHODS", "Method", "Product", "Progress", "in_blocks", "sum_of_squares"]
@@ -103,7 +103,9 @@ def _of_length(vectors: Array, square: int) -> Array:
 
 def _lengths(left: Array, right: Array) -> Array:
     """Products of the lengths of rows: what the rounding of their inner products is relative to."""
-    return np.asarray(np.sqrt(np.square(left).sum(axis=1) * np.square(right).sum(axis=1)))
+    units = power_of_two(left), power_of_two(right)
+    squares = [np.square(each / unit).sum(axis=1) for each, unit in zip((left, right), units, strict=True)]
+    return np.asarray(np.sqrt(squares[0] * squares[1]) * units[0] * units[1])
 
 
 def _joined(blocks: list[Array]) -> Array:

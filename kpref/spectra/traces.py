@@ -57,6 +57,7 @@ __all__ = ["adjoint_trace", "frobenius_squared", "trace"]
 _FIRST = 12  # products before the interval is first compared with the tolerance
 _FRESH = 1.5  # products in all over those that decide
 _NORMAL = 1.96
+_LEAST = float(np.finfo(np.float64).tiny)
 
 
 @serial_blas
@@ -117,8 +118,9 @@ def trace(
     if method == "krylov" and op.factor is None:
         raise ValueError(f"krylov needs an operator made by gram(), whose factor is known; {op.name} is not")
     form = SymmetricForm(op, progress)
+    least = 0.0 if op.structure.positive else -math.inf
     return _estimate(
-        op, METHODS[method], form, form.size, probes, tol, seed, progress, lambda rows: float(np.trace(rows))
+        op, METHODS[method], form, form.size, probes, tol, seed, progress, lambda rows: float(np.trace(rows)), least
     )
 
 
@@ -206,6 +208,7 @@ def _estimate(
     seed: int,
     progress: Progress | None,
     exact: Callable[[Array], float],
+    least: float = 0.0,
 ) -> Estimate:
     """Exact in a small space; else with all the products, or as many as the tolerance takes."""
     probes, seed = integer("probes", probes, 1), integer("seed", seed, 0)
@@ -224,15 +227,17 @@ def _estimate(
 
     def estimate(products: int) -> Estimate:
         (value, error, degrees, skewness), scale, used = grow(products)
-        # Ten units of rounding are there even where sampling has no error left.
-        if error < 10 * eps * scale:
-            error, degrees, skewness = 10 * eps * scale, math.inf, 0.0
-        return Estimate(_finite(value, op.name), error, used, method.name, degrees=degrees, skewness=skewness)
+        # Ten units of rounding are there even where sampling has no error left, and what vanishes below all floats.
+        floor = max(10 * eps * scale, _LEAST) if scale else 0.0
+        if error < floor:
+            error, degrees, skewness = floor, math.inf, 0.0
+        value = _finite(value, op.name)
+        return Estimate(value, error, used, method.name, degrees=degrees, skewness=skewness, least=least)
 
-    return estimate(probes) if tol is None else _until(estimate, probes, max(_FIRST, method.least), tol, op.name)
+    return estimate(probes) if tol is None else _until(estimate, probes, max(_FIRST, method.least), tol, op.name, size)
 
 
-def _until(estimate: Callable[[int], Estimate], probes: int, first: int, tol: float, name: str) -> Estimate:
+def _until(estimate: Callable[[int], Estimate], probes: int, first: int, tol: float, name: str, size: int) -> Estimate:
     """With as many products as a tolerance takes: see the head of this file."""
     products = min(first, probes)
     while True:
@@ -247,7 +252,8 @@ def _until(estimate: Callable[[int], Estimate], probes: int, first: int, tol: fl
         products = min(2 * products, probes)
     if _reaches(found, tol):
         return found
-    hint = f"; about {found.products_for(_NORMAL * tol)} would reach it" if found.value else ""
+    needed = found.products_for(_NORMAL * tol) if found.value else size
+    hint = f"; about {needed} would reach it" if needed < size else f"; {size}, the size of the space, make it exact"
     raise RuntimeError(
         f"{name} with probes = {probes} gave {found}, less sure than the relative standard error tol = {tol:g}{hint}"
     )
