@@ -8,9 +8,11 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self, TextIO
 
-__all__ = ["Progress", "one_line", "say", "watched"]
+__all__ = ["Progress", "one_line", "output_named", "say", "watched"]
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _LONGEST = 1200  # characters of a message: what is longer is somebody's data
@@ -20,13 +22,17 @@ _BETWEEN_DRAWINGS = 0.2  # seconds
 def say(text: str) -> None:
     """Print a result.
 
-    Raises
-    ------
-    OSError
-        If it cannot be written; the error names standard output. BrokenPipeError if nobody reads any more.
+    Raises OSError if it cannot be written; the error names standard output. BrokenPipeError if nobody reads any more.
     """
-    try:
+    with output_named():
         print(text, flush=True)
+
+
+@contextmanager
+def output_named() -> Iterator[None]:
+    """Errors of standard output name it, but for that nobody reads any more."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -57,10 +63,7 @@ class Progress:
 
     Progress is no result: a stream that cannot be written to is given up without a word.
 
-    Parameters
-    ----------
-    show : bool
-        False: say nothing.
+    With `show` False it says nothing.
     """
 
     def __init__(self, show: bool = True) -> None:

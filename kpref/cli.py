@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn, TextIO
 
 from kpref._signals import Terminated, orderly_ends
-from kpref._terminal import one_line, say
+from kpref._terminal import one_line, output_named, say
 from kpref._version import __version__
 
 COMMANDS = {
@@ -77,16 +77,10 @@ class Parser(argparse.ArgumentParser):
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """Build the parser, with the arguments of one subcommand.
 
-    Parameters
-    ----------
-    command : str or None
-        The subcommand whose module is imported for its arguments; None, or a name that is not a subcommand, for none.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-        The parser. For `command` it also sets ``run``, the function that takes the parsed arguments (`main` adds to
-        them the command line itself as ``argv``).
+    `command`: the subcommand whose module is imported for its arguments; None, or a name that is not a subcommand, for
+    none.
+    Returns the parser. For `command` it also sets ``run``, the function that takes the parsed arguments (`main` adds to
+    them the command line itself as ``argv``).
     """
     parser = Parser(prog="kpref", description="Reference operators of the K-P flow.")
     parser.add_argument("--version", action="version", version=f"kpref {__version__}")
@@ -191,12 +185,8 @@ def _run(argv: list[str]) -> int:
         args.argv = argv
         return int(args.run(args))
     finally:
-        try:
+        with output_named():
             sys.stdout.flush()  # here, where it can be said that it failed, and not when Python ends
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def _has_current_folder() -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref._validate import check_shape, finite_array, numeric_array, real_number
 from kpref.integrate import check_times
 from kpref.lengths import joined
@@ -17,8 +18,6 @@ from kpref.models.step import StepModel
 from kpref.trials import Trials
 
 __all__ = ["field_inputs", "initial_states", "map_inputs", "time_grid", "with_lengths"]
-
-Array = npt.NDArray[Any]
 
 
 def with_lengths(inputs: Any, lengths: npt.ArrayLike | None) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kpref._reprs import html_table
 from kpref._terminal import Progress, watched
-from kpref._validate import flag, function, short
+from kpref._validate import flag, function, one_of
 from kpref.analysis.folders import require_replaceable, write_folder
 from kpref.analysis.request import Request, prepare
 from kpref.analysis.wording import LEVEL, percent, with_interval
@@ -93,8 +93,7 @@ class Report:
         """
         from kpref.analysis.report_files import FIGURE_FORMATS, report_files
 
-        if not isinstance(figures, str) or figures not in FIGURE_FORMATS:
-            raise ValueError(f"figures must be one of {', '.join(FIGURE_FORMATS)}; got {short(figures)}")
+        one_of("figures", figures, FIGURE_FORMATS)
         save_modes = flag("save_modes", save_modes)
         path = require_replaceable(folder)
         if progress is not None:
@@ -251,17 +250,8 @@ def _finished(request: Request, folder: Path | None, started: float, tell: Tell,
 def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
     """Make an analysis.
 
-    Parameters
-    ----------
-    request : Request
-    started : float
-        `time.monotonic` at the start of the work.
-    tell, tick : callable
-        Told each phase; called now and then while it lasts.
-
-    Returns
-    -------
-    Report
+    `started`: `time.monotonic` at the start of the work. `tell`, `tick`: told each phase; called now and then while it
+    lasts.
     """
     from kpref.analysis.numbers import analyze_checkpoint
     from kpref.analysis.study import Study, compare_all

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.analysis.alignments import align_tasks, aligned
 from kpref.analysis.checks import Check
 from kpref.analysis.gradient_checks import error_check, flow_check
@@ -24,6 +23,7 @@ from kpref.analysis.mode_checks import ASKED, kernel_checks, kernel_sums, mode_c
 from kpref.analysis.operator_sizes import Dimensions, measure_dimensions, schmidt_trials
 from kpref.analysis.parameter_operator import exact_spectrum, kernel_modes
 from kpref.analysis.profile import Profile, leading_profile
+from kpref.analysis.runs import evenly_spread
 from kpref.analysis.selfcheck import SelfCheck, longest_sum, self_check
 from kpref.analysis.settings import Integration, Objective
 from kpref.analysis.stability import Stability, growth_trials, measure_stability, stability_trials
@@ -49,11 +49,8 @@ __all__ = [
     "Profile",
     "StepTest",
     "analyze_checkpoint",
-    "evenly_spread",
     "leading_profile",
 ]
-
-Array = npt.NDArray[Any]
 
 #: Stages that `analyze_checkpoint` reports as its progress.
 PHASES = 8
@@ -65,17 +62,10 @@ SHOWN_MODES = 3
 
 @dataclass(frozen=True, eq=False)
 class ErrorShares:
-    """How the error and the fall of the loss are spread over the leading modes v_i of the NTK.
+    """How the error and the fall of the loss are spread over the leading modes v_i of the NTK."""
 
-    Attributes
-    ----------
-    error : ndarray, shape (k,)
-        ``<Err, v_i>^2 / |Err|^2``.
-    rate : ndarray, shape (k,)
-        ``lambda_i <Err, v_i>^2 / <Err, NTK Err>``: share of the rate at which gradient descent lowers the loss.
-    """
-
-    error: Array
+    error: Array  # (k,): ``<Err, v_i>^2 / |Err|^2``
+    # (k,): ``lambda_i <Err, v_i>^2 / <Err, NTK Err>``: share of the rate at which gradient descent lowers the loss
     rate: Array
 
     __repr__ = short_repr
@@ -312,11 +302,6 @@ def _require_moderate(name: str, flow: Flow, seed: int) -> None:
 
 def _in_words(model: Model) -> str:
     return f"{model.in_words} with {model.n_inputs} inputs and {model.n_parameters:,} trainable parameters"
-
-
-def evenly_spread(total: int, number: int) -> Array:
-    """Indices of so many of the trials, from the first to the last."""
-    return np.unique(np.linspace(0, total - 1, number).round().astype(int))
 
 
 def _with_loss(

@@ -29,24 +29,12 @@ _START, _EACH = 5.0, 5.0  # seconds for imports, figures and the page, and for e
 
 @dataclass(frozen=True)
 class Plan:
-    """What an analysis will take.
+    """What an analysis will take."""
 
-    Attributes
-    ----------
-    memory : float
-        Bytes.
-    available : int or None
-        Bytes that there are; None where the system does not say.
-    operations : float
-        Floating-point operations of all products.
-    rate : float
-        Floating-point operations per second of a matrix product on this machine now.
-    """
-
-    memory: float
-    available: int | None
-    operations: float
-    rate: float
+    memory: float  # bytes
+    available: int | None  # bytes that there are; None where the system does not say
+    operations: float  # floating-point operations of all products
+    rate: float  # floating-point operations per second of a matrix product on this machine now
     networks: int
 
     @property

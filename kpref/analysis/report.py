@@ -71,17 +71,8 @@ _CONTINUOUS_GLOSSARY = (
 def render(study: Study, exhibits: Sequence[Exhibit], beside: Sequence[str] = ()) -> str:
     """The page.
 
-    Parameters
-    ----------
-    study : Study
-    exhibits : sequence of Exhibit
-    beside : sequence of str
-        Names of the other files of the report.
-
-    Returns
-    -------
-    str
-        HTML.
+    `beside`: names of the other files of the report.
+    Returns HTML.
     """
     sections = [part for part in _sections(study, exhibits) if part is not None]
     body = [

@@ -64,27 +64,16 @@ SETTLE = 0.1
 
 @dataclass
 class Record:
-    """What was measured of one contender.
-
-    Attributes
-    ----------
-    dtype : str
-    memory : int or None
-        Peak bytes, beyond imports, of one build and one product with the NTK, or one gradient where there is no NTK;
-        None where that cannot be measured.
-    difference : float or None
-        Largest entry of the difference from kpref over the largest entry, at worst over the columns.
-    seconds : dict of str to list of float
-        By column, of those that the contender fills.
-    error : str or None
-        Why there is nothing else.
-    """
+    """What was measured of one contender."""
 
     dtype: str = ""
+    # peak bytes, beyond imports, of one build and one product with the NTK, or one gradient where there is no NTK; None
+    # where that cannot be measured
     memory: int | None = None
+    # largest entry of the difference from kpref over the largest entry, at worst over the columns
     difference: float | None = None
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    error: str | None = None
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # by column, of those that the contender fills
+    error: str | None = None  # why there is nothing else
 
     def median(self, column: str) -> float:
         """Median seconds."""
@@ -93,27 +82,15 @@ class Record:
 
 @dataclass
 class Benchmark:
-    """One run of the benchmark.
-
-    Attributes
-    ----------
-    problem : Problem
-    threads : int
-    libraries : str
-        The BLAS libraries, and the processors that they have code for.
-    records : dict of str to Record
-        By contender.
-    rates : list of float
-        Floating-point operations per second of a product of square matrices, as often as it was measured.
-    ratios : dict of str to list of float
-        By column, kpref's seconds over the floor at the rate measured right before them.
-    """
+    """One run of the benchmark."""
 
     problem: Problem
     threads: int
-    libraries: str
-    records: dict[str, Record]
+    libraries: str  # the BLAS libraries, and the processors that they have code for
+    records: dict[str, Record]  # by contender
+    # floating-point operations per second of a product of square matrices, as often as it was measured
     rates: list[float] = field(default_factory=list)
+    # by column, kpref's seconds over the floor at the rate measured right before them
     ratios: dict[str, list[float]] = field(default_factory=dict)
 
     def floor(self, column: str) -> float:
@@ -178,14 +155,7 @@ class Worker:
 def measure(problem: Problem, names: Sequence[str], repeats: int, bar: Progress) -> Benchmark:
     """Run the benchmark: memory first, each contender in its fresh process, then agreement, then rounds of timings.
 
-    Parameters
-    ----------
-    problem : Problem
-    names : sequence of str
-        Contenders, kpref first.
-    repeats : int
-        Rounds, in each of which every contender has its turn.
-    bar : Progress
+    `names`: contenders, kpref first. `repeats`: rounds, in each of which every contender has its turn.
     """
     with ExitStack() as stack:
         workers = {}

@@ -77,17 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Analyze, write the folder, and say where it is.
 
-    Returns
-    -------
-    int
-        0 if all self-checks are passed, 1 if not.
-
-    Raises
-    ------
-    ValueError, TypeError, OSError, MemoryError, ImportError
-        For bad input, before anything is computed or written.
-    RuntimeError
-        If an eigensolver does not converge.
+    Returns 0 if all self-checks are passed, 1 if not.
+    Raises ValueError, TypeError, OSError, MemoryError, ImportError for bad input, before anything is computed or
+    written; RuntimeError if an eigensolver does not converge.
     """
     # Here and not above: these import all of kpref, and matplotlib, whose troubles should come before the work.
     try:

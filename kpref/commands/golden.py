@@ -37,15 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export or check.
 
-    Returns
-    -------
-    int
-        0 after an export, the report's exit status after a check.
-
-    Raises
-    ------
-    ValueError, OSError
-        For a problem that cannot be made, or files that cannot be read or written.
+    Returns 0 after an export, the report's exit status after a check.
+    Raises ValueError or OSError for a problem that cannot be made, or files that cannot be read or written.
     """
     if args.action == "export":
         export_golden(args.folder, make_flow(args), args.arithmetic, args.seed)

@@ -94,15 +94,8 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Verify, print the report, write the files.
 
-    Returns
-    -------
-    int
-        The report's exit status.
-
-    Raises
-    ------
-    ValueError, OSError
-        For a problem that cannot be made, or a file that cannot be written.
+    Returns the report's exit status.
+    Raises ValueError or OSError for a problem that cannot be made, or a file that cannot be written.
     """
     require_outputs(args)
     flow = make_flow(args)
@@ -115,10 +108,7 @@ def run(args: argparse.Namespace) -> int:
 def make_flow(args: argparse.Namespace) -> Flow:
     """The problem that the arguments choose.
 
-    Raises
-    ------
-    ValueError, OSError
-        If files do not fit each other or cannot be read.
+    Raises ValueError or OSError if files do not fit each other or cannot be read.
     """
     chosen = {"nonlinearity": args.nonlinearity, **loading(args)}
     if args.checkpoint is None:

@@ -42,23 +42,12 @@ RootedTree: TypeAlias = tuple[Any, ...]
 
 
 class OrderCondition(NamedTuple):
-    """One order condition, evaluated.
+    """One order condition, evaluated."""
 
-    Attributes
-    ----------
-    tree : RootedTree
-        The tree that the condition belongs to.
-    value : number
-        What the weights give, `sum_i w_i phi_i(tree)`.
-    expected : number
-        What they must give.
-    scale : number
-        `sum_i |w_i| phi_i(tree; |a|)`: the size of the terms before cancellation, to which rounding is proportional.
-    """
-
-    tree: RootedTree
-    value: Any
-    expected: Any
+    tree: RootedTree  # the tree that the condition belongs to
+    value: Any  # what the weights give, `sum_i w_i phi_i(tree)`
+    expected: Any  # what they must give
+    # `sum_i |w_i| phi_i(tree; |a|)`: the size of the terms before cancellation, to which rounding is proportional
     scale: Any
 
     @property
@@ -82,20 +71,9 @@ class OrderCondition(NamedTuple):
 def rooted_trees(order: int) -> tuple[RootedTree, ...]:
     """All rooted trees with exactly `order` vertices (1, 1, 2, 4, 9, 20, 48, 115, ... of them).
 
-    Parameters
-    ----------
-    order : int
-        Number of vertices, at least 1.
-
-    Returns
-    -------
-    tuple of RootedTree
-        In a fixed order: every tree once, as the sorted tuple of its root's subtrees.
-
-    Raises
-    ------
-    ValueError
-        If `order` is less than 1.
+    `order`: number of vertices, at least 1.
+    Returns every tree once, in a fixed order, as the sorted tuple of its root's subtrees.
+    Raises ValueError if `order` is less than 1.
     """
     if order < 1:
         raise ValueError(f"a rooted tree has at least 1 vertex, got order={order}")
@@ -163,21 +141,11 @@ def _stage_weights(tree: RootedTree, a: np.ndarray, memory: dict[RootedTree, np.
 def order_conditions(a: np.ndarray, weights: np.ndarray, order: int, theta: Any = 1) -> list[OrderCondition]:
     """Evaluate the order conditions of any weights over the stages of a matrix `a`.
 
-    Parameters
-    ----------
-    a : ndarray, shape (s, s)
-        Runge-Kutta matrix; floats, or Fractions in an object array.
-    weights : ndarray, shape (s,)
-        Weights of the stages: b, an embedded b, or those of an interpolant at `theta`.
-    order : int
-        Conditions of all trees with at most this many vertices.
-    theta : number, default 1
-        The fraction of the step at which the weights are meant to give the solution. With 0, the
-        conditions read `sum_i w_i phi_i(t) = 0`: those of an error estimate.
-
-    Returns
-    -------
-    list of OrderCondition
+    `a`: shape (s, s); Runge-Kutta matrix; floats, or Fractions in an object array.
+    `weights`: shape (s,); weights of the stages: b, an embedded b, or those of an interpolant at `theta`.
+    `order`: conditions of all trees with at most this many vertices.
+    `theta`: the fraction of the step at which the weights are meant to give the solution. With 0, the conditions read
+    `sum_i w_i phi_i(t) = 0`: those of an error estimate.
     """
     memory: dict[RootedTree, np.ndarray] = {}
     magnitudes: dict[RootedTree, np.ndarray] = {}

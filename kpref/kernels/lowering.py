@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from kpref.step_form import Place, StepForm, Variable
 
 __all__ = [
     "ADD", "ARENAS", "GATHER", "GIVE", "NUMBERS", "Operand", "PRODUCT", "SET", "SPREAD", "STATES", "STORE", "SUM",
-    "TAKE", "TENSOR_IN", "TENSOR_OUT", "Table", "UNITS", "VARIABLES", "ZERO", "lower",
+    "Structure", "TAKE", "TENSOR_IN", "TENSOR_OUT", "Table", "UNITS", "VARIABLES", "ZERO", "lower",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -142,13 +143,14 @@ class Structure:
         )
 
 
+@lru_cache(maxsize=256)  # forms of one structure are many: an oracle's, with errors in their numbers, or a training's
 def lower(
     structure: Structure,
     transposed: bool,
     from_state: bool,
     from_parameters: bool,
-    first: Sequence[int] = (),
-    last: Sequence[int] = (),
+    first: tuple[int, ...] = (),
+    last: tuple[int, ...] = (),
 ) -> Table:
     """The table of one way to run a program.
 
@@ -160,9 +162,9 @@ def lower(
         Whether the old state, or what is wanted of its cotangent, takes part.
     from_parameters : bool
         Whether changes of the weights, or the gradients by them, do.
-    first : sequence of SET, TAKE
+    first : tuple of SET, TAKE
         What is done with the state that the table begins with, before it.
-    last : sequence of TAKE, GIVE
+    last : tuple of TAKE, GIVE
         What is done with the state that it ends with, after it.
     """
     program = structure.program

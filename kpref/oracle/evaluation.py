@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref import kernels
+from kpref._types import Array
 from kpref.space import EuclideanSpace
 from kpref.step_form import StepForm
 
 __all__ = ["FACTORS", "evaluate", "intermediates"]
-
-Array = npt.NDArray[Any]
 
 
 def evaluate(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array) -> Array:

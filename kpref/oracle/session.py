@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.flow import Flow
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ARITHMETICS
@@ -18,8 +18,6 @@ from kpref.oracle.evaluation import intermediates
 from kpref.oracle.verdict import Check, Place, Verdict
 
 __all__ = ["LOCAL_BOUND", "SWEPT_BOUND", "Answer", "OutOfRange", "Session", "bound_of"]
-
-Array = npt.NDArray[Any]
 
 #: Bounds in standard deviations: of one product, and of errors that a sweep has carried along.
 LOCAL_BOUND = 10.0
@@ -55,19 +53,12 @@ def bound_of(operator: str) -> float:
 class Session:
     """A backend on the problem of a flow, its data rounded to what the arithmetic holds.
 
-    Attributes
-    ----------
-    backend : Backend
-    flow : Flow
-    generator : numpy.random.Generator
-        Of the tensors that operators are applied to.
-    judge : Judge
-        At the backend's trajectory, or at the model's own.
+    `judge`: at the backend's trajectory, or at the model's own.
     """
 
     backend: Backend
     flow: Flow
-    generator: np.random.Generator
+    generator: np.random.Generator  # of the tensors that operators are applied to
 
     def __post_init__(self) -> None:
         self.arithmetic = self.backend.arithmetic

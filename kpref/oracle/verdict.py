@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.oracle.backend import BackendFault
 
 __all__ = ["Check", "Place", "Report", "Verdict", "faulty"]
 
-Array = npt.NDArray[Any]
 Verdict = Literal["pass", "defect", "not offered", "could not run"]
 
 
