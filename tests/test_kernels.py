@@ -15,6 +15,7 @@ from strategies import KINDS, STRUCTURES, examples, flows, make_flow
 import kpref
 from kpref import kernels
 from kpref.kernels import panels
+from kpref.kernels.interpreter import compiled_program
 
 NAMES = {
     "P": kernels.tangent,
@@ -139,6 +140,17 @@ def test_one_unit_one_trial_one_step(kind, rng):
         form = make_flow(kind, shape, n_inputs=1).linearization
         for name in NAMES:
             assert_like_twin(form, name, batch(form, name, 1, rng))
+
+
+def test_forms_of_one_structure_are_lowered_once(rng):
+    """They differ in their numbers, which no table has."""
+    form = make_flow("GRU").linearization
+    other = form.changed(weights={name: 2 * weight for name, weight in form.weights.items()})
+    assert compiled_program(form).tangent is compiled_program(other).tangent
+    shorter = form.rows(slice(1, 3))
+    assert compiled_program(shorter).tangent is not compiled_program(form).tangent
+    for one in (form, other, shorter):
+        assert_like_twin(one, "P", batch(one, "P", 2, rng))
 
 
 @pytest.mark.parametrize("name", NAMES)
