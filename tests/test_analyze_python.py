@@ -22,6 +22,8 @@ from kpref.analysis.request import memory_needed, prepare
 from kpref.models import GRU, RNN, Rate
 from kpref.threads import blas_libraries
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 B, T, N_IN, H, N_OUT = 4, 5, 2, 3, 2
 OPTIONS = {"modes": 2, "seed": 3}
 

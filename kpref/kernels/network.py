@@ -21,8 +21,8 @@ import numpy.typing as npt
 from numba import uint64
 
 from kpref.kernels.blas import product_at, row_length
-from kpref.kernels.changes import Weights, as_weights
 from kpref.kernels.compilation import kernel, merged
+from kpref.kernels.panels import Weights, as_weights
 from kpref.kernels.units import FIELDS, FUNCTIONS, TILE, apply_function
 from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm

@@ -9,7 +9,6 @@ code narrow panels would be slower, and one panel holds the whole matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from kpref.threads import blas_libraries
 
-__all__ = ["Panels", "as_matrices", "as_panels", "panel_width", "zero_panels"]
+__all__ = ["Panels", "Weights", "as_panels", "as_weights", "panel_width"]
 
 Array = npt.NDArray[Any]
 
@@ -31,11 +30,11 @@ _SMALL_PRODUCTS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
 
 class Panels(NamedTuple):
-    """A matrix (rows, columns), or several of the same shape, in a form that compiled code takes.
+    """A matrix (rows, columns) in a form that compiled code takes.
 
     Attributes
     ----------
-    entries : ndarray, shape (rows * columns,), or (v, rows * columns) for several
+    entries : ndarray, shape (rows * columns,)
         The panels one after the other, each of contiguous rows.
     rows, columns : int
     width : int
@@ -48,35 +47,38 @@ class Panels(NamedTuple):
     width: int
 
 
-def zero_panels(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Panels:
-    """Zeros: a matrix (rows, columns), or several (v, rows, columns)."""
-    *several, rows, columns = shape
-    return Panels(np.zeros((*several, rows * columns), dtype), rows, columns, panel_width(rows, columns, dtype))
+class Weights(NamedTuple):
+    """Several matrices in panels, one after the other.
+
+    Attributes
+    ----------
+    entries : ndarray, shape (n,)
+    table : ndarray of int, shape (w, 4)
+        First entry, rows, columns and width of a panel of each.
+    """
+
+    entries: Array
+    table: Array
 
 
-def as_panels(matrices: Array) -> Panels:
-    """A matrix, or several, in panels."""
-    panels = zero_panels(matrices.shape, matrices.dtype)
-    for part, columns in _parts(panels):
-        part[...] = matrices[..., columns]
-    return panels
-
-
-def as_matrices(panels: Panels) -> Array:
-    """The matrix, or several, as an array of its shape."""
-    matrices = np.empty((*panels.entries.shape[:-1], panels.rows, panels.columns), panels.entries.dtype)
-    for part, columns in _parts(panels):
-        matrices[..., columns] = part
-    return matrices
-
-
-def _parts(panels: Panels) -> Iterator[tuple[Array, slice]]:
-    """A view (..., rows, width) of each panel, and its columns."""
-    entries, rows, columns, width = panels
+def as_panels(matrix: Array) -> Panels:
+    """A matrix in panels."""
+    rows, columns = matrix.shape
+    width = panel_width(rows, columns, matrix.dtype)
+    entries = np.empty(rows * columns, matrix.dtype)
     for first in range(0, columns, width):
-        last = min(first + width, columns)
-        part = entries[..., rows * first : rows * last]
-        yield part.reshape(*entries.shape[:-1], rows, last - first), slice(first, last)
+        part = matrix[:, first : first + width]
+        entries[rows * first : rows * first + part.size].reshape(part.shape)[...] = part
+    return Panels(entries, rows, columns, width)
+
+
+def as_weights(matrices: list[Array], dtype: npt.DTypeLike) -> Weights:
+    """Matrices in panels."""
+    panels = [as_panels(matrix.astype(dtype, copy=False)) for matrix in matrices]
+    first = np.cumsum([0, *(one.entries.size for one in panels)])
+    table = [(at, one.rows, one.columns, one.width) for at, one in zip(first, panels, strict=False)]
+    entries = [np.empty(0, dtype), *(one.entries for one in panels)]
+    return Weights(np.concatenate(entries), np.array(table, np.int64).reshape(len(panels), 4))
 
 
 def panel_width(rows: int, columns: int, dtype: npt.DTypeLike) -> int:

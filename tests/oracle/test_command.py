@@ -94,7 +94,7 @@ def test_a_defect_is_placed(capfd, folder):
     "factory, message",
     [
         ("others:crashing", "K ended the process by signal SIGABRT"),
-        ("others:hanging", "backend did not answer within 4 seconds"),
+        ("others:hanging", "backend did not answer within 2 seconds"),
         ("others:raising", "OSError: no such device"),
         ("others:leaving", "SystemExit"),
         ("others:empty", "not offered"),
@@ -104,7 +104,7 @@ def test_a_defect_is_placed(capfd, folder):
     ],
 )
 def test_what_cannot_run_is_a_verdict_too(factory, message, capfd):
-    timeout = "4" if factory == "others:hanging" else "60"
+    timeout = "2" if factory == "others:hanging" else "60"
     assert cli.main(["verify", factory, *SMALL, "--timeout", timeout]) == 2
     output = capfd.readouterr()
     assert output.out.startswith("COULD NOT RUN: ")
