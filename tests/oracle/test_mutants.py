@@ -30,16 +30,14 @@ FACTORS = ("P", "P_T", "J", "J_T")
 SMALL = {"shape": (2, 5), "units": 3}
 
 
-def plain_catch(index, name, mutant):
+def catch_of(index, name, mutant):
     """The mutant in one kind of network and one arithmetic, all of these in turn, on a small problem.
 
-    All but the last kind that it exists in: that is the largest, and takes a third of the time of all.
     The oracle is shown the factors and what the mutant is planted in, or everything where that is a metric: so the
     defect is found, and neither is another operator accused. A hundred-thousandth needs more to show itself in.
     """
     arithmetic = mutant.arithmetics[index % len(mutant.arithmetics)]
-    kinds = mutant.models[:-1] or mutant.models
-    kind = kinds[index // len(mutant.arithmetics) % len(kinds)]
+    kind = mutant.models[index // 4 % len(mutant.models)]
 
     def offered(backend):
         return backend if mutant.operator == "metrics" else offering(backend, *FACTORS, mutant.operator)
@@ -50,10 +48,10 @@ def plain_catch(index, name, mutant):
 
 @pytest.fixture(scope="module")
 def catches():
-    """Every mutant once; everything in the thorough profile."""
+    """Every third mutant once; everything in the thorough profile."""
     if PROFILE == "thorough":
         return [power.try_mutant(task) for task in power.mutant_tasks(problems=2)]
-    return [plain_catch(index, name, mutant) for index, (name, mutant) in enumerate(MUTANTS.items())]
+    return [catch_of(index, name, mutant) for index, (name, mutant) in enumerate(list(MUTANTS.items())[::3])]
 
 
 def test_there_are_mutants_of_every_operator():
@@ -85,7 +83,7 @@ def test_the_class_is_guessed(catches):
     assert len(wrong) <= 0.1 * len(caught), wrong
 
 
-@pytest.mark.parametrize("index, kind", enumerate(power.KINDS))
+@pytest.mark.parametrize("index, kind", list(enumerate(power.KINDS)))
 def test_without_a_mutant_the_problems_pass(index, kind):
     # Otherwise mutants would be caught for another reason.
     for weighted in (False, True):
