@@ -8,39 +8,59 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from kpref._types import Array
 from kpref.kernels.compilation import kernel
 from kpref.kernels.panels import panel_width
 from kpref.step_form import Entry, StepForm
 
 __all__ = ["Changes", "Packing", "gradients", "packed_changes", "packing_of", "zero_changes"]
 
+Array = npt.NDArray[Any]
+
 
 class Changes(NamedTuple):
-    """Changes of the trained weights for several vectors, or gradients by them."""
+    """Changes of the trained weights for several vectors, or gradients by them.
 
-    # (v, n): weights of products, transposed to (inputs, outputs) and in panels, one after the other; then those of
-    # units
+    Attributes
+    ----------
+    entries : ndarray, shape (v, n)
+        Weights of products, transposed to (inputs, outputs) and in panels, one after the other; then those of units.
+    table : ndarray of int, shape (w, 4)
+        First entry, rows, columns and width of a panel of each.
+    units : int
+        First entry of the weights of units.
+    """
+
     entries: Array
-    table: Array  # (w, 4): first entry, rows, columns and width of a panel of each
-    units: int  # first entry of the weights of units
+    table: Array
+    units: int
 
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Where the entries of parameter vectors go."""
+    """Where the entries of parameter vectors go.
 
-    table: Array  # (w, 4)
-    units: int  # as of `Changes`
-    # length, parameters: entries of the changes of all weights, and of a parameter vector
+    Attributes
+    ----------
+    table : ndarray of int, shape (w, 4)
+    units : int
+        As of `Changes`.
+    length, parameters : int
+        Entries of the changes of all weights, and of a parameter vector.
+    pieces : ndarray of int, shape (p, 11)
+        Outputs and inputs of a piece; where it begins in a parameter vector, and how far it is to the next output and
+        the next input there; the same in the changes, and in the factors.
+    factors : ndarray
+    """
+
+    table: Array
+    units: int
     length: int
     parameters: int
-    # (p, 11): outputs and inputs of a piece; where it begins in a parameter vector, and how far it is to the next
-    # output and the next input there; the same in the changes, and in the factors
     pieces: Array
     factors: Array
 

@@ -10,15 +10,16 @@ code narrow panels would be slower, and one panel holds the whole matrix.
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref._types import Array
 from kpref.threads import blas_libraries
 
 __all__ = ["Panels", "Weights", "as_panels", "as_weights", "panel_width"]
+
+Array = npt.NDArray[Any]
 
 #: Bytes of a row of a panel.
 _ROW_BYTES = 256
@@ -29,19 +30,35 @@ _SMALL_PRODUCTS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
 
 class Panels(NamedTuple):
-    """A matrix (rows, columns) in a form that compiled code takes."""
+    """A matrix (rows, columns) in a form that compiled code takes.
 
-    entries: Array  # (rows * columns,): the panels one after the other, each of contiguous rows
+    Attributes
+    ----------
+    entries : ndarray, shape (rows * columns,)
+        The panels one after the other, each of contiguous rows.
+    rows, columns : int
+    width : int
+        Columns of a panel; the last may have fewer.
+    """
+
+    entries: Array
     rows: int
     columns: int
-    width: int  # columns of a panel; the last may have fewer
+    width: int
 
 
 class Weights(NamedTuple):
-    """Several matrices in panels, one after the other."""
+    """Several matrices in panels, one after the other.
 
-    entries: Array  # (n,)
-    table: Array  # (w, 4): first entry, rows, columns and width of a panel of each
+    Attributes
+    ----------
+    entries : ndarray, shape (n,)
+    table : ndarray of int, shape (w, 4)
+        First entry, rows, columns and width of a panel of each.
+    """
+
+    entries: Array
+    table: Array
 
 
 def as_panels(matrix: Array) -> Panels:
