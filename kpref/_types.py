@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array"]
+__all__ = ["Array", "FloatArray"]
 
+FloatArray: TypeAlias = npt.NDArray[np.float64]
 Array: TypeAlias = npt.NDArray[Any]  # the docstrings say which kind of numbers

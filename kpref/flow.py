@@ -13,6 +13,7 @@ from kpref import operators
 from kpref._foreign import read_only
 from kpref._frozen import MadeOfFunctions
 from kpref._reprs import html_table
+from kpref._types import Array
 from kpref._validate import precision, real_number, short
 from kpref.dynamics import Dynamics, FieldDynamics, MapDynamics, StageOperators
 from kpref.flow_inputs import field_inputs, initial_states, map_inputs, time_grid, with_lengths
@@ -26,8 +27,6 @@ from kpref.space import TrajectorySpace
 from kpref.trials import Trials
 
 __all__ = ["Flow", "GradientFlow", "require_flow"]
-
-Array = npt.NDArray[Any]
 
 
 class Flow(MadeOfFunctions):

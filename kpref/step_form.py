@@ -13,14 +13,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.program import Program
 
 __all__ = ["Entry", "Place", "StepForm", "Variable", "allot"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline
 
 from kpref._foreign import returned
 from kpref._frozen import MadeOfFunctions
+from kpref._types import FloatArray
 from kpref._validate import finite_array, numeric_array, short
 
 __all__ = ["InputKind", "InputSignal", "check_times"]
 
-FloatArray: TypeAlias = NDArray[np.float64]
 InputKind: TypeAlias = Literal["hold", "linear", "cubic"]
 
 

@@ -12,13 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from kpref._foreign import read_only
 from kpref._frozen import MadeOfFunctions
 from kpref._reprs import short_repr
+from kpref._types import FloatArray
 from kpref._validate import integer, numeric_array
 from kpref.integrate.tableau import Tableau
 from kpref.threads import serial_blas
 
 __all__ = ["RightHandSide", "Solution", "stage_derivatives", "weighted_sum"]
 
-FloatArray: TypeAlias = NDArray[np.float64]
 RightHandSide: TypeAlias = Callable[[float, FloatArray, int], FloatArray]
 """f(t, z, interval), from a time, the states of all trials (B, H) and the grid interval of t, to dz/dt (B, H)."""
 

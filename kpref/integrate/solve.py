@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from kpref._foreign import read_only, returned
+from kpref._types import FloatArray
 from kpref._validate import finite_array, first_index, integer, numeric_array, real_number, short
 from kpref.integrate.errors import IntegrationError
 from kpref.integrate.interpolate import check_times
@@ -18,8 +18,6 @@ from kpref.integrate.tableaus import TABLEAUS, Tableau, get_tableau
 from kpref.threads import serial_blas
 
 __all__ = ["adaptive", "fixed_steps"]
-
-FloatArray: TypeAlias = NDArray[np.float64]
 
 
 class _Checked:

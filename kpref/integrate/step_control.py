@@ -9,17 +9,14 @@ Gustafsson, *Control theoretic techniques for stepsize selection in explicit Run
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kpref._types import FloatArray
 from kpref.integrate.solution import weighted_sum
 from kpref.integrate.tableau import Tableau
 
 __all__ = ["StepController", "error_norms", "first_step_size", "landing_step"]
-
-FloatArray: TypeAlias = NDArray[np.float64]
 
 SAFETY = 0.9
 SMALLEST_FACTOR = 0.2

@@ -23,19 +23,17 @@ Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, 2nd editio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from kpref._frozen import Frozen
 from kpref._reprs import short_repr
+from kpref._types import FloatArray
 from kpref._validate import finite_array, instance, integer
 from kpref.integrate.order_conditions import OrderCondition, order_conditions, tree_text
 
 __all__ = ["Tableau", "order_condition_residuals"]
-
-FloatArray: TypeAlias = NDArray[np.float64]
 
 CHECKED_ORDER = 5
 """Construction checks order conditions up to this order (17 trees): a millisecond, enough to catch any slip of a

@@ -6,17 +6,14 @@ Each function below is one method and names its source; `get_tableau` finds a me
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kpref._types import FloatArray
 from kpref.integrate import _dop853 as _dop853_table
 from kpref.integrate.tableau import Tableau
 
 __all__ = ["TABLEAUS", "Tableau", "get_tableau"]
-
-FloatArray: TypeAlias = NDArray[np.float64]
 
 
 def _triangle(*rows: Sequence[float]) -> FloatArray:

@@ -14,8 +14,8 @@ from typing import Any, ParamSpec, TypeGuard, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.kernels import program_sweeps, reference, stage_sweeps, sweeps
 from kpref.kernels.changes import Changes, gradients, packed_changes, zero_changes
 from kpref.kernels.interpreter import CompiledProgram
@@ -42,7 +42,6 @@ __all__ = [
     "tangent",
 ]
 
-Array = npt.NDArray[Any]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 

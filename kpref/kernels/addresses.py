@@ -27,18 +27,12 @@ _VECTORS = (256, 64)
 def sum_of_products(typingctx: Any, one: Any, operands: Any, terms: Any, add: Any, width: Any) -> Any:
     """A row ``out = [out] + sum_j a_j * b_j + [plain]``, also written to a copy.
 
-    Parameters
-    ----------
-    one : float
-        Its type is that of all entries.
-    operands : int
-        Address of the addresses of out, copy, plain, a_0, b_0, a_1, b_1, ...; of copy and plain 0 stands for none.
-    terms : int
-        Number of products, added in their order and before `plain`.
-    add : bool
-        Whether the sum begins with what `out` holds; else with zero.
-    width : int
-        Columns. `out` may be one of the operands.
+    `one`: its type is that of all entries.
+    `operands`: address of the addresses of out, copy, plain, a_0, b_0, a_1, b_1, ...; of copy and plain 0 stands for
+    none.
+    `terms`: number of products, added in their order and before `plain`.
+    `add`: whether the sum begins with what `out` holds; else with zero.
+    `width`: columns. `out` may be one of the operands.
     """
     signature = types.void(one, types.uintp, types.int64, types.boolean, types.int64)
     real, size = (ir.DoubleType(), 8) if one == types.float64 else (ir.FloatType(), 4)

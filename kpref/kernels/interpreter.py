@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.kernels.addresses import address_of, load, set_word, size_of, store, sum_of_products, word
 from kpref.kernels.blas import product_at, row_length
 from kpref.kernels.changes import Packing, packing_of
@@ -42,8 +43,6 @@ __all__ = [
     "program_jacobian", "program_jacobian_transpose", "program_workspace", "registers", "where_rows_are",
 ]  # fmt: skip
 
-Array = npt.NDArray[Any]
-
 _ROWS = 4  # that pointwise operations are done for at once
 _OPERATION, _OPERAND = 6 * 8, 5 * 8  # bytes of a row of the tables
 
@@ -53,28 +52,21 @@ class Layout(NamedTuple):
 
     Of every array that a compiled function is given the references are counted up and down, which for all of these at
     each step would take longer than the arithmetic on a few rows.
-
-    Attributes
-    ----------
-    arenas : int
-        Address of the addresses of the arenas beside the registers; of those that belong to a call, 0.
-    registers, n_registers : int
-        Address of a table (n_registers, 2): entries from a row to the next, and whether each step of a chunk has one.
-    states, parts : int
-        Address of a table (parts, 3): old and new register, and width, of each part of the state.
-    weights : int
-        Address of a table (2 w, 4): address, rows, columns and width of a panel of each weight, for the program and
-        then for its transpose.
-    rows, trials, units, state_columns, variable_columns : int
-        Rows, trials, width of the state, columns of the stored states, and of the other variables.
     """
 
-    arenas: int
+    arenas: int  # address of the addresses of the arenas beside the registers; of those that belong to a call, 0
+    # registers, n_registers: address of a table (n_registers, 2): entries from a row to the next, and whether each step
+    # of a chunk has one
     registers: int
     n_registers: int
+    # states, parts: address of a table (parts, 3): old and new register, and width, of each part of the state
     states: int
     parts: int
+    # address of a table (2 w, 4): address, rows, columns and width of a panel of each weight, for the program and then
+    # for its transpose
     weights: int
+    # rows, trials, units, state_columns, variable_columns: rows, trials, width of the state, columns of the stored
+    # states, and of the other variables
     rows: int
     trials: int
     units: int
@@ -107,12 +99,7 @@ class CompiledProgram:
 
     Several threads may ask at once; what addresses point to is kept as long as this.
 
-    Attributes
-    ----------
-    layout : Layout
-    packing : Packing
-        Where the entries of parameter vectors go.
-    jacobian, tangent, product, sensitivity, and their transposes, that of `tangent` being `adjoint` : Code
+    `packing`: where the entries of parameter vectors go.
     """
 
     def __init__(self, form: StepForm) -> None:
@@ -217,26 +204,16 @@ def _registers(form: StepForm) -> Array:
 
 
 class Room(NamedTuple):
-    """Memory of a run: addresses of tables of integers, each with an entry for every register and other arena.
+    """Memory of a run: addresses of tables of integers, each with an entry for every register and other arena."""
 
-    Attributes
-    ----------
-    arenas : int
-        How many registers and other arenas there are.
-    addresses, strides : int
-        Addresses of the registers and other arenas, and entries from a row to the next; zero for other arenas, where an
-        operand says what it is.
-    apart : int
-        Bytes from a register to that of the next step of a chunk.
-    pointers, by_row, by_wrap : int
-        For every operand: address of its next row, bytes from a row to the next, and how many more where trials begin
-        anew.
-    """
-
-    arenas: int
+    arenas: int  # how many registers and other arenas there are
+    # addresses, strides: addresses of the registers and other arenas, and entries from a row to the next; zero for
+    # other arenas, where an operand says what it is
     addresses: int
     strides: int
-    apart: int
+    apart: int  # bytes from a register to that of the next step of a chunk
+    # pointers, by_row, by_wrap: for every operand: address of its next row, bytes from a row to the next, and how many
+    # more where trials begin anew
     pointers: int
     by_row: int
     by_wrap: int

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from numba.extending import overload
 
+from kpref._types import Array
 from kpref.kernels.interpreter import (
     ProgramArrays,
     program_jacobian,
@@ -16,8 +16,6 @@ from kpref.kernels.interpreter import (
 )
 
 __all__ = ["DenseArrays", "jacobian", "jacobian_transpose", "workspace"]
-
-Array = npt.NDArray[Any]
 
 
 class DenseArrays(NamedTuple):

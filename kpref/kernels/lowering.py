@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.program import Operation, Program, View
 from kpref.step_form import Place, StepForm, Variable
 
@@ -29,8 +29,6 @@ __all__ = [
     "ADD", "ARENAS", "GATHER", "GIVE", "NUMBERS", "Operand", "PRODUCT", "SET", "SPREAD", "STATES", "STORE", "SUM",
     "Structure", "TAKE", "TENSOR_IN", "TENSOR_OUT", "Table", "UNITS", "VARIABLES", "ZERO", "lower",
 ]  # fmt: skip
-
-Array = npt.NDArray[Any]
 
 SUM, PRODUCT, GATHER, SPREAD = range(4)
 SET, TAKE, GIVE = range(3)
@@ -42,27 +40,18 @@ ARENAS = 7
 
 
 class Table(NamedTuple):
-    """One way to run a program, in a form that compiled code takes.
+    """One way to run a program, in a form that compiled code takes."""
 
-    Attributes
-    ----------
-    operations : ndarray of int, shape (m, 6)
-        Kind; first operand; columns; whether to add; then, of a sum, how many products, of a product its weight, of
-        gather and spread how many columns make one; and of a sum the number of its operands.
-    operands : ndarray of int, shape (p, 5)
-        Arena, first entry, and how many entries on the next vector, step and trial are: out and source, but of a sum
-        out, the copy, what is added as it is, and the two factors of each product.
-    runs : ndarray of int, shape (r, 2)
-        Operations from, and up to, which are done together for a few rows: a product stands alone.
-    outer : ndarray of int, shape (p, 7)
-        Products of variables with changes of weights: register and first column of `out`, number of the trained weight,
-        first column of the variable, whether it is of the state; and, forwards, STORE, ADD or ZERO (which only sets
-        columns to zero), and how many columns.
-    """
-
+    # (m, 6): kind; first operand; columns; whether to add; then, of a sum, how many products, of a product its weight,
+    # of gather and spread how many columns make one; and of a sum the number of its operands
     operations: Array
+    # (p, 5): arena, first entry, and how many entries on the next vector, step and trial are: out and source, but of a
+    # sum out, the copy, what is added as it is, and the two factors of each product
     operands: Array
-    runs: Array
+    runs: Array  # (r, 2): operations from, and up to, which are done together for a few rows: a product stands alone
+    # (p, 7): products of variables with changes of weights: register and first column of `out`, number of the trained
+    # weight, first column of the variable, whether it is of the state; and, forwards, STORE, ADD or ZERO (which only
+    # sets columns to zero), and how many columns
     outer: Array
 
 
@@ -108,27 +97,14 @@ class _Row:
 
 @dataclass(frozen=True)
 class Structure:
-    """What a table depends on: all of a form but its numbers.
-
-    Attributes
-    ----------
-    program : Program
-    trained : tuple of str
-        As of the form.
-    weights : tuple of (str, int)
-        Name and number of columns.
-    channels : tuple of (str, Place)
-    variables : tuple of (str, Variable)
-    shape : tuple of int
-        Rows, trials, columns of the stored states, and of the other variables.
-    """
+    """What a table depends on: all of a form but its numbers."""
 
     program: Program
-    trained: tuple[str, ...]
-    weights: tuple[tuple[str, int], ...]
+    trained: tuple[str, ...]  # as of the form
+    weights: tuple[tuple[str, int], ...]  # name and number of columns
     channels: tuple[tuple[str, Place], ...]
     variables: tuple[tuple[str, Variable], ...]
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, int, int, int]  # rows, trials, columns of the stored states, and of the other variables
 
     @staticmethod
     def of(form: StepForm) -> Structure:
@@ -154,18 +130,9 @@ def lower(
 ) -> Table:
     """The table of one way to run a program.
 
-    Parameters
-    ----------
-    structure : Structure
-    transposed : bool
-    from_state : bool
-        Whether the old state, or what is wanted of its cotangent, takes part.
-    from_parameters : bool
-        Whether changes of the weights, or the gradients by them, do.
-    first : tuple of SET, TAKE
-        What is done with the state that the table begins with, before it.
-    last : tuple of TAKE, GIVE
-        What is done with the state that it ends with, after it.
+    `from_state`: whether the old state, or what is wanted of its cotangent, takes part. `from_parameters`: whether
+    changes of the weights, or the gradients by them, do. `first`: what is done with the state that the table begins
+    with, before it. `last`: what is done with the state that it ends with, after it.
     """
     program = structure.program
     begin = program.new if transposed else program.old if from_state else ()

@@ -16,38 +16,26 @@ one) and interpolation from a time grid are the same code.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.kernels.compilation import kernel
 from kpref.kernels.jacobian import jacobian, jacobian_transpose, workspace
 
 __all__ = ["StageTable", "stage_adjoint", "stage_costate", "stage_costate_transpose", "stage_tangent"]
 
-Array = npt.NDArray[Any]
-
 
 class StageTable(NamedTuple):
-    """Numbers of a run of n steps of a method with s stages, in a form that compiled code takes.
+    """Numbers of a run of n steps of a method with s stages, in a form that compiled code takes."""
 
-    Attributes
-    ----------
-    a, b : ndarray, shapes (s, s) and (s,)
-        The tableau.
-    h : ndarray, shape (n,)
-        Step sizes.
-    row : ndarray of int, shape (n,)
-        Row of the trajectory that the end of each step is, or -1.
-    source, weight : ndarray, shape (n, s, w)
-        Where the forcing of each stage comes from.
-    """
-
+    # a, b: the tableau
     a: Array
     b: Array
-    h: Array
-    row: Array
+    h: Array  # (n,): step sizes
+    row: Array  # (n,): row of the trajectory that the end of each step is, or -1
+    # source, weight: (n, s, w): where the forcing of each stage comes from
     source: Array
     weight: Array
 

@@ -9,43 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref._validate import short
 
 __all__ = ["ARITHMETICS", "Arithmetic", "get_arithmetic"]
 
-Array = npt.NDArray[Any]
-
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Unit roundoffs and range of an arithmetic.
-
-    Attributes
-    ----------
-    name : str
-    unit : float
-        Unit roundoff u of stored numbers: rounding to nearest errs by at most u relatively.
-    operand : float
-        Unit roundoff of the operands of matrix products beyond that of storage; 0 where they are used as stored.
-    accumulate : float
-        Unit roundoff of sums in matrix products.
-    smallest : float
-        Smallest positive normal number; below it the error is absolute, at most ``unit * smallest``.
-    largest : float
-        Largest finite number.
-    """
+    """Unit roundoffs and range of an arithmetic."""
 
     name: str
-    unit: float
+    unit: float  # unit roundoff u of stored numbers: rounding to nearest errs by at most u relatively
+    # unit roundoff of the operands of matrix products beyond that of storage; 0 where they are used as stored
     operand: float
-    accumulate: float
-    smallest: float
-    largest: float
+    accumulate: float  # unit roundoff of sums in matrix products
+    smallest: float  # smallest positive normal number; below it the error is absolute, at most ``unit * smallest``
+    largest: float  # largest finite number
 
     @property
     def underflow(self) -> float:
@@ -130,10 +114,7 @@ _STORE: dict[str, Callable[[Array], Array]] = {
 def get_arithmetic(name: str | Arithmetic) -> Arithmetic:
     """The arithmetic of this name.
 
-    Raises
-    ------
-    ValueError
-        If there is none.
+    Raises ValueError if there is none.
     """
     if isinstance(name, Arithmetic):
         return name

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref import kernels
+from kpref._types import Array
 from kpref.linearize import linearize
 from kpref.models.step import StepModel
 from kpref.oracle import running_errors
@@ -34,8 +34,6 @@ from kpref.threads import serial_blas
 
 __all__ = ["Comparison", "Judge"]
 
-Array = npt.NDArray[Any]
-
 #: Errors of numbers are kept for the next question up to this size.
 _KEPT_BYTES = 1 << 26
 
@@ -47,18 +45,10 @@ _ENTRIES_AT_ONCE = 1 << 15
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Errors of a claimed result and what rounding explains of them, entry by entry.
+    """Errors of a claimed result and what rounding explains of them, entry by entry."""
 
-    Attributes
-    ----------
-    error : ndarray
-        Residual or difference.
-    spread : Spread
-        Standard deviation and worst case of what rounding can do.
-    """
-
-    error: Array
-    spread: Spread
+    error: Array  # residual or difference
+    spread: Spread  # standard deviation and worst case of what rounding can do
 
     def ratio(self, worst: bool = False) -> Array:
         """``|error|`` over the standard deviation (or over the worst case); zero over zero is zero."""
@@ -75,15 +65,8 @@ _VANISHING = 1e-150
 class Judge:
     """The reference linearisation at agreed states, and what an arithmetic may do to products with it.
 
-    Parameters
-    ----------
-    model : StepModel
-        With parameters that the arithmetic can hold.
-    starts : ndarray, shape (B, T, H)
-        The state that each step starts from.
-    inputs : ndarray, shape (B, T, n_in)
-    space : TrajectorySpace
-    arithmetic : Arithmetic
+    `model`: with parameters that the arithmetic can hold. `starts`: shape (B, T, H); the state that each step starts
+    from. `inputs`: shape (B, T, n_in).
     """
 
     def __init__(

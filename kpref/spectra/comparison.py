@@ -27,13 +27,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import svdvals
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import finite_array, flag, integer
 from kpref.memory import require_memory
 from kpref.operators import Structure, TensorOperator
@@ -45,8 +45,6 @@ from kpref.spectra.symmetric import RectangularForm, require_operator, require_s
 from kpref.threads import serial_blas
 
 __all__ = ["TaskAlignment", "alignment", "principal_angles", "task_alignment"]
-
-Array = npt.NDArray[Any]
 
 #: Bytes of tensors that an operator is applied to at once.
 _BATCH_BYTES = 1 << 27

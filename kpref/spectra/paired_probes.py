@@ -63,14 +63,7 @@ _BATCH_BYTES = 1 << 27
 def krylov_range(product: Map, size: int, count: int, dtype: npt.DTypeLike, seed: Any) -> tuple[Array, Array]:
     """Orthonormal rows of the Krylov space of a symmetric matrix from a random vector, and their images.
 
-    Parameters
-    ----------
-    product : callable
-        On rows (v, n).
-    size, count : int
-        n, and the number of rows, each of which takes one product.
-    dtype : dtype
-    seed : seed or numpy.random.Generator
+    `product`: on rows (v, n). `size`, `count`: n, and the number of rows, each of which takes one product.
     """
     generator = np.random.default_rng(seed)
     basis, images = np.empty((2, count, size), dtype)
@@ -104,18 +97,9 @@ def product_of_means(
 
     Of ``prod_m (known_m + E v.A_m v)^power_m``, v being directions in `size` dimensions; see the module's docstring.
 
-    Parameters
-    ----------
-    known : array_like, shape (m,)
-        What is exact of each mean.
-    pairs : ndarray, shape (m, p, p)
-        ``v_i.A_m v_j`` for the p vectors.
-    powers : array_like, shape (m,)
-    vectors : ndarray, shape (p, n)
-        v.
-    size : int
-    positive : bool
-        Whether the product is positive, so that its logarithm is closer to a mean.
+    `known`: shape (m,); what is exact of each mean. `pairs`: shape (m, p, p); ``v_i.A_m v_j`` for the p vectors.
+    `powers`: shape (m,). `vectors`: shape (p, n); v. `positive`: whether the product is positive, so that its logarithm
+    is closer to a mean.
     """
     exact, exponents, count = np.asarray(known, float), np.asarray(powers, float), pairs.shape[1]
     samples = exact + np.diagonal(pairs, axis1=1, axis2=2).T  # (p, m)
@@ -185,12 +169,7 @@ def exponential(logarithm: float, spread: Mean) -> Mean:
 def jackknife(value: Any, without: Array) -> tuple[Any, Any]:
     """A statistic less its bias of first order, and its standard error.
 
-    Parameters
-    ----------
-    value : float or ndarray, (...)
-        Of all p samples.
-    without : ndarray, shape (p, ...)
-        Without each of them.
+    `value`: of all p samples. `without`: shape (p, ...); without each of them.
     """
     count, mean = len(without), without.mean(axis=0)
     corrected = count * value - (count - 1) * mean
@@ -242,10 +221,7 @@ def rounding(dtype: npt.DTypeLike, size: int) -> float:
 def require_settled(estimate: Estimate, what: str) -> Estimate:
     """The estimate of a positive quantity, unless its interval reaches further than by a factor of e on either side.
 
-    Raises
-    ------
-    RuntimeError
-        It says about how many products would be enough.
+    Raises RuntimeError that says about how many products would be enough.
     """
     low, high = estimate.interval(0.95)
     if high <= np.e * estimate.value and low >= estimate.value / np.e:

@@ -58,19 +58,8 @@ __all__ = ["partial_dimension"]
 def partial_dimension(seen: Deflated, coordinates: Coordinates, kept: tuple[int, ...]) -> Estimate:
     """Effective dimension of the partial trace of a matrix on the kept axes.
 
-    Parameters
-    ----------
-    seen : Deflated
-        Of the operator, on tensors of three axes.
-    coordinates : Coordinates
-        Those that it is seen in.
-    kept : tuple of int
-        Axes, in order.
-
-    Raises
-    ------
-    RuntimeError
-        If the partial trace is drowned by noise.
+    `seen`: of the operator, on tensors of three axes. `coordinates`: those that it is seen in. `kept`: axes, in order.
+    Raises RuntimeError if noise drowns the partial trace.
     """
     known, count = len(seen.basis), len(seen.vectors)
     halves = seen.images - (seen.images @ seen.basis.T) @ seen.basis / 2

@@ -24,13 +24,12 @@ with the noise of what A_1 leaves out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import eigvalsh, svdvals
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import integer, within_floats
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
@@ -51,8 +50,6 @@ from kpref.spectra.symmetric import RectangularForm, require_operator
 from kpref.threads import run_blocks, serial_blas
 
 __all__ = ["SchmidtSketch", "effective_schmidt_rank", "schmidt_sketch"]
-
-Array = npt.NDArray[Any]
 
 #: Operators up to this size are realigned as they are.
 _DENSE_SIZE = 600

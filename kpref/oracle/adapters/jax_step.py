@@ -134,18 +134,12 @@ class JaxBackend:
 
     def P(self, q: Any) -> Any:
         """Derivative of the states by the forcing."""
-
-        def run(forcing: Any) -> Any:
-            return self._run(self._parameters, forcing)
-
+        run = self._run_by_forcing
         return self._jit("P", lambda q: self._swap(self._jax.jvp(run, (self._nothing,), (self._swap(q),))[1]))(q)
 
     def P_T(self, g: Any) -> Any:
         """Its transpose."""
-
-        def run(forcing: Any) -> Any:
-            return self._run(self._parameters, forcing)
-
+        run = self._run_by_forcing
         return self._jit("P_T", lambda g: self._swap(self._jax.vjp(run, self._nothing)[1](self._swap(g))[0]))(g)
 
     def P_inverse(self, y: Any) -> Any:
@@ -184,6 +178,9 @@ class JaxBackend:
         """``D^T Mu Err``."""
         run, mu = self._run_by_parameters, self._mu
         return self._jit("gradient", lambda err: self._joined(self._pull(run, self._swap(mu * err))))(err)
+
+    def _run_by_forcing(self, forcing: Any) -> Any:
+        return self._run(self._parameters, forcing)
 
     def _run_by_parameters(self, parameters: Any) -> Any:
         return self._run(parameters, self._nothing)
