@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref.kernels.panels import Panels, as_matrices, as_panels, panel_width
+from kpref.kernels.panels import Panels, aligned_zeros, as_matrices, as_panels, panel_width, whole_lines
 from kpref.step_form import StepForm
 
 __all__ = ["Changes", "Weights", "as_weights", "packed_changes", "unpacked_changes", "zero_changes"]
@@ -16,7 +17,7 @@ Array = npt.NDArray[Any]
 
 
 class Weights(NamedTuple):
-    """Several matrices in panels, one after the other.
+    """Several matrices in panels, one after the other, each beginning where a line of the cache does.
 
     Attributes
     ----------
@@ -47,12 +48,21 @@ class Changes(NamedTuple):
 def as_weights(matrices: list[Array], dtype: npt.DTypeLike, sets: tuple[int, ...] = ()) -> Weights:
     """Matrices (rows, columns), or (v, rows, columns) for sets (v,) of them, in panels."""
     panels = [as_panels(np.ascontiguousarray(matrix, dtype)) for matrix in matrices]
-    first = np.cumsum([0] + [one.rows * one.columns for one in panels])
-    table = np.array(
-        [(at, one.rows, one.columns, one.width) for at, one in zip(first, panels, strict=False)], dtype=np.int64
+    weights = _zero_weights([(one.rows, one.columns) for one in panels], dtype, sets)
+    for one, first in zip(panels, weights.table[:, 0], strict=True):
+        weights.entries[..., first : first + one.rows * one.columns] = one.entries
+    return weights
+
+
+def _zero_weights(shapes: Sequence[tuple[int, int]], dtype: npt.DTypeLike, sets: tuple[int, ...]) -> Weights:
+    first = np.cumsum([0] + [whole_lines(rows * columns, dtype) for rows, columns in shapes])
+    table = [
+        (at, rows, columns, panel_width(rows, columns, dtype))
+        for at, (rows, columns) in zip(first, shapes, strict=False)
+    ]
+    return Weights(
+        aligned_zeros((*sets, int(first[-1])), dtype), np.array(table, dtype=np.int64).reshape(len(shapes), 4)
     )
-    entries = [np.zeros((*sets, 0), dtype), *(one.entries for one in panels)]
-    return Weights(np.concatenate(entries, axis=-1), table.reshape(len(panels), 4))
 
 
 def packed_changes(form: StepForm, vectors: Array) -> Changes:
@@ -72,14 +82,9 @@ def packed_changes(form: StepForm, vectors: Array) -> Changes:
 def zero_changes(form: StepForm, vectors: int) -> Changes:
     """Changes of zero."""
     kinds = _kinds(form)
-    table, first, units = [], 0, 0
-    for name in form.trained:
-        outputs, inputs = form.weights[name].shape if kinds[name] == "product" else (0, 0)
-        table.append((first, inputs, outputs, panel_width(inputs, outputs, form.dtype)))
-        first += inputs * outputs
-        units += form.weights[name].shape[1] if kinds[name] == "unit" else 0
-    products = Weights(np.zeros((vectors, first), form.dtype), np.array(table, dtype=np.int64).reshape(len(table), 4))
-    return Changes(products, np.zeros((vectors, units), form.dtype))
+    shapes = [form.weights[name].shape[::-1] if kinds[name] == "product" else (0, 0) for name in form.trained]
+    units = sum(form.weights[name].shape[1] for name in form.trained if kinds[name] == "unit")
+    return Changes(_zero_weights(shapes, form.dtype, (vectors,)), np.zeros((vectors, units), form.dtype))
 
 
 def unpacked_changes(form: StepForm, changes: Changes) -> Array:
