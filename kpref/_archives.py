@@ -37,12 +37,8 @@ _NPY_HEADERS: dict[tuple[int, ...], Any] = {
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file of bytes for reading, and nothing that is no file: a pipe would wait for a writer, without end.
 
-    Raises
-    ------
-    OSError
-        If there is no such file, it cannot be opened, or it is a folder, a pipe, a socket or a device.
-    ValueError
-        If `path` cannot be the name of a file.
+    Raises OSError if there is no such file, it cannot be opened, or it is a folder, a pipe, a socket or a device;
+    ValueError if `path` cannot be the name of a file.
     """
     try:
         mode = os.stat(path).st_mode
@@ -58,26 +54,9 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
 def read_npz(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, str]]:
     """Read every named array of an npz file.
 
-    Parameters
-    ----------
-    path : path
-        The file; its suffix does not matter.
-
-    Returns
-    -------
-    arrays : dict
-        Name -> array, in the file's order.
-    notes : dict
-        Name -> text: the string scalars.
-
-    Raises
-    ------
-    OSError
-        If it is not a file or cannot be opened.
-    ValueError
-        If it is of another format, truncated or damaged, holds two arrays of one name or Python objects.
-    MemoryError
-        If it is larger, unpacked, than the memory available.
+    Returns the arrays by their names, in the file's order, and the string scalars by theirs.
+    Raises OSError if it is not a file or cannot be opened; ValueError if it is of another format, truncated or damaged,
+    holds two arrays of one name or Python objects; MemoryError if it is larger, unpacked, than the memory available.
     """
     path = Path(path)
     with open_file(path) as file:
@@ -91,12 +70,8 @@ def read_npz(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, str]]:
 def open_zip(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
     """Open a zip archive whose directory is whole, names each entry once, and fits into memory when unpacked.
 
-    Raises
-    ------
-    ValueError
-        If the directory is damaged or has two entries of one name, or something stands before the archive.
-    MemoryError
-        If the entries together need more memory than there is.
+    Raises ValueError if the directory is damaged or has two entries of one name, or something stands before the
+    archive; MemoryError if the entries together need more memory than there is.
     """
     try:
         archive = zipfile.ZipFile(file)
@@ -190,20 +165,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     What processes left that died in such a block for the same path is removed.
 
-    Parameters
-    ----------
-    path : path
-        The file to write or replace; its folder must exist.
-
-    Yields
-    ------
-    file
-        Binary, empty, in the same folder under a temporary name.
-
-    Raises
-    ------
-    OSError
-        If the folder does not exist or cannot be written, or the disk is full; it names `path`.
+    Yields an empty binary file in the same folder, which must exist, under a temporary name.
+    Raises OSError if the folder does not exist or cannot be written, or the disk is full; it names `path`.
     """
     path = Path(path)
     if not path.parent.is_dir():

@@ -61,16 +61,8 @@ def number_above(least: float, most: float = sys.float_info.max) -> Callable[[st
 def require_file(name: str, file: Path) -> None:
     """See that there is a file to be read, and not something that would never end or answer, such as a pipe.
 
-    Parameters
-    ----------
-    name : str
-        What the error calls it.
-    file : Path
-
-    Raises
-    ------
-    OSError
-        If there is none, or it is a folder, a pipe, a socket or a device.
+    `name`: what the error calls it.
+    Raises OSError if there is none, or it is a folder, a pipe, a socket or a device.
     """
     try:
         mode = os.stat(file).st_mode
@@ -85,11 +77,8 @@ def require_file(name: str, file: Path) -> None:
 def require_movable(folder: Path) -> None:
     """See that an existing folder is one that another can take the place of.
 
-    Raises
-    ------
-    OSError
-        If it is a mount point, or the current folder: whoever stands in it would then stand in the old one, which has
-        gone.
+    Raises OSError if it is a mount point, or the current folder: whoever stands in it would then stand in the old one,
+    which has gone.
     """
     if os.path.ismount(folder):
         raise OSError(f"the output folder {folder} is a mount point; name a new folder inside it")
@@ -100,10 +89,8 @@ def require_movable(folder: Path) -> None:
 def require_writable(file: Path) -> None:
     """See, before any work is done for it, that a file of results can be put at a path.
 
-    Raises
-    ------
-    OSError
-        If its folder does not exist or cannot be written, or if there is something else than a file at the path.
+    Raises OSError if its folder does not exist or cannot be written, or if there is something else than a file at the
+    path.
     """
     folder = file.absolute().parent
     if not folder.is_dir():

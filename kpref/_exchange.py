@@ -24,20 +24,9 @@ _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, err
 def exchange(first: Path, second: Path) -> bool:
     """Let two names of files or folders, on one file system, stand for each other's content.
 
-    Parameters
-    ----------
-    first, second : Path
-        Both exist.
-
-    Returns
-    -------
-    bool
-        Whether it was done. False if the system or the file system has no such call; nothing has changed then.
-
-    Raises
-    ------
-    OSError
-        For any other reason, such as missing rights; nothing has changed.
+    Both exist. Returns whether it was done: False if the system or the file system has no such call; nothing has
+    changed then.
+    Raises OSError for any other reason, such as missing rights; nothing has changed.
     """
     if os.name != "posix":
         return False

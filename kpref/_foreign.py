@@ -12,13 +12,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref._validate import first_index, numeric_array, place
 
 __all__ = ["is_ours", "read_only", "returned"]
-
-Array = npt.NDArray[Any]
 
 
 def is_ours(code: object) -> bool:
@@ -46,26 +44,10 @@ def returned(
 ) -> Array:
     """A copy of what a function of the user returned.
 
-    Parameters
-    ----------
-    name : str
-        What the error calls the function.
-    value : array_like
-    shape : tuple of int
-        Shape that it must have.
-    kinds : str
-        Kinds of dtype that it may have; ``"biufc"`` where the arguments were complex.
-    axes : sequence of str, optional
-        Names of the axes, to locate an entry that is refused.
-    where : str
-        Where the function was called, as in ``" at t = 0.5"``.
-    finite : bool
-        Refuse NaN and infinity.
-
-    Raises
-    ------
-    ValueError
-        If `value` is not an array of such numbers, has another shape, or a mask.
+    `name`: what the error calls the function. `shape`: shape that it must have. `kinds`: kinds of dtype that it may
+    have; ``"biufc"`` where the arguments were complex. `axes`: names of the axes, to locate an entry that is refused.
+    `where`: where the function was called, as in ``" at t = 0.5"``. `finite`: refuse NaN and infinity.
+    Raises ValueError if `value` is not an array of such numbers, has another shape, or a mask.
     """
     array = numeric_array(f"the value of {name}{where}", value, kinds + "c")
     if array.shape != shape:

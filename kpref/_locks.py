@@ -74,10 +74,7 @@ def siblings(folder: Path, prefix: str) -> Iterator[os.DirEntry[str]]:
 def create_temporary(folder: Path, prefix: str) -> tuple[Path, int]:
     """Create a file of a new name, and lock it; returns its path and its open descriptor.
 
-    Raises
-    ------
-    OSError
-        If it cannot be created.
+    Raises OSError if it cannot be created.
     """
     while True:
         path = folder / temporary_name(prefix)
@@ -91,10 +88,7 @@ def create_temporary(folder: Path, prefix: str) -> tuple[Path, int]:
 def create_temporary_folder(folder: Path, prefix: str) -> tuple[Path, int]:
     """Make a folder of a new name, with a file `LOCK` in it that is locked; returns its path and that file, open.
 
-    Raises
-    ------
-    OSError
-        If it cannot be made.
+    Raises OSError if it cannot be made.
     """
     while True:
         path = folder / temporary_name(prefix)

@@ -12,12 +12,7 @@ __all__ = ["Terminated", "orderly_ends", "signals_wait"]
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP came; as with KeyboardInterrupt, no ``except Exception`` keeps it from ending the process.
-
-    Attributes
-    ----------
-    signal : signal.Signals
-    """
+    """SIGTERM or SIGHUP came; as with KeyboardInterrupt, no ``except Exception`` keeps it from ending the process."""
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)

@@ -24,12 +24,8 @@ def is_tensor(value: object) -> bool:
 def from_torch(name: str, tensor: Any) -> NDArray[Any]:
     """Copy a tensor of real numbers, on any device, to NumPy: floating types, bfloat16 among them, to float64.
 
-    Raises
-    ------
-    ValueError
-        If it is on the meta device, sparse, quantised or complex, or has no shape yet.
-    MemoryError
-        If the copy needs more memory than there is, as that of an expanded tensor can.
+    Raises ValueError if it is on the meta device, sparse, quantised or complex, or has no shape yet; MemoryError if the
+    copy needs more memory than there is, as that of an expanded tensor can.
     """
     try:
         shape, dtype, layout = tuple(tensor.shape), str(tensor.dtype), str(tensor.layout)

@@ -8,9 +8,11 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self, TextIO
 
-__all__ = ["Progress", "one_line", "say", "watched"]
+__all__ = ["Progress", "one_line", "output_named", "say", "watched"]
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _LONGEST = 1200  # characters of a message: what is longer is somebody's data
@@ -20,13 +22,17 @@ _BETWEEN_DRAWINGS = 0.2  # seconds
 def say(text: str) -> None:
     """Print a result.
 
-    Raises
-    ------
-    OSError
-        If it cannot be written; the error names standard output. BrokenPipeError if nobody reads any more.
+    Raises OSError if it cannot be written; the error names standard output. BrokenPipeError if nobody reads any more.
     """
-    try:
+    with output_named():
         print(text, flush=True)
+
+
+@contextmanager
+def output_named() -> Iterator[None]:
+    """Errors of standard output name it, but for that nobody reads any more."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -53,14 +59,11 @@ def watched(stream: TextIO | None) -> bool:
 
 
 class Progress:
-    """What a long command is doing: one line that is drawn anew where somebody looks on, else one line a stage.
+    """What a long command is doing: one line that is drawn anew where somebody looks on, else one line a phase.
 
     Progress is no result: a stream that cannot be written to is given up without a word.
 
-    Parameters
-    ----------
-    show : bool
-        False: say nothing.
+    With `show` False it says nothing.
     """
 
     def __init__(self, show: bool = True) -> None:
@@ -69,7 +72,7 @@ class Progress:
         self._started = time.monotonic()
         self._drawn = 0.0
         self._width = 0
-        self._stage = ""
+        self._phase = ""
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -79,14 +82,14 @@ class Progress:
         if self._live and self._width:
             self._write(f"\r{' ' * self._width}\r")
 
-    def stage(self, text: str) -> None:
-        """A new stage of the work begins."""
+    def phase(self, text: str) -> None:
+        """A new phase of the work begins."""
         with self._lock:
-            self._stage = one_line(text)
+            self._phase = one_line(text)
             self._draw()
 
     def tick(self, _: object = None) -> None:
-        """The stage lasts: the clock goes on. May be called from several threads, as often as one likes."""
+        """The phase lasts: the clock goes on. May be called from several threads, as often as one likes."""
         if self._live and time.monotonic() - self._drawn > _BETWEEN_DRAWINGS and self._lock.acquire(blocking=False):
             try:
                 self._draw()
@@ -95,7 +98,7 @@ class Progress:
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()
-        line = f"[{self._drawn - self._started:.0f} s] {self._stage}"
+        line = f"[{self._drawn - self._started:.0f} s] {self._phase}"
         if self._live:
             line = line[: shutil.get_terminal_size().columns - 1]
             self._write(f"\r{line:<{self._width}}")

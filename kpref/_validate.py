@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from numbers import Real
 from pathlib import Path
 from types import UnionType
@@ -20,12 +20,7 @@ from kpref._tensors import from_torch, is_tensor
 def integer(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
     """An integer between two bounds, each of which it may equal.
 
-    Raises
-    ------
-    TypeError
-        If `value` is not an integer; booleans and floats are none.
-    ValueError
-        If it is out of range.
+    Raises TypeError if `value` is not an integer; booleans and floats are none; ValueError if it is out of range.
     """
     try:
         number = None if isinstance(value, bool | np.bool_) else operator.index(value)  # type: ignore[arg-type]
@@ -49,12 +44,8 @@ def real_number(
 ) -> float:
     """A finite real number, between bounds that it may equal (`least`, `most`) or not (`above`, `below`).
 
-    Raises
-    ------
-    TypeError
-        If `value` is not a real number; booleans and strings are none, arrays without axes are.
-    ValueError
-        If it is not finite or out of range.
+    Raises TypeError if `value` is not a real number; booleans and strings are none, arrays without axes are; ValueError
+    if it is not finite or out of range.
     """
     scalar = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
     bounds = _bounds("of at least", least, "at most", most) + _bounds("above", above, "below", below)
@@ -92,6 +83,12 @@ def instance(name: str, value: object, kind: type | UnionType, words: str) -> No
     """Raise TypeError if a value is not of a kind; `words` say which, and where one comes from."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {words}; got {short(value)}")
+
+
+def one_of(name: str, value: object, allowed: Collection[str]) -> None:
+    """Raise ValueError if a value is none of the words that are allowed."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {short(value)}")
 
 
 def path_like(name: str, value: object) -> Path:
@@ -134,31 +131,15 @@ def finite_array(
 ) -> NDArray[Any]:
     """Convert to a read-only, C-contiguous array of finite numbers, or say which entry is not one.
 
-    Parameters
-    ----------
-    name : str
-        What the error calls the array.
-    value : array_like
-        Booleans, integers or real numbers; complex ones too if `dtype` is complex.
-    ndim : int, optional
-        Number of axes expected.
-    shape : sequence of int or str, optional
-        Shape expected. A string (or None) stands for an axis of any length and is how the error prints it,
-        as in ``("B", "T", 3)``.
-    dtype : dtype, optional
-        Floating type of the result, float64 by default.
-    axes : sequence of str, optional
-        Names of the axes, one each, to locate a bad entry: ``("trial", "step", "channel")``.
-
-    Returns
-    -------
-    ndarray
-        Nobody can write into it: a copy, unless `value` is already such an array and owns its memory.
-
-    Raises
-    ------
-    ValueError
-        If `value` is not an array of numbers, has another shape, or holds NaN or infinity.
+    `name`: what the error calls the array.
+    `value`: booleans, integers or real numbers; complex ones too if `dtype` is complex.
+    `ndim`: number of axes expected.
+    `shape`: shape expected. A string (or None) stands for an axis of any length and is how the error prints it, as in
+    ``("B", "T", 3)``.
+    `dtype`: floating type of the result, float64 by default.
+    `axes`: names of the axes, one each, to locate a bad entry: ``("trial", "step", "channel")``.
+    Nobody can write into what is returned: a copy, unless `value` is already such an array and owns its memory.
+    Raises ValueError if `value` is not an array of numbers, has another shape, or holds NaN or infinity.
     """
     wanted = np.dtype(dtype)
     given = numeric_array(name, value, "biufc" if wanted.kind == "c" else "biuf")
@@ -188,10 +169,7 @@ def within_floats(name: str, value: Any) -> Any:
 def numeric_array(name: str, value: ArrayLike, kinds: str) -> NDArray[Any]:
     """Convert to an array whose dtype kind is one of `kinds` (``"iu"`` for integers), without changing the dtype.
 
-    Raises
-    ------
-    ValueError
-        If `value` is ragged, or an array of something else.
+    Raises ValueError if `value` is ragged, or an array of something else.
     """
     words = {"b": "booleans", "i": "integers", "f": "real numbers", "c": "complex numbers", "U": "strings"}
     expected = ", ".join(words[kind] for kind in kinds if kind in words)
@@ -242,10 +220,7 @@ def check_shape(
 ) -> None:
     """Compare the shape of an array with what is expected; see `finite_array` for the arguments.
 
-    Raises
-    ------
-    ValueError
-        If they differ; it prints the shape expected and the shape given.
+    Raises ValueError if they differ; it prints the shape expected and the shape given.
     """
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} axes; got shape {array.shape}")

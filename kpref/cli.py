@@ -1,7 +1,7 @@
 """The command line: ``kpref analyze``, ``kpref bench``, ``kpref verify``, ``kpref golden``, ``kpref --version``.
 
-A subcommand is a module with ``add_arguments(parser)`` and ``run(args) -> int``. It is imported when it is asked for
-and not before, so that ``kpref --help`` answers at once.
+A subcommand is a module of `kpref.commands`. It is imported when it is asked for and not before, so that
+``kpref --help`` answers at once.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn, TextIO
 
 from kpref._signals import Terminated, orderly_ends
-from kpref._terminal import one_line, say
+from kpref._terminal import one_line, output_named, say
 from kpref._version import __version__
 
 COMMANDS = {
@@ -31,9 +31,6 @@ COMMANDS = {
     "golden": "write a problem for a backend in another language, and judge its answers",
 }
 """Subcommand, and its line in the help."""
-
-MODULES = {"analyze": "analysis.command", "verify": "verify_command", "golden": "golden_command"}
-"""Subcommands whose module is not called as they are."""
 
 EXIT_ERROR = 2
 EXIT_SIGNAL = 128  # what a shell reports for a program ended by signal n is this + n
@@ -80,16 +77,10 @@ class Parser(argparse.ArgumentParser):
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """Build the parser, with the arguments of one subcommand.
 
-    Parameters
-    ----------
-    command : str or None
-        The subcommand whose module is imported for its arguments; None, or a name that is not a subcommand, for none.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-        The parser. For `command` it also sets ``run``, the function that takes the parsed arguments (`main` adds to
-        them the command line itself as ``argv``).
+    `command`: the subcommand whose module is imported for its arguments; None, or a name that is not a subcommand, for
+    none.
+    Returns the parser. For `command` it also sets ``run``, the function that takes the parsed arguments (`main` adds to
+    them the command line itself as ``argv``).
     """
     parser = Parser(prog="kpref", description="Reference operators of the K-P flow.")
     parser.add_argument("--version", action="version", version=f"kpref {__version__}")
@@ -97,7 +88,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == command:
-            module = importlib.import_module(f"kpref.{MODULES.get(name, name)}")
+            module = importlib.import_module(f"kpref.commands.{name}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser
@@ -194,12 +185,8 @@ def _run(argv: list[str]) -> int:
         args.argv = argv
         return int(args.run(args))
     finally:
-        try:
+        with output_named():
             sys.stdout.flush()  # here, where it can be said that it failed, and not when Python ends
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def _has_current_folder() -> bool:

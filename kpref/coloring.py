@@ -6,20 +6,18 @@ The colours can be told apart by people with any of the common forms of colour b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 
+from kpref._types import Array
 from kpref._validate import finite_array, instance
 from kpref.threads import serial_blas
 from kpref.trials import Trials
 
 __all__ = ["TrialColoring", "color_trials"]
-
-Array = npt.NDArray[Any]
 
 # M. Petroff, *Accessible Color Sequences for Data Visualization* (arXiv:2107.02270), the sequence of ten.
 _CATEGORIES = (

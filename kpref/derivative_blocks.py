@@ -13,11 +13,12 @@ it, where only the diagonal blocks are of use and dense ones are marked without 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.linearize import DenseForm, Form, written_out
 from kpref.product_form import ProductForm
 from kpref.program import Operation, View
@@ -25,28 +26,16 @@ from kpref.step_form import StepForm
 
 __all__ = ["Block", "new_state_blocks", "state_jacobian", "written_at"]
 
-Array = npt.NDArray[Any]
-
 
 class Block(NamedTuple):
-    """Part of the derivative of a register.
+    """Part of the derivative of a register."""
 
-    Attributes
-    ----------
-    row, column : int
-        Its first ones.
-    rows, columns : int
-        How many.
-    diagonal : bool
-    values : ndarray, shape (..., rows) if diagonal, else (..., rows, columns), or None
-        None stands for ones on a diagonal block, and for numbers that were not asked for in a dense one.
-    """
-
-    row: int
-    column: int
-    rows: int
-    columns: int
+    row: int  # the first
+    column: int  # the first
+    rows: int  # how many
+    columns: int  # how many
     diagonal: bool
+    # (..., rows): None stands for ones on a diagonal block, and for numbers that were not asked for in a dense one
     values: Array | None = None
 
 
@@ -101,15 +90,8 @@ def new_state_blocks(
 ) -> list[Block]:
     """Derivative of the new state by whatever the given blocks of registers stand for.
 
-    Parameters
-    ----------
-    form : StepForm
-    channel : callable
-        Coefficients (..., width) of the channel, or unit weight, of a name.
-    seeds : mapping of int to list of Block
-        Derivatives that registers start with.
-    dense : bool
-        Whether the numbers of dense blocks are wanted.
+    `channel`: coefficients (..., width) of the channel, or unit weight, of a name. `seeds`: derivatives that registers
+    start with. `dense`: whether the numbers of dense blocks are wanted.
     """
     program = form.program
     registers: list[list[Block]] = [list(seeds.get(register, ())) for register in range(len(program.widths))]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse.linalg import LinearOperator
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import finite_array, first_index, integer, numeric_array, short
 from kpref._validate import function as require_function
 from kpref.threads import serial_blas
@@ -29,7 +30,6 @@ __all__ = [
     "taylor_test",
 ]
 
-Array = npt.NDArray[Any]
 Function = Callable[[Array], npt.ArrayLike]
 
 #: A power of two, so that to divide by it is exact; its square is nothing beside the rounding of any double.

@@ -13,22 +13,19 @@ from kpref import operators
 from kpref._foreign import read_only
 from kpref._frozen import MadeOfFunctions
 from kpref._reprs import html_table
-from kpref._validate import check_shape, finite_array, numeric_array, precision, real_number, short
+from kpref._validate import precision, real_number, short
 from kpref.dynamics import Dynamics, FieldDynamics, MapDynamics, StageOperators
-from kpref.gradient import GradientFlow
-from kpref.integrate import Solution, Tableau, check_times, get_tableau
-from kpref.lengths import joined
+from kpref.flow_inputs import field_inputs, initial_states, map_inputs, time_grid, with_lengths
+from kpref.integrate import Solution, Tableau, get_tableau
 from kpref.linearize import Form
-from kpref.loss import evaluate_loss
-from kpref.memory import require_memory
-from kpref.models.base import DenseModel, Field, Map, Model
-from kpref.models.step import StepModel
+from kpref.loss import LossValue, evaluate_loss
+from kpref.models.base import Field, Map, Model
 from kpref.operators import TensorOperator
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.trials import Trials
 
-__all__ = ["Flow", "require_flow"]
+__all__ = ["Flow", "GradientFlow", "require_flow"]
 
 Array = npt.NDArray[Any]
 
@@ -61,17 +58,17 @@ class Flow(MadeOfFunctions):
         Step of an even time grid that starts at 0, in the unit of time of the field. Fields only.
     times : array_like, shape (N + 1,), optional
         The time grid, T = N + 1. Fields only.
-    method : str or Tableau
-        Explicit Runge-Kutta method; `kpref.integrate.TABLEAUS` lists them. One step for each interval of the grid,
-        unless `rtol` is given.
+    method : str or Tableau, optional
+        Explicit Runge-Kutta method, "rk4" by default; `kpref.integrate.TABLEAUS` lists them. One step for each interval
+        of the grid, unless `rtol` is given. Fields only, as all that follows.
     rtol, atol : float or array_like of shape (H,), optional
         Tolerances of adaptive steps, for all units or one each; see `kpref.integrate.adaptive`. They control the
         error of the states, not that of the operators, which are exact for the steps taken: where the states rest, the
         steps grow, and the operators are those of a coarse method.
-    input_kind : {"hold", "linear", "cubic"}
-        How inputs extend between grid times.
-    forcing : {"linear", "cubic"}
-        How P interpolates a forcing from the grid to the stages of the method.
+    input_kind : {"hold", "linear", "cubic"}, optional
+        How inputs extend between grid times, "hold" by default.
+    forcing : {"linear", "cubic"}, optional
+        How P, "linear" by default, interpolates a forcing from the grid to the stages of the method.
     stage_memory : float, optional
         Bytes for the coefficients at the stages; beyond it they are computed anew each time, to the same bits.
 
@@ -84,12 +81,13 @@ class Flow(MadeOfFunctions):
         Read-only.
     space : TrajectorySpace
     P, P_inverse, J, K, NTK, D, D_z0 : TensorOperator
-        See `kpref.operators.propagation` and, for fields, `kpref.operators.stages`.
+        See `kpref.operators.propagation` and, for fields, `kpref.operators.stage_space`.
 
     Raises
     ------
     ValueError
-        If shapes do not match, a number is not finite, or the trajectory overflows (names trial and step or time).
+        If shapes do not match, a number is not finite, the trajectory overflows (names trial and step or time), or a
+        map is given what only a field has.
     MemoryError
         Before anything is allocated, if the flow would not fit.
 
@@ -116,31 +114,35 @@ class Flow(MadeOfFunctions):
         lengths: npt.ArrayLike | None = None,
         dt: float | None = None,
         times: npt.ArrayLike | None = None,
-        method: str | Tableau = "rk4",
+        method: str | Tableau | None = None,
         rtol: npt.ArrayLike | None = None,
         atol: npt.ArrayLike | None = None,
-        input_kind: str = "hold",
-        forcing: str = "linear",
+        input_kind: str | None = None,
+        forcing: str | None = None,
         stage_memory: float | None = None,
     ) -> None:
         self.model: Model = model
         self.dtype: np.dtype[Any] = precision(dtype)
-        inputs, ends = _with_lengths(inputs, lengths)
+        inputs, ends = with_lengths(inputs, lengths)
         if isinstance(model, Map):
-            if times is not None or dt is not None or rtol is not None or atol is not None:
-                raise ValueError(f"times, dt, rtol and atol are for models in continuous time; {model} is a map")
-            self.inputs: Any = _inputs(inputs, model, self.dtype)
-            self.z0: Array = _initial_states(z0, self.inputs.shape[0], model.n_states)
+            of_fields = {"dt": dt, "times": times, "method": method, "rtol": rtol, "atol": atol,
+                         "input_kind": input_kind, "forcing": forcing, "stage_memory": stage_memory}  # fmt: skip
+            given = [name for name, value in of_fields.items() if value is not None]
+            if given:
+                verb = "is" if len(given) == 1 else "are"
+                raise ValueError(f"{' and '.join(given)} {verb} for models in continuous time; {model} is a map")
+            self.inputs: Any = map_inputs(inputs, model, self.dtype)
+            self.z0: Array = initial_states(z0, self.inputs.shape[0], model.n_states)
             self._dynamics: Dynamics = MapDynamics(model, self.inputs, self.z0, measure, self.dtype, ends)
         elif isinstance(model, Field):
-            grid = _time_grid(times, dt, inputs)
-            self.inputs, self.z0 = _field_inputs(inputs, z0, model, grid, self.dtype)
+            grid = time_grid(times, dt, inputs)
+            self.inputs, self.z0 = field_inputs(inputs, z0, model, grid, self.dtype)
             tolerances = _tolerances(rtol, atol)
             memory = None if stage_memory is None else real_number("stage_memory", stage_memory, least=0)
-            tableau = get_tableau(method)
+            tableau = get_tableau("rk4" if method is None else method)
             self._dynamics = FieldDynamics(
-                model, self.inputs, input_kind, grid, self.z0, tableau, tolerances, forcing, measure, self.dtype,
-                memory, ends,
+                model, self.inputs, "hold" if input_kind is None else input_kind, grid, self.z0, tableau, tolerances,
+                "linear" if forcing is None else forcing, measure, self.dtype, memory, ends,
             )  # fmt: skip
         else:
             raise TypeError(f"model must be one of kpref.models; got {type(model).__name__}")
@@ -298,107 +300,79 @@ class Flow(MadeOfFunctions):
         return html_table(rows)
 
 
+class GradientFlow:
+    """Gradient descent on a loss, seen in parameters, dynamics and states. Made by `Flow.gradient_flow`.
+
+    What it would do to each, predicted,
+
+        grad_theta = D^T Mu Err,    df = -J grad_theta = -K P* Err,    dz = -D grad_theta = -P K P* Err
+
+    per unit learning rate, and realised. The loss falls at the rate ``<Err, NTK Err>_X = |grad_theta|^2`` (Hazelden et
+    al., arXiv:2507.06381).
+
+    Attributes
+    ----------
+    flow : Flow
+    loss_value : LossValue
+    """
+
+    def __init__(self, flow: Flow, loss_value: LossValue) -> None:
+        self.flow, self.loss_value = flow, loss_value
+
+    def __repr__(self) -> str:
+        return f"GradientFlow({self.flow!r}, loss={self.loss:.6g})"
+
+    @property
+    def loss(self) -> float:
+        """The loss L."""
+        return self.loss_value.value
+
+    @property
+    def err(self) -> Array:
+        """``Err``, shape (B, T, H): the derivative of the loss density by the states."""
+        return self.loss_value.err
+
+    @cached_property
+    def grad_theta(self) -> Array:
+        """Gradient of the loss by the trainable parameters, ``D^T Mu Err``, shape (M,), the readout held fixed."""
+        return np.asarray(self.flow.D.T(self.flow.space.weigh(self.err)))
+
+    @cached_property
+    def df(self) -> Array:
+        """Change of the dynamics per unit learning rate, ``-K P* Err``, shape (B, T, H)."""
+        return np.asarray(-self.flow.J(self.grad_theta))
+
+    @cached_property
+    def dz(self) -> Array:
+        """Predicted change of the states per unit learning rate, ``-P K P* Err``, shape (B, T, H)."""
+        return np.asarray(-self.flow.D(self.grad_theta))
+
+    @property
+    def loss_rate(self) -> float:
+        """Predicted change of the loss per unit learning rate, ``-|grad_theta|^2``."""
+        return -self.flow.D.space_in.inner(self.grad_theta, self.grad_theta)
+
+    def realised(self, eta: float) -> Array:
+        """Change of the states, shape (B, T, H), after the parameter step ``-eta grad_theta``.
+
+        It differs from ``eta * dz`` by O(eta^2). Costs a forward pass.
+
+        Raises
+        ------
+        ValueError
+            If `eta` is not finite, or the trajectory overflows after the step.
+        """
+        eta = real_number("eta", eta)
+        model = self.flow.model
+        after = self.flow.rerun(model.with_vector(model.vector - eta * self.grad_theta))
+        return np.asarray(after - self.flow.states)
+
+
 def require_flow(flow: object) -> Flow:
     """A flow as it is, or TypeError."""
     if not isinstance(flow, Flow):
         raise TypeError(f"flow must be a kpref.Flow; got {short(flow)}")
     return flow
-
-
-def _with_lengths(inputs: Any, lengths: npt.ArrayLike | None) -> tuple[Any, Any]:
-    """Inputs and the lengths of their trials; sampled inputs are cleared of what stands after the ends."""
-    if not isinstance(inputs, Trials):
-        inputs, sizes = joined("inputs", inputs, ("n_inputs",))
-        lengths = sizes if lengths is None else lengths
-        if lengths is None or inputs is None or callable(inputs) or np.shape(inputs)[2:] == (0,):
-            return inputs, lengths
-        inputs = Trials(inputs, lengths=lengths)  # type: ignore[arg-type]
-    elif lengths is not None:
-        raise ValueError("trials have lengths of their own: give lengths with an array of inputs only")
-    return inputs.inputs, inputs.lengths
-
-
-def _inputs(inputs: Any, model: Model, dtype: np.dtype[Any]) -> Array:
-    """The inputs, checked; that there is memory for the flow as well, before they are copied."""
-    given = numeric_array("inputs", inputs, "biuf")
-    check_shape("inputs", given, ndim=3)
-    if 0 in given.shape[:2] or given.shape[2] == 0 < model.n_inputs:
-        raise ValueError(f"inputs must have at least one trial, step and channel; got shape {given.shape}")
-    if given.shape[2] != model.n_inputs:
-        raise ValueError(f"inputs must have shape (B, T, {model.n_inputs}) for this model; got {given.shape}")
-    _check_memory(model, given.shape[0], given.shape[1], dtype)
-    return finite_array("inputs", given, axes=("trial", "step", "channel"))
-
-
-def _initial_states(z0: npt.ArrayLike | None, trials: int, units: int) -> Array:
-    array = np.zeros(units) if z0 is None else finite_array("z0", z0)
-    if array.shape not in ((units,), (trials, units)):
-        raise ValueError(f"z0 must have shape ({units},) or ({trials}, {units}); got {array.shape}")
-    return np.broadcast_to(array, (trials, units))  # read-only
-
-
-def _check_memory(model: Model, trials: int, steps: int, dtype: np.dtype[Any]) -> None:
-    """States and coefficients, and three tensors for a product with the NTK; in one precision and float64 states.
-
-    The inputs are there three times: as given, time first, and among the coefficients.
-    """
-    if isinstance(model, StepModel):
-        coefficients = sum(model.program.channels.values())
-    else:
-        coefficients = model.n_states * (2 + (model.n_stored if isinstance(model, DenseModel) else 0))
-    states = 8.0 * model.n_states + dtype.itemsize * (coefficients + 3.0 * model.n_states)
-    inputs = model.n_inputs * (16.0 + dtype.itemsize)
-    require_memory(trials * steps * (states + inputs), f"a flow of {model} over {trials} trials of {steps} steps")
-
-
-def _time_grid(times: npt.ArrayLike | None, dt: float | None, inputs: Any) -> Array:
-    if (times is None) == (dt is None):
-        raise ValueError("a model in continuous time needs its time grid: give either times or dt")
-    if times is not None:
-        return check_times(times)
-    if callable(inputs) or inputs is None:
-        raise ValueError("dt needs sampled inputs, one for each time; give times with a function of time or no inputs")
-    step = real_number("dt", dt, above=0)
-    shape = numeric_array("inputs", inputs, "biuf").shape
-    if len(shape) != 3:
-        raise ValueError(f"inputs must have shape (B, T, n_inputs); got {shape}")
-    return check_times(step * np.arange(shape[1]))
-
-
-def _field_inputs(inputs: Any, z0: Any, model: Field, times: Array, dtype: np.dtype[Any]) -> tuple[Any, Array]:
-    """Inputs and initial states of a field, checked against each other."""
-    length = len(times)
-    if inputs is None and model.n_inputs:
-        raise ValueError(f"{model} needs inputs of shape (B, {length}, {model.n_inputs}), or a function of time")
-    if callable(inputs):
-        source, trials = inputs, _trials_of_function(inputs, model, float(times[0]))
-    elif model.n_inputs == 0:
-        given = None if inputs is None else numeric_array("inputs", inputs, "biuf").shape
-        starts = () if z0 is None else numeric_array("z0", z0, "biuf").shape
-        if given is not None and (len(given) != 3 or given[0] == 0 or given[1:] != (length, 0)):
-            raise ValueError(
-                f"inputs of {model}, which has none, must be None or of shape (B, {length}, 0); got {given}"
-            )
-        trials = given[0] if given is not None else starts[0] if len(starts) == 2 else 1
-        _check_memory(model, trials, length, dtype)
-        source = np.zeros((trials, length, 0))
-        source.flags.writeable = False
-    else:
-        source = _inputs(inputs, model, dtype)
-        trials = len(source)
-        if source.shape[1] != length:
-            raise ValueError(f"inputs must have one row for each of the {length} times; got shape {source.shape}")
-    _check_memory(model, trials, length, dtype)
-    return source, _initial_states(z0, trials, model.n_states)
-
-
-def _trials_of_function(inputs: Callable[[float], npt.ArrayLike], model: Field, start: float) -> int:
-    shape = np.shape(inputs(start))
-    if len(shape) != 2 or shape[0] == 0 or shape[1] != model.n_inputs:
-        raise ValueError(
-            f"the input function must return shape (B, {model.n_inputs}) for this model; got {shape} at t = {start}"
-        )
-    return int(shape[0])
 
 
 def _tolerances(rtol: npt.ArrayLike | None, atol: npt.ArrayLike | None) -> dict[str, Any] | None:

@@ -21,21 +21,9 @@ __all__ = ["check_lengths", "joined", "points", "without_tail"]
 def check_lengths(lengths: ArrayLike, n_trials: int, n_steps: int) -> NDArray[np.int64]:
     """Lengths of trials as a read-only int64 vector.
 
-    Parameters
-    ----------
-    lengths : array_like of int, shape (B,)
-        From 1 to T each.
-    n_trials, n_steps : int
-        B and T.
-
-    Returns
-    -------
-    ndarray, shape (B,)
-
-    Raises
-    ------
-    ValueError
-        If they are no integers, not one for each trial, or out of range; names the trial.
+    `lengths`: shape (B,); from 1 to T each. `n_trials`, `n_steps`: B and T.
+    Returns shape (B,).
+    Raises ValueError that names the trial if they are no integers, not one for each trial, or out of range.
     """
     given = numeric_array("lengths", lengths, "iu")
     check_shape("lengths", given, shape=(n_trials,))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import finite_array, first_index, instance, short
 from kpref.forward import compiled_network
 from kpref.memory import require_memory
@@ -30,26 +31,16 @@ __all__ = [
     "DenseForm", "Form", "empty_step_form", "linearize", "require_finite", "require_form", "with_states", "written_out",
 ]  # fmt: skip
 
-Array = npt.NDArray[Any]
-
 #: Entries of a (rows, B, H) tensor that one block of the linearisation handles: its temporaries stay in cache.
 _BLOCK_ENTRIES = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
 class DenseForm:
-    """Jacobians of a small system along a trajectory, stored.
+    """Jacobians of a small system along a trajectory, stored."""
 
-    Attributes
-    ----------
-    state_jacobian : ndarray, shape (R, B, H, H)
-        A.
-    parameter_jacobian : ndarray, shape (R, B, H, M)
-        J_theta, by the trainable parameters.
-    """
-
-    state_jacobian: Array
-    parameter_jacobian: Array
+    state_jacobian: Array  # (R, B, H, H): A
+    parameter_jacobian: Array  # (R, B, H, M): J_theta, by the trainable parameters
 
     __repr__ = short_repr
 
@@ -99,10 +90,7 @@ def written_out(form: Form) -> StepForm | DenseForm:
 
     They take H and M calls of the model's functions.
 
-    Raises
-    ------
-    MemoryError
-        Before anything is computed, if they would not fit.
+    Raises MemoryError before anything is computed, if they would not fit.
     """
     if not isinstance(form, ProductForm):
         return form
@@ -123,18 +111,9 @@ def require_form(form: Form) -> Form:
 def linearize(model: Model, states: Array, inputs: Array, dtype: npt.DTypeLike = np.float64) -> Form:
     """Coefficients of `model` at given states.
 
-    Parameters
-    ----------
-    model : StepModel or DenseModel
-    states : ndarray, shape (R, B, H)
-        The points of linearisation; of a map, row n is the state that its n-th application starts from.
-    inputs : ndarray, shape (R, B, n_in)
-    dtype : dtype
-        Floating type of the result; the coefficients are computed in float64.
-
-    Returns
-    -------
-    StepForm, DenseForm or ProductForm
+    `states`: shape (R, B, H); the points of linearisation; of a map, row n is the state that its n-th application
+    starts from. `inputs`: shape (R, B, n_in). `dtype`: floating type of the result; the coefficients are computed in
+    float64.
 
     Notes
     -----

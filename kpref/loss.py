@@ -13,12 +13,12 @@ are zero there, and targets, labels and mask may hold anything.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import finite_array, numeric_array, short
 from kpref.lengths import without_tail
 from kpref.readout import Readout
@@ -26,8 +26,6 @@ from kpref.space import TrajectorySpace
 from kpref.threads import serial_blas
 
 __all__ = ["LOSSES", "LossValue", "evaluate_loss"]
-
-Array = npt.NDArray[Any]
 
 LOSSES = ("mse", "cross_entropy")
 

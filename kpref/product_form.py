@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._foreign import returned
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.models.base import ProductModel
 
 __all__ = ["ProductForm"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

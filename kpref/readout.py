@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from kpref._frozen import Frozen
+from kpref._types import Array
 from kpref._validate import finite_array, numeric_array
 from kpref.threads import serial_blas
 
 __all__ = ["Readout"]
-
-Array = npt.NDArray[Any]
 
 
 class Readout(Frozen):

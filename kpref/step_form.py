@@ -202,8 +202,9 @@ class StepForm:
         variables: Mapping[str, Array] | None = None,
     ) -> StepForm:
         """The same form with some of its numbers replaced by others of the same shapes."""
-        numbers = self.numbers.copy() if channels else self.numbers
-        for name, value in (channels or {}).items():
+        units = {name: weight for name, weight in (weights or {}).items() if name in self.places}
+        numbers = self.numbers.copy() if channels or units else self.numbers
+        for name, value in {**(channels or {}), **units}.items():
             self.places[name].view(numbers)[...] = value
         known, extra = dict(self.known), [self.variables]
         column = self.variables.shape[2]
@@ -226,7 +227,7 @@ class StepForm:
 
     def pack(self, vectors: Array) -> dict[str, Array]:
         """Parameter vectors (v, M) as changes of the trained weights, each (v, outputs, inputs)."""
-        arrays = self._split(vectors)
+        arrays = self.split(vectors)
         changes = {name: np.zeros((len(vectors), *self.weights[name].shape), vectors.dtype) for name in self.trained}
         for entry in self.entries:
             part = arrays[entry.parameter][:, entry.part] * np.asarray(entry.factor, vectors.dtype)
@@ -237,14 +238,14 @@ class StepForm:
         """The transpose of `pack`."""
         first = next(iter(changes.values()))
         vectors = np.zeros((len(first), self.n_parameters), first.dtype)
-        arrays = self._split(vectors)
+        arrays = self.split(vectors)
         for entry in self.entries:
             block = changes[entry.weight][:, entry.rows, entry.columns]
             part = block.swapaxes(1, 2) if entry.transposed else block
             arrays[entry.parameter][:, entry.part] += part * np.asarray(entry.factor, first.dtype)
         return vectors
 
-    def _split(self, vectors: Array) -> dict[str, Array]:
+    def split(self, vectors: Array) -> dict[str, Array]:
         """Views (v, rows, columns) of the trained arrays in parameter vectors; an array of one axis is a column."""
         arrays, start = {}, 0
         for name, shape in self.shapes.items():

@@ -57,7 +57,7 @@ _lock = threading.RLock()  # of the names below; never held while a task runs
 _num_threads: int | None = None
 _pool: ThreadPoolExecutor | None = None
 _holders = 0  # threads inside `one_blas_thread`
-_limit: Any = None
+_before: list[tuple[Any, int]] = []  # BLAS libraries, and how many threads they had, while there are holders
 
 
 def get_num_threads() -> int:
@@ -115,16 +115,9 @@ def run_blocks(
     thread that waits for it. No lock is held while tasks run: several Python threads may call at once, and share the
     pool. The context variables of the caller, NumPy's ``errstate`` among them, hold inside the tasks.
 
-    Parameters
-    ----------
-    task : callable
-        Code of this package that takes the GIL's release well; with `here` anything.
-    number : int
-    here : bool
-        Run all tasks in the calling thread, in order: for tasks that call Python functions of the user, which may keep
-        scratch memory, contexts or locks.
-    done : callable, optional
-        Called in the calling thread with the index of each task that has ended, in order.
+    `task`: code of this package that takes the GIL's release well; with `here` anything. `here`: run all tasks in the
+    calling thread, in order: for tasks that call Python functions of the user, which may keep scratch memory, contexts
+    or locks. `done`: called in the calling thread with the index of each task that has ended, in order.
     """
     with one_blas_thread():
         if here or number == 1 or get_num_threads() == 1 or _here.worker:
@@ -154,13 +147,16 @@ def one_blas_thread() -> Iterator[None]:
 
     The last bits of a product depend on the number of its threads; and OpenBLAS's go on spinning for a while after it,
     which nearly halves the speed of kernels that run next. The limit is one of the process: it is lifted when the last
-    thread leaves. Some 25 us for the first thread to enter, nothing for those inside.
+    thread leaves. Some 3 us for the first thread to enter, nothing for those inside.
     """
-    global _holders, _limit
+    global _holders
     if _here.depth == 0:
         with _lock:
             if _holders == 0:
-                _limit = _blas_libraries().limit(limits=1, user_api="blas")
+                # As `ThreadpoolController.limit` does, which asks for versions and names too: ten times as long.
+                for library in _blas_controllers():
+                    _before.append((library, library.num_threads))
+                    library.set_num_threads(1)
             _holders += 1
     _here.depth += 1
     try:
@@ -186,10 +182,9 @@ def serial_blas(function: Callable[Arguments, Result]) -> Callable[Arguments, Re
 
 
 def _lift_limit() -> None:
-    global _limit
-    if _limit is not None:
-        _limit.restore_original_limits()
-        _limit = None
+    while _before:
+        library, threads = _before.pop()
+        library.set_num_threads(threads)
 
 
 @cache
@@ -199,6 +194,11 @@ def _blas_libraries() -> ThreadpoolController:
     import_module("scipy.linalg.cython_blas")  # its OpenBLAS is the one that the kernels call
 
     return ThreadpoolController()
+
+
+@cache
+def _blas_controllers() -> list[Any]:
+    return [library for library in _blas_libraries().lib_controllers if library.user_api == "blas"]
 
 
 def blas_libraries() -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.derivative_blocks import Block, new_state_blocks, written_at
 from kpref.linearize import DenseForm, Form, require_form, written_out
 from kpref.product_form import ProductForm
@@ -38,7 +39,6 @@ from kpref.step_form import Entry, StepForm
 
 __all__ = ["Features", "UnitForm", "current_derivatives", "state_units", "unit_form"]
 
-Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.intp]
 #: Entries of J up to which it is written out where K mixes units.
 _MOST_ENTRIES = 1 << 22
@@ -48,17 +48,10 @@ Picks = tuple[Integers, Array]
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What the trained entries of one current of each unit multiply.
+    """What the trained entries of one current of each unit multiply."""
 
-    Attributes
-    ----------
-    values : ndarray, shape (R B, V)
-        Rows in the order (time, trial).
-    picked : tuple of ndarray, shapes (N, c), or None
-        For each unit, which of the columns, and times what; None where each unit has all of them as they are.
-    """
-
-    values: Array
+    values: Array  # (R B, V): rows in the order (time, trial)
+    # for each unit, which of the columns, and times what; None where each unit has all of them as they are
     picked: Picks | None = None
 
     @property
@@ -232,10 +225,7 @@ class UnitForm:
 def unit_form(form: Form) -> UnitForm | None:
     """K of a linearisation by units; None where it mixes those of a network too large to be one unit.
 
-    Raises
-    ------
-    TypeError
-        If `form` is no linearisation.
+    Raises TypeError if `form` is no linearisation.
 
     Notes
     -----
@@ -310,10 +300,7 @@ def current_derivatives(form: StepForm) -> Iterator[tuple[Array, Array]]:
 
     Of any network, units mixed or not: the diagonal block of K at a point is ``G diag(|v_g|^2) G^T``.
 
-    Raises
-    ------
-    ValueError
-        If one trained number enters two currents: there would be terms between these.
+    Raises ValueError if one trained number enters two currents: there would be terms between these.
     """
     picks = _picks(form)
     if picks is None:

@@ -27,10 +27,12 @@ from scipy.integrate import solve_ivp
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
+sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))  # which holds the package `apparatus`
 
-from kpref.convergence import FLOOR, QUANTITIES, STEPS, errors, fitted_slope
+from apparatus.convergence import FLOOR, QUANTITIES, STEPS, errors, fitted_slope
+from apparatus.detest import PROBLEMS, reference
+
 from kpref.integrate import TABLEAUS, adaptive
-from kpref.integrate.detest import PROBLEMS, reference
 
 SPAN = 2.0
 """Length of the time that the problem of the convergence study covers."""

@@ -20,14 +20,14 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from kpref import Flow
 from kpref.bench.peers import Kpref, TorchStored
-from kpref.bench.problem import Problem
+from kpref.bench.workload import Problem
 from kpref.checkpoints import load_checkpoint
 from kpref.spectra import kernel_spectrum
 from kpref.spectra.blocks import block_eigh
 from kpref.spectra.eigen import eigh
 from kpref.threads import blas_names, get_num_threads
 
-PROBLEM = Problem("gru", trials=100, steps=90, states=128, inputs=3, dtype="float64")
+PROBLEM = Problem("gru", trials=100, steps=90, units=128, inputs=3, dtype="float64")
 PAIRS = 5
 #: Relative residual asked for, and starting vectors.
 WANTED, STARTS = 1e-6, 5

@@ -1,11 +1,11 @@
 """What the oracle catches, and whom it accuses: two tables.
 
-The first plants every mutant of `kpref.oracle.mutants` in every kind of network that it makes sense for, in float64,
+The first plants every mutant of `apparatus.mutants` in every kind of network that it makes sense for, in float64,
 float32, TF32 and bfloat16. A mutant that escapes is planted once more in float64, where it is all that is wrong, and
 its size given in deviations of the rounding errors of the arithmetic: below the bound of the check it is counted as
 hidden, above it as escaped. The second shows correct backends, suspicious ones included, to the oracle.
 
-    python scripts/oracle_power.py [--cases N] [--problems N] [--processes N]
+    python scripts/oracle_power.py [--models NAME ...] [--arithmetics NAME ...] [--cases N] [--problems N]
 """
 
 from __future__ import annotations
@@ -14,21 +14,28 @@ import argparse
 import itertools
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
+sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))  # which holds the package `apparatus`
+
+from apparatus.cases import NETWORKS, correct_backend, emulate, make_flow, random_flow
+from apparatus.mutants import MUTANTS
+
 from kpref import Flow
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.cases import correct_backend, emulate, make_flow, random_flow
-from kpref.oracle.mutants import MUTANTS
 from kpref.oracle.problem import MODELS
 from kpref.oracle.verdict import Report
-from kpref.oracle.verify import verify
+from kpref.oracle.verification import verify
 
 NAMES = ("float64", "float32", "tf32", "bfloat16")
 #: Networks that mutants are planted in, and options beside their size.
@@ -91,14 +98,19 @@ def mutant_flow(kind: str, weighted: bool, seed: int = 0, shape: tuple[int, int]
     return make_flow(model, shape, seed, weights if weighted else "mean")
 
 
-def try_mutant(task: tuple[str, str, str, int]) -> Catch:
-    """Plant a mutant in a kind of network, in an arithmetic, for a seed."""
+def try_mutant(
+    task: tuple[str, str, str, int], offered: Callable[[Any], Any] = lambda backend: backend, **size: Any
+) -> Catch:
+    """Plant a mutant in a kind of network, in an arithmetic, for a seed.
+
+    `offered` makes of the backend what the oracle is shown, `size` goes to `mutant_flow`.
+    """
     name, kind, arithmetic, seed = task
     mutant = MUTANTS[name]
-    flow = mutant_flow(kind, mutant.weighted, seed)
+    flow = mutant_flow(kind, mutant.weighted, seed, **size)
     backend = emulate(flow, ARITHMETICS[arithmetic])
     mutant.plant(backend)
-    report = verify(backend, flow, seed=seed)
+    report = verify(offered(backend), flow, seed=seed)
     accused = {check.operator for check in report.defects}
     found = [check for check in report.defects if check.operator == mutant.operator]
     if not found:
@@ -124,21 +136,24 @@ def _alone(name: str, flow: Flow, arithmetic: str, seed: int) -> Report:
     return verify(backend, exact, arithmetic, seed)
 
 
-def mutant_tasks(arithmetics: Iterable[str] = NAMES, problems: int = 1) -> list[tuple[str, str, str, int]]:
+def mutant_tasks(
+    arithmetics: Iterable[str] = NAMES, problems: int = 1, kinds: Collection[str] = tuple(KINDS)
+) -> list[tuple[str, str, str, int]]:
     """Every mutant in every kind of network and arithmetic that it can exist in, in a number of problems each."""
     return [
         (name, kind, arithmetic, seed)
         for (name, mutant), arithmetic in itertools.product(MUTANTS.items(), arithmetics)
         if arithmetic in mutant.arithmetics
         for kind in mutant.models
+        if kind in kinds
         for seed in range(problems)
     ]
 
 
-def try_correct(task: tuple[str, int]) -> Alarm:
-    """Show a correct backend to the oracle."""
+def try_correct(task: tuple[str, int], names: Sequence[str] = ()) -> Alarm:
+    """Show a correct backend to the oracle, of any network or one of those that are named."""
     arithmetic, seed = task
-    flow = random_flow(seed)
+    flow = random_flow(seed, names)
     name, backend = correct_backend(flow, ARITHMETICS[arithmetic], seed)
     report = verify(backend, flow, seed=seed)
     complaints = tuple(str(check) for check in report.checks if check.verdict in ("defect", "could not run"))
@@ -222,13 +237,15 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=1, help="problems for each mutant and kind (default: 1)")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--arithmetics", nargs="+", default=NAMES, choices=[*ARITHMETICS])
+    parser.add_argument("--models", nargs="+", choices=NETWORKS, help="networks (default: all)")
     arguments = parser.parse_args()
     chosen = [name for name in arguments.arithmetics if name in NAMES]
-    catches = run(try_mutant, mutant_tasks(chosen, arguments.problems), arguments.processes, "mutants")
+    planted = mutant_tasks(chosen, arguments.problems, arguments.models or KINDS)
+    catches = run(try_mutant, planted, arguments.processes, "mutants")
     print(f"Power: {len(MUTANTS)} mutants planted in correct backends")
     print(power_table(catches), flush=True)
     cases = list(itertools.product(arguments.arithmetics, range(arguments.cases)))
-    alarms = run(try_correct, cases, arguments.processes, "correct backends")
+    alarms = run(partial(try_correct, names=arguments.models or ()), cases, arguments.processes, "correct backends")
     print("\nFalse alarms: correct backends, and the largest figure of each kind of check")
     print(alarm_table(alarms))
 

@@ -18,7 +18,7 @@ from calibration import Cell, dense_copy, spectra, symmetrised
 
 from kpref import Flow, load_checkpoint
 from kpref.analysis.alignments import PROBES as ALIGNMENT_PROBES
-from kpref.analysis.dimensions import DIMENSION_PROBES, schmidt_probes
+from kpref.analysis.operator_sizes import DIMENSION_PROBES, schmidt_probes
 from kpref.data import example_folder
 from kpref.models import RNN, Rate
 from kpref.operators import Structure, TensorOperator

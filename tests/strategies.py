@@ -21,8 +21,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def examples(count):
-    """Settings for `count` of every hundred examples that the profile asks for."""
-    return settings(max_examples=max(1, settings.default.max_examples * count // 100))
+    """Settings for `count` of every hundred examples that the profile asks for, two at least."""
+    return settings(max_examples=max(2, settings.default.max_examples * count // 100))
 
 
 def make_model(kind, n_inputs, n_states, seed, gain=1.0, bias=True, trainable=None, alpha=0.3):

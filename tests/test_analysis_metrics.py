@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from kpref import Flow, Readout, cli, load_checkpoint, save_checkpoint
-from kpref.analysis.dimensions import schmidt_trials
 from kpref.analysis.metric_figures import alignments, dimensions, stability
 from kpref.analysis.numbers import evenly_spread
+from kpref.analysis.operator_sizes import schmidt_trials
 from kpref.analysis.stability import growth_trials, stability_trials
 from kpref.analysis.wording import with_error, with_interval
 from kpref.coloring import color_trials
@@ -185,8 +185,8 @@ def test_every_number_of_the_page_says_so_too(report):
 
 def test_parts_are_said(folder, tmp_path, monkeypatch, quick):
     """Where a number stands for some of the trials only, it says for how many, and which."""
-    monkeypatch.setattr("kpref.analysis.dimensions._KERNEL_ENTRIES", 2 * T * H)
-    monkeypatch.setattr("kpref.analysis.dimensions._NTK_ENTRIES", 3 * T * H)
+    monkeypatch.setattr("kpref.analysis.operator_sizes._KERNEL_ENTRIES", 2 * T * H)
+    monkeypatch.setattr("kpref.analysis.operator_sizes._NTK_ENTRIES", 3 * T * H)
     monkeypatch.setattr("kpref.analysis.stability._GROWTH_WORK", 2.0 * T * H**3)
     monkeypatch.setattr("kpref.analysis.stability._ENTRIES", 3 * T * H)
     assert analyze(folder / "at_1.npz", "--trials", folder / "trials.npz", "--out", tmp_path / "out") == 0

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from kpref import Flow, Readout, cli, load_checkpoint, save_checkpoint
-from kpref.analysis.comparison import compare
 from kpref.analysis.numbers import analyze_checkpoint, leading_profile
 from kpref.analysis.settings import Objective
+from kpref.analysis.study import compare
 from kpref.models import GRU, RNN
 from kpref.space import TrajectorySpace
 from kpref.trials import Trials
+
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
 
 B, T, N_IN, H, N_OUT = 4, 5, 2, 3, 2
 MODES = 4
@@ -221,7 +223,7 @@ def test_names_are_escaped(folder, tmp_path, quick):
     Page(text)
 
 
-def test_labels_mean_cross_entropy_at_the_last_step(folder, labelled, tmp_path):
+def test_labels_mean_cross_entropy_at_the_last_step(folder, labelled, tmp_path, quick):
     assert analyze(folder / "at_9.safetensors", "--trials", labelled, "--out", tmp_path / "out") == 0
     metrics = metrics_of(tmp_path / "out")
     assert metrics["objective"] == {"loss": "cross_entropy", "at": "last"}

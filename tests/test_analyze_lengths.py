@@ -12,6 +12,8 @@ from kpref.analysis.quantities import quantities
 from kpref.analysis.settings import Objective
 from kpref.models import GRU
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 LENGTHS = [4, 6, 3, 5]
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import kpref
 from kpref.models import UserMap
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 SCALE = __import__("scales").SCALE  # a file beside this one
 
 

@@ -16,11 +16,13 @@ from threadpoolctl import threadpool_limits
 import kpref
 from kpref import Readout, Trials, analyze, cli, save_checkpoint
 from kpref._terminal import Progress
-from kpref.analysis.numbers import STAGES
+from kpref.analysis.numbers import PHASES
 from kpref.analysis.planning import Plan, make_plan
 from kpref.analysis.request import memory_needed, prepare
 from kpref.models import GRU, RNN, Rate
 from kpref.threads import blas_libraries
+
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
 
 B, T, N_IN, H, N_OUT = 4, 5, 2, 3, 2
 OPTIONS = {"modes": 2, "seed": 3}
@@ -82,7 +84,7 @@ def test_nothing_is_written_unless_asked_for(report, tmp_path, monkeypatch):
 
 
 def test_stages_are_told(told, report):
-    assert len(told) == STAGES + 1
+    assert len(told) == PHASES + 1
     assert told[0] == "network: running the network"
     assert told[-1] == "comparisons"
 
@@ -213,7 +215,7 @@ def test_one_blas_thread_throughout(pair, trials, tmp_path):
     with threadpool_limits(2, "blas"):
         report = analyze(pair, trials, progress=look, **OPTIONS)
         report.save(tmp_path / "report", progress=look)
-    assert len(seen) > STAGES
+    assert len(seen) > PHASES
     assert set.union(*seen) == {1}
 
 
@@ -313,13 +315,13 @@ def progress_on(stream, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "40")
     with Progress() as bar:
-        bar.stage("memory: modes of the NTK")
+        bar.phase("memory: modes of the NTK")
         bar.tick()
-        bar.stage("a stage whose name is longer than the line of the terminal")
+        bar.phase("a stage whose name is longer than the line of the terminal")
     return stream.getvalue()
 
 
-def test_a_log_has_a_line_a_stage(monkeypatch):
+def test_a_log_has_a_line_a_phase(monkeypatch):
     lines = progress_on(io.StringIO(), monkeypatch).splitlines()
     assert lines[0] == "[0 s] memory: modes of the NTK"
     assert len(lines) == 2

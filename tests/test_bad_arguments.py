@@ -161,7 +161,7 @@ def build():
         yield Row(f"Flow(map, {name})", lambda name=name, value=value: Flow(MODEL, INPUTS, **{name: value}), name)
     field = over(Flow, model=RATE, inputs=INPUTS, dt=0.1)
     yield from rows("Flow(field)", field, "dt", (0.0, -1.0, *NOT_FINITE, *NOT_NUMBERS))
-    yield from rows("Flow(field)", field, "method", ("rk5", None, 4, np.eye(2), ["rk4"]))
+    yield from rows("Flow(field)", field, "method", ("rk5", 4, np.eye(2), ["rk4"]))
     yield from rows(
         "Flow(field)",
         lambda **k: field(method="dopri5", **k),
@@ -174,8 +174,8 @@ def build():
         "atol",
         (0.0, -1.0, *NOT_FINITE, "a", np.ones(H + 1), np.zeros(H), True),
     )
-    yield from rows("Flow(field)", field, "input_kind", ("spline", None, 3, ["hold"]))
-    yield from rows("Flow(field)", field, "forcing", ("quintic", None, 2, ["linear"]))
+    yield from rows("Flow(field)", field, "input_kind", ("spline", 3, ["hold"]))
+    yield from rows("Flow(field)", field, "forcing", ("quintic", 2, ["linear"]))
     yield from rows("Flow(field)", field, "stage_memory", ("a", -1.0, float("nan"), True, [1]))
     yield from rows(
         "Flow(field)",
@@ -687,13 +687,13 @@ def build_plots():
         ("plot_dimension_against_training", (*curve, np.ones(2))),
     ):
         draw = getattr(kpref.plots, name)
-        draw = over(draw, stages=[0, 1, 2]) if "training" in name else draw
+        draw = over(draw, checkpoints=[0, 1, 2]) if "training" in name else draw
         yield from rows(name, draw, "curves", (*not_curves, [entry], [("a", 1.0, 2.0)]))
     errors = over(kpref.plots.plot_errors, curves=[(*curve, np.ones(3))])
     yield from rows("plot_errors", errors, "slope", ("a", float("nan"), [1]))
     yield from rows("plot_errors", errors, "level", ("a", [1, 2], 1j))
     training = over(kpref.plots.plot_dimension_against_training, curves=[(*curve, np.ones(3))])
-    yield from rows("plot_dimension_against_training", training, "stages", ("abc", 3, None, [[1]], [None] * 3))
+    yield from rows("plot_dimension_against_training", training, "checkpoints", ("abc", 3, None, [[1]], [None] * 3))
     yield from rows("plot_spectrum", over(kpref.plots.plot_spectrum, spectra=[curve]), "dimensions", ("a", 3.0, [[1]]))
     table, tables = (
         np.ones((B, T)),

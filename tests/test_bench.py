@@ -12,12 +12,12 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from kpref import cli
-from kpref.bench import command as bench
-from kpref.bench import peers
-from kpref.bench.command import Record, Worker
+from kpref.bench import peers, timing
+from kpref.bench.contender_process import measure_memory
 from kpref.bench.peers import CONTENDERS
-from kpref.bench.problem import Problem
-from kpref.bench.worker import measure_memory
+from kpref.bench.timing import Record, Worker
+from kpref.bench.workload import Problem, count_operations
+from kpref.commands import bench
 
 TINY = Problem("gru", trials=3, steps=4, units=5, inputs=2, dtype="float64")
 RATE = replace(TINY, model="rate", method="rk4")
@@ -37,19 +37,19 @@ def results(name, problem):
 
 def test_operations_are_those_of_the_products_by_hand():
     """B T = 12 rows; a GRU multiplies each by a (15, 5) and a (15, 2) matrix: 75 and 30 multiply-adds."""
-    counted = bench.count_operations(TINY)
+    counted = count_operations(TINY)
     p, j = 2 * 12 * 75, 2 * 12 * (75 + 30)
     assert counted == {"build": j, "P": p, "P^T": p, "K": 2 * j, "NTK": 2 * p + 2 * j}
-    assert bench.count_operations(replace(TINY, model="rnn"))["P"] == p // 3
+    assert count_operations(replace(TINY, model="rnn"))["P"] == p // 3
 
 
 def test_operations_of_layers_by_hand():
     """A second layer of a GRU has two (15, 5) matrices; K goes through the one on the new state below again."""
-    counted = bench.count_operations(replace(TINY, model="stacked-gru"))
+    counted = count_operations(replace(TINY, model="stacked-gru"))
     p, f = 2 * 12 * 3 * 75, 2 * 12 * (3 * 75 + 30)
     k = 2 * (f + 2 * 12 * 75)
     assert counted == {"build": f, "P": p, "P^T": p, "K": k, "NTK": 2 * p + k}
-    lstm = bench.count_operations(replace(TINY, model="lstm"))
+    lstm = count_operations(replace(TINY, model="lstm"))
     assert (lstm["P"], lstm["K"]) == (2 * 12 * 100, 2 * 2 * 12 * 140)
 
 
@@ -57,8 +57,8 @@ def test_operations_of_a_field_count_every_stage():
     """B N s = 48 rows, each multiplied by a (5, 5) and a (5, 2) matrix: 25 and 10 multiply-adds."""
     p, f = 2 * 48 * 25, 2 * 48 * (25 + 10)
     counted = {"forward": f, "build": f, "P": p, "P^T": p, "NTK": 2 * p + 2 * f, "gradient": 2 * f + p}
-    assert bench.count_operations(RATE) == counted
-    assert bench.count_operations(replace(RATE, method="euler"))["P"] == p // 4
+    assert count_operations(RATE) == counted
+    assert count_operations(replace(RATE, method="euler"))["P"] == p // 4
 
 
 def test_sizes_that_are_not_given_depend_on_the_network():
@@ -179,7 +179,7 @@ def test_peers_that_are_not_installed_are_left_out(monkeypatch, problem):
 
 
 def failed():
-    return bench.Benchmark(TINY, 1, "", {"kpref": Record(error="why")})
+    return timing.Benchmark(TINY, 1, "", {"kpref": Record(error="why")})
 
 
 def test_folder_that_is_not_there(capsys, tmp_path):
@@ -214,7 +214,7 @@ def test_contender_with_other_results_is_not_timed(wrong, agrees):
             np.save(file, np.array([1.0, self.value]))
 
     workers = {"kpref": Stub("float64", 0.5), "other": Stub("float32", 0.5 + wrong)}
-    bench.compare(workers)
+    timing.compare(workers)
     assert (workers["other"].record.error is None) == agrees
     assert workers["kpref"].record.error is None
 

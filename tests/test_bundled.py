@@ -10,6 +10,8 @@ from kpref.checkpoints import load_checkpoint
 from kpref.data import EXAMPLES, example_folder
 from kpref.trials import Trials
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 WORDS = {
     "memory_pro_gru_h128": "GRU of 128 units with 3 inputs",
     "memory_pro_lstm_h32": "LSTM of 32 units (states h and c) with 3 inputs",

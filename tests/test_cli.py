@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-import kpref.bench
+import kpref.commands.bench
 from kpref import cli
 from kpref._version import __version__
 
@@ -51,7 +51,7 @@ from kpref.cli import COMMANDS, main
 try:
     main(["--help"])
 except SystemExit:
-    print([name for name in COMMANDS if f"kpref.{name}" in sys.modules])
+    print([name for name in COMMANDS if f"kpref.commands.{name}" in sys.modules])
 """
     done = in_a_process(code)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
@@ -82,7 +82,7 @@ except SystemExit:
 )
 def test_expected_errors_are_one_line(error, message, monkeypatch, capsys):
     monkeypatch.delenv("KPREF_DEBUG", raising=False)
-    monkeypatch.setattr(kpref.bench, "run", raises(error))
+    monkeypatch.setattr(kpref.commands.bench, "run", raises(error))
     assert cli.main(["bench"]) == 2
     output = capsys.readouterr()
     assert output.err == f"kpref: error: {message}\n"
@@ -91,7 +91,7 @@ def test_expected_errors_are_one_line(error, message, monkeypatch, capsys):
 
 def test_debug_shows_the_traceback(monkeypatch, capsys):
     monkeypatch.setenv("KPREF_DEBUG", "1")
-    monkeypatch.setattr(kpref.bench, "run", raises(ValueError("no")))
+    monkeypatch.setattr(kpref.commands.bench, "run", raises(ValueError("no")))
     assert cli.main(["bench"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("Traceback")
@@ -103,7 +103,7 @@ def test_debug_shows_the_traceback(monkeypatch, capsys):
 )
 def test_a_defect_of_kpref_is_said_to_be_one(error, monkeypatch, capsys):
     monkeypatch.delenv("KPREF_DEBUG", raising=False)
-    monkeypatch.setattr(kpref.bench, "run", raises(error))
+    monkeypatch.setattr(kpref.commands.bench, "run", raises(error))
     assert cli.main(["bench"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"kpref: error: this is a defect of kpref ({type(error).__name__}: ")
@@ -111,13 +111,13 @@ def test_a_defect_of_kpref_is_said_to_be_one(error, monkeypatch, capsys):
 
 
 def test_interrupt(monkeypatch, capsys):
-    monkeypatch.setattr(kpref.bench, "run", raises(KeyboardInterrupt()))
+    monkeypatch.setattr(kpref.commands.bench, "run", raises(KeyboardInterrupt()))
     assert cli.main(["bench"]) == 130
     assert capsys.readouterr().err == "kpref: interrupted\n"
 
 
 def test_status_of_the_subcommand_is_returned(monkeypatch):
-    monkeypatch.setattr(kpref.bench, "run", lambda args: 7)
+    monkeypatch.setattr(kpref.commands.bench, "run", lambda args: 7)
     assert cli.main(["bench"]) == 7
 
 
@@ -126,9 +126,9 @@ def test_reader_that_goes_away():
     """As in `kpref bench | head -0`: no traceback, not even the one that Python prints while it exits."""
     code = """
 import sys
-import kpref.bench
+import kpref.commands.bench
 from kpref.cli import main
-kpref.bench.run = lambda args: print("x" * 100_000) or 0
+kpref.commands.bench.run = lambda args: print("x" * 100_000) or 0
 sys.exit(main(["bench"]))
 """
     reader, writer = os.pipe()
@@ -150,7 +150,7 @@ from kpref.cli import main
 def shell(line, body, before="", **environment):
     """Run the command in a shell, with what the subcommand does given as Python."""
     module = "types.SimpleNamespace(add_arguments=lambda parser: None, run=run)"
-    call = f"sys.modules['kpref.bench'] = {module}\nsys.exit(main(['bench']))"
+    call = f"sys.modules['kpref.commands.bench'] = {module}\nsys.exit(main(['bench']))"
     code = f"{PROLOGUE}\n{before}\ndef run(args):\n    {body}\n{call}"
     clean = {name: value for name, value in os.environ.items() if name != "KPREF_DEBUG"}
     return subprocess.run(
@@ -227,7 +227,7 @@ def test_what_nohup_ignores_stays_ignored():
 
 def test_handlers_of_the_caller_are_restored(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(kpref.bench, "run", lambda args: 0)
+    monkeypatch.setattr(kpref.commands.bench, "run", lambda args: 0)
     assert cli.main(["bench"]) == 0
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -247,6 +247,6 @@ def test_warnings_of_other_packages_are_not_passed_on(monkeypatch, capsys):
         logging.getLogger("somebody").warning("the cache is being built")
         return 0
 
-    monkeypatch.setattr(kpref.bench, "run", run)
+    monkeypatch.setattr(kpref.commands.bench, "run", run)
     assert cli.main(["bench"]) == 0
     assert capsys.readouterr().err == ""

@@ -6,7 +6,7 @@ from strategies import KINDS, make_flow
 
 import kpref.memory
 from kpref import Flow
-from kpref.models import GRU, RNN, Linear
+from kpref.models import GRU, RNN, Linear, LinearSystem
 
 
 @pytest.fixture
@@ -200,3 +200,32 @@ def test_more_memory_than_there_is(monkeypatch):
 def test_available_memory_is_plausible():
     available = kpref.memory.available_memory()
     assert available is None or 2**20 < available < 2**50
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dt": 0.1},
+        {"times": np.arange(4.0)},
+        {"method": "rk4"},
+        {"rtol": 1e-3},
+        {"atol": 1e-3},
+        {"input_kind": "hold"},
+        {"forcing": "linear"},
+        {"stage_memory": 0.0},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_map_refuses_what_only_a_field_has(options):
+    """Also what would be the default of a field."""
+    (name,) = options
+    with pytest.raises(ValueError, match=rf"^{name} is for models in continuous time; RNN\(.*\) is a map$"):
+        Flow(MODEL, INPUTS, **options)
+
+
+def test_a_field_takes_what_is_not_said_as_the_documentation_says():
+    field, signal = LinearSystem(np.eye(2), -np.eye(2)), np.arange(24.0).reshape(3, 4, 2)
+    said = Flow(field, signal, dt=0.1, method="rk4", input_kind="hold", forcing="linear")
+    unsaid = Flow(field, signal, dt=0.1)
+    assert np.array_equal(said.states, unsaid.states)
+    assert np.array_equal(said.P(signal), unsaid.P(signal))

@@ -9,7 +9,7 @@ from strategies import make_flow
 from kpref import Readout
 from kpref.analysis.gradient_checks import error_check, flow_check
 from kpref.analysis.selfcheck import longest_sum
-from kpref.gradient import GradientFlow
+from kpref.flow import GradientFlow
 from kpref.spectra import eigh
 
 

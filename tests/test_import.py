@@ -1,12 +1,25 @@
-"""What `import kpref` costs: nothing that compiles or draws is loaded with it, and its names are there all the same."""
+"""What `import kpref` costs: nothing that compiles or draws is loaded with it, and its names are there all the same.
 
+And what imports what: data flows from left to right through the package, and imports point left.
+"""
+
+import ast
 import subprocess
 import sys
+from collections import Counter
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import pytest
 
 import kpref
 
+ROOT = Path(kpref.__file__).parent
+FILES = {
+    ".".join(("kpref", *file.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): file
+    for file in ROOT.rglob("*.py")
+}
 HEAVY = ("numba", "llvmlite", "matplotlib", "torch", "jax", "scipy", "threadpoolctl", "tqdm", "safetensors")
 
 
@@ -47,3 +60,67 @@ def test_public_names():
     assert set(kpref.__all__) <= set(dir(kpref))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         kpref.nonsense  # noqa: B018
+
+
+def inside(name):
+    """The module of kpref that a dotted name is, or is in; None for names of other packages."""
+    while name and name not in FILES:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+@cache
+def imports(module, in_functions):
+    """Modules that one module of kpref imports, for type checking too, and within functions where that is asked for."""
+    functions = () if in_functions else (ast.FunctionDef, ast.AsyncFunctionDef)
+    found, nodes = set(), [ast.parse(FILES[module].read_text())]
+    while nodes:
+        node = nodes.pop()
+        nodes += [child for child in ast.iter_child_nodes(node) if not isinstance(child, functions)]
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import, which this test does not follow"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def graph(name_of):
+    """What imports what when kpref is imported; `name_of` a module is the node that it belongs to."""
+    edges = {name_of(module): set() for module in FILES}
+    for module in FILES:
+        targets = {name_of(target) for target in map(inside, imports(module, in_functions=False)) if target}
+        edges[name_of(module)] |= targets - {name_of(module)}
+    return edges
+
+
+@pytest.mark.parametrize("parts", [None, 2], ids=["modules", "packages and modules of the top level"])
+def test_imports_make_no_cycle(parts):
+    edges = graph(lambda module: ".".join(module.split(".")[:parts]))
+    assert len(edges) > 20
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("package", ["oracle", "spectra", "analysis", "plots"])
+def test_models_know_nothing_of_what_is_made_of_them(package):
+    wanted = f"kpref.{package}"
+    for module in FILES:
+        if module.startswith("kpref.models"):
+            found = {name for name in imports(module, in_functions=True) if f"{name}.".startswith(f"{wanted}.")}
+            assert not found, f"{module} imports {found}"
+
+
+def test_command_lines_are_read_by_the_commands_alone():
+    readers = {module for module in FILES if "argparse" in imports(module, in_functions=True)}
+    assert {module for module in readers if not module.startswith("kpref.commands.")} == {
+        "kpref.cli",
+        "kpref._arguments",
+    }
+
+
+def test_no_two_files_have_one_name():
+    names = Counter(file.name for file in FILES.values() if file.name != "__init__.py")
+    assert [name for name, count in names.items() if count > 1] == []

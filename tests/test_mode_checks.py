@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import STRUCTURES, examples, flows, make_flow
 
-from kpref.analysis.kernel_numbers import kernel_modes
 from kpref.analysis.mode_checks import ASKED, kernel_checks, mode_check, whole_vectors
+from kpref.analysis.parameter_operator import kernel_modes
 from kpref.analysis.selfcheck import longest_sum
 from kpref.operators import Structure, TensorOperator
 from kpref.spectra import eigh, kernel_spectrum

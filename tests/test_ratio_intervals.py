@@ -78,6 +78,47 @@ def test_one_power_of_one_mean_is_the_mean():
     assert double.standard_error == pytest.approx(2 * found.standard_error)
 
 
+def test_a_curved_function_has_the_skewness_of_a_sample_correlation():
+    """The cosine of two vectors of p normal numbers with the correlation r: -6 r / p^(1/2), none in its linear part."""
+    rng, count, r = np.random.default_rng(2), 500, 0.6
+    x = rng.normal(size=(count, 2))
+    x[:, 1] = r * x[:, 0] + (1 - r**2) ** 0.5 * x[:, 1]
+    a, c = x.T
+    pairs = np.stack([np.outer(a, c), np.outer(a, a), np.outer(c, c)])
+    found = product_of_means([0.0, 0.0, 0.0], pairs, [1.0, -0.5, -0.5], x, 10**9, positive=False)
+    # Moments of 500 terms are known to some 10 %.
+    assert found.skewness == pytest.approx(-6 * r / count**0.5, rel=0.3)
+    assert found.value == pytest.approx(r, abs=4 * (1 - r**2) / count**0.5)
+    assert found.standard_error == pytest.approx((1 - r**2) / count**0.5, rel=0.2)
+
+
+def turned(rank, cosine):
+    """Two projections of this rank on 420 dimensions, all angles between their ranges equal: their alignment is c^2."""
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(420, 2 * rank)))[0].T
+    other = cosine * basis[:rank] + (1 - cosine**2) ** 0.5 * basis[rank:]
+    space = EuclideanSpace((420,))
+    return [
+        TensorOperator(lambda q, rows=rows: q @ rows.T @ rows, lambda q, rows=rows: q @ rows.T @ rows, space, space)
+        for rows in (basis[:rank], other)
+    ]
+
+
+@pytest.mark.parametrize("probes", [6, 7, 9])
+def test_few_probes_are_enough_for_matrices_of_rank_one(probes):
+    """Their ranges are found by one product with each adjoint; random vectors alone took 0.25 for 0.25 +- 0.2."""
+    for seed in range(5):
+        low, high = alignment(*turned(1, 0.5), probes, seed).interval()
+        assert low - 1e-12 <= 0.25 <= high + 1e-12
+        assert high - low < 1e-10
+
+
+@pytest.mark.parametrize("probes", [6, 9])
+def test_few_probes_tell_how_little_they_know(probes):
+    first, second = turned(3, 0.9)
+    found = [alignment(first, second, probes, seed).interval() for seed in range(SEEDS)]
+    assert sum(low <= 0.81 <= high for low, high in found) > 103
+
+
 def test_a_krylov_range_is_orthonormal_also_where_the_space_is_exhausted():
     basis, images = krylov_range(lambda rows: 2 * rows, 50, 5, np.float64, 0)
     np.testing.assert_allclose(basis @ basis.T, np.eye(5), atol=1e-14)

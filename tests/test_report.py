@@ -14,18 +14,19 @@ import pytest
 from matplotlib.figure import Figure
 
 from kpref import Readout, Trials, __version__, cli, save_checkpoint
-from kpref.analysis.comparison import Study, compare_all
 from kpref.analysis.exhibits import Panel, exhibit, with_own_names
 from kpref.analysis.figures import draw_exhibits
-from kpref.analysis.files import FIGURE_FORMATS, report_files
 from kpref.analysis.numbers import analyze_checkpoint
 from kpref.analysis.quantities import Quantity
 from kpref.analysis.report import render
+from kpref.analysis.report_files import FIGURE_FORMATS, report_files
 from kpref.analysis.runs import until_end
 from kpref.analysis.settings import Objective
+from kpref.analysis.study import Study, compare_all
 from kpref.analysis.tables import quantity_table
 from kpref.models import GRU, RNN
-from kpref.plots import STYLE
+
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
 
 B, T, N_IN, H, N_OUT = 4, 6, 2, 4, 2
 RNG = np.random.default_rng(5)
@@ -47,14 +48,6 @@ def study_of(models, trials, names=("before", "after"), loss="mse"):
 @pytest.fixture(scope="module")
 def study():
     return study_of([GRU.init(N_IN, H, seed=seed) for seed in (0, 1)], Trials(INPUTS, TARGETS), NAMES)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _coarse():
-    """Pictures of few pixels, which take less time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STYLE, "savefig.dpi", 40)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 from kpref import Flow, Readout
 from kpref.analysis.step_test import measure_steps, step_checks
-from kpref.gradient import GradientFlow
+from kpref.flow import GradientFlow
 from kpref.models import GRU, RNN, Rate
 
 RNG = np.random.default_rng(0)

@@ -398,3 +398,19 @@ def test_stated_error_holds_far_from_the_check(function, derivative, far):
         wanted = float(derivative(np.array(z)))
         assert abs(found - wanted) <= 3 * field.derivative_error * max(abs(found), abs(wanted))
     assert kept >= 2
+
+
+def test_a_function_in_single_precision_states_its_rounding():
+    """Complex steps are as exact as the arithmetic that the function returns."""
+
+    def single(z, x, parameters):
+        value = np.tanh(z @ parameters["W"].T)
+        return value.astype(np.complex64 if np.iscomplexobj(value) else np.float32)
+
+    weight = np.random.default_rng(0).normal(size=(3, 3))
+    field = UserField(single, 3, parameters={"W": weight})
+    assert field.state_derivative == "complex step"
+    z = np.random.default_rng(1).normal(size=(20, 3))
+    wanted = (1 - np.tanh(z @ weight.T) ** 2)[:, :, None] * weight
+    error = np.abs(field.state_jacobian(z, np.zeros((20, 0))) - wanted).max() / np.abs(wanted).max()
+    assert 1e-9 < error <= field.derivative_error == np.finfo(np.float32).eps

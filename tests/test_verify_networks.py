@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kpref import cli
-from kpref.verify_command import make_flow
+from kpref.commands.verify import make_flow
 
 H, N_IN = 3, 2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kpref.gradient import GradientFlow
+from kpref.flow import GradientFlow
 from kpref.operators import TensorOperator
 from kpref.spectra import Estimate, TaskAlignment, alignment, task_alignment
 from kpref.trials import Trials

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from kpref._reprs import html_table
 from kpref._terminal import Progress, watched
-from kpref._validate import flag, function, short
+from kpref._validate import flag, function, one_of
 from kpref.analysis.folders import require_replaceable, write_folder
 from kpref.analysis.request import Request, prepare
-from kpref.analysis.wording import LEVEL, interval_of, percent, with_interval
+from kpref.analysis.wording import LEVEL, percent, with_interval
 from kpref.threads import serial_blas
 from kpref.trials import Trials
 
 if TYPE_CHECKING:
     from kpref.analysis.checks import Check
-    from kpref.analysis.comparison import Study
     from kpref.analysis.numbers import Analysis
+    from kpref.analysis.study import Study
 
 __all__ = ["Report", "analyze", "in_a_line", "perform"]
 
@@ -37,7 +37,7 @@ class Report:
 
     Attributes
     ----------
-    study : kpref.analysis.comparison.Study
+    study : kpref.analysis.study.Study
         Everything that was computed: ``study.analyses[0].ntk_modes.values``, and so on.
     folder : Path or None
         Where the report was written last; None if nowhere.
@@ -51,7 +51,7 @@ class Report:
     @property
     def metrics(self) -> dict[str, Any]:
         """The numbers as plain data, as in ``metrics.json``."""
-        from kpref.analysis.metrics import metrics
+        from kpref.analysis.report_data import metrics
 
         return metrics(self.study)
 
@@ -91,10 +91,9 @@ class Report:
         OSError, ValueError
             If it cannot be written, or holds files that kpref did not write. What was there is still there then.
         """
-        from kpref.analysis.files import FIGURE_FORMATS, report_files
+        from kpref.analysis.report_files import FIGURE_FORMATS, report_files
 
-        if not isinstance(figures, str) or figures not in FIGURE_FORMATS:
-            raise ValueError(f"figures must be one of {', '.join(FIGURE_FORMATS)}; got {short(figures)}")
+        one_of("figures", figures, FIGURE_FORMATS)
         save_modes = flag("save_modes", save_modes)
         path = require_replaceable(folder)
         if progress is not None:
@@ -110,7 +109,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         """A table with a row a metric and a column a network."""
-        from kpref.analysis.quantities import quantities
+        from kpref.analysis.quantities import interval_of, quantities
 
         analyses = self.study.analyses
         rows: dict[str, dict[str, str]] = {"network": {analysis.name: analysis.model for analysis in analyses}}
@@ -200,7 +199,7 @@ def analyze(
     method, input_kind : str, optional
         With `dt`: the Runge-Kutta method (default "rk4"), and inputs between the times (default "hold").
     progress : bool or callable, optional
-        True: lines on standard error; a callable: is told each stage; by default lines where somebody looks on, in a
+        True: lines on standard error; a callable: is told each phase; by default lines where somebody looks on, in a
         terminal or a notebook.
     **loading
         Further arguments of `load_checkpoint`.
@@ -235,7 +234,7 @@ def analyze(
         return _finished(request, folder, started, progress, lambda _: None)
     shown = watched(sys.stderr) if progress is None else progress
     with Progress() if shown else nullcontext() as bar:
-        tell, tick = (lambda _: None, lambda _: None) if bar is None else (bar.stage, bar.tick)
+        tell, tick = (lambda _: None, lambda _: None) if bar is None else (bar.phase, bar.tick)
         return _finished(request, folder, started, tell, tick)
 
 
@@ -251,20 +250,11 @@ def _finished(request: Request, folder: Path | None, started: float, tell: Tell,
 def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
     """Make an analysis.
 
-    Parameters
-    ----------
-    request : Request
-    started : float
-        `time.monotonic` at the start of the work.
-    tell, tick : callable
-        Told each stage; called now and then while it lasts.
-
-    Returns
-    -------
-    Report
+    `started`: `time.monotonic` at the start of the work. `tell`, `tick`: told each phase; called now and then while it
+    lasts.
     """
-    from kpref.analysis.comparison import Study, compare_all
     from kpref.analysis.numbers import analyze_checkpoint
+    from kpref.analysis.study import Study, compare_all
 
     analyses = []
     for network in request.networks:
@@ -304,5 +294,5 @@ def _remarks(analyses: Sequence[Analysis]) -> list[str]:
     return [f"{name}: {remark}." for name, remark in told if remark]
 
 
-def _tell_of(tell: Tell, name: str, stage: str) -> None:
-    tell(f"{name}: {stage}")
+def _tell_of(tell: Tell, name: str, phase: str) -> None:
+    tell(f"{name}: {phase}")

@@ -10,30 +10,17 @@ __all__ = ["Check"]
 
 @dataclass(frozen=True)
 class Check:
-    """One identity, how far it is from holding, and how far it may be.
-
-    Attributes
-    ----------
-    name : str
-    identity : str
-        The equation tested.
-    error, bound : float
-        Relative; the check is passed if both are finite and error <= bound.
-    reason : str
-        Where the bound comes from.
-    verdict : str
-        What was found, in a sentence; empty where error and bound say it all.
-    idle : bool
-        There was nothing to test, such as an operator that is zero: this neither speaks for the operators nor against
-        them.
-    """
+    """One identity, how far it is from holding, and how far it may be."""
 
     name: str
-    identity: str
+    identity: str  # the equation tested
+    # error, bound: relative; the check is passed if both are finite and error <= bound
     error: float
     bound: float
-    reason: str
-    verdict: str = ""
+    reason: str  # where the bound comes from
+    verdict: str = ""  # what was found, in a sentence; empty where error and bound say it all
+    # there was nothing to test, such as an operator that is zero: this neither speaks for the operators nor against
+    # them
     idle: bool = False
 
     @property

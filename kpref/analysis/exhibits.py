@@ -32,27 +32,13 @@ _LONGEST_FILE_NAME = 80
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One picture, drawn when it is asked for.
+    """One picture, drawn when it is asked for."""
 
-    Attributes
-    ----------
-    name : str
-        Of its file, without the suffix.
-    description : str
-        In words, for those who do not see it.
-    draw : callable
-        Draws on the axes it is given.
-    size : tuple of float
-        In inches.
-    letter : str
-        By which captions call it; empty for keys of colours, which belong to all panels of an exhibit.
-    """
-
-    name: str
-    description: str
-    draw: Callable[[Axes], object]
-    size: tuple[float, float] = SIZE
-    letter: str = ""
+    name: str  # of its file, without the suffix
+    description: str  # in words, for those who do not see it
+    draw: Callable[[Axes], object]  # draws on the axes it is given
+    size: tuple[float, float] = SIZE  # in inches
+    letter: str = ""  # by which captions call it; empty for keys of colours, which belong to all panels of an exhibit
 
     @functools.cached_property
     def png(self) -> bytes:
@@ -71,22 +57,13 @@ class Panel:
 
 @dataclass(frozen=True, eq=False)
 class Exhibit:
-    """Pictures that belong together.
+    """Pictures that belong together."""
 
-    Attributes
-    ----------
-    section : str
-        Of the page: "outputs", "modes", "spectra", "dimensions", "stability", "alignments", "shares", "steps",
-        "changes" or "check".
-    title : str
-    caption : str
-        How to read them.
-    panels : tuple of Panel
-    """
-
+    # of the page: "outputs", "modes", "spectra", "dimensions", "stability", "alignments", "shares", "steps", "changes"
+    # or "check"
     section: str
     title: str
-    caption: str
+    caption: str  # how to read them
     panels: tuple[Panel, ...]
 
 

@@ -28,23 +28,12 @@ __all__ = ["Made", "make"]
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """What a factory returned.
+    """What a factory returned."""
 
-    Attributes
-    ----------
-    spec : str
-        As it was named, ``module:factory``.
-    network : Checkpoint
-        The model, its readout and its initial states, where there are any.
-    trials : Trials or None
-    file : Path or None
-        Source of the module.
-    """
-
-    spec: str
-    network: Checkpoint
+    spec: str  # as it was named, ``module:factory``
+    network: Checkpoint  # the model, its readout and its initial states, where there are any
     trials: Trials | None
-    file: Path | None
+    file: Path | None  # source of the module
 
     @property
     def name(self) -> str:
@@ -55,15 +44,9 @@ class Made:
 def make(spec: str) -> Made:
     """Import a module, call a function of it without arguments, and see that it returns a network.
 
-    Parameters
-    ----------
-    spec : str
-        ``module:function``, the current folder being importable; or ``path/to/file.py:function``, whose folder is.
-
-    Raises
-    ------
-    ValueError, TypeError, OSError
-        If there is no such module or function, one of them raises, or it returns something else.
+    `spec`: ``module:function``, the current folder being importable; or ``path/to/file.py:function``, whose folder is.
+    Raises ValueError, TypeError, OSError if there is no such module or function, one of them raises, or it returns
+    something else.
     """
     source, _, name = spec.rpartition(":")
     if not source or not all(part.isidentifier() for part in name.split(".")):

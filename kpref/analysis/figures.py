@@ -7,15 +7,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from kpref.analysis.comparison import Study
+from kpref._types import Array
 from kpref.analysis.exhibits import Exhibit, Panel, exhibit, key_panel, with_own_names
 from kpref.analysis.metric_figures import alignments, dimensions, size_of, stability
 from kpref.analysis.numbers import Analysis, StepTest
 from kpref.analysis.profile import Profile
 from kpref.analysis.runs import ends_in_words, scored, until_end
+from kpref.analysis.study import Study
 from kpref.analysis.wording import number, percent
 from kpref.coloring import TrialColoring, color_trials
 from kpref.plots import (
@@ -35,8 +35,6 @@ from kpref.plots.style import title_of
 
 __all__ = ["draw_exhibits"]
 
-Array = npt.NDArray[Any]
-
 _MOST_OUTPUTS = 3
 _MOST_LENGTHS = 5  # modes in one picture over time
 
@@ -44,16 +42,8 @@ _MOST_LENGTHS = 5  # modes in one picture over time
 def draw_exhibits(study: Study, progress: Callable[[str], object] | None = None) -> list[Exhibit]:
     """Draw all figures of a study.
 
-    Parameters
-    ----------
-    study : Study
-    progress : callable, optional
-        Told the title of each exhibit.
-
-    Returns
-    -------
-    list of Exhibit
-        Each panel with a name of its own.
+    `progress`: told the title of each exhibit.
+    Each panel of what is returned has a name of its own.
     """
     coloring = color_trials(study.trials)
     makers = [
@@ -277,18 +267,16 @@ def _running_sum(ax: Axes, study: Study) -> None:
 
 
 def _shares(study: Study, coloring: TrialColoring) -> list[Exhibit]:
-    colors = checkpoint_colors(len(study.analyses))
-    have = [(a.name, a.shares, color) for a, color in zip(study.analyses, colors, strict=True) if a.shares is not None]
+    have, used, size = *_with_colors(study, "shares"), size_of(study)
     if not have:
         return []
-    used, size = [color for *_, color in have], size_of(study)
     parts = [
         ("error", "of the error |Err|²", "share of |Err|² (%)"),
         ("rate", "of the fall of the loss", "share of the rate of fall (%)"),
     ]
     panels = []
     for key, title, label in parts:
-        shares = [(name, getattr(found, key)) for name, found, _ in have]
+        shares = [(name, getattr(found, key)) for name, found in have]
 
         def draw(ax: Axes, shares: Any = shares, title: str = title, label: str = label) -> None:
             plot_cumulative(shares, label, "number of leading NTK modes", colors=used, ax=ax)
@@ -303,20 +291,25 @@ def _shares(study: Study, coloring: TrialColoring) -> list[Exhibit]:
     return [exhibit("shares", "Error and loss in the leading modes", caption, panels)]
 
 
-def _steps(study: Study, coloring: TrialColoring) -> list[Exhibit]:
+def _with_colors(study: Study, part: str) -> tuple[list[tuple[str, Any]], list[Any]]:
+    """Names of the checkpoints that have a part, with it, and their colours."""
     colors = checkpoint_colors(len(study.analyses))
-    have = [(a.name, a.step, color) for a, color in zip(study.analyses, colors, strict=True) if a.step is not None]
+    there = [(a, color) for a, color in zip(study.analyses, colors, strict=True) if getattr(a, part) is not None]
+    return [(a.name, getattr(a, part)) for a, _ in there], [color for _, color in there]
+
+
+def _steps(study: Study, coloring: TrialColoring) -> list[Exhibit]:
+    have, used, size = *_with_colors(study, "step"), size_of(study)
     if not have:
         return []
-    used, size = [color for *_, color in have], size_of(study)
 
     def gaps(ax: Axes) -> None:
-        curves = [(name, step.etas, step.gap) for name, step, _ in have]
+        curves = [(name, step.etas, step.gap) for name, step in have]
         plot_errors(curves, "|realised − predicted|", "learning rate η", colors=used, ax=ax)
         title_of(ax, "difference, in states")
 
     def ratios(ax: Axes) -> None:
-        curves = [(name, step.etas, 100 * step.relative_error) for name, step, _ in have]
+        curves = [(name, step.etas, 100 * step.relative_error) for name, step in have]
         plot_errors(curves, "error (%)", "learning rate η", slope=None, level=10.0, colors=used, ax=ax)
         title_of(ax, "error of the predicted change")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from kpref.analysis.comparison import Study
+from kpref._types import Array
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.step_test import PREDICTED_STEP
+from kpref.analysis.study import Study
 from kpref.analysis.symptoms import rising_loss, symptoms
 from kpref.analysis.wording import LEVEL, number, percent, with_error, with_interval
 from kpref.spectra import Lyapunov
@@ -18,23 +17,12 @@ from kpref.spectra.lyapunov import TooShort
 
 __all__ = ["findings"]
 
-Array = npt.NDArray[Any]
-
 #: Exponents below this are rounding, where trials agree on all of their digits.
 _ROUNDED = 1e-12
 
 
 def findings(study: Study) -> list[str]:
-    """Sentences on a study, the most important first: three to six, and what is wrong with a network before them.
-
-    Parameters
-    ----------
-    study : Study
-
-    Returns
-    -------
-    list of str
-    """
+    """Sentences on a study, the most important first: three to six, and what is wrong with a network before them."""
     first, last = study.analyses[0], study.analyses[-1]
     sentences = [
         *rising_loss(study.analyses),

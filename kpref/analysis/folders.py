@@ -37,23 +37,10 @@ _NEW, _OLD = "new", "old"
 def require_replaceable(path: str | os.PathLike[str]) -> Path:
     """Make sure, before any work is done for it, that a folder of results can be put at `path`.
 
-    Parameters
-    ----------
-    path : path
-        Does not exist, or is an empty folder, or one that kpref wrote and nobody added a file to.
-
-    Returns
-    -------
-    Path
-        Absolute, links resolved.
-
-    Raises
-    ------
-    OSError
-        If the parent folder does not exist or cannot be written, or `path` is a file, a mount point or the current
-        folder.
-    ValueError
-        If there is a folder with files that kpref did not write.
+    `path`: does not exist, or is an empty folder, or one that kpref wrote and nobody added a file to.
+    Returns the path, absolute, links resolved.
+    Raises OSError if the parent folder does not exist or cannot be written, or `path` is a file, a mount point or the
+    current folder; ValueError if there is a folder with files that kpref did not write.
     """
     try:
         folder = path_like("the output folder", path).resolve()
@@ -84,18 +71,10 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     as after a kill, the old or the new report is there. That costs milliseconds a file. Signals that can wait do so
     until the report is in place, so that they leave no staging folder behind.
 
-    Parameters
-    ----------
-    path : Path
-        As returned by `require_replaceable`, which is asked once more.
-    files : mapping of str to bytes
-        Name and content, `INDEX` among them, which lists them all.
-
-    Raises
-    ------
-    OSError, ValueError
-        As `require_replaceable`, or if a file cannot be written, which is named; nothing is left behind, and what was
-        at `path` is still there.
+    `path`: as returned by `require_replaceable`, which is asked once more. `files`: name and content, `INDEX` among
+    them, which lists them all.
+    Raises OSError or ValueError as `require_replaceable` does, or if a file cannot be written, which is named; nothing
+    is left behind, and what was at `path` is still there.
     """
     path = require_replaceable(path)
     sweep(path)
@@ -112,10 +91,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
 def sweep(path: Path) -> None:
     """Remove what dead runs left beside the folder `path`, and put back a report that one had taken away.
 
-    Parameters
-    ----------
-    path : Path
-        Absolute, links resolved.
+    `path`: absolute, links resolved.
     """
     for staging in dead_folders(path.parent, prefix_for(path)):
         _clear(staging, path)

@@ -11,17 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref.analysis.checks import Check
 from kpref.analysis.selfcheck import largest_rounding
-from kpref.gradient import GradientFlow
+from kpref.flow import GradientFlow
 from kpref.loss import evaluate_loss
 from kpref.readout import Readout
 
 __all__ = ["error_check", "flow_check"]
-
-Array = npt.NDArray[Any]
 
 #: Steps of the differences, in changes of the outputs.
 _STEPS = 2.0 ** -np.arange(5, 9)
@@ -32,14 +29,7 @@ _DECISIVE = 1e-4
 def error_check(gradient: GradientFlow, readout: Readout, arguments: dict[str, Any], seed: int) -> Check:
     """Compare ``<Err, v>`` for a random v with the derivative of the loss along v, by extrapolated differences.
 
-    Parameters
-    ----------
-    gradient : GradientFlow
-    readout : Readout
-    arguments : dict
-        Of `kpref.loss.evaluate_loss`, as the loss of the gradient was given them.
-    seed : int
-        Of v.
+    `arguments`: of `kpref.loss.evaluate_loss`, as the loss of the gradient was given them. `seed`: of v.
     """
     space, states = gradient.flow.space, gradient.flow.states
     v = space.clear(np.random.default_rng([seed, 4]).standard_normal(space.shape))
@@ -74,13 +64,8 @@ def error_check(gradient: GradientFlow, readout: Readout, arguments: dict[str, A
 def flow_check(gradient: GradientFlow, largest: float, longest_sum: int) -> Check:
     """Compare the predicted change of the states, by way of the gradient, with ``-NTK Err``.
 
-    Parameters
-    ----------
-    gradient : GradientFlow
-    largest : float
-        Largest eigenvalue of the NTK: rounding is relative to ``largest |Err|``, of which dz may be a small part.
-    longest_sum : int
-        Terms in the longest sum of a product with the NTK.
+    `largest`: largest eigenvalue of the NTK: rounding is relative to ``largest |Err|``, of which dz may be a small
+    part. `longest_sum`: terms in the longest sum of a product with the NTK.
     """
     space = gradient.flow.space
     size = space.norm(gradient.dz) or 1.0

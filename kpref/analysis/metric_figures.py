@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from kpref.analysis.comparison import Study
 from kpref.analysis.exhibits import SIZE, Exhibit, Panel, exhibit, size_with_names
 from kpref.analysis.numbers import Analysis
-from kpref.analysis.quantities import quantities
+from kpref.analysis.quantities import interval_of, quantities
 from kpref.analysis.runs import until_end
-from kpref.analysis.wording import interval_of
+from kpref.analysis.study import Study
 from kpref.coloring import TrialColoring
 from kpref.plots import (
     checkpoint_colors,

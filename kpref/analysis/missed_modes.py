@@ -8,11 +8,9 @@ that a mode was missed.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.analysis.checks import Check
 from kpref.analysis.mode_checks import ASKED
 from kpref.analysis.selfcheck import largest_rounding
@@ -22,8 +20,6 @@ from kpref.threads import serial_blas
 
 __all__ = ["missed_check"]
 
-Array = npt.NDArray[Any]
-
 _STEPS = 10
 
 
@@ -31,16 +27,8 @@ _STEPS = 10
 def missed_check(operator: TensorOperator, values: Array, vectors: Array, longest_sum: int, seed: int) -> Check:
     """Whether values (k,) with tensors (k, \\*shape) are the largest eigenvalues of an operator.
 
-    Parameters
-    ----------
-    operator : TensorOperator
-        Self-adjoint and positive.
-    values, vectors : ndarray, shapes (k,) and (k, \\*shape)
-        Its eigenpairs.
-    longest_sum : int
-        Terms in the longest sum of a product with the operator and an inner product.
-    seed : int
-        Of the start.
+    `operator`: self-adjoint and positive. `values`, `vectors`: its eigenpairs. `longest_sum`: terms in the longest sum
+    of a product with the operator and an inner product. `seed`: of the start.
     """
     space, name = operator.space_in, operator.name
     known = np.linalg.qr(space.scale(vectors, 0.5).reshape(len(vectors), -1).T)[0].T

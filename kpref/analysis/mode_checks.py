@@ -15,11 +15,10 @@ variance ``2 |K'|_F^2 / m``; a deviation of 6 standard deviations counts as a fa
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.analysis.checks import Check
 from kpref.analysis.selfcheck import largest_rounding
 from kpref.flow import Flow
@@ -30,8 +29,6 @@ from kpref.spectra.closed_form import kernel_unit_trace
 from kpref.threads import serial_blas
 
 __all__ = ["ASKED", "kernel_checks", "kernel_sums", "mode_check", "whole_vectors"]
-
-Array = npt.NDArray[Any]
 
 #: Residual, relative to the largest eigenvalue, that eigensolvers are asked for.
 ASKED = 1e-10
@@ -81,16 +78,8 @@ def kernel_checks(
 ) -> list[Check]:
     """K, its exact spectrum, and its iterated modes, each against the others.
 
-    Parameters
-    ----------
-    operator : TensorOperator
-        K of the flow.
-    exact : KernelSpectrum
-    modes : Eigen
-    longest_sum : int
-        Terms in the longest sum of a product with K and an inner product.
-    seed : int
-        Of random vectors.
+    `operator`: K of the flow. `longest_sum`: terms in the longest sum of a product with K and an inner product. `seed`:
+    of random vectors.
     """
     return [
         mode_check(operator, modes.values, modes.vectors, longest_sum),

@@ -3,34 +3,33 @@
 Everything is computed from a `Flow` without forming a matrix of the operators: the spectrum of K exactly from its
 blocks, the leading eigenpairs of ``P P*`` and the NTK by Lanczos iterations, the gradient flow by one backward and one
 forward pass, and its realisation by running the network again after parameter steps of several sizes. Traces and
-dimensions are in `kpref.analysis.dimensions`, norms and exponents in `kpref.analysis.stability`.
+dimensions are in `kpref.analysis.operator_sizes`, norms and exponents in `kpref.analysis.stability`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.analysis.alignments import align_tasks, aligned
 from kpref.analysis.checks import Check
-from kpref.analysis.dimensions import Dimensions, measure_dimensions, schmidt_trials
 from kpref.analysis.gradient_checks import error_check, flow_check
-from kpref.analysis.kernel_numbers import exact_spectrum, kernel_modes
 from kpref.analysis.missed_modes import missed_check
 from kpref.analysis.mode_checks import ASKED, kernel_checks, kernel_sums, mode_check, whole_vectors
+from kpref.analysis.operator_sizes import Dimensions, measure_dimensions, schmidt_trials
+from kpref.analysis.parameter_operator import exact_spectrum, kernel_modes
 from kpref.analysis.profile import Profile, leading_profile
+from kpref.analysis.runs import evenly_spread
 from kpref.analysis.selfcheck import SelfCheck, longest_sum, self_check
 from kpref.analysis.settings import Integration, Objective
 from kpref.analysis.stability import Stability, growth_trials, measure_stability, stability_trials
 from kpref.analysis.step_size import measure_step_size
 from kpref.analysis.step_test import StepTest, measure_steps, step_checks
-from kpref.flow import Flow
-from kpref.gradient import GradientFlow
+from kpref.flow import Flow, GradientFlow
 from kpref.models import Field, Model
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
@@ -50,14 +49,11 @@ __all__ = [
     "Profile",
     "StepTest",
     "analyze_checkpoint",
-    "evenly_spread",
     "leading_profile",
 ]
 
-Array = npt.NDArray[Any]
-
 #: Stages that `analyze_checkpoint` reports as its progress.
-STAGES = 8
+PHASES = 8
 #: Eighth powers of what is larger overflow: effective ranks are made of fourth powers of K and the NTK.
 _LARGEST = 1e35
 #: Eigenfunctions of the NTK that are drawn.
@@ -66,17 +62,10 @@ SHOWN_MODES = 3
 
 @dataclass(frozen=True, eq=False)
 class ErrorShares:
-    """How the error and the fall of the loss are spread over the leading modes v_i of the NTK.
+    """How the error and the fall of the loss are spread over the leading modes v_i of the NTK."""
 
-    Attributes
-    ----------
-    error : ndarray, shape (k,)
-        ``<Err, v_i>^2 / |Err|^2``.
-    rate : ndarray, shape (k,)
-        ``lambda_i <Err, v_i>^2 / <Err, NTK Err>``: share of the rate at which gradient descent lowers the loss.
-    """
-
-    error: Array
+    error: Array  # (k,): ``<Err, v_i>^2 / |Err|^2``
+    # (k,): ``lambda_i <Err, v_i>^2 / <Err, NTK Err>``: share of the rate at which gradient descent lowers the loss
     rate: Array
 
     __repr__ = short_repr
@@ -198,9 +187,9 @@ def analyze_checkpoint(
     seed : int
         Of starting vectors, probes and random tests.
     progress : callable, optional
-        Told, before each stage of the work, what it is: `STAGES` times in all.
+        Told, before each phase of the work, what it is: `PHASES` times in all.
     tick : callable, optional
-        Called now and then while a stage lasts, from several threads; its argument means nothing.
+        Called now and then while a phase lasts, from several threads; its argument means nothing.
     integration : Integration, optional
         For a model in continuous time, and only then.
     z0 : ndarray, shape (H,) or (B, H), optional
@@ -219,7 +208,7 @@ def analyze_checkpoint(
     MemoryError
         If there is too little memory.
     """
-    tell = progress or (lambda stage: None)
+    tell = progress or (lambda phase: None)
     tell("running the network")
 
     def flow_on(chosen: Array) -> Flow:
@@ -313,11 +302,6 @@ def _require_moderate(name: str, flow: Flow, seed: int) -> None:
 
 def _in_words(model: Model) -> str:
     return f"{model.in_words} with {model.n_inputs} inputs and {model.n_parameters:,} trainable parameters"
-
-
-def evenly_spread(total: int, number: int) -> Array:
-    """Indices of so many of the trials, from the first to the last."""
-    return np.unique(np.linspace(0, total - 1, number).round().astype(int))
 
 
 def _with_loss(

@@ -29,24 +29,12 @@ _START, _EACH = 5.0, 5.0  # seconds for imports, figures and the page, and for e
 
 @dataclass(frozen=True)
 class Plan:
-    """What an analysis will take.
+    """What an analysis will take."""
 
-    Attributes
-    ----------
-    memory : float
-        Bytes.
-    available : int or None
-        Bytes that there are; None where the system does not say.
-    operations : float
-        Floating-point operations of all products.
-    rate : float
-        Floating-point operations per second of a matrix product on this machine now.
-    """
-
-    memory: float
-    available: int | None
-    operations: float
-    rate: float
+    memory: float  # bytes
+    available: int | None  # bytes that there are; None where the system does not say
+    operations: float  # floating-point operations of all products
+    rate: float  # floating-point operations per second of a matrix product on this machine now
     networks: int
 
     @property
@@ -65,7 +53,7 @@ class Plan:
 
 def make_plan(request: Request) -> Plan:
     """Say what an analysis will take; measures, for a fraction of a second, how fast this machine multiplies."""
-    from kpref.bench.command import measure_rate
+    from kpref.bench.timing import measure_rate
 
     operations = float(PRODUCTS * sum(_product_operations(request, index) for index in range(len(request.networks))))
     memory = memory_needed(request.networks, request.trials, request.modes)

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.space import TrajectorySpace
 
 __all__ = ["Profile", "leading_profile"]
 
-Array = npt.NDArray[Any]
-
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """The best one-dimensional picture of a tensor (B, T, H).
+    """The best one-dimensional picture of a tensor (B, T, H)."""
 
-    Attributes
-    ----------
-    amplitude : ndarray, shape (B, T)
-        Its component along `direction`.
-    direction : ndarray, shape (H,)
-        The unit vector of state space that holds most of it (the leading right singular vector of the (B T, H) matrix).
-    share : float
-        Share of the squared norm that lies along `direction`.
-    """
-
-    amplitude: Array
+    amplitude: Array  # (B, T): its component along `direction`
+    # (H,): the unit vector of state space that holds most of it (the leading right singular vector of the (B T, H)
+    # matrix)
     direction: Array
-    share: float
+    share: float  # share of the squared norm that lies along `direction`
 
     __repr__ = short_repr
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from kpref.analysis.dimensions import Dimensions
 from kpref.analysis.numbers import Analysis
+from kpref.analysis.operator_sizes import Dimensions
 from kpref.analysis.stability import NORM_TOLERANCE
 from kpref.analysis.wording import LEVEL
 from kpref.spectra import Estimate
 
-__all__ = ["Quantity", "alignment_words", "quantities"]
-
-Array = npt.NDArray[Any]
+__all__ = ["Quantity", "alignment_words", "interval_of", "quantities"]
 
 _EXACT = "exact"
 _OTHER_TRIALS = "± standard error from the choice of trials (jackknife over groups of them)"
@@ -26,38 +23,21 @@ _ACCURACY = 0.05
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number of a report.
+    """One number of a report."""
 
-    Attributes
-    ----------
-    key : str
-        Its name in ``metrics.json``.
-    label : str
-        Its name for people.
-    group : {"dimensions", "stability", "alignments"}
-    value : float
-    error : float or None
-        Standard error, or a bound where `how` says so; 0 for exact values; None where there is nothing to tell it from.
-    how : str
-        Exact, estimated, iterated or a mean; and how well it is known.
-    interval : tuple of float, or None
-        Of 95 %, over the random vectors, for what is estimated from them.
-    trial_error : float or None
-        Standard error from the finite number of trials, another thing than the error of random vectors: how far the
-        number would change with other trials of the same kind (jackknife over groups of trials). None where it is not
-        computed.
-    products_needed : int or None
-        About how many products would take half the width of the interval below 5 %, where it is wider.
-    """
-
-    key: str
-    label: str
-    group: str
+    key: str  # its name in ``metrics.json``
+    label: str  # its name for people
+    group: str  # one of "dimensions", "stability", "alignments"
     value: float
+    # standard error, or a bound where `how` says so; 0 for exact values; None where there is nothing to tell it from
     error: float | None
-    how: str
-    interval: tuple[float, float] | None = None
+    how: str  # exact, estimated, iterated or a mean; and how well it is known
+    interval: tuple[float, float] | None = None  # of 95 %, over the random vectors, for what is estimated from them
+    # standard error from the finite number of trials, another thing than the error of random vectors: how far the
+    # number would change with other trials of the same kind (jackknife over groups of trials). None where it is not
+    # computed.
     trial_error: float | None = None
+    # about how many products would take half the width of the interval below 5 %, where it is wider
     products_needed: int | None = None
 
 
@@ -68,6 +48,14 @@ def quantities(analysis: Analysis) -> tuple[Quantity, ...]:
         label = "alignment of K with the NTK"
         found.append(_of("alignment_K_NTK", label, "alignments", analysis.kernel_ntk, alignment_words()))
     return tuple(found)
+
+
+def interval_of(quantity: Quantity) -> tuple[float, float]:
+    """The interval of a quantity at `LEVEL`: NaN where nothing tells it, the value alone where it is exact."""
+    if quantity.interval is not None:
+        return quantity.interval
+    error = math.nan if quantity.error is None else quantity.error
+    return quantity.value - error, quantity.value + error
 
 
 def alignment_words() -> str:

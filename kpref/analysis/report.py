@@ -13,11 +13,11 @@ from html import escape
 import numpy as np
 
 from kpref._version import __version__
-from kpref.analysis.comparison import Study
 from kpref.analysis.exhibits import Exhibit, Panel
 from kpref.analysis.findings import findings
 from kpref.analysis.numbers import Analysis
-from kpref.analysis.style import STYLE_SHEET
+from kpref.analysis.study import Study
+from kpref.analysis.style_sheet import STYLE_SHEET
 from kpref.analysis.tables import alignment_table, breakable, quantity_table, table
 from kpref.analysis.wording import LEVEL, number, percent, with_interval
 from kpref.spectra import Estimate
@@ -71,17 +71,8 @@ _CONTINUOUS_GLOSSARY = (
 def render(study: Study, exhibits: Sequence[Exhibit], beside: Sequence[str] = ()) -> str:
     """The page.
 
-    Parameters
-    ----------
-    study : Study
-    exhibits : sequence of Exhibit
-    beside : sequence of str
-        Names of the other files of the report.
-
-    Returns
-    -------
-    str
-        HTML.
+    `beside`: names of the other files of the report.
+    Returns HTML.
     """
     sections = [part for part in _sections(study, exhibits) if part is not None]
     body = [

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._arguments import MOST_SEED, require_file
 from kpref._reprs import short_repr
 from kpref._terminal import one_line
-from kpref._validate import integer, real_number, short
+from kpref._types import Array
+from kpref._validate import integer, one_of, real_number, short
 from kpref.analysis.alignments import MOST_TASKS
 from kpref.analysis.factories import Made
 from kpref.analysis.provenance import fingerprints
+from kpref.analysis.runs import evenly_spread
 from kpref.analysis.settings import Integration, Objective
 from kpref.checkpoints import Checkpoint, load_checkpoint
 from kpref.data import example_folder
@@ -36,7 +37,6 @@ from kpref.trials import Trials
 
 __all__ = ["AT", "INPUT_KINDS", "MEASURES", "Network", "Request", "memory_needed", "prepare"]
 
-Array = npt.NDArray[Any]
 Spelling = Callable[[str], str]
 
 AT = ("auto", "all", "last")
@@ -50,67 +50,33 @@ _SUFFIXES = (".safetensors", ".npz", ".pt")
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """One network to be analyzed.
+    """One network to be analyzed."""
 
-    Attributes
-    ----------
-    name : str
-        Short, and different from the others'.
-    origin : str
-        Where it came from, for errors and for the report.
-    model : Model
-    readout : Readout or None
-        Of all states; those that it does not observe have weights of zero.
-    z0 : ndarray, shape (H,) or (B, H), or None
-        Initial states; None for zero.
-    """
-
-    name: str
-    origin: str
+    name: str  # short, and different from the others'
+    origin: str  # where it came from, for errors and for the report
     model: Model
-    readout: Readout | None
-    z0: Array | None = None
+    readout: Readout | None  # of all states; those that it does not observe have weights of zero
+    z0: Array | None = None  # (H,) or (B, H): initial states; None for zero
 
     __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """An analysis that can be made.
-
-    Attributes
-    ----------
-    networks : tuple of Network
-    trials : Trials
-    objective : Objective or None
-        None if the trials have neither targets nor labels.
-    integration : Integration or None
-        None for maps.
-    modes : int
-        Leading eigenpairs.
-    measure : str
-    seed : int
-    files : tuple of Path
-        What was read.
-    facts : dict of str to str
-        Where it all came from, for the report.
-    assumptions : tuple of str
-        What was assumed, set aside or put together when the networks were read, in sentences.
-    notes : tuple of str
-        These, and what will be left out and why.
-    """
+    """An analysis that can be made."""
 
     networks: tuple[Network, ...]
     trials: Trials
-    objective: Objective | None
-    integration: Integration | None
-    modes: int
+    objective: Objective | None  # None if the trials have neither targets nor labels
+    integration: Integration | None  # None for maps
+    modes: int  # leading eigenpairs
     measure: str
     seed: int
-    files: tuple[Path, ...]
-    facts: dict[str, str]
+    files: tuple[Path, ...]  # what was read
+    facts: dict[str, str]  # where it all came from, for the report
+    # what was assumed, set aside or put together when the networks were read, in sentences
     assumptions: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # these, and what will be left out and why
 
     __repr__ = short_repr
 
@@ -136,29 +102,15 @@ def prepare(
 ) -> Request:
     """Read what is asked for, and see that it fits.
 
-    Parameters
-    ----------
-    checkpoints, trials, loss, at, modes, measure, max_trials, seed, nonlinearity, dt, method, tau, input_kind
-        As in `kpref.analyze`.
-    loading : mapping, optional
-        Further arguments of `load_checkpoint`.
-    spell : callable
-        How an argument is called where it was given: ``dt``, or ``--dt``.
-    called : str
-        What the report says this was asked with.
-
-    Returns
-    -------
-    Request
-
-    Raises
-    ------
-    TypeError, ValueError, OSError, MemoryError, ImportError
-        If an argument is wrong, a file cannot be read, or things do not fit each other.
+    `checkpoints`, `trials`, `loss`, `at`, `modes`, `measure`, `max_trials`, `seed`, `nonlinearity`, `dt`, `method`,
+    `tau`, `input_kind`: as in `kpref.analyze`. `loading`: further arguments of `load_checkpoint`. `spell`: how an
+    argument is called where it was given: ``dt``, or ``--dt``. `called`: what the report says this was asked with.
+    Raises TypeError, ValueError, OSError, MemoryError, ImportError if an argument is wrong, a file cannot be read, or
+    things do not fit each other.
     """
     choices = (("loss", loss, ("auto", *LOSSES)), ("at", at, AT), ("measure", measure, MEASURES))
     for name, value, allowed in choices:
-        _require_choice(spell(name), value, allowed)
+        one_of(spell(name), value, allowed)
     integration = _choose_integration(dt, method, tau, input_kind, spell)
     modes = integer(spell("modes"), modes, least=1)
     seed = integer(spell("seed"), seed, least=0, most=MOST_SEED)
@@ -216,11 +168,6 @@ def memory_needed(networks: Sequence[Network], trials: Trials, modes: int) -> fl
 # Arguments
 
 
-def _require_choice(name: str, value: object, allowed: Sequence[str]) -> None:
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {short(value)}")
-
-
 def _require_known(arguments: Mapping[str, Any], called: str) -> None:
     known = inspect.signature(load_checkpoint).parameters
     unknown = [name for name in arguments if name not in known]
@@ -234,7 +181,7 @@ def _choose_integration(
     """How to solve networks in continuous time; None without dt."""
     for name, value, allowed in (("method", method, tuple(TABLEAUS)), ("input_kind", input_kind, INPUT_KINDS)):
         if value is not None:
-            _require_choice(spell(name), value, allowed)
+            one_of(spell(name), value, allowed)
     if dt is not None:
         chosen = {"method": method, "input_kind": input_kind}
         given = {name: value for name, value in chosen.items() if value is not None}
@@ -329,7 +276,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def _thinned(trials: Trials, most: int | None) -> Trials:
     """At most so many trials, evenly spread over all, without steps that exist in none of them."""
     if most is not None and most < trials.n_trials:
-        trials = trials.subset(np.linspace(0, trials.n_trials - 1, most).round().astype(int))
+        trials = trials.subset(evenly_spread(trials.n_trials, most))
     return trials.trimmed()
 
 

@@ -1,18 +1,19 @@
-"""Where trials end and which of their steps count, for pictures and captions: NaN is what no picture draws."""
+"""Some of the trials, where they end, and which of their steps count: NaN is what no picture draws."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.lengths import points
 from kpref.trials import Trials
 
-__all__ = ["ends_in_words", "scored", "until_end"]
+__all__ = ["ends_in_words", "evenly_spread", "scored", "until_end"]
 
-Array = npt.NDArray[Any]
+
+def evenly_spread(total: int, number: int) -> Array:
+    """Indices of so many of the trials, from the first to the last."""
+    return np.unique(np.linspace(0, total - 1, min(total, number)).round().astype(int))
 
 
 def until_end(values: Array, trials: Trials, axis: int = 0) -> Array:

@@ -26,14 +26,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.analysis.checks import Check
-from kpref.analysis.differences import DECISIVE, FiniteDifferences, finite_differences
+from kpref.analysis.derivative_checks import DECISIVE, FiniteDifferences, finite_differences
 from kpref.analysis.slopes import slope_check
 from kpref.analysis.step_size import StepSize, measure_step_size, step_size_check
 from kpref.dynamics import FieldDynamics
@@ -59,26 +58,16 @@ __all__ = [
     "stage_test",
 ]
 
-Array = npt.NDArray[Any]
-
 _NORM_ITERATIONS = 20
 
 
 @dataclass(frozen=True, eq=False)
 class SelfCheck:
-    """All checks of one flow.
-
-    Attributes
-    ----------
-    checks : tuple of Check
-    differences : FiniteDifferences
-    step_size : StepSize or None
-        Of a flow in continuous time.
-    """
+    """All checks of one flow."""
 
     checks: tuple[Check, ...]
     differences: FiniteDifferences
-    step_size: StepSize | None = None
+    step_size: StepSize | None = None  # of a flow in continuous time
 
     __repr__ = short_repr
 
@@ -96,19 +85,8 @@ class SelfCheck:
 def self_check(flow: Flow, seed: int = 0, progress: Callable[[str], object] | None = None) -> SelfCheck:
     """Check the operators of a flow.
 
-    Parameters
-    ----------
-    flow : Flow
-        In float64, and in continuous time with fixed steps: adaptive ones change with the parameters, which D does not
-        follow and finite differences do.
-    seed : int
-        Of the random vectors.
-    progress : callable, optional
-        Told what is checked next.
-
-    Returns
-    -------
-    SelfCheck
+    `flow`: in float64, and in continuous time with fixed steps: adaptive ones change with the parameters, which D does
+    not follow and finite differences do. `seed`: of the random vectors. `progress`: told what is checked next.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # a network that explodes: what is no number fails
         return _self_check(flow, seed, progress or (lambda what: None))
@@ -151,12 +129,7 @@ def _self_check(flow: Flow, seed: int, tell: Callable[[str], object]) -> SelfChe
 def dot_test(operator: TensorOperator, rng: np.random.Generator, terms: int) -> Check:
     """Compare ``<y, A x>`` with ``<A^T y, x>`` for random x and y.
 
-    Parameters
-    ----------
-    operator : TensorOperator
-    rng : Generator
-    terms : int
-        Terms in the longest chain of additions that an entry of the result, or the inner product, goes through.
+    `terms`: terms in the longest chain of additions that an entry of the result, or the inner product, goes through.
     """
     x, y = rng.standard_normal(operator.shape_in), rng.standard_normal(operator.shape_out)
     forward, backward = operator(x), operator.T(y)

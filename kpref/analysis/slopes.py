@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.analysis.checks import Check
 from kpref.analysis.wording import percent
 from kpref.dynamics import FieldDynamics, MapDynamics
@@ -29,8 +29,6 @@ from kpref.runge_kutta import StageSystem
 from kpref.step_form import StepForm
 
 __all__ = ["Slope", "fit_slope", "has_kinks", "kinks_crossed", "slope_check"]
-
-Array = npt.NDArray[Any]
 
 #: Errors above this share of the change itself are no expansion in small steps.
 _SMALL = 0.1
@@ -44,26 +42,13 @@ _SLACK = 0.03
 
 @dataclass(frozen=True)
 class Slope:
-    """A measured order.
+    """A measured order."""
 
-    Attributes
-    ----------
-    value : float or None
-        None where fewer than three steps, without kinks crossed, lie between curvature and rounding.
-    error : float
-        How far it may be off by its own account; infinity where there is no value.
-    smallest : float
-        Smallest relative error among the steps that cross no kink.
-    rounding : float
-        The part that rounding makes up of that, at most.
-    clean, crossed : int
-        Numbers of steps that cross no kink and have an error, and of those that cross one.
-    """
-
-    value: float | None
-    error: float
-    smallest: float
-    rounding: float
+    value: float | None  # None where fewer than three steps, without kinks crossed, lie between curvature and rounding
+    error: float  # how far it may be off by its own account; infinity where there is no value
+    smallest: float  # smallest relative error among the steps that cross no kink
+    rounding: float  # the part that rounding makes up of that, at most
+    # clean, crossed: numbers of steps that cross no kink and have an error, and of those that cross one
     clean: int
     crossed: int
 
@@ -71,14 +56,9 @@ class Slope:
 def fit_slope(steps: Array, errors: Array, changes: Array, rounding: Array, crossings: Array) -> Slope:
     """Order at which errors fall with the step.
 
-    Parameters
-    ----------
-    steps : ndarray, shape (m,)
-        Positive, decreasing.
-    errors, changes, rounding : ndarray, shape (m,)
-        Errors, NaN where there are none; sizes of what they are errors of; and how much of them rounding may be.
-    crossings : ndarray of int, shape (m,)
-        Kinks that each step crosses.
+    `steps`: shape (m,); positive, decreasing. `errors`, `changes`, `rounding`: shape (m,); errors, NaN where there are
+    none; sizes of what they are errors of; and how much of them rounding may be. `crossings`: shape (m,); kinks that
+    each step crosses.
     """
     clean = np.isfinite(errors) & (crossings == 0) & (changes > 0)
     crossed = int(np.count_nonzero(crossings))
@@ -113,13 +93,7 @@ def _best(orders: Array, doubts: Array) -> int:
 def slope_check(name: str, identity: str, slope: Slope, what: str) -> Check:
     """Whether an order is 2, or higher by whole numbers, where the second order happens to vanish.
 
-    Parameters
-    ----------
-    name, identity : str
-        Of the check.
-    slope : Slope
-    what : str
-        What falls, in words, with the step that it falls with in mind.
+    `name`, `identity`: of the check. `what`: what falls, in words, with the step that it falls with in mind.
     """
     reason = "the bound is twice the error of the fit, and 0.03 for higher orders"
     if slope.value is not None and slope.error <= _VAGUE:
@@ -152,14 +126,8 @@ def has_kinks(model: Model) -> bool:
 def kinks_crossed(flow: Flow, one: Model, one_states: Array, other: Model, other_states: Array) -> int:
     """Number of slopes of relu, over trials, steps (or stages) and units, that differ between two runs on a flow.
 
-    Parameters
-    ----------
-    flow : Flow
-        A map, or a field with fixed steps.
-    one, other : Model
-        Of the flow's kind.
-    one_states, other_states : ndarray, shape (B, T, H)
-        Their states, as `Flow.rerun` gives them.
+    `flow`: a map, or a field with fixed steps. `one`, `other`: of the flow's kind. `one_states`, `other_states`: shape
+    (B, T, H); their states, as `Flow.rerun` gives them.
     """
     if not has_kinks(flow.model):
         return 0

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.flow import Flow
 from kpref.space import TrajectorySpace
 from kpref.spectra import Estimate, Lyapunov, lyapunov_exponents
@@ -15,8 +13,6 @@ from kpref.spectra.blocks import BlockEigen
 from kpref.spectra.lyapunov import propagator_growth, trial_norms
 
 __all__ = ["NORM_TOLERANCE", "Stability", "growth_trials", "measure_stability", "stability_trials"]
-
-Array = npt.NDArray[Any]
 
 #: Residual of the norm of P on each trial, relative to its square.
 NORM_TOLERANCE = 1e-4
@@ -31,30 +27,15 @@ _GROWTH_TRIALS = 50
 
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """Norms and growth of P, and Lyapunov exponents.
+    """Norms and growth of P, and Lyapunov exponents."""
 
-    Attributes
-    ----------
-    norm : Estimate
-        Operator norm of P; its error is a bound, half the residual of the iterated eigenvalue of ``P P*``.
-    trials : ndarray, shape (c,)
-        The trials that norms and exponents belong to, evenly spread.
-    trial_norms : ndarray, shape (c,)
-        Norm of each trial's part of P, to `NORM_TOLERANCE`.
-    growth : ndarray, shape (b, T)
-        Logarithm of the largest singular value of what carries a change of the initial state to each time, exact.
-    growth_trials : ndarray, shape (b,)
-        The trials that it belongs to, evenly spread.
-    exponents : Lyapunov
-        Leading finite-time exponents of the same trials as the norms.
-    """
-
-    norm: Estimate
-    trials: Array
-    trial_norms: Array
+    norm: Estimate  # operator norm of P; its error is a bound, half the residual of the iterated eigenvalue of ``P P*``
+    trials: Array  # (c,): the trials that norms and exponents belong to, evenly spread
+    trial_norms: Array  # (c,): norm of each trial's part of P, to `NORM_TOLERANCE`
+    # (b, T): logarithm of the largest singular value of what carries a change of the initial state to each time, exact
     growth: Array
-    growth_trials: Array
-    exponents: Lyapunov
+    growth_trials: Array  # (b,): the trials that it belongs to, evenly spread
+    exponents: Lyapunov  # leading finite-time exponents of the same trials as the norms
 
     __repr__ = short_repr
 
@@ -64,16 +45,9 @@ def measure_stability(
 ) -> Stability:
     """Stability of a flow.
 
-    Parameters
-    ----------
-    propagator_modes : BlockEigen
-        Leading eigenpairs of its ``P P*``.
-    part, part_trials : Flow and ndarray, shape (c,)
-        The same network on some of the trials, see `stability_trials`.
-    few, few_trials : Flow and ndarray, shape (b,)
-        And on those of `growth_trials`.
-    seed : int
-        Of starting vectors.
+    `propagator_modes`: leading eigenpairs of its ``P P*``. `part`, `part_trials`: shape (c,); the same network on some
+    of the trials, see `stability_trials`. `few`, `few_trials`: shape (b,); and on those of `growth_trials`. `seed`: of
+    starting vectors.
     """
     largest, residual = float(propagator_modes.values[0]), float(propagator_modes.residuals[0])
     root = max(largest, 0.0) ** 0.5

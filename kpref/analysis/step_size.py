@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.analysis.checks import Check
+from kpref.analysis.runs import evenly_spread
 from kpref.derivative_blocks import state_jacobian
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow
@@ -36,8 +37,6 @@ from kpref.runge_kutta import integrate
 from kpref.threads import serial_blas
 
 __all__ = ["StepSize", "measure_step_size", "stability_function", "step_size_check"]
-
-Array = npt.NDArray[Any]
 
 #: Floating-point operations, 25 H^3 each, that eigenvalues may take; their number, at least and at most.
 _EIGENVALUE_WORK = 2e10
@@ -52,32 +51,18 @@ _TRIES = 8
 
 @dataclass(frozen=True)
 class StepSize:
-    """The steps of a flow against the network's rates.
-
-    Attributes
-    ----------
-    method : str
-    step : float
-        The largest one.
-    eigenvalue : complex
-        Of those of df/dz with Re lambda <= 0 the one that the method amplifies most; NaN if there is none.
-    amplification : float
-        ``|R(h lambda)|`` there.
-    growth : float
-        Logarithm of what the method adds to the growth over a trial: the largest of the trials looked at.
-    limit : float
-        Step at which that was found to stay within a factor of two: the step itself, or a smaller one; NaN if none
-        was found.
-    error : float
-        Of the states at the times of the trials, relative to their size, by halved steps; infinity if they overflow.
-    """
+    """The steps of a flow against the network's rates."""
 
     method: str
-    step: float
+    step: float  # the largest one
+    # of those of df/dz with Re lambda <= 0 the one that the method amplifies most; NaN if there is none
     eigenvalue: complex
-    amplification: float
-    growth: float
+    amplification: float  # ``|R(h lambda)|`` there
+    growth: float  # logarithm of what the method adds to the growth over a trial: the largest of the trials looked at
+    # step at which that was found to stay within a factor of two: the step itself, or a smaller one; NaN if none was
+    # found
     limit: float
+    # of the states at the times of the trials, relative to their size, by halved steps; infinity if they overflow
     error: float
 
     @property
@@ -133,8 +118,8 @@ def _rates(dynamics: FieldDynamics, form: Form, solution: Solution) -> tuple[Arr
     """Eigenvalues of df/dz at a sample of times and trials, (times, trials, H), and h lambda where Re lambda <= 0."""
     trials, times, units = dynamics.space.shape
     number = int(np.clip(_EIGENVALUE_WORK / (25.0 * units**3), _FEWEST, _MOST))
-    some = _spread(trials, max(1, round(number**0.5) // 2))
-    rows = _spread(times - 1, max(1, number // len(some)))
+    some = evenly_spread(trials, max(1, round(number**0.5) // 2))
+    rows = evenly_spread(times - 1, max(1, number // len(some)))
     values = _eigenvalues(np.stack([state_jacobian(form, int(row), some) for row in rows]))
     steps = np.maximum.reduceat(solution.h, solution.grid_index[:-1])[rows]
     # R(0) = 1: neither grows nor decays
@@ -179,8 +164,8 @@ def _two_digits(value: float) -> float:
 
 def _slower(dynamics: FieldDynamics, fraction: float) -> tuple[Form, Solution]:
     """The same trials with all times multiplied by a fraction, and the linearisation at these times."""
-    signal = _Rescaled(dynamics.signal, fraction)
-    times, lengths = signal.times, dynamics.space.lengths
+    times, lengths = fraction * dynamics.signal.times, dynamics.space.lengths
+    signal = _OnOtherGrid(dynamics.signal, times, factor=fraction)
     solution = integrate(dynamics.field, signal, times, dynamics.z0, dynamics.tableau, None, lengths)
     interval = np.minimum(np.arange(len(times)), len(times) - 2)
     inputs = np.ascontiguousarray(np.moveaxis(signal(times, interval), 1, 0))
@@ -200,13 +185,7 @@ def step_size_check(found: StepSize) -> Check:
 
 
 def stability_function(tableau: Tableau, w: npt.ArrayLike) -> Array:
-    """R(w), which an explicit method multiplies the solution of ``dy/dt = lambda y`` by, w = h lambda.
-
-    Parameters
-    ----------
-    tableau : Tableau
-    w : array_like, real or complex, any shape
-    """
+    """R(w), which an explicit method multiplies the solution of ``dy/dt = lambda y`` by, w = h lambda."""
     point = np.asarray(w)
     vector, coefficients = np.ones(tableau.stages), [1.0]
     for _ in range(tableau.stages):
@@ -224,17 +203,12 @@ def _eigenvalues(matrices: Array) -> Array:
     return np.asarray(np.linalg.eigvals(matrices))
 
 
-def _spread(total: int, number: int) -> Array:
-    return np.unique(np.linspace(0, total - 1, min(total, number)).round().astype(int))
+class _OnOtherGrid(InputSignal):
+    """A signal on a grid whose times are `factor` times its own, each of its intervals split into so many parts."""
 
-
-class _Rescaled(InputSignal):
-    """A signal on a grid whose times are multiplied by a factor."""
-
-    def __init__(self, signal: InputSignal, factor: float) -> None:
-        self.times = factor * signal.times
-        self.n_trials, self.n_inputs = signal.n_trials, signal.n_inputs
-        self._whole, self._factor = signal, factor
+    def __init__(self, signal: InputSignal, times: Array, factor: float = 1.0, parts: int = 1) -> None:
+        self.times, self.n_trials, self.n_inputs = times, signal.n_trials, signal.n_inputs
+        self._whole, self._factor, self._parts = signal, factor, parts
 
     @property
     def is_function(self) -> bool:
@@ -242,32 +216,16 @@ class _Rescaled(InputSignal):
         return self._whole.is_function
 
     def __call__(self, t: npt.ArrayLike, interval: npt.ArrayLike) -> Array:
-        return self._whole(np.asarray(t) / self._factor, interval)
-
-
-class _Halved(InputSignal):
-    """A signal on a grid with a time more in the middle of each interval."""
-
-    def __init__(self, signal: InputSignal) -> None:
-        middles = (signal.times[:-1] + signal.times[1:]) / 2
-        self.times = np.insert(signal.times, np.arange(1, len(signal.times)), middles)
-        self.n_trials, self.n_inputs = signal.n_trials, signal.n_inputs
-        self._whole = signal
-
-    @property
-    def is_function(self) -> bool:
-        """Whether x is a Python function of the user's."""
-        return self._whole.is_function
-
-    def __call__(self, t: npt.ArrayLike, interval: npt.ArrayLike) -> Array:
-        return self._whole(t, np.asarray(interval) // 2)
+        return self._whole(np.asarray(t) / self._factor, np.asarray(interval) // self._parts)
 
 
 def _halved_error(dynamics: FieldDynamics) -> float:
-    signal, space = _Halved(dynamics.signal), dynamics.space
+    whole, space = dynamics.signal.times, dynamics.space
+    times = np.insert(whole, np.arange(1, len(whole)), (whole[:-1] + whole[1:]) / 2)
+    signal = _OnOtherGrid(dynamics.signal, times, parts=2)
     lengths = None if space.lengths is None else 2 * space.lengths - 1
     try:
-        halved = integrate(dynamics.field, signal, signal.times, dynamics.z0, dynamics.tableau, None, lengths)
+        halved = integrate(dynamics.field, signal, times, dynamics.z0, dynamics.tableau, None, lengths)
     except IntegrationError:
         return math.inf
     states = space.clear(halved.states[::2].swapaxes(0, 1))

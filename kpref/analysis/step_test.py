@@ -6,19 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.analysis.checks import Check
 from kpref.analysis.profile import Profile, leading_profile
 from kpref.analysis.slopes import Slope, fit_slope, kinks_crossed, slope_check
-from kpref.gradient import GradientFlow
+from kpref.flow import GradientFlow
 from kpref.loss import evaluate_loss
 from kpref.readout import Readout
 
 __all__ = ["PREDICTED_STEP", "StepTest", "measure_steps", "step_checks"]
-
-Array = npt.NDArray[Any]
 
 #: Name of the check of the prediction of the states.
 PREDICTED_STEP = "predicted step"
@@ -34,43 +32,25 @@ _GOOD_ERROR = 0.1
 
 @dataclass(frozen=True, eq=False)
 class StepTest:
-    """Predicted against realised change after a parameter step ``-eta grad``, for several learning rates eta.
+    """Predicted against realised change after a parameter step ``-eta grad``, for several learning rates eta."""
 
-    Attributes
-    ----------
-    etas : ndarray, shape (m,)
-        Learning rates, decreasing. Those at which the network overflows are left out.
-    predicted, gap : ndarray, shape (m,)
-        ``|eta dz|`` and ``|dz_real - eta dz|`` in the norm of the space.
-    slope : float or None
-        Order at which the gap falls with eta: 2 for a correct first-order prediction where no kink is crossed; None
-        where fewer than three steps tell it.
-    fit, loss_fit : Slope
-        That with its error, and the same for the change of the loss.
-    crossings : ndarray of int, shape (m,)
-        Slopes of relu, over trials, steps and units, that the step changes.
-    loss_predicted, loss_realised : ndarray, shape (m,)
-        Change of the loss.
-    chosen : int
-        Index of the step that is drawn: the largest whose relative error is at most 10 %.
-    predicted_profile : Profile
-        Of ``eta dz`` at the chosen step.
-    realised_amplitude : ndarray, shape (B, T)
-        Component of the realised change along the same direction.
-    """
-
-    etas: Array
+    etas: Array  # (m,): learning rates, decreasing. Those at which the network overflows are left out.
+    # predicted, gap: (m,): ``|eta dz|`` and ``|dz_real - eta dz|`` in the norm of the space
     predicted: Array
     gap: Array
+    # order at which the gap falls with eta: 2 for a correct first-order prediction where no kink is crossed; None where
+    # fewer than three steps tell it
     slope: float | None
+    # fit, loss_fit: that with its error, and the same for the change of the loss
     fit: Slope
     loss_fit: Slope
-    crossings: Array
+    crossings: Array  # (m,): slopes of relu, over trials, steps and units, that the step changes
+    # loss_predicted, loss_realised: (m,): change of the loss
     loss_predicted: Array
     loss_realised: Array
-    chosen: int
-    predicted_profile: Profile
-    realised_amplitude: Array
+    chosen: int  # index of the step that is drawn: the largest whose relative error is at most 10 %
+    predicted_profile: Profile  # of ``eta dz`` at the chosen step
+    realised_amplitude: Array  # (B, T): component of the realised change along the same direction
 
     __repr__ = short_repr
 
@@ -83,12 +63,7 @@ class StepTest:
 def measure_steps(gradient: GradientFlow, readout: Readout, arguments: dict[str, Any]) -> StepTest | None:
     """Run the network again after steps of several sizes; None if no state moves.
 
-    Parameters
-    ----------
-    gradient : GradientFlow
-    readout : Readout
-    arguments : dict
-        Of `kpref.loss.evaluate_loss`, as the loss of the gradient was given them.
+    `arguments`: of `kpref.loss.evaluate_loss`, as the loss of the gradient was given them.
     """
     flow = gradient.flow
     space, states, model = flow.space, flow.states, flow.model

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.wording import percent
 from kpref.step_form import StepForm
 
 __all__ = ["rising_loss", "symptoms"]
-
-Array = npt.NDArray[Any]
 
 #: States of a network that does something sensible stay below this.
 _EXPLODED = 1e6
@@ -26,16 +22,7 @@ _MOSTLY = 0.5
 
 
 def symptoms(analysis: Analysis) -> list[str]:
-    """Sentences on what makes the other numbers of an analysis mean little; mostly none.
-
-    Parameters
-    ----------
-    analysis : Analysis
-
-    Returns
-    -------
-    list of str
-    """
+    """Sentences on what makes the other numbers of an analysis mean little; mostly none."""
     sentences = [_silence(analysis), _explosion(analysis), _saturation(analysis), _gradient(analysis)]
     return [sentence for sentence in sentences if sentence]
 

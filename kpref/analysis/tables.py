@@ -9,9 +9,9 @@ from html import escape
 
 import numpy as np
 
-from kpref.analysis.comparison import Comparison, Study
-from kpref.analysis.quantities import Quantity, quantities
-from kpref.analysis.wording import interval_of, number, with_error, with_interval
+from kpref.analysis.quantities import Quantity, interval_of, quantities
+from kpref.analysis.study import Comparison, Study
+from kpref.analysis.wording import number, with_error, with_interval
 
 __all__ = ["alignment_table", "breakable", "quantity_table", "table"]
 

@@ -19,11 +19,9 @@ weight of all trials; a dimension does not depend on the scale.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.flow import Flow
 from kpref.space import TrajectorySpace
 from kpref.spectra.closed_form import kernel_block_squares, kernel_group_matrices
@@ -31,8 +29,6 @@ from kpref.spectra.deflated import Deflated
 from kpref.spectra.symmetric import Coordinates
 
 __all__ = ["errors_of_blocks", "errors_of_kernel", "errors_of_modes", "trial_groups"]
-
-Array = npt.NDArray[Any]
 
 #: Groups of trials, one of which is left out at a time.
 GROUPS = 10

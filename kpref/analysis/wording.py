@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from kpref.analysis.quantities import Quantity
-
-__all__ = ["LEVEL", "interval_of", "number", "percent", "with_error", "with_interval"]
+__all__ = ["LEVEL", "number", "percent", "with_error", "with_interval"]
 
 #: Of the intervals that a report states.
 LEVEL = 0.95
@@ -60,14 +56,6 @@ def with_interval(value: float, low: float, high: float) -> str:
     if below == above:  # known to more digits than anybody reads
         return shown
     return f"{shown} ({below} to {above})"
-
-
-def interval_of(quantity: Quantity) -> tuple[float, float]:
-    """The interval of a quantity at `LEVEL`: NaN where nothing tells it, the value alone where it is exact."""
-    if quantity.interval is not None:
-        return quantity.interval
-    error = math.nan if quantity.error is None else quantity.error
-    return quantity.value - error, quantity.value + error
 
 
 def _to_place(value: float, place: int) -> str:

@@ -1,5 +1,1 @@
-"""``kpref bench``: how fast the operators are, against the machine's matrix products, JAX, diffrax and PyTorch."""
-
-from kpref.bench.command import add_arguments, run
-
-__all__ = ["add_arguments", "run"]
+"""The contenders of ``kpref bench``, and how they are timed: kpref, JAX, diffrax and PyTorch."""

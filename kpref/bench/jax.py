@@ -10,13 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from kpref.bench.problem import Problem
+from kpref._types import Array
 from kpref.bench.steps import Library, make_step
+from kpref.bench.workload import Problem
 from kpref.integrate import Tableau
-
-Array = npt.NDArray[Any]
 
 
 class _Jax:

@@ -9,16 +9,14 @@ import sys
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.bench.jax import Diffrax, JaxLinearized, JaxTransforms
-from kpref.bench.problem import Contender, Problem
 from kpref.bench.steps import Library, make_step
+from kpref.bench.workload import Contender, Problem
 from kpref.flow import Flow
 from kpref.memory import require_memory
 from kpref.threads import get_num_threads
-
-Array = npt.NDArray[Any]
 
 
 class Kpref:

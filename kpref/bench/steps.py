@@ -16,18 +16,11 @@ Step = Callable[[Mapping[str, Any], Any, Any], Any]
 
 @dataclass(frozen=True)
 class Library:
-    """Functions of an array library.
-
-    Attributes
-    ----------
-    tanh, sigmoid : callable
-    concatenate : callable
-        Of a list of arrays, along their last axis.
-    """
+    """Functions of an array library."""
 
     tanh: Callable[[Any], Any]
     sigmoid: Callable[[Any], Any]
-    concatenate: Callable[[Sequence[Any]], Any]
+    concatenate: Callable[[Sequence[Any]], Any]  # of a list of arrays, along their last axis
 
 
 def make_step(model: Model, library: Library) -> Step:

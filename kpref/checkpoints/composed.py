@@ -26,18 +26,10 @@ _PARAMETRIZED = re.compile(r"(?P<module>(.*\.)?)parametrizations\.(?P<name>[^.]+
 def put_together(arrays: Arrays) -> tuple[Arrays, list[str]]:
     """Replace the parts of each weight by the weight.
 
-    Returns
-    -------
-    arrays : dict
-        Without parts, and with the weights under the names that they would have in a plain network.
-    notes : list of str
-        What was put together.
-
-    Raises
-    ------
-    ValueError
-        If a weight is made from its parts in another way (spectral normalisation, orthogonal and custom
-        parametrizations); the error says how to save the weight itself.
+    Returns the arrays, without parts, and with the weights under the names that they would have in a plain network;
+    and notes on what was put together.
+    Raises ValueError if a weight is made from its parts in another way (spectral normalisation, orthogonal and custom
+    parametrizations); the error says how to save the weight itself.
     """
     parts = _weight_parts(arrays)
     whole, notes = dict(arrays), []

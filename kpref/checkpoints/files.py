@@ -40,28 +40,12 @@ SAVE_TENSORS = "save its tensors, torch.save(model.state_dict(), path), or write
 def read_file(path: str | os.PathLike[str]) -> tuple[Mapping[Any, Any], dict[str, str]]:
     """Read an npz, safetensors or PyTorch (zip) file.
 
-    Parameters
-    ----------
-    path : path
-        The file; its suffix does not matter.
-
-    Returns
-    -------
-    content : mapping
-        Name -> array, in the file's order; of a PyTorch file the dictionary that was saved, whatever it holds.
-    notes : dict
-        Name -> text: the metadata of a safetensors file, the string scalars of an npz file.
-
-    Raises
-    ------
-    OSError
-        If it is not a file or cannot be opened.
-    ValueError
-        If it is of another format, truncated or damaged, holds two things of one name, or would need unpickling.
-    ImportError
-        If it is a PyTorch file and PyTorch (2.6 or later) is not installed.
-    MemoryError
-        If it is larger, unpacked, than the memory available.
+    `path`: the file; its suffix does not matter.
+    Returns the arrays by their names, in the file's order (of a PyTorch file the dictionary that was saved, whatever it
+    holds), and texts by theirs: the metadata of a safetensors file, the string scalars of an npz file.
+    Raises OSError if it is not a file or cannot be opened; ValueError if it is of another format, truncated or damaged,
+    holds two things of one name, or would need unpickling; ImportError if it is a PyTorch file and PyTorch (2.6 or
+    later) is not installed; MemoryError if it is larger, unpacked, than the memory available.
     """
     path = Path(path)
     with open_file(path) as file:

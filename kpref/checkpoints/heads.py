@@ -53,29 +53,11 @@ def choose_readout(
 ) -> tuple[Readout | None, frozenset[str], list[str]]:
     """Take the readout from the arrays outside the recurrent layer.
 
-    Parameters
-    ----------
-    rest : dict
-        Name -> array.
-    layer : Recurrent
-        The recurrent network, of H units in each layer.
-    wanted : str or None
-        Name of the readout, with or without ``.weight``.
-    assigned : mapping
-        "readout.weight" and "readout.bias" -> names, if they were said.
-
-    Returns
-    -------
-    readout : Readout or None
-    explained : frozenset of str
-        Names of its arrays, and of other readouts that were not chosen.
-    notes : list of str
-        Which those are.
-
-    Raises
-    ------
-    ValueError
-        If it is ambiguous, there is none of that name, or its shapes do not match.
+    `rest`: name -> array. `layer`: the recurrent network, of H units in each layer. `wanted`: name of the readout, with
+    or without ``.weight``. `assigned`: "readout.weight" and "readout.bias" -> names, if they were said.
+    Returns the readout, the names of its arrays and of other readouts that were not chosen, and notes on which those
+    are.
+    Raises ValueError if it is ambiguous, there is none of that name, or its shapes do not match.
     """
     n_units = layer.n_units
     candidates = [head for name in rest if (head := _head(rest, name, layer)) is not None]

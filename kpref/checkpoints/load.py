@@ -14,7 +14,7 @@ from kpref._archives import Arrays
 from kpref._validate import flag, short
 from kpref.checkpoints.composed import put_together
 from kpref.checkpoints.heads import HEAD, choose_readout, reads
-from kpref.checkpoints.initial import initial_shape, initial_states
+from kpref.checkpoints.initial_states import initial_shape, initial_states
 from kpref.checkpoints.recurrent import LAYER, Recurrent, find_recurrent, place_of
 from kpref.checkpoints.sources import Source, listed, read_source
 from kpref.models import Model
@@ -136,7 +136,8 @@ def load_checkpoint(
     alpha : float or array_like of shape (H,), optional
         Take weights of an RNN's shape as a leaky network of this leak, in (0, 1]; see `kpref.models.LeakyRNN`.
     leak : {"outside", "inside"}, optional
-        Of a leaky network: whether its nonlinearity is around the states (default) or around the currents.
+        Of a leaky network: whether its nonlinearity is around the states (default) or around the currents. Beside
+        an array ``alpha`` (H,) it says that this is the trained leak, as ``tau`` (H,) is of a rate network.
 
     Returns
     -------
@@ -168,12 +169,14 @@ def load_checkpoint(
     try:
         arrays, notes = put_together(found.arrays)
         network = find_recurrent(arrays, assigned)
-        kind = _choose_kind(found, network, continuous, alpha is not None)
-        given = {"nonlinearity": nonlinearity, "tau": tau, "alpha": alpha, "leak": leak}
-        options, assumed = _options(kind, found, network, given)
+        timed = leak is not None and _beside(network, "alpha") in arrays
+        kind = _choose_kind(found, network, continuous, alpha is not None or timed)
         assert kind.torch is not None
+        given = {"nonlinearity": nonlinearity, "tau": tau, "alpha": alpha, "leak": leak}
+        times = _time_constants(kind.torch.timed, arrays, network, given, starts)
+        options, assumed = _options(kind, found, network, given)
         model = kind.kind(**kind.torch.to_model(network.layers), **options, trainable=trainable)  # type: ignore[arg-type]
-        rest = {name: array for name, array in arrays.items() if name not in network.used}
+        rest = {name: array for name, array in arrays.items() if name not in (*network.used, times)}
         initial = initial_states(rest, starts, model) if starts else None
         rest = {name: array for name, array in rest.items() if name not in starts}
         head, explained, about_heads = choose_readout(rest, network, readout, assigned)
@@ -253,6 +256,27 @@ def _choose_kind(found: Source, network: Recurrent, continuous: bool, leaky: boo
     return of_fields[0]
 
 
+def _beside(network: Recurrent, name: str) -> str:
+    """The name of an array of the module that the recurrent layers are in."""
+    return f"{network.module}.{name}" if network.module else name
+
+
+def _time_constants(
+    timed: str, arrays: Arrays, network: Recurrent, given: dict[str, Any], starts: Sequence[str]
+) -> str | None:
+    """Name of the array of trained time constants beside the weights, if there is one; it is what was `given` then."""
+    name = _beside(network, timed)
+    if not timed or name not in arrays or name in starts or arrays[name].shape != (network.n_units,):
+        return None
+    if given[timed] is not None:
+        raise ValueError(
+            f"{timed} is trained in this network, which has the array {name!r}; got {timed}={short(given[timed])} "
+            f"beside it: set the array aside with ignore= (--ignore {name})"
+        )
+    given |= {timed: arrays[name], f"train_{timed}": True}
+    return name
+
+
 def _options(
     kind: Registration, found: Source, network: Recurrent, given: Mapping[str, Any]
 ) -> tuple[dict[str, Any], bool]:
@@ -260,7 +284,7 @@ def _options(
     assert kind.torch is not None
     wanted = kind.torch.options
     for name, value in given.items():
-        if value is None or name in wanted:
+        if value is None or name in wanted or name.startswith("train_"):
             continue
         if name == "tau":
             raise ValueError(f"tau is for networks in continuous time, and this one is not; got {value!r}")

@@ -38,28 +38,13 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Recurrent:
-    """A recurrent network.
+    """A recurrent network."""
 
-    Attributes
-    ----------
-    layers : tuple of dict
-        Of each layer: parameter -> array, finite, in float64, of matching shapes.
-    blocks : int
-        Blocks of H rows of the recurrent weights.
-    name : str
-        Of the recurrent weight of the first layer in the checkpoint.
-    used : frozenset of str
-        Names of all arrays that it was made from.
-    module : str
-        The name of the module that it was found in, "" for the outermost.
-    notes : tuple of str
-    """
-
-    layers: tuple[Arrays, ...]
-    blocks: int
-    name: str
-    used: frozenset[str]
-    module: str
+    layers: tuple[Arrays, ...]  # of each layer: parameter -> array, finite, in float64, of matching shapes
+    blocks: int  # blocks of H rows of the recurrent weights
+    name: str  # of the recurrent weight of the first layer in the checkpoint
+    used: frozenset[str]  # names of all arrays that it was made from
+    module: str  # the name of the module that it was found in, "" for the outermost
     notes: tuple[str, ...] = ()
 
     @property
@@ -82,17 +67,10 @@ def place_of(key: str) -> Place | None:
 def find_recurrent(arrays: Arrays, assigned: Mapping[str, str]) -> Recurrent:
     """Find the one recurrent network.
 
-    Parameters
-    ----------
-    arrays : dict
-    assigned : mapping
-        Parameter -> name of an array, ending in ``.T`` if it is to be transposed; goes before what is recognised.
-
-    Raises
-    ------
-    ValueError
-        If there is none, more than one, or it is bidirectional or has projections; if shapes do not match or a number
-        is not finite.
+    `assigned`: parameter -> name of an array, ending in ``.T`` if it is to be transposed; goes before what is
+    recognised.
+    Raises ValueError if there is none, more than one, or it is bidirectional or has projections; if shapes do not match
+    or a number is not finite.
     """
     prefix, numbered, names = _recognised(arrays, assigned)
     names |= {place: name for key, name in assigned.items() if (place := place_of(key)) is not None}
@@ -127,10 +105,7 @@ def find_recurrent(arrays: Arrays, assigned: Mapping[str, str]) -> Recurrent:
 def taken(arrays: Arrays, name: str) -> NDArray:
     """The array of a name; transposed if there is none and the name ends in ``.T``.
 
-    Raises
-    ------
-    ValueError
-        If there is no such array.
+    Raises ValueError if there is no such array.
     """
     plain = untransposed(arrays, name)
     if plain not in arrays:

@@ -23,7 +23,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: Model, readout: Readout
 
     The recurrent layers are called ``rnn``, the readout ``Wout``. What kind of network it is, its nonlinearity, leak or
     time constant, mask and signs of units are recorded beside the tensors; which parameters are trainable is not. The
-    bias of a leaky or a rate network is called ``bias_ih``.
+    bias of a leaky or a rate network is called ``bias_ih``, its trained time constants ``alpha`` or ``tau``.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: Model, readout: Readout
             arrays["Wout.bias"] = readout.bias
     notes = {"model": known.name}
     for name in (*known.torch.options, *known.torch.optional):
-        value = model.options[name]
+        value = model.options.get(name)  # what is trained is among the arrays
         if value is not None:
             notes[name] = value if isinstance(value, str) else json.dumps(np.asarray(value).tolist())
     with replacing(path) as file:

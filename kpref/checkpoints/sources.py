@@ -35,50 +35,24 @@ _HARMLESS = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """What was found in a source.
+    """What was found in a source."""
 
-    Attributes
-    ----------
-    origin : str
-        What errors call the source.
-    arrays : dict
-        Name -> array of numbers: everything that a network has to account for.
-    ignored : tuple of str
-        Names of arrays that were set aside as asked.
-    recorded : dict
-        Name -> text that was recorded beside the arrays, as `save_checkpoint` does.
-    nonlinearities : dict
-        Name of a module of PyTorch -> nonlinearity that it was built with.
-    notes : tuple of str
-        What a module of PyTorch does beside, in sentences.
-    """
-
-    origin: str
-    arrays: Arrays
-    ignored: tuple[str, ...]
-    recorded: dict[str, str]
-    nonlinearities: dict[str, str]
-    notes: tuple[str, ...]
+    origin: str  # what errors call the source
+    arrays: Arrays  # name -> array of numbers: everything that a network has to account for
+    ignored: tuple[str, ...]  # names of arrays that were set aside as asked
+    recorded: dict[str, str]  # name -> text that was recorded beside the arrays, as `save_checkpoint` does
+    nonlinearities: dict[str, str]  # name of a module of PyTorch -> nonlinearity that it was built with
+    notes: tuple[str, ...]  # what a module of PyTorch does beside, in sentences
 
 
 def read_source(source: Any, ignore: Collection[str] = (), wanted: Collection[str] = ()) -> Source:
     """Read all named arrays of a file, a mapping or a module of PyTorch.
 
-    Parameters
-    ----------
-    source : path, mapping or torch.nn.Module
-    ignore : collection of str
-        Names or patterns of arrays to leave out.
-    wanted : collection of str
-        Names by which a network is known beside those of PyTorch.
-
-    Raises
-    ------
-    TypeError
-        If `source` is of another type.
-    ValueError
-        If there is no recurrent layer or there are several mappings with one, something is no array of numbers, or a
-        pattern of `ignore` fits nothing; and for a file what `kpref.checkpoints.files.read_file` raises.
+    `ignore`: names or patterns of arrays to leave out. `wanted`: names by which a network is known beside those of
+    PyTorch.
+    Raises TypeError if `source` is of another type; ValueError if there is no recurrent layer or there are several
+    mappings with one, something is no array of numbers, or a pattern of `ignore` fits nothing; and for a file what
+    `kpref.checkpoints.files.read_file` raises.
     """
     if isinstance(source, str | os.PathLike):
         origin = os.fspath(source)

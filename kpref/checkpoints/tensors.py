@@ -24,20 +24,11 @@ def is_array(value: object) -> bool:
 def to_array(name: str, value: Any) -> NDArray[Any]:
     """Copy an array of real numbers to NumPy; bfloat16 and the narrower floating types become float32 or float64.
 
-    Parameters
-    ----------
-    name : str
-        What the error calls it.
-    value : array_like
-        An array of NumPy, JAX or ml_dtypes, a tensor of PyTorch on any device, or nested sequences of numbers.
-
-    Raises
-    ------
-    ValueError
-        If it holds no numbers (a tensor on the meta device, text, objects), complex ones, or is masked, sparse or
-        quantised, or of unsigned integers of 16 bits, which is how bfloat16 is often kept.
-    MemoryError
-        If it needs more memory in float64 than there is, as an expanded tensor can.
+    `name`: what the error calls it. `value`: an array of NumPy, JAX or ml_dtypes, a tensor of PyTorch on any device, or
+    nested sequences of numbers.
+    Raises ValueError if it holds no numbers (a tensor on the meta device, text, objects), complex ones, or is masked,
+    sparse or quantised, or of unsigned integers of 16 bits, which is how bfloat16 is often kept; MemoryError if it
+    needs more memory in float64 than there is, as an expanded tensor can.
     """
     if hasattr(value, "detach"):
         return from_torch(name, value)

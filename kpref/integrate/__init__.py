@@ -2,9 +2,9 @@
 
 from kpref.integrate.errors import IntegrationError
 from kpref.integrate.interpolate import InputSignal, check_times
-from kpref.integrate.order_conditions import order_condition_residuals
 from kpref.integrate.solution import RightHandSide, Solution
 from kpref.integrate.solve import adaptive, fixed_steps
+from kpref.integrate.tableau import order_condition_residuals
 from kpref.integrate.tableaus import TABLEAUS, Tableau, get_tableau
 
 __all__ = [

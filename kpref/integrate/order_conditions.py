@@ -23,20 +23,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-
-from kpref._validate import instance, integer
-
-if TYPE_CHECKING:
-    from kpref.integrate.tableau import Tableau
 
 __all__ = [
     "OrderCondition",
     "RootedTree",
     "density",
-    "order_condition_residuals",
     "order_conditions",
     "rooted_trees",
     "tree_order",
@@ -48,23 +42,12 @@ RootedTree: TypeAlias = tuple[Any, ...]
 
 
 class OrderCondition(NamedTuple):
-    """One order condition, evaluated.
+    """One order condition, evaluated."""
 
-    Attributes
-    ----------
-    tree : RootedTree
-        The tree that the condition belongs to.
-    value : number
-        What the weights give, `sum_i w_i phi_i(tree)`.
-    expected : number
-        What they must give.
-    scale : number
-        `sum_i |w_i| phi_i(tree; |a|)`: the size of the terms before cancellation, to which rounding is proportional.
-    """
-
-    tree: RootedTree
-    value: Any
-    expected: Any
+    tree: RootedTree  # the tree that the condition belongs to
+    value: Any  # what the weights give, `sum_i w_i phi_i(tree)`
+    expected: Any  # what they must give
+    # `sum_i |w_i| phi_i(tree; |a|)`: the size of the terms before cancellation, to which rounding is proportional
     scale: Any
 
     @property
@@ -88,20 +71,9 @@ class OrderCondition(NamedTuple):
 def rooted_trees(order: int) -> tuple[RootedTree, ...]:
     """All rooted trees with exactly `order` vertices (1, 1, 2, 4, 9, 20, 48, 115, ... of them).
 
-    Parameters
-    ----------
-    order : int
-        Number of vertices, at least 1.
-
-    Returns
-    -------
-    tuple of RootedTree
-        In a fixed order: every tree once, as the sorted tuple of its root's subtrees.
-
-    Raises
-    ------
-    ValueError
-        If `order` is less than 1.
+    `order`: number of vertices, at least 1.
+    Returns every tree once, in a fixed order, as the sorted tuple of its root's subtrees.
+    Raises ValueError if `order` is less than 1.
     """
     if order < 1:
         raise ValueError(f"a rooted tree has at least 1 vertex, got order={order}")
@@ -169,21 +141,11 @@ def _stage_weights(tree: RootedTree, a: np.ndarray, memory: dict[RootedTree, np.
 def order_conditions(a: np.ndarray, weights: np.ndarray, order: int, theta: Any = 1) -> list[OrderCondition]:
     """Evaluate the order conditions of any weights over the stages of a matrix `a`.
 
-    Parameters
-    ----------
-    a : ndarray, shape (s, s)
-        Runge-Kutta matrix; floats, or Fractions in an object array.
-    weights : ndarray, shape (s,)
-        Weights of the stages: b, an embedded b, or those of an interpolant at `theta`.
-    order : int
-        Conditions of all trees with at most this many vertices.
-    theta : number, default 1
-        The fraction of the step at which the weights are meant to give the solution. With 0, the
-        conditions read `sum_i w_i phi_i(t) = 0`: those of an error estimate.
-
-    Returns
-    -------
-    list of OrderCondition
+    `a`: shape (s, s); Runge-Kutta matrix; floats, or Fractions in an object array.
+    `weights`: shape (s,); weights of the stages: b, an embedded b, or those of an interpolant at `theta`.
+    `order`: conditions of all trees with at most this many vertices.
+    `theta`: the fraction of the step at which the weights are meant to give the solution. With 0, the conditions read
+    `sum_i w_i phi_i(t) = 0`: those of an error estimate.
     """
     memory: dict[RootedTree, np.ndarray] = {}
     magnitudes: dict[RootedTree, np.ndarray] = {}
@@ -199,33 +161,3 @@ def order_conditions(a: np.ndarray, weights: np.ndarray, order: int, theta: Any 
 def _like(value: Any, number: int) -> Any:
     """`number` in the arithmetic of `value`, so that dividing by it stays exact for Fractions."""
     return number * type(value)(1)
-
-
-def order_condition_residuals(tableau: Tableau, order: int) -> dict[str, float]:
-    """Residuals `Phi(t) - 1/gamma(t)` of a tableau, one for every rooted tree of at most `order` vertices.
-
-    Parameters
-    ----------
-    tableau : Tableau
-        The method.
-    order : int
-        Largest number of vertices.
-
-    Returns
-    -------
-    dict of str to float
-        From each tree, in bracket notation, to its residual.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `tableau` is no Tableau, or `order` no integer of at least 1.
-    """
-    from kpref.integrate.tableau import Tableau  # which imports this module
-
-    instance("tableau", tableau, Tableau, 'a Tableau, such as get_tableau("rk4")')
-    order = integer("order", order, 1)
-    return {
-        tree_text(condition.tree): float(condition.residual)
-        for condition in order_conditions(tableau.a, tableau.b, order)
-    }

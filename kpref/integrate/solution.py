@@ -45,30 +45,16 @@ def stage_derivatives(
 ) -> list[FloatArray]:
     """Derivatives of the stages of one step.
 
-    Parameters
-    ----------
-    rhs : callable
-        The right-hand side.
-    rows : sequence of sequences
-        Stage weights a, strictly lower triangular.
-    nodes : sequence of float
-        Stage times c.
-    start, h : float
-        Start and size of the step.
-    end : float
-        Time at which a stage with c = 1 is evaluated: the end of the step, or the last number before it if the
-        right-hand side jumps there.
-    interval : int
-        Grid interval of the step.
-    z : ndarray, shape (B, H)
-        State at its start.
-    known : sequence of ndarray
-        Derivatives of the first stages, if they are known.
-
-    Returns
-    -------
-    list of ndarray, each (B, H)
-        As many as there are nodes.
+    `rhs`: the right-hand side.
+    `rows`: stage weights a, strictly lower triangular.
+    `nodes`: stage times c.
+    `start`, `h`: start and size of the step.
+    `end`: time at which a stage with c = 1 is evaluated: the end of the step, or the last number before it if the
+    right-hand side jumps there.
+    `interval`: grid interval of the step.
+    `z`: shape (B, H); state at its start.
+    `known`: derivatives of the first stages, if they are known.
+    Returns as many derivatives as there are nodes.
     """
     derivatives = list(known)
     for i in range(len(derivatives), len(nodes)):

@@ -37,22 +37,10 @@ def _rms(values: FloatArray) -> FloatArray:
 def error_norms(tableau: Tableau, h: float, derivatives: Sequence[FloatArray], scale: FloatArray) -> FloatArray:
     """The estimated error of one step in units of the tolerance, for each trial.
 
-    Parameters
-    ----------
-    tableau : Tableau
-        A method with error weights.
-    h : float
-        Step size.
-    derivatives : sequence of ndarray, each (B, H)
-        Stage derivatives, with that at the end of the step if the error weights take it.
-    scale : ndarray, shape (B, H)
-        Tolerated error of every component.
-
-    Returns
-    -------
-    ndarray, shape (B,)
-        Root mean square over the units of estimate / scale. With two estimates u (of higher order) and v it is
-        u^2 / sqrt(u^2 + v^2 / 100), which for orders 5 and 3 behaves like h^8.
+    `tableau`: a method with error weights. `h`: step size. `derivatives`: stage derivatives, with that at the end of
+    the step if the error weights take it. `scale`: shape (B, H); tolerated error of every component.
+    Returns shape (B,): root mean square over the units of estimate / scale. With two estimates u (of higher order) and
+    v it is u^2 / sqrt(u^2 + v^2 / 100), which for orders 5 and 3 behaves like h^8.
     """
     assert tableau.b_error is not None
     error = _rms(h * weighted_sum(tableau.b_error.tolist(), derivatives) / scale)
@@ -74,10 +62,7 @@ class StepController:
     is 0.04,
     the value of Hairer's program DOPRI5. After a rejected step, factor = 0.9 e^{-1/k}, at least 0.2.
 
-    Parameters
-    ----------
-    error_order : int
-        The error estimate is O(h^{error_order + 1}).
+    `error_order`: the error estimate is O(h^{error_order + 1}).
     """
 
     def __init__(self, error_order: int) -> None:
@@ -115,22 +100,9 @@ def first_step_size(
     One Euler step of size h_0 = 0.01 |z| / |f| estimates the second derivative; then 0.01 = h^order max(|f|,
     |z''|), with norms in units of the tolerance, at most 100 h_0. Of the steps of the trials the smallest is taken.
 
-    Parameters
-    ----------
-    rhs : callable
-        f(t, z), to (B, H).
-    start, span : float
-        Initial time, and how far the right-hand side is smooth from there.
-    z, derivative : ndarray, shape (B, H)
-        Initial states and their derivatives.
-    rtol, atol : ndarray, shape () or (H,)
-        Tolerances.
-    order : int
-        The error estimate is O(h^order).
-
-    Returns
-    -------
-    float
+    `rhs`: f(t, z), to (B, H). `start`, `span`: initial time, and how far the right-hand side is smooth from there. `z`,
+    `derivative`: shape (B, H); initial states and their derivatives. `rtol`, `atol`: shape () or (H,); tolerances.
+    `order`: the error estimate is O(h^order).
     """
     scale = atol + rtol * np.abs(z)
     size, slope = _rms(z / scale), _rms(derivative / scale)

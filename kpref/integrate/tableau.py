@@ -30,10 +30,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from kpref._frozen import Frozen
 from kpref._reprs import short_repr
-from kpref._validate import finite_array, integer
+from kpref._validate import finite_array, instance, integer
 from kpref.integrate.order_conditions import OrderCondition, order_conditions, tree_text
 
-__all__ = ["Tableau"]
+__all__ = ["Tableau", "order_condition_residuals"]
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -263,3 +263,31 @@ class Tableau(Frozen):
                 f"tableau {self.name!r} is inconsistent with {claim}: the condition of the tree "
                 f"{tree_text(condition.tree)} gives {condition.value} in place of {condition.expected}"
             )
+
+
+def order_condition_residuals(tableau: Tableau, order: int) -> dict[str, float]:
+    """Residuals `Phi(t) - 1/gamma(t)` of a tableau, one for every rooted tree of at most `order` vertices.
+
+    Parameters
+    ----------
+    tableau : Tableau
+        The method.
+    order : int
+        Largest number of vertices.
+
+    Returns
+    -------
+    dict of str to float
+        From each tree, in bracket notation, to its residual.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `tableau` is no Tableau, or `order` no integer of at least 1.
+    """
+    instance("tableau", tableau, Tableau, 'a Tableau, such as get_tableau("rk4")')
+    order = integer("order", order, 1)
+    return {
+        tree_text(condition.tree): float(condition.residual)
+        for condition in order_conditions(tableau.a, tableau.b, order)
+    }

@@ -16,11 +16,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from kpref.kernels import program_sweeps, reference, stages, sweeps
-from kpref.kernels.changes import Changes, packed_changes, unpacked_changes, zero_changes
+from kpref.kernels import program_sweeps, reference, stage_sweeps, sweeps
+from kpref.kernels.changes import Changes, gradients, packed_changes, zero_changes
+from kpref.kernels.interpreter import CompiledProgram
 from kpref.kernels.jacobian import DenseArrays
-from kpref.kernels.program import CompiledProgram, compiled_program
-from kpref.kernels.stages import StageTable
+from kpref.kernels.stage_sweeps import StageTable
 from kpref.linearize import DenseForm, Form
 from kpref.product_form import ProductForm
 from kpref.step_form import StepForm
@@ -97,7 +97,8 @@ def sensitivity(form: Form, vectors: Array) -> Array:
     if not _in_one_sweep(form, blocks):
         return tangent(form, parameter_product(form, vectors), overwrite=True)
     vectors = _as_batch(vectors, form)
-    changes, arrays, chunk = packed_changes(form, vectors), _program(form), _steps_per_chunk(blocks)
+    arrays, chunk = _program(form), _steps_per_chunk(blocks)
+    changes = packed_changes(arrays.packing, vectors)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
 
     def task(index: int) -> None:
@@ -141,13 +142,14 @@ def inverse_transpose(form: Form, forcing: Array) -> Array:
 def stage_tangent(
     form: Form, table: StageTable, forcing: Array, carry: Array, out: Array, transposed: bool = False
 ) -> None:
-    """Tangent of a run of Runge-Kutta steps, in place: see `kpref.kernels.stages.stage_tangent`.
+    """Tangent of a run of Runge-Kutta steps, in place: see `kpref.kernels.stage_sweeps.stage_tangent`.
 
     `carry` (v, B, H) enters as dz at the first step and leaves as dz after the last; `out` gets its rows. Costs
     2 B n s flops a vector, for n steps of s stages, for each entry of the weights that states go through.
     """
+    forcing = _as_batch(forcing, form)  # of one segment, where those of all are given: steps between two of its rows
     _over_blocks(
-        form, _steps(form), len(carry), lambda arrays, part, start, stop: stages.stage_tangent(
+        form, _steps(form), len(carry), lambda arrays, part, start, stop: stage_sweeps.stage_tangent(
             arrays, table, transposed, forcing[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
@@ -157,9 +159,9 @@ def stage_tangent(
 def stage_adjoint(
     form: Form, table: StageTable, source: Array, carry: Array, out: Array, transposed: bool = False
 ) -> None:
-    """Transpose of `stage_tangent`, in place: see `kpref.kernels.stages.stage_adjoint`."""
+    """Transpose of `stage_tangent`, in place: see `kpref.kernels.stage_sweeps.stage_adjoint`."""
     _over_blocks(
-        form, _steps(form), len(carry), lambda arrays, part, start, stop: stages.stage_adjoint(
+        form, _steps(form), len(carry), lambda arrays, part, start, stop: stage_sweeps.stage_adjoint(
             arrays, table, transposed, source[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
@@ -167,9 +169,9 @@ def stage_adjoint(
 
 @_or_in_python
 def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, out: Array) -> None:
-    """Costates of a running cost, in place: see `kpref.kernels.stages.stage_costate`."""
+    """Costates of a running cost, in place: see `kpref.kernels.stage_sweeps.stage_costate`."""
     _over_blocks(
-        form, _steps(form), len(carry), lambda arrays, part, start, stop: stages.stage_costate(
+        form, _steps(form), len(carry), lambda arrays, part, start, stop: stage_sweeps.stage_costate(
             arrays, table, source[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
@@ -179,7 +181,7 @@ def stage_costate(form: Form, table: StageTable, source: Array, carry: Array, ou
 def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carry: Array, out: Array) -> None:
     """Transpose of `stage_costate`, in place."""
     _over_blocks(
-        form, _steps(form), len(carry), lambda arrays, part, start, stop: stages.stage_costate_transpose(
+        form, _steps(form), len(carry), lambda arrays, part, start, stop: stage_sweeps.stage_costate_transpose(
             arrays, table, impulses[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
@@ -193,7 +195,8 @@ def parameter_product(form: Form, vectors: Array) -> Array:
         assert form.parameter_jacobian is not None  # or it would not be here
         with one_blas_thread():
             return np.einsum("rbhm,vm->vbrh", form.parameter_jacobian, vectors)
-    changes, arrays = packed_changes(form, vectors), _program(form)
+    arrays = _program(form)
+    changes = packed_changes(arrays.packing, vectors)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
     blocks = even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _MOST_BLOCKS)
 
@@ -222,13 +225,13 @@ def parameter_transpose(form: Form, tensors: Array) -> Array:
 
 def _sum_of_changes(form: StepForm, vectors: int, parts: list[slice], add: Callable[[slice, Changes], None]) -> Array:
     """Parameter vectors (v, M), of which `add` adds the share of each part to changes of its own."""
-    sums = [zero_changes(form, vectors) for _ in parts]
+    packing = _program(form).packing
+    sums = [zero_changes(packing, vectors) for _ in parts]
     run_blocks(lambda index: add(parts[index], sums[index]), len(parts))
     total = sums[0]
     for other in sums[1:]:
-        np.add(total.products.entries, other.products.entries, out=total.products.entries)
-        np.add(total.units, other.units, out=total.units)
-    return unpacked_changes(form, total)
+        np.add(total.entries, other.entries, out=total.entries)
+    return gradients(packing, total)
 
 
 def _most_parts(form: StepForm) -> int:
@@ -283,8 +286,7 @@ def _steps_per_chunk(blocks: list[slice]) -> int:
 
 
 def _one_of(changes: Changes, vector: int) -> Changes:
-    one = slice(vector, vector + 1)
-    return Changes(changes.products._replace(entries=changes.products.entries[one]), changes.units[one])
+    return changes._replace(entries=changes.entries[vector : vector + 1])
 
 
 _known: WeakKeyDictionary[StepForm, CompiledProgram] = WeakKeyDictionary()
@@ -292,7 +294,7 @@ _known: WeakKeyDictionary[StepForm, CompiledProgram] = WeakKeyDictionary()
 
 def _program(form: StepForm) -> CompiledProgram:
     if form not in _known:  # weights are copied to panels: once
-        _known[form] = compiled_program(form)
+        _known[form] = CompiledProgram(form)
     return _known[form]
 
 

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from kpref.kernels.compilation import kernel
 
-__all__ = ["address_of", "load", "size_of", "store", "sum_of_products"]
+__all__ = ["address_of", "load", "set_word", "size_of", "store", "sum_of_products", "word"]
 
 #: Bytes of a row that are summed up in registers of the processor at once; then what is left, in ever smaller parts.
 _VECTORS = (256, 64)
@@ -147,3 +147,15 @@ def size_of(typingctx: Any, one: Any) -> Any:
 def address_of(array):  # type: ignore[no-untyped-def]
     """Of its first entry, as a signed integer: sums of signed and unsigned ones would be floating-point numbers."""
     return np.int64(array.ctypes.data)
+
+
+@kernel
+def word(table, index):  # type: ignore[no-untyped-def]
+    """An entry of a table of 64-bit integers at an address."""
+    return load(np.int64(0), table + 8 * index)
+
+
+@kernel
+def set_word(table, index, value):  # type: ignore[no-untyped-def]
+    """Write an entry of a table of 64-bit integers at an address."""
+    store(np.int64(value), table + 8 * index)

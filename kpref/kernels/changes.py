@@ -1,33 +1,25 @@
-"""Changes of the trained weights of a program in panels, and gradients by them: what compiled code takes and fills."""
+"""Changes of the trained weights of a program in panels, and gradients by them: what compiled code takes and fills.
+
+A trained array enters weights, and a weight stands in panels, transposed. So a parameter vector goes there in *pieces*,
+each a block of rows and columns with a stride along both on either side, and a gradient comes back the same way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from kpref.kernels.panels import Panels, aligned_zeros, as_matrices, as_panels, panel_width, whole_lines
-from kpref.step_form import StepForm
+from kpref.kernels.compilation import kernel
+from kpref.kernels.panels import aligned_zeros, panel_width, whole_lines
+from kpref.step_form import Entry, StepForm
 
-__all__ = ["Changes", "Weights", "as_weights", "packed_changes", "unpacked_changes", "zero_changes"]
+__all__ = ["Changes", "Packing", "gradients", "packed_changes", "packing_of", "zero_changes"]
 
 Array = npt.NDArray[Any]
-
-
-class Weights(NamedTuple):
-    """Several matrices in panels, one after the other, each beginning where a line of the cache does.
-
-    Attributes
-    ----------
-    entries : ndarray, shape (n,) or (v, n) for several sets
-    table : ndarray of int, shape (w, 4)
-        First entry, rows, columns and width of a panel of each.
-    """
-
-    entries: Array
-    table: Array
 
 
 class Changes(NamedTuple):
@@ -35,71 +27,139 @@ class Changes(NamedTuple):
 
     Attributes
     ----------
-    products : Weights
-        Of products, transposed: (inputs, outputs).
-    units : ndarray, shape (v, n)
-        Of unit operations, side by side.
+    entries : ndarray, shape (v, n)
+        Weights of products, transposed to (inputs, outputs) and in panels, one after the other, each beginning where a
+        line of the cache does; then those of units.
+    table : ndarray of int, shape (w, 4)
+        First entry, rows, columns and width of a panel of each.
+    units : int
+        First entry of the weights of units.
     """
 
-    products: Weights
-    units: Array
+    entries: Array
+    table: Array
+    units: int
 
 
-def as_weights(matrices: list[Array], dtype: npt.DTypeLike, sets: tuple[int, ...] = ()) -> Weights:
-    """Matrices (rows, columns), or (v, rows, columns) for sets (v,) of them, in panels."""
-    panels = [as_panels(np.ascontiguousarray(matrix, dtype)) for matrix in matrices]
-    weights = _zero_weights([(one.rows, one.columns) for one in panels], dtype, sets)
-    for one, first in zip(panels, weights.table[:, 0], strict=True):
-        weights.entries[..., first : first + one.rows * one.columns] = one.entries
-    return weights
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Where the entries of parameter vectors go.
+
+    Attributes
+    ----------
+    table : ndarray of int, shape (w, 4)
+    units : int
+        As of `Changes`.
+    length, parameters : int
+        Entries of the changes of all weights, and of a parameter vector.
+    pieces : ndarray of int, shape (p, 11)
+        Outputs and inputs of a piece; where it begins in a parameter vector, and how far it is to the next output and
+        the next input there; the same in the changes, and in the factors.
+    factors : ndarray
+    """
+
+    table: Array
+    units: int
+    length: int
+    parameters: int
+    pieces: Array
+    factors: Array
 
 
-def _zero_weights(shapes: Sequence[tuple[int, int]], dtype: npt.DTypeLike, sets: tuple[int, ...]) -> Weights:
-    first = np.cumsum([0] + [whole_lines(rows * columns, dtype) for rows, columns in shapes])
-    table = [
-        (at, rows, columns, panel_width(rows, columns, dtype))
-        for at, (rows, columns) in zip(first, shapes, strict=False)
-    ]
-    return Weights(
-        aligned_zeros((*sets, int(first[-1])), dtype), np.array(table, dtype=np.int64).reshape(len(shapes), 4)
+def packing_of(form: StepForm) -> Packing:
+    """Where the entries of parameter vectors go: it follows from the form, and is found once."""
+    is_unit = {op.name: op.kind == "unit" for op in form.program.operations}
+    first, length = dict[str, int](), 0
+    for name in sorted(form.trained, key=is_unit.__getitem__):  # those of units last
+        first[name] = length
+        size = form.weights[name].size
+        length += size if is_unit[name] else whole_lines(size, form.dtype)
+    length = whole_lines(length, form.dtype)
+    table = []
+    for name in form.trained:
+        outputs, inputs = (0, 0) if is_unit[name] else form.weights[name].shape
+        table.append((first[name], inputs, outputs, panel_width(inputs, outputs, form.dtype)))
+    pieces, factors = _pieces(form, first, length)
+    return Packing(
+        np.array(table, np.int64).reshape(len(table), 4),
+        min((first[name] for name in form.trained if is_unit[name]), default=length),
+        length,
+        form.n_parameters,
+        np.array(pieces, np.int64).reshape(len(pieces), 11),
+        np.concatenate(factors),
     )
 
 
-def packed_changes(form: StepForm, vectors: Array) -> Changes:
-    """Parameter vectors (v, M) as changes of the weights."""
-    changes, kinds = form.pack(vectors), _kinds(form)
-    units = [changes[name][:, 0] for name in form.trained if kinds[name] == "unit"]
-    empty = np.zeros((len(vectors), 0), form.dtype)
-    matrices = [
-        changes[name].swapaxes(1, 2) if kinds[name] == "product" else np.zeros((len(vectors), 0, 0))
-        for name in form.trained
-    ]
-    return Changes(
-        as_weights(matrices, form.dtype, (len(vectors),)), np.concatenate([empty, *units], axis=1, dtype=form.dtype)
-    )
+def _pieces(form: StepForm, first: dict[str, int], length: int) -> tuple[list[list[int]], list[Array]]:
+    """The pieces of all entries, and their factors side by side."""
+    vector, changes = np.empty(form.n_parameters, np.int8), np.empty(length, np.int8)  # only views tell what is where
+    arrays = form.split(vector[None])
+    pieces, factors, count = [], [np.empty(0, form.dtype)], 0
+    for entry in form.entries:
+        part = arrays[entry.parameter][0, entry.part]
+        factor = np.asarray(entry.factor, form.dtype)
+        factors.append(np.broadcast_to(factor, part.shape if factor.ndim else 1).reshape(-1))
+        by = (part.shape[1], 1) if factor.ndim else (0, 0)
+        if entry.transposed:
+            part, by = part.T, by[::-1]
+        for outputs, panel in _panels(form, entry, changes[first[entry.weight] :]):
+            piece = part[outputs]
+            of, to = (each.ctypes.data - base.ctypes.data for each, base in ((piece, vector), (panel, changes)))
+            pieces.append([
+                *panel.shape, of, *piece.strides, to, *panel.strides, count + by[0] * outputs.start, *by
+            ])  # fmt: skip
+        count += len(factors[-1])
+    return pieces, factors
 
 
-def zero_changes(form: StepForm, vectors: int) -> Changes:
+def _panels(form: StepForm, entry: Entry, entries: Array) -> Iterator[tuple[slice, Array]]:
+    """Which outputs of an entry are in each panel of its weight, and where they stand: a view (outputs, inputs)."""
+    outputs, inputs = form.weights[entry.weight].shape
+    width = panel_width(inputs, outputs, form.dtype)
+    begin, end, _ = entry.rows.indices(outputs)
+    for column in range(begin - begin % width, end, width):
+        columns = min(width, outputs - column)
+        panel = entries[column * inputs : (column + columns) * inputs].reshape(inputs, columns).T
+        low, high = max(begin, column), min(end, column + columns)
+        yield slice(low - begin, high - begin), panel[low - column : high - column, entry.columns]
+
+
+def zero_changes(packing: Packing, vectors: int) -> Changes:
     """Changes of zero."""
-    kinds = _kinds(form)
-    shapes = [form.weights[name].shape[::-1] if kinds[name] == "product" else (0, 0) for name in form.trained]
-    units = sum(form.weights[name].shape[1] for name in form.trained if kinds[name] == "unit")
-    return Changes(_zero_weights(shapes, form.dtype, (vectors,)), np.zeros((vectors, units), form.dtype))
+    entries = aligned_zeros((vectors, packing.length), packing.factors.dtype)
+    return Changes(entries, packing.table, packing.units)
 
 
-def unpacked_changes(form: StepForm, changes: Changes) -> Array:
-    """Gradients by the weights as parameter vectors (v, M)."""
-    kinds, found, unit = _kinds(form), {}, 0
-    for name, (first, rows, columns, width) in zip(form.trained, changes.products.table, strict=True):
-        if kinds[name] == "unit":
-            size = form.weights[name].shape[1]
-            found[name] = changes.units[:, None, unit : unit + size]
-            unit += size
-            continue
-        entries = changes.products.entries[:, first : first + rows * columns]
-        found[name] = as_matrices(Panels(entries, int(rows), int(columns), int(width))).swapaxes(1, 2)
-    return form.unpack(found)
+def packed_changes(packing: Packing, vectors: Array) -> Changes:
+    """Parameter vectors (v, M) as changes of the weights."""
+    changes = zero_changes(packing, len(vectors))
+    _add(packing.pieces, packing.factors, vectors, changes.entries, False)
+    return changes
 
 
-def _kinds(form: StepForm) -> dict[str, str]:
-    return {op.name: op.kind for op in form.program.operations}
+def gradients(packing: Packing, changes: Changes) -> Array:
+    """Gradients by the weights as parameter vectors (v, M): the transpose of `packed_changes`."""
+    vectors = np.zeros((len(changes.entries), packing.parameters), changes.entries.dtype)
+    _add(packing.pieces, packing.factors, vectors, changes.entries, True)
+    return vectors
+
+
+@kernel
+def _add(pieces, factors, vectors, changes, back):  # type: ignore[no-untyped-def]
+    """Add vectors into changes, or (`back`) changes into vectors, piece by piece."""
+    for vector in range(len(vectors)):
+        for k in range(len(pieces)):
+            outputs, inputs = pieces[k, 0], pieces[k, 1]
+            for output in range(outputs):
+                of = pieces[k, 2] + output * pieces[k, 3]
+                to = pieces[k, 5] + output * pieces[k, 6]
+                factor = pieces[k, 8] + output * pieces[k, 9]
+                by_vector, by_change, by_factor = pieces[k, 4], pieces[k, 7], pieces[k, 10]
+                for _ in range(inputs):
+                    if back:
+                        vectors[vector, of] += changes[vector, to] * factors[factor]
+                    else:
+                        changes[vector, to] += vectors[vector, of] * factors[factor]
+                    of += by_vector
+                    to += by_change
+                    factor += by_factor

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import overload
 
-from kpref.kernels.program import (
+from kpref.kernels.interpreter import (
     ProgramArrays,
     program_jacobian,
     program_jacobian_transpose,
@@ -26,17 +26,17 @@ class DenseArrays(NamedTuple):
     state_jacobian: Array
 
 
-def workspace(form, rows):  # type: ignore[no-untyped-def]
-    """A state for each of `rows` rows, and scratch."""
+def workspace(form, rows, like):  # type: ignore[no-untyped-def]
+    """A state for each of `rows` rows, of the type of the array `like`, and scratch, which goes on to the two below."""
     raise NotImplementedError("compiled code only")
 
 
-def jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+def jacobian(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
     """``y = A[step] x`` for states x (vectors * trials, H) of the trials start, start + 1, ..."""
     raise NotImplementedError("compiled code only")
 
 
-def jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+def jacobian_transpose(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
     """``y = A[step]^T x``."""
     raise NotImplementedError("compiled code only")
 
@@ -45,26 +45,26 @@ def jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # t
 
 
 @overload(workspace)
-def _workspace(form, rows):  # type: ignore[no-untyped-def]
+def _workspace(form, rows, like):  # type: ignore[no-untyped-def]
     return program_workspace if form.instance_class is ProgramArrays else _dense_workspace
 
 
 @overload(jacobian)
-def _jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+def _jacobian(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
     return program_jacobian if form.instance_class is ProgramArrays else _dense_jacobian
 
 
 @overload(jacobian_transpose)
-def _jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+def _jacobian_transpose(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
     return program_jacobian_transpose if form.instance_class is ProgramArrays else _dense_jacobian_transpose
 
 
-def _dense_workspace(form, rows):  # type: ignore[no-untyped-def]
-    units, kind = form.state_jacobian.shape[3], form.state_jacobian.dtype
-    return np.zeros((rows, units), kind), np.empty((rows, units), kind), np.empty((0, 0), kind)
+def _dense_workspace(form, rows, like):  # type: ignore[no-untyped-def]
+    units = form.state_jacobian.shape[3]
+    return np.zeros((rows, units), like.dtype), np.empty((rows, units), like.dtype), np.empty(0, np.int64)
 
 
-def _dense_jacobian(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+def _dense_jacobian(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
     """A x with A stored. `y` may be `x`."""
     rows, units = x.shape
     for row in range(rows):
@@ -76,7 +76,7 @@ def _dense_jacobian(form, step, start, trials, x, scratch, currents, y):  # type
     y[:] = scratch
 
 
-def _dense_jacobian_transpose(form, step, start, trials, x, scratch, currents, y):  # type: ignore[no-untyped-def]
+def _dense_jacobian_transpose(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
     """A^T x with A stored. `y` may be `x`."""
     rows, units = x.shape
     for row in range(rows):

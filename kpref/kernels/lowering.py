@@ -16,17 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref.program import Operation, Program, View
-from kpref.step_form import StepForm
+from kpref.step_form import Place, StepForm, Variable
 
 __all__ = [
     "ADD", "ARENAS", "GATHER", "GIVE", "NUMBERS", "Operand", "PRODUCT", "SET", "SPREAD", "STATES", "STORE", "SUM",
-    "TAKE", "TENSOR_IN", "TENSOR_OUT", "Table", "UNITS", "VARIABLES", "ZERO", "lower",
+    "Structure", "TAKE", "TENSOR_IN", "TENSOR_OUT", "Table", "UNITS", "VARIABLES", "ZERO", "lower",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -105,30 +106,68 @@ class _Row:
         return [self.out, self.copy, self.plain, *(one for pair in self.factors for one in pair)]
 
 
+@dataclass(frozen=True)
+class Structure:
+    """What a table depends on: all of a form but its numbers.
+
+    Attributes
+    ----------
+    program : Program
+    trained : tuple of str
+        As of the form.
+    weights : tuple of (str, int)
+        Name and number of columns.
+    channels : tuple of (str, Place)
+    variables : tuple of (str, Variable)
+    shape : tuple of int
+        Rows, trials, columns of the stored states, and of the other variables.
+    """
+
+    program: Program
+    trained: tuple[str, ...]
+    weights: tuple[tuple[str, int], ...]
+    channels: tuple[tuple[str, Place], ...]
+    variables: tuple[tuple[str, Variable], ...]
+    shape: tuple[int, int, int, int]
+
+    @staticmethod
+    def of(form: StepForm) -> Structure:
+        """That of a form."""
+        return Structure(
+            form.program,
+            form.trained,
+            tuple((name, weight.shape[1]) for name, weight in form.weights.items()),
+            tuple(form.places.items()),
+            tuple(form.known.items()),
+            (form.n_steps, form.n_trials, form.states.shape[2], form.variables.shape[2]),
+        )
+
+
+@lru_cache(maxsize=256)  # forms of one structure are many: an oracle's, with errors in their numbers, or a training's
 def lower(
-    form: StepForm,
+    structure: Structure,
     transposed: bool,
     from_state: bool,
     from_parameters: bool,
-    first: Sequence[int] = (),
-    last: Sequence[int] = (),
+    first: tuple[int, ...] = (),
+    last: tuple[int, ...] = (),
 ) -> Table:
-    """The table of one way to run the program of a form.
+    """The table of one way to run a program.
 
     Parameters
     ----------
-    form : StepForm
+    structure : Structure
     transposed : bool
     from_state : bool
         Whether the old state, or what is wanted of its cotangent, takes part.
     from_parameters : bool
         Whether changes of the weights, or the gradients by them, do.
-    first : sequence of SET, TAKE
+    first : tuple of SET, TAKE
         What is done with the state that the table begins with, before it.
-    last : sequence of TAKE, GIVE
+    last : tuple of TAKE, GIVE
         What is done with the state that it ends with, after it.
     """
-    program = form.program
+    program = structure.program
     begin = program.new if transposed else program.old if from_state else ()
     written = np.zeros(program.offsets[-1], dtype=bool)
     for view in begin:
@@ -136,18 +175,18 @@ def lower(
     rows: list[_Row] = []
     outer: list[list[int]] = []
     cleared = np.zeros_like(written)
-    units = _unit_columns(form)
-    for op, by_state, by_parameters in _active(form, transposed, from_state, from_parameters):
+    units = _unit_columns(structure)
+    for op, by_state, by_parameters in _active(structure, transposed, from_state, from_parameters):
         to, of = (op.source, op.out) if transposed else (op.out, op.source)
         if by_parameters and op.kind == "product":
-            outer.append(_outer(form, op))
+            outer.append(_outer(structure, op))
         if by_parameters and op.kind == "unit":
-            rows.append(_unit(form, op, units[op.name], transposed))
+            rows.append(_unit(structure, op, units[op.name], transposed))
         if by_state and to is not None and of is not None:
-            rows.append(_of_state(form, op, to, of, transposed))
+            rows.append(_of_state(structure, op, to, of, transposed))
     rows = _with_stores(program, rows, outer, written, cleared, transposed)
     begin, end = (program.new, program.old) if transposed else (program.old, program.new)
-    rows = [*_moves(form, begin, first), *_clears(program, cleared), *rows, *_moves(form, end, last)]
+    rows = [*_moves(structure, begin, first), *_clears(program, cleared), *rows, *_moves(structure, end, last)]
     return _table(_merged(rows), outer)
 
 
@@ -167,10 +206,10 @@ def _table(rows: Sequence[_Row], outer: Sequence[Sequence[int]]) -> Table:
 
 
 def _active(
-    form: StepForm, transposed: bool, from_state: bool, from_parameters: bool
+    structure: Structure, transposed: bool, from_state: bool, from_parameters: bool
 ) -> Iterator[tuple[Operation, bool, bool]]:
     """Operations in the order in which they run, with what they carry: from their source, and from parameters."""
-    program, trained = form.program, set(form.trained)
+    program, trained = structure.program, set(structure.trained)
     reached = np.zeros(program.offsets[-1], dtype=bool)  # from the old state or the parameters, read forwards
     for view in program.old if from_state else ():
         reached[program.columns(view)] = True
@@ -193,10 +232,10 @@ def _active(
     return iter(kept if transposed else kept[::-1])
 
 
-def _outer(form: StepForm, op: Operation) -> list[int]:
-    variable = form.known[op.variable or ""]
+def _outer(structure: Structure, op: Operation) -> list[int]:
+    variable = dict(structure.variables)[op.variable or ""]
     return [
-        op.out.register, op.out.start, form.trained.index(op.name), variable.start, int(variable.of_state), ADD,
+        op.out.register, op.out.start, structure.trained.index(op.name), variable.start, int(variable.of_state), ADD,
         op.out.width,
     ]  # fmt: skip
 
@@ -205,26 +244,27 @@ def _in_register(view: View) -> Operand:
     return Operand(view.register, view.start)
 
 
-def _unit(form: StepForm, op: Operation, column: int, transposed: bool) -> _Row:
+def _unit(structure: Structure, op: Operation, column: int, transposed: bool) -> _Row:
     """``out += dw * m``, or the gradient ``dw += out * m``."""
-    variable = form.known[op.variable or ""]
-    width = (form.states if variable.of_state else form.variables).shape[2]
+    variable, trials = dict(structure.variables)[op.variable or ""], structure.shape[1]
+    width = structure.shape[2 if variable.of_state else 3]
     arena = (STATES if variable.of_state else VARIABLES) - ARENAS
-    m, w = Operand(arena, variable.start, 0, form.n_trials * width, width), Operand(UNITS - ARENAS, column)
+    m, w = Operand(arena, variable.start, 0, trials * width, width), Operand(UNITS - ARENAS, column)
     out = _in_register(op.out)
     if transposed:
         return _Row(SUM, w, None, op.out.width, reads=(op.out,), factors=((m, out),))
     return _Row(SUM, out, op.out, op.out.width, factors=((m, w),))
 
 
-def _of_state(form: StepForm, op: Operation, to: View, of: View, transposed: bool) -> _Row:
+def _of_state(structure: Structure, op: Operation, to: View, of: View, transposed: bool) -> _Row:
     out, source = _in_register(to), _in_register(of)
     if op.kind in ("scale", "unit"):
-        place = form.places[op.name]
+        place = dict(structure.channels)[op.name]
         channel = Operand(NUMBERS - ARENAS, place.start, 0, place.row_stride, place.trial_stride)
         return _Row(SUM, out, to, to.width, reads=(of,), factors=((channel, source),))
     if op.kind == "product":
-        weight = list(form.weights).index(op.name) + (len(form.weights) if transposed else 0)
+        names = [name for name, _ in structure.weights]
+        weight = names.index(op.name) + (len(names) if transposed else 0)
         return _Row(PRODUCT, out, to, to.width, reads=(of,), source=source, number=weight)
     kind = GATHER if (op.kind == "gather") != transposed else SPREAD
     narrow, wide = sorted([to.width, of.width])
@@ -323,10 +363,10 @@ def _overlap(one: View, others: Sequence[View]) -> bool:
     )
 
 
-def _moves(form: StepForm, views: Sequence[View], kinds: Sequence[int]) -> list[_Row]:
+def _moves(structure: Structure, views: Sequence[View], kinds: Sequence[int]) -> list[_Row]:
     """Rows that move the parts of the state from or to tensors (v, B, T, H)."""
-    rows, units = [], form.n_states
-    strides = (form.n_trials * form.n_steps * units, units, form.n_steps * units)
+    rows, units, (steps, trials, *_) = [], structure.program.n_states, structure.shape
+    strides = (trials * steps * units, units, steps * units)
     for kind in kinds:
         column = 0
         for view in views:
@@ -360,12 +400,12 @@ def _runs(rows: Sequence[_Row]) -> Array:
     return np.array(runs, dtype=np.int64).reshape(len(runs), 2)
 
 
-def _unit_columns(form: StepForm) -> dict[str, int]:
+def _unit_columns(structure: Structure) -> dict[str, int]:
     """First column of each trained weight of a unit operation among all of them side by side."""
-    kinds = {op.name: op.kind for op in form.program.operations}
+    kinds, columns = {op.name: op.kind for op in structure.program.operations}, dict(structure.weights)
     found, start = {}, 0
-    for name in form.trained:
+    for name in structure.trained:
         if kinds[name] == "unit":
             found[name] = start
-            start += form.weights[name].shape[1]
+            start += columns[name]
     return found

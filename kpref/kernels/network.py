@@ -8,7 +8,7 @@ new values, and the coefficients if they are wanted. So one interpreter serves e
 Runge-Kutta steps, and the coefficients at given states.
 
 Rows of a block are trials of one step, or points of a trajectory one after the other; registers are laid out as in
-`kpref.kernels.program`, in float64 always.
+`kpref.kernels.interpreter`, in float64 always.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from numba import uint64
 from numba.extending import intrinsic
 
 from kpref.kernels.blas import product_at, row_length
-from kpref.kernels.changes import Weights, as_weights
 from kpref.kernels.compilation import kernel, merged, wide_vectors
+from kpref.kernels.panels import Weights, as_weights
 from kpref.kernels.units import FIELDS, FUNCTIONS, TILE, apply_function
 from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm
@@ -53,7 +53,7 @@ class Network(NamedTuple):
     views : ndarray of int, shape (f, 16, 2)
         Register and first column of each number that goes in or comes out.
     constants : ndarray
-        Channels that are the same everywhere.
+        Channels that are the same everywhere, and weights of units.
     weights : Weights
         Transposed: (inputs, outputs).
     strides : ndarray of int
@@ -117,6 +117,7 @@ def network(
     constants : mapping of str to ndarray, shape (width,)
         Channels that are the same everywhere.
     weights : mapping of str to ndarray, shape (outputs, inputs)
+        Of units, (1, columns).
     drives : mapping of str to ndarray, shape (..., width)
         Variables that come from the inputs alone; they stand side by side in the drive.
     """
@@ -126,7 +127,8 @@ def network(
     written = np.zeros(program.offsets[-1], dtype=bool)
     table: list[list[int]] = []
     flat: list[Array] = [np.zeros(0)]
-    until, names = 0, list(weights)
+    products = {op.name: weights[op.name] for op in program.operations if op.kind == "product"}
+    until, names = 0, list(products)
     variables = np.zeros_like(written)
     for op in program.operations:
         if op.variable is not None and op.source is not None and op.source not in program.old:
@@ -153,14 +155,14 @@ def network(
         if op.kind == "product" and op.source is None:
             table.append([_DRIVEN, *where, 0, int(columns[op.variable or ""]), op.out.width, add, names.index(op.name)])
             continue
-        if op.source is None or op.kind not in ("product", "scale"):
+        if op.source is None or op.kind not in ("product", "scale", "unit"):
             raise ValueError(f"there is no compiled code for values of the operation {op.kind} {op.name!r}")
         source = [op.source.register, op.source.start]
         if op.kind == "product":
             table.append([_PRODUCT, *where, *source, op.out.width, add, names.index(op.name)])
             continue
         table.append([_SCALE, *where, *source, op.out.width, add, sum(map(len, flat))])
-        flat.append(constants[op.name])
+        flat.append(constants[op.name] if op.kind == "scale" else weights[op.name][0])
     return Network(
         operations=np.array(table, dtype=np.int64).reshape(len(table), 8),
         functions=np.array(
@@ -170,7 +172,7 @@ def network(
             len(functions), _MOST, 2
         ),
         constants=np.concatenate(flat),
-        weights=as_weights([weight.T for weight in weights.values()], np.float64),
+        weights=as_weights([weight.T for weight in products.values()], np.float64),
         strides=np.array(
             [row_length.py_func(width, max(view.width for view in program.old), 8) for width in program.widths],
             dtype=np.int64,

@@ -24,10 +24,7 @@ _WORDS = "kpref: compiling for this machine, which takes up to a minute, once"
 class CompilationNotice(event.Listener):  # type: ignore[misc]
     """Counts the time that Numba compiles, and says so once when it is long.
 
-    Parameters
-    ----------
-    patience : float
-        Seconds of compiling, of all functions together, before it says so.
+    `patience`: seconds of compiling, of all functions together, before it says so.
     """
 
     def __init__(self, patience: float = _PATIENCE) -> None:

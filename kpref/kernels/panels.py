@@ -14,7 +14,6 @@ large ones begin 16 bytes after a page.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ import numpy.typing as npt
 
 from kpref.threads import blas_libraries
 
-__all__ = ["Panels", "aligned_zeros", "as_matrices", "as_panels", "panel_width", "whole_lines", "zero_panels"]
+__all__ = ["Panels", "Weights", "aligned_zeros", "as_panels", "as_weights", "panel_width", "whole_lines"]
 
 Array = npt.NDArray[Any]
 
@@ -38,11 +37,11 @@ _SMALL_PRODUCTS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
 
 class Panels(NamedTuple):
-    """A matrix (rows, columns), or several of the same shape, in a form that compiled code takes.
+    """A matrix (rows, columns) in a form that compiled code takes.
 
     Attributes
     ----------
-    entries : ndarray, shape (rows * columns,), or (v, rows * columns) for several
+    entries : ndarray, shape (rows * columns,)
         The panels one after the other, each of contiguous rows.
     rows, columns : int
     width : int
@@ -53,6 +52,20 @@ class Panels(NamedTuple):
     rows: int
     columns: int
     width: int
+
+
+class Weights(NamedTuple):
+    """Several matrices in panels, one after the other, each beginning where a line of the cache does.
+
+    Attributes
+    ----------
+    entries : ndarray, shape (n,)
+    table : ndarray of int, shape (w, 4)
+        First entry, rows, columns and width of a panel of each.
+    """
+
+    entries: Array
+    table: Array
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
@@ -69,35 +82,26 @@ def whole_lines(entries: int, dtype: npt.DTypeLike) -> int:
     return -(-entries // line) * line
 
 
-def zero_panels(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Panels:
-    """Zeros: a matrix (rows, columns), or several (v, rows, columns)."""
-    *several, rows, columns = shape
-    return Panels(aligned_zeros((*several, rows * columns), dtype), rows, columns, panel_width(rows, columns, dtype))
-
-
-def as_panels(matrices: Array) -> Panels:
-    """A matrix, or several, in panels."""
-    panels = zero_panels(matrices.shape, matrices.dtype)
-    for part, columns in _parts(panels):
-        part[...] = matrices[..., columns]
-    return panels
-
-
-def as_matrices(panels: Panels) -> Array:
-    """The matrix, or several, as an array of its shape."""
-    matrices = np.empty((*panels.entries.shape[:-1], panels.rows, panels.columns), panels.entries.dtype)
-    for part, columns in _parts(panels):
-        matrices[..., columns] = part
-    return matrices
-
-
-def _parts(panels: Panels) -> Iterator[tuple[Array, slice]]:
-    """A view (..., rows, width) of each panel, and its columns."""
-    entries, rows, columns, width = panels
+def as_panels(matrix: Array) -> Panels:
+    """A matrix in panels."""
+    rows, columns = matrix.shape
+    width = panel_width(rows, columns, matrix.dtype)
+    entries = aligned_zeros((rows * columns,), matrix.dtype)
     for first in range(0, columns, width):
-        last = min(first + width, columns)
-        part = entries[..., rows * first : rows * last]
-        yield part.reshape(*entries.shape[:-1], rows, last - first), slice(first, last)
+        part = matrix[:, first : first + width]
+        entries[rows * first : rows * first + part.size].reshape(part.shape)[...] = part
+    return Panels(entries, rows, columns, width)
+
+
+def as_weights(matrices: list[Array], dtype: npt.DTypeLike) -> Weights:
+    """Matrices in panels."""
+    panels = [as_panels(matrix.astype(dtype, copy=False)) for matrix in matrices]
+    first = np.cumsum([0, *(whole_lines(one.entries.size, dtype) for one in panels)])
+    table = [(at, one.rows, one.columns, one.width) for at, one in zip(first, panels, strict=False)]
+    entries = aligned_zeros((int(first[-1]),), dtype)
+    for at, one in zip(first, panels, strict=False):
+        entries[at : at + one.entries.size] = one.entries
+    return Weights(entries, np.array(table, np.int64).reshape(len(panels), 4))
 
 
 def panel_width(rows: int, columns: int, dtype: npt.DTypeLike) -> int:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.program import View
 from kpref.step_form import StepForm
 
 __all__ = ["run", "run_transposed"]
-
-Array = npt.NDArray[Any]
 
 
 def run(

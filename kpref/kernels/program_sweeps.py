@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.kernels.addresses import address_of, load, size_of, store
+from kpref.kernels.addresses import address_of, load, set_word, size_of, store, word
 from kpref.kernels.blas import add_transposed_product_at, product_at
 from kpref.kernels.changes import Changes
 from kpref.kernels.compilation import kernel
+from kpref.kernels.interpreter import CompiledProgram, apply, enter_tensors, keep, registers
 from kpref.kernels.lowering import ADD, STATES, TENSOR_IN, TENSOR_OUT, UNITS, VARIABLES, ZERO
-from kpref.kernels.program import CompiledProgram, apply, enter_tensors, registers
 
 __all__ = [
     "adjoint", "inverse", "inverse_transpose", "parameter_product", "parameter_transpose", "sensitivity",
@@ -28,6 +28,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 _CHUNK = 128  # rows that one product with a matrix of parameters handles, where J stands alone
+_OUTER = 7 * 8  # bytes of a row of that table
 
 
 def tangent(form: CompiledProgram, forcing: Array, out: Array, start: int, stop: int) -> None:
@@ -78,41 +79,45 @@ def parameter_transpose(form: CompiledProgram, tensors: Array, changes: Changes,
 @kernel
 def _swap(layout, room):  # type: ignore[no-untyped-def]
     """The new state becomes the old, and the room of the old that of the new."""
-    for part in range(len(layout.states)):
-        old, new = layout.states[part, 0], layout.states[part, 1]
-        room.addresses[old], room.addresses[new] = room.addresses[new], room.addresses[old]
+    for part in range(layout.parts):
+        old, new = word(layout.states, 3 * part), word(layout.states, 3 * part + 1)
+        of_old, of_new = word(room.addresses, old), word(room.addresses, new)
+        set_word(room.addresses, old, of_new)
+        set_word(room.addresses, new, of_old)
 
 
 @kernel
 def _clear(one, layout, room, end, rows):  # type: ignore[no-untyped-def]
     """Zeros as the old state, or (`end` is 1) the new."""
     size = size_of(one)
-    for part in range(len(layout.states)):
-        register = layout.states[part, end]
-        for entry in range(rows * room.strides[register]):
-            store(one - one, room.addresses[register] + entry * size)
+    for part in range(layout.parts):
+        register = word(layout.states, 3 * part + end)
+        at = word(room.addresses, register)
+        for entry in range(rows * word(room.strides, register)):
+            store(one - one, at + entry * size)
 
 
 @kernel
 def _subtract(one, layout, room, end, tensors, out, step, start, stop):  # type: ignore[no-untyped-def]
     """``out = tensors - state`` at a step, for the state at this end; that at the other then holds the tensors."""
     size, column = size_of(one), 0
-    for part in range(len(layout.states)):
-        register, other, width = layout.states[part, end], layout.states[part, 1 - end], layout.states[part, 2]
-        of, to = room.addresses[register], room.addresses[other]
+    for part in range(layout.parts):
+        part_of, width = layout.states + 24 * part, word(layout.states, 3 * part + 2)
+        register, other = word(part_of, end), word(part_of, 1 - end)
+        of, to = word(room.addresses, register), word(room.addresses, other)
         for vector in range(len(tensors)):
             for trial in range(start, stop):
                 for unit in range(width):
                     value = tensors[vector, trial, step, column + unit]
                     out[vector, trial, step, column + unit] = value - load(one, of + unit * size)
                     store(value, to + unit * size)
-                of += room.strides[register] * size
-                to += room.strides[other] * size
+                of += word(room.strides, register) * size
+                to += word(room.strides, other) * size
         column += width
 
 
 @kernel
-def _sweep(layout, table, backwards, inverting, tensors, out, start, stop):  # type: ignore[no-untyped-def]
+def _sweep(layout, code, backwards, inverting, tensors, out, start, stop):  # type: ignore[no-untyped-def]
     """P, its transpose and the inverses of both: one function, so that the interpreter is compiled once for the four.
 
     ``dz[n+1] = A[n] dz[n] + q[n]`` from dz[0] = 0; backwards ``l[n] = A[n+1]^T l[n+1] + g[n]`` from l[T] = 0.
@@ -120,11 +125,11 @@ def _sweep(layout, table, backwards, inverting, tensors, out, start, stop):  # t
     """
     vectors, _, steps, units = tensors.shape
     rows, one = vectors * (stop - start), out.dtype.type(1)
-    room = registers(layout, len(table.operands), out, rows, 1)
+    room, memory = registers(one, layout, code.n_operands, rows, 1)
     later = 1 if backwards else 0  # A[n+1]^T leads to row n
     # The arrays of a run begin at the row of the coefficients, those of tensors one before it.
-    room.addresses[len(layout.registers) + TENSOR_IN] = address_of(tensors) - later * units * tensors.itemsize
-    room.addresses[len(layout.registers) + TENSOR_OUT] = address_of(out) - later * units * out.itemsize
+    set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors) - later * units * tensors.itemsize)
+    set_word(room.addresses, layout.n_registers + TENSOR_OUT, address_of(out) - later * units * out.itemsize)
     end = 0 if backwards else 1
     if inverting:
         _clear(one, layout, room, end, rows)
@@ -133,50 +138,58 @@ def _sweep(layout, table, backwards, inverting, tensors, out, start, stop):  # t
         if index > 0:
             if not inverting:
                 _swap(layout, room)
-            apply(one, layout, table, room, rows, (0, step + later, start, start, stop, 1, 0))
+            apply(one, layout, code, room, rows, (0, step + later, start, start, stop, 1, 0))
         if inverting:
             _subtract(one, layout, room, end, tensors, out, step, start, stop)
         elif index == 0:
             enter_tensors(one, layout, room, end, tensors, out, step, start, stop)
+    keep(memory)
 
 
 @kernel
 def _widest(changes):  # type: ignore[no-untyped-def]
     widest = 1
-    for k in range(len(changes.products.table)):
-        widest = max(widest, changes.products.table[k, 1])
+    for k in range(len(changes.table)):
+        widest = max(widest, changes.table[k, 1])
     return widest
 
 
 @kernel
-def _weight(changes, vector, index):  # type: ignore[no-untyped-def]
+def _entries(changes, vector):  # type: ignore[no-untyped-def]
+    """Address of the changes of all weights, of one vector."""
+    return address_of(changes.entries) + vector * changes.entries.shape[1] * changes.entries.itemsize
+
+
+@kernel
+def _weight(one, entries, table, index):  # type: ignore[no-untyped-def]
     """Change of one weight, or the gradient by it, as products take it."""
-    entries = changes.products.entries
-    first, rows, columns, width = changes.products.table[index]
-    return address_of(entries) + (vector * entries.shape[1] + first) * entries.itemsize, rows, columns, width
+    row = table + 32 * index
+    return entries + word(row, 0) * size_of(one), word(row, 1), word(row, 2), word(row, 3)
 
 
 @kernel
-def _change_units(layout, room, changes, vector):  # type: ignore[no-untyped-def]
-    units = changes.units
-    room.addresses[len(layout.registers) + UNITS] = address_of(units) + vector * units.shape[1] * units.itemsize
+def _enter_units(layout, room, changes, vector):  # type: ignore[no-untyped-def]
+    set_word(
+        room.addresses, layout.n_registers + UNITS, _entries(changes, vector) + changes.units * changes.entries.itemsize
+    )
 
 
 @kernel
-def _rows_of(layout, of_state, column, size):  # type: ignore[no-untyped-def]
+def _rows_of(layout, product, size):  # type: ignore[no-untyped-def]
     """Address of a variable at the first row of the trajectory, and entries from a row to the next."""
-    width = layout.shape[3] if of_state == 1 else layout.shape[4]
-    return layout.arenas[STATES if of_state == 1 else VARIABLES] + column * size, width
+    of_state = word(product, 4) == 1
+    width = layout.state_columns if of_state else layout.variable_columns
+    return word(layout.arenas, STATES if of_state else VARIABLES) + word(product, 3) * size, width
 
 
 @kernel
-def _gathered(one, layout, of_state, column, width, first, last, start, stop, flat):  # type: ignore[no-untyped-def]
-    """A variable at some steps and trials as adjacent rows, at the address of `flat`."""
+def _gathered(one, layout, product, width, first, last, start, stop, flat):  # type: ignore[no-untyped-def]
+    """The variable of a product at some steps and trials as adjacent rows, from the address `flat` on."""
     size = size_of(one)
-    base, stride = _rows_of(layout, of_state, column, size)
-    to = address_of(flat)
+    base, stride = _rows_of(layout, product, size)
+    to = flat
     for step in range(first, last):
-        of = base + (step * layout.shape[1] + start) * stride * size
+        of = base + (step * layout.trials + start) * stride * size
         for _ in range(start, stop):
             for entry in range(width):
                 store(load(one, of + entry * size), to + entry * size)
@@ -185,111 +198,125 @@ def _gathered(one, layout, of_state, column, width, first, last, start, stop, fl
 
 
 @kernel
-def _enter_changes(one, layout, table, room, changes, vector, rows, source, lda):  # type: ignore[no-untyped-def]
+def _enter_changes(one, room, product, weight, rows, source, lda):  # type: ignore[no-untyped-def]
     """``out = dW m``, or ``out += dW m``, for one product of the table; m stands at the address `source`."""
-    register, column, index, _, _, how, width = table
-    stride, size = room.strides[register], size_of(one)
-    at = room.addresses[register] + column * size
+    register, how = word(product, 0), word(product, 5)
+    stride, size = word(room.strides, register), size_of(one)
+    at = word(room.addresses, register) + word(product, 1) * size
     if how == ZERO:
         for row in range(rows):
-            for entry in range(width):
+            for entry in range(word(product, 6)):
                 store(one - one, at + (row * stride + entry) * size)
     else:
-        product_at(one, how == ADD, rows, source, lda, _weight(changes, vector, index), at, stride)
+        product_at(one, how == ADD, rows, source, lda, weight, at, stride)
 
 
 @kernel
-def _leave_changes(one, room, product, changes, vector, rows, source, lda):  # type: ignore[no-untyped-def]
+def _leave_changes(one, room, product, weight, rows, source, lda):  # type: ignore[no-untyped-def]
     """``dW += (cotangent of out)^T m``."""
-    register, column, index = product[0], product[1], product[2]
-    at = room.addresses[register] + column * size_of(one)
-    weight = _weight(changes, vector, index)
-    add_transposed_product_at(one, rows, source, lda, at, room.strides[register], weight)
+    register = word(product, 0)
+    at = word(room.addresses, register) + word(product, 1) * size_of(one)
+    add_transposed_product_at(one, rows, source, lda, at, word(room.strides, register), weight)
 
 
 @kernel
 def _move(room, places):  # type: ignore[no-untyped-def]
     """To the registers of a later step of the chunk."""
-    room.addresses[:] += places * room.apart
+    for arena in range(room.arenas):
+        set_word(room.addresses, arena, word(room.addresses, arena) + places * word(room.apart, arena))
 
 
 @kernel
-def _sensitivity(layout, table, changes, out, start, stop, chunk):  # type: ignore[no-untyped-def]
-    steps, trials, one = layout.shape[0], stop - start, out.dtype.type(1)
+def _sensitivity(layout, code, changes, out, start, stop, chunk):  # type: ignore[no-untyped-def]
+    steps, trials, one = layout.rows, stop - start, out.dtype.type(1)
     chunk = min(chunk, steps)
-    room = registers(layout, len(table.operands), out, trials, chunk)
-    room.addresses[len(layout.registers) + TENSOR_OUT] = address_of(out)
-    flat = np.empty(chunk * trials * _widest(changes), out.dtype)
+    room, memory = registers(one, layout, code.n_operands, trials, chunk)
+    set_word(room.addresses, layout.n_registers + TENSOR_OUT, address_of(out))
+    flat, table = np.empty(chunk * trials * _widest(changes), out.dtype), address_of(changes.table)
     for vector in range(len(out)):
-        _change_units(layout, room, changes, vector)
+        entries = _entries(changes, vector)
+        _enter_units(layout, room, changes, vector)
         _clear(one, layout, room, 0, trials)
         for step in range(steps):
             place = step % chunk
             if place == 0:
                 last = min(step + chunk, steps)
-                for k in range(len(table.outer)):
-                    product, width = table.outer[k], changes.products.table[table.outer[k, 2], 1]
-                    _gathered(one, layout, product[4], product[3], width, step, last, start, stop, flat)
+                for k in range(code.n_outer):
+                    product = code.outer + k * _OUTER
+                    weight = _weight(one, entries, table, word(product, 2))
+                    _gathered(one, layout, product, weight[1], step, last, start, stop, address_of(flat))
                     rows = (last - step) * trials
-                    _enter_changes(one, layout, product, room, changes, vector, rows, address_of(flat), width)
+                    _enter_changes(one, room, product, weight, rows, address_of(flat), weight[1])
             _move(room, place)
-            apply(one, layout, table, room, trials, (vector, step, start, start, stop, 1, 0))
+            apply(one, layout, code, room, trials, (vector, step, start, start, stop, 1, 0))
             _move(room, -place)
             _swap(layout, room)
+    keep(memory)
 
 
 @kernel
-def _sensitivity_transpose(layout, table, tensors, changes, start, stop, chunk):  # type: ignore[no-untyped-def]
-    steps, trials, one = layout.shape[0], stop - start, tensors.dtype.type(1)
+def _sensitivity_transpose(layout, code, tensors, changes, start, stop, chunk):  # type: ignore[no-untyped-def]
+    steps, trials, one = layout.rows, stop - start, tensors.dtype.type(1)
     chunk = min(chunk, steps)
-    room = registers(layout, len(table.operands), tensors, trials, chunk)
-    room.addresses[len(layout.registers) + TENSOR_IN] = address_of(tensors)
-    flat = np.empty(chunk * trials * _widest(changes), tensors.dtype)
+    room, memory = registers(one, layout, code.n_operands, trials, chunk)
+    set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors))
+    flat, table = np.empty(chunk * trials * _widest(changes), tensors.dtype), address_of(changes.table)
     for vector in range(len(tensors)):
-        _change_units(layout, room, changes, vector)
+        entries = _entries(changes, vector)
+        _enter_units(layout, room, changes, vector)
         _clear(one, layout, room, 1, trials)
         for step in range(steps - 1, -1, -1):
             place = step % chunk
             _move(room, place)
-            apply(one, layout, table, room, trials, (vector, step, start, start, stop, 1, 0))
+            apply(one, layout, code, room, trials, (vector, step, start, start, stop, 1, 0))
             _move(room, -place)
             if place == 0:
                 last = min(step + chunk, steps)
-                for k in range(len(table.outer)):
-                    product, width = table.outer[k], changes.products.table[table.outer[k, 2], 1]
-                    _gathered(one, layout, product[4], product[3], width, step, last, start, stop, flat)
+                for k in range(code.n_outer):
+                    product = code.outer + k * _OUTER
+                    weight = _weight(one, entries, table, word(product, 2))
+                    _gathered(one, layout, product, weight[1], step, last, start, stop, address_of(flat))
                     rows = (last - step) * trials
-                    _leave_changes(one, room, product, changes, vector, rows, address_of(flat), width)
+                    _leave_changes(one, room, product, weight, rows, address_of(flat), weight[1])
             _swap(layout, room)
+    keep(memory)
 
 
 @kernel
-def _parameter_product(layout, table, changes, out, first, last):  # type: ignore[no-untyped-def]
-    trials, one, size = layout.shape[1], out.dtype.type(1), out.itemsize
-    room = registers(layout, len(table.operands), out, _CHUNK, 1)
-    room.addresses[len(layout.registers) + TENSOR_OUT] = address_of(out)
+def _parameter_product(layout, code, changes, out, first, last):  # type: ignore[no-untyped-def]
+    trials, one, size = layout.trials, out.dtype.type(1), out.itemsize
+    room, memory = registers(one, layout, code.n_operands, min(_CHUNK, last - first), 1)
+    set_word(room.addresses, layout.n_registers + TENSOR_OUT, address_of(out))
+    table = address_of(changes.table)
     for vector in range(len(out)):
-        _change_units(layout, room, changes, vector)
+        entries = _entries(changes, vector)
+        _enter_units(layout, room, changes, vector)
         for begin in range(first, last, _CHUNK):
             rows = min(begin + _CHUNK, last) - begin
-            for k in range(len(table.outer)):
-                product = table.outer[k]
-                base, lda = _rows_of(layout, product[4], product[3], size)
-                _enter_changes(one, layout, product, room, changes, vector, rows, base + begin * lda * size, lda)
-            apply(one, layout, table, room, rows, (vector, begin // trials, begin % trials, 0, trials, 0, 1))
+            for k in range(code.n_outer):
+                product = code.outer + k * _OUTER
+                weight = _weight(one, entries, table, word(product, 2))
+                base, lda = _rows_of(layout, product, size)
+                _enter_changes(one, room, product, weight, rows, base + begin * lda * size, lda)
+            apply(one, layout, code, room, rows, (vector, begin // trials, begin % trials, 0, trials, 0, 1))
+    keep(memory)
 
 
 @kernel
-def _parameter_transpose(layout, table, tensors, changes, first, last):  # type: ignore[no-untyped-def]
-    trials, one, size = layout.shape[1], tensors.dtype.type(1), tensors.itemsize
-    room = registers(layout, len(table.operands), tensors, _CHUNK, 1)
-    room.addresses[len(layout.registers) + TENSOR_IN] = address_of(tensors)
+def _parameter_transpose(layout, code, tensors, changes, first, last):  # type: ignore[no-untyped-def]
+    trials, one, size = layout.trials, tensors.dtype.type(1), tensors.itemsize
+    room, memory = registers(one, layout, code.n_operands, min(_CHUNK, last - first), 1)
+    set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors))
+    table = address_of(changes.table)
     for vector in range(len(tensors)):
-        _change_units(layout, room, changes, vector)
+        entries = _entries(changes, vector)
+        _enter_units(layout, room, changes, vector)
         for begin in range(first, last, _CHUNK):
             rows = min(begin + _CHUNK, last) - begin
-            apply(one, layout, table, room, rows, (vector, begin // trials, begin % trials, 0, trials, 0, 1))
-            for k in range(len(table.outer)):
-                product = table.outer[k]
-                base, lda = _rows_of(layout, product[4], product[3], size)
-                _leave_changes(one, room, product, changes, vector, rows, base + begin * lda * size, lda)
+            apply(one, layout, code, room, rows, (vector, begin // trials, begin % trials, 0, trials, 0, 1))
+            for k in range(code.n_outer):
+                product = code.outer + k * _OUTER
+                weight = _weight(one, entries, table, word(product, 2))
+                base, lda = _rows_of(layout, product, size)
+                _leave_changes(one, room, product, weight, rows, base + begin * lda * size, lda)
+    keep(memory)

@@ -5,13 +5,11 @@ A form of products (`kpref.product_form`) has no others: its functions are Pytho
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.kernels.plain_program import run, run_transposed
-from kpref.kernels.stages import StageTable
+from kpref.kernels.stage_sweeps import StageTable
 from kpref.linearize import DenseForm, Form
 from kpref.product_form import ProductForm
 from kpref.step_form import StepForm
@@ -31,8 +29,6 @@ __all__ = [
     "state_jacobian",
     "tangent",
 ]
-
-Array = npt.NDArray[Any]
 
 
 def jacobian(form: Form, step: int, x: Array) -> Array:

@@ -17,10 +17,10 @@ def tangent(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
     """``dz[n+1] = A[n] dz[n] + q[n]`` from dz[0] = 0; row n of out is dz[n+1]."""
     vectors, _, steps, _ = forcing.shape
     trials = stop - start
-    state, scratch, currents = workspace(form, vectors * trials)
+    state, scratch, memory = workspace(form, vectors * trials, out)
     for step in range(steps):
         if step > 0:
-            jacobian(form, step, start, trials, state, scratch, currents, state)
+            jacobian(form, step, start, trials, state, scratch, memory, state)
         _add(forcing, out, step, start, trials, state)
 
 
@@ -29,10 +29,10 @@ def adjoint(form, forcing, out, start, stop):  # type: ignore[no-untyped-def]
     """``l[n] = A[n+1]^T l[n+1] + g[n]`` from l[T] = 0; row n of out is l[n]."""
     vectors, _, steps, _ = forcing.shape
     trials = stop - start
-    state, scratch, currents = workspace(form, vectors * trials)
+    state, scratch, memory = workspace(form, vectors * trials, out)
     for step in range(steps - 1, -1, -1):
         if step < steps - 1:
-            jacobian_transpose(form, step + 1, start, trials, state, scratch, currents, state)
+            jacobian_transpose(form, step + 1, start, trials, state, scratch, memory, state)
         _add(forcing, out, step, start, trials, state)
 
 
@@ -41,10 +41,10 @@ def inverse(form, response, out, start, stop):  # type: ignore[no-untyped-def]
     """``q[n] = y[n] - A[n] y[n-1]`` with y[-1] = 0: the forcing that a response comes from."""
     vectors, _, steps, _ = response.shape
     trials = stop - start
-    state, scratch, currents = workspace(form, vectors * trials)
+    state, scratch, memory = workspace(form, vectors * trials, out)
     for step in range(steps):
         if step > 0:
-            jacobian(form, step, start, trials, state, scratch, currents, state)
+            jacobian(form, step, start, trials, state, scratch, memory, state)
         _subtract(response, out, step, start, trials, state)
 
 
@@ -53,10 +53,10 @@ def inverse_transpose(form, forcing, out, start, stop):  # type: ignore[no-untyp
     """``(P^-1)^T g``: row n is ``g[n] - A[n+1]^T g[n+1]`` with g[T] = 0."""
     vectors, _, steps, _ = forcing.shape
     trials = stop - start
-    state, scratch, currents = workspace(form, vectors * trials)
+    state, scratch, memory = workspace(form, vectors * trials, out)
     for step in range(steps - 1, -1, -1):
         if step < steps - 1:
-            jacobian_transpose(form, step + 1, start, trials, state, scratch, currents, state)
+            jacobian_transpose(form, step + 1, start, trials, state, scratch, memory, state)
         _subtract(forcing, out, step, start, trials, state)
 
 

@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
 from kpref._frozen import FrozenDict, MadeOfFunctions
+from kpref._types import Array
 from kpref._validate import check_shape, finite_array, numeric_array, short
 from kpref.threads import serial_blas
 
 __all__ = ["DenseField", "DenseModel", "Field", "Map", "Model", "ProductModel"]
 
-Array = npt.NDArray[Any]
 Parameters = Mapping[str, Array]
 
 

@@ -18,6 +18,17 @@ W is the trained array V itself, or V under constraints: ``W = V * mask`` (spars
     c = mask * sign(V) * sign_j,
 
 for the slope of ``|V|`` is ``sign(V)``, zero at zero as in PyTorch.
+
+Time constants may be trained, one a unit. With c the currents, ``phi(a)`` where the leak is inside,
+
+    F = z + alpha * (c - z),    dF = ... + dalpha * (c - z)               of the map,
+    F = (c - z) / tau,          dF = ... - dtau / tau**2 * (c - z)        of the field,
+
+so that -1 times the old state joins the currents, and a weight of one number a unit, alpha or 1 / tau, takes
+``c - z``, which is also the variable that it multiplies, to the new state. What is trained is alpha = dt / tau itself
+(snnTorch and sinabs train their decays so, others tau, or a number of which alpha is the sigmoid): F is affine in it,
+so there is no slope to err, F exists for every alpha that a step of training may lead to, and the derivative by another
+parametrisation is this one times a factor a unit. A field has no dt, and its tau is positive.
 """
 
 from __future__ import annotations
@@ -29,7 +40,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import finite_array, real_number, short
+from kpref._validate import finite_array, flag, real_number, short
 from kpref.models.base import Array, Field, Map, Parameters
 from kpref.models.initial import initial_parameters
 from kpref.models.nonlinearity import get_nonlinearity
@@ -54,11 +65,14 @@ class LeakyNetwork(StepModel):
         What each entry of the recurrent array is multiplied by.
     dale : ndarray, shape (H,), or None
         Sign of all that each unit sends.
+    timed : str
+        Parameter that holds trained time constants, "alpha" or "tau"; empty where there is none.
     """
 
     decay: Array
     gate: Array
     inside = False
+    timed = ""
     mask: Array | None = None
     dale: Array | None = None
 
@@ -71,9 +85,11 @@ class LeakyNetwork(StepModel):
         self.nonlinearity = get_nonlinearity(nonlinearity)
         self.n_states, self.n_inputs = network_sizes(type(self).__name__, given["weight_hh"], given["weight_ih"])
         units = self.n_states
-        shapes = {"weight_ih": (units, self.n_inputs), "weight_hh": (units, units), "bias": (units,)}
+        shapes = {"weight_ih": (units, self.n_inputs), "weight_hh": (units, units)}
         checked = {
-            name: finite_array(name, value, shape=shapes[name]) for name, value in given.items() if value is not None
+            name: finite_array(name, value, shape=shapes.get(name, (units,)))
+            for name, value in given.items()
+            if value is not None
         }
         super().__init__(checked, trainable)
 
@@ -102,11 +118,18 @@ class LeakyNetwork(StepModel):
         current = source @ weight.T + x @ parameters["weight_ih"].T
         return current + parameters["bias"] if "bias" in parameters else current
 
+    def _gate(self, parameters: Parameters) -> Array:
+        """Trained alpha, or 1 / tau."""
+        return parameters[self.timed]
+
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
         outside = self._has_slope and not self.inside
         current = self._current(parameters, self.nonlinearity.value(z) if outside else z, x)
         if self.inside:
             current = self.nonlinearity.value(current)
+        if self.timed:
+            change = self._gate(parameters) * (current - z)
+            return z + change if isinstance(self, Map) else change
         if (self.gate != 1).any():
             current = self.gate * current
         return current + self.decay * z if self.decay.any() else current
@@ -124,19 +147,34 @@ class LeakyNetwork(StepModel):
         if self._has_slope and self.inside:
             driven, current = current, build.register(units)
             build.scale(current, driven, "slope")
-        build.scale(new, old, "decay")
-        build.scale(new, current, "gate")
+        if not self.timed:
+            build.scale(new, old, "decay")
+            build.scale(new, current, "gate")
+            return build.program()
+        build.scale(current, old, "opposed")
+        if isinstance(self, Map):
+            build.scale(new, old, "kept")
+        build.unit(new, current, "gate", "pull")
         return build.program()
 
     def entries(self) -> tuple[Entry, ...]:
-        """W, and ``(U, b)``."""
+        """W, ``(U, b)``, and time constants."""
         units, inputs = slice(0, self.n_states), self.n_inputs
         found = (
             Entry("weight_ih", "driven", units, units, slice(0, inputs)),
             Entry("weight_hh", "recurrent", units, units, units, factor=self._factor(self.parameters["weight_hh"])),
             Entry("bias", "driven", units, units, slice(inputs, inputs + 1)),
         )
-        return tuple(entry for entry in found if entry.parameter in self.parameters)
+        timed = [Entry(self.timed, "gate", units, slice(0, 1), units, transposed=True, factor=self._gate_slope())]
+        return tuple(entry for entry in (*found, *timed) if entry.parameter in self.parameters)
+
+    def _gate_slope(self) -> Array | float:
+        """Slope of the gate by the trained time constants, (H, 1)."""
+        return 1.0
+
+    def weights(self) -> dict[str, Array]:
+        """The weights of the program."""
+        return super().weights() | ({"gate": self._gate(self.parameters)[None]} if self.timed else {})
 
     @property
     def state_variables(self) -> dict[str, slice]:
@@ -154,13 +192,21 @@ class LeakyNetwork(StepModel):
         return {"drive": np.concatenate([x, ones], axis=-1) if "bias" in self.parameters else x}
 
     def numbers(self, z: Array, x: Array) -> StepNumbers:
-        """Slope, decay and gate; rates phi(z), and ``(x, 1)``."""
+        """Slope, decay and gate; rates phi(z), ``(x, 1)``, and what trained time constants multiply."""
         channels, variables = {"decay": self.decay, "gate": self.gate}, {}
-        if self._has_slope and self.inside:
-            channels["slope"] = self.nonlinearity.slope(self._current(self.parameters, z, x))
-        elif self._has_slope:
+        if self.timed:
+            channels = {"opposed": np.full(self.n_states, -1.0)}
+            channels |= {"kept": np.ones(self.n_states)} if isinstance(self, Map) else {}
+        source = z
+        if self._has_slope and not self.inside:
             channels["slope"] = self.nonlinearity.slope(z)
-            variables["rates"] = self.nonlinearity.value(z)
+            source = variables["rates"] = self.nonlinearity.value(z)
+        if self.timed or (self._has_slope and self.inside):
+            current = self._current(self.parameters, source, x)
+            if self._has_slope and self.inside:
+                channels["slope"] = self.nonlinearity.slope(current)
+            if self.timed:
+                variables["pull"] = (self.nonlinearity.value(current) if self.inside else current) - z
         return StepNumbers(channels, variables | self.drives(x))
 
 
@@ -235,6 +281,8 @@ class LeakyRNN(Map, LeakyNetwork):
         The recurrent weight is ``weight_hh * mask``.
     dale : array_like, shape (H,), optional
         Signs, 1 or -1: that of all that each unit sends, whatever the signs of ``weight_hh``.
+    train_alpha : bool
+        Make alpha a parameter, one number a unit, after the others. It may then be any number.
 
     Raises
     ------
@@ -253,13 +301,18 @@ class LeakyRNN(Map, LeakyNetwork):
         leak: str = "outside",
         mask: npt.ArrayLike | None = None,
         dale: npt.ArrayLike | None = None,
+        train_alpha: bool = False,
     ) -> None:
-        super().__init__({"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias}, nonlinearity, trainable)
+        given = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias}
+        if flag("train_alpha", train_alpha):
+            self.timed = "alpha"
+            given["alpha"] = _for_each_unit(alpha, weight_hh)
+        super().__init__(given, nonlinearity, trainable)
         if not isinstance(leak, str) or leak not in ("outside", "inside"):
             raise ValueError(f"leak must be 'outside' or 'inside' the nonlinearity; got {short(leak)}")
         self.inside = leak == "inside"
         self._constrain(mask, dale)
-        self.alpha: float | Array = _leak(alpha, self.n_states)
+        self.alpha: float | Array = self.parameters["alpha"] if self.timed else _leak(alpha, self.n_states)
         self.gate = np.broadcast_to(self.alpha, (self.n_states,)).astype(float)
         self.decay = 1 - self.gate
 
@@ -276,14 +329,24 @@ class LeakyRNN(Map, LeakyNetwork):
         leak: str = "outside",
         mask: npt.ArrayLike | None = None,
         dale: npt.ArrayLike | None = None,
+        train_alpha: bool = False,
     ) -> Self:
         """A random network; see `kpref.models.initial.initial_parameters`."""
         parameters = initial_parameters(cls.__name__, n_inputs, n_states, seed, gain, bias)
-        return cls(**parameters, alpha=alpha, nonlinearity=nonlinearity, leak=leak, mask=mask, dale=dale)
+        return cls(
+            **parameters,
+            alpha=alpha,
+            nonlinearity=nonlinearity,
+            leak=leak,
+            mask=mask,
+            dale=dale,
+            train_alpha=train_alpha,
+        )
 
     def _options(self) -> dict[str, Any]:
-        own = {"alpha": self.alpha, "nonlinearity": self.nonlinearity.name}
-        return own | {"leak": "inside" if self.inside else "outside", "mask": self.mask, "dale": self.dale}
+        own: dict[str, Any] = {"train_alpha": True} if self.timed else {"alpha": self.alpha}
+        own |= {"nonlinearity": self.nonlinearity.name, "leak": "inside" if self.inside else "outside"}
+        return own | {"mask": self.mask, "dale": self.dale}
 
 
 class Rate(Field, LeakyNetwork):
@@ -303,6 +366,8 @@ class Rate(Field, LeakyNetwork):
         Names of the trainable parameters; all by default.
     mask, dale : array_like, optional
         As for `LeakyRNN`.
+    train_tau : bool
+        Make tau a parameter, one number a unit, after the others.
 
     Raises
     ------
@@ -321,10 +386,15 @@ class Rate(Field, LeakyNetwork):
         trainable: Sequence[str] | None = None,
         mask: npt.ArrayLike | None = None,
         dale: npt.ArrayLike | None = None,
+        train_tau: bool = False,
     ) -> None:
-        super().__init__({"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias}, nonlinearity, trainable)
+        given = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias}
+        if flag("train_tau", train_tau):
+            self.timed = "tau"
+            given["tau"] = _for_each_unit(tau, weight_hh)
+        super().__init__(given, nonlinearity, trainable)
         self._constrain(mask, dale)
-        self.tau: Array = finite_array("tau", tau)
+        self.tau: Array = self.parameters["tau"] if self.timed else finite_array("tau", tau)
         if self.tau.shape not in ((), (self.n_states,)):
             raise ValueError(f"tau must be a number or have shape ({self.n_states},); got shape {self.tau.shape}")
         if (self.tau <= 0).any():
@@ -344,13 +414,21 @@ class Rate(Field, LeakyNetwork):
         nonlinearity: str = "tanh",
         mask: npt.ArrayLike | None = None,
         dale: npt.ArrayLike | None = None,
+        train_tau: bool = False,
     ) -> Self:
         """A random network; see `kpref.models.initial.initial_parameters`."""
         parameters = initial_parameters(cls.__name__, n_inputs, n_states, seed, gain, bias)
-        return cls(**parameters, tau=tau, nonlinearity=nonlinearity, mask=mask, dale=dale)
+        return cls(**parameters, tau=tau, nonlinearity=nonlinearity, mask=mask, dale=dale, train_tau=train_tau)
+
+    def _gate(self, parameters: Parameters) -> Array:
+        return 1.0 / parameters["tau"]
+
+    def _gate_slope(self) -> Array | float:
+        return -1.0 / np.square(self.parameters["tau"])[:, None] if self.timed else 1.0
 
     def _options(self) -> dict[str, Any]:
-        return {"tau": self.tau, "nonlinearity": self.nonlinearity.name, "mask": self.mask, "dale": self.dale}
+        own: dict[str, Any] = {"train_tau": True} if self.timed else {"tau": self.tau}
+        return own | {"nonlinearity": self.nonlinearity.name, "mask": self.mask, "dale": self.dale}
 
     @property
     def in_words(self) -> str:
@@ -358,6 +436,11 @@ class Rate(Field, LeakyNetwork):
         low, high = float(self.tau.min()), float(self.tau.max())
         times = f"{low:g}{'' if low == high else f' to {high:g}'}"
         return f"Rate of {self.n_states} units ({self.nonlinearity.name}, τ = {times})"
+
+
+def _for_each_unit(number: npt.ArrayLike, weight_hh: npt.ArrayLike | None) -> npt.ArrayLike:
+    """A number as one for each unit, as the parameter that it becomes."""
+    return np.full(np.asarray(weight_hh).shape[-1:], number) if np.ndim(number) == 0 else number
 
 
 def _leak(alpha: npt.ArrayLike, units: int) -> float | Array:
@@ -393,12 +476,19 @@ register(
     "leaky",
     LeakyRNN,
     partial(_init, LeakyRNN),
-    variants=({}, {"nonlinearity": "softplus", "bias": False, "constrained": True}, {"leak": "inside"}),
+    variants=(
+        {},
+        {"nonlinearity": "softplus", "bias": False, "constrained": True},
+        {"leak": "inside"},
+        {"train_alpha": True},
+        {"train_alpha": True, "leak": "inside", "bias": False, "constrained": True},
+    ),
     torch=TorchLayout(
         blocks=1,
         biases="one",
         options=("nonlinearity", "alpha", "leak"),
         optional=("mask", "dale"),
+        timed="alpha",
         told=False,
     ),
 )
@@ -406,6 +496,13 @@ register(
     "rate",
     Rate,
     partial(_init, Rate),
-    variants=({}, {"nonlinearity": "softplus", "bias": False, "constrained": True}),
-    torch=TorchLayout(blocks=1, biases="one", options=("nonlinearity", "tau"), optional=("mask", "dale"), told=False),
+    variants=({}, {"nonlinearity": "softplus", "bias": False, "constrained": True}, {"train_tau": True}),
+    torch=TorchLayout(
+        blocks=1,
+        biases="one",
+        options=("nonlinearity", "tau"),
+        optional=("mask", "dale"),
+        timed="tau",
+        told=False,
+    ),
 )

@@ -14,8 +14,8 @@ from functools import wraps
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref._validate import short
 
 __all__ = [
@@ -27,8 +27,6 @@ __all__ = [
     "sigmoid_slope",
     "tanh_slope",
 ]
-
-Array = npt.NDArray[Any]
 
 #: Beyond this all exponentials of the negative modulus are zero in double precision; it can be doubled and squared.
 _SATURATED = 1e4

@@ -31,6 +31,9 @@ class TorchLayout:
         Arguments of the model that the arrays do not tell, such as "nonlinearity".
     optional : tuple of str
         More of them, which a network need not have.
+    timed : str
+        One of the options that may be an array beside the weights, one number a unit, because it is trained; empty if
+        none may.
     several : bool
         Whether the model has layers one above the other, and arrays ``weight_ih_l0``, ``weight_ih_l1``, ...
     told : bool
@@ -42,6 +45,7 @@ class TorchLayout:
     biases: Literal["apart", "summed", "one"] = "apart"
     options: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    timed: str = ""
     several: bool = False
     told: bool = True
 
@@ -60,7 +64,8 @@ class TorchLayout:
         """The parameters of a model under PyTorch's names, ``weight_ih_l0`` and so on."""
         if self.several:
             return dict(parameters)
-        return {f"{'bias_ih' if name == 'bias' else name}_l0": array for name, array in parameters.items()}
+        names = {name: f"{'bias_ih' if name == 'bias' else name}_l0" for name in parameters if name != self.timed}
+        return {names.get(name, name): array for name, array in parameters.items()}
 
 
 @dataclass(frozen=True)

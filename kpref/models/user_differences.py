@@ -119,7 +119,7 @@ def choose(function: Any, point: Array, what: str) -> tuple[str, float]:
     if exact.shape == differences.value.shape:
         allowed = 10 * differences.error + 1e-10 * largest
         if (np.abs(exact - differences.value) <= allowed).all():
-            return "complex step", float(np.finfo(float).eps)
+            return "complex step", float(np.finfo(exact.dtype).eps)  # that of what the function returns
     error = relative_error(differences)
     if not error <= ROUGH:
         raise ValueError(

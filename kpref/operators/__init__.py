@@ -9,7 +9,7 @@ from kpref.operators.propagation import (
     sensitivity,
 )
 from kpref.operators.reduced import average, partial_trace
-from kpref.operators.stages import (
+from kpref.operators.stage_space import (
     continuous_adjoint,
     discrete_adjoint,
     grid_propagator,

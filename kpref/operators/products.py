@@ -29,41 +29,30 @@ from operator import and_
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._foreign import is_ours, read_only, returned
 from kpref._frozen import MadeOfFunctions
+from kpref._types import Array
 from kpref.operators.structure import UNKNOWN, Structure
 from kpref.space import EuclideanSpace
 
 __all__ = ["Leaf", "Map", "Power", "Product", "Side", "Sum", "adjoint", "after", "gram", "gram_factor", "total"]
 
-Array = npt.NDArray[Any]
 Map = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, eq=False)
 class Leaf(MadeOfFunctions):
-    """Functions between two spaces, and what is known of them.
-
-    Attributes
-    ----------
-    name : str
-    forward, transpose : callable
-        On batches of tensors.
-    space_in, space_out : EuclideanSpace
-    dtype : dtype
-    known : Structure or callable
-        What is known, or a function that finds it when it is first asked for.
-    """
+    """Functions between two spaces, and what is known of them."""
 
     name: str
+    # forward, transpose: on batches of tensors
     forward: Map
     transpose: Map
     space_in: EuclideanSpace
     space_out: EuclideanSpace
     dtype: np.dtype[Any]
-    known: Structure | Callable[[], Structure]
+    known: Structure | Callable[[], Structure]  # what is known, or a function that finds it when it is first asked for
 
     def image(self, batch: Array, transposed: bool) -> Array:
         """The image of a batch, in the promised precision and zero where nothing exists.

@@ -15,11 +15,10 @@ and still exact, for the dynamics run on through points that nobody observes.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.linearize import Form, require_form
 from kpref.operators.structure import BY_TRIAL, UNKNOWN, Structure
 from kpref.operators.tensor import TensorOperator
@@ -36,8 +35,6 @@ __all__ = [
     "propagator_inverse",
     "sensitivity",
 ]
-
-Array = npt.NDArray[Any]
 
 # `kpref.kernels` brings Numba with it; it is imported when an operator is built, so that importing kpref stays fast.
 # What an operator is made of has a name in this module or that one, by which a pickle tells it.

@@ -25,8 +25,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref._validate import integer, short
 from kpref.lengths import points
 from kpref.memory import require_memory
@@ -35,8 +35,6 @@ from kpref.operators.tensor import TensorOperator
 from kpref.space import EuclideanSpace
 
 __all__ = ["AXES", "average", "kept_axes", "partial_trace"]
-
-Array = npt.NDArray[Any]
 
 #: Names of the axes of a tensor, in order.
 AXES = ("trial", "time", "unit")
@@ -48,10 +46,7 @@ _BATCH_BYTES = 1 << 27
 def kept_axes(keep: str | Sequence[str]) -> tuple[int, ...]:
     """Indices, in order, of axes given by name.
 
-    Raises
-    ------
-    ValueError
-        If `keep` is not one or several of ``"trial"``, ``"time"``, ``"unit"``, each at most once.
+    Raises ValueError if `keep` is not one or several of ``"trial"``, ``"time"``, ``"unit"``, each at most once.
     """
     names = [keep] if isinstance(keep, str) else list(keep) if isinstance(keep, Sequence) else []
     known = all(isinstance(name, str) and name in AXES for name in names)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse.linalg import LinearOperator
 
+from kpref._types import Array
 from kpref._validate import instance, numeric_array, precision, real_number, short
 from kpref.memory import require_memory
 from kpref.operators.products import (
@@ -29,8 +30,6 @@ from kpref.space import EuclideanSpace, require_space
 from kpref.threads import serial_blas
 
 __all__ = ["TensorOperator", "identity"]
-
-Array = npt.NDArray[Any]
 
 #: How tightly formulas bind.
 _SUM, _MULTIPLE, _PRODUCT, _POSTFIX, _SYMBOL = range(5)

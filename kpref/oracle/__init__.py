@@ -5,9 +5,7 @@ backend is, `kpref.oracle.adapters` makes some. ``kpref verify`` does the same o
 for backends in another language, and ``pytest --kpref-backend`` in a backend's own repository.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,9 +19,9 @@ if TYPE_CHECKING:
         taylor_test,
     )
     from kpref.oracle.adapters import flow_backend, jax_backend, kpflow_backend, torch_backend
-    from kpref.oracle.golden import check_golden, export_golden, folder_backend
+    from kpref.oracle.golden_files import check_golden, export_golden, folder_backend
     from kpref.oracle.verdict import Check, Place, Report
-    from kpref.oracle.verify import verify
+    from kpref.oracle.verification import verify
 
 # Names are imported when they are first used: the pytest plugin lives here, and everybody's test runs import it.
 _HOMES = {
@@ -33,18 +31,18 @@ _HOMES = {
     "Place": "kpref.oracle.verdict",
     "Report": "kpref.oracle.verdict",
     "TaylorTest": "kpref.differences",
-    "check_golden": "kpref.oracle.golden",
+    "check_golden": "kpref.oracle.golden_files",
     "complex_step": "kpref.differences",
     "dot_test": "kpref.differences",
-    "export_golden": "kpref.oracle.golden",
+    "export_golden": "kpref.oracle.golden_files",
     "finite_difference": "kpref.differences",
     "flow_backend": "kpref.oracle.adapters",
-    "folder_backend": "kpref.oracle.golden",
+    "folder_backend": "kpref.oracle.golden_files",
     "jax_backend": "kpref.oracle.adapters",
     "kpflow_backend": "kpref.oracle.adapters",
     "taylor_test": "kpref.differences",
     "torch_backend": "kpref.oracle.adapters",
-    "verify": "kpref.oracle.verify",
+    "verify": "kpref.oracle.verification",
 }
 
 __all__ = [
@@ -77,14 +75,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """Keeps `verify` a function: importing the module of this name would take its place."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

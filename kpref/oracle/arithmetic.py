@@ -70,9 +70,13 @@ class Arithmetic:
         return array if self.accumulate == ARITHMETICS["float64"].accumulate else _to_float32(array)
 
 
-def _to_float32(values: Array) -> Array:
+def _single(values: Array) -> Array:
     with np.errstate(over="ignore"):
-        return values.astype(np.float32).astype(np.float64)
+        return values.astype(np.float32)
+
+
+def _to_float32(values: Array) -> Array:
+    return _single(values).astype(np.float64)
 
 
 def _to_float16(values: Array) -> Array:
@@ -82,13 +86,12 @@ def _to_float16(values: Array) -> Array:
 
 def _to_short(values: Array, dropped: int) -> Array:
     """Round float32 numbers to nearest even with the last bits of the fraction dropped."""
-    single = np.ascontiguousarray(_to_float32(values), dtype=np.float32)
-    bits = single.view(np.uint32).astype(np.uint64)
-    half = np.uint64((1 << (dropped - 1)) - 1)
-    odd = (bits >> np.uint64(dropped)) & np.uint64(1)
-    rounded = ((bits + half + odd) >> np.uint64(dropped)) << np.uint64(dropped)
-    result = rounded.astype(np.uint32).view(np.float32).astype(np.float64)
-    return np.where(np.isfinite(single), result, single.astype(np.float64))
+    single = _single(values)
+    bits, last, half = single.view(np.uint32), np.uint32(dropped), np.uint32((1 << (dropped - 1)) - 1)
+    bits = bits + (half + ((bits >> last) & np.uint32(1)))  # a carry into the exponent is right, also to infinity
+    rounded = ((bits >> last) << last).view(np.float32)
+    finite = np.isfinite(single)
+    return np.asarray(rounded if finite.all() else np.where(finite, rounded, single), np.float64)
 
 
 def _to_tf32(values: Array) -> Array:

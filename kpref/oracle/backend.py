@@ -31,13 +31,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.oracle.arithmetic import Arithmetic, get_arithmetic
 
 __all__ = ["OPERATORS", "Backend", "BackendFault", "LocalBackend"]
-
-Array = npt.NDArray[Any]
 
 #: What a backend may offer, and the spaces that each maps between.
 OPERATORS: dict[str, tuple[str, str]] = {

@@ -30,6 +30,7 @@ from kpref.oracle.spreads import Spread, relative, sum_error
 from kpref.program import Operation
 from kpref.space import TrajectorySpace
 from kpref.step_form import Entry, StepForm
+from kpref.threads import serial_blas
 
 __all__ = ["Comparison", "Judge"]
 
@@ -40,6 +41,8 @@ _KEPT_BYTES = 1 << 26
 
 #: Random errors that are sent through a sweep: enough that their mean square, pooled over units, is sharp.
 _SAMPLES = 64
+#: Entries of those that are made at once.
+_ENTRIES_AT_ONCE = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +201,7 @@ class Judge:
         theta, theta_spread = self._transpose_value(weighed, extra=1)
         noise = iter(self._transpose_noise(weighed, theta_spread))
         local = self.parameter_jacobian(theta, y)
-        carried = self._pooled(lambda _: kernels.parameter_product(self.form, next(noise)[None])[0])
+        carried = self._pooled(lambda _, count: kernels.parameter_product(self.form, _taken(noise, count)))
         return Comparison(local.error, local.spread + carried)
 
     def gradient(self, err: Array, theta: Array) -> Comparison:
@@ -206,8 +209,8 @@ class Judge:
         costate, local = self._costate(err)
         value, spread = self._transpose_value(costate, extra=1)
 
-        def swept(generator: np.random.Generator) -> Array:
-            return kernels.sensitivity_transpose(self.form, _draw(generator, local))[0]
+        def swept(generator: np.random.Generator, count: int) -> Array:
+            return kernels.sensitivity_transpose(self.form, _draw(generator, local, count))
 
         return self._floor(Comparison(theta - value, spread + self._swept("gradient", err, value, swept)))
 
@@ -220,11 +223,11 @@ class Judge:
         response = kernels.tangent(self.form, forcing[None])[0]
         later = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
 
-        def swept(generator: np.random.Generator) -> Array:
-            noise = kernels.adjoint(self.form, _draw(generator, local))
-            noise = kernels.parameter_transpose(self.form, noise) + next(theta_noise)
-            noise = kernels.parameter_product(self.form, noise) + _draw(generator, later)
-            return kernels.tangent(self.form, noise)[0]
+        def swept(generator: np.random.Generator, count: int) -> Array:
+            noise = kernels.adjoint(self.form, _draw(generator, local, count))
+            noise = kernels.parameter_transpose(self.form, noise) + _taken(theta_noise, count)
+            noise = kernels.parameter_product(self.form, noise) + _draw(generator, later, count)
+            return kernels.tangent(self.form, noise)
 
         spread = self._swept("NTK", q, response, swept) + relative(response, self.arithmetic.unit)
         return self._floor(Comparison(y - response, spread))
@@ -235,8 +238,8 @@ class Judge:
         response = kernels.tangent(self.form, forcing[None])[0]
         local = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
 
-        def swept(generator: np.random.Generator) -> Array:
-            return kernels.tangent(self.form, _draw(generator, local))[0]
+        def swept(generator: np.random.Generator, count: int) -> Array:
+            return kernels.tangent(self.form, _draw(generator, local, count))
 
         return self._swept("D", theta, response, swept) + relative(response, self.arithmetic.unit)
 
@@ -276,8 +279,9 @@ class Judge:
             return spread
         step = 2.0**-20 / max(self.arithmetic.unit, self.arithmetic.operand)
 
-        def persistent(generator: np.random.Generator) -> Array:
-            return (evaluate(operator, self._perturbed(generator, step), self.space, tensor) - value) / step
+        def persistent(generator: np.random.Generator, count: int) -> Array:
+            perturbed = (self._perturbed(generator, step) for _ in range(count))
+            return np.stack([evaluate(operator, form, self.space, tensor) - value for form in perturbed]) / step
 
         return spread + self._pooled(persistent)
 
@@ -317,13 +321,17 @@ class Judge:
         """Number of random errors: more where there are few units to pool."""
         return max(8, -(-_SAMPLES // self.form.n_states))
 
-    def _pooled(self, sample: Callable[[np.random.Generator], Array]) -> Spread:
+    @serial_blas
+    def _pooled(self, sample: Callable[[np.random.Generator, int], Array]) -> Spread:
         """Root mean square of random errors: of each entry, or over the units of a part of the state where more.
 
+        `sample` makes some of them, first axis: of a small problem many at once, of a large one each alone.
         Few samples may all be small in an entry by chance; its neighbours then say how large they should be.
         """
         generator, count = np.random.default_rng(0), self._count
-        squares = sum(np.square(sample(generator)) for _ in range(count)) / count
+        once = max(1, _ENTRIES_AT_ONCE // self.starts.size)
+        sizes = (min(once, count - start) for start in range(0, count, once))
+        squares = sum(np.square(sample(generator, size)).sum(axis=0) for size in sizes) / count
         if np.ndim(squares) == 3:
             widths = np.cumsum([view.width for view in self.form.program.new])[:-1]
             pooled = [
@@ -396,9 +404,14 @@ def _powered(form: StepForm, power: int | None) -> StepForm:
     return replace(form, entries=tuple(map(entry, form.entries)))
 
 
-def _draw(generator: np.random.Generator, spread: Spread) -> Array:
-    """Random errors of this size, as a batch of one."""
-    return (generator.standard_normal(spread.deviation.shape) * spread.deviation)[None]
+def _draw(generator: np.random.Generator, spread: Spread, count: int) -> Array:
+    """Random errors of this size, first axis."""
+    return np.asarray(generator.standard_normal((count, *spread.deviation.shape)) * spread.deviation)
+
+
+def _taken(arrays: Iterator[Array], count: int) -> Array:
+    """The next few."""
+    return np.stack([next(arrays) for _ in range(count)])
 
 
 class _Tensors:

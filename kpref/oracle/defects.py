@@ -13,9 +13,9 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref import kernels
+from kpref._types import Array
 from kpref.kernels import reference
 from kpref.oracle.certificates import Judge
 from kpref.oracle.evaluation import evaluate
@@ -36,28 +36,16 @@ __all__ = [
     "without",
 ]
 
-Array = npt.NDArray[Any]
-
 
 @dataclass(frozen=True, eq=False)
 class Defect:
-    """A hypothetical defect.
+    """A hypothetical defect."""
 
-    Attributes
-    ----------
-    label : str
-        Class, colon, description.
-    form : StepForm or None
-        The linearisation that it leads to; None if that is right.
-    value : callable or None
-        Gives the answer that it leads to; None if that is the operator over `form`.
-    edges : bool
-        Whether it says nothing about the first and last step, as a shift does that wraps around or stops there.
-    """
-
-    label: str
-    form: StepForm | None = None
+    label: str  # class, colon, description
+    form: StepForm | None = None  # the linearisation that it leads to; None if that is right
+    # gives the answer that it leads to; None if that is the operator over `form`
     value: Callable[[], Array] | None = None
+    # whether it says nothing about the first and last step, as a shift does that wraps around or stops there
     edges: bool = False
 
 
@@ -405,11 +393,11 @@ def _layouts(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterat
             swapped[i], swapped[j] = swapped[j], swapped[i]
             yield reordered(f"parameter order: {shapes[j][0]} and {name} exchanged", swapped)
         for one, other in combinations(range(blocks[i]), 2):
-            changed = [*positions[:i], _exchanged(positions[i], blocks[i], one, other), *positions[i + 1 :]]
+            changed = [*positions[:i], exchanged(positions[i], blocks[i], one, other), *positions[i + 1 :]]
             yield reordered(f"gate order: blocks {one} and {other} of {name} exchanged", changed)
     for one, other in combinations(range(max(blocks)), 2):
         every = [
-            _exchanged(p, count, one, other) if count > other else p for p, count in zip(positions, blocks, strict=True)
+            exchanged(p, count, one, other) if count > other else p for p, count in zip(positions, blocks, strict=True)
         ]
         yield reordered(f"gate order: blocks {one} and {other} of all parameters exchanged", every)
 
@@ -420,11 +408,11 @@ def _blocks(form: StepForm, parameter: str) -> int:
     return len(parts) if len({stop - start for start, stop in parts}) == 1 else 1
 
 
-def _exchanged(position: Array, count: int, one: int, other: int) -> Array:
-    """Positions with two of their blocks exchanged."""
-    rows = position.reshape(count, -1).copy()
+def exchanged(array: Array, count: int, one: int, other: int) -> Array:
+    """An array of so many blocks of rows with two of them exchanged."""
+    rows = array.reshape(count, -1).copy()
     rows[[one, other]] = rows[[other, one]]
-    return rows.ravel()
+    return rows.reshape(array.shape)
 
 
 def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect]:

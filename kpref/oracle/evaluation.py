@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref import kernels
+from kpref._types import Array
 from kpref.space import EuclideanSpace
 from kpref.step_form import StepForm
 
-__all__ = ["FACTORS", "evaluate", "stages"]
-
-Array = npt.NDArray[Any]
+__all__ = ["FACTORS", "evaluate", "intermediates"]
 
 
 def evaluate(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array) -> Array:
@@ -28,11 +26,11 @@ def evaluate(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array
         Its weights are the measure.
     tensor : ndarray, shape (B, T, H), or (M,) for J and D
     """
-    *_, value = stages(operator, form, space, tensor)
+    *_, value = intermediates(operator, form, space, tensor)
     return value
 
 
-def stages(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array) -> Iterator[Array]:
+def intermediates(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array) -> Iterator[Array]:
     """What arises on the way to the value of an operator, and the value itself last."""
     value = space.weigh(tensor) if operator in ("K", "NTK", "gradient") else tensor
     for factor in FACTORS.get(operator, (operator,)):

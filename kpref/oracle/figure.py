@@ -31,19 +31,8 @@ def draw_report(report: Report) -> bytes:
     A map for every operator's own check that has one, and for every other check that found a defect. White to
     blue is below the bound, yellow to brown above. A cross marks the first violation.
 
-    Parameters
-    ----------
-    report : Report
-
-    Returns
-    -------
-    bytes
-        A PNG image.
-
-    Raises
-    ------
-    ValueError
-        If no check of the report has a map.
+    Returns a PNG image.
+    Raises ValueError if no check of the report has a map.
     """
     checks = [check for check in report.checks if check.map is not None and check.bound and _is_shown(check)]
     if not checks:

@@ -22,35 +22,19 @@ __all__ = ["PROBLEMS", "Problem", "check_names"]
 
 @dataclass(frozen=True)
 class Problem:
-    """A random network on random trials: nothing that an operator depends on is zero by default, biases included.
+    """A random network on random trials: nothing that an operator depends on is zero by default, biases included."""
 
-    Attributes
-    ----------
-    name : str
-        Such as ``gru-one-step``; with the seed it determines the numbers.
-    model : str
-        One of `kpref.oracle.problem.MODELS`.
-    trials, steps, states, inputs : int
-        B, T, units (of one layer), n_in.
-    gain : float
-        Of the recurrent weight; a large tanh network is chaotic above 1.
-    input_scale : float
-        Standard deviation of the inputs.
-    zero_start : bool
-        Whether the initial states are zero.
-    measure : {"mean", "sum", "weights"}
-        "weights": random weights, zero at about a third of the steps.
-    """
-
-    name: str
-    model: str
+    name: str  # such as ``gru-one-step``; with the seed it determines the numbers
+    model: str  # one of `kpref.oracle.problem.MODELS`
+    # trials, steps, states, inputs: B, T, units (of one layer), n_in
     trials: int = 3
     steps: int = 7
     states: int = 5
     inputs: int = 2
-    gain: float = 1.2
-    input_scale: float = 1.0
-    zero_start: bool = False
+    gain: float = 1.2  # of the recurrent weight; a large tanh network is chaotic above 1
+    input_scale: float = 1.0  # standard deviation of the inputs
+    zero_start: bool = False  # whether the initial states are zero
+    # "mean", "sum", or "weights": random ones, zero at about a third of the steps
     measure: str = "mean"
 
     def build(self, seed: int = 0) -> Flow:

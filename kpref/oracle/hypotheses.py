@@ -11,20 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref import kernels
+from kpref._types import Array
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.defects import defects, direct_channels, driven_variables, gate_groups, without
 from kpref.oracle.evaluation import evaluate
 from kpref.step_form import StepForm
 
 __all__ = ["explain", "pattern"]
-
-Array = npt.NDArray[Any]
 
 #: Root mean square, in deviations, of errors that rounding explains; and what a sweep's may be.
 _EXPLAINED, _EXPLAINED_SWEPT = 3.0, 10.0
@@ -36,21 +33,9 @@ _LEFT = 0.05
 def explain(judge: Judge, operator: str, tensor: Array, answer: Array, comparison: Comparison, bound: float) -> str:
     """Name the defect that explains an answer that rounding does not.
 
-    Parameters
-    ----------
-    judge : Judge
-    operator : str
-    tensor, answer : ndarray
-        What the backend was given and what it returned.
-    comparison : Comparison
-        Of the answer with the reference.
-    bound : float
-        Deviations beyond which an entry is wrong.
-
-    Returns
-    -------
-    str
-        Class and description; empty if nothing explains it.
+    `tensor`, `answer`: what the backend was given and what it returned. `comparison`: of the answer with the reference.
+    `bound`: deviations beyond which an entry is wrong.
+    Returns class and description; empty if nothing explains it.
     """
     scale = _Scale(judge, operator, comparison)
     limit = _EXPLAINED_SWEPT if operator in ("NTK", "gradient") else _EXPLAINED
@@ -174,12 +159,7 @@ def _pattern_of_answer(judge: Judge, operator: str, tensor: Array, answer: Array
 def pattern(size: Array, bound: float) -> str:
     """What the wrong entries of a tensor (B, T, H), or of the parameters, have in common.
 
-    Parameters
-    ----------
-    size : ndarray
-        Size of the errors.
-    bound : float
-        Above it an entry is wrong; where all others are right, they are well below it.
+    `size`: size of the errors. `bound`: above it an entry is wrong; where all others are right, they are well below it.
     """
     bad = size > 0.3 * bound
     where = np.argwhere(bad)

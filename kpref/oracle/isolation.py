@@ -17,16 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.flow import Flow
 from kpref.oracle.arithmetic import get_arithmetic
 from kpref.oracle.backend import Backend, BackendFault, timeout_fault
 from kpref.oracle.problem import describe
 
 __all__ = ["IsolatedBackend", "receive", "send"]
-
-Array = npt.NDArray[Any]
 
 
 def send(file: BinaryIO, message: Mapping[str, Any], arrays: Sequence[Array] = ()) -> None:
@@ -42,10 +40,7 @@ def send(file: BinaryIO, message: Mapping[str, Any], arrays: Sequence[Array] = (
 def receive(file: BinaryIO) -> tuple[dict[str, Any], list[Array]]:
     """Read a message.
 
-    Raises
-    ------
-    EOFError
-        If the other side is gone.
+    Raises EOFError if the other side is gone.
     """
     line = file.readline()
     if not line.endswith(b"\n"):
@@ -64,23 +59,10 @@ def receive(file: BinaryIO) -> tuple[dict[str, Any], list[Array]]:
 class IsolatedBackend(Backend):
     """A backend that a factory makes in a child process; a context manager.
 
-    Parameters
-    ----------
-    factory : str
-        ``module:function``; it is given a `Flow` and returns what `kpref.oracle.backend` describes. The current
-        directory is importable.
-    flow : Flow
-    arithmetic : str, optional
-        By default what the backend says.
-    timeout : float
-        Seconds for one call, and for starting up.
-    tell : callable, optional
-        Called with the name of each operator before it is applied.
-
-    Raises
-    ------
-    BackendFault
-        If the backend cannot be made.
+    `factory`: ``module:function``; it is given a `Flow` and returns what `kpref.oracle.backend` describes. The current
+    directory is importable. `arithmetic`: by default what the backend says. `timeout`: seconds for one call, and for
+    starting up. `tell`: called with the name of each operator before it is applied.
+    Raises BackendFault if the backend cannot be made.
     """
 
     def __init__(

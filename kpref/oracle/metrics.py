@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import BackendFault
 from kpref.oracle.certificates import Comparison
@@ -23,8 +22,6 @@ from kpref.oracle.verdict import Check, Place, faulty
 
 __all__ = ["METRICS", "Metric", "check_metrics"]
 
-Array = npt.NDArray[Any]
-
 
 class Undefined(Exception):
     """A metric has no value: the operator is zero, and a ratio of its numbers zero over zero."""
@@ -32,20 +29,12 @@ class Undefined(Exception):
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is.
-
-    Attributes
-    ----------
-    meaning, equation : str
-    operator : {"K", "NTK", "P"}
-    matrix : bool
-        Whether it is a matrix over units, (H, H), and not a number.
-    """
+    """What a metric is."""
 
     meaning: str
     equation: str
-    operator: str
-    matrix: bool = False
+    operator: str  # one of "K", "NTK", "P"
+    matrix: bool = False  # whether it is a matrix over units, (H, H), and not a number
 
 
 def _of_gram(operator: str) -> dict[str, Metric]:
@@ -162,12 +151,7 @@ def _explain(
 def _target(name: str, reductions: Reductions, arithmetic: Arithmetic) -> Target:
     """The right value of a metric.
 
-    Raises
-    ------
-    Undefined
-        If it has none.
-    OutOfRange
-        If it or its square is beyond the range of the arithmetic.
+    Raises Undefined if it has none; OutOfRange if it or its square is beyond the range of the arithmetic.
     """
     metric = METRICS[name]
     if name.startswith("average"):

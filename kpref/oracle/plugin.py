@@ -74,7 +74,7 @@ class _Problem:
 
     def _verify(self) -> Report:
         from kpref.oracle.grid import PROBLEMS
-        from kpref.oracle.verify import verify
+        from kpref.oracle.verification import verify
         from kpref.oracle.worker import load_factory
 
         option = self._config.getoption

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.flow import Flow
 from kpref.models.base import Map
 from kpref.models.registry import Registration, registered, registration_of
@@ -15,8 +16,6 @@ from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
 
 __all__ = ["MODELS", "describe", "rebuild", "rounded"]
-
-Array = npt.NDArray[Any]
 
 #: The networks in discrete time by the names that files and the command line use.
 MODELS: dict[str, Registration] = {
@@ -58,10 +57,7 @@ def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
 def rebuild(description: Mapping[str, Any], arrays: Mapping[str, Array]) -> Flow:
     """The flow that `describe` described.
 
-    Raises
-    ------
-    ValueError
-        If something is missing or does not fit.
+    Raises ValueError if something is missing or does not fit.
     """
     try:
         kind: Any = MODELS[description["model"]].kind

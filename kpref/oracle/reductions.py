@@ -19,22 +19,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref import kernels
+from kpref._types import Array
 from kpref.oracle.certificates import Comparison, Judge
-from kpref.oracle.evaluation import evaluate, stages
+from kpref.oracle.evaluation import evaluate, intermediates
 from kpref.oracle.spreads import Spread
 from kpref.spectra.closed_form import kernel_unit_matrix
-from kpref.spectra.kernel import form_spectrum
+from kpref.spectra.exact_spectrum import form_spectrum
 from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["Moments", "Reductions", "Target"]
-
-Array = npt.NDArray[Any]
 
 #: Entries of D, or J, up to which numbers are computed from its columns.
 _EXACT_ENTRIES = 1 << 22
@@ -49,22 +46,13 @@ _BATCH = 8
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The right value of a metric and how far a backend's may be from it.
+    """The right value of a metric and how far a backend's may be from it."""
 
-    Attributes
-    ----------
-    value, deviation : ndarray
-        A number (shape ()), a matrix over units (H, H), or its product with `probes`.
-    probes : ndarray or None
-        (H, count): the matrix is compared by its products with these.
-    size : float
-        Largest number on the way to an average.
-    """
-
+    # value, deviation: a number (shape ()), a matrix over units (H, H), or its product with `probes`
     value: Array
     deviation: Array
-    probes: Array | None = None
-    size: float = 0.0
+    probes: Array | None = None  # (H, count): the matrix is compared by its products with these
+    size: float = 0.0  # largest number on the way to an average
 
     def compare(self, claimed: Array, standard_error: Array) -> Comparison:
         """A claimed value, which may have a sampling error of its own, against this one."""
@@ -77,31 +65,19 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Trace and Frobenius norm of a Gram operator with their deviations.
-
-    Attributes
-    ----------
-    trace, frobenius : float
-    trace_error, frobenius_error : float
-    rows : ndarray, shape (H,)
-        Size of the errors of its factor, unit by unit.
-    """
+    """Trace and Frobenius norm of a Gram operator with their deviations."""
 
     trace: float
     frobenius: float
     trace_error: float
     frobenius_error: float
-    rows: Array
+    rows: Array  # (H,): size of the errors of its factor, unit by unit
 
 
 class Reductions:
     """Reference values of metrics at the judge's linearisation.
 
-    Parameters
-    ----------
-    judge : Judge
-    generator : numpy.random.Generator
-        Of probes.
+    `generator`: of probes.
     """
 
     def __init__(self, judge: Judge, generator: np.random.Generator) -> None:
@@ -124,7 +100,7 @@ class Reductions:
         columns, sizes, largest, summing = [], [], 0.0, self._summing_pairs(operator)
         for vector in probes.T:
             q = np.broadcast_to(vector, self.shape).copy()
-            *others, y = stages(operator, self._form, self.judge.space, q)
+            *others, y = intermediates(operator, self._form, self.judge.space, q)
             largest = max(largest, *(float(np.abs(value).max()) for value in (*others, y)))
             calls = {"P": self.judge.propagator, "K": self.judge.kernel, "NTK": self.judge.tangent_kernel}
             own = calls[operator](q, y).spread.deviation

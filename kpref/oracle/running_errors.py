@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.spreads import Spread, no_error, relative, weighted
@@ -28,32 +27,18 @@ from kpref.step_form import StepForm
 
 __all__ = ["Chunk", "chunks", "forward", "gradient_terms", "transposed"]
 
-Array = npt.NDArray[Any]
-
 #: Entries of all registers that one chunk may hold: bounds the memory of the analysis, and keeps it in cache.
 _CHUNK_ENTRIES = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Consecutive rows of a linearisation with the errors of a backend's numbers.
-
-    Attributes
-    ----------
-    rows : slice
-    form : StepForm
-        These rows of it.
-    numbers : mapping of str to Spread
-        Of each channel and variable.
-    value : Spread, shape (R, B, H)
-        Of F(z, x).
-    arithmetic : Arithmetic
-    """
+    """Consecutive rows of a linearisation with the errors of a backend's numbers."""
 
     rows: slice
-    form: StepForm
-    numbers: Mapping[str, Spread]
-    value: Spread
+    form: StepForm  # these rows of it
+    numbers: Mapping[str, Spread]  # of each channel and variable
+    value: Spread  # (R, B, H): of F(z, x)
     arithmetic: Arithmetic
 
     def of_channel(self, name: str) -> Spread:
@@ -111,12 +96,7 @@ class _Registers:
 def forward(chunk: Chunk, x: Array | None, changes: Mapping[str, Array] | None = None) -> tuple[Array, Spread]:
     """``A x + J dtheta`` and the error that a backend may make.
 
-    Parameters
-    ----------
-    chunk : Chunk
-    x : ndarray, shape (R, B, H), or None for zero
-    changes : mapping of str to ndarray, shape (outputs, inputs), optional
-        dW of the trained weights.
+    `x`: shape (R, B, H). `changes`: shape (outputs, inputs); dW of the trained weights.
     """
     form, program = chunk.form, chunk.form.program
     registers = _Registers(program, (form.n_steps, form.n_trials))

@@ -7,19 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.flow import Flow
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS, Backend
 from kpref.oracle.certificates import Comparison, Judge
-from kpref.oracle.evaluation import stages
+from kpref.oracle.evaluation import intermediates
 from kpref.oracle.verdict import Check, Place, Verdict
 
 __all__ = ["LOCAL_BOUND", "SWEPT_BOUND", "Answer", "OutOfRange", "Session", "bound_of"]
-
-Array = npt.NDArray[Any]
 
 #: Bounds in standard deviations: of one product, and of errors that a sweep has carried along.
 LOCAL_BOUND = 10.0
@@ -55,19 +53,12 @@ def bound_of(operator: str) -> float:
 class Session:
     """A backend on the problem of a flow, its data rounded to what the arithmetic holds.
 
-    Attributes
-    ----------
-    backend : Backend
-    flow : Flow
-    generator : numpy.random.Generator
-        Of the tensors that operators are applied to.
-    judge : Judge
-        At the backend's trajectory, or at the model's own.
+    `judge`: at the backend's trajectory, or at the model's own.
     """
 
     backend: Backend
     flow: Flow
-    generator: np.random.Generator
+    generator: np.random.Generator  # of the tensors that operators are applied to
 
     def __post_init__(self) -> None:
         self.arithmetic = self.backend.arithmetic
@@ -103,7 +94,8 @@ class Session:
         length = self.backend.shape[1]
         while True:
             with np.errstate(over="ignore", invalid="ignore"):
-                sizes = [np.abs(value).max() for value in stages(operator, self.judge.form, self.flow.space, tensor)]
+                values = intermediates(operator, self.judge.form, self.flow.space, tensor)
+                sizes = [np.abs(value).max() for value in values]
             size = float(np.max(sizes))
             scale = 2.0 ** min(0.0, np.floor(np.log2(limit / max(size, 1.0)))) if np.isfinite(size) else 0.0
             if scale >= least:

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.oracle.arithmetic import Arithmetic
 
 __all__ = ["Spread", "no_error", "relative", "sum_error", "weighted"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,18 +57,7 @@ def relative(values: Array | float, unit: float, operations: int = 1) -> Spread:
 def sum_error(total: Array, squares: Array, magnitudes: Array, terms: int, arithmetic: Arithmetic) -> Spread:
     """Error of inner products: operands rounded, products summed in the precision of accumulation, the result stored.
 
-    Parameters
-    ----------
-    total : ndarray
-        The sums.
-    squares, magnitudes : ndarray
-        Sums of the squares and of the magnitudes of the terms.
-    terms : int
-    arithmetic : Arithmetic
-
-    Returns
-    -------
-    Spread
+    `total`: the sums. `squares`, `magnitudes`: sums of the squares and of the magnitudes of the terms.
 
     Notes
     -----

@@ -7,15 +7,14 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.models.step import StepModel
 from kpref.oracle.certificates import Comparison, Judge
+from kpref.oracle.defects import exchanged
 from kpref.oracle.hypotheses import pattern
 
 __all__ = ["explain_states"]
-
-Array = npt.NDArray[Any]
 
 #: Root mean square, in deviations, that rounding explains; part of the error that may be left otherwise.
 _EXPLAINED, _LEFT = 3.0, 0.05
@@ -24,17 +23,8 @@ _EXPLAINED, _LEFT = 3.0, 0.05
 def explain_states(judge: Judge, z0: Array, states: Array, comparison: Comparison, bound: float) -> str:
     """Name the defect of a trajectory, each of whose steps starts from the trajectory itself.
 
-    Parameters
-    ----------
-    judge : Judge
-        At the backend's own states.
-    z0 : ndarray, shape (B, H)
-    states : ndarray, shape (B, T, H)
-        The backend's.
-    comparison : Comparison
-        The residual.
-    bound : float
-        Deviations beyond which an entry is wrong.
+    `judge`: at the backend's own states. `z0`: shape (B, H). `states`: shape (B, T, H); the backend's. `comparison`:
+    the residual. `bound`: deviations beyond which an entry is wrong.
     """
     own = comparison.spread.deviation
     deviation = np.maximum(own, 1e-2 * float(np.sqrt(np.mean(np.square(own)))))
@@ -79,7 +69,7 @@ def _candidates(judge: Judge) -> Iterator[tuple[str, Array]]:
     for one, other in combinations(range(max(counts.values())), 2):
         blocked = [name for name, count in counts.items() if count > other]
         for names in (blocked, *([name] for name in blocked)):
-            moved = {n: _exchanged(parameters[n], counts[n], one, other) for n in names}
+            moved = {n: exchanged(parameters[n], counts[n], one, other) for n in names}
             changes.append((f"gate order: blocks {one} and {other} of {', '.join(names)} exchanged", moved))
     for name, change in changes:
         shaped = {n: np.reshape(value, parameters[n].shape) for n, value in change.items()}
@@ -119,9 +109,3 @@ def _transposed(weight: Array) -> Array:
 def _count(model: StepModel, parameter: str) -> int:
     """Number of blocks of rows of a parameter that enter apart."""
     return len({entry.part.start for entry in model.entries() if entry.parameter == parameter})
-
-
-def _exchanged(array: Array, count: int, one: int, other: int) -> Array:
-    blocks = array.reshape(count, -1).copy()
-    blocks[[one, other]] = blocks[[other, one]]
-    return blocks.reshape(array.shape)

@@ -20,13 +20,12 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from kpref._types import Array
 from kpref.models.nonlinearity import get_nonlinearity, sigmoid_pair, sigmoid_slope, tanh_slope
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.spreads import Spread, no_error, relative, weighted
 
 __all__ = ["Uncertain", "with_errors"]
-
-Array = npt.NDArray[Any]
 
 #: An argument may lie within so many deviations of its value: derivatives are taken where they are largest there.
 _REACH = 3.0
@@ -35,13 +34,7 @@ _REACH = 3.0
 class Uncertain(NDArrayOperatorsMixin):
     """An array whose entries carry their errors.
 
-    Parameters
-    ----------
-    value : array_like
-    spread : Spread or None
-        Of the errors; None where there is none.
-    arithmetic : Arithmetic
-        That operations round in.
+    `spread`: of the errors; None where there is none. `arithmetic`: that operations round in.
     """
 
     def __init__(self, value: npt.ArrayLike, spread: Spread | None, arithmetic: Arithmetic) -> None:
@@ -109,19 +102,8 @@ class Uncertain(NDArrayOperatorsMixin):
 def with_errors(model: Any, states: Array, inputs: Array, arithmetic: Arithmetic) -> tuple[Spread, dict[str, Spread]]:
     """Errors of a backend's map or field, and of the numbers of its linearised step.
 
-    Parameters
-    ----------
-    model : StepModel
-        With parameters that the arithmetic can hold.
-    states, inputs : ndarray, shape (..., H) and (..., n_in)
-        Exact.
-    arithmetic : Arithmetic
-
-    Returns
-    -------
-    value : Spread, shape (..., H)
-    numbers : dict of str to Spread
-        Of each channel and variable.
+    `model`: with parameters that the arithmetic can hold. `states`, `inputs`: shape (..., H); exact.
+    Returns the value, shape (..., H), and the numbers of each channel and variable.
     """
 
     def exact(value: Array) -> Uncertain:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.oracle.backend import BackendFault
 
 __all__ = ["Check", "Place", "Report", "Verdict", "faulty"]
 
-Array = npt.NDArray[Any]
 Verdict = Literal["pass", "defect", "not offered", "could not run"]
 
 
@@ -149,6 +149,10 @@ class Report:
             "checks": [check.to_dict() for check in self.checks],
         }
 
+    def to_json(self) -> str:
+        """As JSON, with the numbers that it does not know as text."""
+        return json.dumps(_finite(self.to_dict()), indent=1, allow_nan=False)
+
     def __str__(self) -> str:
         verdict = "PASS" if self.passed else "DEFECT" if self.defects else "COULD NOT RUN"
         return "\n".join([f"{verdict}: {self.problem}, {self.arithmetic}", *(str(check) for check in self.checks)])
@@ -158,3 +162,12 @@ def faulty(blank: Check, fault: BackendFault) -> Check:
     """A backend that raises or hangs could not be judged; one that answers with nonsense is wrong."""
     verdict: Verdict = "could not run" if fault.could_not_run else "defect"
     return replace(blank, verdict=verdict, message=str(fault), guess=None)
+
+
+def _finite(value: Any) -> Any:
+    """The same structure with the numbers that JSON does not know as text."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return repr(value) if isinstance(value, float) and not np.isfinite(value) else value

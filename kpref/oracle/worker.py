@@ -18,10 +18,7 @@ __all__ = ["load_factory", "main"]
 def load_factory(spec: str) -> Any:
     """The function that ``module:function`` names; the current directory is importable.
 
-    Raises
-    ------
-    BackendFault
-        If there is none.
+    Raises BackendFault if there is none.
     """
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
@@ -44,10 +41,7 @@ def load_factory(spec: str) -> Any:
 def make_backend(spec: str, flow: Any, arithmetic: str | None) -> Backend:
     """Call the factory and wrap what it returns.
 
-    Raises
-    ------
-    BackendFault
-        If that cannot be done.
+    Raises BackendFault if that cannot be done.
     """
     factory = load_factory(spec)
     try:

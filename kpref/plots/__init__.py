@@ -13,7 +13,9 @@ place on an axis is left out, and where nothing is left the axes say so in words
 
 from kpref.coloring import TrialColoring, color_trials
 from kpref.plots.curves import plot_angles, plot_cumulative, plot_errors, plot_spectrum
-from kpref.plots.metrics import (
+from kpref.plots.parts import plot_parts
+from kpref.plots.style import STYLE, checkpoint_colors
+from kpref.plots.summaries import (
     plot_alignment_matrix,
     plot_dimension_against_training,
     plot_exponents,
@@ -22,9 +24,7 @@ from kpref.plots.metrics import (
     plot_running_exponents,
     plot_trial_norms,
 )
-from kpref.plots.parts import plot_parts
-from kpref.plots.style import STYLE, checkpoint_colors
-from kpref.plots.trials import plot_change, plot_legend_of_trials, plot_outputs, plot_trials, shade_unscored
+from kpref.plots.trials_over_time import plot_change, plot_legend_of_trials, plot_outputs, plot_trials, shade_unscored
 
 __all__ = [
     "STYLE",

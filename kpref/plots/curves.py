@@ -9,15 +9,16 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from kpref._types import Array
 from kpref._validate import check_shape, real_number
 from kpref.plots.given import colors_for, given_or_new, named_curves, numbers
 from kpref.plots.style import (
+    DASHED,
     MUTED,
-    legend_of_names,
-    log_axis,
+    finish,
+    guide,
     markers,
     plain_names,
-    say,
     shown,
     shown_on_log,
     whole_ticks,
@@ -26,10 +27,7 @@ from kpref.plots.style import (
 
 __all__ = ["plot_angles", "plot_cumulative", "plot_errors", "plot_spectrum"]
 
-Array = npt.NDArray[Any]
-
 _MANY = 40  # points of a curve beyond which they have no markers and their numbers a logarithmic axis
-_DASHED = (0, (4, 3))
 
 
 def plot_spectrum(
@@ -73,7 +71,7 @@ def plot_spectrum(
     _mark(ax, dashed, colors)
     ax.set(ylabel=label)
     _counting_axis(ax, longest, "number of the eigenvalue")
-    _finish(ax, [values for _, values in spectra], drawn, logarithmic=True)
+    finish(ax, [values for _, values in spectra], drawn, logarithmic=True)
     return ax
 
 
@@ -117,7 +115,7 @@ def plot_cumulative(
     _mark(ax, dashed, colors)
     ax.set(ylabel=label)
     _counting_axis(ax, longest, horizontal, first=0)
-    _finish(ax, [values for _, values in shares], drawn)
+    finish(ax, [values for _, values in shares], drawn)
     every = np.concatenate([[0.0], *drawn])
     low, high = float(np.nanmin(every)), float(np.nanmax(every))
     top = high if high > 103 else min(103.0, 1.15 * high)
@@ -181,15 +179,15 @@ def plot_errors(
             x, y = max(guides, key=lambda guide: float(guide[1].max()))
             middle = len(x) // 2
             line = shown_on_log(4 * y[middle] * (np.array([x.min(), x.max()]) / x[middle]) ** slope)
-            style: Any = {"color": MUTED, "linestyle": _DASHED, "linewidth": 1.0, "zorder": 0}
+            style: Any = {"color": MUTED, "linestyle": DASHED, "linewidth": 1.0, "zorder": 0}
             ax.plot([x.min(), x.max()], line, label=f"slope {slope:g}", **style)
         if np.isfinite(level):
-            ax.axhline(level, color=MUTED, linewidth=1.0, linestyle=_DASHED, zorder=0)
+            guide(ax, level)
             drawn.append(np.array([level]))
         if ends[0] == ends[1]:
             ax.set_xlim(ends[0] / 2, ends[0] * 2)
     ax.set(xlabel=horizontal, ylabel=label)
-    _finish(ax, [errors for _, _, errors in curves], drawn, logarithmic=True)
+    finish(ax, [errors for _, _, errors in curves], drawn, logarithmic=True)
     return ax
 
 
@@ -223,11 +221,11 @@ def plot_angles(
     longest = max((len(values) for values in drawn), default=0)
     for name, values, color, marker in zip(_names(angles, drawn), drawn, colors, markers(len(drawn)), strict=True):
         ax.plot(np.arange(1, len(values) + 1), values, color=color, label=name, **_style(marker, longest))
-    ax.axhline(90, color=MUTED, linewidth=1.0, linestyle=_DASHED, zorder=0)
+    guide(ax, 90)
     ax.set(ylim=(-2, 95), yticks=[0, 30, 60, 90], ylabel=label)
     _counting_axis(ax, longest, "number of the angle")
     ax.margins(x=0.08)
-    _finish(ax, [values for _, values in angles], drawn, zero_is_drawn=True)
+    finish(ax, [values for _, values in angles], drawn, zero_is_drawn=True)
     return ax
 
 
@@ -239,7 +237,7 @@ def _mark(ax: Axes, dimensions: Array, colors: Sequence[Any]) -> None:
     """Dashed lines where the dimensions are that have a place on the axis."""
     for dimension, color in zip(dimensions, colors, strict=False):
         if 0 < dimension < np.inf:
-            ax.axvline(dimension, color=color, linewidth=1.0, linestyle=_DASHED, zorder=0)
+            ax.axvline(dimension, color=color, linewidth=1.0, linestyle=DASHED, zorder=0)
 
 
 def _above_rounding(values: Array) -> Array:
@@ -267,20 +265,3 @@ def _counting_axis(ax: Axes, longest: int, label: str, first: int = 1) -> None:
         ax.set_xscale("log")
     else:
         ax.set_xticks(whole_ticks(max(longest, 1), first))
-
-
-def _finish(
-    ax: Axes,
-    values: Sequence[Array],
-    drawn: Sequence[Array],
-    logarithmic: bool = False,
-    zero_is_drawn: bool = False,
-) -> None:
-    """Scale, legend, and words in the middle if there is nothing to see."""
-    every = np.concatenate([np.zeros(0), *drawn])
-    if logarithmic:
-        log_axis(ax, every)
-    seen = np.isfinite(every) if logarithmic or zero_is_drawn else np.isfinite(every) & (every != 0)
-    if not seen.any():
-        say(ax, why_empty(np.concatenate([np.zeros(0), *(np.ravel(v) for v in values)])))
-    legend_of_names(ax)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import is_color_like
 
+from kpref._types import Array
 from kpref._validate import check_shape, finite_array, instance, numeric_array, short
 from kpref.coloring import TrialColoring
 from kpref.plots.style import checkpoint_colors
@@ -27,8 +28,6 @@ __all__ = [
     "table",
     "trial_table",
 ]
-
-Array = npt.NDArray[Any]
 
 
 def given_or_new(ax: Axes | None) -> Axes:
@@ -77,18 +76,8 @@ def named_curves(
 ) -> list[tuple[Any, ...]]:
     """Tuples of a name and one array or several.
 
-    Parameters
-    ----------
-    name : str
-        What the error calls them.
-    curves : iterable of tuple
-    *parts : (str, shape)
-        What the arrays are called, and their shapes; None for any.
-
-    Returns
-    -------
-    list of tuple
-        The names as they are, and arrays.
+    `name`: what the error calls them. `*parts`: what the arrays are called, and their shapes; None for any.
+    Returns the names as they are, and arrays.
     """
     words = ", ".join(["name", *(part for part, _ in parts)])
     wanted = f"{name} must be pairs ({words})" if len(parts) == 1 else f"{name} must be tuples ({words})"

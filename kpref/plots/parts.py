@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,8 +13,6 @@ from kpref.plots.given import given_or_new
 from kpref.plots.style import legend_columns, legend_of_names, plain_names, say, shown, whole_ticks, why_empty
 
 __all__ = ["plot_parts"]
-
-Array = npt.NDArray[Any]
 
 
 def plot_parts(shares: npt.ArrayLike, names: Sequence[str], ax: Axes | None = None) -> Axes:

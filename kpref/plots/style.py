@@ -19,13 +19,18 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from kpref._types import Array
 from kpref._validate import integer, numeric_array
 
 __all__ = [
+    "DASHED",
     "INK",
     "MUTED",
+    "SLANTED",
     "STYLE",
     "checkpoint_colors",
+    "finish",
+    "guide",
     "legend_columns",
     "legend_of_names",
     "log_axis",
@@ -42,8 +47,6 @@ __all__ = [
     "whole_ticks",
     "why_empty",
 ]
-
-Array = npt.NDArray[Any]
 
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -76,6 +79,8 @@ STYLE: dict[str, Any] = {
 
 INK = "#1f2933"
 MUTED = "#8a94a0"
+DASHED = (0, (4, 3))
+SLANTED: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}  # names below each other
 
 _LARGEST = 1e200
 _LONGEST_NAME = 30
@@ -134,6 +139,11 @@ def say(ax: Axes, text: str) -> None:
     style: dict[str, Any] = {"ha": "center", "va": "center", "color": "#52606d", "fontsize": 12}
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 3.0}
     ax.text(0.5, 0.5, text, transform=ax.transAxes, bbox=box, zorder=5, **style)
+
+
+def guide(ax: Axes, at: float) -> None:
+    """A dashed line across the axes, to compare with."""
+    ax.axhline(at, color=MUTED, linewidth=1.0, linestyle=DASHED, zorder=0)
 
 
 def time_axis(ax: Axes, places: Array, counted: bool) -> None:
@@ -213,13 +223,9 @@ def name_ticks(ax: Axes, names: Sequence[object]) -> None:
     short = plain_names(names, 22)
     if max(map(len, short), default=0) <= room:
         ax.set_xticks(range(len(short)), short)
-    elif len(short) <= 16:
-        ax.set_xticks(range(len(short)), short, rotation=30, ha="right", rotation_mode="anchor", fontsize=9)
     else:
-        every = -(-len(short) // 8)
-        places = list(range(0, len(short), every))
-        ax.set_xticks(places, [short[place] for place in places], rotation=30, ha="right", rotation_mode="anchor",
-                      fontsize=9)  # fmt: skip
+        places = range(0, len(short), 1 if len(short) <= 16 else -(-len(short) // 8))
+        ax.set_xticks(places, [short[place] for place in places], fontsize=9, **SLANTED)
     ax.set_xlim(-0.6, len(names) - 0.4)
 
 
@@ -247,6 +253,24 @@ def legend_of_names(ax: Axes, title: str | None = None) -> None:
     where: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (-0.1, 0.0), "bbox_transform": below}
     size = 9.0 if len(labels) <= 8 else 7.5
     ax.legend(handles, labels, title=title, fontsize=size, ncols=columns, borderaxespad=0.2, **where)
+
+
+def finish(
+    ax: Axes,
+    values: Sequence[Array],
+    drawn: Sequence[Array],
+    logarithmic: bool = False,
+    zero_is_drawn: bool = False,
+    title: str | None = None,
+) -> None:
+    """Scale, legend, and words in the middle if there is nothing to see of the values in what is drawn."""
+    every = np.concatenate([np.zeros(0), *map(np.ravel, drawn)])
+    if logarithmic:
+        log_axis(ax, every)
+    seen = np.isfinite(every) if logarithmic or zero_is_drawn else np.isfinite(every) & (every != 0)
+    if not seen.any():
+        say(ax, why_empty(np.concatenate([np.zeros(0), *map(np.ravel, values)])))
+    legend_of_names(ax, title)
 
 
 @functools.lru_cache(maxsize=8)

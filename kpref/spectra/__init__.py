@@ -5,8 +5,8 @@ from kpref.spectra.comparison import TaskAlignment, alignment, principal_angles,
 from kpref.spectra.dimensions import effective_dimension, kernel_effective_dimension, operator_norm
 from kpref.spectra.eigen import Eigen, eigh
 from kpref.spectra.estimate import Estimate
+from kpref.spectra.exact_spectrum import KernelSpectrum, kernel_spectrum
 from kpref.spectra.exact_traces import ntk_trace_exact, propagator_gram_trace
-from kpref.spectra.kernel import KernelSpectrum, kernel_spectrum
 from kpref.spectra.lanczos import NoConvergence
 from kpref.spectra.lyapunov import Lyapunov, lyapunov_exponents, propagator_growth, trial_norms
 from kpref.spectra.schmidt import SchmidtSpectrum, schmidt_spectrum

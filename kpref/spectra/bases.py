@@ -8,12 +8,12 @@ square the matrix: it keeps left vectors U as well, with ``B V = U R``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh, get_blas_funcs, svd
 
+from kpref._types import Array
 from kpref.memory import require_memory
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "noise",
 ]
 
-Array = npt.NDArray[Any]
 Map = Callable[[Array], Array]
 
 #: Entries of a basis that has a hundred vectors to spare: with more room there are fewer restarts, and fewer products.
@@ -46,12 +45,8 @@ def append_orthonormal(basis: Array, used: int, vector: Array, generator: np.ran
 
     Where nothing but rounding is left of it, a random vector takes its place.
 
-    Returns
-    -------
-    overlaps : ndarray, shape (used,)
-        Of the vector with the rows.
-    length : float
-        Of what was left over; 0 where that was rounding.
+    Returns the overlaps of the vector with the rows, shape (used,), and the length of what was left over: 0 where that
+    was rounding.
     """
     known, overlaps = basis[:used], np.zeros(used, basis.dtype)
     length = left = float(np.linalg.norm(vector))
@@ -74,15 +69,7 @@ def append_orthonormal(basis: Array, used: int, vector: Array, generator: np.ran
 class Search:
     """A basis that grows towards the leading eigenvectors, or right singular vectors.
 
-    Attributes
-    ----------
-    basis : ndarray, shape (width, n)
-        Orthonormal rows, the first `used` of them in use.
-    values : ndarray, shape (used,)
-        Ritz values in descending order.
-    power : int
-        The chain's matrix has the eigenvalues ``values ** power``.
-    n_products : int
+    `power`: the chain's matrix has the eigenvalues ``values ** power``.
     """
 
     power = 1
@@ -99,10 +86,7 @@ class Search:
     def grow(self, vectors: list[Array]) -> float:
         """Add vectors to the basis, as many as there are dimensions, after a restart if there is no room for them.
 
-        Returns
-        -------
-        float
-            Length of what the last one added to the basis before it was normalised.
+        Returns the length of what the last one added to the basis before it was normalised.
         """
         vectors = vectors[: self.size - self.used]
         if self.used + len(vectors) > self.width:
@@ -121,8 +105,8 @@ class Search:
         wanted = float(np.abs(self.values[: self.k]).max())
         return max(tol * wanted, noise(self.dtype) * float(np.abs(self.values).max()))
 
-    basis: Array
-    values: Array
+    basis: Array  # (width, n): orthonormal rows, the first `used` of them in use
+    values: Array  # (used,): Ritz values in descending order
 
     def _multiply(self, first: int) -> None:
         """Products with the rows of the basis from `first` on."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import integer
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
@@ -24,36 +23,21 @@ from kpref.threads import serial_blas
 
 __all__ = ["BlockEigen", "block_eigh", "extend_blocks"]
 
-Array = npt.NDArray[Any]
-
 _EXTRA = 14  # vectors of a basis beyond the k that a restart keeps
 _MAX_RESTARTS = 200
 
 
 @dataclass(frozen=True, eq=False)
 class BlockEigen:
-    """Leading eigenpairs of a block-diagonal operator.
+    """Leading eigenpairs of a block-diagonal operator."""
 
-    Attributes
-    ----------
-    values : ndarray, shape (k,)
-        In descending order, over all blocks.
-    vectors : ndarray, shape (k, \\*shape without the axis)
-        The eigenfunctions in their blocks (they are zero in the others), of norm one in the inner product of the
-        space, the entry of largest magnitude positive.
-    blocks : ndarray of int, shape (k,)
-        Which block each belongs to.
-    residuals : ndarray, shape (k,)
-        ``||A v - lambda v|| / lambda_1``, as in `kpref.spectra.Eigen`.
-    n_products : int
-        Products with the operator that were needed.
-    """
-
-    values: Array
+    values: Array  # (k,): in descending order, over all blocks
+    # (k, *shape without the axis): the eigenfunctions in their blocks (they are zero in the others), of norm one in
+    # the inner product of the space, the entry of largest magnitude positive
     vectors: Array
-    blocks: Array
-    residuals: Array
-    n_products: int
+    blocks: Array  # (k,): which block each belongs to
+    residuals: Array  # (k,): ``||A v - lambda v|| / lambda_1``, as in `kpref.spectra.Eigen`
+    n_products: int  # products with the operator that were needed
 
     __repr__ = short_repr
 
@@ -71,33 +55,11 @@ def block_eigh(
 
     Thick-restart Lanczos (Wu and Simon, SIAM J. Matrix Anal. Appl. 2000) with full orthogonalisation in each block.
 
-    Parameters
-    ----------
-    op : TensorOperator
-        Known to be self-adjoint, positive and block-diagonal over `axis`, by its structure.
-    k : int
-        Number of eigenpairs, over all blocks.
-    axis : int
-        0 for trials, 2 for units.
-    seed : int
-        Of the starting vectors.
-    tol : float
-        Largest residual.
-    progress : callable, optional
-        Called with 1 after each product.
-
-    Returns
-    -------
-    BlockEigen
-
-    Raises
-    ------
-    ValueError
-        If that is not known of the operator, or k is out of range.
-    RuntimeError
-        If the residuals do not fall below `tol`.
-    MemoryError
-        Before anything is allocated, if the bases would not fit.
+    `op`: known to be self-adjoint, positive and block-diagonal over `axis`, by its structure. `k`: number of
+    eigenpairs, over all blocks. `axis`: 0 for trials, 2 for units. `seed`: of the starting vectors. `tol`: largest
+    residual. `progress`: called with 1 after each product.
+    Raises ValueError if that is not known of the operator, or k is out of range; RuntimeError if the residuals do not
+    fall below `tol`; MemoryError before anything is allocated, if the bases would not fit.
     """
     op = require_operator(op)
     space = op.space_in

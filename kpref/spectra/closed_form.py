@@ -15,12 +15,11 @@ second ``(J^T 1_h) . (J^T mu_h')`` from products with J^T, 1_h being one in all 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from kpref import kernels
+from kpref._types import Array
 from kpref._validate import finite_array, within_floats
 from kpref.lengths import check_lengths, points
 from kpref.linearize import Form
@@ -35,8 +34,6 @@ __all__ = [
     "kernel_unit_matrix",
     "kernel_unit_trace",
 ]
-
-Array = npt.NDArray[Any]
 
 #: Products with J and its transpose that squares of blocks take where units are mixed.
 _PROBES = 32
@@ -109,15 +106,8 @@ def kernel_block_squares(form: Form, mu: Array, groups: Array, most: int) -> tup
     K mixes units of a network it is an estimate for all of them, ``<C_g theta, C_g' theta>`` with
     ``C_g = J_g^T Mu J_g`` and a mean over 32 vectors of random signs.
 
-    Parameters
-    ----------
-    form : StepForm, DenseForm or ProductForm
-    mu : ndarray, shape (B, T)
-        The measure.
-    groups : ndarray of int, shape (B,)
-        The group of each trial, from 0 to G - 1; -1 for none.
-    most : int
-        Units that stand for all.
+    `mu`: shape (B, T); the measure. `groups`: shape (B,); the group of each trial, from 0 to G - 1; -1 for none.
+    `most`: units that stand for all.
     """
     count, units = int(groups.max()) + 1, unit_form(form)
     if units is None:

@@ -107,7 +107,7 @@ def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int 
     return estimate_of(
         found._replace(value=float(np.clip(found.value, -1.0, 1.0))),
         rounding(np.result_type(a.dtype, b.dtype), size),
-        max(0, number - 1) + 2 * (number + len(vectors)),
+        number + 2 * (number + len(vectors)),
         "Krylov spaces and random vectors",
     )
 
@@ -253,19 +253,17 @@ def _sampled(
     first: RectangularForm, second: RectangularForm, probes: int, generator: np.random.Generator
 ) -> tuple[Array, Array, Array, int]:
     """``<A, C>, <A, A>, <C, C>`` in a range (3,), for p vectors beside it (3, p, p), these, and its dimension."""
-    within = probes // 4
-    beyond = probes - within - within // 2
+    within = max(2, probes // 4)
+    beyond = probes - within - -(-within // 2)
     dtype, size = np.promote_types(first.op.dtype, second.op.dtype), first.domain.size
     needed = 4.0 * probes * (size + first.codomain.size) * dtype.itemsize
     require_memory(needed, f"{probes} probes of {first.op.name}")
     basis = np.empty((within, size), dtype)
     images, others = np.empty((2, within, first.codomain.size), dtype)
-    vector = generator.standard_normal(size).astype(dtype)
-    for index in range(within):
-        if index:  # the two chains take turns, and start from the same vector
-            parent = max(0, index - 2)
-            form, image = (first, images[parent]) if index % 2 else (second, others[parent])
-            vector = form.transpose(image[None])[0]
+    start = generator.standard_normal(first.codomain.size).astype(dtype)
+    for index in range(within):  # the two chains take turns, from A* g and C* g: all there is of matrices of rank one
+        form, found = (second, others) if index % 2 else (first, images)
+        vector = form.transpose((found[index - 2] if index > 1 else start)[None])[0]
         append_orthonormal(basis, index, vector, generator)
         images[index], others[index] = first(basis[index : index + 1])[0], second(basis[index : index + 1])[0]
     known, _ = _overlaps(images, others)

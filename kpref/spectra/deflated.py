@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.memory import require_memory
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.paired_probes import (
@@ -32,31 +32,19 @@ from kpref.spectra.symmetric import SymmetricForm
 
 __all__ = ["Deflated", "beside_krylov", "beside_modes"]
 
-Array = npt.NDArray[Any]
-
 
 @dataclass(frozen=True, eq=False)
 class Deflated:
-    """A matrix G as far as k rows Q and p white vectors beside them show it; all in the coordinates of its form.
+    """A matrix G as far as k rows Q and p white vectors beside them show it; all in the coordinates of its form."""
 
-    Attributes
-    ----------
-    basis, images : ndarray, shape (k, n)
-        Q and Q G.
-    vectors, rest : ndarray, shape (p, n)
-        v and R v.
-    n_products : int
-        That were needed.
-    method : str
-        In words.
-    """
-
+    # basis, images: (k, n): Q and Q G
     basis: Array
     images: Array
+    # vectors, rest: (p, n): v and R v
     vectors: Array
     rest: Array
-    n_products: int
-    method: str
+    n_products: int  # that were needed
+    method: str  # in words
 
     def trace(self) -> Estimate:
         """tr G."""

@@ -23,11 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref._validate import integer, within_floats
 from kpref.flow import Flow, require_flow
 from kpref.memory import require_memory
@@ -37,7 +36,7 @@ from kpref.spectra.closed_form import kernel_unit_matrix
 from kpref.spectra.deflated import beside_krylov
 from kpref.spectra.eigen import eigh
 from kpref.spectra.estimate import Estimate
-from kpref.spectra.kernel import has_exact_spectrum, kernel_spectrum
+from kpref.spectra.exact_spectrum import has_exact_spectrum, kernel_spectrum
 from kpref.spectra.paired_probes import DENSE_SIZE, require_settled, rounding
 from kpref.spectra.partial_probes import partial_dimension
 from kpref.spectra.symmetric import SymmetricForm, require_operator, require_self_adjoint
@@ -46,7 +45,6 @@ from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["effective_dimension", "kernel_effective_dimension", "operator_norm"]
 
-Array = npt.NDArray[Any]
 Keep = str | Sequence[str] | None
 
 #: Entries of a partial trace of K that one task handles.

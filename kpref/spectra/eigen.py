@@ -22,7 +22,8 @@ from scipy.linalg import eigh as dense_eigh
 from scipy.sparse.linalg import LinearOperator
 
 from kpref._reprs import short_repr
-from kpref._validate import finite_array, flag, function, integer, real_number, short
+from kpref._types import Array
+from kpref._validate import finite_array, flag, function, integer, one_of, real_number
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import GramSearch, Search, SymmetricSearch, append_orthonormal, noise
@@ -32,7 +33,6 @@ from kpref.threads import serial_blas
 
 __all__ = ["Eigen", "check_search", "check_start", "eigh", "kept", "signs"]
 
-Array = npt.NDArray[Any]
 Map = Callable[[Array], Array]
 Found = tuple[Array, Array, Array, float]
 
@@ -137,8 +137,7 @@ def eigh(
     require_self_adjoint(op, seed)
     form = SymmetricForm(op, progress)
     count = integer("k", k, 1, form.size)
-    if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {short(method)}")
+    one_of("method", method, METHODS)
     initial = check_start(start, op.shape_in)
     require_memory(2.0 * op.dtype.itemsize * count * form.size, f"{count} eigenfunctions of {op.name}")
     factor = None if op.factor is None else RectangularForm(op.factor, progress)

@@ -26,11 +26,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref._validate import function, within_floats
 from kpref.derivative_blocks import state_jacobian
 from kpref.flow import Flow, require_flow
@@ -45,7 +45,6 @@ from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["ntk_trace_exact", "propagator_gram_trace"]
 
-Array = npt.NDArray[Any]
 Progress = Callable[[int], object]
 
 #: Entries of the Gramians of one block of trials.
@@ -183,18 +182,13 @@ def _trace_by_blocks(propagator: TensorOperator, progress: Progress | None) -> f
     require_apart(propagator, 0)
     space = propagator.space_in
     trials, steps, units = space.shape
-    count = steps * units
-    chunk = max(1, _BATCH_BYTES // (space.size * propagator.dtype.itemsize))
-    total = 0.0
-    for start in range(0, count, chunk):
-        width = min(chunk, count - start)
-        basis = np.zeros((width, trials, count), propagator.dtype)
+
+    def images(start: int, width: int) -> Array:
+        basis = np.zeros((width, trials, steps * units), propagator.dtype)
         basis[np.arange(width), :, np.arange(start, start + width)] = 1
-        images = space.scale(propagator.apply(space.scale(basis.reshape(width, *space.shape), -0.5)), 0.5)
-        total += float(np.square(images, dtype=np.float64).sum())
-        if progress is not None:
-            progress(width)
-    return total
+        return space.scale(propagator.apply(space.scale(basis.reshape(width, *space.shape), -0.5)), 0.5)
+
+    return _sum_of_squares(images, steps * units, space.size * propagator.dtype.itemsize, progress)
 
 
 def _trace_by_products(sensitivity: TensorOperator, progress: Progress | None) -> float:
@@ -202,17 +196,26 @@ def _trace_by_products(sensitivity: TensorOperator, progress: Progress | None) -
     space, parameters = sensitivity.space_out, sensitivity.space_in
     by_rows = space.size < parameters.size
     transposed, count = sensitivity.T, min(space.size, parameters.size)
-    chunk = max(1, _BATCH_BYTES // (2 * (space.size + parameters.size) * sensitivity.dtype.itemsize))
-    total = 0.0
-    for start in range(0, count, chunk):
-        width = min(chunk, count - start)
+
+    def images(start: int, width: int) -> Array:
         basis = np.zeros((width, count), sensitivity.dtype)
         basis[np.arange(width), np.arange(start, start + width)] = 1
         if by_rows:
-            images = transposed.apply(space.scale(basis.reshape(width, *space.shape), 0.5))
-        else:
-            images = space.scale(sensitivity.apply(basis), 0.5)
-        total += float(np.square(images, dtype=np.float64).sum())
+            return transposed.apply(space.scale(basis.reshape(width, *space.shape), 0.5))
+        return space.scale(sensitivity.apply(basis), 0.5)
+
+    each = 2 * (space.size + parameters.size) * sensitivity.dtype.itemsize
+    return _sum_of_squares(images, count, each, progress)
+
+
+def _sum_of_squares(
+    images: Callable[[int, int], Array], count: int, bytes_of_each: int, progress: Progress | None
+) -> float:
+    """Of the images of so many basis tensors; `images` gives those of some, by the first and their number."""
+    chunk, total = max(1, _BATCH_BYTES // bytes_of_each), 0.0
+    for start in range(0, count, chunk):
+        width = min(chunk, count - start)
+        total += float(np.square(images(start, width), dtype=np.float64).sum())
         if progress is not None:
             progress(width)
     return total

@@ -55,17 +55,14 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import fdtri, stdtrit
 
+from kpref._types import Array
 from kpref.spectra.estimate import Estimate
 
 __all__ = ["MANY_TRIALS", "Stretch", "TooShort", "exponent_estimates"]
-
-Array = npt.NDArray[Any]
 
 _LEVEL = 0.95
 _KAPPA = 20.0
@@ -89,27 +86,13 @@ class TooShort(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Stretch:
-    """What a sweep has recorded.
+    """What a sweep has recorded."""
 
-    Attributes
-    ----------
-    times : ndarray, shape (C + 1,)
-        Of the orthonormalisations, and of the start.
-    growth : ndarray, shape (B, C + 1, K)
-        Logarithms added up; row 0 is zero.
-    rounding : ndarray, shape (B, K)
-        What rounding may have added to the last row.
-    first : int or None
-        Row that the frame starts to count from; chosen if it is None.
-    products : int
-        Vectors carried, times rows.
-    """
-
-    times: Array
-    growth: Array
-    rounding: Array
-    first: int | None
-    products: int
+    times: Array  # (C + 1,): of the orthonormalisations, and of the start
+    growth: Array  # (B, C + 1, K): logarithms added up; row 0 is zero
+    rounding: Array  # (B, K): what rounding may have added to the last row
+    first: int | None  # row that the frame starts to count from; chosen if it is None
+    products: int  # vectors carried, times rows
 
 
 def exponent_estimates(stretch: Stretch, count: int) -> tuple[Estimate, ...]:
@@ -117,11 +100,8 @@ def exponent_estimates(stretch: Stretch, count: int) -> tuple[Estimate, ...]:
 
     The interval of each at level 0.95 is as the module describes; at other levels it is scaled by Student's quantiles.
 
-    Raises
-    ------
-    TooShort
-        If there are fewer than six blocks of time and fewer than eight trials, or few rare events make the
-        fluctuations.
+    Raises TooShort if there are fewer than six blocks of time and fewer than eight trials, or few rare events make the
+    fluctuations.
     """
     found = [_estimate(stretch, index) for index in range(count + (stretch.growth.shape[2] > count))]
     ties = [_tie(one, other) for one, other in itertools.pairwise(found)]

@@ -30,13 +30,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.spectra.bases import Search
 
 __all__ = ["NoConvergence", "blend", "iterate"]
-
-Array = npt.NDArray[Any]
 
 #: Most products, for each pair and for ten more.
 _MAX_PRODUCTS = 200
@@ -73,24 +71,11 @@ def iterate(
 ) -> tuple[tuple[Array, ...], Array]:
     """Let a search run until its k leading pairs have converged and nothing seems to be missed.
 
-    Parameters
-    ----------
-    search : Search
-    start : ndarray, shape (j, n), or None
-        Starting vectors of any length, at least one; None for random ones.
-    tol : float
-        Largest residual relative to the largest value; no smaller than `noise`.
-    block : int
-        Vectors that a step adds.
-    copies : bool
-        Whether to look for missed copies of the leading values.
-
-    Returns
-    -------
-    pairs : tuple of ndarray
-        ``search.pairs()`` when they had converged, or in the end.
-    converged : ndarray of bool, shape (k,)
-        Which have converged: all, unless there were too many products.
+    `start`: shape (j, n); starting vectors of any length, at least one; None for random ones. `tol`: largest residual
+    relative to the largest value; no smaller than `noise`. `block`: vectors that a step adds. `copies`: whether to look
+    for missed copies of the leading values.
+    Returns ``search.pairs()`` when they had converged, or in the end, and which have converged, shape (k,): all, unless
+    there were too many products.
     """
     search.grow([search.random() for _ in range(block)] if start is None else list(start[: search.width]))
     done, most = 0, _MAX_PRODUCTS * (search.k + 10)

@@ -26,13 +26,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref import kernels
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import integer, real_number
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow, require_flow
@@ -47,7 +47,6 @@ from kpref.threads import even_blocks, run_blocks, serial_blas
 
 __all__ = ["Lyapunov", "TooShort", "lyapunov_exponents", "propagator_growth", "trial_norms"]
 
-Array = npt.NDArray[Any]
 #: Carries vectors (k, B, H) from one row of the trajectory to a later one.
 Advance = Callable[[int, int, Array], Array]
 
@@ -291,28 +290,17 @@ def trial_norms(flow: Flow, seed: int = 0, tol: float = 1e-6) -> Array:
 class _Sweep:
     """Carries frames on, orthonormalised as often as it takes to keep their directions apart.
 
-    Attributes
-    ----------
-    advance, times
-        As `_advance` gives them.
-    eps : float
-        Of the precision.
-    ends : ndarray of int, shape (B,)
-        Row at which each trial ends: its frame stays as it is from there.
-    width : int
-    length : int
-        Rows that the next interval should have, from the growth in the last.
-    rounding : ndarray, shape (B, width)
-        Bound of what rounding has added to the logarithms: of one R_ii, for each row, 8 sqrt(k) units times the factor
-        by which the longest direction before it has become longer.
+    `rounding`: shape (B, width); bound of what rounding has added to the logarithms: of one R_ii, for each row, 8
+    sqrt(k) units times the factor by which the longest direction before it has become longer.
     """
 
+    # advance, times: as `_advance` gives them
     advance: Advance
     times: Array
-    eps: float
-    ends: npt.NDArray[np.int64]
+    eps: float  # of the precision
+    ends: npt.NDArray[np.int64]  # (B,): row at which each trial ends: its frame stays as it is from there
     width: int
-    length: int = 1
+    length: int = 1  # rows that the next interval should have, from the growth in the last
 
     def __post_init__(self) -> None:
         self.rounding = np.zeros((len(self.ends), self.width))

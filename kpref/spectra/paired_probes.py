@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.quadratic_forms import MOST_SKEWED, Mean, mean_of_forms
@@ -51,7 +52,6 @@ __all__ = [
     "without_excess",
 ]
 
-Array = npt.NDArray[Any]
 Map = Callable[[Array], Array]
 
 #: Up to this size operators are made matrices, and there is nothing to estimate.
@@ -131,9 +131,38 @@ def product_of_means(
         slopes = exponents / means
     else:  # by the product rule: a mean of power 1 may be zero
         slopes = exponents * np.prod(means ** (exponents - np.eye(len(means))), axis=1)
-    spread = mean_of_forms(np.tensordot(slopes, pairs, 1), vectors @ vectors.T, size, positive=False)
-    spread = beyond_first_order(spread, error, count)
-    return exponential(value, spread) if positive else spread._replace(value=float(value))
+    overlaps = vectors @ vectors.T
+    spread = mean_of_forms(np.tensordot(slopes, pairs, 1), overlaps, size, positive=False)
+    if positive:
+        return exponential(value, beyond_first_order(spread, error, count))
+    spread = _curved(spread, slopes, _curvature(means, exponents), pairs, overlaps / size)
+    return beyond_first_order(spread, error, count)._replace(value=float(value))
+
+
+def _curvature(means: Array, powers: Array) -> Array:
+    """Second derivatives of ``prod_m means_m^powers_m``; a mean of power 1 may be zero."""
+    units = np.eye(len(means))
+    factors = np.outer(powers, powers) - np.diag(powers)
+    lowered = powers - units[:, None] - units
+    return np.asarray(np.prod(np.where(factors[..., None] == 0, 1.0, means) ** lowered, axis=2) * factors)
+
+
+def _curved(spread: Mean, slopes: Array, curvature: Array, pairs: Array, shares: Array) -> Mean:
+    """With the skewness that a function has beyond that of its linear part, to first order.
+
+    With the covariance C of the means, slopes g and second derivatives H, it is ``3 g.C H C g / (g.C g)^(3/2)``. All
+    pairs of vectors tell C as they do the variance in `kpref.spectra.quadratic_forms`. (For a sample correlation r of p
+    pairs the linear part has none, and all of it, ``-6 r / p^(1/2)``, is of this kind; so has tanh of Fisher's z.)
+    """
+    count = pairs.shape[1]
+    rest = (pairs + pairs.swapaxes(1, 2)) / 2
+    rest -= np.trace(rest, axis1=1, axis2=2)[:, None, None] / count * shares
+    along = 2 * np.tensordot(rest, np.tensordot(slopes, rest, 1), 2) / ((count - 1) * (count + 2) * count)  # C g
+    variance = float(along @ slopes)
+    if variance <= 0:
+        return spread
+    skewness = spread.skewness + 3 * float(along @ curvature @ along) / variance**1.5
+    return spread._replace(skewness=float(np.clip(skewness, -MOST_SKEWED, MOST_SKEWED)))
 
 
 def beyond_first_order(spread: Mean, error: float, count: int) -> Mean:

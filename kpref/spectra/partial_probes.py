@@ -34,8 +34,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.memory import require_memory
 from kpref.spectra.deflated import Deflated
 from kpref.spectra.estimate import Estimate
@@ -53,8 +53,6 @@ from kpref.spectra.symmetric import Coordinates
 from kpref.threads import run_blocks
 
 __all__ = ["partial_dimension"]
-
-Array = npt.NDArray[Any]
 
 
 def partial_dimension(seen: Deflated, coordinates: Coordinates, kept: tuple[int, ...]) -> Estimate:

@@ -40,14 +40,13 @@ is 1 / (1 + 1 / A), the second is put right in full, on the safe side for other 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+
+from kpref._types import Array
 
 __all__ = ["MOST_SKEWED", "Mean", "mean_of_forms"]
-
-Array = npt.NDArray[Any]
 
 #: Skewness of a chi-square with one degree of freedom: no weighted sum of them is more skewed.
 MOST_SKEWED = math.sqrt(8.0)
@@ -67,20 +66,9 @@ class Mean(NamedTuple):
 def mean_of_forms(forms: Array, overlaps: Array, size: int, positive: bool) -> Mean:
     """Mean of the diagonal of ``v_i.S v_j``.
 
-    Parameters
-    ----------
-    forms : ndarray, shape (p, p)
-        ``v_i.S v_j``, p > 1; of S the symmetric part counts.
-    overlaps : ndarray, shape (p, p)
-        ``v_i.v_j``, m on the diagonal.
-    size : int
-        Dimension m of the space of directions.
-    positive : bool
-        Whether S is known to be positive, which else the forms have to show.
-
-    Returns
-    -------
-    Mean
+    `forms`: shape (p, p); ``v_i.S v_j``, p > 1; of S the symmetric part counts. `overlaps`: shape (p, p); ``v_i.v_j``,
+    m on the diagonal. `size`: dimension m of the space of directions. `positive`: whether S is known to be positive,
+    which else the forms have to show.
     """
     count, value = len(forms), float(np.trace(forms)) / len(forms)
     if not np.isfinite(forms).all():  # nothing is known, and callers say of what

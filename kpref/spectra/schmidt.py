@@ -32,14 +32,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import eigvalsh
 from scipy.linalg.blas import dgemm, dsyrk
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import function, within_floats
 from kpref.flow import Flow, require_flow
 from kpref.linearize import Form
@@ -48,8 +47,6 @@ from kpref.threads import even_blocks, run_blocks, serial_blas
 from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["SchmidtSpectrum", "schmidt_flops", "schmidt_spectrum"]
-
-Array = npt.NDArray[Any]
 
 #: Entries of the (pairs x H) matrix of one tile, so that it is still in cache when it is multiplied.
 _TILE_ENTRIES = 1 << 18

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import svd as dense_svd
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import integer
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
@@ -30,7 +30,6 @@ from kpref.threads import serial_blas
 
 __all__ = ["Singular", "svd"]
 
-Array = npt.NDArray[Any]
 Triplets = tuple[Array, Array, Array, Array]
 
 #: Where the smaller space has no more entries than this, or most of the spectrum is asked for, a dense solver is used.

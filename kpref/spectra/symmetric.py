@@ -7,11 +7,10 @@ an operator A is the matrix ``W_out^(1/2) A W_in^(-1/2)``, and its adjoint the t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.operators import TensorOperator
 from kpref.space import EuclideanSpace
 
@@ -25,20 +24,11 @@ __all__ = [
     "require_self_adjoint",
 ]
 
-Array = npt.NDArray[Any]
-
 
 class Coordinates:
     """Flat vectors of the entries of tensors where their weight is positive.
 
-    Parameters
-    ----------
-    space : EuclideanSpace
-
-    Attributes
-    ----------
-    size : int
-        Number n of entries whose weight is positive.
+    `size`: number n of entries whose weight is positive.
     """
 
     def __init__(self, space: EuclideanSpace) -> None:
@@ -74,18 +64,9 @@ class Coordinates:
 class RectangularForm:
     """``W_out^(1/2) A W_in^(-1/2)`` on the supports of the weights, on flat vectors, and its transpose.
 
-    Parameters
-    ----------
-    op : TensorOperator
-    progress : callable, optional
-        Called with the number of products with A after each call.
-
-    Attributes
-    ----------
-    domain, codomain : Coordinates
-        Of the two spaces.
-    n_products : int
-        Products with A so far; those with the adjoint come on top where an algorithm needs both.
+    `progress`: called with the number of products with A after each call.
+    `domain`, `codomain`: of the two spaces. `n_products`: products with A so far; those with the adjoint come on top
+    where an algorithm needs both.
     """
 
     def __init__(self, op: TensorOperator, progress: Callable[[int], object] | None = None) -> None:
@@ -130,19 +111,9 @@ class SymmetricForm:
 
     It has the eigenvalues, the trace and the Frobenius norm of A on the restricted space.
 
-    Parameters
-    ----------
-    op : TensorOperator
-        Self-adjoint in the inner product of its space.
-    progress : callable, optional
-        Called with the number of products after each call.
-
-    Attributes
-    ----------
-    size : int
-        Number n of entries whose weight is positive.
-    n_products : int
-        Products with the operator so far.
+    `op`: self-adjoint in the inner product of its space. `progress`: called with the number of products after each
+    call.
+    `size`: number n of entries whose weight is positive. `n_products`: products with the operator so far.
     """
 
     def __init__(self, op: TensorOperator, progress: Callable[[int], object] | None = None) -> None:

@@ -25,11 +25,11 @@ on 2 d vectors t.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import append_orthonormal
@@ -38,7 +38,6 @@ from kpref.spectra.symmetric import RectangularForm
 
 __all__ = ["DEFLATED_SQUARE", "MEAN_SQUARE", "METHODS", "Method", "Product", "Progress", "in_blocks", "sum_of_squares"]
 
-Array = npt.NDArray[Any]
 Product = Callable[[Array], Array]
 Progress = Callable[[int], object]
 Grow = Callable[[int], "Found"]

@@ -31,12 +31,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from kpref._validate import integer, real_number, short
+from kpref._types import Array
+from kpref._validate import integer, one_of, real_number, short
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.estimate import Estimate
@@ -55,7 +54,6 @@ from kpref.threads import serial_blas
 
 __all__ = ["adjoint_trace", "frobenius_squared", "trace"]
 
-Array = npt.NDArray[Any]
 _FIRST = 12  # products before the interval is first compared with the tolerance
 _FRESH = 1.5  # products in all over those that decide
 _NORMAL = 1.96
@@ -113,8 +111,7 @@ def trace(
     """
     op = require_operator(op)
     _require_one_space(op)
-    if not isinstance(method, str) or method not in ("auto", *METHODS):
-        raise ValueError(f"method must be one of auto, {', '.join(METHODS)}; got {short(method)}")
+    one_of("method", method, ("auto", *METHODS))
     if method == "auto":
         method = "hutch++" if op.factor is None else "krylov"
     if method == "krylov" and op.factor is None:

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from apparatus.convergence import FLOOR, QUANTITIES, STEPS, errors, fitted_slope
 
 from continuous.fields import METHODS
-from kpref.convergence import FLOOR, QUANTITIES, STEPS, errors, fitted_slope
 from kpref.integrate import TABLEAUS
 
 STEPS_OF_ORDER = {

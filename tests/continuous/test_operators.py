@@ -273,8 +273,7 @@ def images(flow):
     return found
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("rtol", [None, 1e-5])
+@pytest.mark.parametrize("rtol, dtype", [(None, np.float32), (1e-5, np.float64)])
 @pytest.mark.parametrize("kind", STRUCTURES)
 def test_stored_or_recomputed_stages_give_the_same_bits(kind, rtol, dtype, monkeypatch):
     """All coefficients stored, none, or those of some segments; all steps in one segment, or in several."""

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-
-from kpref.integrate.detest import PROBLEMS, SCIPY_METHODS, compare, reference, table
+from apparatus.detest import PROBLEMS, SCIPY_METHODS, compare, reference, table
 
 PUBLISHED = {
     # End states to 16 digits in the tables of Enright and Pryce (1987): independent of this package and of SciPy.

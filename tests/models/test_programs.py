@@ -99,3 +99,16 @@ def test_what_could_not_be_reversed_is_refused():
         build.scale(View(new.register, 0, 2), View(new.register, 1, 2), "e")
     with pytest.raises(ValueError, match="no part 2 of 2 columns"):
         new.part(2, 2)
+
+
+def test_a_form_with_other_weights_of_units_has_them_in_all_products():
+    form = next(
+        form for form in map(random_form, range(100)) if any(op.kind == "unit" for op in form.program.operations)
+    )
+    names = {op.name for op in form.program.operations if op.kind == "unit"}
+    other = form.changed(weights={name: 2 * form.weights[name] for name in names})
+    tensors, _ = arguments(form, 0)
+    close(kernels.tangent(other, tensors), plain("tangent", other, tensors))
+    for name in names:
+        assert np.array_equal(other.channel(name)[0], 2 * form.weights[name])
+        assert np.array_equal(form.channel(name)[0], form.weights[name])

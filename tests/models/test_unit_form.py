@@ -15,8 +15,8 @@ from kpref.kernels import reference
 from kpref.program import Builder
 from kpref.spectra import dimensions, kernel_unit_average, kernel_unit_matrix, schmidt
 from kpref.spectra.closed_form import kernel_block_squares, kernel_group_matrices
+from kpref.spectra.exact_spectrum import form_spectrum
 from kpref.spectra.exact_traces import ntk_trace_exact, propagator_gram_trace
-from kpref.spectra.kernel import form_spectrum
 from kpref.step_form import Entry, StepForm, Variable, allot
 from models.programs import random_form
 from models.test_step_models import NAMES, SIZES, random_flow
@@ -123,7 +123,8 @@ def test_K_of_networks(name, sizes):
     assert (units is None) == (name.startswith(MIXED))
     if units is not None:
         assert units.n_units == sizes[1]
-        assert all(features.shared for _, features in units.groups) or "constrained" in name
+        own = "constrained" in name or "train_alpha" in name  # units have features of their own
+        assert own or all(features.shared for _, features in units.groups)
     parameters = [p for p in flow.model.trainable if rng.random() < 0.5] or None
     if not name.startswith(MIXED):
         check(kpref.Flow(flow.model.with_trainable(parameters), flow.inputs).linearization, sizes[-1])
@@ -212,7 +213,7 @@ def test_large_mixed_networks_go_by_products(monkeypatch):
     matrix = kernel_unit_matrix(flow.linearization, flow.space.mu)
     wanted = np.trace(matrix) ** 2 / np.square(matrix).sum()
     assert kpref.spectra.kernel_effective_dimension(flow, "unit").value == pytest.approx(wanted, rel=1e-12)
-    monkeypatch.setattr("kpref.spectra.kernel._MOST_MIXED", 100)
+    monkeypatch.setattr("kpref.spectra.exact_spectrum._MOST_MIXED", 100)
     with pytest.raises(ValueError, match=r"one matrix of 216 rows, and at most 100 are solved. kpref.eigh\(flow.K, k"):
         kpref.kernel_spectrum(flow)
 
@@ -235,7 +236,7 @@ def test_networks_of_several_parts_are_analysed(name, monkeypatch):
     flow = kpref.Flow(flow.model, flow.inputs)
     exact = kpref.kernel_spectrum(flow)
     monkeypatch.setattr(unit_form, "_MOST_ENTRIES", 0)
-    monkeypatch.setattr("kpref.spectra.kernel._MOST_MIXED", 10)
+    monkeypatch.setattr("kpref.spectra.exact_spectrum._MOST_MIXED", 10)
     report = kpref.analyze(flow.model, kpref.Trials(flow.inputs), modes=3, progress=False)
     (analysis,) = report.study.analyses
     assert all(check.passed for check in analysis.check.checks)

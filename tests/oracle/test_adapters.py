@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from apparatus.offered import offering
 
 from kpref import Flow
 from kpref.oracle import flow_backend, jax_backend, kpflow_backend, torch_backend, verify
@@ -39,8 +40,11 @@ def test_own_kernels_pass(name, precision):
     require_pass(flow_backend(flow, precision), flow, precision)
 
 
-@pytest.mark.parametrize("name", [name for name in PROBLEMS if name.endswith(("plain", "one-step", "one-trial"))])
+@pytest.mark.parametrize(
+    "name", [*(name for name in PROBLEMS if name.endswith("plain")), "gru-one-step", "gru-one-trial"]
+)
 def test_names_of_checks_are_those_that_verify_makes(name):
+    """They depend on the parameters of the network, and on whether there are several steps and trials."""
     flow = PROBLEMS[name].build()
     report = verify(flow_backend(flow), flow)
     assert report.passed
@@ -66,7 +70,7 @@ def test_own_kernels_with_a_defect_fail(operator, change, precision):
     backend = flow_backend(flow, precision)
     good = getattr(backend, operator)
     setattr(backend, operator, lambda q: change(good, q.astype(precision)))
-    assert operator in defects(backend, flow)
+    assert operator in defects(offering(backend, operator), flow)
 
 
 def filled(kind, flow, precision, **options):

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from apparatus.offered import offering
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from kpref.oracle import flow_backend, verify
-from kpref.oracle.backend import Backend, BackendFault, LocalBackend
+from kpref.oracle.backend import OPERATORS, Backend, BackendFault, LocalBackend
 from kpref.oracle.grid import PROBLEMS
 from kpref.oracle.isolation import IsolatedBackend
 
@@ -81,12 +82,13 @@ def test_each_fault_is_recognised(kind, bad):
 def test_a_fault_is_a_verdict_and_the_others_are_judged(flow, kind, bad):
     backend = flow_backend(flow)
     backend.K = buffered() if kind == "overwritten" else bad
-    report = verify(backend, flow, timeout=0.5)
+    report = verify(offering(backend, *OPERATORS), flow, timeout=0.5)
     [check] = [check for check in report.checks if check.identifier == "K.value"]
     expected = "could not run" if kind in ("raised", "timeout") else "defect"
     assert check.verdict == expected
     assert report.exit_status == (1 if expected == "defect" else 2)
-    assert {c.verdict for c in report.checks if c.operator not in ("K", "NTK", "gradient")} == {"pass"}
+    others = [check for check in report.checks if check.operator not in ("K", "NTK", "gradient", "metrics")]
+    assert {other.verdict for other in others} == {"pass"}
 
 
 @pytest.mark.parametrize("operator", ["P", "P_T", "J", "K", "NTK", "gradient"])
@@ -102,7 +104,7 @@ def test_a_backend_that_fails_later_is_no_traceback(flow, operator, count):
         return good(q)
 
     setattr(backend, operator, fails)
-    report = verify(backend, flow)
+    report = verify(offering(backend, *sorted({"P", "P_T", "J", "J_T", operator})), flow)
     used_up = len(calls) > count
     assert report.exit_status == (2 if used_up else 0), str(report)
     assert any("out of memory" in check.message for check in report.checks) == used_up
@@ -110,7 +112,7 @@ def test_a_backend_that_fails_later_is_no_traceback(flow, operator, count):
 
 def test_states_may_be_bad_too(flow):
     for states, status in ((lambda: 1 / 0, 2), (np.full(flow.states.shape, np.nan), 1), (flow.states[:1], 1)):
-        backend = flow_backend(flow)
+        backend = offering(flow_backend(flow), "P")
         backend.states = states
         report = verify(backend, flow)
         assert report.exit_status == status

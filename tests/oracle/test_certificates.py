@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
+from apparatus.cases import emulate, make_flow
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kpref import Flow
 from kpref.models import GRU, LeakyRNN
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.cases import emulate, make_flow
 from kpref.oracle.certificates import Judge
-from kpref.oracle.evaluation import FACTORS, evaluate, stages
+from kpref.oracle.evaluation import FACTORS, evaluate, intermediates
 from tests.strategies import SEEDS, STRUCTURES, examples, make_model
 
 CHECKS = {
@@ -132,7 +132,7 @@ def test_saturation_is_judged_by_what_formulas_lose_there():
 def test_products_are_made_of_their_factors(operator):
     flow = make_flow(GRU.init(2, 4, 0), (2, 5), 0)
     tensor = probe(operator, flow, ARITHMETICS["float64"])
-    values = list(stages(operator, flow.linearization, flow.space, tensor))
+    values = list(intermediates(operator, flow.linearization, flow.space, tensor))
     assert len(values) == len(FACTORS[operator])
     expected = {"K": flow.K, "NTK": flow.NTK, "gradient": flow.D.star}[operator](tensor)
     # The same kernels in the same order; only the measure may be multiplied at another place.

@@ -9,6 +9,7 @@ import pytest
 
 import kpref
 from kpref import cli, save_checkpoint
+from kpref.commands.verify import make_flow
 from kpref.models import GRU, Rate
 from kpref.oracle import flow_backend
 from kpref.oracle.arithmetic import get_arithmetic
@@ -16,8 +17,7 @@ from kpref.oracle.figure import draw_report
 from kpref.oracle.grid import PROBLEMS
 from kpref.oracle.problem import rounded
 from kpref.oracle.verdict import Report
-from kpref.oracle.verify import verify
-from kpref.verify_command import make_flow
+from kpref.oracle.verification import verify
 
 BACKENDS = """
 import os, sys, time
@@ -94,7 +94,7 @@ def test_a_defect_is_placed(capfd, folder):
     "factory, message",
     [
         ("others:crashing", "K ended the process by signal SIGABRT"),
-        ("others:hanging", "backend did not answer within 4 seconds"),
+        ("others:hanging", "backend did not answer within 2 seconds"),
         ("others:raising", "OSError: no such device"),
         ("others:leaving", "SystemExit"),
         ("others:empty", "not offered"),
@@ -104,7 +104,7 @@ def test_a_defect_is_placed(capfd, folder):
     ],
 )
 def test_what_cannot_run_is_a_verdict_too(factory, message, capfd):
-    timeout = "4" if factory == "others:hanging" else "60"
+    timeout = "2" if factory == "others:hanging" else "60"
     assert cli.main(["verify", factory, *SMALL, "--timeout", timeout]) == 2
     output = capfd.readouterr()
     assert output.out.startswith("COULD NOT RUN: ")

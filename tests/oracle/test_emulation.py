@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from apparatus.emulation import Rounded
 
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.emulation import Rounded
 
 
 @pytest.mark.parametrize("summation", ["plain", "reversed", "blocks", "pairwise"])

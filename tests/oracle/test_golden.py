@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from apparatus.cases import emulate
 
 import kpref
 from kpref._locks import create_temporary_folder
 from kpref.oracle import check_golden, export_golden, flow_backend, folder_backend, verify
 from kpref.oracle.arithmetic import ARITHMETICS, get_arithmetic
 from kpref.oracle.backend import OPERATORS, Backend
-from kpref.oracle.cases import emulate
 from kpref.oracle.grid import PROBLEMS
 from kpref.oracle.problem import describe, rebuild, rounded
 
@@ -228,7 +228,7 @@ def test_only_the_oracles_own_networks_can_be_described():
 FULL = """
 import resource, sys
 import numpy as np, kpref
-from kpref.oracle.golden import export_golden
+from kpref.oracle.golden_files import export_golden
 flow = kpref.Flow(kpref.models.RNN.init(2, 3, 0), np.ones((2, 3, 2)))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
 try:

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from apparatus.cases import emulate, make_flow
 
 from kpref import Flow
 from kpref.models import GRU
 from kpref.oracle import check_golden, export_golden, verify
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.cases import emulate, make_flow
 from kpref.oracle.grid import PROBLEMS
 from kpref.oracle.isolation import IsolatedBackend
 from kpref.oracle.metrics import METRICS

@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from apparatus.cases import emulate
+from apparatus.mutants import MUTANTS
+from apparatus.offered import offering
 
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS
-from kpref.oracle.cases import emulate
-from kpref.oracle.mutants import MUTANTS
 from tests.conftest import PROFILE
 
 PATH = Path(__file__).parents[2] / "scripts" / "oracle_power.py"
@@ -25,22 +26,34 @@ def load_script():
 
 
 power = load_script()
+FACTORS = ("P", "P_T", "J", "J_T")
+SMALL = {"shape": (2, 5), "units": 3}
 
 
-def tasks():
-    """Every fifth mutant in one kind and arithmetic, all of these in turn; everything in the thorough profile."""
-    if PROFILE == "thorough":
-        return power.mutant_tasks(problems=2)
-    chosen = []
-    for index, (name, mutant) in enumerate(list(MUTANTS.items())[::5]):
-        arithmetic = mutant.arithmetics[index % len(mutant.arithmetics)]
-        chosen.append((name, mutant.models[index % len(mutant.models)], arithmetic, 0))
-    return chosen
+def plain_catch(index, name, mutant):
+    """The mutant in one kind of network and one arithmetic, all of these in turn, on a small problem.
+
+    All but the last kind that it exists in: that is the largest, and takes a third of the time of all.
+    The oracle is shown the factors and what the mutant is planted in, or everything where that is a metric: so the
+    defect is found, and neither is another operator accused. A hundred-thousandth needs more to show itself in.
+    """
+    arithmetic = mutant.arithmetics[index % len(mutant.arithmetics)]
+    kinds = mutant.models[:-1] or mutant.models
+    kind = kinds[index // len(mutant.arithmetics) % len(kinds)]
+
+    def offered(backend):
+        return backend if mutant.operator == "metrics" else offering(backend, *FACTORS, mutant.operator)
+
+    size = {} if "1 + 1e-5" in name else SMALL
+    return power.try_mutant((name, kind, arithmetic, 0), offered, **size)
 
 
 @pytest.fixture(scope="module")
 def catches():
-    return [power.try_mutant(task) for task in tasks()]
+    """Every mutant once; everything in the thorough profile."""
+    if PROFILE == "thorough":
+        return [power.try_mutant(task) for task in power.mutant_tasks(problems=2)]
+    return [plain_catch(index, name, mutant) for index, (name, mutant) in enumerate(MUTANTS.items())]
 
 
 def test_there_are_mutants_of_every_operator():
@@ -72,12 +85,13 @@ def test_the_class_is_guessed(catches):
     assert len(wrong) <= 0.1 * len(caught), wrong
 
 
-@pytest.mark.parametrize("kind", power.KINDS)
-def test_without_a_mutant_the_problems_pass(kind):
+@pytest.mark.parametrize("index, kind", enumerate(power.KINDS))
+def test_without_a_mutant_the_problems_pass(index, kind):
     # Otherwise mutants would be caught for another reason.
     for weighted in (False, True):
-        flow = power.mutant_flow(kind, weighted)
-        for name in power.NAMES:
+        flow = power.mutant_flow(kind, weighted, **SMALL)
+        names = power.NAMES if PROFILE == "thorough" else power.NAMES[(2 * index + weighted) % len(power.NAMES) :][:1]
+        for name in names:
             assert power.verify(emulate(flow, ARITHMETICS[name]), flow).passed
 
 
@@ -85,12 +99,12 @@ def test_the_tables_count(catches):
     table = power.power_table(catches)
     assert "escaped:" not in table
     assert all(name in table for name in power.NAMES)
-    alarms = [power.try_correct((name, seed)) for name in power.NAMES for seed in range(2)]
+    alarms = [power.try_correct((name, seed)) for name, seed in zip(power.NAMES, range(4), strict=True)]
     lines = power.alarm_table(alarms).splitlines()
     assert len(lines) == 1 + len(power.NAMES)
     for line in lines[1:]:
         _, cases, accused, no_run, *_ = line.split()
-        assert (cases, accused, no_run) == ("2", "0", "0")
+        assert (cases, accused, no_run) == ("1", "0", "0")
 
 
 def test_an_accusation_is_shown():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import kpref
+from kpref.oracle import flow_backend, verify
 from kpref.oracle.grid import PROBLEMS, check_names
 
 pytest_plugins = ["pytester"]
@@ -63,23 +64,32 @@ def unknown(flow):
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _imported():
+    """All that a verification imports: modules that a run of pytest in this process is the first to import it drops."""
+    flow = PROBLEMS["rnn-plain"].build()
+    assert verify(flow_backend(flow), flow).passed
+
+
 @pytest.fixture
 def run(pytester, monkeypatch):
-    """Run pytest in a project that has the backend and no test."""
+    """Run pytest in a project that has the backend and no test: in this process, where that is not the question."""
     monkeypatch.setenv("PYTHONPATH", str(Path(kpref.__file__).parents[1]))
     pytester.makepyfile(scratch=BACKEND)
+    pytester.syspathinsert()
     installed = any(point.name == "kpref" for point in entry_points(group="pytest11"))
 
-    def run(*arguments):
+    def run(*arguments, alone=False):
         plugin = [] if installed else ["-p", "kpref.oracle.plugin"]
-        return pytester.runpytest_subprocess(*plugin, "-p", "no:cacheprovider", *arguments)
+        start = pytester.runpytest_subprocess if alone else pytester.runpytest_inprocess
+        return start(*plugin, "-p", "no:cacheprovider", *arguments)
 
     return run
 
 
 def test_a_right_backend_passes_and_what_it_lacks_is_skipped(run, pytester):
     select = "(rnn or gru-plain) and not stacked"
-    result = run("--kpref-backend=scratch:TanhNetwork", "-rs", "--junitxml=report.xml", "-k", select)
+    result = run("--kpref-backend=scratch:TanhNetwork", "-rs", "--junitxml=report.xml", "-k", select, alone=True)
     assert result.ret == 0
     problems = [problem for problem in PROBLEMS.values() if problem.model == "rnn"]
     offered = ("states", "P.", "P_T.")

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from apparatus.cases import emulate, make_flow
+from apparatus.emulation import Rounded
 from hypothesis import given
 
 from kpref.linearize import linearize
 from kpref.models import GRU, LSTM, RNN, LeakyRNN
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.cases import emulate, make_flow
-from kpref.oracle.emulation import Rounded
 from kpref.oracle.spreads import Spread, relative, sum_error
 from kpref.oracle.uncertain import Uncertain, with_errors
 from tests.strategies import KINDS, SEEDS, examples, make_model

@@ -69,10 +69,7 @@ class JaxBackend:
 
     Built by `jax_backend`.
 
-    Attributes
-    ----------
-    dtype : numpy.dtype
-    states : array, shape (B, T, H)
+    `states`: shape (B, T, H).
     """
 
     def __init__(

@@ -60,11 +60,7 @@ class TorchBackend:
 
     Built by `torch_backend`. All methods take arrays or tensors and return tensors.
 
-    Attributes
-    ----------
-    dtype : torch.dtype
-    states : tensor, shape (B, T, states)
-        Of the module itself, run over whole sequences where it returns all of its state.
+    `states`: shape (B, T, states); of the module itself, run over whole sequences where it returns all of its state.
     """
 
     def __init__(self, module: Any, inputs: Any, z0: Any, measure: str | npt.ArrayLike) -> None:

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.analysis.slopes import Slope, fit_slope, kinks_crossed
 from kpref.flow import Flow
 from kpref.models import Field
 
 __all__ = ["DECISIVE", "FiniteDifferences", "finite_differences"]
-
-Array = npt.NDArray[Any]
 
 #: Sizes of the parameter steps, relative to the norm of the parameters: from curvature down to rounding. The smallest
 #: are for nonlinearities with a kink, which a longer step would take some state across.
@@ -32,42 +30,25 @@ DECISIVE = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class FiniteDifferences:
-    """The derivative of the trajectory along one random parameter direction d, against central differences.
+    """The derivative of the trajectory along one random parameter direction d, against central differences."""
 
-    Attributes
-    ----------
-    steps : ndarray, shape (m,)
-        Step sizes h, in units of the norm of the parameters, decreasing.
-    errors : ndarray, shape (m,)
-        ``|(Z(theta + h d) - Z(theta - h d)) / 2h - D d| / |D d|``, with D = P J for a map.
-        NaN where the network overflows.
-    slope : float or None
-        Order at which the errors fall with h, 2 for an exact derivative where no kink is crossed; None where fewer than
-        three steps tell it.
-    error : float
-        The same for the differences extrapolated to h = 0.
-    error_estimate : float
-        How far, by the extrapolation's own account, its value may be from the derivative, relative as well.
-    fit : Slope
-        The slope with its error, and what there was to fit.
-    crossings : ndarray of int, shape (m,)
-        Slopes of relu, over trials, steps and units, that differ between the two ends of a difference.
-    rows : int
-        Steps, or times, from the first on that all of this is about: fewer than there are if the network expands so
-        much that differences can not tell the derivative of later states.
-    still : bool
-        Neither D d nor the smaller differences rise above rounding: the states do not move.
-    """
-
-    steps: Array
+    steps: Array  # (m,): step sizes h, in units of the norm of the parameters, decreasing
+    # (m,): ``|(Z(theta + h d) - Z(theta - h d)) / 2h - D d| / |D d|``, with D = P J for a map. NaN where the network
+    # overflows.
     errors: Array
+    # order at which the errors fall with h, 2 for an exact derivative where no kink is crossed; None where fewer than
+    # three steps tell it
     slope: float | None
-    error: float
+    error: float  # the same for the differences extrapolated to h = 0
+    # how far, by the extrapolation's own account, its value may be from the derivative, relative as well
     error_estimate: float
-    fit: Slope
+    fit: Slope  # the slope with its error, and what there was to fit
+    # (m,): slopes of relu, over trials, steps and units, that differ between the two ends of a difference
     crossings: Array
+    # steps, or times, from the first on that all of this is about: fewer than there are if the network expands so much
+    # that differences can not tell the derivative of later states
     rows: int
-    still: bool
+    still: bool  # neither D d nor the smaller differences rise above rounding: the states do not move
 
     __repr__ = short_repr
 

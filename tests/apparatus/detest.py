@@ -1,6 +1,6 @@
 """The 25 non-stiff problems of DETEST, and a comparison with SciPy's solvers on them.
 
-`python -m kpref.integrate.detest` prints, for every problem and adaptive method, the error at the end and the
+`python tests/apparatus/detest.py` prints, for every problem and adaptive method, the error at the end and the
 number of evaluations of the right-hand side beside those of `scipy.integrate.solve_ivp` at the same tolerances.
 
 References

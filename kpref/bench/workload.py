@@ -15,15 +15,13 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.bench.steps import STEPS
 from kpref.integrate import Tableau, get_tableau
 from kpref.models import Model
 from kpref.models.registry import registered
 from kpref.space import TrajectorySpace
-
-Array = npt.NDArray[Any]
 
 MODELS = {name: known for name, known in registered().items() if name in STEPS}
 """Networks that are timed."""
@@ -40,27 +38,17 @@ RATE_GAIN = 1.5
 
 @dataclass(frozen=True)
 class Problem:
-    """A random network and its trials, the same in every process.
+    """A random network and its trials, the same in every process."""
 
-    Attributes
-    ----------
-    model : str
-        One of `MODELS`.
-    trials, steps, units, inputs : int
-        B, N, number of units (of each layer), n_in.
-    dtype : {"float64", "float32"}
-        Of kpref and JAX.
-    method : str, optional
-        Runge-Kutta method of a network in continuous time, of one step for each interval of the time grid; None for
-        a map. Inputs, and the forcing of P, are linear between grid times.
-    """
-
-    model: str
+    model: str  # one of `MODELS`
+    # trials, steps, units, inputs: B, N, number of units (of each layer), n_in
     trials: int
     steps: int
     units: int
     inputs: int
-    dtype: str
+    dtype: str  # one of "float64", "float32": of kpref and JAX
+    # Runge-Kutta method of a network in continuous time, of one step for each interval of the time grid; None for a
+    # map. Inputs, and the forcing of P, are linear between grid times.
     method: str | None = None
 
     @property
@@ -105,7 +93,7 @@ class Problem:
 
 
 def count_operations(problem: Problem) -> dict[str, int]:
-    """Floating-point operations of the matrix products, by column; see the head of `kpref.bench.command`."""
+    """Floating-point operations of the matrix products, by column; see the head of `kpref.bench.timing`."""
     tableau = problem.tableau
     evaluations = problem.trials * problem.steps * (1 if tableau is None else tableau.stages)
     model = problem.make_model()

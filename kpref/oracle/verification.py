@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref._validate import integer, real_number
 from kpref.flow import Flow, require_flow
 from kpref.models.base import Map
@@ -31,8 +31,6 @@ from kpref.oracle.trajectories import explain_states
 from kpref.oracle.verdict import Check, Report, faulty
 
 __all__ = ["verify"]
-
-Array = npt.NDArray[Any]
 
 _NOT_LINEAR = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
 

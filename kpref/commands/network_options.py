@@ -62,10 +62,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 def loading(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `load_checkpoint`, by the options of `add_network_arguments`.
 
-    Raises
-    ------
-    ValueError
-        If two options say what one array is.
+    Raises ValueError if two options say what one array is.
     """
     assigned: dict[str, str] = {}
     for key, name in args.map:
@@ -79,10 +76,7 @@ def loading(args: argparse.Namespace) -> dict[str, Any]:
 def chosen_networks(args: argparse.Namespace) -> list[Any] | None:
     """What ``kpref analyze`` is given: checkpoints, or what the factory of ``--model`` made; None for the example.
 
-    Raises
-    ------
-    ValueError, TypeError, OSError
-        If both are given, or the factory does not make a network.
+    Raises ValueError, TypeError, OSError if both are given, or the factory does not make a network.
     """
     if args.model is None:
         return args.checkpoints or None

@@ -1,7 +1,7 @@
 """One contender of ``kpref bench`` in a process of its own, so that its memory and threads are nobody else's.
 
-``python -m kpref.bench.worker CONTENDER PROBLEM`` serves it to `kpref.bench.command`: a request is a line of JSON on
-standard input, its answer a line of JSON on standard output.
+``python -m kpref.bench.contender_process CONTENDER PROBLEM`` serves it to `kpref.bench.timing`: a request is a line of
+JSON on standard input, its answer a line of JSON on standard output.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from kpref.bench.peers import CONTENDERS
-from kpref.bench.problem import Contender, Problem
+from kpref.bench.workload import Contender, Problem
 
 
 def resident_memory(name: str) -> int | None:
@@ -47,20 +47,9 @@ def reset_peak_memory() -> bool:
 def measure_memory(contender: Contender, column: str) -> tuple[Any, float, int | None]:
     """Build, apply one column once, and measure the time of the one and the peak of the memory of both.
 
-    Parameters
-    ----------
-    contender : Contender
-        Warmed up, so that imports and code do not count.
-    column : str
-
-    Returns
-    -------
-    built : object
-        What `contender.build` made.
-    seconds : float
-        For the build.
-    peak : int or None
-        Bytes above those in use at the start, or None where the system does not tell.
+    `contender`: warmed up, so that imports and code do not count.
+    Returns what `contender.build` made, the seconds for that, and the peak: bytes above those in use at the start, or
+    None where the system does not tell.
     """
     can_reset = reset_peak_memory()
     before = resident_memory("VmRSS")
@@ -85,21 +74,12 @@ def warmed_up(kind: type[Contender], problem: Problem, column: str) -> Contender
 def answers(contender: Contender, column: str, requests: Iterator[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Answer requests: the first answer, unasked, is the memory; then ``build``, ``time`` and ``save``.
 
-    Parameters
-    ----------
-    contender : Contender
-    column : str
-        What the memory is measured of.
-    requests : iterator of mapping
-        ``{"do": "build"}``, answered by the seconds it took; ``{"do": "time", "column": ..., "calls": n, "budget":
-        seconds}``, answered by the seconds of n calls that follow an untimed one, fewer if they take longer than the
-        budget; ``{"do": "save", "column": ..., "file": ...}``, which saves the result as an npy file.
-
-    Yields
-    ------
-    dict
-        ``{"memory": bytes or None, "dtype": ..., "seconds": [...]}``, the last for a first build, then
-        ``{"seconds": [...]}`` for each request.
+    `column`: what the memory is measured of.
+    `requests`: ``{"do": "build"}``, answered by the seconds it took; ``{"do": "time", "column": ..., "calls": n,
+    "budget": seconds}``, answered by the seconds of n calls that follow an untimed one, fewer if they take longer than
+    the budget; ``{"do": "save", "column": ..., "file": ...}``, which saves the result as an npy file.
+    Yields ``{"memory": bytes or None, "dtype": ..., "seconds": [...]}``, the last for a first build, then ``{"seconds":
+    [...]}`` for each request.
     """
     built, first, peak = measure_memory(contender, column)
     yield {"memory": peak, "dtype": contender.dtype, "seconds": [first]}

@@ -24,9 +24,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``kpref analyze``."""
-    from kpref.analysis.files import FIGURE_FORMATS
-    from kpref.analysis.networks import add_network_arguments
+    from kpref.analysis.report_files import FIGURE_FORMATS
     from kpref.analysis.request import AT, INPUT_KINDS, MEASURES
+    from kpref.commands.network_options import add_network_arguments
     from kpref.integrate import TABLEAUS
     from kpref.loss import LOSSES
     from kpref.models.nonlinearity import NONLINEARITIES
@@ -77,17 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Analyze, write the folder, and say where it is.
 
-    Returns
-    -------
-    int
-        0 if all self-checks are passed, 1 if not.
-
-    Raises
-    ------
-    ValueError, TypeError, OSError, MemoryError, ImportError
-        For bad input, before anything is computed or written.
-    RuntimeError
-        If an eigensolver does not converge.
+    Returns 0 if all self-checks are passed, 1 if not.
+    Raises ValueError, TypeError, OSError, MemoryError, ImportError for bad input, before anything is computed or
+    written; RuntimeError if an eigensolver does not converge.
     """
     # Here and not above: these import all of kpref, and matplotlib, whose troubles should come before the work.
     try:
@@ -96,9 +88,9 @@ def run(args: argparse.Namespace) -> int:
         raise ImportError(f"matplotlib, which draws the figures, cannot be loaded: {error}") from error
     from kpref.analysis.api import perform
     from kpref.analysis.folders import require_replaceable, sweep
-    from kpref.analysis.networks import chosen_networks, loading
     from kpref.analysis.request import prepare
     from kpref.analysis.symptoms import rising_loss
+    from kpref.commands.network_options import chosen_networks, loading
 
     started = time.monotonic()
     out = require_replaceable(args.out)
@@ -113,8 +105,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     sweep(out)
     with Progress(not args.quiet) as bar:
-        report = perform(request, started, bar.stage, bar.tick)
-        bar.stage("figures and report")
+        report = perform(request, started, bar.phase, bar.tick)
+        bar.phase("figures and report")
         report.save(out, args.figures, args.save_modes, bar.tick)
     found = {analysis: _findings(analysis) for analysis in report.study.analyses}
     if not args.quiet:

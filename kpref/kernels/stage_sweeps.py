@@ -92,7 +92,7 @@ def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  #
     vectors, _, units = carry.shape
     trials = stop - start
     rows, stages = vectors * trials, len(table.b)
-    stage_state, scratch, currents = workspace(form, rows)
+    stage_state, scratch, memory = workspace(form, rows, carry)
     slopes = np.empty((stages, rows, units), carry.dtype)
     for step in range(len(table.h)):
         h = table.h[step]
@@ -100,9 +100,9 @@ def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  #
             _stage_state(table.a, h, stage, carry, start, trials, slopes, stage_state)
             at = step * stages + stage
             if transposed:
-                jacobian_transpose(form, at, start, trials, stage_state, scratch, currents, slopes[stage])
+                jacobian_transpose(form, at, start, trials, stage_state, scratch, memory, slopes[stage])
             else:
-                jacobian(form, at, start, trials, stage_state, scratch, currents, slopes[stage])
+                jacobian(form, at, start, trials, stage_state, scratch, memory, slopes[stage])
             for entry in range(table.source.shape[2]):
                 weight, source = table.weight[step, stage, entry], table.source[step, stage, entry]
                 if weight != 0:
@@ -130,7 +130,7 @@ def stage_adjoint(form, table, transposed, source, carry, out, start, stop):  # 
     vectors, _, units = carry.shape
     trials = stop - start
     rows, stages = vectors * trials, len(table.b)
-    kappa, scratch, currents = workspace(form, rows)
+    kappa, scratch, memory = workspace(form, rows, carry)
     mu = np.empty((stages, rows, units), carry.dtype)
     for step in range(len(table.h) - 1, -1, -1):
         h = table.h[step]
@@ -150,9 +150,9 @@ def stage_adjoint(form, table, transposed, source, carry, out, start, stop):  # 
                             out[vector, trial, target, unit] += weight * kappa[row, unit]
             at = step * stages + stage
             if transposed:
-                jacobian(form, at, start, trials, kappa, scratch, currents, mu[stage])
+                jacobian(form, at, start, trials, kappa, scratch, memory, mu[stage])
             else:
-                jacobian_transpose(form, at, start, trials, kappa, scratch, currents, mu[stage])
+                jacobian_transpose(form, at, start, trials, kappa, scratch, memory, mu[stage])
         for row in range(rows):
             vector, trial = row // trials, start + row % trials
             for stage in range(stages):
@@ -171,7 +171,7 @@ def stage_costate(form, table, source, carry, out, start, stop):  # type: ignore
     vectors, _, units = carry.shape
     trials = stop - start
     rows, stages = vectors * trials, len(table.b)
-    kappa, scratch, currents = workspace(form, rows)
+    kappa, scratch, memory = workspace(form, rows, carry)
     mu = np.empty((stages, rows, units), carry.dtype)
     for step in range(len(table.h) - 1, -1, -1):
         h = table.h[step]
@@ -183,7 +183,7 @@ def stage_costate(form, table, source, carry, out, start, stop):  # type: ignore
         for stage in range(stages - 1, -1, -1):
             _stage_cotangent(table.a, table.b, h, stage, carry, start, trials, mu, kappa)
             at = step * stages + stage
-            jacobian_transpose(form, at, start, trials, kappa, scratch, currents, mu[stage])
+            jacobian_transpose(form, at, start, trials, kappa, scratch, memory, mu[stage])
             for entry in range(table.source.shape[2]):
                 weight = h * table.b[stage] * table.weight[step, stage, entry]
                 origin = table.source[step, stage, entry]
@@ -204,7 +204,7 @@ def stage_costate_transpose(form, table, impulses, carry, out, start, stop):  # 
     vectors, _, units = carry.shape
     trials = stop - start
     rows, stages = vectors * trials, len(table.b)
-    stage_state, scratch, currents = workspace(form, rows)
+    stage_state, scratch, memory = workspace(form, rows, carry)
     slopes = np.empty((stages, rows, units), carry.dtype)
     for step in range(len(table.h)):
         h = table.h[step]
@@ -218,7 +218,7 @@ def stage_costate_transpose(form, table, impulses, carry, out, start, stop):  # 
                     for unit in range(units):
                         out[vector, trial, target, unit] += weight * stage_state[row, unit]
             at = step * stages + stage
-            jacobian(form, at, start, trials, stage_state, scratch, currents, slopes[stage])
+            jacobian(form, at, start, trials, stage_state, scratch, memory, slopes[stage])
         for row in range(rows):
             vector, trial = row // trials, start + row % trials
             for stage in range(stages):

@@ -14,13 +14,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from kpref._types import Array
 from kpref.coloring import TrialColoring
 from kpref.plots.given import given_or_new, numbers, places, require_coloring, table, trial_table
-from kpref.plots.style import INK, mean_over, plain_names, say, shown, time_axis, why_empty
+from kpref.plots.style import INK, SLANTED, mean_over, plain_names, say, shown, time_axis, why_empty
 
 __all__ = ["plot_change", "plot_legend_of_trials", "plot_outputs", "plot_trials", "shade_unscored"]
-
-Array = npt.NDArray[Any]
 
 _MANY = 300  # trials
 _EXAMPLES = 8
@@ -118,7 +117,7 @@ def plot_change(
     steps = places(times, change.shape[1])
     ax = given_or_new(ax)
     time_axis(ax, steps, counted=times is None)
-    half = (steps[-1] - steps[0]) / max(2 * (len(steps) - 1), 1) or 0.5
+    half = _half_step(steps)
     largest = float(np.nanmax(np.abs(change))) if np.isfinite(change).any() else 0.0
     limit = largest if limit is None or not 0 < limit < np.inf else limit
     ends = limit or 1.0
@@ -216,9 +215,8 @@ def plot_legend_of_trials(coloring: TrialColoring, ax: Axes | None = None) -> Ax
     if coloring.categories:
         shown_of = range(0, len(values), max(1, -(-len(values) // 10)))
         words = plain_names([coloring.category_names[index] for index in shown_of], 14)
-        slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
         crowded = sum(map(len, words)) > 40
-        ax.set_xticks([index + 0.5 for index in shown_of], words, **(slanted if crowded else {}))
+        ax.set_xticks([index + 0.5 for index in shown_of], words, **(SLANTED if crowded else {}))
     else:
         marks = np.linspace(low, high, 5)
         marks[np.abs(marks) < 1e-9 * np.abs(marks).max()] = 0.0  # not zero by a rounding
@@ -250,13 +248,18 @@ def shade_unscored(weights: npt.ArrayLike, times: npt.ArrayLike | None = None, a
     weights = table("weights", weights, ("B", "T"))
     steps = places(times, weights.shape[1])
     ax = given_or_new(ax)
-    half = (steps[-1] - steps[0]) / max(2 * (len(steps) - 1), 1) or 0.5
+    half = _half_step(steps)
     counted = np.concatenate([[True], np.any(weights != 0, axis=0), [True]])
     starts = np.flatnonzero(counted[:-1] & ~counted[1:])
     ends = np.flatnonzero(~counted[:-1] & counted[1:])
     for start, end in zip(starts, ends, strict=True):  # rows start ... end - 1
         ax.axvspan(steps[start] - half, steps[end - 1] + half, color="#eef0f3", linewidth=0, zorder=-1)
     return ax
+
+
+def _half_step(steps: Array) -> float:
+    """Half of what lies between two steps, or times."""
+    return float(steps[-1] - steps[0]) / max(2 * (len(steps) - 1), 1) or 0.5
 
 
 def _lines(ax: Axes, steps: Array, values: Array, colors: Array, style: dict[str, Any]) -> None:

@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kpref.oracle.defects import direct_channels, slope_channels
-from kpref.oracle.emulation import EmulatedBackend
-from kpref.oracle.evaluation import FACTORS
-from kpref.oracle.planting import (
+from apparatus.emulation import EmulatedBackend
+from apparatus.planting import (
     all_gates,
     at_states,
     averaged,
@@ -65,6 +63,8 @@ from kpref.oracle.planting import (
     zero_at_first,
     zeroed,
 )
+from kpref.oracle.defects import direct_channels, slope_channels
+from kpref.oracle.evaluation import FACTORS
 
 __all__ = ["MUTANTS", "Mutant"]
 

@@ -18,8 +18,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref._validate import instance
 from kpref.linearize import Form, linearize
 from kpref.operators.propagation import jacobian_structure
@@ -37,8 +37,6 @@ __all__ = [
     "stage_parameter_jacobian",
     "stage_propagator",
 ]
-
-Array = npt.NDArray[Any]
 
 
 def stage_propagator(system: StageSystem, space: TrajectorySpace) -> TensorOperator:

@@ -1,4 +1,4 @@
-"""``kpref bench``: how fast the operators are, against the machine's matrix products, JAX, diffrax and PyTorch.
+"""How fast the operators are, against the machine's matrix products, JAX, diffrax and PyTorch.
 
 The *floor* of a column is the time that its matrix products alone would take at the rate at which this machine
 multiplies large square matrices. With B trials and n evaluations of the network in each of them (N steps of a map; s N
@@ -14,13 +14,11 @@ stages of a Runge-Kutta method of s stages),
 with p = k H^2 and j = f = k H (H + n_in) for k gates, H units and n_in inputs; for other networks see
 `kpref.models.Model.multiplications`. These are floating-point operations (a multiplication and an addition are two).
 The rate is measured right before each timing of kpref, and the ratio to the floor pairs the two, so that other work on
-the machine slows down both. All figures are medians. `kpref.bench.problem` says what the columns are.
+the machine slows down both. All figures are medians. `kpref.bench.workload` says what the columns are.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import json
 import os
 import signal
@@ -38,13 +36,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from kpref._archives import replacing
-from kpref._arguments import path, positive_integer, require_writable
-from kpref._terminal import Progress, say
+from kpref._terminal import Progress
 from kpref._version import __version__
 from kpref.bench.peers import CONTENDERS
-from kpref.bench.problem import MODELS, Problem, count_operations
-from kpref.integrate import TABLEAUS
-from kpref.memory import require_memory
+from kpref.bench.workload import Problem, count_operations
 from kpref.threads import blas_names, get_num_threads
 
 AGREEMENT = {"float64": 1e-10, "float32": 3e-4}
@@ -67,86 +62,18 @@ SETTLE = 0.1
 """Seconds between processes: the threads of BLAS and OpenMP spin for a while after their last work."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``kpref bench``."""
-    add = parser.add_argument
-    add("--trials", type=positive_integer, default=100, metavar="B", help="number of trials (default %(default)s)")
-    add("--steps", type=positive_integer, metavar="N", help="time steps of a trial (default 90; rate: 200)")
-    add(
-        "--states",
-        dest="units",
-        type=positive_integer,
-        metavar="H",
-        help="units of each layer (default 128; rate: 256)",
-    )
-    add("--inputs", type=positive_integer, default=3, metavar="N", help="inputs of the network (default %(default)s)")
-    add("--model", choices=MODELS, default="gru", help="kind of network (default %(default)s)")
-    add("--method", choices=TABLEAUS, help="Runge-Kutta method of a rate network (default rk4)")
-    add("--dtype", choices=("float64", "float32"), default="float64", help="of kpref and JAX (default %(default)s)")
-    add("--repeats", type=positive_integer, default=7, metavar="N", help="rounds of timings (default %(default)s)")
-    add("--no-peers", action="store_true", help="leave JAX, diffrax and PyTorch out")
-    add("--quiet", action="store_true", help="show no progress")
-    add("--json", type=path, metavar="FILE", help="write all timings to this file too")
-
-
-def read_problem(args: argparse.Namespace) -> Problem:
-    """The problem of the command line; sizes that are not given depend on the kind of network."""
-    in_continuous_time = MODELS[args.model].is_continuous
-    if args.method is not None and not in_continuous_time:
-        raise ValueError(f"--method is for networks in continuous time; {args.model} is a map")
-    steps, units, method = (200, 256, args.method or "rk4") if in_continuous_time else (90, 128, None)
-    return Problem(args.model, args.trials, args.steps or steps, args.units or units, args.inputs, args.dtype, method)
-
-
-def is_installed(package: str | None) -> bool:
-    """Whether the package of a peer is there; kpref itself, which needs none, is no peer."""
-    return package is not None and importlib.util.find_spec(package) is not None
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run ``kpref bench``: print the table, and write the JSON file if one is asked for."""
-    if args.json is not None:
-        require_writable(args.json)
-    problem = read_problem(args)
-    sizes = problem.units + problem.inputs
-    numbers = 10 * problem.trials * problem.steps * sizes + 4 * problem.units * sizes  # tensors, and weights
-    require_memory(8.0 * numbers, f"a {problem.model} of {problem.units} units on {problem.trials} trials")
-    names = ["kpref"]
-    if not args.no_peers:
-        names += [name for name, kind in CONTENDERS.items() if kind.columns(problem) and is_installed(kind.package)]
-    with Progress(not args.quiet) as bar:
-        benchmark = measure(problem, names, args.repeats, bar)
-    if benchmark.records["kpref"].error is not None:
-        raise ValueError(f"kpref itself failed on this problem: {benchmark.records['kpref'].error}")
-    say(format_report(benchmark))
-    if args.json is not None:
-        write_json(benchmark, args.json)
-    return 0
-
-
 @dataclass
 class Record:
-    """What was measured of one contender.
-
-    Attributes
-    ----------
-    dtype : str
-    memory : int or None
-        Peak bytes, beyond imports, of one build and one product with the NTK, or one gradient where there is no NTK;
-        None where that cannot be measured.
-    difference : float or None
-        Largest entry of the difference from kpref over the largest entry, at worst over the columns.
-    seconds : dict of str to list of float
-        By column, of those that the contender fills.
-    error : str or None
-        Why there is nothing else.
-    """
+    """What was measured of one contender."""
 
     dtype: str = ""
+    # peak bytes, beyond imports, of one build and one product with the NTK, or one gradient where there is no NTK; None
+    # where that cannot be measured
     memory: int | None = None
+    # largest entry of the difference from kpref over the largest entry, at worst over the columns
     difference: float | None = None
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    error: str | None = None
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # by column, of those that the contender fills
+    error: str | None = None  # why there is nothing else
 
     def median(self, column: str) -> float:
         """Median seconds."""
@@ -155,27 +82,15 @@ class Record:
 
 @dataclass
 class Benchmark:
-    """One run of the benchmark.
-
-    Attributes
-    ----------
-    problem : Problem
-    threads : int
-    libraries : str
-        The BLAS libraries, and the processors that they have code for.
-    records : dict of str to Record
-        By contender.
-    rates : list of float
-        Floating-point operations per second of a product of square matrices, as often as it was measured.
-    ratios : dict of str to list of float
-        By column, kpref's seconds over the floor at the rate measured right before them.
-    """
+    """One run of the benchmark."""
 
     problem: Problem
     threads: int
-    libraries: str
-    records: dict[str, Record]
+    libraries: str  # the BLAS libraries, and the processors that they have code for
+    records: dict[str, Record]  # by contender
+    # floating-point operations per second of a product of square matrices, as often as it was measured
     rates: list[float] = field(default_factory=list)
+    # by column, kpref's seconds over the floor at the rate measured right before them
     ratios: dict[str, list[float]] = field(default_factory=dict)
 
     def floor(self, column: str) -> float:
@@ -191,7 +106,7 @@ class Worker:
         # Libraries have much to say on standard error when they start; their errors come as answers.
         verbose = os.environ.get("KPREF_DEBUG") == "1"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kpref.bench.worker", name, json.dumps(asdict(problem))],
+            [sys.executable, "-m", "kpref.bench.contender_process", name, json.dumps(asdict(problem))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if verbose else subprocess.DEVNULL,
@@ -211,7 +126,7 @@ class Worker:
         self.process.communicate()
 
     def ask(self, **request: Any) -> list[float]:
-        """Send a request (see `kpref.bench.worker.answers`) and return the seconds in its answer; none on failure."""
+        """Send a request (see `contender_process.answers`) and return the seconds in its answer; none on failure."""
         if self.record.error is not None:
             return []
         assert self.process.stdin is not None
@@ -240,19 +155,12 @@ class Worker:
 def measure(problem: Problem, names: Sequence[str], repeats: int, bar: Progress) -> Benchmark:
     """Run the benchmark: memory first, each contender in its fresh process, then agreement, then rounds of timings.
 
-    Parameters
-    ----------
-    problem : Problem
-    names : sequence of str
-        Contenders, kpref first.
-    repeats : int
-        Rounds, in each of which every contender has its turn.
-    bar : Progress
+    `names`: contenders, kpref first. `repeats`: rounds, in each of which every contender has its turn.
     """
     with ExitStack() as stack:
         workers = {}
         for name in names:
-            bar.stage(f"{name}: memory")
+            bar.phase(f"{name}: memory")
             workers[name] = stack.enter_context(Worker(name, problem))
         records = {name: worker.record for name, worker in workers.items()}
         benchmark = Benchmark(problem, get_num_threads(), blas_names(), records)
@@ -260,7 +168,7 @@ def measure(problem: Problem, names: Sequence[str], repeats: int, bar: Progress)
         compare(workers)
         for turn in range(repeats):
             for name, worker in workers.items():
-                bar.stage(f"{name}: time, round {turn + 1} of {repeats}")
+                bar.phase(f"{name}: time, round {turn + 1} of {repeats}")
                 for column in worker.record.seconds:
                     if name == "kpref":
                         benchmark.rates.append(measure_rate(problem.dtype, benchmark.threads))

@@ -16,15 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import eigvalsh, svdvals
 from scipy.linalg.blas import dsyrk
 
 from kpref import kernels
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import function, within_floats
 from kpref.flow import Flow, require_flow
 from kpref.linearize import Form
@@ -33,8 +32,6 @@ from kpref.threads import run_blocks, serial_blas
 from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["KernelSpectrum", "form_spectrum", "has_exact_spectrum", "kernel_spectrum"]
-
-Array = npt.NDArray[Any]
 
 #: Rows of F_h that one rank-k update takes, so that they are still in cache when they are multiplied.
 _CHUNK = 512

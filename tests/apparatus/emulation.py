@@ -23,7 +23,7 @@ from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.metrics import METRICS
 from kpref.program import Operation
 from kpref.space import TrajectorySpace
-from kpref.step_form import StepForm
+from kpref.step_form import StepForm, allot
 
 __all__ = ["EmulatedBackend", "Formulas", "Product", "Rounded", "Summation"]
 
@@ -63,9 +63,16 @@ class Rounded(np.ndarray):
         formulas: Formulas = "accurate",
     ) -> Rounded:
         """Values rounded to storage."""
-        array = np.array(arithmetic.round(values)).view(cls)
-        array.arithmetic, array.summation, array.formulas = arithmetic, summation, formulas
-        return array
+        rounded = arithmetic.round(values)
+        array = rounded.copy() if np.may_share_memory(rounded, values) else rounded
+        return cls.stored(array, arithmetic, summation, formulas)
+
+    @classmethod
+    def stored(cls, array: Array, arithmetic: Arithmetic, summation: Summation, formulas: Formulas) -> Rounded:
+        """A view of an array of numbers that the arithmetic holds."""
+        view = array.view(cls)
+        view.arithmetic, view.summation, view.formulas = arithmetic, summation, formulas
+        return view
 
     def elementary(self, function: Callable[..., Any]) -> Any:
         """A function of `kpref.models.nonlinearity`, by the formula that the backend has for it."""
@@ -90,10 +97,9 @@ class Rounded(np.ndarray):
                 result = self._product(*plain)
             else:
                 result = getattr(ufunc, method)(*plain, **options)
-        result = self._wrap(result)
-        if out is None:
-            return result
-        out[0][...] = result
+            if out is None:
+                return self._wrap(result)
+            np.asarray(out[0])[...] = self.arithmetic.round(result)
         return out[0]
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -154,6 +160,7 @@ class EmulatedBackend:
     product: Product = "gates"
     states: Array = field(init=False)
     form: StepForm = field(init=False)
+    _kept: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.states = self.run(lambda model, z, x, step: model.step(z, x[step]))
@@ -211,6 +218,14 @@ class EmulatedBackend:
         other.form = form
         return other
 
+    def _known(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What follows from the linearisation alone, computed once."""
+        if self._kept.get("form") is not self.form:
+            self._kept = {"form": self.form}  # copies of this backend share the old one
+        if name not in self._kept:
+            self._kept[name] = compute()
+        return self._kept[name]
+
     # One step
 
     def advance(self, step: int, x: Array) -> Array:
@@ -227,18 +242,26 @@ class EmulatedBackend:
 
     @property
     def _lift(self) -> Callable[[Array], Array]:
-        """What numbers in a step are: rounded ones, or, where it is fused, numbers that round at its end."""
-        return np.asarray if self.product == "fused" else self.wrap
+        """What stored numbers become in a step: ones that round, or, where it is fused, only at its end."""
+        return np.asarray if self.product == "fused" else self._stored
+
+    def _stored(self, values: Array) -> Rounded:
+        return Rounded.stored(values, self.arithmetic, self.summation, self.formulas)
 
     def _dense(self, step: int, x: Array, subscripts: str) -> Array:
-        """A product with the stored Jacobian of a step, which is formed without shorter operands."""
-        plain = replace(self.arithmetic, operand=0.0)
-        basis = np.broadcast_to(np.eye(x.shape[2])[:, None], (x.shape[2], self.form.n_trials, x.shape[2]))
-        columns = plain_program.run(self.form, step, basis, lift=lambda array: Rounded.of(array, plain))
-        matrix = np.moveaxis(np.asarray(columns), 0, 2)
+        """A product with the stored Jacobian of a step."""
+        matrix = self._known("jacobians", self._jacobians)[step]
         kind: Any = np.float64 if self.arithmetic.accumulate < 2.0**-30 else np.float32
         left, right = (self.arithmetic.round_operand(value).astype(kind) for value in (matrix, np.asarray(x)))
         return self.wrap(np.einsum(subscripts, left, right))
+
+    def _jacobians(self) -> Array:
+        """Those of all steps (T, B, H, H), which are formed without shorter operands."""
+        form, plain = self._known("points", lambda: _as_one_step(self.form)), replace(self.arithmetic, operand=0.0)
+        units = form.n_states
+        basis = np.broadcast_to(np.eye(units)[:, None], (units, form.n_trials, units))
+        columns = np.asarray(plain_program.run(form, 0, basis, lift=lambda array: Rounded.of(array, plain)))
+        return np.moveaxis(columns, 0, 2).reshape(self.form.n_steps, self.form.n_trials, units, units)
 
     # Operators
 
@@ -270,10 +293,12 @@ class EmulatedBackend:
 
     def _parameter_products(self, vectors: Array) -> Array:
         """J of vectors (v, M)."""
-        form, zero = self.form, np.zeros((len(vectors), *self.states[:, 0].shape))
-        changes = form.pack(vectors)
-        rows = [plain_program.run(form, step, zero, changes, self.wrap) for step in range(form.n_steps)]
-        return np.stack([np.asarray(self.wrap(row)) for row in rows], axis=2)
+        form = self._known("points", lambda: _as_one_step(self.form))
+        zero = np.zeros((len(vectors), form.n_trials, form.n_states))
+        changes = {name: self.store(change) for name, change in form.pack(vectors).items()}
+        rows = self.wrap(plain_program.run(form, 0, zero, changes, self._stored))
+        steps = np.asarray(rows).reshape(len(vectors), self.form.n_steps, self.form.n_trials, form.n_states)
+        return np.ascontiguousarray(np.moveaxis(steps, 1, 2))
 
     def J_T(self, g: Array) -> Array:
         """``J^T g``: of each weight one product over all points."""
@@ -351,16 +376,29 @@ class EmulatedBackend:
 
     def gram(self, operator: str) -> Array:
         """K or NTK as a symmetric matrix, ``Mu^(1/2) A Mu^(-1/2)``."""
-        matrix = self.factor(operator) * np.sqrt(self.store(self.space.mu))[None, :, :, None]
-        flat = self.store(matrix).reshape(len(matrix), -1)
-        return self._product_of(flat.T, flat)
+
+        def compute() -> Array:
+            matrix = self.factor(operator) * np.sqrt(self.store(self.space.mu))[None, :, :, None]
+            flat = self.store(matrix).reshape(len(matrix), -1)
+            return self._product_of(flat.T, flat)
+
+        return np.asarray(self._known(f"gram of {operator}", compute))
 
     def matrix(self, operator: str) -> Array:
         """An operator as a matrix, (B T, H, B T, H)."""
+        return np.asarray(self._known(f"matrix of {operator}", lambda: self._matrix(operator)))
+
+    def _matrix(self, operator: str) -> Array:
         points, units = self.states.shape[0] * self.states.shape[1], self.states.shape[2]
-        if operator == "P":
-            basis = np.eye(points * units).reshape(-1, *self.states.shape)
-            return np.moveaxis(self._propagate(basis).reshape(points, units, points, units), (0, 1), (2, 3))
+        if operator == "P":  # which keeps trials apart: the same vectors for each
+            trials, steps, _ = self.states.shape
+            basis = np.eye(steps * units).reshape(-1, 1, steps, units)
+            found = self._propagate(np.broadcast_to(basis, (steps * units, *self.states.shape)))
+            blocks = found.reshape(steps, units, trials, steps, units)
+            matrix = np.zeros((*self.states.shape, *self.states.shape))
+            for trial in range(trials):
+                matrix[trial, :, :, trial] = np.moveaxis(blocks[:, :, trial], (0, 1), (2, 3))
+            return matrix.reshape(points, units, points, units)
         flat = self.factor(operator).reshape(self.form.n_parameters, -1)
         weights = np.repeat(self.store(self.space.mu).reshape(-1), units)
         return self._product_of(flat.T, self.store(flat * weights)).reshape(points, units, points, units)
@@ -371,8 +409,8 @@ class EmulatedBackend:
 
     def factor(self, operator: str) -> Array:
         """J (for K) or D (for the NTK) as a matrix, parameters first: (M, B, T, H)."""
-        jacobian = self._parameter_products(np.eye(self.form.n_parameters))
-        return jacobian if operator == "K" else self._propagate(jacobian)
+        jacobian = self._known("J", lambda: self._parameter_products(np.eye(self.form.n_parameters)))
+        return np.asarray(jacobian if operator == "K" else self._known("D", lambda: self._propagate(jacobian)))
 
     def _propagate(self, batch: Array) -> Array:
         """P of tensors (v, B, T, H)."""
@@ -382,6 +420,17 @@ class EmulatedBackend:
             state = np.asarray(self.wrap(self.advance(step, state) + batch[:, :, step]))
             out[:, :, step] = state
         return out
+
+
+def _as_one_step(form: StepForm) -> StepForm:
+    """The form with all points as trials of one step: what does not pass from step to step is done at once."""
+    points = form.n_steps * form.n_trials
+    places, size = allot({name: (1, points, place.shape[2]) for name, place in form.places.items()}, 1, points)
+    numbers = np.empty(size, form.dtype)
+    for name, place in places.items():
+        place.view(numbers).reshape(form.n_steps, form.n_trials, -1)[...] = form.channel(name)
+    states, variables = (array.reshape(1, points, array.shape[2]) for array in (form.states, form.variables))
+    return replace(form, numbers=numbers, places=places, states=states, variables=variables)
 
 
 def _with_rounded_parameters(model: StepModel, wrap: Any) -> StepModel:

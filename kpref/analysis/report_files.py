@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from kpref.analysis.comparison import Study
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.provenance import circumstances
+from kpref.analysis.study import Study
 
 __all__ = ["FIGURE_FORMATS", "report_files"]
 
@@ -30,27 +30,15 @@ def report_files(
 ) -> dict[str, bytes]:
     """Every file of the report, by name.
 
-    Parameters
-    ----------
-    study : Study
-    started : float
-        `time.monotonic` at the start of the work.
-    tick : callable
-        Called before each figure.
-    figures : {"png", "svg", "pdf"}
-        Format of the figures beside the page.
-    save_modes : bool
-        Whether to add the eigenfunctions, ``modes.npz``, which may be the largest file by far.
-
-    Returns
-    -------
-    dict of str to bytes
-        `kpref.analysis.folders.INDEX` among them, which lists the others.
+    `started`: `time.monotonic` at the start of the work. `tick`: called before each figure. `figures`: one of "png",
+    "svg", "pdf"; format of the figures beside the page. `save_modes`: whether to add the eigenfunctions, ``modes.npz``,
+    which may be the largest file by far.
+    `kpref.analysis.folders.INDEX` is among them, which lists the others.
     """
     # Here and not above: matplotlib is slow to import, and `kpref analyze --help` does not need it.
     from kpref.analysis.figures import draw_exhibits
-    from kpref.analysis.metrics import metrics, metrics_table
     from kpref.analysis.report import render
+    from kpref.analysis.report_data import metrics, metrics_table
 
     exhibits = draw_exhibits(study, tick)
     files: dict[str, bytes] = {}

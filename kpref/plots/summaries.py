@@ -11,13 +11,16 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
+from kpref._types import Array
 from kpref._validate import check_shape, finite_array, short
 from kpref.plots.given import colors_for, given_or_new, named_curves, numbers, places, table
 from kpref.plots.style import (
     INK,
     MUTED,
+    SLANTED,
+    finish,
+    guide,
     legend_of_names,
-    log_axis,
     markers,
     mean_over,
     name_ticks,
@@ -40,8 +43,6 @@ __all__ = [
     "plot_running_exponents",
     "plot_trial_norms",
 ]
-
-Array = npt.NDArray[Any]
 
 _BAND = (0.1, 0.9)  # quantiles of the trials that a band goes between
 _OPERATORS = ("#1b1b1b", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00")
@@ -101,7 +102,7 @@ def plot_modes_over_time(
 
 
 def plot_dimension_against_training(
-    stages: Sequence[str] | Sequence[float],
+    checkpoints: Sequence[str] | Sequence[float],
     curves: Iterable[tuple[str, npt.ArrayLike, npt.ArrayLike]],
     label: str = "effective dimension",
     ax: Axes | None = None,
@@ -110,7 +111,7 @@ def plot_dimension_against_training(
 
     Parameters
     ----------
-    stages : sequence of str or of float, length c
+    checkpoints : sequence of str or of float, length c
         Names of the checkpoints, evenly spaced, or iterations, in their places.
     curves : iterable of (name, ndarray, ndarray)
         For each operator its sizes, shape (c,), and the lengths of the error bars, shape (c,), or (2, c) for those
@@ -129,14 +130,14 @@ def plot_dimension_against_training(
     >>> ax.get_xlabel()
     'training iteration'
     """
-    stages, named = _stages(stages)
-    curves = named_curves("curves", curves, ("sizes", (len(stages),)), ("errors", None))
+    checkpoints, named = _checkpoints(checkpoints)
+    curves = named_curves("curves", curves, ("sizes", (len(checkpoints),)), ("errors", None))
     for index, (_, sizes, errors) in enumerate(curves):
         if errors.shape not in (sizes.shape, (2, *sizes.shape)):
             shapes = f"{sizes.shape} or {(2, *sizes.shape)}"
             raise ValueError(f"errors of curves[{index}] must have shape {shapes}; got {errors.shape}")
     ax = given_or_new(ax)
-    at = np.arange(len(stages)) if named else np.asarray(stages, dtype=float)
+    at = np.arange(len(checkpoints)) if named else np.asarray(checkpoints, dtype=float)
     drawn = [shown_on_log(sizes) for _, sizes, _ in curves]
     names = plain_names([name for name, _, _ in curves])
     reach: list[Array] = []
@@ -150,12 +151,8 @@ def plot_dimension_against_training(
         reach.append(shown_on_log(sizes[use] + lengths[-1] if lengths.ndim > 1 else sizes[use] + lengths))
     ax.set(ylabel=label, xlabel="network" if named else "training iteration")
     if named:
-        name_ticks(ax, stages)
-    every = np.concatenate([np.zeros(0), *drawn])
-    log_axis(ax, np.concatenate([every, *reach]))
-    if not np.isfinite(every).any():
-        say(ax, why_empty(np.concatenate([np.zeros(0), *(np.ravel(sizes) for _, sizes, _ in curves)])))
-    legend_of_names(ax)
+        name_ticks(ax, checkpoints)
+    finish(ax, [sizes for _, sizes, _ in curves], [*drawn, *reach], logarithmic=True)
     return ax
 
 
@@ -242,7 +239,7 @@ def plot_exponents(
     exponents = named_curves("exponents", exponents, ("exponents", ("B", "k")))
     colors = colors_for(colors, len(exponents))
     ax = given_or_new(ax)
-    ax.axhline(0.0, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+    guide(ax, 0.0)
     names = plain_names([name for name, _ in exponents])
     for name, (_, values), color, marker in zip(names, exponents, colors, markers(len(exponents)), strict=True):
         ordered = -np.sort(-shown(values), axis=1)  # what is not finite goes last
@@ -250,8 +247,8 @@ def plot_exponents(
     longest = max((values.shape[1] for _, values in exponents), default=1) or 1
     ax.set(xlabel="number of the exponent", ylabel=label)
     ax.set_xticks(whole_ticks(longest))
-    _words_if_empty(ax, [values for _, values in exponents])
-    legend_of_names(ax)
+    all_values = [shown(values) for _, values in exponents]
+    finish(ax, all_values, all_values)
     return ax
 
 
@@ -284,14 +281,13 @@ def plot_running_exponents(
     drawn = shown(table("running", running, ("C", "k")))
     times = finite_array("times", times, shape=(len(drawn),))
     ax = given_or_new(ax)
-    ax.axhline(0.0, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+    guide(ax, 0.0)
     colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, drawn.shape[1]))
     for index, color in enumerate(colors):
         name = str(index + 1) if index in (0, drawn.shape[1] - 1) else None
         ax.plot(times, drawn[:, index], color=color, linewidth=1.4, label=name, marker="o", markersize=3)
     ax.set(xlabel=horizontal, ylabel=label)
-    _words_if_empty(ax, [drawn])
-    legend_of_names(ax, "number")
+    finish(ax, [drawn], [drawn], title="number")
     return ax
 
 
@@ -332,7 +328,7 @@ def plot_growth(
     at = places(times, steps)
     ax = given_or_new(ax)
     time_axis(ax, at, counted=times is None)
-    ax.axhline(0.0, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+    guide(ax, 0.0)
     names = plain_names([name for name, _ in growth])
     for name, (_, values), color in zip(names, growth, colors, strict=True):
         drawn = shown(values)
@@ -340,8 +336,8 @@ def plot_growth(
             ax.plot(at, drawn.T, color=color, linewidth=0.6, alpha=0.5)
         _band(ax, at, drawn, color, name, values, "o" if len(at) <= 12 else None)
     ax.set_ylabel(label)
-    _words_if_empty(ax, [values for _, values in growth])
-    legend_of_names(ax)
+    all_values = [shown(values) for _, values in growth]
+    finish(ax, all_values, all_values)
     return ax
 
 
@@ -382,18 +378,16 @@ def plot_trial_norms(
             ax.plot([place - 0.32, place + 0.32], [np.median(values[use])] * 2, color=INK, linewidth=1.4)
     name_ticks(ax, [name for name, _ in norms])
     ax.set(xlabel="network", ylabel=label)
-    every = np.concatenate([np.zeros(0), *drawn])
-    log_axis(ax, every)
-    if not np.isfinite(every).any():
-        say(ax, why_empty(np.concatenate([np.zeros(0), *(values for _, values in norms)])))
+    finish(ax, [values for _, values in norms], drawn, logarithmic=True)
     return ax
 
 
-def _stages(stages: Any) -> tuple[list[Any], bool]:
+def _checkpoints(checkpoints: Any) -> tuple[list[Any], bool]:
     """Names of checkpoints, or iterations; and whether they are names."""
-    if not isinstance(stages, str) and isinstance(stages, Sequence) and all(isinstance(name, str) for name in stages):
-        return list(stages), True
-    return list(finite_array("stages", stages, shape=("c",))), False
+    several = isinstance(checkpoints, Sequence) and not isinstance(checkpoints, str)
+    if several and all(isinstance(name, str) for name in checkpoints):
+        return list(checkpoints), True
+    return list(finite_array("checkpoints", checkpoints, shape=("c",))), False
 
 
 def _band(ax: Axes, places: Array, drawn: Array, color: Any, name: str, values: Array, marker: str | None) -> None:
@@ -407,22 +401,15 @@ def _band(ax: Axes, places: Array, drawn: Array, color: Any, name: str, values: 
     ax.plot(places[some], middle, color=color, linewidth=1.7, marker=marker, markersize=4.5, label=name)
 
 
-def _words_if_empty(ax: Axes, values: Sequence[Array]) -> None:
-    every = np.concatenate([np.zeros(0), *(np.ravel(shown(array)) for array in values)])
-    if not np.nan_to_num(every).any():
-        say(ax, why_empty(every))
-
-
 def _matrix_ticks(ax: Axes, names: Sequence[object]) -> None:
     """Names beside and below a matrix; where it is large, at about twenty of the rows and columns."""
     lines = ["\n".join(plain(part, 20) for part in str(name).split("\n")) for name in names]
     every = max(1, -(-len(lines) // 20))
     places = range(0, len(lines), every)
     chosen = [lines[place] for place in places]
-    slanted: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     short = max(map(len, lines), default=0) <= (4 if len(chosen) <= 8 else 2)
     size = 9.0 if len(chosen) <= 12 else 7.0
-    ax.set_xticks(places, chosen, fontsize=size, **({} if short else slanted))
+    ax.set_xticks(places, chosen, fontsize=size, **({} if short else SLANTED | {"rotation": 40}))
     ax.set_yticks(places, chosen, fontsize=size)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_minor_locator(NullLocator())

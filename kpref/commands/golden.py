@@ -1,6 +1,6 @@
 """``kpref golden export`` and ``kpref golden check``: verification through files, for backends in any language.
 
-`kpref.oracle.golden` documents the format. ``check`` ends with exit status 0, 1 or 2 as ``kpref verify`` does.
+`kpref.oracle.golden_files` documents the format. ``check`` ends with exit status 0, 1 or 2 as ``kpref verify`` does.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import argparse
 
 from kpref._arguments import path
 from kpref._terminal import say
+from kpref.commands.verify import add_output_arguments, add_problem_arguments, make_flow, require_outputs, write_results
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.golden import check_golden, export_golden
-from kpref.verify_command import add_output_arguments, add_problem_arguments, make_flow, require_outputs, write_results
+from kpref.oracle.golden_files import check_golden, export_golden
 
 __all__ = ["add_arguments", "run"]
 
@@ -37,15 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export or check.
 
-    Returns
-    -------
-    int
-        0 after an export, the report's exit status after a check.
-
-    Raises
-    ------
-    ValueError, OSError
-        For a problem that cannot be made, or files that cannot be read or written.
+    Returns 0 after an export, the report's exit status after a check.
+    Raises ValueError or OSError for a problem that cannot be made, or files that cannot be read or written.
     """
     if args.action == "export":
         export_golden(args.folder, make_flow(args), args.arithmetic, args.seed)

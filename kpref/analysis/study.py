@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.analysis.alignments import aligned
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.settings import Integration, Objective
@@ -18,23 +17,14 @@ from kpref.trials import Trials
 
 __all__ = ["Alignments", "Comparison", "Study", "compare", "compare_all"]
 
-Array = npt.NDArray[Any]
-
 
 @dataclass(frozen=True, eq=False)
 class Alignments:
-    """Alignments of K and the NTK of two checkpoints, each with each.
+    """Alignments of K and the NTK of two checkpoints, each with each."""
 
-    Attributes
-    ----------
-    names : tuple of str
-        Of the n operators.
-    values, errors : ndarray, shape (n, n)
-        Symmetric; the errors are standard errors, zero where exact. NaN for an operator that is zero, and for K of
-        one checkpoint with the NTK of the other, which is not computed.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the n operators
+    # values, errors: (n, n): symmetric; the errors are standard errors, zero where exact. NaN for an operator that is
+    # zero, and for K of one checkpoint with the NTK of the other, which is not computed.
     values: Array
     errors: Array
 
@@ -43,65 +33,35 @@ class Alignments:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A checkpoint against an earlier one.
+    """A checkpoint against an earlier one."""
 
-    Attributes
-    ----------
-    before, after : str
-        Their names.
-    states : float
-        ``|Z_after - Z_before| / |Z_before|`` in the norm of the space.
-    outputs : float or None
-        Root mean square over trials, steps that exist and outputs, all weighted equally, of the change of the readout's
-        outputs.
-    angles : ndarray, shape (k,)
-        Principal angles between the spans of the k leading eigenfunctions of the NTK, increasing, in radians.
-    overlap : float
-        Mean squared cosine of the angles: 1 for the same span, 0 for orthogonal ones.
-    alignments : Alignments
-        Of K and the NTK of the two.
-    """
-
+    # before, after: their names
     before: str
     after: str
-    states: float
+    states: float  # ``|Z_after - Z_before| / |Z_before|`` in the norm of the space
+    # root mean square over trials, steps that exist and outputs, all weighted equally, of the change of the readout's
+    # outputs
     outputs: float | None
+    # (k,): principal angles between the spans of the k leading eigenfunctions of the NTK, increasing, in radians
     angles: Array
-    overlap: float
-    alignments: Alignments
+    overlap: float  # mean squared cosine of the angles: 1 for the same span, 0 for orthogonal ones
+    alignments: Alignments  # of K and the NTK of the two
 
     __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Everything that a report is made of.
+    """Everything that a report is made of."""
 
-    Attributes
-    ----------
-    analyses : tuple of Analysis
-        One a checkpoint, in the order given.
-    comparisons : tuple of Comparison
-        Of the first checkpoint with each later one of the same shape.
-    trials : Trials
-    objective : Objective or None
-    measure : str
-    integration : Integration or None
-        None for maps.
-    facts : dict of str to str
-        Where it all came from, for the report: command line, files, seed, time.
-    notes : tuple of str
-        What was left out and why, in sentences.
-    """
-
-    analyses: tuple[Analysis, ...]
-    comparisons: tuple[Comparison, ...]
+    analyses: tuple[Analysis, ...]  # one a checkpoint, in the order given
+    comparisons: tuple[Comparison, ...]  # of the first checkpoint with each later one of the same shape
     trials: Trials
     objective: Objective | None
     measure: str
-    integration: Integration | None
-    facts: dict[str, str]
-    notes: tuple[str, ...]
+    integration: Integration | None  # None for maps
+    facts: dict[str, str]  # where it all came from, for the report: command line, files, seed, time
+    notes: tuple[str, ...]  # what was left out and why, in sentences
 
     __repr__ = short_repr
 

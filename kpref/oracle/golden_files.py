@@ -42,6 +42,7 @@ import numpy.typing as npt
 from kpref._archives import read_npz, replacing
 from kpref._arguments import require_file, require_movable
 from kpref._locks import create_temporary_folder, dead_folders, prefix_for
+from kpref._types import Array
 from kpref._validate import path_like
 from kpref._version import __version__
 from kpref.flow import Flow, require_flow
@@ -51,11 +52,9 @@ from kpref.oracle.backend import OPERATORS, Backend, BackendFault, LocalBackend
 from kpref.oracle.metrics import METRICS
 from kpref.oracle.problem import describe, rebuild, rounded
 from kpref.oracle.verdict import Check, Report
-from kpref.oracle.verify import verify
+from kpref.oracle.verification import verify
 
 __all__ = ["FolderBackend", "check_golden", "export_golden", "folder_backend"]
-
-Array = npt.NDArray[Any]
 
 FORMAT = "kpref-golden"
 _STANDARD_ERROR = ".standard_error"

@@ -19,22 +19,10 @@ __all__ = ["initial_shape", "initial_states"]
 def initial_states(rest: Arrays, names: Sequence[str], model: Model) -> NDArray[np.float64]:
     """The learnt initial state of a network, put together in the order of its state.
 
-    Parameters
-    ----------
-    rest : dict
-        Name -> array, beside the recurrent layers.
-    names : sequence of str
-        Of one array for the whole state or, of a network whose state has several parts, one for each part: h, c.
-    model : Model
-
-    Returns
-    -------
-    ndarray, shape (n_states,) or (B, n_states)
-
-    Raises
-    ------
-    ValueError
-        If there is no array of a name, there are too many or too few, or a shape does not match.
+    `rest`: name -> array, beside the recurrent layers. `names`: of one array for the whole state or, of a network whose
+    state has several parts, one for each part: h, c.
+    Returns shape (n_states,) or (B, n_states).
+    Raises ValueError if there is no array of a name, there are too many or too few, or a shape does not match.
     """
     missing = [name for name in names if name not in rest]
     if missing:

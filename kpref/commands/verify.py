@@ -7,18 +7,16 @@ run. The report goes to standard output; what the backend prints, and the progre
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
-from typing import Any
 
 import numpy as np
 
 from kpref._archives import replacing
 from kpref._arguments import number_above, path, positive_integer, require_file, require_writable, seed
 from kpref._terminal import Progress, say
-from kpref.analysis.networks import add_network_arguments, loading
 from kpref.checkpoints import load_checkpoint
+from kpref.commands.network_options import add_network_arguments, loading
 from kpref.flow import Flow
 from kpref.memory import require_memory
 from kpref.models import Field
@@ -29,7 +27,7 @@ from kpref.oracle.grid import Problem
 from kpref.oracle.isolation import IsolatedBackend
 from kpref.oracle.problem import MODELS
 from kpref.oracle.verdict import Check, Report
-from kpref.oracle.verify import verify
+from kpref.oracle.verification import verify
 from kpref.trials import Trials
 
 __all__ = [
@@ -96,15 +94,8 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Verify, print the report, write the files.
 
-    Returns
-    -------
-    int
-        The report's exit status.
-
-    Raises
-    ------
-    ValueError, OSError
-        For a problem that cannot be made, or a file that cannot be written.
+    Returns the report's exit status.
+    Raises ValueError or OSError for a problem that cannot be made, or a file that cannot be written.
     """
     require_outputs(args)
     flow = make_flow(args)
@@ -117,10 +108,7 @@ def run(args: argparse.Namespace) -> int:
 def make_flow(args: argparse.Namespace) -> Flow:
     """The problem that the arguments choose.
 
-    Raises
-    ------
-    ValueError, OSError
-        If files do not fit each other or cannot be read.
+    Raises ValueError or OSError if files do not fit each other or cannot be read.
     """
     chosen = {"nonlinearity": args.nonlinearity, **loading(args)}
     if args.checkpoint is None:
@@ -166,7 +154,7 @@ def write_results(report: Report, args: argparse.Namespace) -> None:
     """Write the JSON file and the figure, where they are asked for."""
     if args.json is not None:
         with replacing(args.json) as file:
-            file.write(json.dumps(_finite(report.to_dict()), indent=1, allow_nan=False).encode())
+            file.write(report.to_json().encode())
     if args.figure is not None:
         from kpref.oracle.figure import draw_report  # matplotlib is slow to import
 
@@ -182,13 +170,13 @@ def write_results(report: Report, args: argparse.Namespace) -> None:
 def _verify(args: argparse.Namespace, flow: Flow) -> Report:
     asked: set[str] = set()
     with Progress(not args.quiet) as bar:
-        bar.stage(f"making {args.factory}")
+        bar.phase(f"making {args.factory}")
 
         def tell(operator: str) -> None:
             bar.tick()
             if operator not in asked:
                 asked.add(operator)
-                bar.stage(operator)
+                bar.phase(operator)
 
         try:
             with IsolatedBackend(args.factory, flow, args.arithmetic, args.timeout, tell) as backend:
@@ -198,12 +186,3 @@ def _verify(args: argparse.Namespace, flow: Flow) -> Report:
                 "backend.factory", "backend", "the factory makes a backend", "", "could not run", message=str(fault)
             )
             return Report((check,), args.arithmetic or "arithmetic unknown", repr(flow))
-
-
-def _finite(value: Any) -> Any:
-    """The same structure with the numbers that JSON does not know as text."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return repr(value) if isinstance(value, float) and not np.isfinite(value) else value

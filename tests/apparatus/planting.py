@@ -1,4 +1,4 @@
-"""Small changes to a correct backend, and ways to plant them: the material of `kpref.oracle.mutants`."""
+"""Small changes to a correct backend, and ways to plant them: the material of `apparatus.mutants`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from apparatus.emulation import EmulatedBackend
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.defects import driven_columns, gate_groups, square_blocks, state_variables
-from kpref.oracle.emulation import EmulatedBackend
 from kpref.step_form import StepForm
 
 Array = npt.NDArray[Any]

@@ -9,12 +9,11 @@ Beside the error of random vectors stands that of the finite number of trials (`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref.analysis.trial_errors import errors_of_blocks, errors_of_kernel, errors_of_modes, trial_groups
 from kpref.flow import Flow
 from kpref.models import Field
@@ -38,8 +37,6 @@ from kpref.threads import serial_blas
 
 __all__ = ["DIMENSION_PROBES", "KEPT", "Dimensions", "measure_dimensions", "schmidt_probes", "schmidt_trials"]
 
-Array = npt.NDArray[Any]
-
 #: Axes along which K is looked at.
 KEPT = ("unit", "trial", "time")
 #: Random vectors beside the leading modes.
@@ -57,38 +54,27 @@ _NTK_ENTRIES = 24_000
 
 @dataclass(frozen=True, eq=False)
 class Dimensions:
-    """Traces, effective dimensions and Schmidt ranks of one network on its trials.
+    """Traces, effective dimensions and Schmidt ranks of one network on its trials."""
 
-    Attributes
-    ----------
-    kernel_trace, kernel : Estimate
-        Trace and effective dimension of K; exact where its spectrum is.
-    kernel_kept : dict of str to Estimate or None
-        Effective dimension of the partial trace of K that keeps one of `KEPT`; None where random vectors do not tell.
-    ntk_trace, ntk : Estimate
-        Trace and effective dimension of the NTK.
-    propagator_trace, propagator : Estimate
-        Those of ``P P*``.
-    kernel_schmidt, ntk_schmidt : Estimate or None
-        Effective Schmidt ranks; None where random vectors do not tell them.
-    kernel_schmidt_trials, ntk_schmidt_trials : int
-        On so many trials.
-    trial_errors : dict of str to float
-        Standard errors from the finite number of trials, by the keys of `kpref.analysis.quantities`. Empty with one
-        trial.
-    """
-
+    # kernel_trace, kernel: trace and effective dimension of K; exact where its spectrum is
     kernel_trace: Estimate
     kernel: Estimate
+    # effective dimension of the partial trace of K that keeps one of `KEPT`; None where random vectors do not tell
     kernel_kept: dict[str, Estimate | None]
+    # ntk_trace, ntk: trace and effective dimension of the NTK
     ntk_trace: Estimate
     ntk: Estimate
+    # propagator_trace, propagator: those of ``P P*``
     propagator_trace: Estimate
     propagator: Estimate
+    # kernel_schmidt, ntk_schmidt: effective Schmidt ranks; None where random vectors do not tell them
     kernel_schmidt: Estimate | None
+    # kernel_schmidt_trials, ntk_schmidt_trials: on so many trials
     kernel_schmidt_trials: int
     ntk_schmidt: Estimate | None
     ntk_schmidt_trials: int
+    # standard errors from the finite number of trials, by the keys of `kpref.analysis.quantities`. Empty with one
+    # trial.
     trial_errors: dict[str, float]
 
     __repr__ = short_repr
@@ -106,20 +92,9 @@ def measure_dimensions(
 ) -> Dimensions:
     """Sizes of the operators of a flow.
 
-    Parameters
-    ----------
-    flow : Flow
-    spectrum : KernelSpectrum or None
-        That of its K, if it is exact.
-    kernel_modes, modes : Eigen
-        Leading eigenpairs of its K and of its NTK.
-    propagator_modes : BlockEigen
-        Those of ``P P*``, by trial.
-    kernel_part, ntk_part : Flow
-        The same network on as many of the trials as the Schmidt ranks of K and of the NTK may take
-        (`schmidt_trials`).
-    seed : int
-        Of the random vectors.
+    `spectrum`: that of its K, if it is exact. `kernel_modes`, `modes`: leading eigenpairs of its K and of its NTK.
+    `propagator_modes`: those of ``P P*``, by trial. `kernel_part`, `ntk_part`: the same network on as many of the
+    trials as the Schmidt ranks of K and of the NTK may take (`schmidt_trials`). `seed`: of the random vectors.
     """
     groups = trial_groups(flow.space, seed)
     errors: dict[str, float] = {}

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from kpref._version import __version__
-from kpref.analysis.comparison import Comparison, Study
 from kpref.analysis.numbers import Analysis
-from kpref.analysis.quantities import quantities
+from kpref.analysis.quantities import interval_of, quantities
 from kpref.analysis.stability import NORM_TOLERANCE
-from kpref.analysis.wording import LEVEL, interval_of
+from kpref.analysis.study import Comparison, Study
+from kpref.analysis.wording import LEVEL
 from kpref.spectra import Lyapunov
 from kpref.spectra.lyapunov import TooShort
 

@@ -6,19 +6,20 @@ to chaotic, driven not at all to far into saturation, its parameters of one size
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from apparatus.emulation import EmulatedBackend
 from kpref.flow import Flow
 from kpref.models.step import StepModel
 from kpref.oracle.adapters import flow_backend
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.emulation import EmulatedBackend
 from kpref.oracle.problem import MODELS
 
-__all__ = ["correct_backend", "emulate", "make_flow", "random_flow"]
+__all__ = ["NETWORKS", "correct_backend", "emulate", "make_flow", "random_flow"]
 
 Array = npt.NDArray[Any]
 
@@ -38,16 +39,16 @@ _GROWING: tuple[tuple[str, dict[str, Any]], ...] = (
     *(("leaky", {"nonlinearity": name}) for name in ("relu", "softplus", "identity")),
     ("low-rank", {"nonlinearity": "softplus"}),
 )
+#: Names of all that `random_flow` draws from.
+NETWORKS = tuple(dict.fromkeys(name for name, _ in _SATURATING + _GROWING))
 #: Units of a layer are fewer where there are several states to each.
 _PARTS = {"lstm": 2, "stacked-gru": 2, "stacked-rnn": 2, "stacked-lstm": 6}
 
 
-def random_flow(seed: int) -> Flow:
-    """The problem of a seed."""
+def random_flow(seed: int, names: Sequence[str] = ()) -> Flow:
+    """The problem of a seed; where networks are named, it is of one of them, each as likely as the other."""
     rng = np.random.default_rng([seed, 1])
-    saturating = bool(rng.random() < 0.65)
-    kinds = _SATURATING if saturating else _GROWING
-    name, options = kinds[rng.integers(len(kinds))]
+    name, options, saturating = _kind(rng, names)
     long = bool(rng.random() < 0.03)
     trials, inputs = int(rng.integers(1, 5)), int(rng.integers(1, 4))
     steps = int(rng.integers(100, 401) if long else rng.choice([1, 2, int(rng.integers(3, 31))], p=[0.05, 0.05, 0.9]))
@@ -68,6 +69,18 @@ def random_flow(seed: int) -> Flow:
         z0 * rng.normal(size=(trials, model.n_states)),
         _measure(rng, shape),
     )
+
+
+def _kind(rng: np.random.Generator, names: Sequence[str]) -> tuple[str, dict[str, Any], bool]:
+    """A network, its options, and whether it saturates."""
+    if not names:
+        saturating = bool(rng.random() < 0.65)
+        kinds = _SATURATING if saturating else _GROWING
+        return *kinds[rng.integers(len(kinds))], saturating
+    chosen = names[int(rng.integers(len(names)))]
+    known = [kind for kind in _SATURATING + _GROWING if kind[0] == chosen]
+    name, options = known[rng.integers(len(known))]
+    return name, options, (name, options) in _SATURATING
 
 
 def _disturbed(model: StepModel, rng: np.random.Generator, spread: bool) -> StepModel:

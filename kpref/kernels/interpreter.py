@@ -1,0 +1,428 @@
+"""The compiled interpreter of programs: all operations of a table, for a block of rows.
+
+All registers of a block stand in one buffer, each (rows, width) with rows padded against conflicts in the cache. The
+address of an operand's first row, and how far it is to the next, are computed once for all rows. Pointwise operations
+are done for four rows at a time, so that what one leaves is in the nearest cache for the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref.kernels.addresses import address_of, load, set_word, size_of, store, sum_of_products, word
+from kpref.kernels.blas import product_at, row_length
+from kpref.kernels.changes import Packing, packing_of
+from kpref.kernels.compilation import kernel
+from kpref.kernels.lowering import (
+    ARENAS,
+    GATHER,
+    GIVE,
+    NUMBERS,
+    PRODUCT,
+    SET,
+    SPREAD,
+    STATES,
+    SUM,
+    TAKE,
+    VARIABLES,
+    Structure,
+    lower,
+)
+from kpref.kernels.panels import as_panels
+from kpref.program import Program
+from kpref.step_form import StepForm
+
+__all__ = [
+    "Code", "CompiledProgram", "Layout", "ProgramArrays", "apply", "enter_tensors", "keep",
+    "program_jacobian", "program_jacobian_transpose", "program_workspace", "registers",
+]  # fmt: skip
+
+Array = npt.NDArray[Any]
+
+_ROWS = 4  # that pointwise operations are done for at once
+_OPERATION, _OPERAND = 6 * 8, 5 * 8  # bytes of a row of the tables
+
+
+class Layout(NamedTuple):
+    """What all ways to run a program have in common: integers, many of them addresses of tables of integers.
+
+    Of every array that a compiled function is given the references are counted up and down, which for all of these at
+    each step would take longer than the arithmetic on a few rows.
+
+    Attributes
+    ----------
+    arenas : int
+        Address of the addresses of the arenas beside the registers; of those that belong to a call, 0.
+    registers, n_registers : int
+        Address of a table (n_registers, 2): entries from a row to the next, and whether each step of a chunk has one.
+    states, parts : int
+        Address of a table (parts, 3): old and new register, and width, of each part of the state.
+    weights : int
+        Address of a table (2 w, 4): address, rows, columns and width of a panel of each weight, for the program and
+        then for its transpose.
+    rows, trials, units, state_columns, variable_columns : int
+        Rows, trials, width of the state, columns of the stored states, and of the other variables.
+    """
+
+    arenas: int
+    registers: int
+    n_registers: int
+    states: int
+    parts: int
+    weights: int
+    rows: int
+    trials: int
+    units: int
+    state_columns: int
+    variable_columns: int
+
+
+class Code(NamedTuple):
+    """Addresses of the parts of a `kpref.kernels.lowering.Table`, and how many rows these have."""
+
+    operations: int
+    operands: int
+    n_operands: int
+    runs: int
+    n_runs: int
+    outer: int
+    n_outer: int
+
+
+class ProgramArrays(NamedTuple):
+    """A `kpref.step_form.StepForm` in a form that the sweeps of Runge-Kutta methods take."""
+
+    layout: Layout
+    jacobian: Code
+    jacobian_transpose: Code
+
+
+class CompiledProgram:
+    """All ways to run the program of a form, each lowered when it is first asked for.
+
+    Several threads may ask at once; what addresses point to is kept as long as this.
+
+    Attributes
+    ----------
+    layout : Layout
+    packing : Packing
+        Where the entries of parameter vectors go.
+    jacobian, tangent, product, sensitivity, and their transposes, that of `tangent` being `adjoint` : Code
+    """
+
+    def __init__(self, form: StepForm) -> None:
+        numbers, variables, states = (
+            np.ascontiguousarray(array, form.dtype) for array in (form.numbers, form.variables, form.states)
+        )
+        weights = list(form.weights.values())
+        panels = [as_panels(weight.astype(form.dtype, copy=False)) for weight in [w.T for w in weights] + weights]
+        self._kept: list[Any] = [numbers, variables, states, *panels]
+        self._structure = Structure.of(form)
+        self._form = replace(form)  # a program is found by its form, and must not keep that alive
+        arenas = np.zeros(ARENAS, np.int64)
+        for arena, array in ((NUMBERS, numbers), (VARIABLES, variables), (STATES, states)):
+            arenas[arena] = array.ctypes.data
+        parts = [(old.register, new.register, old.width) for old, new in _parts(form.program)]
+        self.layout = Layout(
+            arenas=self._address(arenas),
+            registers=self._address(_registers(form)),
+            n_registers=len(form.program.widths),
+            states=self._address(parts),
+            parts=len(parts),
+            weights=self._address([(one.entries.ctypes.data, one.rows, one.columns, one.width) for one in panels]),
+            rows=form.n_steps,
+            trials=form.n_trials,
+            units=form.n_states,
+            state_columns=states.shape[2],
+            variable_columns=variables.shape[2],
+        )
+
+    def _address(self, table: npt.ArrayLike) -> int:
+        kept = np.array(table, np.int64)
+        self._kept.append(kept)
+        return int(kept.ctypes.data)
+
+    def _code(self, *args: Any, **kwargs: Any) -> Code:
+        operations, operands, runs, outer = lower(self._structure, *args, **kwargs)
+        return Code(
+            self._address(operations), self._address(operands), len(operands), self._address(runs), len(runs),
+            self._address(outer), len(outer),
+        )  # fmt: skip
+
+    @cached_property
+    def packing(self) -> Packing:  # noqa: D102
+        return packing_of(self._form)
+
+    @cached_property
+    def jacobian(self) -> Code:  # noqa: D102
+        return self._code(False, True, False)
+
+    @cached_property
+    def jacobian_transpose(self) -> Code:  # noqa: D102
+        return self._code(True, True, False)
+
+    @cached_property
+    def tangent(self) -> Code:  # noqa: D102
+        return self._code(False, True, False, last=(TAKE, GIVE))
+
+    @cached_property
+    def adjoint(self) -> Code:  # noqa: D102
+        return self._code(True, True, False, last=(TAKE, GIVE))
+
+    @cached_property
+    def product(self) -> Code:  # noqa: D102
+        return self._code(False, False, True, last=(GIVE,))
+
+    @cached_property
+    def product_transpose(self) -> Code:  # noqa: D102
+        return self._code(True, False, True, first=(SET,))
+
+    @cached_property
+    def sensitivity(self) -> Code:  # noqa: D102
+        return self._code(False, True, True, last=(GIVE,))
+
+    @cached_property
+    def sensitivity_transpose(self) -> Code:  # noqa: D102
+        return self._code(True, True, True, first=(TAKE,))
+
+    @property
+    def steps(self) -> ProgramArrays:
+        """What the sweeps of Runge-Kutta methods take."""
+        return ProgramArrays(self.layout, self.jacobian, self.jacobian_transpose)
+
+
+def _parts(program: Program) -> Any:
+    return zip(program.old, program.new, strict=True)
+
+
+def _registers(form: StepForm) -> Array:
+    program, itemsize = form.program, form.dtype.itemsize
+    units = max(view.width for view in program.old)
+    chunked = {op.out.register for op in program.operations if op.kind == "product" and op.name in form.trained}
+    return np.array(
+        [
+            (row_length.py_func(width, units, itemsize), register in chunked)
+            for register, width in enumerate(program.widths)
+        ],
+        np.int64,
+    )
+
+
+# Compiled
+
+
+class Room(NamedTuple):
+    """Memory of a run: addresses of tables of integers, each with an entry for every register and other arena.
+
+    Attributes
+    ----------
+    arenas : int
+        How many registers and other arenas there are.
+    addresses, strides : int
+        Addresses of the registers and other arenas, and entries from a row to the next; zero for other arenas, where an
+        operand says what it is.
+    apart : int
+        Bytes from a register to that of the next step of a chunk.
+    pointers, by_row, by_wrap : int
+        For every operand: address of its next row, bytes from a row to the next, and how many more where trials begin
+        anew.
+    """
+
+    arenas: int
+    addresses: int
+    strides: int
+    apart: int
+    pointers: int
+    by_row: int
+    by_wrap: int
+
+
+@kernel
+def registers(one, layout, operands, rows, chunk):  # type: ignore[no-untyped-def]
+    """Room for tables of so many operands and so many rows, with the array that holds it all: see `keep`."""
+    arenas, size = layout.n_registers + ARENAS, size_of(one)
+    total = 0
+    for register in range(layout.n_registers):
+        total += _length(layout, register, rows, chunk, size)
+    memory = np.empty(3 * (arenas + operands) + 8 + total // 8, np.int64)
+    base = address_of(memory)
+    room = Room(
+        arenas, base, base + 8 * arenas, base + 16 * arenas, base + 24 * arenas, base + 8 * (3 * arenas + operands),
+        base + 8 * (3 * arenas + 2 * operands),
+    )  # fmt: skip
+    at = -(-(base + 24 * (arenas + operands)) // 64) * 64  # where a line of the cache begins
+    for register in range(layout.n_registers):
+        stride, chunked = word(layout.registers, 2 * register), word(layout.registers, 2 * register + 1)
+        set_word(room.addresses, register, at)
+        set_word(room.strides, register, stride)
+        set_word(room.apart, register, chunked * rows * stride * size)
+        at += _length(layout, register, rows, chunk, size)
+    for arena in range(ARENAS):
+        set_word(room.addresses, layout.n_registers + arena, word(layout.arenas, arena))
+        set_word(room.strides, layout.n_registers + arena, 0)
+        set_word(room.apart, layout.n_registers + arena, 0)
+    return room, memory
+
+
+@kernel
+def _length(layout, register, rows, chunk, size):  # type: ignore[no-untyped-def]
+    """Bytes of a register, or of one for each step of a chunk; a multiple of a line of the cache."""
+    stride, chunked = word(layout.registers, 2 * register), word(layout.registers, 2 * register + 1)
+    length = rows * stride * size * (chunk if chunked == 1 else 1)
+    return -(-length // 64) * 64
+
+
+@kernel
+def keep(memory):  # type: ignore[no-untyped-def]
+    """Called last, with what addresses point to: an array goes when nothing names it any more."""
+
+
+@kernel
+def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
+    """Run the operations of a table.
+
+    `one` has the type of all entries. `where` says which row of the trajectory each row of the registers belongs to:
+    vector, step and trial of the first, the trial that follows the one before `stop`, `stop`, and by how much vector
+    and step grow then: rows of a block of trials are of one step, and of several vectors; those of J alone run on in
+    time.
+    """
+    _locate(one, code, room, where)
+    for run in range(code.n_runs):
+        first, last = word(code.runs, 2 * run), word(code.runs, 2 * run + 1)
+        operation = code.operations + first * _OPERATION
+        if word(operation, 0) == PRODUCT:
+            out = word(operation, 1)
+            to, of = word(code.operands, 5 * out), word(code.operands, 5 * (out + 1))
+            weight = layout.weights + 32 * word(operation, 4)
+            product_at(
+                one, word(operation, 3) == 1, rows, word(room.pointers, out + 1), word(room.strides, of),
+                (word(weight, 0), word(weight, 1), word(weight, 2), word(weight, 3)),
+                word(room.pointers, out), word(room.strides, to),
+            )  # fmt: skip
+        else:
+            _pointwise(one, code.operations, first, last, room, rows, where)
+
+
+@kernel
+def _locate(one, code, room, where):  # type: ignore[no-untyped-def]
+    """Addresses of all operands at the first row, and of the steps to the others."""
+    vector, step, trial, first, stop, by_vector, by_step = where
+    size = size_of(one)
+    for k in range(code.n_operands):
+        operand = code.operands + k * _OPERAND
+        arena, of_vector, of_step, of_trial = (word(operand, 0), word(operand, 2), word(operand, 3), word(operand, 4))
+        if arena < 0:
+            arena += room.arenas
+        start = word(operand, 1) + vector * of_vector + step * of_step + trial * of_trial
+        set_word(room.pointers, k, word(room.addresses, arena) + start * size)
+        set_word(room.by_row, k, (word(room.strides, arena) + of_trial) * size)
+        wrap = by_vector * of_vector + by_step * of_step - (stop - first) * of_trial
+        set_word(room.by_wrap, k, wrap * size)
+
+
+@kernel
+def _pointwise(one, operations, begin, end, room, rows, where):  # type: ignore[no-untyped-def]
+    trial, first, stop = where[2], where[3], where[4]
+    most = rows if end == begin + 1 else _ROWS
+    for row in range(0, rows, most):
+        count, now = min(most, rows - row), trial
+        for k in range(begin, end):
+            operation = operations + k * _OPERATION
+            what, at, width = word(operation, 0), word(operation, 1), word(operation, 2)
+            add, number, operands = word(operation, 3) == 1, word(operation, 4), word(operation, 5)
+            now, pointers = trial, room.pointers + at * 8
+            for _ in range(count):
+                if what == SUM:
+                    sum_of_products(one, pointers, number, add, width)
+                elif what == GATHER:
+                    _gather(one, word(pointers, 0), word(pointers, 1), width, number, add)
+                elif what == SPREAD:
+                    _spread(one, word(pointers, 0), word(pointers, 1), width, number, add)
+                _advance(pointers, room.by_row + at * 8, operands)
+                now += 1
+                if now == stop:
+                    now = first
+                    _advance(pointers, room.by_wrap + at * 8, operands)
+        trial = now
+
+
+@kernel
+def _advance(pointers, by, operands):  # type: ignore[no-untyped-def]
+    for operand in range(operands):
+        set_word(pointers, operand, word(pointers, operand) + word(by, operand))
+
+
+@kernel
+def _gather(one, out, source, width, count, add):  # type: ignore[no-untyped-def]
+    size = size_of(one)
+    for unit in range(width):
+        total = load(one, out + unit * size) if add else one - one
+        for other in range(count):
+            total += load(one, source + (unit * count + other) * size)
+        store(total, out + unit * size)
+
+
+@kernel
+def _spread(one, out, source, width, count, add):  # type: ignore[no-untyped-def]
+    size = size_of(one)
+    for unit in range(width):
+        value = load(one, source + unit * size)
+        for other in range(count):
+            at = out + (unit * count + other) * size
+            store(load(one, at) + value if add else value, at)
+
+
+@kernel
+def enter_tensors(one, layout, room, end, tensors, out, step, start, stop):  # type: ignore[no-untyped-def]
+    """A step of tensors (v, B, T, H) into `out`, and into the parts of the state, the old or (`end` is 1) the new."""
+    size, column = size_of(one), 0
+    for part in range(layout.parts):
+        register, width = word(layout.states, 3 * part + end), word(layout.states, 3 * part + 2)
+        at, stride = word(room.addresses, register), word(room.strides, register)
+        for vector in range(len(tensors)):
+            for trial in range(start, stop):
+                for unit in range(width):
+                    value = tensors[vector, trial, step, column + unit]
+                    out[vector, trial, step, column + unit] = value
+                    store(value, at + unit * size)
+                at += stride * size
+        column += width
+
+
+# One step, for the sweeps of Runge-Kutta methods
+
+
+def program_workspace(form, rows, like):  # type: ignore[no-untyped-def]
+    """Scratch for `rows` states: one of the state size, and what a run needs."""
+    operands = max(form.jacobian.n_operands, form.jacobian_transpose.n_operands)
+    room, memory = registers(like.dtype.type(1), form.layout, operands, rows, 1)
+    return np.zeros((rows, form.layout.units), like.dtype), room, memory
+
+
+def program_jacobian(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
+    """``y = A[step] x``; x and y are no part of each other."""
+    _one_step(form.layout, form.jacobian, 0, step, start, trials, x, scratch, y)
+
+
+def program_jacobian_transpose(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
+    """``y = A[step]^T x``; `x` is overwritten."""
+    _one_step(form.layout, form.jacobian_transpose, 1, step, start, trials, x, scratch, y)
+
+
+@kernel
+def _one_step(layout, code, begin, step, start, trials, x, room, y):  # type: ignore[no-untyped-def]
+    """Run a table on states (rows, H) in their place: they serve as the registers of the state."""
+    one, column = x.dtype.type(1), 0
+    for part in range(layout.parts):
+        of, to = word(layout.states, 3 * part + begin), word(layout.states, 3 * part + 1 - begin)
+        set_word(room.addresses, of, address_of(x) + column * x.itemsize)
+        set_word(room.addresses, to, address_of(y) + column * x.itemsize)
+        set_word(room.strides, of, x.shape[1])
+        set_word(room.strides, to, y.shape[1])
+        column += word(layout.states, 3 * part + 2)
+    apply(one, layout, code, room, len(x), (0, step, start, start, start + trials, 0, 0))
