@@ -19,11 +19,11 @@ import numpy.typing as npt
 from kpref import operators
 from kpref._validate import short
 from kpref.forward import compiled_network
-from kpref.integrate import InputSignal, Solution, Tableau
+from kpref.integrate import InputSignal, Tableau
 from kpref.linearize import Form, empty_step_form, linearize, require_finite, with_states
 from kpref.models.base import Field, Map
 from kpref.operators import TensorOperator
-from kpref.runge_kutta import StageSystem, integrate, interpolation_order
+from kpref.runge_kutta import integrate, interpolation_order, linearized_steps
 from kpref.space import TrajectorySpace
 from kpref.step_form import StepForm
 from kpref.threads import even_blocks, run_blocks
@@ -248,8 +248,10 @@ class FieldDynamics:
             source = _until_the_end(source, kind, forcing, self.lengths)
         self.signal = InputSignal(times, source, kind)
         self.tableau, self.tolerances = tableau, tolerances
-        self.solution = self._solve(field)
-        self.system = StageSystem(field, self.signal, self.solution, dtype, stage_memory)
+        self.system = linearized_steps(
+            field, self.signal, self.signal.times, z0, tableau, tolerances, self.space.lengths, dtype, stage_memory
+        )
+        self.solution = self.system.solution
 
     @property
     def states(self) -> Array:
@@ -297,12 +299,10 @@ class FieldDynamics:
 
     def rerun(self, model: Field) -> Array:
         """States of another model on the same trials; adaptive steps are chosen anew."""
-        return self.space.clear(self._solve(model).states.swapaxes(0, 1))
-
-    def _solve(self, field: Field) -> Solution:
-        return integrate(
-            field, self.signal, self.signal.times, self.z0, self.tableau, self.tolerances, self.space.lengths
+        solution = integrate(
+            model, self.signal, self.signal.times, self.z0, self.tableau, self.tolerances, self.space.lengths
         )
+        return self.space.clear(solution.states.swapaxes(0, 1))
 
 
 def _until_the_end(source: Any, kind: str, forcing: str, lengths: npt.NDArray[np.int64]) -> Any:

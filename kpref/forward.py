@@ -116,9 +116,15 @@ class CompiledNetwork:
         return sound and bool(found.all())
 
     def take_steps(
-        self, tableau: Tableau, h: Array, inputs: Array, lengths: npt.NDArray[np.int64], states: Array
-    ) -> None:
-        """Fill states[1:], (n + 1, B, S), from states[0] by Runge-Kutta steps.
+        self,
+        tableau: Tableau,
+        h: Array,
+        inputs: Array,
+        lengths: npt.NDArray[np.int64],
+        states: Array,
+        form: StepForm | None = None,
+    ) -> bool:
+        """Fill states[1:], (n + 1, B, S), from states[0] by Runge-Kutta steps, and a form along them in the same pass.
 
         Parameters
         ----------
@@ -129,18 +135,30 @@ class CompiledNetwork:
         lengths : ndarray of int, shape (B,)
             Rows of the states that each trial has: it stands still afterwards.
         states : ndarray, shape (n + 1, B, S)
+        form : StepForm, optional
+            Of n * s rows; its states are filled too.
+
+        Returns
+        -------
+        bool
+            Whether the form is finite.
         """
         from kpref.kernels.network import take_steps
 
         a, b, h = (_writeable(array, np.float64) for array in (tableau.a, tableau.b, h))
-        (drive, _), idle, lengths = self._drive(inputs, None), self._target(None), _writeable(lengths)
+        (drive, sound), aim, lengths = self._drive(inputs, form), self._target(form), _writeable(lengths)
+        own = np.empty((0, 0, 0)) if form is None else form.states
         blocks = even_blocks(states.shape[1], _TRIALS_PER_BLOCK)
+        found = np.zeros(len(blocks), dtype=bool)
 
         def task(index: int) -> None:
             block = blocks[index]
-            take_steps(self.net, a, b, h, drive, lengths, states, idle, block.start, block.stop)
+            found[index] = take_steps(
+                self.net, a, b, h, drive, lengths, states, form is not None, aim, own, block.start, block.stop
+            )
 
         run_blocks(task, len(blocks))
+        return sound and bool(found.all())
 
     def fill_stages(self, form: StepForm, tableau: Tableau, h: Array, inputs: Array, states: Array) -> bool:
         """Fill a form, states included, at the stages of steps from states (n, B, S), as `take_steps`."""

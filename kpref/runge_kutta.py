@@ -22,9 +22,12 @@ from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau, ad
 from kpref.linearize import Form, empty_step_form, linearize, require_finite
 from kpref.memory import available_memory
 from kpref.models.base import DenseModel, Field
+from kpref.step_form import StepForm
 from kpref.threads import even_blocks, run_blocks
 
-__all__ = ["Forcing", "Segment", "StageSystem", "integrate", "interpolation", "interpolation_order"]
+__all__ = [
+    "Forcing", "Segment", "StageSystem", "integrate", "interpolation", "interpolation_order", "linearized_steps",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
@@ -93,22 +96,71 @@ def integrate(
     IntegrationError
         Names the trial, the time and the last accepted state.
     """
+    system = None if tolerances is not None else _compiled_steps(field, signal, times, z0, tableau, lengths, memory=0.0)
+    if system is not None:
+        return system.solution
+    return _integrate_plainly(field, signal, times, z0, tableau, tolerances, lengths)
+
+
+def linearized_steps(
+    field: Field,
+    signal: InputSignal,
+    times: Array,
+    z0: Array,
+    tableau: Tableau,
+    tolerances: dict[str, Any] | None,
+    lengths: npt.NDArray[np.int64] | None,
+    dtype: npt.DTypeLike,
+    memory: float | None,
+) -> StageSystem:
+    """Solve as `integrate`, and linearise at the stages: see `StageSystem`.
+
+    Fixed steps of compiled networks give the coefficients in the same pass, as far as memory allows: a second one would
+    repeat all products.
+    """
+    if tolerances is None:
+        system = _compiled_steps(field, signal, times, z0, tableau, lengths, dtype, memory)
+        if system is not None:
+            return system
+    solution = _integrate_plainly(field, signal, times, z0, tableau, tolerances, lengths)
+    return StageSystem(field, signal, solution, dtype, memory)
+
+
+def _compiled_steps(
+    field: Field,
+    signal: InputSignal,
+    times: Array,
+    z0: Array,
+    tableau: Tableau,
+    lengths: npt.NDArray[np.int64] | None,
+    dtype: npt.DTypeLike = np.float64,
+    memory: float | None = None,
+) -> StageSystem | None:
+    """Fixed steps by compiled code; None if there is none for the field, or states overflow, which NumPy reports."""
+    if compiled_network(field) is None:
+        return None
+    states = np.empty((len(times), *z0.shape))
+    states[0] = z0
+    solution = _fixed_solution(times, states, tableau, _Velocity(field, signal, lengths))
+    system = StageSystem(field, signal, solution, dtype, memory)
+    system.take_steps(states, np.full(len(z0), len(times)) if lengths is None else lengths)
+    return system if np.isfinite(states).all() else None
+
+
+def _integrate_plainly(
+    field: Field,
+    signal: InputSignal,
+    times: Array,
+    z0: Array,
+    tableau: Tableau,
+    tolerances: dict[str, Any] | None,
+    lengths: npt.NDArray[np.int64] | None,
+) -> Solution:
     rhs = _Velocity(field, signal, lengths)
     if tolerances is not None:
         ends = times[[] if lengths is None else lengths[lengths < len(times)] - 1]  # where velocities fall to zero
         return adaptive(rhs, times, z0, tableau, jumps=np.concatenate([signal.jumps, ends]), **tolerances)
     states = np.empty((len(times), *z0.shape))
-    network = compiled_network(field)
-    if network is not None:
-        states[0] = z0
-        solution = _fixed_solution(times, states, tableau, rhs)
-        system = StageSystem(field, signal, solution)
-        rows = np.full(len(z0), len(times)) if lengths is None else lengths
-        for segment in system.segments:
-            part, run = slice(segment.start, segment.stop), states[segment.start : segment.stop + 1]
-            network.take_steps(tableau, solution.h[part], system.stage_inputs(segment), rows - segment.start, run)
-        if np.isfinite(states).all():  # what overflows is run again in NumPy, which says where
-            return solution
     ours = field.thread_safe and not signal.is_function
     blocks = even_blocks(len(z0), _TRIALS_PER_BLOCK) if ours else [slice(0, len(z0))]
     parts: list[Solution] = []
@@ -229,10 +281,40 @@ class StageSystem:
         if segment in self._stored:
             return self._stored[segment]
         form = self._linearize(segment)
-        if self._stored_bytes + form.nbytes <= self._budget:
-            self._stored[segment] = form
-            self._stored_bytes += form.nbytes
+        if self._has_room(form):
+            self._store(segment, form)
         return form
+
+    def take_steps(self, states: Array, lengths: npt.NDArray[np.int64]) -> None:
+        """Fill the states from the first on, by compiled code, and coefficients while there is room.
+
+        Of those that are not finite nothing is stored: whoever asks for them gets the error.
+
+        Parameters
+        ----------
+        states : ndarray, shape (n + 1, B, H)
+            Those of the solution, which itself lets nobody write to them.
+        lengths : ndarray of int, shape (B,)
+            Grid times of each trial.
+        """
+        network, room = self._network, True
+        assert network is not None  # or nobody would have come here
+        for segment in self.segments:
+            part, inputs = slice(segment.start, segment.stop), self.stage_inputs(segment)
+            form = self._empty_form(network, len(inputs)) if room else None
+            if form is not None and not self._has_room(form):
+                form, room = None, False
+            run, left = states[segment.start : segment.stop + 1], lengths - segment.start
+            sound = network.take_steps(self.tableau, self.solution.h[part], inputs, left, run, form)
+            if form is not None and sound:
+                self._store(segment, form)
+
+    def _has_room(self, form: Form) -> bool:
+        return self._stored_bytes + form.nbytes <= self._budget
+
+    def _store(self, segment: Segment, form: Form) -> None:
+        self._stored[segment] = form
+        self._stored_bytes += form.nbytes
 
     def _linearize(self, segment: Segment) -> Form:
         network = self._network
@@ -240,10 +322,13 @@ class StageSystem:
             return linearize(self.field, *self.stage_states(segment), self.dtype)
         part = slice(segment.start, segment.stop)
         inputs, starts = self.stage_inputs(segment), self.solution.z_steps[part]
-        form = empty_step_form(network.model, (len(inputs), self.n_trials), self.dtype, network.constants)
+        form = self._empty_form(network, len(inputs))
         if not network.fill_stages(form, self.tableau, self.solution.h[part], inputs, starts):
             require_finite(form)
         return form
+
+    def _empty_form(self, network: CompiledNetwork, rows: int) -> StepForm:
+        return empty_step_form(network.model, (rows, self.n_trials), self.dtype, network.constants)
 
     @cached_property
     def _network(self) -> CompiledNetwork | None:

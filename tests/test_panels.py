@@ -65,6 +65,7 @@ def test_round_trip(shape, dtype, narrow, rng):
     stored = panels.as_panels(matrix)
     np.testing.assert_array_equal(as_matrix(stored), matrix)
     assert stored.entries.shape == (shape[1] * shape[2],)
+    assert stored.entries.size == 0 or stored.entries.ctypes.data % 64 == 0
     assert stored.entries.dtype == dtype
     cut = narrow and shape[1] >= 16 and shape[2] > 256 // np.dtype(dtype).itemsize
     assert stored.width == (256 // np.dtype(dtype).itemsize if cut else max(1, shape[2]))
@@ -105,3 +106,12 @@ def test_rows_of_a_product_do_not_fall_into_step():
                 length = blas.row_length(gates * units, units, itemsize)
                 assert length // units == gates  # the kernels count gates so
                 assert length * itemsize % 2048 or units <= 64 // itemsize
+
+
+def test_each_of_several_weights_begins_where_a_line_of_the_cache_does(rng):
+    matrices = [rng.normal(size=shape) for shape in ((3, 5), (17, 40), (0, 0), (1, 1))]
+    weights = panels.as_weights(matrices, np.float32)
+    for matrix, (first, rows, columns, width) in zip(matrices, weights.table, strict=True):
+        assert weights.entries[first:].ctypes.data % 64 == 0
+        stored = panels.Panels(weights.entries[first : first + rows * columns], rows, columns, width)
+        np.testing.assert_array_equal(as_matrix(stored), matrix.astype(np.float32))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref.kernels.compilation import kernel
-from kpref.kernels.panels import panel_width
+from kpref.kernels.panels import aligned_zeros, panel_width, whole_lines
 from kpref.step_form import Entry, StepForm
 
 __all__ = ["Changes", "Packing", "gradients", "packed_changes", "packing_of", "zero_changes"]
@@ -28,7 +28,8 @@ class Changes(NamedTuple):
     Attributes
     ----------
     entries : ndarray, shape (v, n)
-        Weights of products, transposed to (inputs, outputs) and in panels, one after the other; then those of units.
+        Weights of products, transposed to (inputs, outputs) and in panels, one after the other, each beginning where a
+        line of the cache does; then those of units.
     table : ndarray of int, shape (w, 4)
         First entry, rows, columns and width of a panel of each.
     units : int
@@ -71,7 +72,9 @@ def packing_of(form: StepForm) -> Packing:
     first, length = dict[str, int](), 0
     for name in sorted(form.trained, key=is_unit.__getitem__):  # those of units last
         first[name] = length
-        length += form.weights[name].size
+        size = form.weights[name].size
+        length += size if is_unit[name] else whole_lines(size, form.dtype)
+    length = whole_lines(length, form.dtype)
     table = []
     for name in form.trained:
         outputs, inputs = (0, 0) if is_unit[name] else form.weights[name].shape
@@ -123,7 +126,8 @@ def _panels(form: StepForm, entry: Entry, entries: Array) -> Iterator[tuple[slic
 
 def zero_changes(packing: Packing, vectors: int) -> Changes:
     """Changes of zero."""
-    return Changes(np.zeros((vectors, packing.length), packing.factors.dtype), packing.table, packing.units)
+    entries = aligned_zeros((vectors, packing.length), packing.factors.dtype)
+    return Changes(entries, packing.table, packing.units)
 
 
 def packed_changes(packing: Packing, vectors: Array) -> Changes:

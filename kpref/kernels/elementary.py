@@ -64,24 +64,25 @@ def _power_of_two(typingctx: Any, shifted: Any) -> Any:
 def _exponential(x):  # type: ignore[no-untyped-def]
     """``2^n``, and ``q`` in two parts, for 0 <= x <= 700.
 
-    The polynomial interpolates ``(exp(r) - 1 - r) / r^2`` at 11 Chebyshev nodes; q is off by 0.01 * 2^-53.
+    The polynomial interpolates ``(exp(r) - 1 - r) / r^2`` at 11 Chebyshev nodes; q is off by 0.01 * 2^-53. Its even and
+    odd powers are summed apart: one long chain would have the processor wait for each link.
     """
     shifted = fma(x, _LOG2E, _MAGIC)
     whole = shifted - _MAGIC
     high = fma(whole, -_LOG2_HIGH, x)
     low = whole * _LOG2_LOW
     r = high - low
-    series = fma(r, 2.0914686968086876e-09, 2.5105217004720745e-08)
-    series = fma(series, r, 2.75572736431103e-07)
-    series = fma(series, r, 2.7557255400206422e-06)
-    series = fma(series, r, 2.4801587325547743e-05)
-    series = fma(series, r, 0.00019841269874820627)
-    series = fma(series, r, 0.0013888888888883748)
-    series = fma(series, r, 0.008333333333326136)
-    series = fma(series, r, 0.04166666666666667)
-    series = fma(series, r, 0.1666666666666667)
-    series = fma(series, r, 0.5)
-    rest = fma(r * r, series, (high - r) - low)
+    square = r * r
+    even = fma(square, 2.0914686968086876e-09, 2.75572736431103e-07)
+    odd = fma(square, 2.5105217004720745e-08, 2.7557255400206422e-06)
+    even = fma(even, square, 2.4801587325547743e-05)
+    odd = fma(odd, square, 0.00019841269874820627)
+    even = fma(even, square, 0.0013888888888883748)
+    odd = fma(odd, square, 0.008333333333326136)
+    even = fma(even, square, 0.04166666666666667)
+    odd = fma(odd, square, 0.1666666666666667)
+    even = fma(even, square, 0.5)
+    rest = fma(square, fma(odd, r, even), (high - r) - low)
     q = r + rest
     return _power_of_two(shifted), q, rest - (q - r)
 

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from numba import uint64
+from numba.extending import intrinsic
 
 from kpref.kernels.blas import product_at, row_length
-from kpref.kernels.compilation import kernel, merged
+from kpref.kernels.compilation import kernel, merged, wide_vectors
 from kpref.kernels.panels import Weights, as_weights
 from kpref.kernels.units import FIELDS, FUNCTIONS, TILE, apply_function
 from kpref.program import Operation, Program, View
@@ -261,6 +262,7 @@ def _evaluate(net, drive, point, full, until, aim, buffer, bases, tile):  # type
     What lies between two products is done for a few rows at a time, which then stay in the nearest cache. Returns
     whether coefficients and variables are finite, where they are wanted.
     """
+    wide_vectors()
     rows, address, sound, k = len(drive), buffer.ctypes.data, True, 0
     operations, strides = net.operations, net.strides
     while k < until:
@@ -363,15 +365,25 @@ def _move(source, at, out, to, count):  # type: ignore[no-untyped-def]
         out[y + unit] = source[x + unit]
 
 
+@intrinsic  # type: ignore[misc]
+def _add_in_any_order(typingctx: Any, a: Any, b: Any) -> Any:
+    """``a + b``, of which the compiler may sum several at once: for sums of zeros and NaNs."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fadd(*arguments, flags=("reassoc",))
+
+    return a(a, a), generate
+
+
 @kernel
 def _write(source, at, out, to, count):  # type: ignore[no-untyped-def]
     """Whether what was written is finite: a number that is not has no difference from itself that is zero."""
-    x, y, bad = uint64(at), uint64(to), 0
+    x, y, differences = uint64(at), uint64(to), out.dtype.type(0)
     for unit in range(uint64(count)):
         value = out.dtype.type(source[x + unit])
         out[y + unit] = value
-        bad += not value - value == 0
-    return bad == 0
+        differences = _add_in_any_order(differences, value - value)
+    return differences == 0
 
 
 @merged
@@ -438,20 +450,20 @@ def coefficients(net, states, drive, aim, start, stop):  # type: ignore[no-untyp
 
 
 @kernel
-def take_steps(net, a, b, h, drive, lengths, states, idle, start, stop):  # type: ignore[no-untyped-def]
+def take_steps(net, a, b, h, drive, lengths, states, full, aim, own, start, stop):  # type: ignore[no-untyped-def]
     """Runge-Kutta steps for the trials start, ..., stop - 1: states[1:] from states[0], (n + 1, B, S).
 
-    Drives are (n * s, B, n_drive), rows ordered (step, stage). A trial stands still from its end on. `idle` is
-    `no_target`.
+    Drives are (n * s, B, n_drive), rows ordered (step, stage). A trial stands still from its end on: it takes no more
+    steps, but coefficients are those of stages from where it stands. Returns whether the coefficients are finite.
     """
-    rows, flat = stop - start, states.reshape(-1)
-    trials, size, own = states.shape[1], states.shape[2], np.empty((0, 0, 0))
+    rows, flat, sound = stop - start, states.reshape(-1), True
+    trials, size = states.shape[1], states.shape[2]
     bases, slots, total = _slopes(net, rows, len(b))
     buffer, tile, views = np.zeros(total), np.zeros(FIELDS * TILE), net.new
     for step in range(len(h)):
         for stage in range(len(b)):
-            _stage(
-                net, a, h, step, stage, flat, size, drive, False, len(net.operations), idle, own, start, stop, buffer,
+            sound &= _stage(
+                net, a, h, step, stage, flat, size, drive, full, len(net.operations), aim, own, start, stop, buffer,
                 bases, slots, tile,
             )  # fmt: skip
         at = (step * trials + start) * size
@@ -463,6 +475,7 @@ def take_steps(net, a, b, h, drive, lengths, states, idle, start, stop):  # type
                     h[step], b, count, flat, at, buffer, slots[:, part], row * lead, flat, at + trials * size, width
                 )
                 at += width
+    return sound
 
 
 @kernel
@@ -526,22 +539,46 @@ def _stage(  # type: ignore[no-untyped-def]
 
 @kernel
 def _advance(h, weights, count, states, at, slopes, slots, shift, out, to, width):  # type: ignore[no-untyped-def]
-    """``z + h sum_j w_j k_j`` over the first `count` stages, whose k stand in `slopes` at slots + shift."""
-    new = True
+    """``z + h sum_j w_j k_j`` over the first `count` stages, whose k stand in `slopes` at slots + shift.
+
+    From the second on two stages at a time, added in their order: so the sum is read and written half as often.
+    """
+    new, held, first, place = True, False, 0.0, 0
     for stage in range(count):
-        factor = h * weights[stage]
+        factor, other = h * weights[stage], slots[stage] + shift
         if factor != 0 and new:
-            _combine(states, at, factor, slopes, slots[stage] + shift, out, to, width)
+            _combine(states, at, factor, slopes, other, out, to, width)
             new = False
+        elif factor != 0 and not held:
+            first, place, held = factor, other, True
         elif factor != 0:
-            _combine(out, to, factor, slopes, slots[stage] + shift, out, to, width)
+            _add_two(first, place, factor, other, slopes, out, to, width)
+            held = False
+    if held:
+        _add(first, place, slopes, out, to, width)
     if new:
         _move(states, at, out, to, width)
 
 
 @kernel
 def _combine(z, begin, factor, slopes, at, out, to, count):  # type: ignore[no-untyped-def]
-    """``out = z + factor * slopes``; `out` may be `z`."""
+    """``out = z + factor * slopes``."""
     first, x, y = uint64(begin), uint64(at), uint64(to)
     for unit in range(uint64(count)):
         out[y + unit] = z[first + unit] + factor * slopes[x + unit]
+
+
+@kernel
+def _add(factor, at, slopes, out, to, count):  # type: ignore[no-untyped-def]
+    """``out += factor * slopes``: `_combine` in place would run as operands that overlap must, one by one."""
+    x, y = uint64(at), uint64(to)
+    for unit in range(uint64(count)):
+        out[y + unit] += factor * slopes[x + unit]
+
+
+@kernel
+def _add_two(factor, at, other, place, slopes, out, to, count):  # type: ignore[no-untyped-def]
+    """`_add` twice."""
+    x, v, y = uint64(at), uint64(place), uint64(to)
+    for unit in range(uint64(count)):
+        out[y + unit] = out[y + unit] + factor * slopes[x + unit] + other * slopes[v + unit]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from kpref.kernels.compilation import inlined, kernel, merged
+from kpref.kernels.compilation import inlined, kernel, merged, wide_vectors
 from kpref.kernels.elementary import fma, sigmoid_pair, softplus, tanh_pair
 
 __all__ = ["FIELDS", "FUNCTIONS", "TILE", "apply_function"]
@@ -47,6 +47,7 @@ def apply_function(function, tile, count, full):  # type: ignore[no-untyped-def]
 
 @kernel
 def _tanh(tile, count, full):  # type: ignore[no-untyped-def]
+    wide_vectors()
     if full:
         for i in range(count):
             tile[_ONE + i], tile[_TWO + i] = tanh_pair(tile[i])
@@ -72,6 +73,7 @@ def _softplus(tile, count):  # type: ignore[no-untyped-def]
 
 @kernel
 def _sigmoid(tile, count, full):  # type: ignore[no-untyped-def]
+    wide_vectors()
     if full:
         for i in range(count):
             value, complement = sigmoid_pair(tile[i])
@@ -109,6 +111,7 @@ def _gru_unit(h, a_n, reset, update, c_n):  # type: ignore[no-untyped-def]
 
 @kernel
 def _gru(tile, count, full):  # type: ignore[no-untyped-def]
+    wide_vectors()
     if full:
         for i in range(count):
             h, u, hidden, reset, update, s = _gru_unit(
@@ -140,6 +143,7 @@ def _lstm_unit(c, a_i, a_f, a_g, a_o):  # type: ignore[no-untyped-def]
 
 @kernel
 def _lstm(tile, count, full):  # type: ignore[no-untyped-def]
+    wide_vectors()
     if full:
         for i in range(count):
             c, h, forget, input_gate, forget_gate, cell_gate, output, output_gate = _lstm_unit(

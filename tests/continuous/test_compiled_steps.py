@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpref import Flow, models
+from kpref.forward import CompiledNetwork
+from kpref.runge_kutta import StageSystem
 
 
 def build(kind, method, trials, steps, seed, **options):
@@ -39,6 +41,23 @@ def test_compiled_steps_and_coefficients_are_those_of_the_plain_function(kind, m
     scale = np.abs(plain.states).max()
     np.testing.assert_allclose(fast.states, plain.states, rtol=0, atol=1e-13 * scale)
     np.testing.assert_allclose(fast.D(theta), expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_steps_give_the_coefficients_that_a_second_pass_would(dtype, monkeypatch):
+    """To the bit, trials that end early among them; and the second pass does not take place."""
+    monkeypatch.setattr("kpref.runge_kutta._SEGMENT_ENTRIES", 2 * 4 * 3 * 5)  # two steps in each
+    flow = build("tanh", "rk4", 3, 5, 0, lengths=[6, 2, 4], dtype=dtype)
+    stored, solution = flow.dynamics.system, flow.dynamics.solution
+    later = StageSystem(flow.model, flow.dynamics.signal, solution, dtype)
+    pairs = [(stored.form(segment), later.form(segment)) for segment in stored.segments]
+    assert len(pairs) == 3
+    for one, other in pairs:
+        for name in ("numbers", "variables", "states"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    monkeypatch.setattr(CompiledNetwork, "fill_stages", None)
+    again = build("tanh", "rk4", 3, 5, 0, lengths=[6, 2, 4], dtype=dtype)
+    assert [form.n_steps for form in map(again.dynamics.system.form, again.dynamics.system.segments)] == [8, 8, 4]
 
 
 def test_a_blow_up_in_compiled_code_is_reported_like_any_other():
