@@ -130,7 +130,7 @@ class CompiledProgram:
         )
 
     def _address(self, table: npt.ArrayLike) -> int:
-        kept = np.array(table, np.int64)
+        kept = np.ascontiguousarray(table, np.int64)
         self._kept.append(kept)
         return int(kept.ctypes.data)
 
