@@ -9,13 +9,13 @@ import pytest
 from kpref import Flow, Readout, Trials, analyze, cli
 from kpref.models import GRU, UserField, UserMap
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
+
 MODULE = """
 import numpy as np
 
 import kpref
 from kpref.models import UserMap
-
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
 
 SCALE = __import__("scales").SCALE  # a file beside this one
 

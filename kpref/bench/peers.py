@@ -29,7 +29,7 @@ class Kpref:
         self.model, self.dtype = problem.make_model(), problem.dtype
         self.inputs, self.z0, tensor = problem.make_trials()
         self.tensor = tensor.astype(self.dtype)
-        self.grid: dict[str, Any] = {}
+        self.grid: dict[str, Any] = {}  # what only flows of fields have
         if problem.method is not None:
             self.grid = {"times": problem.times, "method": problem.method, "input_kind": "linear"}
 
@@ -40,7 +40,7 @@ class Kpref:
 
     def build(self) -> Flow:
         """Make the flow, and linearise it: at all stages of a Runge-Kutta method, which are then kept."""
-        flow = self.make_flow(stage_memory=sys.float_info.max)
+        flow = self.make_flow(sys.float_info.max)
         if self.grid:
             system = flow._field_dynamics().system
             for segment in system.segments:
@@ -49,15 +49,15 @@ class Kpref:
 
     def make_flow(self, stage_memory: float) -> Flow:
         """The flow of the problem."""
-        dtype = np.dtype(self.dtype)
-        return Flow(self.model, self.inputs, z0=self.z0, dtype=dtype, stage_memory=stage_memory, **self.grid)
+        stages = {"stage_memory": stage_memory, **self.grid} if self.grid else {}
+        return Flow(self.model, self.inputs, z0=self.z0, dtype=np.dtype(self.dtype), **stages)
 
     def apply(self, built: Flow, column: str) -> Array:
         """Apply an operator to the tensor, run the model, or take the gradient."""
         if column == "forward":
             return built.rerun(self.model)
         if column == "gradient":
-            flow = self.make_flow(stage_memory=0)  # one product needs the stages once
+            flow = self.make_flow(0)  # one product needs the stages once
             return flow.D.T(flow.space.mu[:, :, None] * (flow.states - self.tensor))
         operator = built.P.T if column == "P^T" else getattr(built, column)
         result: Array = operator(self.tensor)
