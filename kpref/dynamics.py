@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref import operators
+from kpref._types import Array
 from kpref._validate import short
 from kpref.forward import compiled_network
 from kpref.integrate import InputSignal, Tableau
@@ -29,8 +30,6 @@ from kpref.step_form import StepForm
 from kpref.threads import even_blocks, run_blocks
 
 __all__ = ["Dynamics", "FieldDynamics", "MapDynamics", "StageOperators"]
-
-Array = npt.NDArray[Any]
 
 #: Trials that the forward pass of a map handles in one block.
 _TRIALS_PER_BLOCK = 48
@@ -65,15 +64,8 @@ class Dynamics(Protocol):
 class MapDynamics:
     """A model in discrete time, run over its inputs.
 
-    Parameters
-    ----------
-    model : Map
-    inputs : ndarray, shape (B, T, n_inputs)
-    z0 : ndarray, shape (B, H)
-    measure : {"mean", "sum"} or array_like
-    dtype : dtype
-    lengths : ndarray of int, shape (B,), or None
-        Steps of each trial; None for all.
+    `inputs`: shape (B, T, n_inputs). `z0`: shape (B, H). `measure`: one of "mean", "sum". `lengths`: shape (B,); steps
+    of each trial; None for all.
     """
 
     def __init__(
@@ -182,46 +174,25 @@ def _require_finite(trajectory: Array) -> None:
 
 @dataclass(frozen=True, eq=False)
 class StageOperators:
-    """Operators of a Runge-Kutta flow on stage space: exact for the discrete flow.
+    """Operators of a Runge-Kutta flow on stage space: exact for the discrete flow."""
 
-    Attributes
-    ----------
-    P : TensorOperator
-        From forcings at the stages (B, n, s, H) to trajectories.
-    J : TensorOperator
-        From parameters to stages; ``P J = dZ/dtheta`` to rounding.
-    K : TensorOperator
-        ``J J^T`` on stages.
-    """
-
-    P: TensorOperator
-    J: TensorOperator
-    K: TensorOperator
+    P: TensorOperator  # from forcings at the stages (B, n, s, H) to trajectories
+    J: TensorOperator  # from parameters to stages; ``P J = dZ/dtheta`` to rounding
+    K: TensorOperator  # ``J J^T`` on stages
 
 
 class FieldDynamics:
     """A model in continuous time, solved by an explicit Runge-Kutta method.
 
-    Parameters
-    ----------
-    field : Field
-    source : array_like or callable
-        Inputs on the grid (B, N + 1, n_inputs), or a function of time.
-    kind : {"hold", "linear", "cubic"}
-        How inputs extend between grid times.
-    times : ndarray, shape (N + 1,)
-    z0 : ndarray, shape (B, H)
-    tableau : Tableau
-    tolerances : dict or None
-        For adaptive steps; None for fixed ones.
-    forcing : {"linear", "cubic"}
-        How a forcing on the grid extends to the stages.
-    measure, dtype
-        As for maps.
-    stage_memory : float, optional
-        Bytes for stored stage coefficients.
-    lengths : ndarray of int, shape (B,), or None
-        Grid times of each trial; None for all.
+    `source`: inputs on the grid (B, N + 1, n_inputs), or a function of time.
+    `kind`: one of "hold", "linear", "cubic"; how inputs extend between grid times.
+    `times`: shape (N + 1,).
+    `z0`: shape (B, H).
+    `tolerances`: for adaptive steps; None for fixed ones.
+    `forcing`: one of "linear", "cubic"; how a forcing on the grid extends to the stages.
+    `measure`, `dtype`: as for maps.
+    `stage_memory`: bytes for stored stage coefficients.
+    `lengths`: shape (B,); grid times of each trial; None for all.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.integrate import Tableau
 from kpref.models.base import Model
 from kpref.models.step import StepModel
@@ -20,8 +21,6 @@ from kpref.step_form import StepForm
 from kpref.threads import even_blocks, run_blocks
 
 __all__ = ["CompiledNetwork", "compiled_network"]
-
-Array = npt.NDArray[Any]
 
 #: Trials that one call of the compiled code takes through time: fewer make more work for the weights, which each step
 #: reads anew, more do not fit into the cache.
@@ -49,20 +48,11 @@ class CompiledNetwork:
 
     Forms that are filled here are those of `kpref.linearize.empty_step_form`; all that varies along the trajectory is
     written but the states at which it is taken.
-
-    Attributes
-    ----------
-    model : StepModel
-    constants : mapping of str to ndarray, shape (width,)
-        Channels that are the same everywhere.
-    functions : list of (str, tuple of str)
-        Its functions of a unit with their channels.
-    net : kpref.kernels.network.Network
     """
 
     model: StepModel
-    constants: Mapping[str, Array]
-    functions: list[tuple[str, tuple[str, ...]]]
+    constants: Mapping[str, Array]  # (width,): channels that are the same everywhere
+    functions: list[tuple[str, tuple[str, ...]]]  # its functions of a unit with their channels
     net: Any
 
     def run(
@@ -70,20 +60,10 @@ class CompiledNetwork:
     ) -> tuple[bool, bool]:
         """Fill trajectory[1:], (T + 1, B, S), from trajectory[0], and a form along it in the same pass.
 
-        Parameters
-        ----------
-        trajectory : ndarray, shape (T + 1, B, S)
-        inputs : ndarray, shape (T, B, n_inputs)
-            What comes after the end of a trial is its last row that exists.
-        lengths : ndarray of int, shape (B,)
-            Steps of each trial: then its states are zero, and its coefficients those of its last step.
-        form : StepForm, optional
-            Of T rows.
-
-        Returns
-        -------
-        bool, bool
-            Whether the states are finite, and whether the coefficients are.
+        `trajectory`: shape (T + 1, B, S). `inputs`: shape (T, B, n_inputs); what comes after the end of a trial is its
+        last row that exists. `lengths`: shape (B,); steps of each trial: then its states are zero, and its coefficients
+        those of its last step. `form`: of T rows.
+        Returns whether the states are finite, and whether the coefficients are.
         """
         from kpref.kernels.network import run
 
@@ -126,22 +106,10 @@ class CompiledNetwork:
     ) -> bool:
         """Fill states[1:], (n + 1, B, S), from states[0] by Runge-Kutta steps, and a form along them in the same pass.
 
-        Parameters
-        ----------
-        tableau : Tableau
-        h : ndarray, shape (n,)
-        inputs : ndarray, shape (n * s, B, n_inputs)
-            At the stages, rows ordered (step, stage).
-        lengths : ndarray of int, shape (B,)
-            Rows of the states that each trial has: it stands still afterwards.
-        states : ndarray, shape (n + 1, B, S)
-        form : StepForm, optional
-            Of n * s rows; its states are filled too.
-
-        Returns
-        -------
-        bool
-            Whether the form is finite.
+        `h`: shape (n,). `inputs`: shape (n * s, B, n_inputs); at the stages, rows ordered (step, stage). `lengths`:
+        shape (B,); rows of the states that each trial has: it stands still afterwards. `states`: shape (n + 1, B, S).
+        `form`: of n * s rows; its states are filled too.
+        Returns whether the form is finite.
         """
         from kpref.kernels.network import take_steps
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._reprs import short_repr
+from kpref._types import Array
 from kpref._validate import short
 from kpref.forward import CompiledNetwork, compiled_network
 from kpref.integrate import InputSignal, IntegrationError, Solution, Tableau, adaptive, fixed_steps
@@ -29,8 +30,6 @@ __all__ = [
     "Forcing", "Segment", "StageSystem", "integrate", "interpolation", "interpolation_order", "linearized_steps",
 ]  # fmt: skip
 
-Array = npt.NDArray[Any]
-
 #: Trials that the forward pass with fixed steps handles in one block.
 _TRIALS_PER_BLOCK = 48
 
@@ -40,20 +39,11 @@ _SEGMENT_ENTRIES = 1 << 21
 
 @dataclass(frozen=True, eq=False)
 class Forcing:
-    """Where the forcing of each stage comes from: ``q[n,i] = sum_m weight[n,i,m] tensor[source[n,i,m]]``.
+    """Where the forcing of each stage comes from: ``q[n,i] = sum_m weight[n,i,m] tensor[source[n,i,m]]``."""
 
-    Attributes
-    ----------
-    source : ndarray of int, shape (n, s, w)
-        Rows of a tensor (v, B, L, H).
-    weight : ndarray, shape (n, s, w)
-    by_stage : bool
-        The tensor holds one row for each stage, ordered (step, stage), of one segment at a time.
-    """
-
-    source: Array
-    weight: Array
-    by_stage: bool = False
+    source: Array  # (n, s, w): rows of a tensor (v, B, L, H)
+    weight: Array  # (n, s, w)
+    by_stage: bool = False  # the tensor holds one row for each stage, ordered (step, stage), of one segment at a time
 
 
 @dataclass(frozen=True)
@@ -75,26 +65,10 @@ def integrate(
 ) -> Solution:
     """Solve for the states of all trials.
 
-    Parameters
-    ----------
-    field : Field
-    signal : InputSignal
-    times : ndarray, shape (N + 1,)
-    z0 : ndarray, shape (B, H)
-    tableau : Tableau
-    tolerances : dict or None
-        Arguments of `kpref.integrate.adaptive`; None for one step in each interval of the grid.
-    lengths : ndarray of int, shape (B,), optional
-        Grid times of each trial. After the last of its own a trial stands still, and has no say in the steps.
-
-    Returns
-    -------
-    Solution
-
-    Raises
-    ------
-    IntegrationError
-        Names the trial, the time and the last accepted state.
+    `times`: shape (N + 1,). `z0`: shape (B, H). `tolerances`: arguments of `kpref.integrate.adaptive`; None for one
+    step in each interval of the grid. `lengths`: shape (B,); grid times of each trial. After the last of its own a
+    trial stands still, and has no say in the steps.
+    Raises IntegrationError names the trial, the time and the last accepted state.
     """
     system = None if tolerances is not None else _compiled_steps(field, signal, times, z0, tableau, lengths, memory=0.0)
     if system is not None:
@@ -219,15 +193,8 @@ def _fixed_solution(
 class StageSystem:
     """Linearisation at all stages of a solution.
 
-    Parameters
-    ----------
-    field : Field
-    signal : InputSignal
-    solution : Solution
-    dtype : dtype
-        Precision of the coefficients.
-    memory : float, optional
-        Bytes that the stored coefficients may take; by default a quarter of what is available.
+    `dtype`: precision of the coefficients. `memory`: bytes that the stored coefficients may take; by default a quarter
+    of what is available.
     """
 
     def __init__(
@@ -290,12 +257,8 @@ class StageSystem:
 
         Of those that are not finite nothing is stored: whoever asks for them gets the error.
 
-        Parameters
-        ----------
-        states : ndarray, shape (n + 1, B, H)
-            Those of the solution, which itself lets nobody write to them.
-        lengths : ndarray of int, shape (B,)
-            Grid times of each trial.
+        `states`: shape (n + 1, B, H); those of the solution, which itself lets nobody write to them. `lengths`: shape
+        (B,); grid times of each trial.
         """
         network, room = self._network, True
         assert network is not None  # or nobody would have come here
@@ -435,10 +398,7 @@ class StageSystem:
 def interpolation_order(kind: str) -> int:
     """Order of an interpolation, and the number of grid times that it goes through: 2 for "linear", 4 for "cubic".
 
-    Raises
-    ------
-    ValueError
-        For another kind.
+    Raises ValueError for another kind.
     """
     orders = {"linear": 2, "cubic": 4}
     if not isinstance(kind, str) or kind not in orders:
@@ -449,24 +409,10 @@ def interpolation_order(kind: str) -> int:
 def interpolation(times: Array, at: Array, interval: Array, kind: str) -> Forcing:
     """Sparse weights that interpolate from a grid to other times, each in a known interval of it.
 
-    Parameters
-    ----------
-    times : ndarray, shape (N + 1,)
-    at : ndarray, shape (n, s)
-    interval : ndarray of int, shape (n,)
-        Interval of the grid that row n of `at` lies in.
-    kind : {"linear", "cubic"}
-        Through the two ends of the interval, order 2; or the polynomial of Lagrange through the four nearest grid
-        times (all, if there are fewer), order 4.
-
-    Returns
-    -------
-    Forcing
-
-    Raises
-    ------
-    ValueError
-        For another kind.
+    `times`: shape (N + 1,). `at`: shape (n, s). `interval`: shape (n,); interval of the grid that row n of `at` lies
+    in. `kind`: one of "linear", "cubic"; through the two ends of the interval, order 2; or the polynomial of Lagrange
+    through the four nearest grid times (all, if there are fewer), order 4.
+    Raises ValueError for another kind.
     """
     width = min(interpolation_order(kind), len(times))
     first = np.clip(interval - (width // 2 - 1), 0, len(times) - width)

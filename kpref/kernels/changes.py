@@ -8,60 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.kernels.compilation import kernel
 from kpref.kernels.panels import aligned_zeros, panel_width, whole_lines
 from kpref.step_form import Entry, StepForm
 
 __all__ = ["Changes", "Packing", "gradients", "packed_changes", "packing_of", "zero_changes"]
 
-Array = npt.NDArray[Any]
-
 
 class Changes(NamedTuple):
-    """Changes of the trained weights for several vectors, or gradients by them.
+    """Changes of the trained weights for several vectors, or gradients by them."""
 
-    Attributes
-    ----------
-    entries : ndarray, shape (v, n)
-        Weights of products, transposed to (inputs, outputs) and in panels, one after the other, each beginning where a
-        line of the cache does; then those of units.
-    table : ndarray of int, shape (w, 4)
-        First entry, rows, columns and width of a panel of each.
-    units : int
-        First entry of the weights of units.
-    """
-
+    # (v, n): weights of products, transposed to (inputs, outputs) and in panels, one after the other, each beginning
+    # where a line of the cache does; then those of units
     entries: Array
-    table: Array
-    units: int
+    table: Array  # (w, 4): first entry, rows, columns and width of a panel of each
+    units: int  # first entry of the weights of units
 
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Where the entries of parameter vectors go.
+    """Where the entries of parameter vectors go."""
 
-    Attributes
-    ----------
-    table : ndarray of int, shape (w, 4)
-    units : int
-        As of `Changes`.
-    length, parameters : int
-        Entries of the changes of all weights, and of a parameter vector.
-    pieces : ndarray of int, shape (p, 11)
-        Outputs and inputs of a piece; where it begins in a parameter vector, and how far it is to the next output and
-        the next input there; the same in the changes, and in the factors.
-    factors : ndarray
-    """
-
-    table: Array
-    units: int
+    table: Array  # (w, 4)
+    units: int  # as of `Changes`
+    # length, parameters: entries of the changes of all weights, and of a parameter vector
     length: int
     parameters: int
+    # (p, 11): outputs and inputs of a piece; where it begins in a parameter vector, and how far it is to the next
+    # output and the next input there; the same in the changes, and in the factors
     pieces: Array
     factors: Array
 

@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from numba import uint64
 from numba.extending import intrinsic
 
+from kpref._types import Array
 from kpref.kernels.blas import product_at, row_length
 from kpref.kernels.compilation import kernel, merged, wide_vectors
 from kpref.kernels.panels import Weights, as_weights
@@ -32,69 +32,37 @@ __all__ = [
     "Network", "Target", "coefficients", "network", "no_target", "run", "stage_coefficients", "take_steps", "target",
 ]  # fmt: skip
 
-Array = npt.NDArray[Any]
-
 _PRODUCT, _DRIVEN, _FUNCTION, _SCALE, _CLEAR = range(5)
 _MOST = FIELDS  # views and channels of a function
 _ROWS = 4  # for which operations other than products are done at once
 
 
 class Network(NamedTuple):
-    """A program with its weights and functions, in a form that compiled code takes.
+    """A program with its weights and functions, in a form that compiled code takes."""
 
-    Attributes
-    ----------
-    operations : ndarray of int, shape (m, 8)
-        Kind; register and first column that are written; register and first column that are read (of a driven product,
-        the first column of the drive); columns; whether to add, or the first coefficient of a function among those of
-        all; which weight, function, or first constant.
-    functions : ndarray of int, shape (f, 5)
-        Which function, its units, and how many numbers go in, come out, and are coefficients.
-    views : ndarray of int, shape (f, 16, 2)
-        Register and first column of each number that goes in or comes out.
-    constants : ndarray
-        Channels that are the same everywhere, and weights of units.
-    weights : Weights
-        Transposed: (inputs, outputs).
-    strides : ndarray of int
-        Columns from row to row of each register.
-    old, new : ndarray of int, shape (parts, 2)
-        Register and width of each part of the state.
-    until : int
-        Operations that have been run when all coefficients and variables are known.
-    """
-
+    # (m, 8): kind; register and first column that are written; register and first column that are read (of a driven
+    # product, the first column of the drive); columns; whether to add, or the first coefficient of a function among
+    # those of all; which weight, function, or first constant
     operations: Array
-    functions: Array
-    views: Array
-    constants: Array
-    weights: Weights
-    strides: Array
+    functions: Array  # (f, 5): which function, its units, and how many numbers go in, come out, and are coefficients
+    views: Array  # (f, 16, 2): register and first column of each number that goes in or comes out
+    constants: Array  # channels that are the same everywhere, and weights of units
+    weights: Weights  # transposed: (inputs, outputs)
+    strides: Array  # columns from row to row of each register
+    # old, new: (parts, 2): register and width of each part of the state
     old: Array
     new: Array
-    until: int
+    until: int  # operations that have been run when all coefficients and variables are known
 
 
 class Target(NamedTuple):
-    """Where coefficients and variables of a `kpref.step_form.StepForm` are written, at points in the order of its rows.
-
-    Attributes
-    ----------
-    numbers : ndarray
-    starts : ndarray of int
-        Place of each coefficient of each function at the first point, in order.
-    width : int
-        How far the next point is.
-    variables : ndarray, shape (points, V)
-    copies : ndarray of int, shape (c, 4)
-        Register, first column and width of what is a variable, and its column among them.
-    """
+    """Where coefficients and variables of a `StepForm` are written, at points in the order of its rows."""
 
     numbers: Array
-    starts: Array
-    width: int
-    variables: Array
-    copies: Array
+    starts: Array  # place of each coefficient of each function at the first point, in order
+    width: int  # how far the next point is
+    variables: Array  # (points, V)
+    copies: Array  # (c, 4): register, first column and width of what is a variable, and its column among them
 
 
 # Lowering

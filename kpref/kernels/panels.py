@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.threads import blas_libraries
 
 __all__ = ["Panels", "Weights", "aligned_zeros", "as_panels", "as_weights", "panel_width", "whole_lines"]
-
-Array = npt.NDArray[Any]
 
 #: Bytes of a line of the cache.
 _LINE_BYTES = 64
@@ -37,35 +36,19 @@ _SMALL_PRODUCTS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
 
 class Panels(NamedTuple):
-    """A matrix (rows, columns) in a form that compiled code takes.
+    """A matrix (rows, columns) in a form that compiled code takes."""
 
-    Attributes
-    ----------
-    entries : ndarray, shape (rows * columns,)
-        The panels one after the other, each of contiguous rows.
-    rows, columns : int
-    width : int
-        Columns of a panel; the last may have fewer.
-    """
-
-    entries: Array
+    entries: Array  # (rows * columns,): the panels one after the other, each of contiguous rows
     rows: int
     columns: int
-    width: int
+    width: int  # columns of a panel; the last may have fewer
 
 
 class Weights(NamedTuple):
-    """Several matrices in panels, one after the other, each beginning where a line of the cache does.
+    """Several matrices in panels, one after the other, each beginning where a line of the cache does."""
 
-    Attributes
-    ----------
-    entries : ndarray, shape (n,)
-    table : ndarray of int, shape (w, 4)
-        First entry, rows, columns and width of a panel of each.
-    """
-
-    entries: Array
-    table: Array
+    entries: Array  # (n,)
+    table: Array  # (w, 4): first entry, rows, columns and width of a panel of each
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:

@@ -8,11 +8,9 @@ gradients are made of. The old and the new state change places from step to step
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from kpref._types import Array
 from kpref.kernels.addresses import address_of, load, set_word, size_of, store, word
 from kpref.kernels.blas import add_transposed_product_at, product_at
 from kpref.kernels.changes import Changes
@@ -24,8 +22,6 @@ __all__ = [
     "adjoint", "inverse", "inverse_transpose", "parameter_product", "parameter_transpose", "sensitivity",
     "sensitivity_transpose", "tangent",
 ]  # fmt: skip
-
-Array = npt.NDArray[Any]
 
 _CHUNK = 128  # rows that one product with a matrix of parameters handles, where J stands alone
 _OUTER = 7 * 8  # bytes of a row of that table
