@@ -6,6 +6,7 @@ differentiation in float64, independently of kpref.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,7 @@ def kernel_eigenvalues() -> float:
 
 def main() -> None:
     """Print the table."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     rows = {
         "golden networks: states, P, J, K, NTK, dZ/dz0": golden_maps,
         "golden Runge-Kutta flows, eight methods: states, P_s, dZ/dtheta, NTK": golden_methods,

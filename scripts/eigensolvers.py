@@ -9,7 +9,7 @@ The last figure of the table's comparison is what a solver without any cost of i
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -189,12 +189,15 @@ def trained_network(folder: Path) -> None:
 
 def main() -> None:
     """Print everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", help="checkpoints and trials.npz: warm starts are shown too")
+    folder = parser.parse_args().folder
     flow = Kpref(PROBLEM).build()
     flow.NTK(np.zeros(flow.space.shape))  # compiles
     random_network(flow)
     kernel(flow)
-    if len(sys.argv) > 1:
-        trained_network(Path(sys.argv[1]))
+    if folder is not None:
+        trained_network(folder)
 
 
 if __name__ == "__main__":
