@@ -19,6 +19,7 @@ from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS
 from kpref.oracle.verdict import Check, Place, Report
 from kpref.oracle.verification import verify
+from tests.conftest import PROFILE
 from tests.strategies import examples, make_model
 
 NAMES = ("float64", "float32", "tf32", "bfloat16")
@@ -193,14 +194,17 @@ def test_the_same_seed_gives_the_same_report():
     assert first != other
 
 
-def test_memory_stays_within_five_times_that_of_the_flow(monkeypatch):
-    """About 4.0 times here; where something is compiled on the way, that comes on top."""
+# Of the operators the NTK takes most memory; metrics take most of the time.
+@pytest.mark.parametrize("operators, most", [(["NTK"], 4), (["metrics", *OPERATORS], 5)][: 1 + (PROFILE == "thorough")])
+def test_memory_stays_within_a_few_times_that_of_the_flow(operators, most, monkeypatch):
+    """About 3.0 times here, 4.0 with metrics; where something is compiled on the way, that comes on top."""
     # As in a problem whose errors of numbers are too many to be kept.
     monkeypatch.setattr(certificates, "_KEPT_BYTES", 0)
     shape, units = (20, 60), 48
     flow = gru_flow(shape, units)
     backend = flow_backend(flow)
     backend.metrics = {name: call() for name, call in backend.metrics.items()}  # not the memory of the oracle
+    backend = offering(backend, *operators)
     small = gru_flow()
     verify(flow_backend(small), small)  # compiles
 
@@ -208,7 +212,7 @@ def test_memory_stays_within_five_times_that_of_the_flow(monkeypatch):
         own = Flow(flow.model, flow.inputs, flow.z0)
         own.NTK(np.ones(flow.states.shape))
 
-    assert _peak(lambda: verify(backend, flow)) < 5 * _peak(build_and_apply)
+    assert _peak(lambda: verify(backend, flow)) < most * _peak(build_and_apply)
 
 
 def _peak(function):
