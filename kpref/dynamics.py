@@ -64,8 +64,8 @@ class Dynamics(Protocol):
 class MapDynamics:
     """A model in discrete time, run over its inputs.
 
-    `inputs`: shape (B, T, n_inputs). `z0`: shape (B, H). `measure`: one of "mean", "sum". `lengths`: shape (B,); steps
-    of each trial; None for all.
+    `inputs`: shape (B, T, n_inputs). `z0`: shape (B, H). `measure`: "mean", "sum", or weights. `lengths`: shape (B,);
+    steps of each trial, None for all.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class FieldDynamics:
     `forcing`: one of "linear", "cubic"; how a forcing on the grid extends to the stages.
     `measure`, `dtype`: as for maps.
     `stage_memory`: bytes for stored stage coefficients.
-    `lengths`: shape (B,); grid times of each trial; None for all.
+    `lengths`: shape (B,); grid times of each trial, None for all.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ def check_lengths(lengths: ArrayLike, n_trials: int, n_steps: int) -> NDArray[np
 
     `lengths`: shape (B,); from 1 to T each. `n_trials`, `n_steps`: B and T.
     Returns shape (B,).
-    Raises ValueError that names the trial if they are no integers, not one for each trial, or out of range.
+    Raises ValueError, which names the trial, if they are no integers, not one for each trial, or out of range.
     """
     given = numeric_array("lengths", lengths, "iu")
     check_shape("lengths", given, shape=(n_trials,))

@@ -68,7 +68,7 @@ def integrate(
     `times`: shape (N + 1,). `z0`: shape (B, H). `tolerances`: arguments of `kpref.integrate.adaptive`; None for one
     step in each interval of the grid. `lengths`: shape (B,); grid times of each trial. After the last of its own a
     trial stands still, and has no say in the steps.
-    Raises IntegrationError names the trial, the time and the last accepted state.
+    Raises IntegrationError, which names the trial, the time and the last accepted state.
     """
     system = None if tolerances is not None else _compiled_steps(field, signal, times, z0, tableau, lengths, memory=0.0)
     if system is not None:
@@ -260,7 +260,7 @@ class StageSystem:
         `states`: shape (n + 1, B, H); those of the solution, which itself lets nobody write to them. `lengths`: shape
         (B,); grid times of each trial.
         """
-        network, room = self._network, True
+        network, room = self._network, self._budget > 0
         assert network is not None  # or nobody would have come here
         for segment in self.segments:
             part, inputs = slice(segment.start, segment.stop), self.stage_inputs(segment)
@@ -410,8 +410,8 @@ def interpolation(times: Array, at: Array, interval: Array, kind: str) -> Forcin
     """Sparse weights that interpolate from a grid to other times, each in a known interval of it.
 
     `times`: shape (N + 1,). `at`: shape (n, s). `interval`: shape (n,); interval of the grid that row n of `at` lies
-    in. `kind`: one of "linear", "cubic"; through the two ends of the interval, order 2; or the polynomial of Lagrange
-    through the four nearest grid times (all, if there are fewer), order 4.
+    in. `kind`: "linear", through the two ends of the interval, order 2; or "cubic", the polynomial of Lagrange through
+    the four nearest grid times (all, if there are fewer), order 4.
     Raises ValueError for another kind.
     """
     width = min(interpolation_order(kind), len(times))

@@ -1,7 +1,7 @@
 """Whether the operators of this checkout are slower, or take more memory, than those of an older one.
 
-    git worktree add /tmp/old c684c24
-    python scripts/before_after.py /tmp/old [--rounds 15] [--threads 1,2] [--models gru,rate] [--sizes 8x40x4x32]
+    git worktree add ../before c684c24
+    python scripts/before_after.py ../before [--rounds 15] [--threads 1,2] [--models gru,rate] [--sizes 8x40x4x32]
 
 A process for each checkout has the same networks and data. They are called in turn, one being idle while the other
 works: the ratio of a round is the time of this checkout over that of the other right before or after it (the order

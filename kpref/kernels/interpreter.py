@@ -98,8 +98,6 @@ class CompiledProgram:
     """All ways to run the program of a form, each lowered when it is first asked for.
 
     Several threads may ask at once; what addresses point to is kept as long as this.
-
-    `packing`: where the entries of parameter vectors go.
     """
 
     def __init__(self, form: StepForm) -> None:
@@ -109,7 +107,6 @@ class CompiledProgram:
         weights = list(form.weights.values())
         panels = [as_panels(weight.astype(form.dtype, copy=False)) for weight in [w.T for w in weights] + weights]
         self._kept: list[Any] = [numbers, variables, states, *panels]
-        self._structure = Structure.of(form)
         self._form = replace(form)  # a program is found by its form, and must not keep that alive
         arenas = np.zeros(ARENAS, np.int64)
         for arena, array in ((NUMBERS, numbers), (VARIABLES, variables), (STATES, states)):
@@ -135,46 +132,55 @@ class CompiledProgram:
         return int(kept.ctypes.data)
 
     def _code(self, *args: Any, **kwargs: Any) -> Code:
-        operations, operands, runs, outer = lower(self._structure, *args, **kwargs)
+        operations, operands, runs, outer = lower(Structure.of(self._form), *args, **kwargs)
         return Code(
             self._address(operations), self._address(operands), len(operands), self._address(runs), len(runs),
             self._address(outer), len(outer),
         )  # fmt: skip
 
     @cached_property
-    def packing(self) -> Packing:  # noqa: D102
+    def packing(self) -> Packing:
+        """Where the entries of parameter vectors go."""
         return packing_of(self._form)
 
     @cached_property
-    def jacobian(self) -> Code:  # noqa: D102
+    def jacobian(self) -> Code:
+        """``A x``, a step."""
         return self._code(False, True, False)
 
     @cached_property
-    def jacobian_transpose(self) -> Code:  # noqa: D102
+    def jacobian_transpose(self) -> Code:
+        """``A^T x``, a step."""
         return self._code(True, True, False)
 
     @cached_property
-    def tangent(self) -> Code:  # noqa: D102
+    def tangent(self) -> Code:
+        """P, a step: from the state and a forcing to the next state."""
         return self._code(False, True, False, last=(TAKE, GIVE))
 
     @cached_property
-    def adjoint(self) -> Code:  # noqa: D102
+    def adjoint(self) -> Code:
+        """``P^T``, a step."""
         return self._code(True, True, False, last=(TAKE, GIVE))
 
     @cached_property
-    def product(self) -> Code:  # noqa: D102
+    def product(self) -> Code:
+        """J, from changes of the weights."""
         return self._code(False, False, True, last=(GIVE,))
 
     @cached_property
-    def product_transpose(self) -> Code:  # noqa: D102
+    def product_transpose(self) -> Code:
+        """``J^T``."""
         return self._code(True, False, True, first=(SET,))
 
     @cached_property
-    def sensitivity(self) -> Code:  # noqa: D102
+    def sensitivity(self) -> Code:
+        """D, a step: from the state and changes of the weights."""
         return self._code(False, True, True, last=(GIVE,))
 
     @cached_property
-    def sensitivity_transpose(self) -> Code:  # noqa: D102
+    def sensitivity_transpose(self) -> Code:
+        """``D^T``, a step."""
         return self._code(True, True, True, first=(TAKE,))
 
     @property

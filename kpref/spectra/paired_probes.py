@@ -221,7 +221,7 @@ def rounding(dtype: npt.DTypeLike, size: int) -> float:
 def require_settled(estimate: Estimate, what: str) -> Estimate:
     """The estimate of a positive quantity, unless its interval reaches further than by a factor of e on either side.
 
-    Raises RuntimeError that says about how many products would be enough.
+    Raises RuntimeError, which says about how many products would be enough.
     """
     low, high = estimate.interval(0.95)
     if high <= np.e * estimate.value and low >= estimate.value / np.e:
