@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Real
+from operator import mul, truediv
 
 from scipy.special import gammaincinv, ndtri, stdtrit
 
@@ -165,10 +166,7 @@ class Estimate:
             return self._refuse("multiplied by")
         if isinstance(factor, bool) or not isinstance(factor, Real):
             return NotImplemented
-        number = float(factor)
-        return self._scaled(
-            self.value * number, self.standard_error * abs(number), lambda bound: bound * number, number
-        )
+        return self._scaled(mul, float(factor))
 
     __rmul__ = __mul__
 
@@ -179,10 +177,7 @@ class Estimate:
             return NotImplemented
         if divisor == 0:
             raise ZeroDivisionError(f"{self} cannot be divided by zero")
-        number = float(divisor)
-        return self._scaled(
-            self.value / number, self.standard_error / abs(number), lambda bound: bound / number, number
-        )
+        return self._scaled(truediv, float(divisor))
 
     def __neg__(self) -> Estimate:
         return self * -1.0
@@ -197,19 +192,17 @@ class Estimate:
 
     __rsub__ = __sub__
 
-    def _scaled(self, value: float, error: float, scaled: Callable[[float], float], factor: float) -> Estimate:
-        skewness = self.skewness if factor > 0 else -self.skewness
-        least, most = -math.inf, math.inf
-        if factor:
-            least, most = sorted(scaled(bound) for bound in (self.least, self.most))
+    def _scaled(self, scale: Callable[[float, float], float], number: float) -> Estimate:
+        """Multiplied or divided by a number, which rounds once."""
+        bounds = (scale(self.least, number), scale(self.most, number)) if number else (-math.inf, math.inf)
         return replace(
             self,
-            value=value,
-            standard_error=error,
-            logarithmic=self.logarithmic and factor > 0,
-            skewness=skewness,
-            least=least,
-            most=most,
+            value=scale(self.value, number),
+            standard_error=scale(self.standard_error, abs(number)),
+            logarithmic=self.logarithmic and number > 0,
+            skewness=self.skewness if number > 0 else -self.skewness,
+            least=min(bounds),
+            most=max(bounds),
         )
 
     def _refuse(self, what: str) -> Estimate:
