@@ -73,24 +73,27 @@ class CompiledNetwork:
 
         def task(index: int) -> None:
             block = blocks[index]
-            found[index] = run(self.net, drive, lengths, trajectory, form is not None, aim, block.start, block.stop)
+            full = form is not None
+            found[index] = run(self.net, drive, lengths, trajectory, False, full, aim, block.start, block.stop)
 
         run_blocks(task, len(blocks))
         return bool(found[:, 0].all()), sound and bool(found[:, 1].all())
 
     def fill(self, form: StepForm, states: Array, inputs: Array) -> bool:
         """Fill a form at states (R, B, S) under inputs (R, B, n_inputs); whether it is finite."""
-        from kpref.kernels.network import coefficients
+        from kpref.kernels.network import run
 
-        points = states.shape[0] * states.shape[1]
-        flat = _writeable(states).reshape(points, -1)
+        points, lengths = states.shape[0] * states.shape[1], np.zeros(0, dtype=np.int64)
+        # Of no step does anything follow here: all points are one.
+        flat = _writeable(states).reshape(1, points, -1)
         (drive, sound), aim = self._drive(inputs, form), self._target(form)
-        drive = drive.reshape(points, -1)
+        drive = drive.reshape(1, points, -1)
         blocks = even_blocks(points, _POINTS_PER_BLOCK)
         found = np.zeros(len(blocks), dtype=bool)
 
         def task(index: int) -> None:
-            found[index] = coefficients(self.net, flat, drive, aim, blocks[index].start, blocks[index].stop)
+            block = blocks[index]
+            found[index] = run(self.net, drive, lengths, flat, True, True, aim, block.start, block.stop)[1]
 
         run_blocks(task, len(blocks))
         return sound and bool(found.all())
@@ -111,36 +114,39 @@ class CompiledNetwork:
         `form`: of n * s rows; its states are filled too.
         Returns whether the form is finite.
         """
-        from kpref.kernels.network import take_steps
-
-        a, b, h = (_writeable(array, np.float64) for array in (tableau.a, tableau.b, h))
-        (drive, sound), aim, lengths = self._drive(inputs, form), self._target(form), _writeable(lengths)
-        own = np.empty((0, 0, 0)) if form is None else form.states
-        blocks = even_blocks(states.shape[1], _TRIALS_PER_BLOCK)
-        found = np.zeros(len(blocks), dtype=bool)
-
-        def task(index: int) -> None:
-            block = blocks[index]
-            found[index] = take_steps(
-                self.net, a, b, h, drive, lengths, states, form is not None, aim, own, block.start, block.stop
-            )
-
-        run_blocks(task, len(blocks))
-        return sound and bool(found.all())
+        return self._steps(tableau, h, inputs, lengths, states, form, given=False)
 
     def fill_stages(self, form: StepForm, tableau: Tableau, h: Array, inputs: Array, states: Array) -> bool:
         """Fill a form, states included, at the stages of steps from states (n, B, S), as `take_steps`."""
-        from kpref.kernels.network import stage_coefficients
+        return self._steps(tableau, h, inputs, np.zeros(0, dtype=np.int64), states, form, given=True)
 
-        a, h, states = (_writeable(array, np.float64) for array in (tableau.a, h, states))
-        (drive, sound), aim = self._drive(inputs, form), self._target(form)
-        trials, steps = even_blocks(states.shape[1], _TRIALS_PER_BLOCK), even_blocks(len(h), _STEPS_PER_BLOCK)
+    def _steps(
+        self,
+        tableau: Tableau,
+        h: Array,
+        inputs: Array,
+        lengths: npt.NDArray[np.int64],
+        states: Array,
+        form: StepForm | None,
+        *,
+        given: bool,
+    ) -> bool:
+        """Blocks of trials, and of steps where the states that these start from are given."""
+        from kpref.kernels.network import take_steps
+
+        a, b, h = (_writeable(array, np.float64) for array in (tableau.a, tableau.b, h))
+        states = _writeable(states) if given else states
+        (drive, sound), aim, lengths = self._drive(inputs, form), self._target(form), _writeable(lengths)
+        own, full = np.empty((0, 0, 0)) if form is None else form.states, form is not None
+        trials = even_blocks(states.shape[1], _TRIALS_PER_BLOCK)
+        steps = even_blocks(len(h), _STEPS_PER_BLOCK) if given else [slice(0, len(h))]
         found = np.zeros(len(trials) * len(steps), dtype=bool)
 
         def task(index: int) -> None:
             part, block = steps[index // len(trials)], trials[index % len(trials)]
-            found[index] = stage_coefficients(
-                self.net, a, h, drive, states, aim, form.states, part.start, part.stop, block.start, block.stop
+            found[index] = take_steps(
+                self.net, a, b, h, drive, lengths, states, given, full, aim, own, part.start, part.stop, block.start,
+                block.stop,
             )  # fmt: skip
 
         run_blocks(task, len(found))

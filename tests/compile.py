@@ -33,7 +33,7 @@ def matrices(dtype):
 
 
 def stages(flow):
-    return [flow.P, flow.J, flow.D, flow.D_z0, flow.stage.P]
+    return [flow.P, flow.J, flow.D, flow.D_z0, flow.stage.P, flow.adjoint()]
 
 
 def main(precision):

@@ -48,7 +48,7 @@ class Panel:
     def picture(self, kind: str) -> bytes:
         """The picture as "png", "svg" or "pdf"."""
         with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
-            figure = Figure(figsize=self.size, layout="constrained")
+            figure = Figure(figsize=self.size)
             self.draw(figure.add_subplot())
             file = io.BytesIO()
             figure.savefig(file, format=kind, metadata=KINDS[kind])

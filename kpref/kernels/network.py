@@ -28,9 +28,7 @@ from kpref.kernels.units import FIELDS, FUNCTIONS, TILE, apply_function
 from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm
 
-__all__ = [
-    "Network", "Target", "coefficients", "network", "no_target", "run", "stage_coefficients", "take_steps", "target",
-]  # fmt: skip
+__all__ = ["Network", "Target", "network", "no_target", "run", "take_steps", "target"]
 
 _PRODUCT, _DRIVEN, _FUNCTION, _SCALE, _CLEAR = range(5)
 _MOST = FIELDS  # views and channels of a function
@@ -378,87 +376,79 @@ def _swap(net, rows, going, buffer, bases):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def run(net, drive, lengths, trajectory, full, aim, start, stop):  # type: ignore[no-untyped-def]
+def run(net, drive, lengths, trajectory, given, full, aim, start, stop):  # type: ignore[no-untyped-def]
     """Steps of a map for the trials start, ..., stop - 1: trajectory[1:] from trajectory[0], (T + 1, B, S).
 
     A trial stands still from its end on, where its coefficients are those of its last step, and its states zero. Drives
-    are (T, B, n_drive). Returns whether the states are finite, and whether the coefficients are.
+    are (T, B, n_drive). If the states are `given`, (T, B, S), none is written: coefficients and variables alone are.
+    Returns whether the states are finite, and whether the coefficients are.
     """
-    rows, steps, trials, size = stop - start, len(drive), drive.shape[1], trajectory.shape[2]
+    rows, trials, size = stop - start, drive.shape[1], trajectory.shape[2]
     bases, total = _bases(net, rows)
     buffer, tile, going = np.zeros(total), np.zeros(FIELDS * TILE), np.ones(rows, np.bool_)
-    known, sound, states, views, strides = True, True, trajectory.reshape(-1), net.new, net.strides
-    _enter(net, rows, states, start * size, buffer, bases)
-    for step in range(steps):
+    known, sound, states, until = True, True, trajectory.reshape(-1), net.until if given else len(net.operations)
+    for step in range(len(drive)):
         point = step * trials + start
-        sound &= _evaluate(net, drive[step, start:stop], point, full, len(net.operations), aim, buffer, bases, tile)
-        at = (point + trials) * size
-        for row in range(rows):
-            going[row] = step + 1 < lengths[start + row]
-            if step < lengths[start + row]:
-                for part in range(len(views)):
-                    register, width = views[part, 0], views[part, 1]
-                    known &= _write(buffer, bases[register] + row * strides[register], states, at, width)
-                    at += width
-            else:
-                states[at : at + size] = 0
-                at += size
-        _swap(net, rows, going, buffer, bases)
+        if given or step == 0:
+            _enter(net, rows, states, point * size, buffer, bases)
+        sound &= _evaluate(net, drive[step, start:stop], point, full, until, aim, buffer, bases, tile)
+        if not given:
+            for row in range(rows):
+                going[row] = step + 1 < lengths[start + row]
+            known &= _leave(net, rows, step, lengths[start:stop], states, (point + trials) * size, size, buffer, bases)
+            _swap(net, rows, going, buffer, bases)
     return known, sound
 
 
-@kernel
-def coefficients(net, states, drive, aim, start, stop):  # type: ignore[no-untyped-def]
-    """Coefficients and variables at the points start, ..., stop - 1 of states (points, S); whether they are finite."""
-    rows = stop - start
-    bases, total = _bases(net, rows)
-    buffer, tile = np.zeros(total), np.zeros(FIELDS * TILE)
-    _enter(net, rows, states.reshape(-1), start * states.shape[1], buffer, bases)
-    return _evaluate(net, drive[start:stop], start, True, net.until, aim, buffer, bases, tile)
+@merged
+def _leave(net, rows, step, lengths, states, at, size, buffer, bases):  # type: ignore[no-untyped-def]
+    """The new states from a place of a flat array on, zeros for trials that have ended; whether they are finite."""
+    views, strides, known = net.new, net.strides, True
+    for row in range(rows):
+        if step < lengths[row]:
+            for part in range(len(views)):
+                register, width = views[part, 0], views[part, 1]
+                known &= _write(buffer, bases[register] + row * strides[register], states, at, width)
+                at += width
+        else:
+            states[at : at + size] = 0
+            at += size
+    return known
 
 
 @kernel
-def take_steps(net, a, b, h, drive, lengths, states, full, aim, own, start, stop):  # type: ignore[no-untyped-def]
-    """Runge-Kutta steps for the trials start, ..., stop - 1: states[1:] from states[0], (n + 1, B, S).
+def take_steps(  # type: ignore[no-untyped-def]
+    net, a, b, h, drive, lengths, states, given, full, aim, own, first, last, start, stop
+):  # fmt: skip
+    """Runge-Kutta steps first, ..., last - 1 for the trials start, ..., stop - 1: as `run`.
 
-    Drives are (n * s, B, n_drive), rows ordered (step, stage). A trial stands still from its end on: it takes no more
-    steps, but coefficients are those of stages from where it stands. Returns whether the coefficients are finite.
+    States are (n + 1, B, S), drives (n * s, B, n_drive), rows ordered (step, stage). A trial stands still from its
+    end on: it takes no more steps, but coefficients are those of stages from where it stands. If the states that steps
+    start from are `given`, none is written: coefficients, variables and states of stages alone are. Returns whether
+    they are finite.
     """
-    rows, flat, sound = stop - start, states.reshape(-1), True
+    rows, stages, sound, flat = stop - start, len(b), True, states.reshape(-1)
     trials, size = states.shape[1], states.shape[2]
-    bases, slots, total = _slopes(net, rows, len(b))
+    bases, slots, total = _slopes(net, rows, stages)
     buffer, tile, views = np.zeros(total), np.zeros(FIELDS * TILE), net.new
-    for step in range(len(h)):
-        for stage in range(len(b)):
+    for step in range(first, last):
+        for stage in range(stages):
+            until = net.until if given and stage == stages - 1 else len(net.operations)
             sound &= _stage(
-                net, a, h, step, stage, flat, size, drive, full, len(net.operations), aim, own, start, stop, buffer,
-                bases, slots, tile,
+                net, a, h, step, stage, flat, size, drive, full, until, aim, own, start, stop, buffer, bases, slots,
+                tile,
             )  # fmt: skip
+        if given:
+            continue
         at = (step * trials + start) * size
         for row in range(rows):
-            count = len(b) if step + 1 < lengths[start + row] else 0
+            count = stages if step + 1 < lengths[start + row] else 0
             for part in range(len(views)):
                 lead, width = net.strides[views[part, 0]], views[part, 1]
                 _advance(
                     h[step], b, count, flat, at, buffer, slots[:, part], row * lead, flat, at + trials * size, width
                 )
                 at += width
-    return sound
-
-
-@kernel
-def stage_coefficients(net, a, h, drive, states, aim, own, first, last, start, stop):  # type: ignore[no-untyped-def]
-    """Coefficients at the stages of steps first, ..., last - 1 that start from known states: as `take_steps`."""
-    rows, stages, sound, flat, size = stop - start, len(a), True, states.reshape(-1), states.shape[2]
-    bases, slots, total = _slopes(net, rows, stages)
-    buffer, tile = np.zeros(total), np.zeros(FIELDS * TILE)
-    for step in range(first, last):
-        for stage in range(stages):
-            until = len(net.operations) if stage < stages - 1 else net.until
-            sound &= _stage(
-                net, a, h, step, stage, flat, size, drive, True, until, aim, own, start, stop, buffer, bases, slots,
-                tile,
-            )  # fmt: skip
     return sound
 
 

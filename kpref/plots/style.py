@@ -62,6 +62,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.linewidth": 0.8,
     "axes.grid": False,
+    "figure.constrained_layout.use": True,
     "text.color": "#1f2933",
     "xtick.color": "#5b6470",
     "ytick.color": "#5b6470",
