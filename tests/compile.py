@@ -22,6 +22,13 @@ def maps(dtype):
     return [one.P, one.P_inverse, one.J, one.D_z0, several.D]
 
 
+def matrices_of_maps(dtype):
+    """Those of a map whose Jacobians are matrices."""
+    model = models.UserMap(lambda z, x, p: p["a"] * np.sin(z), 2, 0, parameters={"a": np.ones(2)})
+    flow = kpref.Flow(model, np.ones((2, 4, 0)), np.ones((2, 2)), dtype=dtype)
+    return [flow.P, flow.P_inverse, flow.J, flow.D, flow.D_z0]
+
+
 def networks(dtype):
     """Those of a network in continuous time."""
     return stages(kpref.Flow(models.Rate.init(2, 3, 0), np.ones((TRIALS, 4, 2)), dt=0.1, dtype=dtype))
@@ -39,8 +46,8 @@ def stages(flow):
 def main(precision):
     dtype = np.dtype(precision)
     # What does not depend on the precision is compiled by one process and found by the other, which starts elsewhere.
-    kinds = (maps, networks, matrices) if dtype == np.float64 else (matrices, networks, maps)
-    for kind in kinds:
+    kinds = (maps, networks, matrices, matrices_of_maps)
+    for kind in kinds if dtype == np.float64 else reversed(kinds):
         for operator in kind(dtype):
             for side in (operator, operator.T):
                 side.apply(np.zeros((1, *side.shape_in), dtype))

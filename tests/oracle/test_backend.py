@@ -262,11 +262,11 @@ def test_a_process_of_its_own_changes_no_answer(flow, backends, capfd):
 
 @pytest.mark.parametrize(
     "factory, kind, message",
-    [("crashing", "crashed", "K ended the process by signal SIGABRT"), ("hanging", "timeout", "within 5 seconds")],
+    [("crashing", "crashed", "K ended the process by signal SIGABRT"), ("hanging", "timeout", "within 3 seconds")],
 )
 def test_a_crash_or_a_hang_is_a_fault_and_a_new_process_takes_over(flow, backends, factory, kind, message):
     tensor = np.ones(flow.states.shape)
-    with IsolatedBackend(f"some_backends:{factory}", flow, timeout=5.0) as backend:
+    with IsolatedBackend(f"some_backends:{factory}", flow, timeout=3.0) as backend:
         with pytest.raises(BackendFault, match=message) as caught:
             backend("K", tensor)
         assert caught.value.kind == kind
