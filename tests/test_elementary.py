@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
-from kpref.kernels.elementary import sigmoid_pair, softplus, tanh_pair
-from kpref.kernels.units import FIELDS, FUNCTIONS, TILE, apply_function
+from kpref.compiled.elementary import sigmoid_pair, softplus, tanh_pair
 from kpref.models.cells import GRUCell, LSTMCell
 from kpref.models.nonlinearity import NONLINEARITIES
+from kpref.models.units import FIELDS, FUNCTIONS, TILE, apply_function
 
 EPS = np.finfo(float).eps
 NUMBERS = st.lists(st.one_of(st.floats(-340, 340), st.floats(-2, 2), st.floats(-1e-3, 1e-3)), min_size=1, max_size=30)

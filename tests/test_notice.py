@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from kpref.kernels import notice
-from kpref.kernels.notice import CompilationNotice
+from kpref.compiled import notice
+from kpref.compiled.notice import CompilationNotice
 
 
 @pytest.fixture

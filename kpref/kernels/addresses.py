@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from kpref.kernels.compilation import kernel
+from kpref.compiled.compilation import kernel
 
 __all__ = ["address_of", "load", "set_word", "size_of", "store", "sum_of_products", "word"]
 

@@ -14,8 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import get_cython_function_address, intrinsic
 
+from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import size_of
-from kpref.kernels.compilation import kernel
 
 __all__ = ["add_transposed_product_at", "product_at", "row_length"]
 

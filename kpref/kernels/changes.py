@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kpref._types import Array
-from kpref.kernels.compilation import kernel
+from kpref.compiled.compilation import kernel
 from kpref.kernels.panels import aligned_zeros, panel_width, whole_lines
 from kpref.step_form import Entry, StepForm
 

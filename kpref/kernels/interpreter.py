@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._types import Array
+from kpref.compiled.compilation import inlined, kernel
 from kpref.kernels.addresses import address_of, load, set_word, size_of, store, sum_of_products, word
 from kpref.kernels.blas import product_at, row_length
 from kpref.kernels.changes import Packing, packing_of
-from kpref.kernels.compilation import inlined, kernel
 from kpref.kernels.lowering import (
     ARENAS,
     GATHER,

@@ -3,7 +3,7 @@
 Every register of a program (`kpref.program`) holds the change of some quantity. Run with the quantities themselves, its
 products with weights are the same products, what multiplies a weight is what stands in the register that it is read
 from, and channels that are the same everywhere scale values as they scale changes. Only where the coefficients depend
-on the state do compiled functions of a unit (`kpref.kernels.units`) take the place of the operations: they give the
+on the state do compiled functions of a unit (`kpref.models.units`) take the place of the operations: they give the
 new values, and the coefficients if they are wanted. So one interpreter serves every network: steps of a map, stages of
 Runge-Kutta steps, and the coefficients at given states.
 
@@ -21,10 +21,10 @@ from numba import uint64
 from numba.extending import intrinsic
 
 from kpref._types import Array
+from kpref.compiled.compilation import kernel, merged, wide_vectors
 from kpref.kernels.blas import product_at, row_length
-from kpref.kernels.compilation import kernel, merged, wide_vectors
 from kpref.kernels.panels import Weights, as_weights
-from kpref.kernels.units import FIELDS, FUNCTIONS, TILE, apply_function
+from kpref.models.units import FIELDS, FUNCTIONS, TILE, apply_function
 from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm
 

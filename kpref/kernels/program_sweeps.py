@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from kpref._types import Array
+from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import address_of, load, set_word, size_of, store, word
 from kpref.kernels.blas import add_transposed_product_at, product_at
 from kpref.kernels.changes import Changes
-from kpref.kernels.compilation import kernel
 from kpref.kernels.interpreter import CompiledProgram, apply, enter_tensors, keep, registers, where_rows_are
 from kpref.kernels.lowering import ADD, STATES, TENSOR_IN, TENSOR_OUT, UNITS, VARIABLES, ZERO
 

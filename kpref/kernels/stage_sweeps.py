@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kpref._types import Array
-from kpref.kernels.compilation import kernel
+from kpref.compiled.compilation import kernel
 from kpref.kernels.jacobian import jacobian, jacobian_transpose, workspace
 
 __all__ = ["StageTable", "stage_adjoint", "stage_costate", "stage_costate_transpose", "stage_tangent"]

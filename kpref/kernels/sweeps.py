@@ -6,7 +6,7 @@ Tensors are (vectors, trials, time, units); a block holds the trials start, ...,
 
 from __future__ import annotations
 
-from kpref.kernels.compilation import kernel
+from kpref.compiled.compilation import kernel
 from kpref.kernels.jacobian import jacobian, jacobian_transpose, workspace
 
 __all__ = ["adjoint", "inverse", "inverse_transpose", "tangent"]

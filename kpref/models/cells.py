@@ -52,7 +52,7 @@ class Cell(Protocol):
 
     @property
     def function(self) -> str:
-        """Its compiled function, of `kpref.kernels.units`."""
+        """Its compiled function, of `kpref.models.units`."""
 
 
 @dataclass(frozen=True)

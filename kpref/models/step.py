@@ -44,7 +44,7 @@ class Pointwise:
     Attributes
     ----------
     function : str
-        One of `kpref.kernels.units`.
+        One of `kpref.models.units`.
     channels : tuple of str
         What it computes beside, in its order.
     """

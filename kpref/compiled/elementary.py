@@ -22,7 +22,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from kpref.kernels.compilation import inlined
+from kpref.compiled.compilation import inlined
 
 __all__ = ["fma", "sigmoid_pair", "softplus", "tanh_pair"]
 

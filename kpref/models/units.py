@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 
-from kpref.kernels.compilation import inlined, kernel, merged, wide_vectors
-from kpref.kernels.elementary import fma, sigmoid_pair, softplus, tanh_pair
+from kpref.compiled.compilation import inlined, kernel, merged, wide_vectors
+from kpref.compiled.elementary import fma, sigmoid_pair, softplus, tanh_pair
 
 __all__ = ["FIELDS", "FUNCTIONS", "TILE", "apply_function"]
 

@@ -1,8 +1,8 @@
-"""How the functions of this package are compiled, and when what is cached on disk may be used again.
+"""How functions are compiled, and when what is cached on disk may be used again.
 
 Numba judges a cached function by the file that it stands in. A sweep here contains the code of functions from other
 files; after a change of one of those (an upgrade), the machine code of the old version would be used without a word.
-So the version that every cached function carries has a digest of all the sources of this package: it is read before
+So the version that every cached function carries has a digest of all sources of compiled code: it is read before
 anything that an old version may have written in terms of classes that are gone.
 """
 
@@ -17,9 +17,11 @@ from typing import Any
 from numba import njit, types
 from numba.extending import intrinsic
 
-from kpref.kernels import notice  # noqa: F401 - it listens from now on
+from kpref.compiled import notice  # noqa: F401 - it listens from now on
 
 __all__ = ["inlined", "kernel", "merged", "wide_vectors"]
+
+_SOURCES = ("compiled/*.py", "kernels/*.py", "models/units.py")
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -66,8 +68,8 @@ def wide_vectors(typingctx: Any) -> Any:
 
 @cache
 def _digest() -> str:
-    """SHA-256 of the sources of this package, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    """SHA-256 of the sources of compiled code, in the order of their names."""
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
+    for path in sorted(path for pattern in _SOURCES for path in package.glob(pattern)):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
