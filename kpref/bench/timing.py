@@ -58,8 +58,11 @@ CALL_BUDGET = 1.0
 BUILD_BUDGET = 5.0
 """Seconds after which a contender is not built again in further rounds."""
 
-SETTLE = 0.1
-"""Seconds between processes: the threads of BLAS and OpenMP spin for a while after their last work."""
+SETTLE = 0.4
+"""Seconds between processes: the threads of BLAS and OpenMP spin for a while after their last work.
+
+Those of OpenBLAS for 2^28 ticks of the processor's counter, which are 0.13 s at 2.1 GHz: products timed then take
+up to twice as long."""
 
 
 @dataclass
