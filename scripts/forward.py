@@ -34,6 +34,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import kpref
+from kpref.bench.timing import SETTLE
 from kpref.dynamics import MapDynamics
 from kpref.models import GRU, LSTM, RNN, Rate
 from kpref.runge_kutta import integrate
@@ -159,7 +160,7 @@ def written(size: int) -> np.ndarray:
 
 def timed(call: Callable[[], Any]) -> np.ndarray:
     """Seconds by the clock, and of processor time."""
-    time.sleep(0.05)
+    time.sleep(SETTLE)
     wall, cpu = time.perf_counter(), time.process_time()
     kept = call()
     found = np.array([time.perf_counter() - wall, time.process_time() - cpu])
