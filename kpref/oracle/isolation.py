@@ -131,7 +131,7 @@ class IsolatedBackend(Backend):
         }
         answer, _ = self._exchange("backend", message, list(arrays.values()))
         self.arithmetic = get_arithmetic(answer["arithmetic"])
-        self._offered = answer["offered"]
+        self._offered, self.not_offered = answer["offered"], answer["not_offered"]
         self._metrics, fault = tuple(answer["metrics"]), answer["metrics_fault"]
         self._unreadable = None if fault is None else BackendFault(fault[0], "metrics", fault[1])
 

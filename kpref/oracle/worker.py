@@ -68,7 +68,13 @@ def _offer(backend: Backend) -> dict[str, Any]:
         metrics = backend.metric_names()
     except BackendFault as error:
         fault = [error.kind, str(error)]
-    return {"arithmetic": backend.arithmetic.name, "offered": offered, "metrics": metrics, "metrics_fault": fault}
+    return {
+        "arithmetic": backend.arithmetic.name,
+        "offered": offered,
+        "not_offered": dict(backend.not_offered),
+        "metrics": metrics,
+        "metrics_fault": fault,
+    }
 
 
 def main() -> None:
