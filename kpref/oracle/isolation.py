@@ -20,7 +20,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.flow import Flow
-from kpref.oracle.arithmetic import get_arithmetic
+from kpref.oracle.arithmetic import Arithmetic, get_arithmetic
 from kpref.oracle.backend import Backend, BackendFault, timeout_fault
 from kpref.oracle.problem import describe
 
@@ -69,7 +69,7 @@ class IsolatedBackend(Backend):
         self,
         factory: str,
         flow: Flow,
-        arithmetic: str | None = None,
+        arithmetic: str | Arithmetic | None = None,
         timeout: float = 60.0,
         tell: Callable[[str], object] | None = None,
     ) -> None:
@@ -125,7 +125,7 @@ class IsolatedBackend(Backend):
         description, arrays = self._problem
         message = {
             "factory": self._factory,
-            "arithmetic": self._declared,
+            "arithmetic": None if self._declared is None else get_arithmetic(self._declared).to_dict(),
             "description": description,
             "names": list(arrays),
         }
