@@ -15,7 +15,8 @@ can read. With B trials, T steps, H units, M trainable parameters and the weight
     gradient         (B, T, H) -> (M,)           J^T P^T Mu Err
     metrics          optional: a mapping of names in `kpref.oracle.metrics.METRICS` to numbers, matrices (H, H), or
                      functions of no arguments that return them; a pair is a value and its standard error
-    arithmetic       optional: "float64", "float32", "tf32", "bfloat16" or "float16"; else the name of `dtype`
+    arithmetic       optional: "float64", "float32", "tf32", "bfloat16" or "float16", or a `kpref.oracle.Arithmetic`;
+                     else the name of `dtype`
 
 An attribute that is missing or None is not offered. The transpose of a LinearOperator that knows it is taken as P_T
 or J_T where these are missing.
@@ -98,7 +99,7 @@ class Backend(ABC):
         raw: Any,
         shape: tuple[int, int, int],
         n_parameters: int,
-        arithmetic: str | Arithmetic | None = None,
+        arithmetic: str | Arithmetic | Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> Backend:
         """Wrap somebody's object; a `Backend` is returned as it is.
@@ -316,7 +317,7 @@ def _guarded(operator: str, function: Callable[[], Any]) -> Any:
         raise raised_fault(operator, error) from error
 
 
-def _declared(raw: Any, arithmetic: str | Arithmetic | None) -> Arithmetic:
+def _declared(raw: Any, arithmetic: str | Arithmetic | Mapping[str, Any] | None) -> Arithmetic:
     try:
         declared = arithmetic or getattr(raw, "arithmetic", None)
         dtype = getattr(raw, "dtype", "float64")

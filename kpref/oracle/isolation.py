@@ -27,7 +27,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.flow import Flow
-from kpref.oracle.arithmetic import get_arithmetic
+from kpref.oracle.arithmetic import Arithmetic, get_arithmetic
 from kpref.oracle.backend import Backend, BackendFault, timeout_fault
 from kpref.oracle.problem import describe
 
@@ -221,7 +221,7 @@ class IsolatedBackend(Backend):
         self,
         factory: str,
         flow: Flow,
-        arithmetic: str | None = None,
+        arithmetic: str | Arithmetic | None = None,
         timeout: float = 60.0,
         tell: Callable[[str], object] | None = None,
         worker: Worker | None = None,
@@ -281,7 +281,7 @@ class IsolatedBackend(Backend):
         description, arrays = self._problem
         message = {
             "factory": self._factory,
-            "arithmetic": self._declared,
+            "arithmetic": None if self._declared is None else get_arithmetic(self._declared).to_dict(),
             "description": description,
             "names": list(arrays),
         }
