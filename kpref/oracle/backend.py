@@ -15,7 +15,8 @@ can read. With B trials, T steps, H units, M trainable parameters and the weight
     gradient         (B, T, H) -> (M,)           J^T P^T Mu Err
     metrics          optional: a mapping of names in `kpref.oracle.metrics.METRICS` to numbers, matrices (H, H), or
                      functions of no arguments that return them; a pair is a value and its standard error
-    arithmetic       optional: "float64", "float32", "tf32", "bfloat16" or "float16"; else the name of `dtype`
+    arithmetic       optional: "float64", "float32", "tf32", "bfloat16" or "float16", or a `kpref.oracle.Arithmetic`;
+                     else the name of `dtype`
     not_offered      optional: a mapping of operators that it cannot have to the reason, for the report
 
 An attribute that is missing or None is not offered. The transpose of a LinearOperator that knows it is taken as P_T
@@ -25,7 +26,7 @@ or J_T where these are missing.
 from __future__ import annotations
 
 import math
-import threading
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -62,8 +63,9 @@ class BackendFault(Exception):
 
     Attributes
     ----------
-    kind : {"raised", "timeout", "crashed", "no answer", "shape", "dtype", "complex", "not finite", "overwritten"}
-        The first four mean that there is nothing to judge, the others that the answer is wrong; "not finite" are
+    kind : {"raised", "timeout", "crashed", "no answer", "unknown problem", "shape", "dtype", "complex", "not finite", \
+            "overwritten"}
+        The first five mean that there is nothing to judge, the others that the answer is wrong; "not finite" are
         NaN, infinity, and numbers as good as infinite.
     operator : str
     """
@@ -75,7 +77,7 @@ class BackendFault(Exception):
     @property
     def could_not_run(self) -> bool:
         """Whether there is nothing to judge."""
-        return self.kind in ("raised", "timeout", "crashed", "no answer")
+        return self.kind in ("raised", "timeout", "crashed", "no answer", "unknown problem")
 
 
 class Backend(ABC):
@@ -101,8 +103,8 @@ class Backend(ABC):
         raw: Any,
         shape: tuple[int, int, int],
         n_parameters: int,
-        arithmetic: str | Arithmetic | None = None,
-        timeout: float | None = 60.0,
+        arithmetic: str | Arithmetic | Mapping[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> Backend:
         """Wrap somebody's object; a `Backend` is returned as it is.
 
@@ -115,7 +117,7 @@ class Backend(ABC):
         arithmetic : str or Arithmetic, optional
             By default what the object's `arithmetic` or `dtype` says, and float64 if it has neither.
         timeout : float, optional
-            Seconds for one call; None for no limit, each call then being made in the caller's own thread.
+            Seconds that a call may take, see `LocalBackend`; by default there is no limit.
 
         Raises
         ------
@@ -189,7 +191,12 @@ class Backend(ABC):
 
 
 class LocalBackend(Backend):
-    """An object of this process, each call with a time limit; see `Backend.of`."""
+    """An object of this process, whose calls are made in the caller's own thread; see `Backend.of`.
+
+    So what the caller has set for its thread holds in them: precision and modes of JAX and PyTorch, `numpy.errstate`,
+    context variables. Nobody can end such a call: one that took longer than `timeout` seconds is a fault once it
+    returns, as it is at once in a process of its own (`kpref.oracle.isolation.IsolatedBackend`).
+    """
 
     def __init__(
         self,
@@ -286,24 +293,11 @@ class LocalBackend(Backend):
         return target
 
     def _call(self, operator: str, function: Callable[[], Any]) -> Any:
-        if self.timeout is None:
-            return _guarded(operator, function)
-        outcome: dict[str, Any] = {}
-
-        def target() -> None:
-            try:
-                outcome["answer"] = _guarded(operator, function)
-            except BaseException as error:
-                outcome["error"] = error
-
-        thread = threading.Thread(target=target, daemon=True, name=f"kpref-verify-{operator}")
-        thread.start()
-        thread.join(self.timeout)
-        if thread.is_alive():
+        start = time.monotonic()
+        answer = _guarded(operator, function)
+        if self.timeout is not None and time.monotonic() - start > self.timeout:
             raise timeout_fault(operator, self.timeout)
-        if "error" in outcome:
-            raise outcome["error"]
-        return outcome["answer"]
+        return answer
 
 
 def timeout_fault(operator: str, timeout: float) -> BackendFault:
@@ -328,7 +322,7 @@ def _guarded(operator: str, function: Callable[[], Any]) -> Any:
         raise raised_fault(operator, error) from error
 
 
-def _declared(raw: Any, arithmetic: str | Arithmetic | None) -> Arithmetic:
+def _declared(raw: Any, arithmetic: str | Arithmetic | Mapping[str, Any] | None) -> Arithmetic:
     try:
         declared = arithmetic or getattr(raw, "arithmetic", None)
         dtype = getattr(raw, "dtype", "float64")
