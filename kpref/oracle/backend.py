@@ -25,7 +25,7 @@ or J_T where these are missing.
 from __future__ import annotations
 
 import math
-import threading
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -62,8 +62,9 @@ class BackendFault(Exception):
 
     Attributes
     ----------
-    kind : {"raised", "timeout", "crashed", "no answer", "shape", "dtype", "complex", "not finite", "overwritten"}
-        The first four mean that there is nothing to judge, the others that the answer is wrong; "not finite" are
+    kind : {"raised", "timeout", "crashed", "no answer", "unknown problem", "shape", "dtype", "complex", "not finite", \
+            "overwritten"}
+        The first five mean that there is nothing to judge, the others that the answer is wrong; "not finite" are
         NaN, infinity, and numbers as good as infinite.
     operator : str
     """
@@ -75,7 +76,7 @@ class BackendFault(Exception):
     @property
     def could_not_run(self) -> bool:
         """Whether there is nothing to judge."""
-        return self.kind in ("raised", "timeout", "crashed", "no answer")
+        return self.kind in ("raised", "timeout", "crashed", "no answer", "unknown problem")
 
 
 class Backend(ABC):
@@ -99,7 +100,7 @@ class Backend(ABC):
         shape: tuple[int, int, int],
         n_parameters: int,
         arithmetic: str | Arithmetic | Mapping[str, Any] | None = None,
-        timeout: float | None = 60.0,
+        timeout: float | None = None,
     ) -> Backend:
         """Wrap somebody's object; a `Backend` is returned as it is.
 
@@ -112,7 +113,7 @@ class Backend(ABC):
         arithmetic : str or Arithmetic, optional
             By default what the object's `arithmetic` or `dtype` says, and float64 if it has neither.
         timeout : float, optional
-            Seconds for one call; None for no limit, each call then being made in the caller's own thread.
+            Seconds that a call may take, see `LocalBackend`; by default there is no limit.
 
         Raises
         ------
@@ -186,7 +187,12 @@ class Backend(ABC):
 
 
 class LocalBackend(Backend):
-    """An object of this process, each call with a time limit; see `Backend.of`."""
+    """An object of this process, whose calls are made in the caller's own thread; see `Backend.of`.
+
+    So what the caller has set for its thread holds in them: precision and modes of JAX and PyTorch, `numpy.errstate`,
+    context variables. Nobody can end such a call: one that took longer than `timeout` seconds is a fault once it
+    returns, as it is at once in a process of its own (`kpref.oracle.isolation.IsolatedBackend`).
+    """
 
     def __init__(
         self,
@@ -282,24 +288,11 @@ class LocalBackend(Backend):
         return target
 
     def _call(self, operator: str, function: Callable[[], Any]) -> Any:
-        if self.timeout is None:
-            return _guarded(operator, function)
-        outcome: dict[str, Any] = {}
-
-        def target() -> None:
-            try:
-                outcome["answer"] = _guarded(operator, function)
-            except BaseException as error:
-                outcome["error"] = error
-
-        thread = threading.Thread(target=target, daemon=True, name=f"kpref-verify-{operator}")
-        thread.start()
-        thread.join(self.timeout)
-        if thread.is_alive():
+        start = time.monotonic()
+        answer = _guarded(operator, function)
+        if self.timeout is not None and time.monotonic() - start > self.timeout:
             raise timeout_fault(operator, self.timeout)
-        if "error" in outcome:
-            raise outcome["error"]
-        return outcome["answer"]
+        return answer
 
 
 def timeout_fault(operator: str, timeout: float) -> BackendFault:

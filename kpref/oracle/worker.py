@@ -47,6 +47,8 @@ def make_backend(spec: str, flow: Any, arithmetic: Mapping[str, Any] | None) -> 
     factory = load_factory(spec)
     try:
         raw = factory(flow)
+    except NotImplementedError as error:
+        raise BackendFault("unknown problem", "backend", f"{spec} does not know this problem: {error}") from error
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -54,7 +56,7 @@ def make_backend(spec: str, flow: Any, arithmetic: Mapping[str, Any] | None) -> 
     if raw is None:
         raise BackendFault("raised", "backend", f"{spec} returned None; a backend was expected")
     try:
-        # The parent keeps the time and kills this process, so that calls can be made in its main thread.
+        # The parent keeps the time, and kills this process.
         return Backend.of(raw, flow.states.shape, flow.model.n_parameters, arithmetic, timeout=None)
     except ValueError as error:
         raise BackendFault("raised", "backend", str(error)) from error
@@ -75,12 +77,18 @@ def _offer(backend: Backend) -> dict[str, Any]:
 def main() -> None:
     """Answer requests until the other side closes the pipe."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
+    nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
+    if hasattr(os, "register_at_fork"):
+        # A process that the backend forks takes no part in the conversation, and does not hold its pipes open.
+        os.register_at_fork(
+            after_in_child=lambda: [os.dup2(nothing, file.fileno(), inheritable=False) for file in (requests, answers)]
+        )
     # What a backend prints must be there before what it was asked for, also if it crashes or is ended then.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
+    sys.path += [place for place in sys.argv[1:] if place not in sys.path]
     backend: Any = None
     while True:
         try:
@@ -88,7 +96,10 @@ def main() -> None:
         except EOFError:
             return
         try:
-            if backend is None:
+            if "load" in message:
+                load_factory(message["load"])
+                send(answers, {})
+            elif "factory" in message:
                 flow = rebuild(message["description"], dict(zip(message["names"], arrays, strict=True)))
                 backend = make_backend(message["factory"], flow, message["arithmetic"])
                 send(answers, _offer(backend))
@@ -103,8 +114,6 @@ def main() -> None:
                 send(answers, {}, [backend(message["operator"], arrays[0])])
         except BackendFault as fault:
             send(answers, {"fault": fault.kind, "message": str(fault)})
-            if backend is None:
-                return
 
 
 if __name__ == "__main__":
