@@ -19,12 +19,14 @@ if TYPE_CHECKING:
         taylor_test,
     )
     from kpref.oracle.adapters import flow_backend, jax_backend, kpflow_backend, torch_backend
+    from kpref.oracle.arithmetic import Arithmetic
     from kpref.oracle.golden_files import check_golden, export_golden, folder_backend
     from kpref.oracle.verdict import Check, Place, Report
     from kpref.oracle.verification import verify
 
 # Names are imported when they are first used: the pytest plugin lives here, and everybody's test runs import it.
 _HOMES = {
+    "Arithmetic": "kpref.oracle.arithmetic",
     "Check": "kpref.oracle.verdict",
     "DotTest": "kpref.differences",
     "FiniteDifference": "kpref.differences",
@@ -46,6 +48,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Arithmetic",
     "Check",
     "DotTest",
     "FiniteDifference",

@@ -15,7 +15,9 @@ can read. With B trials, T steps, H units, M trainable parameters and the weight
     gradient         (B, T, H) -> (M,)           J^T P^T Mu Err
     metrics          optional: a mapping of names in `kpref.oracle.metrics.METRICS` to numbers, matrices (H, H), or
                      functions of no arguments that return them; a pair is a value and its standard error
-    arithmetic       optional: "float64", "float32", "tf32", "bfloat16" or "float16"; else the name of `dtype`
+    arithmetic       optional: "float64", "float32", "tf32", "bfloat16" or "float16", or a `kpref.oracle.Arithmetic`;
+                     else the name of `dtype`
+    not_offered      optional: a mapping of operators that it cannot have to the reason, for the report
 
 An attribute that is missing or None is not offered. The transpose of a LinearOperator that knows it is taken as P_T
 or J_T where these are missing.
@@ -87,18 +89,21 @@ class Backend(ABC):
         (B, T, H).
     n_parameters : int
     arithmetic : Arithmetic
+    not_offered : mapping of str to str
+        Why operators are not offered, where the backend says so.
     """
 
     shape: tuple[int, int, int]
     n_parameters: int
     arithmetic: Arithmetic
+    not_offered: Mapping[str, str] = {}
 
     @staticmethod
     def of(
         raw: Any,
         shape: tuple[int, int, int],
         n_parameters: int,
-        arithmetic: str | Arithmetic | None = None,
+        arithmetic: str | Arithmetic | Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> Backend:
         """Wrap somebody's object; a `Backend` is returned as it is.
@@ -209,6 +214,7 @@ class LocalBackend(Backend):
         self.raw, self.shape, self.n_parameters = raw, shape, n_parameters
         self.arithmetic, self.timeout = arithmetic, timeout
         self._targets: dict[str, Any] = {}
+        self.not_offered = _reasons(raw)
 
     def offers(self, operator: str) -> bool:
         """Whether the backend has this operator; one that fails when it is looked at is there, and is called later."""
@@ -330,7 +336,7 @@ def _guarded(operator: str, function: Callable[[], Any]) -> Any:
         raise raised_fault(operator, error) from error
 
 
-def _declared(raw: Any, arithmetic: str | Arithmetic | None) -> Arithmetic:
+def _declared(raw: Any, arithmetic: str | Arithmetic | Mapping[str, Any] | None) -> Arithmetic:
     try:
         declared = arithmetic or getattr(raw, "arithmetic", None)
         dtype = getattr(raw, "dtype", "float64")
@@ -342,6 +348,14 @@ def _declared(raw: Any, arithmetic: str | Arithmetic | None) -> Arithmetic:
             raise ValueError(f"the backend's dtype {name!r} is no arithmetic; give one of the oracle's by name")
         declared = _ARITHMETIC_OF[name]
     return get_arithmetic(declared)
+
+
+def _reasons(raw: Any) -> dict[str, str]:
+    """What a backend says of operators that it cannot have; nothing in another form than `not_offered` should be."""
+    try:
+        return {str(name): str(reason) for name, reason in (getattr(raw, "not_offered", None) or {}).items()}
+    except Exception:  # only words for the report: no verdict depends on them
+        return {}
 
 
 def _is_matrix(target: Any) -> bool:

@@ -27,7 +27,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.flow import Flow
-from kpref.oracle.arithmetic import get_arithmetic
+from kpref.oracle.arithmetic import Arithmetic, get_arithmetic
 from kpref.oracle.backend import Backend, BackendFault, timeout_fault
 from kpref.oracle.problem import describe
 
@@ -221,7 +221,7 @@ class IsolatedBackend(Backend):
         self,
         factory: str,
         flow: Flow,
-        arithmetic: str | None = None,
+        arithmetic: str | Arithmetic | None = None,
         timeout: float = 60.0,
         tell: Callable[[str], object] | None = None,
         worker: Worker | None = None,
@@ -282,14 +282,14 @@ class IsolatedBackend(Backend):
         description, arrays = self._problem
         message = {
             "factory": self._factory,
-            "arithmetic": self._declared,
+            "arithmetic": None if self._declared is None else get_arithmetic(self._declared).to_dict(),
             "description": description,
             "names": list(arrays),
         }
         answer, _ = self._worker.ask("backend", message, list(arrays.values()), self._timeout)
         self._made_in = self._worker.starts
         self.arithmetic = get_arithmetic(answer["arithmetic"])
-        self._offered = answer["offered"]
+        self._offered, self.not_offered = answer["offered"], answer["not_offered"]
         self._metrics, fault = tuple(answer["metrics"]), answer["metrics_fault"]
         self._unreadable = None if fault is None else BackendFault(fault[0], "metrics", fault[1])
 

@@ -132,7 +132,7 @@ class CheckItem(pytest.Item):
                 pytest.skip(f"{operator} is not offered")
             pytest.skip(f"not reached: see {first.identifier}")
         if check.verdict == "not offered":
-            pytest.skip(f"{operator} is not offered")
+            pytest.skip(f"{operator} is not offered" + (check.message and f": {check.message}"))
         if check.verdict != "pass":
             raise CaseFailure(self._text([check]))
 

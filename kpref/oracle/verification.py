@@ -166,7 +166,7 @@ class _Verification(Session):
         kind = "residual" if operator in ("P", "P_T", "P_inverse") else "value"
         blank = Check(f"{operator}.{kind}", operator, meaning, equation, "not offered")
         if not self.backend.offers(operator):
-            return [blank]
+            return [replace(blank, message=self.backend.not_offered.get(operator, ""))]
         try:
             tensor, other = self.probe(operator), self.probe(operator)
             answer = self.backend(operator, tensor)

@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault, raised_fault
@@ -38,7 +39,7 @@ def load_factory(spec: str) -> Any:
     return target
 
 
-def make_backend(spec: str, flow: Any, arithmetic: str | None) -> Backend:
+def make_backend(spec: str, flow: Any, arithmetic: Mapping[str, Any] | None) -> Backend:
     """Call the factory and wrap what it returns.
 
     Raises BackendFault if that cannot be done.
@@ -70,7 +71,13 @@ def _offer(backend: Backend) -> dict[str, Any]:
         metrics = backend.metric_names()
     except BackendFault as error:
         fault = [error.kind, str(error)]
-    return {"arithmetic": backend.arithmetic.name, "offered": offered, "metrics": metrics, "metrics_fault": fault}
+    return {
+        "arithmetic": backend.arithmetic.to_dict(),
+        "offered": offered,
+        "not_offered": dict(backend.not_offered),
+        "metrics": metrics,
+        "metrics_fault": fault,
+    }
 
 
 def main() -> None:
