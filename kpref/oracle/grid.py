@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from kpref.flow import Flow
-from kpref.oracle.backend import OPERATORS
+from kpref.oracle.evaluation import LOCAL
 from kpref.oracle.metrics import METRICS
+from kpref.oracle.names import OPERATORS
 from kpref.oracle.problem import MODELS
 
 __all__ = ["PROBLEMS", "Problem", "check_names"]
@@ -84,12 +85,11 @@ def check_names(problem: Problem) -> list[str]:
     """Identifiers of the checks that `kpref.oracle.verify` makes of a backend that offers everything."""
     names = ["states.residual", "states.repeated"]
     names += [f"{operator}.{kind}" for operator in OPERATORS for kind in ("linearity", "repeated", "answers")]
-    for operator in ("P", "P_T", "P_inverse"):
-        names += [f"{operator}.residual"]
+    names += [f"{operator}.{'residual' if operator in LOCAL else 'value'}" for operator in OPERATORS]
+    for operator in ("P", "P_T", "P_inverse", "P_inverse_T"):
         names += [f"{operator}.causality"] * (problem.steps > 1) + [f"{operator}.trials"] * (problem.trials > 1)
     parameters = MODELS[problem.model].init(1, 1, 0).parameters
-    names += ["J.value", *(f"J.{name}" for name in parameters)]
-    names += [f"{operator}.value" for operator in ("J_T", "K", "NTK", "gradient")]
+    names += [f"J.{name}" for name in parameters]
     names += ["P.dot_test", "J.dot_test"]
     names += [f"{operator}.{kind}" for operator in ("K", "NTK") for kind in ("symmetric", "positive")]
     return names + [f"metrics.{name}" for name in METRICS]
