@@ -127,6 +127,8 @@ class _Measurement:
         problem = Flow(model, inputs, z0, self._flow.space.mu)
         try:
             raw = self._factory(problem)
+        except BackendFault:
+            raise
         except Exception as error:
             raise BackendFault("raised", "factory", f"{type(error).__name__}: {error}") from error
         shape = (self.trials, self.steps, self.model.n_states)

@@ -33,7 +33,7 @@ import numpy as np
 from kpref._types import Array
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ARITHMETICS, ELEMENTARY, Error
-from kpref.oracle.uncertain import with_errors
+from kpref.oracle.uncertain import value_with_errors
 
 __all__ = ["Bits", "Block", "Layout", "Setting", "sensitivity"]
 
@@ -169,7 +169,7 @@ class Layout:
             if constants[varied] < 0:  # it is not used
                 continue
             setting = Setting(constants, varied, 0.0)
-            parameters, inputs = self.function_problem(setting, (4, 1), generator)
+            parameters, inputs = self.function_problem(setting, (3, 1), generator)
             model: Any = self.model.with_parameters(parameters)
             x = np.moveaxis(inputs, 1, 0)
             z = np.zeros((*x.shape[:2], model.n_states))
@@ -312,8 +312,7 @@ def sensitivity(model: StepModel, z: Array, x: Array, function: str) -> tuple[Ar
     exact = ARITHMETICS["float64"]
 
     def worst(error: Error) -> Array:
-        spread, _ = with_errors(model, z, x, replace(exact, elementary={function: error}))
-        return spread.worst
+        return value_with_errors(model, z, x, replace(exact, elementary={function: error})).worst
 
     others = worst((2.0**-40, 0.0))
     relative, absolute = (
