@@ -62,6 +62,11 @@ class Uncertain(NDArrayOperatorsMixin):
         """As of an array."""
         return self._made(self.value.T, Spread(self.spread.deviation.T, self.spread.worst.T))
 
+    @property
+    def real(self) -> Uncertain:
+        """As of an array: itself."""
+        return self
+
     def __len__(self) -> int:
         return len(self.value)
 
@@ -194,7 +199,17 @@ def _steep_root(a: Uncertain) -> Array:
     return 0.5 / np.sqrt(np.maximum(a.value - _reach(a), np.finfo(float).tiny))
 
 
-_COMPARISONS = {np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal, np.isfinite, np.signbit}
+_COMPARISONS = {
+    np.greater,
+    np.greater_equal,
+    np.less,
+    np.less_equal,
+    np.equal,
+    np.not_equal,
+    np.isfinite,
+    np.signbit,
+    np.sign,
+}
 
 _OPERATIONS: dict[Any, Callable[..., tuple[Array, Spread]]] = {
     np.add: _sum,
