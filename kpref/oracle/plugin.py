@@ -1,12 +1,12 @@
 """Pytest plugin: ``pytest --kpref-backend=module:factory`` makes every check of a backend a test of its own.
 
 The factory is a function of a `kpref.Flow`, the problem, and returns a backend as `kpref.oracle.backend` describes it;
-where it does not know a model it raises NotImplementedError, and the tests of that problem are skipped. There is a
-test for every check on every problem of `kpref.oracle.grid`, named ``kpref::<problem>::<check>``, with the mark
-`kpref`, so that ``-k gru``, ``-k P_T`` or ``-m kpref`` selects some. A check of what the backend does not offer is
-skipped with the reason. The test ``<problem>::verdict`` fails if the factory does (the others are then skipped), if a
-check without a test of its own does, or if none could be made. If all tests were skipped, the exit status is 5, as if
-there were none.
+where it does not know a model, or one of its options, it raises NotImplementedError, and the tests of that problem are
+skipped. There is a test for every check on every problem of `kpref.oracle.grid`, named
+``kpref::<problem>::<check>``, with the mark `kpref`, so that ``-k gru``, ``-k P_T`` or ``-m kpref`` selects some. A
+check of what the backend does not offer is skipped with the reason. The test ``<problem>::verdict`` fails if the
+factory does (the others are then skipped), if a check without a test of its own does, or if none could be made. If all
+tests were skipped, the exit status is 5, as if there were none.
 
 Without the option the plugin does nothing and imports nothing of kpref but its version.
 """
@@ -73,15 +73,17 @@ class _Problem:
         return self._outcome
 
     def _verify(self) -> Report:
+        from kpref.oracle.exact import verify_exact
         from kpref.oracle.grid import PROBLEMS
         from kpref.oracle.verification import verify
         from kpref.oracle.worker import load_factory
 
         option = self._config.getoption
-        seed = option("--kpref-seed")
-        flow = PROBLEMS[self.name].build(seed)
+        seed, problem = option("--kpref-seed"), PROBLEMS[self.name]
+        flow = problem.build(seed)
         backend = load_factory(option("--kpref-backend"))(flow)
-        return verify(backend, flow, option("--kpref-arithmetic"), seed, option("--kpref-timeout"))
+        judge = verify_exact if problem.exact else verify
+        return judge(backend, flow, option("--kpref-arithmetic"), seed, option("--kpref-timeout"))
 
     @property
     def repeat(self) -> str:
@@ -101,10 +103,14 @@ class CheckItem(pytest.Item):
     def runtest(self) -> None:
         """Pass, skip or fail as the check did."""
         __tracebackhide__ = True
+        from kpref.oracle.integers import NotExact
+
         try:
             report = self.problem.report()
         except NotImplementedError as error:
             pytest.skip(f"the factory does not know this problem: {error}")
+        except NotExact as error:
+            pytest.skip(f"the whole numbers of this problem do not fit: {error}")
         except Exception as error:
             if self.name == "verdict":
                 raise
