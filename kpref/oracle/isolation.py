@@ -273,9 +273,10 @@ class IsolatedBackend(Backend):
         value, standard_error = self._ask(f"metrics[{name!r}]", [], message)
         return value, standard_error
 
-    def check_independence(self, operator: str, first: Array, second: Array) -> None:
-        """See `Backend.check_independence`."""
-        self._ask(operator, [first, second])
+    def answers(self, operator: str, first: Array, second: Array) -> tuple[Array, Array]:
+        """See `Backend.answers`."""
+        one, other = self._ask(operator, [first, second])
+        return one, other
 
     def _make(self) -> None:
         description, arrays = self._problem
@@ -288,7 +289,7 @@ class IsolatedBackend(Backend):
         answer, _ = self._worker.ask("backend", message, list(arrays.values()), self._timeout)
         self._made_in = self._worker.starts
         self.arithmetic = get_arithmetic(answer["arithmetic"])
-        self._offered = answer["offered"]
+        self._offered, self.not_offered = answer["offered"], answer["not_offered"]
         self._metrics, fault = tuple(answer["metrics"]), answer["metrics_fault"]
         self._unreadable = None if fault is None else BackendFault(fault[0], "metrics", fault[1])
 

@@ -71,7 +71,13 @@ def _offer(backend: Backend) -> dict[str, Any]:
         metrics = backend.metric_names()
     except BackendFault as error:
         fault = [error.kind, str(error)]
-    return {"arithmetic": backend.arithmetic.to_dict(), "offered": offered, "metrics": metrics, "metrics_fault": fault}
+    return {
+        "arithmetic": backend.arithmetic.to_dict(),
+        "offered": offered,
+        "not_offered": dict(backend.not_offered),
+        "metrics": metrics,
+        "metrics_fault": fault,
+    }
 
 
 def main() -> None:
@@ -108,8 +114,7 @@ def main() -> None:
             elif message["operator"] == "metrics":
                 send(answers, {}, backend.metric(message["metric"], tuple(message["shape"])))
             elif len(arrays) == 2:
-                backend.check_independence(message["operator"], *arrays)
-                send(answers, {})
+                send(answers, {}, backend.answers(message["operator"], *arrays))
             else:
                 send(answers, {}, [backend(message["operator"], arrays[0])])
         except BackendFault as fault:

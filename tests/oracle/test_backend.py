@@ -73,7 +73,7 @@ def test_each_fault_is_recognised(kind, bad):
 
     def use():
         backend("P", ONES)
-        backend.check_independence("P", ONES, 2 * ONES)
+        backend.answers("P", ONES, 2 * ONES)
 
     with pytest.raises(BackendFault) as caught:
         use()
@@ -200,7 +200,7 @@ def test_linear_operators_and_matrices():
         backend = wrap(P=operator, J=None)
         answer = backend("P", ONES)
         np.testing.assert_array_equal(answer, (matrix @ np.ones(24)).reshape(SHAPE))
-        backend.check_independence("P", ONES, 2 * ONES)
+        backend.answers("P", ONES, 2 * ONES)
         assert not backend.offers("J")
     assert not wrap(P=matrix).offers("P_T")  # an array may be anything, its transpose is not claimed
     assert wrap(P=aslinearoperator(matrix)).offers("P_T")
@@ -222,7 +222,7 @@ def test_a_linear_operator_that_reuses_its_memory_is_found():
         return memory
 
     with pytest.raises(BackendFault, match="earlier one"):
-        wrap(P=LinearOperator((24, 24), matvec=matvec)).check_independence("P", ONES, 2 * ONES)
+        wrap(P=LinearOperator((24, 24), matvec=matvec)).answers("P", ONES, 2 * ONES)
 
 
 def test_scipy_operators_of_kpref_pass_with_their_transposes(flow):
@@ -257,6 +257,15 @@ def test_unknown_arithmetic_and_another_problem_are_errors():
         Backend.of(wrap(), (2, 3, 5), 5)
 
 
+def test_why_an_operator_is_not_offered_is_in_the_report(flow):
+    backend = SimpleNamespace(P=flow.P, J=None, not_offered={"J": "no room for it"})
+    report = verify(backend, flow)
+    assert report.passed
+    assert next(check.message for check in report.checks if check.operator == "J") == "no room for it"
+    for other in (["J"], "no room", 3, None):  # in no form that is read
+        assert wrap(not_offered=other).not_offered == {}
+
+
 def test_a_backend_is_not_wrapped_twice():
     backend = wrap(P=lambda q: q)
     assert isinstance(backend, LocalBackend)
@@ -270,7 +279,9 @@ from kpref.oracle import flow_backend
 
 def good(flow):
     print("hello"); os.write(1, b"from C")
-    return flow_backend(flow)
+    backend = flow_backend(flow)
+    backend.NTK, backend.not_offered = None, {"NTK": "too large"}
+    return backend
 
 def crashing(flow):
     backend = flow_backend(flow)
@@ -313,11 +324,13 @@ def test_a_process_of_its_own_changes_no_answer(flow, backends, capfd):
     told = []
     with IsolatedBackend("some_backends:good", flow, tell=told.append) as backend:
         assert backend.offers("states")
+        assert not backend.offers("NTK")
+        assert backend.not_offered == {"NTK": "too large"}
         np.testing.assert_array_equal(backend.states(), flow.states)
         for operator in ("P", "J"):
             tensor = np.random.default_rng(0).normal(size=backend.shape_of("trajectory" if operator == "P" else "J"))
             np.testing.assert_array_equal(backend(operator, tensor), own(operator, tensor))
-            backend.check_independence(operator, tensor, 2 * tensor)
+            backend.answers(operator, tensor, 2 * tensor)
     assert told == ["states", "P", "P", "J", "J"]
     output = capfd.readouterr()
     assert output.out == ""
