@@ -102,6 +102,7 @@ def of_torch(kind, flow, precision, **options):
         ("LSTMCell", "lstm-plain", {}),
         ("GRU", "stacked-gru-weights", {"num_layers": 2}),
         ("LSTM", "stacked-lstm-plain", {"num_layers": 2, "batch_first": True}),
+        ("RNN", "stacked-rnn-plain", {"num_layers": 2}),
     ],
 )
 def test_torch_modules_pass(kind, name, options, precision):
