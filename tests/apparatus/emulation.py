@@ -88,9 +88,9 @@ class Rounded(np.ndarray):
         if isinstance(values, tuple):
             value = self._off("sigmoid", values[0])
             return value, 1.0 - value
-        plain = np.asarray(values)
+        plain, at = np.asarray(values), np.asarray(self)
         size = self.arithmetic.unit * np.maximum(error[0] * np.abs(plain), error[1])
-        return self._wrap(plain + size * np.sin(997.0 * np.asarray(self)))
+        return self._wrap(plain + size * np.sin(997.0 * at) * (np.abs(at) < 10))  # all clamp it beyond
 
     def __array_finalize__(self, other: Any) -> None:
         if other is not None:
@@ -107,7 +107,8 @@ class Rounded(np.ndarray):
         plain = [np.asarray(value) if isinstance(value, Rounded) else value for value in inputs]
         with np.errstate(all="ignore"):
             if ufunc is np.matmul:
-                result = _product(*plain, self.arithmetic, self.summation)
+                left, right = plain
+                result = _product(left, right, self.arithmetic, self.summation)
             elif ufunc is np.tanh and self.formulas == "absolute":
                 return _absolute_tanh(inputs[0])
             elif ufunc is np.tanh:
