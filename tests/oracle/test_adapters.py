@@ -89,6 +89,7 @@ def of_torch(kind, flow, precision, **options):
 
 
 @pytest.mark.backends
+@pytest.mark.usefixtures("torch_on_one_thread")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "kind, name, options",
@@ -123,6 +124,7 @@ def test_torch_without_biases_and_with_frozen_parameters():
 
 
 @pytest.mark.backends
+@pytest.mark.usefixtures("torch_on_one_thread")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "defect", ["sign", "gates", "transpose", "inputs shifted", "z0", "bias", "adjoint", "one part"]
@@ -156,6 +158,7 @@ def test_torch_modules_with_a_defect_fail(defect, precision):
 
 
 @pytest.mark.backends
+@pytest.mark.usefixtures("torch_on_one_thread")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "kind, name, options, weight, row",

@@ -19,7 +19,7 @@ from apparatus import torch_kernels as kernels  # noqa: E402
 
 from kpref.oracle.adapters.torch_precision import Autocast, arithmetic_of  # noqa: E402
 
-pytestmark = pytest.mark.backends
+pytestmark = [pytest.mark.backends, pytest.mark.usefixtures("torch_on_one_thread")]
 REVERSE = {"P_T", "J_T", "gradient"}
 
 
@@ -53,15 +53,6 @@ def judged(backend, flow, **options):
 
 
 EVERYTHING = {"states", *OPERATORS}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Products this small are computed sooner by one thread than two of them meet, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
