@@ -20,19 +20,24 @@ if TYPE_CHECKING:
         taylor_test,
     )
     from kpref.oracle.adapters import flow_backend, jax_backend, kpflow_backend, torch_backend
+    from kpref.oracle.arithmetic import Arithmetic
     from kpref.oracle.exact import verify_exact
     from kpref.oracle.golden_files import check_golden, export_golden, folder_backend
     from kpref.oracle.integers import NotExact, integer_flow
+    from kpref.oracle.measurement import measure_profile
+    from kpref.oracle.profile import Profile
     from kpref.oracle.verdict import Check, Place, Report
     from kpref.oracle.verification import verify
 
 # Names are imported when they are first used: the pytest plugin lives here, and everybody's test runs import it.
 _HOMES = {
+    "Arithmetic": "kpref.oracle.arithmetic",
     "Check": "kpref.oracle.verdict",
     "DotTest": "kpref.differences",
     "FiniteDifference": "kpref.differences",
     "NotExact": "kpref.oracle.integers",
     "Place": "kpref.oracle.verdict",
+    "Profile": "kpref.oracle.profile",
     "Report": "kpref.oracle.verdict",
     "TaylorTest": "kpref.differences",
     "check_golden": "kpref.oracle.golden_files",
@@ -45,6 +50,7 @@ _HOMES = {
     "integer_flow": "kpref.oracle.integers",
     "jax_backend": "kpref.oracle.adapters",
     "kpflow_backend": "kpref.oracle.adapters",
+    "measure_profile": "kpref.oracle.measurement",
     "taylor_test": "kpref.differences",
     "torch_backend": "kpref.oracle.adapters",
     "verify": "kpref.oracle.verification",
@@ -52,11 +58,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "Arithmetic",
     "Check",
     "DotTest",
     "FiniteDifference",
     "NotExact",
     "Place",
+    "Profile",
     "Report",
     "TaylorTest",
     "check_golden",
@@ -69,6 +77,7 @@ __all__ = [
     "integer_flow",
     "jax_backend",
     "kpflow_backend",
+    "measure_profile",
     "taylor_test",
     "torch_backend",
     "verify",

@@ -22,6 +22,7 @@ import numpy as np
 from kpref._types import Array
 from kpref.flow import Flow
 from kpref.models.nonlinearity import NONLINEARITIES
+from kpref.oracle.backend import OPERATORS
 from kpref.oracle.exact import exact_names
 from kpref.oracle.integers import EXACT_MODELS, integer_flow
 from kpref.oracle.metrics import METRICS
@@ -253,12 +254,13 @@ def check_names(problem: Problem) -> list[str]:
     """Identifiers of the checks that are made of a backend that offers everything."""
     if problem.exact:
         return exact_names()
-    names = ["states.residual"]
+    names = ["states.residual", "states.repeated"]
+    names += [f"{operator}.{kind}" for operator in OPERATORS for kind in ("linearity", "repeated", "answers")]
     for operator in ("P", "P_T", "P_inverse"):
-        names += [f"{operator}.residual", f"{operator}.linearity"]
+        names += [f"{operator}.residual"]
         names += [f"{operator}.causality"] * (problem.steps > 1) + [f"{operator}.trials"] * (problem.trials > 1)
-    names += ["J.value", "J.linearity", *(f"J.{name}" for name in problem.trained)]
-    names += [f"{operator}.{kind}" for operator in ("J_T", "K", "NTK", "gradient") for kind in ("value", "linearity")]
+    names += ["J.value", *(f"J.{name}" for name in problem.trained)]
+    names += [f"{operator}.value" for operator in ("J_T", "K", "NTK", "gradient")]
     names += ["P.dot_test", "J.dot_test"]
     names += [f"{operator}.{kind}" for operator in ("K", "NTK") for kind in ("symmetric", "positive")]
     return names + [f"metrics.{name}" for name in METRICS]
