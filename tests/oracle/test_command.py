@@ -134,6 +134,11 @@ def test_a_backend_that_leaves_a_process_behind_holds_nobody_up():
         (["--json", "nowhere/report.json"], "is not a folder"),
         (["--trials-file", "trials.npz"], "--trials-file needs --checkpoint"),
         (["--checkpoint", "nowhere.npz"], "No such file"),
+        (["--checkpoint", "nowhere.npz", "--no-bias"], "--no-bias is about a random network"),
+        (["--model", "gru", "--layers", "3"], "--layers is an option that a gru network does not have"),
+        (["--model", "rnn", "--nonlinearity", "erf"], "nonlinearity must be one of tanh, relu, identity"),
+        (["--exact", "--model", "gru"], "problems of whole numbers are of rnn"),
+        (["--exact", "--measure", "mean"], "has the measure sum"),
     ],
 )
 def test_problems_that_cannot_be_made_are_one_line(words, message, capfd):
@@ -168,6 +173,27 @@ def test_the_problem_is_random_or_a_trained_network(folder):
     save_checkpoint("rate.npz", Rate.init(2, 5, 0))
     with pytest.raises(ValueError, match="rate.npz holds a network in continuous time; only maps"):
         make_flow(arguments("--checkpoint", "rate.npz"))
+
+
+def test_options_of_a_random_network():
+    words = "--model leaky --nonlinearity erf --no-bias --zero-start --constrained --train-alpha --leak inside"
+    flow = make_flow(arguments(*SMALL, *words.split(), "--measure", "trailing", "--trainable", "weight_hh,alpha"))
+    assert list(flow.model.parameters) == ["weight_ih", "weight_hh", "alpha"]
+    assert flow.model.trainable == ("weight_hh", "alpha")
+    assert flow.model.options["nonlinearity"] == "erf"
+    assert flow.model.options["leak"] == "inside"
+    assert set(np.unique(flow.model.dale)) <= {-1.0, 1.0}
+    assert not flow.z0.any()
+    assert not flow.space.mu[:, -1].all()
+    assert make_flow(arguments(*SMALL, "--model", "stacked-gru", "--layers", "3")).model.n_layers == 3
+    assert make_flow(arguments("--exact")).states.shape == (3, 5, 8)
+
+
+def test_every_bit_of_whole_numbers(capfd):
+    assert cli.main(["verify", "others:right", "--exact", "--no-bias", "--trials", "2"]) == 0
+    assert "NTK.exact" in capfd.readouterr().out
+    assert cli.main(["verify", "others:wrong", "--exact"]) == 1
+    assert "P.exact" in capfd.readouterr().out
 
 
 def test_golden_there_and_back(capfd, folder):
