@@ -131,7 +131,11 @@ def verify(
     coarser = () if profile is None else profile.coarser_than(declared)
     if profile is not None and coarser:
         wrapped.arithmetic = profile.arithmetic(declared)
-    return Report(tuple(_checks(wrapped, flow, seed)), declared.name, repr(flow), profile, coarser)
+    try:
+        checks = _checks(wrapped, flow, seed)
+    finally:
+        wrapped.arithmetic = declared  # a `Backend` is the caller's
+    return Report(tuple(checks), declared.name, repr(flow), profile, coarser)
 
 
 def _checks(backend: Backend, flow: Flow, seed: int) -> list[Check]:
