@@ -86,8 +86,11 @@ class Backend(ABC):
         (B, T, H).
     n_parameters : int
     arithmetic : Arithmetic
+    operators : mapping
+        What it may offer, as `OPERATORS`.
     """
 
+    operators: Mapping[str, tuple[str, str]] = OPERATORS
     shape: tuple[int, int, int]
     n_parameters: int
     arithmetic: Arithmetic
@@ -217,7 +220,7 @@ class LocalBackend(Backend):
         answer = self._apply(operator, given)
         if not np.array_equal(given, tensor):
             raise BackendFault("overwritten", operator, f"{operator} wrote into the tensor that it was given")
-        return _checked(operator, answer, self.shape_of(OPERATORS[operator][1]))
+        return _checked(operator, answer, self.shape_of(self.operators[operator][1]))
 
     def check_independence(self, operator: str, first: Array, second: Array) -> None:
         """See `Backend.check_independence`."""

@@ -106,8 +106,8 @@ def with_errors(model: Any, states: Array, inputs: Array, arithmetic: Arithmetic
     Returns the value, shape (..., H), and the numbers of each channel and variable.
     """
 
-    def exact(value: Array) -> Uncertain:
-        return Uncertain(value, None, arithmetic)
+    def exact(value: Array | Uncertain) -> Uncertain:
+        return value if isinstance(value, Uncertain) else Uncertain(value, None, arithmetic)
 
     twin = copy.copy(model)
     twin._parameters = {name: exact(value) for name, value in model.parameters.items()}
