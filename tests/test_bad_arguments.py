@@ -603,7 +603,7 @@ def build_files_and_verification():
     yield from rows("verify", lambda **k: kpref.oracle.verify(FLOW, **k), "flow", NOT_FLOWS)
     verify = over(kpref.oracle.verify, backend=kpref.oracle.flow_backend(FLOW), flow=FLOW)
     yield from rows("verify", verify, "seed", SEEDS)
-    yield from rows("verify", verify, "timeout", (None, 0.0, -1.0, float("nan"), float("inf"), "a", [1]))
+    yield from rows("verify", verify, "timeout", (0.0, -1.0, float("nan"), float("inf"), "a", [1]))
     yield from rows("verify", verify, "arithmetic", ("float65", 3, ["float32"]))
     yield from rows("flow_backend", kpref.oracle.flow_backend, "flow", NOT_FLOWS)
     yield from rows("dot_test", kpref.oracle.dot_test, "operator", (None, np.eye(3), "P", FLOW, 3))

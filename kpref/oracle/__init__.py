@@ -19,16 +19,21 @@ if TYPE_CHECKING:
         taylor_test,
     )
     from kpref.oracle.adapters import flow_backend, jax_backend, kpflow_backend, torch_backend
+    from kpref.oracle.arithmetic import Arithmetic
     from kpref.oracle.golden_files import check_golden, export_golden, folder_backend
+    from kpref.oracle.measurement import measure_profile
+    from kpref.oracle.profile import Profile
     from kpref.oracle.verdict import Check, Place, Report
     from kpref.oracle.verification import verify
 
 # Names are imported when they are first used: the pytest plugin lives here, and everybody's test runs import it.
 _HOMES = {
+    "Arithmetic": "kpref.oracle.arithmetic",
     "Check": "kpref.oracle.verdict",
     "DotTest": "kpref.differences",
     "FiniteDifference": "kpref.differences",
     "Place": "kpref.oracle.verdict",
+    "Profile": "kpref.oracle.profile",
     "Report": "kpref.oracle.verdict",
     "TaylorTest": "kpref.differences",
     "check_golden": "kpref.oracle.golden_files",
@@ -40,16 +45,19 @@ _HOMES = {
     "folder_backend": "kpref.oracle.golden_files",
     "jax_backend": "kpref.oracle.adapters",
     "kpflow_backend": "kpref.oracle.adapters",
+    "measure_profile": "kpref.oracle.measurement",
     "taylor_test": "kpref.differences",
     "torch_backend": "kpref.oracle.adapters",
     "verify": "kpref.oracle.verification",
 }
 
 __all__ = [
+    "Arithmetic",
     "Check",
     "DotTest",
     "FiniteDifference",
     "Place",
+    "Profile",
     "Report",
     "TaylorTest",
     "check_golden",
@@ -61,6 +69,7 @@ __all__ = [
     "folder_backend",
     "jax_backend",
     "kpflow_backend",
+    "measure_profile",
     "taylor_test",
     "torch_backend",
     "verify",

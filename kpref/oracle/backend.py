@@ -15,7 +15,9 @@ can read. With B trials, T steps, H units, M trainable parameters and the weight
     gradient         (B, T, H) -> (M,)           J^T P^T Mu Err
     metrics          optional: a mapping of names in `kpref.oracle.metrics.METRICS` to numbers, matrices (H, H), or
                      functions of no arguments that return them; a pair is a value and its standard error
-    arithmetic       optional: "float64", "float32", "tf32", "bfloat16" or "float16"; else the name of `dtype`
+    arithmetic       optional: "float64", "float32", "tf32", "bfloat16" or "float16", or a `kpref.oracle.Arithmetic`;
+                     else the name of `dtype`
+    not_offered      optional: a mapping of operators that it cannot have to the reason, for the report
 
 An attribute that is missing or None is not offered. The transpose of a LinearOperator that knows it is taken as P_T
 or J_T where these are missing.
@@ -24,7 +26,7 @@ or J_T where these are missing.
 from __future__ import annotations
 
 import math
-import threading
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -61,8 +63,9 @@ class BackendFault(Exception):
 
     Attributes
     ----------
-    kind : {"raised", "timeout", "crashed", "no answer", "shape", "dtype", "complex", "not finite", "overwritten"}
-        The first four mean that there is nothing to judge, the others that the answer is wrong; "not finite" are
+    kind : {"raised", "timeout", "crashed", "no answer", "unknown problem", "shape", "dtype", "complex", "not finite", \
+            "overwritten"}
+        The first five mean that there is nothing to judge, the others that the answer is wrong; "not finite" are
         NaN, infinity, and numbers as good as infinite.
     operator : str
     """
@@ -74,7 +77,7 @@ class BackendFault(Exception):
     @property
     def could_not_run(self) -> bool:
         """Whether there is nothing to judge."""
-        return self.kind in ("raised", "timeout", "crashed", "no answer")
+        return self.kind in ("raised", "timeout", "crashed", "no answer", "unknown problem")
 
 
 class Backend(ABC):
@@ -88,20 +91,23 @@ class Backend(ABC):
     arithmetic : Arithmetic
     operators : mapping
         What it may offer, as `OPERATORS`.
+    not_offered : mapping of str to str
+        Why operators are not offered, where the backend says so.
     """
 
     operators: Mapping[str, tuple[str, str]] = OPERATORS
     shape: tuple[int, int, int]
     n_parameters: int
     arithmetic: Arithmetic
+    not_offered: Mapping[str, str] = {}
 
     @staticmethod
     def of(
         raw: Any,
         shape: tuple[int, int, int],
         n_parameters: int,
-        arithmetic: str | Arithmetic | None = None,
-        timeout: float | None = 60.0,
+        arithmetic: str | Arithmetic | Mapping[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> Backend:
         """Wrap somebody's object; a `Backend` is returned as it is.
 
@@ -114,7 +120,7 @@ class Backend(ABC):
         arithmetic : str or Arithmetic, optional
             By default what the object's `arithmetic` or `dtype` says, and float64 if it has neither.
         timeout : float, optional
-            Seconds for one call; None for no limit, each call then being made in the caller's own thread.
+            Seconds that a call may take, see `LocalBackend`; by default there is no limit.
 
         Raises
         ------
@@ -176,11 +182,16 @@ class Backend(ABC):
         """
         raise BackendFault("no answer", "metrics", f"the backend has no metric {name!r}")
 
-    def check_independence(self, operator: str, first: Array, second: Array) -> None:  # noqa: B027
-        """Raise a BackendFault if a second call changes the answer of the first: a view of memory that is used again.
+    def answers(self, operator: str, first: Array, second: Array) -> tuple[Array, Array]:
+        """Answers to two tensors, of which the first is read once more after the second has come.
 
-        Where answers arrive as copies there is nothing to check.
+        Raises
+        ------
+        BackendFault
+            If there is no usable answer, or the second call changes the answer of the first: a view of memory that is
+            used again. Where answers arrive as copies none can.
         """
+        return self(operator, first), self(operator, second)
 
     def shape_of(self, space: str) -> tuple[int, ...]:
         """Shape of a tensor of a space."""
@@ -188,7 +199,12 @@ class Backend(ABC):
 
 
 class LocalBackend(Backend):
-    """An object of this process, each call with a time limit; see `Backend.of`."""
+    """An object of this process, whose calls are made in the caller's own thread; see `Backend.of`.
+
+    So what the caller has set for its thread holds in them: precision and modes of JAX and PyTorch, `numpy.errstate`,
+    context variables. Nobody can end such a call: one that took longer than `timeout` seconds is a fault once it
+    returns, as it is at once in a process of its own (`kpref.oracle.isolation.IsolatedBackend`).
+    """
 
     def __init__(
         self,
@@ -201,6 +217,7 @@ class LocalBackend(Backend):
         self.raw, self.shape, self.n_parameters = raw, shape, n_parameters
         self.arithmetic, self.timeout = arithmetic, timeout
         self._targets: dict[str, Any] = {}
+        self.not_offered = _reasons(raw)
 
     def offers(self, operator: str) -> bool:
         """Whether the backend has this operator; one that fails when it is looked at is there, and is called later."""
@@ -216,21 +233,19 @@ class LocalBackend(Backend):
 
     def __call__(self, operator: str, tensor: Array) -> Array:
         """See `Backend.__call__`."""
-        given = tensor.copy()
-        answer = self._apply(operator, given)
-        if not np.array_equal(given, tensor):
-            raise BackendFault("overwritten", operator, f"{operator} wrote into the tensor that it was given")
-        return _checked(operator, answer, self.shape_of(self.operators[operator][1]))
+        return self._checked(operator, self._untouched(operator, tensor))
 
-    def check_independence(self, operator: str, first: Array, second: Array) -> None:
-        """See `Backend.check_independence`."""
-        answer = self._apply(operator, first.copy())
+    def answers(self, operator: str, first: Array, second: Array) -> tuple[Array, Array]:
+        """See `Backend.answers`."""
+        answer = self._untouched(operator, first)
         before = np.array(_to_numpy(operator, answer), copy=True)
-        self._apply(operator, second.copy())
+        checked = self._checked(operator, before)
+        other = self(operator, second)
         if not np.array_equal(before, _to_numpy(operator, answer)):
             raise BackendFault(
                 "overwritten", operator, f"a later call of {operator} changes the answer of an earlier one"
             )
+        return checked, other
 
     def metric_names(self) -> tuple[str, ...]:
         """See `Backend.metric_names`."""
@@ -254,6 +269,17 @@ class LocalBackend(Backend):
         if (checked[1] < 0).any():
             raise BackendFault("not finite", "metrics", f"metrics[{name!r}] has a negative standard error")
         return checked[0], checked[1]
+
+    def _checked(self, operator: str, answer: Any) -> Array:
+        return _checked(operator, answer, self.shape_of(self.operators[operator][1]))
+
+    def _untouched(self, operator: str, tensor: Array) -> Any:
+        """The answer as it comes, to a tensor that is not written into."""
+        given = tensor.copy()
+        answer = self._apply(operator, given)
+        if not np.array_equal(given, tensor):
+            raise BackendFault("overwritten", operator, f"{operator} wrote into the tensor that it was given")
+        return answer
 
     def _apply(self, operator: str, given: Array) -> Any:
         target = self._target(operator)
@@ -284,24 +310,11 @@ class LocalBackend(Backend):
         return target
 
     def _call(self, operator: str, function: Callable[[], Any]) -> Any:
-        if self.timeout is None:
-            return _guarded(operator, function)
-        outcome: dict[str, Any] = {}
-
-        def target() -> None:
-            try:
-                outcome["answer"] = _guarded(operator, function)
-            except BaseException as error:
-                outcome["error"] = error
-
-        thread = threading.Thread(target=target, daemon=True, name=f"kpref-verify-{operator}")
-        thread.start()
-        thread.join(self.timeout)
-        if thread.is_alive():
+        start = time.monotonic()
+        answer = _guarded(operator, function)
+        if self.timeout is not None and time.monotonic() - start > self.timeout:
             raise timeout_fault(operator, self.timeout)
-        if "error" in outcome:
-            raise outcome["error"]
-        return outcome["answer"]
+        return answer
 
 
 def timeout_fault(operator: str, timeout: float) -> BackendFault:
@@ -326,7 +339,7 @@ def _guarded(operator: str, function: Callable[[], Any]) -> Any:
         raise raised_fault(operator, error) from error
 
 
-def _declared(raw: Any, arithmetic: str | Arithmetic | None) -> Arithmetic:
+def _declared(raw: Any, arithmetic: str | Arithmetic | Mapping[str, Any] | None) -> Arithmetic:
     try:
         declared = arithmetic or getattr(raw, "arithmetic", None)
         dtype = getattr(raw, "dtype", "float64")
@@ -338,6 +351,14 @@ def _declared(raw: Any, arithmetic: str | Arithmetic | None) -> Arithmetic:
             raise ValueError(f"the backend's dtype {name!r} is no arithmetic; give one of the oracle's by name")
         declared = _ARITHMETIC_OF[name]
     return get_arithmetic(declared)
+
+
+def _reasons(raw: Any) -> dict[str, str]:
+    """What a backend says of operators that it cannot have; nothing in another form than `not_offered` should be."""
+    try:
+        return {str(name): str(reason) for name, reason in (getattr(raw, "not_offered", None) or {}).items()}
+    except Exception:  # only words for the report: no verdict depends on them
+        return {}
 
 
 def _is_matrix(target: Any) -> bool:

@@ -47,7 +47,7 @@ from kpref._validate import path_like
 from kpref._version import __version__
 from kpref.flow import Flow, require_flow
 from kpref.oracle.adapters import flow_backend
-from kpref.oracle.arithmetic import Arithmetic, get_arithmetic
+from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic, get_arithmetic
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault, LocalBackend
 from kpref.oracle.metrics import METRICS
 from kpref.oracle.problem import describe, rebuild, rounded
@@ -59,8 +59,6 @@ __all__ = ["FolderBackend", "check_golden", "export_golden", "folder_backend"]
 FORMAT = "kpref-golden"
 _STANDARD_ERROR = ".standard_error"
 VERSION = 1
-
-_DTYPE = {"float64": "<f8", "float16": "<f2"}
 
 _README = """# Problem for a backend, made by kpref {kpref}
 
@@ -168,11 +166,12 @@ def _export(folder: Path, flow: Flow, arithmetic: Arithmetic, seed: int) -> None
     shape = dict(zip(("trials", "steps", "states"), problem.states.shape, strict=True))
     shape |= {"inputs": problem.model.n_inputs, "parameters": problem.model.n_parameters}
     manifest = {
-        "format": FORMAT, "version": VERSION, "kpref": __version__, "arithmetic": arithmetic.name, "seed": seed,
+        "format": FORMAT, "version": VERSION, "kpref": __version__, "seed": seed,
+        "arithmetic": arithmetic.name if ARITHMETICS.get(arithmetic.name) == arithmetic else arithmetic.to_dict(),
         "problem": description, "shape": shape,
         "probes": {operator: len(tensors) for operator, tensors in recorder.asked.items()},
     }  # fmt: skip
-    dtype = np.dtype(_DTYPE.get(arithmetic.name, "<f4"))
+    dtype = _format(arithmetic)
     (folder / "probes").mkdir()
     (folder / "answers").mkdir()
     # The measure is part of the problem and not of its arithmetic: it stays in float64.
@@ -184,6 +183,15 @@ def _export(folder: Path, flow: Flow, arithmetic: Arithmetic, seed: int) -> None
     words |= {"model": problem.model, "trainable": ", ".join(problem.model.trainable)}
     _write(folder / "README.md", _README.format(**words).encode())
     _write(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def _format(arithmetic: Arithmetic) -> np.dtype[Any]:
+    """The shortest format of NumPy that holds the numbers of an arithmetic."""
+    for name in ("<f2", "<f4"):
+        form = np.finfo(name)
+        if arithmetic.states >= float(form.epsneg) and arithmetic.largest <= float(form.max):
+            return np.dtype(name)
+    return np.dtype("<f8")
 
 
 def check_golden(path: str | os.PathLike[str]) -> Report:
@@ -318,7 +326,7 @@ class _Recorder(Backend):
         tensors = self.asked.setdefault(operator, [])
         if not any(np.array_equal(tensor, other) for other in tensors):
             tensors.append(tensor.copy())
-        return self.arithmetic.round(self._own(operator, tensor))
+        return self.arithmetic.round_state(self._own(operator, tensor))
 
 
 def _rounded_states(flow: Flow, arithmetic: Arithmetic) -> Array:
@@ -326,7 +334,7 @@ def _rounded_states(flow: Flow, arithmetic: Arithmetic) -> Array:
     model: Any = flow.model
     z, states = flow.z0, []
     for x in np.moveaxis(flow.inputs, 1, 0):
-        z = arithmetic.round(model.step(z, x))
+        z = arithmetic.round_state(model.step(z, x))
         states.append(z)
     return np.stack(states, axis=1)
 

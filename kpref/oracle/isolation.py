@@ -3,28 +3,40 @@
 The two processes talk over the pipes that stand for standard input and output at the start of the child, which then
 points its own standard output at standard error: whatever the backend prints, it cannot disturb the conversation.
 A message is one line of JSON and the float64 numbers of the arrays whose shapes the line gives. Nothing is pickled.
+
+A message says itself how long it is, and whether the child is there says the system: the end of a pipe says neither,
+for a process that the backend has left behind may hold it open for ever. The child leads a group of processes, which
+ends with it.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 
 from kpref._types import Array
 from kpref.flow import Flow
-from kpref.oracle.arithmetic import get_arithmetic
+from kpref.oracle.arithmetic import Arithmetic, get_arithmetic
 from kpref.oracle.backend import Backend, BackendFault, timeout_fault
 from kpref.oracle.problem import describe
 
-__all__ = ["IsolatedBackend", "receive", "send"]
+__all__ = ["IsolatedBackend", "Worker", "receive", "send"]
+
+#: Seconds between looks at whether a child that has not answered is still there.
+_LOOK = 0.1
+#: Seconds that are waited for what is there at once, unless the machine stands still.
+_PATIENCE = 5.0
 
 
 def send(file: BinaryIO, message: Mapping[str, Any], arrays: Sequence[Array] = ()) -> None:
@@ -56,12 +68,152 @@ def receive(file: BinaryIO) -> tuple[dict[str, Any], list[Array]]:
     return message, arrays
 
 
+class Worker:
+    """A child process that makes backends and applies their operators; a context manager.
+
+    It starts when it is first asked for something, and again after it was ended. `path`: places that it imports from
+    beside its own.
+    """
+
+    def __init__(self, path: Sequence[str] = ()) -> None:
+        self._path = list(path)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None  # of the last message and its answer
+        #: How often it was started: a backend is gone with the process that it was made in.
+        self.starts = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None
+
+    def ask(
+        self, operator: str, message: Mapping[str, Any], arrays: Sequence[Array], timeout: float
+    ) -> tuple[dict[str, Any], list[Array]]:
+        """Send a message and wait for its answer.
+
+        Raises BackendFault if that is one, or does not come within so many seconds, or the process ends first.
+        """
+        if self._process is None:
+            command = [sys.executable, "-m", "kpref.oracle.worker", *self._path]
+            # A group of its own, in which all processes are that the backend starts.
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+            self.starts += 1
+        try:
+            answer = self._exchange(self._process, operator, message, arrays, timeout)
+        except BaseException:
+            self.stop()
+            raise
+        if "fault" in answer[0]:
+            raise BackendFault(answer[0]["fault"], operator, answer[0]["message"])
+        return answer
+
+    def load(self, factory: str, timeout: float) -> None:
+        """Import a factory.
+
+        Raises BackendFault if there is none of this name.
+        """
+        self.ask("backend", {"load": factory}, [], timeout)
+
+    def _exchange(
+        self,
+        process: subprocess.Popen[bytes],
+        operator: str,
+        message: Mapping[str, Any],
+        arrays: Sequence[Array],
+        timeout: float,
+    ) -> tuple[dict[str, Any], list[Array]]:
+        """The answer to a message, waited for in a thread: reading and writing pipes knows no time limit."""
+        outcome: list[tuple[dict[str, Any], list[Array]]] = []
+
+        def converse() -> None:
+            try:
+                send(cast(BinaryIO, process.stdin), message, arrays)
+                outcome.append(receive(cast(BinaryIO, process.stdout)))
+            except (OSError, EOFError, ValueError):
+                pass  # it died, or was killed below
+
+        self._thread = thread = threading.Thread(target=converse, daemon=True, name="kpref-verify")
+        thread.start()
+        try:
+            end = time.monotonic() + timeout
+            while thread.is_alive() and (left := end - time.monotonic()) > 0 and not _has_ended(process):
+                thread.join(min(left, _LOOK))
+            if thread.is_alive() and not _has_ended(process):
+                raise timeout_fault(operator, timeout)
+            if thread.is_alive():  # what it still said is in the pipe, whose end comes when no other process holds it
+                _kill_group(process)
+                thread.join(_PATIENCE)
+            if not outcome:
+                raise BackendFault("crashed", operator, f"{operator} ended the process{_reason(process)}")
+        except BaseException:
+            _kill_group(process)
+            thread.join(_PATIENCE)
+            raise
+        return outcome[0]
+
+    def stop(self) -> None:
+        """End the process, and all that it has started."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        _kill_group(process)
+        process.wait()
+        if self._thread is not None and self._thread.is_alive():  # it has the pipes, which another process holds open
+            return
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):  # of the rest of a message that nobody reads any more
+                cast(BinaryIO, pipe).close()
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process is over; its number stays its own, so that its group can still be named."""
+    if process.returncode is None and hasattr(os, "waitid"):
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return process.poll() is not None
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all others of its group."""
+    if process.returncode is not None:
+        return
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):  # nothing is left of it that runs
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+
+
+def _reason(process: subprocess.Popen[bytes]) -> str:
+    """How a process ended, as the end of a sentence."""
+    end = time.monotonic() + _PATIENCE
+    while not _has_ended(process):
+        if time.monotonic() > end:
+            return ": it closed its end of the pipe"
+        time.sleep(0.01)
+    _kill_group(process)  # while its number is its own
+    status = process.wait()
+    if status >= 0:
+        return f" with exit status {status}"
+    try:
+        return f" by signal {signal.Signals(-status).name}"
+    except ValueError:
+        return f" by signal {-status}"
+
+
 class IsolatedBackend(Backend):
     """A backend that a factory makes in a child process; a context manager.
 
     `factory`: ``module:function``; it is given a `Flow` and returns what `kpref.oracle.backend` describes. The current
     directory is importable. `arithmetic`: by default what the backend says. `timeout`: seconds for one call, and for
-    starting up. `tell`: called with the name of each operator before it is applied.
+    starting up. `tell`: called with the name of each operator before it is applied. `worker`: the process, which may
+    serve one backend after another; by default one of its own, which ends with the block.
     Raises BackendFault if the backend cannot be made.
     """
 
@@ -69,27 +221,33 @@ class IsolatedBackend(Backend):
         self,
         factory: str,
         flow: Flow,
-        arithmetic: str | None = None,
+        arithmetic: str | Arithmetic | None = None,
         timeout: float = 60.0,
         tell: Callable[[str], object] | None = None,
+        worker: Worker | None = None,
     ) -> None:
         self.shape = (flow.states.shape[0], flow.states.shape[1], flow.states.shape[2])
         self.n_parameters = flow.model.n_parameters
         self._factory, self._problem = factory, describe(flow)
         self._timeout, self._tell = timeout, tell
-        self._process: subprocess.Popen[bytes] | None = None
+        self._own = Worker() if worker is None else None
+        self._worker = worker or cast(Worker, self._own)
         self._offered: dict[str, bool] = {}
         self._metrics: tuple[str, ...] = ()
         self._unreadable: BackendFault | None = None
         self._declared = arithmetic
-        self.arithmetic = get_arithmetic(arithmetic or "float64")
-        self._start()
+        try:
+            self._make()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        if self._own is not None:
+            self._own.stop()
 
     def offers(self, operator: str) -> bool:
         """See `Backend.offers`."""
@@ -115,79 +273,29 @@ class IsolatedBackend(Backend):
         value, standard_error = self._ask(f"metrics[{name!r}]", [], message)
         return value, standard_error
 
-    def check_independence(self, operator: str, first: Array, second: Array) -> None:
-        """See `Backend.check_independence`."""
-        self._ask(operator, [first, second])
+    def answers(self, operator: str, first: Array, second: Array) -> tuple[Array, Array]:
+        """See `Backend.answers`."""
+        one, other = self._ask(operator, [first, second])
+        return one, other
 
-    def _start(self) -> None:
-        command = [sys.executable, "-m", "kpref.oracle.worker"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def _make(self) -> None:
         description, arrays = self._problem
         message = {
             "factory": self._factory,
-            "arithmetic": self._declared,
+            "arithmetic": None if self._declared is None else get_arithmetic(self._declared).to_dict(),
             "description": description,
             "names": list(arrays),
         }
-        answer, _ = self._exchange("backend", message, list(arrays.values()))
+        answer, _ = self._worker.ask("backend", message, list(arrays.values()), self._timeout)
+        self._made_in = self._worker.starts
         self.arithmetic = get_arithmetic(answer["arithmetic"])
-        self._offered = answer["offered"]
+        self._offered, self.not_offered = answer["offered"], answer["not_offered"]
         self._metrics, fault = tuple(answer["metrics"]), answer["metrics_fault"]
         self._unreadable = None if fault is None else BackendFault(fault[0], "metrics", fault[1])
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
 
     def _ask(self, operator: str, tensors: list[Array], message: Mapping[str, Any] | None = None) -> list[Array]:
         if self._tell is not None:
             self._tell(operator)
-        if self._process is None:  # the last one hung or crashed
-            self._start()
-        answer: list[Array] = self._exchange(operator, message or {"operator": operator}, tensors)[1]
-        return answer
-
-    def _exchange(self, operator: str, message: Mapping[str, Any], arrays: list[Array]) -> Any:
-        """Send a message and wait for its answer, in a thread: reading and writing pipes knows no time limit."""
-        process, outcome = self._process, []
-        assert process is not None
-        requests, answers = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
-
-        def converse() -> None:
-            try:
-                send(requests, message, arrays)
-                outcome.append(receive(answers))
-            except (OSError, EOFError, ValueError):
-                pass  # it died, or was killed below
-
-        thread = threading.Thread(target=converse, daemon=True, name="kpref-verify")
-        thread.start()
-        try:
-            thread.join(self._timeout)
-            if thread.is_alive():
-                raise timeout_fault(operator, self._timeout)
-            if not outcome:
-                raise BackendFault("crashed", operator, f"{operator} ended the process{_reason(process)}")
-        except BaseException:
-            self._stop()
-            thread.join()
-            raise
-        answer = outcome[0]
-        if "fault" in answer[0]:
-            raise BackendFault(answer[0]["fault"], operator, answer[0]["message"])
-        return answer
-
-
-def _reason(process: subprocess.Popen[bytes]) -> str:
-    try:
-        status = process.wait(5)
-    except subprocess.TimeoutExpired:
-        return ": it closed its end of the pipe"
-    if status >= 0:
-        return f" with exit status {status}"
-    try:
-        return f" by signal {signal.Signals(-status).name}"
-    except ValueError:
-        return f" by signal {-status}"
+        if not self._worker.running or self._worker.starts != self._made_in:  # the last one hung or crashed
+            self._make()
+        return self._worker.ask(operator, message or {"operator": operator}, tensors, self._timeout)[1]

@@ -1,9 +1,12 @@
 """Pytest plugin: ``pytest --kpref-backend=module:factory`` makes every check of a backend a test of its own.
 
 The factory is a function of a `kpref.Flow`, the problem, and returns a backend as `kpref.oracle.backend` describes it;
-where it does not know a model it raises NotImplementedError, and the tests of that problem are skipped. There is a
-test for every check on every problem of `kpref.oracle.grid`, named ``kpref::<problem>::<check>``, with the mark
-`kpref`, so that ``-k gru``, ``-k P_T`` or ``-m kpref`` selects some. A check of what the backend does not offer is
+where it does not know a model it raises NotImplementedError, and the tests of that problem are skipped. It runs in a
+process of its own, the same for all problems, which imports from where pytest does: a backend that hangs or crashes
+fails its tests and no others. What it needs set up is set up in its own module: conftest.py is of this process.
+
+There is a test for every check on every problem of `kpref.oracle.grid`, named ``kpref::<problem>::<check>``, with the
+mark `kpref`, so that ``-k gru``, ``-k P_T`` or ``-m kpref`` selects some. A check of what the backend does not offer is
 skipped with the reason. The test ``<problem>::verdict`` fails if the factory does (the others are then skipped), if a
 check without a test of its own does, or if none could be made. If all tests were skipped, the exit status is 5, as if
 there were none.
@@ -13,13 +16,15 @@ Without the option the plugin does nothing and imports nothing of kpref but its 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from kpref.oracle.backend import BackendFault
+    from kpref.oracle.isolation import Worker
     from kpref.oracle.verdict import Check, Report
 
 ARITHMETICS = ("float64", "float32", "tf32", "bfloat16", "float16")
@@ -48,10 +53,9 @@ class CaseFailure(Exception):
 class _Problem:
     """One problem of the grid; the backend is verified on it when its first test runs."""
 
-    def __init__(self, name: str, config: pytest.Config) -> None:
-        self.name, self._config = name, config
-        self._outcome: Report | Exception | None = None
-        self._traceback: TracebackType | None = None
+    def __init__(self, name: str, config: pytest.Config, worker: Worker) -> None:
+        self.name, self._config, self._worker = name, config, worker
+        self._outcome: Report | BackendFault | None = None
 
     def names(self) -> list[str]:
         """Names of the tests."""
@@ -60,28 +64,31 @@ class _Problem:
         return [*check_names(PROBLEMS[self.name]), "verdict"]
 
     def report(self) -> Report:
-        """The report, or the error that stood in its way, the same each time."""
+        """The report, or the fault of the factory, the same each time."""
+        from kpref.oracle.backend import BackendFault
+
         if self._outcome is None:
             try:
                 self._outcome = self._verify()
-            except Exception as error:
-                self._outcome, self._traceback = error, error.__traceback__
-            except SystemExit as error:  # which would end the whole run
-                self._outcome = RuntimeError(f"the factory ended the program: SystemExit({error})")
-        if isinstance(self._outcome, Exception):
-            raise self._outcome.with_traceback(self._traceback)  # else it grows with every test that raises it
+            except BackendFault as fault:
+                self._outcome = fault
+        if isinstance(self._outcome, BackendFault):
+            raise self._outcome
         return self._outcome
 
     def _verify(self) -> Report:
         from kpref.oracle.grid import PROBLEMS
+        from kpref.oracle.isolation import IsolatedBackend
         from kpref.oracle.verification import verify
-        from kpref.oracle.worker import load_factory
 
         option = self._config.getoption
         seed = option("--kpref-seed")
         flow = PROBLEMS[self.name].build(seed)
-        backend = load_factory(option("--kpref-backend"))(flow)
-        return verify(backend, flow, option("--kpref-arithmetic"), seed, option("--kpref-timeout"))
+        backend = IsolatedBackend(
+            option("--kpref-backend"), flow, option("--kpref-arithmetic"), option("--kpref-timeout"),
+            worker=self._worker,
+        )  # fmt: skip
+        return verify(backend, flow, seed=seed)
 
     @property
     def repeat(self) -> str:
@@ -100,15 +107,17 @@ class CheckItem(pytest.Item):
 
     def runtest(self) -> None:
         """Pass, skip or fail as the check did."""
+        from kpref.oracle.backend import BackendFault
+
         __tracebackhide__ = True
         try:
             report = self.problem.report()
-        except NotImplementedError as error:
-            pytest.skip(f"the factory does not know this problem: {error}")
-        except Exception as error:
+        except BackendFault as fault:
+            if fault.kind == "unknown problem":
+                pytest.skip(str(fault))
             if self.name == "verdict":
-                raise
-            pytest.skip(f"not reached: {type(error).__name__}, see verdict")
+                raise CaseFailure(f"{fault}\n{self.problem.repeat}") from None
+            pytest.skip("not reached: there is no backend, see verdict")
         if self.name == "verdict":
             self._verdict(report)
         else:
@@ -123,7 +132,7 @@ class CheckItem(pytest.Item):
                 pytest.skip(f"{operator} is not offered")
             pytest.skip(f"not reached: see {first.identifier}")
         if check.verdict == "not offered":
-            pytest.skip(f"{operator} is not offered")
+            pytest.skip(f"{operator} is not offered" + (check.message and f": {check.message}"))
         if check.verdict != "pass":
             raise CaseFailure(self._text([check]))
 
@@ -141,7 +150,7 @@ class CheckItem(pytest.Item):
         return "\n".join([gist, *(f"{check}\n{'':<14}{check.equation}" for check in checks), self.problem.repeat])
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """The check as text; a traceback where it is the backend's own code that raised."""
+        """The check as text."""
         if isinstance(excinfo.value, CaseFailure):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
@@ -168,7 +177,10 @@ class _Verification:
     """Makes the tests, and sees to it that a run in which all of them were skipped does not look like a success."""
 
     def __init__(self, config: pytest.Config) -> None:
+        from kpref.oracle.isolation import Worker
+
         self.config = config
+        self.worker = Worker(sys.path)
         self.outcomes: set[str] = set()
 
     def pytest_report_header(self) -> str:
@@ -181,10 +193,10 @@ class _Verification:
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         """Add the tests, before anything else selects among them."""
         from kpref.oracle.backend import BackendFault
-        from kpref.oracle.worker import load_factory
 
+        option = self.config.getoption
         try:
-            load_factory(self.config.getoption("--kpref-backend"))
+            self.worker.load(option("--kpref-backend"), option("--kpref-timeout"))
         except BackendFault as fault:
             raise pytest.UsageError(f"--kpref-backend: {fault}") from fault
         items += list(self._items(session))
@@ -193,7 +205,7 @@ class _Verification:
         from kpref.oracle.grid import PROBLEMS
 
         for name in PROBLEMS:
-            problem = _Problem(name, self.config)
+            problem = _Problem(name, self.config, self.worker)
             node = ProblemNode.from_parent(session, name=name, nodeid=f"kpref::{name}", problem=problem)
             # As pytest itself does with a file: the terminal and other plugins count what they are told of.
             session.ihook.pytest_collectstart(collector=node)
@@ -211,3 +223,7 @@ class _Verification:
         """Exit status 5 if everything was skipped."""
         if self.outcomes == {"skipped"} and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+    def pytest_unconfigure(self) -> None:
+        """End the process of the backend."""
+        self.worker.stop()

@@ -71,4 +71,4 @@ def rebuild(description: Mapping[str, Any], arrays: Mapping[str, Array]) -> Flow
 def rounded(flow: Flow, arithmetic: Arithmetic, dtype: npt.DTypeLike = np.float64) -> Flow:
     """The flow of the problem as an arithmetic can hold it: parameters, inputs and initial states rounded."""
     model = flow.model.with_parameters({k: arithmetic.round(v) for k, v in flow.model.parameters.items()})
-    return Flow(model, arithmetic.round(flow.inputs), arithmetic.round(flow.z0), flow.space.mu, dtype)
+    return Flow(model, arithmetic.round(flow.inputs), arithmetic.round_state(flow.z0), flow.space.mu, dtype)

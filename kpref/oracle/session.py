@@ -68,9 +68,10 @@ class Session:
             {name: self.arithmetic.round(value) for name, value in model.parameters.items()}
         )
         self.inputs = self.arithmetic.round(self.flow.inputs)
-        self.z0 = self.arithmetic.round(self.flow.z0)
+        self.z0 = self.arithmetic.round_state(self.flow.z0)
         self.defective: set[str] = set()  # operators whose certificate failed
         self.waiting: Answer | None = None  # of an operator whose transpose is still to come
+        self.worst: Answer | None = None  # of those of an operator beside the first
         self.take_states(None)
 
     def take_states(self, states: Array | None) -> None:
@@ -99,7 +100,7 @@ class Session:
             size = float(np.max(sizes))
             scale = 2.0 ** min(0.0, np.floor(np.log2(limit / max(size, 1.0)))) if np.isfinite(size) else 0.0
             if scale >= least:
-                return self.arithmetic.round(tensor * scale)
+                return self.arithmetic.round_state(tensor * scale)
             length //= 2
             if operator not in ("P", "P_T", "gradient") or length == 0:
                 raise OutOfRange(f"the dynamics grow beyond the range of {self.arithmetic.name}")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from kpref._types import Array
-from kpref.oracle.arithmetic import Arithmetic
+from kpref.oracle.arithmetic import Arithmetic, Error
 
-__all__ = ["Spread", "no_error", "relative", "sum_error", "weighted"]
+__all__ = ["Spread", "approximated", "no_error", "relative", "sum_error", "weighted"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +54,18 @@ def relative(values: Array | float, unit: float, operations: int = 1) -> Spread:
     return Spread(np.sqrt(operations) * size, operations * size)
 
 
+def approximated(values: Array, unit: float, error: Error) -> Spread:
+    """Error of an elementary function that errs by so many units of its value, or of one, whichever is larger.
+
+    Half of the largest error stands for the deviation, as two for four roundings.
+    """
+    of_value, of_one = error
+    size = unit * np.maximum(of_value * np.abs(np.asarray(values, dtype=np.float64)), of_one)
+    return Spread(0.5 * size, size)
+
+
 def sum_error(total: Array, squares: Array, magnitudes: Array, terms: int, arithmetic: Arithmetic) -> Spread:
-    """Error of inner products: operands rounded, products summed in the precision of accumulation, the result stored.
+    """Error of inner products: operands rounded, products summed in the precision of accumulation, the result rounded.
 
     `total`: the sums. `squares`, `magnitudes`: sums of the squares and of the magnitudes of the terms.
 
@@ -63,16 +73,19 @@ def sum_error(total: Array, squares: Array, magnitudes: Array, terms: int, arith
     -----
     Each term carries two rounded operands and its own rounding. Partial sums in any order are about as large as the
     total plus a random walk over the terms; each is rounded once, hence sqrt(terms) for the deviation. The worst case
-    is Higham's gamma_k.
+    is Higham's gamma_k. Where accumulators truncate each partial sum becomes smaller, so that these errors add up.
     """
-    operand, adding = arithmetic.operand, arithmetic.accumulate
+    operand, adding, stored = arithmetic.operand, arithmetic.accumulate, max(arithmetic.unit, arithmetic.result)
     deviation = np.sqrt(
         (2 * operand**2 + adding**2) * squares
         + adding**2 * terms * (np.square(total) + squares)
-        + arithmetic.unit**2 * np.square(total)
+        + stored**2 * np.square(total)
     )
-    worst = (2 * operand + adding * (terms + 1)) * magnitudes + arithmetic.unit * np.abs(total)
-    return Spread(deviation, worst)
+    worst = (2 * operand + adding * (terms + 1)) * magnitudes + stored * np.abs(total)
+    if not arithmetic.bias:
+        return Spread(deviation, worst)
+    drift = arithmetic.bias * terms
+    return Spread(deviation + drift * np.sqrt(np.square(total) + squares), worst + drift * magnitudes)
 
 
 def weighted(weight: Array, vector: Array, carried: Spread | None, arithmetic: Arithmetic) -> tuple[Array, Spread]:

@@ -142,7 +142,7 @@ class _Stages(Session):
         self.arithmetic = self.backend.arithmetic
         model, store = _map_of(self.flow), self.arithmetic.round
         self.model = model.with_parameters({name: store(value) for name, value in model.parameters.items()})
-        self.z0, self.defective = store(self.flow.z0), set()
+        self.z0, self.defective = self.arithmetic.round_state(self.flow.z0), set()
         self.steps = _steps(self.flow, self.arithmetic)
         mu = self.flow.space.mu[:, 1:]
         trials, times, units = self.flow.states.shape
@@ -185,7 +185,7 @@ class _Stages(Session):
         if not self.backend.offers(operator):
             return [blank]
         bound = SWEPT_BOUND if operator in _SWEPT else LOCAL_BOUND
-        tensor = self.arithmetic.round(
+        tensor = self.arithmetic.round_state(
             self.generator.standard_normal(self.backend.shape_of(STAGE_OPERATORS[operator][0]))
         )
         try:

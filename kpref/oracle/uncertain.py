@@ -6,8 +6,9 @@ elementary functions are looked up in a table that says how they err and how ste
 model's `_evaluate` and `numbers` run on it unchanged, so that no model needs an analysis of its own.
 
 Constants in the code of a model (a leak, the inverse of a time constant) are rounded when they are stored, but for
-integers. A derivative that is formed from a stored value, as ``1 - t**2`` for tanh, errs by units of one, however small
-it is (Higham, *Accuracy and Stability of Numerical Algorithms*, chapter 1): the table allows for both formulas.
+integers. Elementary functions err by units of their value or of one, whichever is larger, as the arithmetic says. A
+derivative that is formed from a stored value, as ``1 - t**2`` for tanh, errs by units of one, however small it is
+(Higham, *Accuracy and Stability of Numerical Algorithms*, chapter 1): the table allows for both formulas.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from kpref._types import Array
 from kpref.models.nonlinearity import get_nonlinearity, sigmoid_pair, sigmoid_slope, tanh_slope
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.spreads import Spread, no_error, relative, weighted
+from kpref.oracle.spreads import Spread, approximated, no_error, relative, weighted
 
-__all__ = ["Uncertain", "with_errors"]
+__all__ = ["Uncertain", "value_with_errors", "with_errors"]
 
 #: An argument may lie within so many deviations of its value: derivatives are taken where they are largest there.
 _REACH = 3.0
@@ -106,16 +107,26 @@ def with_errors(model: Any, states: Array, inputs: Array, arithmetic: Arithmetic
     Returns the value, shape (..., H), and the numbers of each channel and variable.
     """
 
-    def exact(value: Array | Uncertain) -> Uncertain:
-        return value if isinstance(value, Uncertain) else Uncertain(value, None, arithmetic)
-
-    twin = copy.copy(model)
-    twin._parameters = {name: exact(value) for name, value in model.parameters.items()}
-    z, x = exact(states), exact(inputs)
+    twin, z, x = _on_uncertain(model, states, inputs, arithmetic)
     value, numbers = twin._evaluate(twin._parameters, z, x), twin.numbers(z, x)
     return value.spread, {
         name: z._lifted(number).spread for name, number in (numbers.channels | numbers.variables).items()
     }
+
+
+def value_with_errors(model: Any, states: Array, inputs: Array, arithmetic: Arithmetic) -> Spread:
+    """Errors of a backend's map or field alone, as of `with_errors`."""
+    twin, z, x = _on_uncertain(model, states, inputs, arithmetic)
+    value: Uncertain = twin._evaluate(twin._parameters, z, x)
+    return value.spread
+
+
+def _on_uncertain(model: Any, states: Array, inputs: Any, arithmetic: Arithmetic) -> tuple[Any, Uncertain, Uncertain]:
+    """The model, states and inputs as numbers that carry their errors, of which only inputs may have some already."""
+    twin = copy.copy(model)
+    twin._parameters = {name: Uncertain(value, None, arithmetic) for name, value in model.parameters.items()}
+    x = inputs if isinstance(inputs, Uncertain) else Uncertain(inputs, None, arithmetic)
+    return twin, Uncertain(states, None, arithmetic), x
 
 
 # Operations: value and spread of the result
@@ -160,18 +171,32 @@ def _exact(function: Callable[..., Array]) -> Callable[..., tuple[Array, Spread]
 
 
 def _smooth(
-    function: Callable[[Array], Array], slope: Callable[[Array], Array], peak: float | None = None, absolute: int = 0
+    name: str, function: Callable[[Array], Array], slope: Callable[[Array], Array], peak: float | None = None
 ) -> Callable[..., tuple[Array, Spread]]:
-    """A function whose derivative has its largest magnitude at +-peak (None: grows with the argument).
-
-    Its own error is four roundings of the value, or of one where `absolute` says so.
-    """
+    """The elementary function `name`, whose derivative has its largest magnitude at +-peak (None: grows)."""
 
     def apply(arithmetic: Arithmetic, a: Uncertain) -> tuple[Array, Spread]:
         value = function(a.value)
         steepest = _top(a) if peak is None else _nearest(a, peak)
-        own = relative(np.ones_like(value) if absolute else value, arithmetic.unit, 4)
+        own = approximated(value, arithmetic.unit, arithmetic.error_of(name))
         return value, a.spread.times(slope(steepest)) + own
+
+    return apply
+
+
+def _bell(
+    name: str, function: Callable[[Array], Array], slope: Callable[[Array], Array], peak: float, factor: float
+) -> Callable[..., tuple[Array, Spread]]:
+    """The derivative of the elementary function `name`, which may be formed from its stored value v.
+
+    Then it errs by units of one: by four roundings, or by `factor` times what v errs by if that is more.
+    """
+
+    def apply(arithmetic: Arithmetic, a: Uncertain) -> tuple[Array, Spread]:
+        value = function(a.value)
+        units = max(4.0, factor * max(arithmetic.error_of(name)))
+        own = approximated(np.ones_like(value), arithmetic.unit, (units, units))
+        return value, a.spread.times(slope(_nearest(a, peak))) + own
 
     return apply
 
@@ -190,8 +215,9 @@ def _nearest(a: Uncertain, peak: float = 0.0) -> Array:
     return np.maximum(np.clip(peak, size - reach, size + reach), 0.0)
 
 
-def _steep_root(a: Uncertain) -> Array:
-    return 0.5 / np.sqrt(np.maximum(a.value - _reach(a), np.finfo(float).tiny))
+def _root(arithmetic: Arithmetic, a: Uncertain) -> tuple[Array, Spread]:
+    value, steepest = np.sqrt(a.value), 0.5 / np.sqrt(np.maximum(a.value - _reach(a), np.finfo(float).tiny))
+    return value, a.spread.times(steepest) + approximated(value, arithmetic.unit, arithmetic.error_of("sqrt"))
 
 
 _COMPARISONS = {np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal, np.isfinite, np.signbit}
@@ -206,15 +232,12 @@ _OPERATIONS: dict[Any, Callable[..., tuple[Array, Spread]]] = {
     np.negative: _exact(np.negative),
     np.positive: _exact(np.positive),
     np.absolute: _exact(np.abs),
-    np.tanh: _smooth(np.tanh, tanh_slope, 0.0),
-    np.exp: _smooth(np.exp, np.exp),
-    np.expm1: _smooth(np.expm1, np.exp),
-    np.sin: _smooth(np.sin, np.ones_like, 0.0),
-    np.cos: _smooth(np.cos, np.ones_like, 0.0),
-    np.sqrt: lambda arithmetic, a: (
-        np.sqrt(a.value),
-        a.spread.times(_steep_root(a)) + relative(np.sqrt(a.value), arithmetic.unit, 4),
-    ),
+    np.tanh: _smooth("tanh", np.tanh, tanh_slope, 0.0),
+    np.exp: _smooth("exp", np.exp, np.exp),
+    np.expm1: _smooth("exp", np.expm1, np.exp),
+    np.sin: _smooth("sin", np.sin, np.ones_like, 0.0),
+    np.cos: _smooth("cos", np.cos, np.ones_like, 0.0),
+    np.sqrt: _root,
 }
 
 
@@ -224,7 +247,8 @@ _OPERATIONS: dict[Any, Callable[..., tuple[Array, Spread]]] = {
 def _pair(arithmetic: Arithmetic, a: Uncertain) -> list[tuple[Array, Spread]]:
     """sigmoid(a), and its complement, which may be formed from it."""
     value, complement = sigmoid_pair(a.value)
-    error = a.spread.times(sigmoid_slope(_nearest(a))) + relative(value, arithmetic.unit, 4)
+    own = approximated(value, arithmetic.unit, arithmetic.error_of("sigmoid"))
+    error = a.spread.times(sigmoid_slope(_nearest(a))) + own
     return [(value, error), (complement, error + relative(np.ones_like(value), arithmetic.unit))]
 
 
@@ -260,13 +284,13 @@ _erf, _softplus = get_nonlinearity("erf"), get_nonlinearity("softplus")
 
 _ELEMENTARY: dict[str, Callable[..., Any]] = {
     "sigmoid_pair": _pair,
-    "sigmoid_slope": _smooth(sigmoid_slope, _sigmoid_second, 1.317, absolute=1),
-    "tanh_slope": _smooth(tanh_slope, _tanh_second, 0.6585, absolute=1),
+    "sigmoid_slope": _bell("sigmoid", sigmoid_slope, _sigmoid_second, 1.317, 1.0),
+    "tanh_slope": _bell("tanh", tanh_slope, _tanh_second, 0.6585, 2.0),
     "relu": _relu,
     "relu_slope": _relu_slope,
-    "softplus": _smooth(_softplus.value, _softplus.slope),
-    "erf": _smooth(_erf.value, _erf.slope, 0.0),
-    "erf_slope": _smooth(_erf.slope, _erf_second, 0.7071, absolute=1),
+    "softplus": _smooth("softplus", _softplus.value, _softplus.slope),
+    "erf": _smooth("erf", _erf.value, _erf.slope, 0.0),
+    "erf_slope": _bell("exp", _erf.slope, _erf_second, 0.7071, 1.0),
 }
 
 

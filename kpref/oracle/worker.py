@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault, raised_fault
@@ -38,7 +39,7 @@ def load_factory(spec: str) -> Any:
     return target
 
 
-def make_backend(spec: str, flow: Any, arithmetic: str | None) -> Backend:
+def make_backend(spec: str, flow: Any, arithmetic: Mapping[str, Any] | None) -> Backend:
     """Call the factory and wrap what it returns.
 
     Raises BackendFault if that cannot be done.
@@ -46,6 +47,8 @@ def make_backend(spec: str, flow: Any, arithmetic: str | None) -> Backend:
     factory = load_factory(spec)
     try:
         raw = factory(flow)
+    except NotImplementedError as error:
+        raise BackendFault("unknown problem", "backend", f"{spec} does not know this problem: {error}") from error
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -53,7 +56,7 @@ def make_backend(spec: str, flow: Any, arithmetic: str | None) -> Backend:
     if raw is None:
         raise BackendFault("raised", "backend", f"{spec} returned None; a backend was expected")
     try:
-        # The parent keeps the time and kills this process, so that calls can be made in its main thread.
+        # The parent keeps the time, and kills this process.
         return Backend.of(raw, flow.states.shape, flow.model.n_parameters, arithmetic, timeout=None)
     except ValueError as error:
         raise BackendFault("raised", "backend", str(error)) from error
@@ -68,18 +71,30 @@ def _offer(backend: Backend) -> dict[str, Any]:
         metrics = backend.metric_names()
     except BackendFault as error:
         fault = [error.kind, str(error)]
-    return {"arithmetic": backend.arithmetic.name, "offered": offered, "metrics": metrics, "metrics_fault": fault}
+    return {
+        "arithmetic": backend.arithmetic.to_dict(),
+        "offered": offered,
+        "not_offered": dict(backend.not_offered),
+        "metrics": metrics,
+        "metrics_fault": fault,
+    }
 
 
 def main() -> None:
     """Answer requests until the other side closes the pipe."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
+    nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
+    if hasattr(os, "register_at_fork"):
+        # A process that the backend forks takes no part in the conversation, and does not hold its pipes open.
+        os.register_at_fork(
+            after_in_child=lambda: [os.dup2(nothing, file.fileno(), inheritable=False) for file in (requests, answers)]
+        )
     # What a backend prints must be there before what it was asked for, also if it crashes or is ended then.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
+    sys.path += [place for place in sys.argv[1:] if place not in sys.path]
     backend: Any = None
     while True:
         try:
@@ -87,7 +102,10 @@ def main() -> None:
         except EOFError:
             return
         try:
-            if backend is None:
+            if "load" in message:
+                load_factory(message["load"])
+                send(answers, {})
+            elif "factory" in message:
                 flow = rebuild(message["description"], dict(zip(message["names"], arrays, strict=True)))
                 backend = make_backend(message["factory"], flow, message["arithmetic"])
                 send(answers, _offer(backend))
@@ -96,14 +114,11 @@ def main() -> None:
             elif message["operator"] == "metrics":
                 send(answers, {}, backend.metric(message["metric"], tuple(message["shape"])))
             elif len(arrays) == 2:
-                backend.check_independence(message["operator"], *arrays)
-                send(answers, {})
+                send(answers, {}, backend.answers(message["operator"], *arrays))
             else:
                 send(answers, {}, [backend(message["operator"], arrays[0])])
         except BackendFault as fault:
             send(answers, {"fault": fault.kind, "message": str(fault)})
-            if backend is None:
-                return
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def correct_backend(flow: Flow, arithmetic: Arithmetic, seed: int) -> tuple[str,
     if arithmetic.name in ("float64", "float32") and rng.random() < 0.1:
         return "own kernels", flow_backend(flow, arithmetic.name)
     summation = str(rng.choice(["plain", "reversed", "blocks", "pairwise"]))
-    formulas = str(rng.choice(["accurate", "stored"]))
+    formulas = str(rng.choice(["accurate", "stored", "absolute"]))
     product = str(rng.choice(["gates", "dense", "fused"], p=[0.5, 0.25, 0.25]))
     backend = emulate(flow, arithmetic, summation=summation, formulas=formulas, product=product)
     return f"{summation}, {formulas}, {product}", backend

@@ -33,8 +33,9 @@ Array = npt.NDArray[Any]
 #: after another, or by halves.
 Summation = Literal["plain", "reversed", "blocks", "pairwise"]
 
-#: How derivatives of nonlinearities are computed: accurate in saturation, or from the stored value as ``1 - t**2``.
-Formulas = Literal["accurate", "stored"]
+#: How nonlinearities and their derivatives are computed: accurate in saturation; derivatives from the stored value as
+#: ``1 - t**2``; or each function from the other, to units of one only.
+Formulas = Literal["accurate", "stored", "absolute"]
 
 #: How one step is computed: by gates, from dense Jacobians that are stored, or fused, rounded only at its end.
 Product = Literal["gates", "dense", "fused"]
@@ -76,8 +77,20 @@ class Rounded(np.ndarray):
 
     def elementary(self, function: Callable[..., Any]) -> Any:
         """A function of `kpref.models.nonlinearity`, by the formula that the backend has for it."""
-        stored = _STORED.get(function.__name__) if self.formulas == "stored" else None
-        return (stored or function)(self)
+        formula = _FORMULAS[self.formulas].get(function.__name__)
+        return self._off(function.__name__, (formula or function)(self))
+
+    def _off(self, function: str, values: Any) -> Any:
+        """Values of a function that this arithmetic approximates, which are off by what it says there."""
+        error = self.arithmetic.elementary.get(function.removesuffix("_pair"))
+        if error is None:
+            return values
+        if isinstance(values, tuple):
+            value = self._off("sigmoid", values[0])
+            return value, 1.0 - value
+        plain, at = np.asarray(values), np.asarray(self)
+        size = self.arithmetic.unit * np.maximum(error[0] * np.abs(plain), error[1])
+        return self._wrap(plain + size * np.sin(997.0 * at) * (np.abs(at) < 10))  # all clamp it beyond
 
     def __array_finalize__(self, other: Any) -> None:
         if other is not None:
@@ -94,7 +107,12 @@ class Rounded(np.ndarray):
         plain = [np.asarray(value) if isinstance(value, Rounded) else value for value in inputs]
         with np.errstate(all="ignore"):
             if ufunc is np.matmul:
-                result = self._product(*plain)
+                left, right = plain
+                result = _product(left, right, self.arithmetic, self.summation)
+            elif ufunc is np.tanh and self.formulas == "absolute":
+                return _absolute_tanh(inputs[0])
+            elif ufunc is np.tanh:
+                result = self._off("tanh", np.tanh(*plain))
             else:
                 result = getattr(ufunc, method)(*plain, **options)
             if out is None:
@@ -105,20 +123,31 @@ class Rounded(np.ndarray):
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         return self._wrap(super().__array_function__(function, types, args, kwargs))
 
-    def _product(self, a: Array, b: Array) -> Array:
-        kind = np.float64 if self.arithmetic.accumulate < 2.0**-30 else np.float32
-        a = self.arithmetic.round_operand(a).astype(kind)
-        b = self.arithmetic.round_operand(b).astype(kind)
-        if self.summation == "reversed":
-            a, b = np.ascontiguousarray(a[..., ::-1]), np.ascontiguousarray(b[..., ::-1, :])
-        if self.summation == "blocks":
-            total = np.asarray(a[..., :8] @ b[..., :8, :])
-            for start in range(8, b.shape[-2], 8):
-                total += a[..., start : start + 8] @ b[..., start : start + 8, :]
-            return total
-        if self.summation == "pairwise":
-            return _by_halves(a, b)
-        return np.asarray(a @ b)
+
+def _product(a: Array, b: Array, arithmetic: Arithmetic, summation: Summation) -> Array:
+    """``a @ b`` as an accelerator computes it, its result not yet stored."""
+    a, b = arithmetic.round_operand(a), arithmetic.round_operand(b)
+    if summation == "reversed":
+        a, b = np.ascontiguousarray(a[..., ::-1]), np.ascontiguousarray(b[..., ::-1, :])
+    total = _sums(a, b, arithmetic, summation)
+    return arithmetic.round_result(total)
+
+
+def _sums(a: Array, b: Array, arithmetic: Arithmetic, summation: Summation) -> Array:
+    """Sums of products: NumPy's in the formats that it sums in, others term by term."""
+    if arithmetic.accumulate > 2.0**-24:
+        short = np.zeros((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]))
+        for term in range(a.shape[-1]):
+            short = arithmetic.round_sum(short + a[..., term, None] * b[..., term, None, :])
+        return short
+    kind = np.float64 if arithmetic.accumulate < 2.0**-30 else np.float32
+    a, b = a.astype(kind), b.astype(kind)
+    if summation == "blocks":
+        total = np.asarray(a[..., :8] @ b[..., :8, :])
+        for start in range(8, b.shape[-2], 8):
+            total += a[..., start : start + 8] @ b[..., start : start + 8, :]
+        return total
+    return _by_halves(a, b) if summation == "pairwise" else np.asarray(a @ b)
 
 
 def _by_halves(a: Array, b: Array) -> Array:
@@ -231,13 +260,13 @@ class EmulatedBackend:
     def advance(self, step: int, x: Array) -> Array:
         """``A[step] x`` for x of shape (1, B, H)."""
         if self.product == "dense":
-            return self._dense(step, x, "bij,vbj->vbi")
+            return self._dense(step, x, True)
         return plain_program.run(self.form, step, np.asarray(x), lift=self._lift)
 
     def retreat(self, step: int, x: Array) -> Array:
         """``A[step]^T x`` for x of shape (1, B, H)."""
         if self.product == "dense":
-            return self._dense(step, x, "bij,vbi->vbj")
+            return self._dense(step, x, False)
         return plain_program.run_transposed(self.form, step, np.asarray(x), lift=self._lift)
 
     @property
@@ -248,16 +277,18 @@ class EmulatedBackend:
     def _stored(self, values: Array) -> Rounded:
         return Rounded.stored(values, self.arithmetic, self.summation, self.formulas)
 
-    def _dense(self, step: int, x: Array, subscripts: str) -> Array:
-        """A product with the stored Jacobian of a step."""
-        matrix = self._known("jacobians", self._jacobians)[step]
-        kind: Any = np.float64 if self.arithmetic.accumulate < 2.0**-30 else np.float32
-        left, right = (self.arithmetic.round_operand(value).astype(kind) for value in (matrix, np.asarray(x)))
-        return self.wrap(np.einsum(subscripts, left, right))
+    def _dense(self, step: int, x: Array, forwards: bool) -> Array:
+        """A product with the stored Jacobian of a step, or its transpose."""
+        matrix, vectors = self._known("jacobians", self._jacobians)[step], np.moveaxis(np.asarray(x), 0, 1)
+        found = _product(vectors, matrix.swapaxes(1, 2) if forwards else matrix, self.arithmetic, self.summation)
+        return self.wrap(np.moveaxis(found, 1, 0))
 
     def _jacobians(self) -> Array:
         """Those of all steps (T, B, H, H), which are formed without shorter operands."""
-        form, plain = self._known("points", lambda: _as_one_step(self.form)), replace(self.arithmetic, operand=0.0)
+        form, plain = (
+            self._known("points", lambda: _as_one_step(self.form)),
+            replace(self.arithmetic, operand=0.0, result=0.0),
+        )
         units = form.n_states
         basis = np.broadcast_to(np.eye(units)[:, None], (units, form.n_trials, units))
         columns = np.asarray(plain_program.run(form, 0, basis, lift=lambda array: Rounded.of(array, plain)))
@@ -440,7 +471,7 @@ def _with_rounded_parameters(model: StepModel, wrap: Any) -> StepModel:
     return twin
 
 
-# Derivatives from stored values, plain sigmoids: as most libraries compute them.
+# Derivatives from stored values, plain sigmoids: as most libraries compute them. And one function from the other.
 
 
 def _stored_pair(a: Array) -> tuple[Array, Array]:
@@ -458,8 +489,37 @@ def _stored_tanh_slope(a: Array) -> Array:
     return 1.0 - value * value
 
 
-_STORED: dict[str, Callable[..., Any]] = {
-    "sigmoid_pair": _stored_pair,
-    "sigmoid_slope": _stored_sigmoid_slope,
-    "tanh_slope": _stored_tanh_slope,
+def _absolute_pair(a: Array) -> tuple[Array, Array]:
+    """``(1 + tanh(a / 2)) / 2`` with a tanh that is right to its last bit, and what is left of one."""
+    value = 0.5 + 0.5 * _rounded_tanh(0.5 * a)
+    return value, 1.0 - value
+
+
+def _rounded_tanh(a: Array) -> Array:
+    value = np.tanh(np.asarray(a))
+    return a._wrap(value) if isinstance(a, Rounded) else value
+
+
+def _absolute_tanh(a: Array) -> Array:
+    """``2 sigmoid(2 a) - 1``, each operation rounded."""
+    return 2.0 * (1.0 / (1.0 + np.exp(-2.0 * a))) - 1.0
+
+
+def _absolute_tanh_slope(a: Array) -> Array:
+    value = _absolute_tanh(a)
+    return 1.0 - value * value
+
+
+_FORMULAS: dict[str, dict[str, Callable[..., Any]]] = {
+    "accurate": {},
+    "stored": {
+        "sigmoid_pair": _stored_pair,
+        "sigmoid_slope": _stored_sigmoid_slope,
+        "tanh_slope": _stored_tanh_slope,
+    },
+    "absolute": {
+        "sigmoid_pair": _absolute_pair,
+        "sigmoid_slope": lambda a: np.multiply(*_absolute_pair(a)),
+        "tanh_slope": _absolute_tanh_slope,
+    },
 }

@@ -46,7 +46,7 @@ def compare(operator, flow, backend, seed=0):
     name=st.sampled_from(["float32", "tf32", "bfloat16", "float16"]),
     seed=SEEDS,
     summation=st.sampled_from(["plain", "reversed", "blocks", "pairwise"]),
-    formulas=st.sampled_from(["accurate", "stored"]),
+    formulas=st.sampled_from(["accurate", "stored", "absolute"]),
     product=st.sampled_from(["gates", "dense", "fused"]),
     data=st.data(),
 )
@@ -121,7 +121,7 @@ def test_saturation_is_judged_by_what_formulas_lose_there():
     # 1 - t**2 has no correct digits left where t is within a unit of one; the accurate formula has all.
     flow = make_flow(make_model("RNN-tanh", 2, 6, 0), (2, 6), 0)
     flow = Flow(flow.model, 30 * flow.inputs, flow.z0)
-    for formulas in ("accurate", "stored"):
+    for formulas in ("accurate", "stored", "absolute"):
         for name in ("float64", "bfloat16"):
             backend = emulate(flow, ARITHMETICS[name], formulas=formulas)
             for operator in CHECKS:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,11 @@ def leaving(flow):
 
 def empty(flow):
     return object()
+
+def forking(flow):
+    if os.fork() == 0:
+        time.sleep(1000)
+    return flow_backend(flow)
 """
 
 SMALL = ["--trials", "3", "--steps", "6", "--states", "5"]
@@ -110,6 +117,15 @@ def test_what_cannot_run_is_a_verdict_too(factory, message, capfd):
     assert output.out.startswith("COULD NOT RUN: ")
     assert message in output.out
     assert "Traceback" not in output.out
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes fork on POSIX")
+def test_a_backend_that_leaves_a_process_behind_holds_nobody_up():
+    """It would hold the standard error of the command open, which whoever reads that waits for."""
+    command = [sys.executable, "-m", "kpref.cli", "verify", "others:forking", *SMALL]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0
+    assert done.stdout.startswith("PASS: ")
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def errors_over_deviations(kind, name, formulas, seed=0, gain=1.5):
 
 
 @ARITHMETIC
-@pytest.mark.parametrize("formulas", ["accurate", "stored"])
+@pytest.mark.parametrize("formulas", ["accurate", "stored", "absolute"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_errors_are_as_large_as_the_analysis_says_and_no_larger(kind, name, formulas):
     for part, error, deviation, worst in errors_over_deviations(kind, name, formulas):

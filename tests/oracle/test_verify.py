@@ -17,6 +17,7 @@ from kpref.models import GRU
 from kpref.oracle import certificates, flow_backend
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS
+from kpref.oracle.problem import MODELS
 from kpref.oracle.verdict import Check, Place, Report
 from kpref.oracle.verification import verify
 from tests.conftest import PROFILE
@@ -41,6 +42,19 @@ def test_no_correct_backend_is_accused(name, seed):
     label, backend = correct_backend(flow, ARITHMETICS[name], seed)
     report = verify(backend, flow, seed=seed)
     assert not report.defects, f"{label}\n{report}"
+
+
+@pytest.mark.parametrize("name", ["float64", "bfloat16"])
+@pytest.mark.parametrize("kind", ["gru", "lstm", "rnn"])
+def test_formulas_that_are_right_to_units_of_one_are_no_defects(kind, name):
+    """sigmoid = (1 + tanh(a / 2)) / 2 and tanh = 2 sigmoid(2 a) - 1, far into saturation and at small arguments."""
+    for seed, scale in enumerate((3.0, 1e-4)):
+        flow = make_flow(MODELS[kind].init(3, 8, seed, 1.0), (2, 12), seed)
+        biases = {name: 2 * scale * value for name, value in flow.model.parameters.items() if value.ndim == 1}
+        flow = Flow(flow.model.with_parameters(biases), scale * flow.inputs, flow.z0)
+        backend = emulate(flow, ARITHMETICS[name], formulas="absolute")
+        report = verify(offering(backend, "P", "P_T", "J", "NTK"), flow)
+        assert report.passed, report
 
 
 @pytest.mark.parametrize("steps, trials, units", [(1, 3, 4), (5, 1, 4), (5, 3, 1), (1, 1, 1)])

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._validate import function, numeric_array, short
+from kpref.oracle.adapters.operands import float32_of
+from kpref.oracle.arithmetic import Arithmetic
 from kpref.space import TrajectorySpace
 
 __all__ = ["JaxBackend", "jax_backend"]
@@ -21,6 +23,7 @@ def jax_backend(
     inputs: Any,
     z0: Any,
     measure: str | npt.ArrayLike = "mean",
+    precision: str | None = None,
 ) -> JaxBackend:
     """The operators of a network that is a step function of JAX.
 
@@ -34,6 +37,10 @@ def jax_backend(
     z0 : array_like, shape (B, H)
     measure : {"mean", "sum"} or array_like (B, T)
         See `kpref.TrajectorySpace`.
+    precision : str, optional
+        Of products of matrices, as `jax.default_matmul_precision` names it: "highest", "tensorfloat32", "bfloat16",
+        "default" and others. By default what is in force where the backend is made. It holds in all that the backend
+        computes, in whatever thread and context. What the device makes of it is measured, and declared.
 
     Returns
     -------
@@ -44,8 +51,8 @@ def jax_backend(
     TypeError
         If `step` is no function, or `parameters` no mapping.
     ValueError
-        If something is no array of real numbers, the parameters are float64 and JAX is set to compute in float32, or
-        shapes do not match.
+        If something is no array of real numbers, the parameters are float64 and JAX is set to compute in float32,
+        shapes do not match, or JAX does not know the precision.
     """
     import jax
 
@@ -61,7 +68,16 @@ def jax_backend(
         raise ValueError(
             "the parameters are float64, but JAX is set to float32: set JAX_ENABLE_X64=1, or give float32 parameters"
         )
-    return JaxBackend(step, parameters, inputs, z0, measure, dtype)
+    if precision is None:
+        precision = jax.config.jax_default_matmul_precision
+    try:
+        with jax.default_matmul_precision(precision):
+            pass
+    except ValueError as error:
+        raise ValueError(
+            f"precision must be one that jax.default_matmul_precision takes; got {short(precision)}"
+        ) from error
+    return JaxBackend(step, parameters, inputs, z0, measure, dtype, precision)
 
 
 class JaxBackend:
@@ -69,16 +85,23 @@ class JaxBackend:
 
     Built by `jax_backend`.
 
-    `states`: shape (B, T, H).
+    `states`: shape (B, T, H). `arithmetic`: what it computes in.
     """
 
     def __init__(
-        self, step: Any, parameters: Mapping[str, Any], inputs: Any, z0: Any, measure: str | npt.ArrayLike, dtype: Any
+        self,
+        step: Any,
+        parameters: Mapping[str, Any],
+        inputs: Any,
+        z0: Any,
+        measure: str | npt.ArrayLike,
+        dtype: Any,
+        precision: str | None,
     ) -> None:
         import jax
         import jax.numpy as jnp
 
-        self._jax, self._step, self.dtype = jax, step, dtype
+        self._jax, self._step, self.dtype, self._precision = jax, step, dtype, precision
         # A list and not a mapping, whose entries JAX would sort by name.
         self._names = list(parameters)
         self._parameters = [jnp.asarray(value, dtype) for value in parameters.values()]
@@ -90,6 +113,11 @@ class JaxBackend:
         self._mu = jnp.asarray(TrajectorySpace(shape, measure).mu[:, :, None], dtype)
         self._nothing = jnp.zeros((shape[1], shape[0], shape[2]), dtype)
         self._compiled: dict[str, Callable[..., Any]] = {}
+        rows = shape[0] * shape[1]
+        self.arithmetic: Arithmetic | str = str(dtype)
+        if dtype == np.float32:
+            with jax.default_matmul_precision(precision):
+                self.arithmetic = float32_of(jnp.matmul, [(rows, 64), (64, rows)])
         self.states = self._jit("states", lambda _: jnp.swapaxes(self._run(self._parameters, self._nothing), 0, 1))(0.0)
         first_last = jnp.swapaxes(jnp.asarray(self.states), 0, 1)
         self._before = jnp.concatenate([self._z0[None], first_last[:-1]])
@@ -99,7 +127,12 @@ class JaxBackend:
         if name not in self._compiled:
             self._compiled[name] = self._jax.jit(function)
         compiled = self._compiled[name]
-        return lambda tensor: np.asarray(compiled(np.asarray(tensor, self.dtype)))
+
+        def call(tensor: Any) -> Any:
+            with self._jax.default_matmul_precision(self._precision):
+                return np.asarray(compiled(np.asarray(tensor, self.dtype)))
+
+        return call
 
     def _at(self, parameters: Any, z: Any, x: Any) -> Any:
         return self._step(dict(zip(self._names, parameters, strict=True)), z, x)

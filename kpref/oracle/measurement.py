@@ -1,0 +1,318 @@
+"""The arithmetic of a backend, measured: what it declares is what its numbers are stored in, not what it computes in.
+
+A factory, the function that makes a backend for a problem, is run on problems that show one source of error alone
+(`kpref.oracle.profile_problems`), of the sizes and options of the problem that is to be judged: accelerators choose
+kernels by shape. The trajectories give
+
+- storage: the longest fraction among the numbers of a trajectory;
+- elementary functions: the largest error of a value whose argument is exact, against extended precision. It is in units
+  of the value where these explain it; else, of a function that is accurate to units of one only, in both;
+- operands, sums and results of matrix products: how many bits are kept, one question for each entry of the state;
+- the range: which tiny numbers are told from zero.
+
+Everything is measured on the first products of a forward pass. What a backend does otherwise in its other operators is
+for the certificates to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from kpref._types import Array
+from kpref.flow import Flow
+from kpref.models.step import StepModel
+from kpref.oracle.arithmetic import ELEMENTARY, Error
+from kpref.oracle.backend import Backend, BackendFault
+from kpref.oracle.profile import Profile
+from kpref.oracle.profile_problems import Bits, Layout, Setting, sensitivity
+
+__all__ = ["Factory", "measure_profile"]
+
+#: Makes a backend for a problem.
+Factory = Callable[[Flow], Any]
+
+#: Fractions of the formats there are, with the leading bit: of float8, bfloat16, float16 and TF32, sums of float8,
+#: float32, float64.
+_FORMATS = (4, 8, 11, 14, 24, 53)
+#: Exponents of the smallest normal numbers that formats have.
+_RANGES = (14, 126, 1022)
+#: Values of a function that are looked at, at least, and problems that are made for them, at most.
+_VALUES, _PROBLEMS = 512, 6
+#: A function is seen where this part of usual errors is its own.
+_SHARE = 0.3
+#: Problems of products, at most, and times that a number of bits is found to be kept before it is believed.
+_ROUNDS, _REPEATS = 16, 6
+#: Entries of a trajectory that the error analysis is made for.
+_ENTRIES = 1 << 14
+#: Numbers of bits just below the shortest that is lost are what decides.
+_LAST = 12
+
+
+def measure_profile(factory: Factory, flow: Flow, seed: int = 0) -> Profile:
+    """Measure the arithmetic of the backends that a factory makes.
+
+    Parameters
+    ----------
+    factory : callable
+        Of a Flow; returns a backend that offers `states`.
+    flow : Flow
+        Of a network in discrete time: the problem whose sizes and options the factory is run with.
+    seed : int
+        Of the problems.
+
+    Returns
+    -------
+    Profile
+    """
+    model = flow.model
+    if not isinstance(model, StepModel):
+        raise TypeError(f"profiles are measured on networks in discrete time; got {model}")
+    measurement = _Measurement(factory, flow, np.random.default_rng([seed, 5]))
+    try:
+        return measurement.profile()
+    except BackendFault as fault:
+        return Profile(unknown={"arithmetic": str(fault)})
+
+
+def _largest_error(error: Array, relative: Array, absolute: Array) -> Error:
+    """In units of the value if these explain it; else of one, and of one where these of the value do not."""
+    of_one, of_value = error / absolute, error / np.maximum(relative, np.finfo(float).tiny)
+    most = float(of_one.max())
+    if of_value.max() <= 8 * most:
+        return float(of_value.max()), 0.0
+    return most, float(of_one[of_value > most].max(initial=0.0))
+
+
+class _Measurement:
+    """Problems that a factory is run on, and what they show."""
+
+    def __init__(self, factory: Factory, flow: Flow, generator: np.random.Generator) -> None:
+        self._factory, self._flow, self._generator = factory, flow, generator
+        model: Any = flow.model
+        self.model = model
+        self.trials, self.steps = flow.states.shape[:2]
+        self.layout = Layout(self.model, self.trials)
+        self.storage = 2.0**-53
+        self.errors: dict[str, Error] = {}
+        self.unknown: dict[str, str] = {}
+
+    def profile(self) -> Profile:
+        """Everything, in an order in which each can use what is known already."""
+        shown = {name: self.layout.settings_for(name, self._generator) for name in self._functions()}
+        storage = self._storage()
+        for name, settings in shown.items():
+            self._function(name, settings)
+        smallest, largest = self._range(shown.get("tanh", []))
+        bits = self._products()
+        plain = self.storage if storage is not None else 0.0
+        sums = bits.get("sums")
+        operands = [unit for kind in ("weights", "states") if (unit := bits.get(kind)) is not None]
+        known = max(plain, sums or 0.0)
+
+        def beyond(units: list[float]) -> float | None:
+            coarsest = max(units, default=None)
+            return None if coarsest is None else coarsest if coarsest > known else 0.0
+
+        return Profile(
+            storage, beyond(operands), sums, beyond([bits["results"]] if "results" in bits else []), smallest, largest,
+            self.errors, self.unknown,
+        )  # fmt: skip
+
+    def run(self, parameters: Mapping[str, Array], inputs: Array, z0: Array) -> Array:
+        """States (B, T, H) of the backend that the factory makes of a problem."""
+        model = self.model.with_parameters(parameters)
+        problem = Flow(model, inputs, z0, self._flow.space.mu)
+        try:
+            raw = self._factory(problem)
+        except BackendFault:
+            raise
+        except Exception as error:
+            raise BackendFault("raised", "factory", f"{type(error).__name__}: {error}") from error
+        shape = (self.trials, self.steps, self.model.n_states)
+        backend = Backend.of(raw, shape, self.model.n_parameters, timeout=None)
+        if not backend.offers("states"):
+            raise BackendFault("no answer", "states", "the backend offers no states")
+        return backend.states()
+
+    # Functions
+
+    def _functions(self) -> list[str]:
+        """Elementary functions that the network's step depends on."""
+        z = self._generator.standard_normal((1, 1, self.model.n_states))
+        x = self._generator.standard_normal((1, 1, self.model.n_inputs))
+        return [name for name in ELEMENTARY if sensitivity(self.model, z, x, name)[2].any()]
+
+    def _storage(self) -> float | None:
+        """The unit roundoff of the numbers of a trajectory, of the problem itself."""
+        flow = self._flow
+        states = self.run(self.model.parameters, np.asarray(flow.inputs), np.asarray(flow.z0))
+        values = np.abs(states[states != 0])
+        values = values[values > 2.0**-14]  # below, float16 has fewer bits
+        if values.size < 8:
+            self.unknown["storage"] = "too few numbers"
+            return None
+        fractions = (np.frexp(values)[0] * 2.0**53).astype(np.int64)
+        trailing = np.log2((fractions & -fractions).astype(float)).astype(int)
+        length = 53 - int(trailing.min())
+        self.storage = 2.0 ** -next(known for known in _FORMATS if known >= length)
+        return self.storage
+
+    def _function(self, name: str, settings: list[Setting]) -> None:
+        """Note the largest error of a function: the smallest that any setting and part of the state shows.
+
+        What other functions add that are not saturated everywhere makes it larger.
+        """
+        found = [error for setting in settings for error in self._errors_in(name, setting)]
+        if found:
+            self.errors[name] = min(found, key=max)
+        else:
+            self.unknown[name] = "no state of this network shows it alone"
+
+    def _errors_in(self, name: str, setting: Setting) -> list[Error]:
+        """The largest error of a function as each part of the state shows it."""
+        parts = np.split(np.arange(self.model.n_states), np.cumsum([v.width for v in self.model.program.new])[:-1])
+        found: list[list[Array]] = [[] for _ in parts]
+        for _ in range(_PROBLEMS):
+            error, relative, absolute, clear = self._errors_of(name, setting)
+            for columns, values in zip(parts, found, strict=True):
+                keep = clear[..., columns]
+                values.append(np.stack([array[..., columns][keep] for array in (error, relative, absolute)]))
+            if min(sum(part.shape[1] for part in values) for values in found if values[0].size) >= _VALUES:
+                break
+        joined = (np.concatenate(values, axis=1) for values in found)
+        return [_largest_error(*values) for values in joined if values.shape[1] >= _VALUES // 16]
+
+    def _errors_of(self, name: str, setting: Setting) -> tuple[Array, Array, Array, Array]:
+        """Errors beyond the rounding of states, what a unit of the function's value and of one would make, and where.
+
+        Of a few steps, (steps, B, H).
+        """
+        parameters, inputs = self.layout.function_problem(setting, (self.trials, self.steps), self._generator)
+        z0 = np.zeros((self.trials, self.model.n_states))
+        states = self.run(parameters, inputs, z0)
+        model = self.model.with_parameters(parameters)
+        steps = max(1, min(self.steps, _ENTRIES // z0.size))
+        z = np.moveaxis(np.concatenate([z0[:, None], states[:, :-1]], axis=1)[:, :steps], 1, 0)
+        x = np.moveaxis(inputs[:, :steps], 1, 0)
+        relative, share, absolute = sensitivity(model, z, x, name)
+        right = _extended(model, z, x)
+        error = np.abs(np.moveaxis(states[:, :steps], 1, 0) - right) - self.storage * np.abs(right)
+        clear = (share > _SHARE) & (absolute > 0.25 * absolute.max()) & self.layout.varies(model, z, x)
+        return np.maximum(error, 0.0).astype(float), self.storage * relative, self.storage * absolute, clear
+
+    def _range(self, settings: list[Setting]) -> tuple[float | None, float | None]:
+        """Smallest normal and largest number: the tiniest of numbers that are told from zero by tanh."""
+        if not settings or self.errors.get("tanh", (0.0, 1.0))[1]:
+            self.unknown["range"] = "no function of this network shows tiny numbers"
+            return None, None
+        parameters, inputs = self.layout.function_problem(settings[0], (self.trials, self.steps), self._generator)
+        varied = self.layout.driven[settings[0].varied]
+        block = parameters[varied.parameter][varied.rows, varied.columns]
+        block[block != 0] = 1.0
+        exponents = np.asarray(_RANGES)[self._generator.permuted(np.arange(inputs[..., 0].size) % len(_RANGES))]
+        exponents = exponents.reshape(self.trials, self.steps)
+        # From zero, where nothing is added to it, the first step shows the tiniest.
+        exponents[:, 0] = np.asarray(_RANGES)[::-1][np.arange(self.trials) % len(_RANGES)]
+        sizes = 2.0 ** -exponents[..., None].astype(float)
+        inputs[..., self.layout.free_channels.start :] = sizes
+        z0 = np.zeros((self.trials, self.model.n_states))
+        states = self.run(parameters, inputs, z0)
+        model = self.model.with_parameters(parameters)
+        before = np.concatenate([z0[:, None], states[:, :-1]], axis=1)
+        right, none = model.evaluate(before, inputs), model.evaluate(before, 1.0 * (inputs == 1))
+        seen, kept = np.abs(right - none) > 0.5 * sizes, np.abs(states - right) < np.abs(states - none)
+        widest = 0
+        for exponent in _RANGES:
+            asked = seen & (exponents == exponent)[..., None]
+            if not asked.any():
+                self.unknown["range"] = "too few numbers"
+                return None, None
+            if not kept[asked].all():
+                break
+            widest = exponent
+        return (2.0**-widest, float(2.0**widest * (4 - 4 * self.storage))) if widest else (None, None)
+
+    # Products
+
+    def _products(self) -> dict[str, float]:
+        """Unit roundoffs of sums, operands (weights and states) and results."""
+        setting = self.layout.product_setting() if self.layout.recurrent and self.layout.driven else None
+        if setting is None or setting[0].columns.stop - setting[0].columns.start < 4:
+            self.unknown["products"] = "no state of this network shows them alone"
+            return {}
+        longest = 28 if self.storage == 2.0**-11 else 52
+        stored = min(longest, int(-np.log2(self.storage)) - 1)
+        kinds = {"sums": longest, "results": longest, "weights": stored, "states": stored}
+        if setting[2] is None:
+            del kinds["results"]
+        answers: dict[str, dict[int, list[bool]]] = {kind: {} for kind in kinds}
+        wanted = {kind: list(range(3, most + 1)) for kind, most in kinds.items()}
+        inputs = np.zeros((self.trials, self.steps, self.model.n_inputs))
+        inputs[..., 0] = 1.0
+        idle = 0
+        for _ in range(_ROUNDS):
+            if not any(wanted.values()) or idle > 2:
+                break
+            before = sum(map(len, wanted.values()))
+            self._ask(Bits.make(self.layout, setting, wanted, self._generator), setting[3], inputs, answers)
+            wanted = {kind: _open(answers[kind], most) for kind, most in kinds.items()}
+            idle = idle + 1 if sum(map(len, wanted.values())) == before else 0
+        return {kind: unit for kind in kinds if (unit := self._unit_of(kind, answers[kind])) is not None}
+
+    def _unit_of(self, kind: str, answers: Mapping[int, list[bool]]) -> float | None:
+        """The unit roundoff that answers speak of."""
+        lost = min((bits for bits, kept in answers.items() if not all(kept)), default=0)
+        longest = max((bits for bits, kept in answers.items() if len(kept) > 1), default=0)
+        if lost:
+            # In a lucky order of a sum a bit or two more survive.
+            return 2.0 ** -next((known for known in _FORMATS if abs(known - lost) <= 2), lost)
+        if kind in ("weights", "states") and longest:
+            return self.storage
+        if longest >= 48:
+            return 2.0**-53
+        if kind == "results" and longest >= int(-np.log2(self.storage)) - 4:
+            return self.storage
+        self.unknown[kind] = f"kept to {longest} bits, beyond which nothing shows"
+        return None
+
+    def _ask(self, problem: Bits, columns: Array, inputs: Array, answers: dict[str, dict[int, list[bool]]]) -> None:
+        """Run a problem of products and note what was kept."""
+        first = self.run(problem.parameters, inputs, problem.z0)[:, 0]
+        right, lost = (
+            self.model.with_parameters(parameters).evaluate(z0, inputs[:, 0])[:, columns]
+            for parameters, z0 in (
+                (problem.parameters, problem.z0),
+                (problem.lost_parameters, problem.lost_z0),
+            )
+        )
+        mine = first[:, columns]
+        of_value = max((error[0] for error in self.errors.values()), default=1.0)
+        of_one = max((error[1] for error in self.errors.values()), default=0.0)
+        noise = self.storage * np.maximum((of_value + 1) * np.abs(right), of_one)
+        clear = np.abs(right - lost) > 8 * noise
+        kept = np.abs(mine - right) < np.abs(mine - lost)
+        for trial, unit in np.argwhere(clear):
+            kind, bits = problem.kinds[unit], int(problem.bits[trial, unit])
+            answers[kind].setdefault(bits, []).append(bool(kept[trial, unit]))
+
+
+def _open(answers: Mapping[int, list[bool]], most: int) -> list[int]:
+    """Numbers of bits that must still be asked for."""
+    first_lost = min((bits for bits, kept in answers.items() if not all(kept)), default=most + 1)
+    return [bits for bits in range(3, first_lost) if len(answers.get(bits, [])) < _REPEATS][-_LAST:]
+
+
+def _extended(model: Any, z: Array, x: Array) -> Array:
+    """The next state in extended precision, where the network's functions have it."""
+
+    def wide(values: Array) -> Array:
+        return np.asarray(values, dtype=np.longdouble)
+
+    try:
+        parameters = {name: wide(value) for name, value in model.parameters.items()}
+        return np.asarray(model._evaluate(parameters, wide(z), wide(x)))
+    except TypeError:  # functions of SciPy's
+        return np.asarray(model.evaluate(z, x))
