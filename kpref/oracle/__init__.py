@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from kpref.oracle.adapters import flow_backend, jax_backend, kpflow_backend, torch_backend
     from kpref.oracle.arithmetic import Arithmetic
+    from kpref.oracle.convergence import verify_convergence
     from kpref.oracle.golden_files import check_golden, export_golden, folder_backend
     from kpref.oracle.measurement import measure_profile
     from kpref.oracle.profile import Profile
@@ -49,6 +50,7 @@ _HOMES = {
     "taylor_test": "kpref.differences",
     "torch_backend": "kpref.oracle.adapters",
     "verify": "kpref.oracle.verification",
+    "verify_convergence": "kpref.oracle.convergence",
 }
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "taylor_test",
     "torch_backend",
     "verify",
+    "verify_convergence",
 ]
 
 
