@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from kpref.oracle.adapters import flow_backend, jax_backend, kpflow_backend, torch_backend
     from kpref.oracle.arithmetic import Arithmetic
+    from kpref.oracle.convergence import verify_convergence
     from kpref.oracle.exact import verify_exact
     from kpref.oracle.golden_files import check_golden, export_golden, folder_backend
     from kpref.oracle.integers import NotExact, integer_flow
@@ -55,6 +56,7 @@ _HOMES = {
     "taylor_test": "kpref.differences",
     "torch_backend": "kpref.oracle.adapters",
     "verify": "kpref.oracle.verification",
+    "verify_convergence": "kpref.oracle.convergence",
     "verify_exact": "kpref.oracle.exact",
 }
 
@@ -82,6 +84,7 @@ __all__ = [
     "taylor_test",
     "torch_backend",
     "verify",
+    "verify_convergence",
     "verify_exact",
 ]
 

@@ -20,7 +20,7 @@ import numpy as np
 from kpref._types import Array
 from kpref._validate import integer, real_number
 from kpref.flow import Flow, require_flow
-from kpref.models.base import Map
+from kpref.models.base import Field
 from kpref.models.step import StepModel
 from kpref.oracle import hypotheses
 from kpref.oracle.arithmetic import Arithmetic
@@ -31,6 +31,7 @@ from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
 from kpref.oracle.session import LOCAL_BOUND, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
 from kpref.oracle.spreads import Spread
+from kpref.oracle.stages import verify_stages
 from kpref.oracle.trajectories import explain_states
 from kpref.oracle.verdict import Check, Report, faulty
 
@@ -86,8 +87,10 @@ def verify(
         points of linearisation; they are certified first. And, optionally, `metrics`; see `kpref.oracle.backend`. None
         for what `factory` makes.
     flow : Flow
-        Of a network in discrete time: the problem that the backend was given. Parameters, inputs and initial states are
-        rounded to what the backend's arithmetic can hold.
+        The problem that the backend was given. Parameters, inputs and initial states are rounded to what the backend's
+        arithmetic can hold. Of a field that states a program, in one Runge-Kutta step for each interval of the grid,
+        `kpref.oracle.stages` lists what is certified; backends that take other steps, and other fields, are for
+        `verify_convergence`.
     arithmetic : str or Arithmetic, optional
         "float64", "float32", "tf32", "bfloat16" or "float16", or any other given in full; by default what the backend's
         `arithmetic` or `dtype` says.
@@ -110,9 +113,9 @@ def verify(
     Raises
     ------
     TypeError
-        If the flow is not of a network in discrete time, or there is neither backend nor factory.
+        If the flow is not of a network, or there is neither backend nor factory.
     ValueError
-        If the arithmetic is unknown.
+        If the arithmetic is unknown, or the steps of a field are not one for each interval.
     """
     require_flow(flow)
     if backend is None and factory is None:
@@ -120,8 +123,10 @@ def verify(
     seed = integer("seed", seed, 0)
     if timeout is not None:
         timeout = real_number("timeout", timeout, above=0)
-    if not (isinstance(flow.model, Map) and isinstance(flow.model, StepModel)):
-        raise TypeError(f"verify takes flows of networks in discrete time; got {flow.model}")
+    if isinstance(flow.model, Field):
+        return verify_stages(factory(flow) if backend is None and factory else backend, flow, arithmetic, seed, timeout)
+    if not isinstance(flow.model, StepModel):
+        raise TypeError(f"verify takes flows of networks that state a program; got {flow.model}")
     shape = (flow.states.shape[0], flow.states.shape[1], flow.states.shape[2])
     profile = None if factory is None else measure_profile(factory, flow)
     if backend is None and factory is not None:
