@@ -179,11 +179,16 @@ class Backend(ABC):
         """
         raise BackendFault("no answer", "metrics", f"the backend has no metric {name!r}")
 
-    def check_independence(self, operator: str, first: Array, second: Array) -> None:  # noqa: B027
-        """Raise a BackendFault if a second call changes the answer of the first: a view of memory that is used again.
+    def answers(self, operator: str, first: Array, second: Array) -> tuple[Array, Array]:
+        """Answers to two tensors, of which the first is read once more after the second has come.
 
-        Where answers arrive as copies there is nothing to check.
+        Raises
+        ------
+        BackendFault
+            If there is no usable answer, or the second call changes the answer of the first: a view of memory that is
+            used again. Where answers arrive as copies none can.
         """
+        return self(operator, first), self(operator, second)
 
     def shape_of(self, space: str) -> tuple[int, ...]:
         """Shape of a tensor of a space."""
@@ -225,21 +230,19 @@ class LocalBackend(Backend):
 
     def __call__(self, operator: str, tensor: Array) -> Array:
         """See `Backend.__call__`."""
-        given = tensor.copy()
-        answer = self._apply(operator, given)
-        if not np.array_equal(given, tensor):
-            raise BackendFault("overwritten", operator, f"{operator} wrote into the tensor that it was given")
-        return _checked(operator, answer, self.shape_of(OPERATORS[operator][1]))
+        return self._checked(operator, self._untouched(operator, tensor))
 
-    def check_independence(self, operator: str, first: Array, second: Array) -> None:
-        """See `Backend.check_independence`."""
-        answer = self._apply(operator, first.copy())
+    def answers(self, operator: str, first: Array, second: Array) -> tuple[Array, Array]:
+        """See `Backend.answers`."""
+        answer = self._untouched(operator, first)
         before = np.array(_to_numpy(operator, answer), copy=True)
-        self._apply(operator, second.copy())
+        checked = self._checked(operator, before)
+        other = self(operator, second)
         if not np.array_equal(before, _to_numpy(operator, answer)):
             raise BackendFault(
                 "overwritten", operator, f"a later call of {operator} changes the answer of an earlier one"
             )
+        return checked, other
 
     def metric_names(self) -> tuple[str, ...]:
         """See `Backend.metric_names`."""
@@ -263,6 +266,17 @@ class LocalBackend(Backend):
         if (checked[1] < 0).any():
             raise BackendFault("not finite", "metrics", f"metrics[{name!r}] has a negative standard error")
         return checked[0], checked[1]
+
+    def _checked(self, operator: str, answer: Any) -> Array:
+        return _checked(operator, answer, self.shape_of(OPERATORS[operator][1]))
+
+    def _untouched(self, operator: str, tensor: Array) -> Any:
+        """The answer as it comes, to a tensor that is not written into."""
+        given = tensor.copy()
+        answer = self._apply(operator, given)
+        if not np.array_equal(given, tensor):
+            raise BackendFault("overwritten", operator, f"{operator} wrote into the tensor that it was given")
+        return answer
 
     def _apply(self, operator: str, given: Array) -> Any:
         target = self._target(operator)

@@ -105,13 +105,13 @@ class Judge:
         known = sum(place.width for place in form.known.values())
         return 16 * form.n_steps * form.n_trials * (form.n_states + scales + known)
 
-    def residual(self, operator: str, answer: Array) -> Array:
-        """What P or P^T turns into this answer; of other operators the answer itself."""
+    def residual(self, operator: str, change: Array) -> Array:
+        """What a change of an answer changes in the error that the operator's certificate finds, affine in it."""
         if operator == "P":
-            return kernels.inverse(self.form, answer[None])[0]
+            return kernels.inverse(self.form, change[None])[0]
         if operator == "P_T":
-            return kernels.inverse_transpose(self.form, answer[None])[0]
-        return answer
+            return kernels.inverse_transpose(self.form, change[None])[0]
+        return -change if operator == "P_inverse" else change
 
     # Local certificates
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kpref.flow import Flow
+from kpref.oracle.backend import OPERATORS
 from kpref.oracle.metrics import METRICS
 from kpref.oracle.problem import MODELS
 
@@ -81,13 +82,14 @@ PROBLEMS: dict[str, Problem] = {
 
 def check_names(problem: Problem) -> list[str]:
     """Identifiers of the checks that `kpref.oracle.verify` makes of a backend that offers everything."""
-    names = ["states.residual"]
+    names = ["states.residual", "states.repeated"]
+    names += [f"{operator}.{kind}" for operator in OPERATORS for kind in ("linearity", "repeated", "answers")]
     for operator in ("P", "P_T", "P_inverse"):
-        names += [f"{operator}.residual", f"{operator}.linearity"]
+        names += [f"{operator}.residual"]
         names += [f"{operator}.causality"] * (problem.steps > 1) + [f"{operator}.trials"] * (problem.trials > 1)
     parameters = MODELS[problem.model].init(1, 1, 0).parameters
-    names += ["J.value", "J.linearity", *(f"J.{name}" for name in parameters)]
-    names += [f"{operator}.{kind}" for operator in ("J_T", "K", "NTK", "gradient") for kind in ("value", "linearity")]
+    names += ["J.value", *(f"J.{name}" for name in parameters)]
+    names += [f"{operator}.value" for operator in ("J_T", "K", "NTK", "gradient")]
     names += ["P.dot_test", "J.dot_test"]
     names += [f"{operator}.{kind}" for operator in ("K", "NTK") for kind in ("symmetric", "positive")]
     return names + [f"metrics.{name}" for name in METRICS]

@@ -273,9 +273,10 @@ class IsolatedBackend(Backend):
         value, standard_error = self._ask(f"metrics[{name!r}]", [], message)
         return value, standard_error
 
-    def check_independence(self, operator: str, first: Array, second: Array) -> None:
-        """See `Backend.check_independence`."""
-        self._ask(operator, [first, second])
+    def answers(self, operator: str, first: Array, second: Array) -> tuple[Array, Array]:
+        """See `Backend.answers`."""
+        one, other = self._ask(operator, [first, second])
+        return one, other
 
     def _make(self) -> None:
         description, arrays = self._problem

@@ -73,7 +73,7 @@ def test_each_fault_is_recognised(kind, bad):
 
     def use():
         backend("P", ONES)
-        backend.check_independence("P", ONES, 2 * ONES)
+        backend.answers("P", ONES, 2 * ONES)
 
     with pytest.raises(BackendFault) as caught:
         use()
@@ -200,7 +200,7 @@ def test_linear_operators_and_matrices():
         backend = wrap(P=operator, J=None)
         answer = backend("P", ONES)
         np.testing.assert_array_equal(answer, (matrix @ np.ones(24)).reshape(SHAPE))
-        backend.check_independence("P", ONES, 2 * ONES)
+        backend.answers("P", ONES, 2 * ONES)
         assert not backend.offers("J")
     assert not wrap(P=matrix).offers("P_T")  # an array may be anything, its transpose is not claimed
     assert wrap(P=aslinearoperator(matrix)).offers("P_T")
@@ -222,7 +222,7 @@ def test_a_linear_operator_that_reuses_its_memory_is_found():
         return memory
 
     with pytest.raises(BackendFault, match="earlier one"):
-        wrap(P=LinearOperator((24, 24), matvec=matvec)).check_independence("P", ONES, 2 * ONES)
+        wrap(P=LinearOperator((24, 24), matvec=matvec)).answers("P", ONES, 2 * ONES)
 
 
 def test_scipy_operators_of_kpref_pass_with_their_transposes(flow):
@@ -317,7 +317,7 @@ def test_a_process_of_its_own_changes_no_answer(flow, backends, capfd):
         for operator in ("P", "J"):
             tensor = np.random.default_rng(0).normal(size=backend.shape_of("trajectory" if operator == "P" else "J"))
             np.testing.assert_array_equal(backend(operator, tensor), own(operator, tensor))
-            backend.check_independence(operator, tensor, 2 * tensor)
+            backend.answers(operator, tensor, 2 * tensor)
     assert told == ["states", "P", "P", "J", "J"]
     output = capfd.readouterr()
     assert output.out == ""
