@@ -83,7 +83,7 @@ PROBLEMS: dict[str, Problem] = {
 def check_names(problem: Problem) -> list[str]:
     """Identifiers of the checks that `kpref.oracle.verify` makes of a backend that offers everything."""
     names = ["states.residual", "states.repeated"]
-    names += [f"{operator}.{kind}" for operator in OPERATORS for kind in ("linearity", "repeated", "answers")]
+    names += [f"{operator}.{kind}" for operator in OPERATORS for kind in ("linearity", "repeated", "answers", "zero")]
     for operator in ("P", "P_T", "P_inverse"):
         names += [f"{operator}.residual"]
         names += [f"{operator}.causality"] * (problem.steps > 1) + [f"{operator}.trials"] * (problem.trials > 1)
