@@ -208,9 +208,9 @@ def check_golden(path: str | os.PathLike[str]) -> Report:
     if backend.has_states:
         return report
     # The point of linearisation came from us: that it is right says nothing about the backend.
-    first, *others = report.checks
+    first = report.checks[0]
     blank = Check(first.identifier, first.operator, first.meaning, first.equation, "not offered")
-    return replace(report, checks=(blank, *others))
+    return replace(report, checks=(blank, *(check for check in report.checks if check.operator != "states")))
 
 
 def folder_backend(path: str | os.PathLike[str]) -> FolderBackend:

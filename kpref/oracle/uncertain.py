@@ -26,7 +26,7 @@ from kpref.models.nonlinearity import get_nonlinearity, sigmoid_pair, sigmoid_sl
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.spreads import Spread, approximated, no_error, relative, weighted
 
-__all__ = ["Uncertain", "with_errors"]
+__all__ = ["Uncertain", "value_with_errors", "with_errors"]
 
 #: An argument may lie within so many deviations of its value: derivatives are taken where they are largest there.
 _REACH = 3.0
@@ -62,6 +62,11 @@ class Uncertain(NDArrayOperatorsMixin):
     def T(self) -> Uncertain:
         """As of an array."""
         return self._made(self.value.T, Spread(self.spread.deviation.T, self.spread.worst.T))
+
+    @property
+    def real(self) -> Uncertain:
+        """As of an array: itself."""
+        return self
 
     def __len__(self) -> int:
         return len(self.value)
@@ -107,16 +112,25 @@ def with_errors(model: Any, states: Array, inputs: Array, arithmetic: Arithmetic
     Returns the value, shape (..., H), and the numbers of each channel and variable.
     """
 
-    def exact(value: Array) -> Uncertain:
-        return Uncertain(value, None, arithmetic)
-
-    twin = copy.copy(model)
-    twin._parameters = {name: exact(value) for name, value in model.parameters.items()}
-    z, x = exact(states), exact(inputs)
+    twin, z, x = _on_uncertain(model, states, inputs, arithmetic)
     value, numbers = twin._evaluate(twin._parameters, z, x), twin.numbers(z, x)
     return value.spread, {
         name: z._lifted(number).spread for name, number in (numbers.channels | numbers.variables).items()
     }
+
+
+def value_with_errors(model: Any, states: Array, inputs: Array, arithmetic: Arithmetic) -> Spread:
+    """Errors of a backend's map or field alone, as of `with_errors`."""
+    twin, z, x = _on_uncertain(model, states, inputs, arithmetic)
+    value: Uncertain = twin._evaluate(twin._parameters, z, x)
+    return value.spread
+
+
+def _on_uncertain(model: Any, states: Array, inputs: Array, arithmetic: Arithmetic) -> tuple[Any, Uncertain, Uncertain]:
+    """The model, states and inputs as numbers that carry their errors, of which they have none yet."""
+    twin = copy.copy(model)
+    twin._parameters = {name: Uncertain(value, None, arithmetic) for name, value in model.parameters.items()}
+    return twin, Uncertain(states, None, arithmetic), Uncertain(inputs, None, arithmetic)
 
 
 # Operations: value and spread of the result
@@ -210,7 +224,17 @@ def _root(arithmetic: Arithmetic, a: Uncertain) -> tuple[Array, Spread]:
     return value, a.spread.times(steepest) + approximated(value, arithmetic.unit, arithmetic.error_of("sqrt"))
 
 
-_COMPARISONS = {np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal, np.isfinite, np.signbit}
+_COMPARISONS = {
+    np.greater,
+    np.greater_equal,
+    np.less,
+    np.less_equal,
+    np.equal,
+    np.not_equal,
+    np.isfinite,
+    np.signbit,
+    np.sign,
+}
 
 _OPERATIONS: dict[Any, Callable[..., tuple[Array, Spread]]] = {
     np.add: _sum,

@@ -10,10 +10,19 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.oracle.backend import BackendFault
+from kpref.oracle.profile import Profile
 
-__all__ = ["Check", "Place", "Report", "Verdict", "faulty"]
+__all__ = ["Check", "Outcome", "Place", "Report", "Verdict", "faulty"]
 
 Verdict = Literal["pass", "defect", "not offered", "could not run"]
+Outcome = Literal["right as declared", "right as measured", "wrong", "could not run"]
+
+_HEADINGS: dict[Outcome, str] = {
+    "right as declared": "PASS",
+    "right as measured": "PASS AS MEASURED, NOT AS DECLARED",
+    "wrong": "DEFECT",
+    "could not run": "COULD NOT RUN",
+}
 
 
 @dataclass(frozen=True)
@@ -112,20 +121,41 @@ class Report:
     Attributes
     ----------
     checks : tuple of Check
+        Held to the declared arithmetic, or, where what was measured is coarser, to that.
     arithmetic : str
+        As declared.
     problem : str
         Model, sizes and measure.
+    profile : Profile or None
+        The arithmetic as measured; None where there was no factory to measure it with.
+    coarser : tuple of str
+        In what the measured arithmetic is coarser than the declared one.
     """
 
     checks: tuple[Check, ...]
     arithmetic: str
     problem: str
+    profile: Profile | None = None
+    coarser: tuple[str, ...] = ()
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the backend.
+
+        It is right if every check that could be made passed, and at least one was: "right as declared", or "right as
+        measured" if its arithmetic is coarser than declared and explains all errors.
+        """
+        verdicts = {check.verdict for check in self.checks}
+        if "defect" in verdicts:
+            return "wrong"
+        if "could not run" in verdicts or "pass" not in verdicts:
+            return "could not run"
+        return "right as measured" if self.coarser else "right as declared"
 
     @property
     def passed(self) -> bool:
-        """Whether every check that could be made passed, and at least one was."""
-        verdicts = {check.verdict for check in self.checks}
-        return "pass" in verdicts and not verdicts & {"defect", "could not run"}
+        """Whether the backend is right as declared."""
+        return self.outcome == "right as declared"
 
     @property
     def defects(self) -> tuple[Check, ...]:
@@ -134,17 +164,17 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """0 pass, 1 defect, 2 could not run."""
-        verdicts = {check.verdict for check in self.checks}
-        if "defect" in verdicts:
-            return 1
-        return 0 if self.passed else 2
+        """0 right as declared, 1 wrong, 2 could not run, 3 right for its measured arithmetic, which is coarser."""
+        return {"right as declared": 0, "wrong": 1, "could not run": 2, "right as measured": 3}[self.outcome]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
         return {
             "passed": self.passed,
+            "outcome": self.outcome,
             "arithmetic": self.arithmetic,
+            "profile": None if self.profile is None else self.profile.to_dict(),
+            "coarser": list(self.coarser),
             "problem": self.problem,
             "checks": [check.to_dict() for check in self.checks],
         }
@@ -154,8 +184,19 @@ class Report:
         return json.dumps(_finite(self.to_dict()), indent=1, allow_nan=False)
 
     def __str__(self) -> str:
-        verdict = "PASS" if self.passed else "DEFECT" if self.defects else "COULD NOT RUN"
-        return "\n".join([f"{verdict}: {self.problem}, {self.arithmetic}", *(str(check) for check in self.checks)])
+        head = f"{_HEADINGS[self.outcome]}: {self.problem}, {self.arithmetic}"
+        return "\n".join([head, *self._arithmetic(), *(str(check) for check in self.checks)])
+
+    def _arithmetic(self) -> list[str]:
+        """What was declared and what was measured, in lines."""
+        if self.profile is None:
+            return [f"declared {self.arithmetic}; not measured, which takes a factory"]
+        lines = [f"declared {self.arithmetic}; measured: {self.profile}"]
+        if self.coarser:
+            lines.append(f"coarser than declared: {'; '.join(self.coarser)}")
+            explained = "all errors are" if self.outcome == "right as measured" else "not all errors are"
+            lines.append(f"the checks are held to what was measured: {explained} those of this arithmetic")
+        return lines
 
 
 def faulty(blank: Check, fault: BackendFault) -> Check:

@@ -27,6 +27,7 @@ from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.evaluation import FACTORS, evaluate
+from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
 from kpref.oracle.session import LOCAL_BOUND, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
 from kpref.oracle.spreads import Spread
@@ -77,21 +78,22 @@ def verify(
     arithmetic: str | Arithmetic | None = None,
     seed: int = 0,
     timeout: float | None = None,
+    factory: Factory | None = None,
 ) -> Report:
     """Check a backend's operators against the reference along a flow.
 
     Parameters
     ----------
-    backend : object
+    backend : object or None
         Has some of `states`, `P`, `P_T`, `P_inverse`, `J`, `J_T`, `K`, `NTK`, `gradient`: callables on tensors of the
         flow's shapes, or LinearOperators on flat vectors. `states`, where offered, are the points of linearisation;
-        they are certified first. And, optionally, `metrics`; see `kpref.oracle.backend`.
+        they are certified first. And, optionally, `metrics`; see `kpref.oracle.backend`. None for what `factory` makes.
     flow : Flow
         Of a network in discrete time: the problem that the backend was given. Parameters, inputs and initial states are
         rounded to what the backend's arithmetic can hold.
     arithmetic : str or Arithmetic, optional
-        "float64", "float32", "tf32", "bfloat16" or "float16"; by default what the backend's `arithmetic` or `dtype`
-        says.
+        "float64", "float32", "tf32", "bfloat16" or "float16", or any other given in full; by default what the backend's
+        `arithmetic` or `dtype` says.
     seed : int
         Of the tensors that the operators are applied to.
     timeout : float, optional
@@ -99,6 +101,10 @@ def verify(
         the contexts that it has set hold and where none can be ended: a call that took longer counts as one without an
         answer when it returns. One that never does is ended in a process of its own: ``kpref verify``,
         ``pytest --kpref-backend`` or a `kpref.oracle.isolation.IsolatedBackend`, which keep the time themselves.
+    factory : callable, optional
+        Function of a flow that makes a backend, such as this one. Its arithmetic is then measured
+        (`kpref.oracle.measure_profile`), and where it is coarser than declared the report says in what; the checks are
+        held to what was measured.
 
     Returns
     -------
@@ -107,27 +113,40 @@ def verify(
     Raises
     ------
     TypeError
-        If the flow is not of a network in discrete time.
+        If the flow is not of a network in discrete time, or there is neither backend nor factory.
     ValueError
         If the arithmetic is unknown.
     """
     require_flow(flow)
+    if backend is None and factory is None:
+        raise TypeError("verify takes a backend, or a factory that makes one; got None for both")
     seed = integer("seed", seed, 0)
     if timeout is not None:
         timeout = real_number("timeout", timeout, above=0)
     if not (isinstance(flow.model, Map) and isinstance(flow.model, StepModel)):
         raise TypeError(f"verify takes flows of networks in discrete time; got {flow.model}")
     shape = (flow.states.shape[0], flow.states.shape[1], flow.states.shape[2])
+    profile = None if factory is None else measure_profile(factory, flow)
+    if backend is None and factory is not None:
+        backend = factory(flow)
     wrapped = Backend.of(backend, shape, flow.model.n_parameters, arithmetic, timeout)
-    session = _Verification(wrapped, flow, np.random.default_rng(seed))
+    declared = wrapped.arithmetic
+    coarser = () if profile is None else profile.coarser_than(declared)
+    if profile is not None and coarser:
+        wrapped.arithmetic = profile.arithmetic(declared)
+    return Report(tuple(_checks(wrapped, flow, seed)), declared.name, repr(flow), profile, coarser)
+
+
+def _checks(backend: Backend, flow: Flow, seed: int) -> list[Check]:
+    """All checks of a backend, in its arithmetic."""
+    session = _Verification(backend, flow, np.random.default_rng(seed))
     checks = session.states()
     for position, operator in enumerate(OPERATORS):
         # The same probes of an operator whatever else is offered: golden folders hold answers to them.
         session.generator = np.random.default_rng([seed, position])
         checks += session.operator(operator)
     session.generator = np.random.default_rng([seed, len(OPERATORS)])
-    checks += check_metrics(session)
-    return Report(tuple(checks), wrapped.arithmetic.name, repr(flow))
+    return checks + check_metrics(session)
 
 
 class _Verification(Session):

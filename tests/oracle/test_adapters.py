@@ -265,11 +265,54 @@ def test_parameters_of_jax_keep_their_order(jax):
     assert defects(SimpleNamespace(J_T=bad.J_T), flow) == {"J_T"}
 
 
+@pytest.fixture
+def short_products(jax, monkeypatch):
+    """Products as a device computes them that makes use of JAX's precision, which a CPU does not."""
+    own = jax.numpy.matmul
+
+    def matmul(*operands):
+        bits = {"tensorfloat32": 10, "bfloat16": 7}.get(jax.config.jax_default_matmul_precision, 23)
+        return own(*(jax.lax.reduce_precision(jax.numpy.asarray(operand), 8, bits) for operand in operands))
+
+    monkeypatch.setattr(jax.numpy, "matmul", matmul)
+
+
+def product_step(jax):
+    """An RNN whose products are `jax.numpy.matmul` by name."""
+
+    def step(p, z, x):
+        recurrent, driven = jax.numpy.matmul(z, p["weight_hh"].T), jax.numpy.matmul(x, p["weight_ih"].T)
+        return jax.numpy.tanh(recurrent + p["bias_hh"] + driven + p["bias_ih"])
+
+    return step
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize(
+    "around, precision, operand",
+    [(None, "tensorfloat32", 2.0**-11), ("bfloat16", None, 2.0**-8), ("bfloat16", "highest", 0.0)],
+)
+def test_precision_of_jax_is_the_backends_own(jax, short_products, around, precision, operand):
+    """What is given or, if nothing is, in force where the backend is made; it holds wherever that is called."""
+    flow = problem("rnn-chaotic")
+    parameters = {name: np.asarray(value, "float32") for name, value in flow.model.parameters.items()}
+    with jax.default_matmul_precision(around):
+        backend = jax_backend(product_step(jax), parameters, flow.inputs, flow.z0, flow.space.mu, precision)
+    assert (backend.arithmetic.unit, backend.arithmetic.operand) == (2.0**-24, operand)
+    some = SimpleNamespace(arithmetic=backend.arithmetic, states=backend.states, P=backend.P, J_T=backend.J_T)
+    assert not defects(some, flow)
+    if operand:
+        some.arithmetic = "float32"
+        assert defects(some, flow) == {"states", "P", "J_T"}
+
+
 @pytest.mark.backends
 def test_jax_backend_refuses_what_it_cannot_take(jax):
     flow = problem("rnn-plain")
     with pytest.raises(ValueError, match="inputs and z0"):
         jax_backend(rnn_step(jax), flow.model.parameters, flow.inputs, flow.z0[0])
+    with pytest.raises(ValueError, match=r"jax\.default_matmul_precision takes; got 'fine'"):
+        jax_backend(rnn_step(jax), flow.model.parameters, flow.inputs, flow.z0, precision="fine")
     jax.config.update("jax_enable_x64", False)
     try:
         with pytest.raises(ValueError, match="JAX_ENABLE_X64"):

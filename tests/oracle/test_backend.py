@@ -257,6 +257,15 @@ def test_unknown_arithmetic_and_another_problem_are_errors():
         Backend.of(wrap(), (2, 3, 5), 5)
 
 
+def test_why_an_operator_is_not_offered_is_in_the_report(flow):
+    backend = SimpleNamespace(P=flow.P, J=None, not_offered={"J": "no room for it"})
+    report = verify(backend, flow)
+    assert report.passed
+    assert next(check.message for check in report.checks if check.operator == "J") == "no room for it"
+    for other in (["J"], "no room", 3, None):  # in no form that is read
+        assert wrap(not_offered=other).not_offered == {}
+
+
 def test_a_backend_is_not_wrapped_twice():
     backend = wrap(P=lambda q: q)
     assert isinstance(backend, LocalBackend)
@@ -270,7 +279,9 @@ from kpref.oracle import flow_backend
 
 def good(flow):
     print("hello"); os.write(1, b"from C")
-    return flow_backend(flow)
+    backend = flow_backend(flow)
+    backend.NTK, backend.not_offered = None, {"NTK": "too large"}
+    return backend
 
 def crashing(flow):
     backend = flow_backend(flow)
@@ -313,6 +324,8 @@ def test_a_process_of_its_own_changes_no_answer(flow, backends, capfd):
     told = []
     with IsolatedBackend("some_backends:good", flow, tell=told.append) as backend:
         assert backend.offers("states")
+        assert not backend.offers("NTK")
+        assert backend.not_offered == {"NTK": "too large"}
         np.testing.assert_array_equal(backend.states(), flow.states)
         for operator in ("P", "J"):
             tensor = np.random.default_rng(0).normal(size=backend.shape_of("trajectory" if operator == "P" else "J"))

@@ -189,8 +189,8 @@ def test_contexts_of_the_caller_change_nothing():
 @pytest.mark.parametrize(
     "dtype, cast, arithmetic",
     [
-        (torch.float32, torch.bfloat16, "bfloat16"),
-        (torch.float32, torch.float16, "float16"),
+        (torch.float32, torch.bfloat16, "autocast to bfloat16"),
+        (torch.float32, torch.float16, "autocast to float16"),
         (torch.float64, torch.bfloat16, "float64"),
         (torch.bfloat16, None, "bfloat16"),
         (torch.float16, None, "float16"),
@@ -201,7 +201,7 @@ def test_autocast_holds_where_the_backend_was_made_in_it(dtype, cast, arithmetic
     flow = problem()
     with torch.autocast("cpu", cast, enabled=cast is not None):
         backend = of(gru_cell(flow), flow, dtype)
-    assert backend.arithmetic == arithmetic
+    assert backend.arithmetic.name == arithmetic
     assert judged(backend, flow) == (EVERYTHING, set())
     if dtype == torch.float32:
         assert "states" in judged(backend, flow, arithmetic="float32")[1]
@@ -212,14 +212,14 @@ def test_autocast_holds_where_the_backend_was_made_in_it(dtype, cast, arithmetic
     assert torch.equal(found[0], backend.P_T(flow.states))
 
 
-@pytest.mark.parametrize("arithmetic", ["tf32", "bfloat16"])
-def test_short_products_are_measured_and_declared(arithmetic):
+@pytest.mark.parametrize("arithmetic, operand", [("tf32", 2.0**-11), ("bfloat16", 2.0**-8)])
+def test_short_products_are_measured_and_declared(arithmetic, operand):
     """As on a device that makes use of `torch.set_float32_matmul_precision`."""
     flow = problem()
     short = kernels.ShortProducts(arithmetic)
     with short:
         backend = of(gru_cell(flow), flow, torch.float32)
-    assert backend.arithmetic == arithmetic
+    assert (backend.arithmetic.unit, backend.arithmetic.operand) == (2.0**-24, operand)
     found = {name: short.around(getattr(backend, name)) for name in OPERATORS}
     parts = SimpleNamespace(states=backend.states, arithmetic=backend.arithmetic, **found)
     assert judged(parts, flow) == (EVERYTHING, set())
@@ -228,13 +228,17 @@ def test_short_products_are_measured_and_declared(arithmetic):
 
 def test_the_flag_of_cudnn_is_read(monkeypatch):
     """Which allows TF32 unless it is told not to; where the module is no network over sequences, it does not matter."""
-    weight, none = torch.zeros(3, 2), Autocast("cpu")
+
+    def declared(weight, sequence):
+        return arithmetic_of(weight, torch.zeros(2, 3, 4, dtype=weight.dtype), Autocast("cpu"), sequence).name
+
+    weight = torch.zeros(3, 2)
     monkeypatch.setattr(torch.backends.cudnn.m, "is_acceptable", lambda tensor: True)
-    assert arithmetic_of(weight, 6, none, sequence=True) == "tf32"
-    assert arithmetic_of(weight, 6, none, sequence=False) == "float32"
-    assert arithmetic_of(weight.double(), 6, none, sequence=True) == "float64"
+    assert declared(weight, sequence=True) == "tf32"
+    assert declared(weight, sequence=False) == "float32"
+    assert declared(weight.double(), sequence=True) == "float64"
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    assert arithmetic_of(weight, 6, none, sequence=True) == "float32"
+    assert declared(weight, sequence=True) == "float32"
 
 
 class Narrow(WrittenGRU):

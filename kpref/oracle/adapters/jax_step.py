@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._validate import function, numeric_array, short
-from kpref.oracle.adapters.operands import operands_of
-from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.adapters.operands import float32_of
+from kpref.oracle.arithmetic import Arithmetic
 from kpref.space import TrajectorySpace
 
 __all__ = ["JaxBackend", "jax_backend"]
@@ -113,7 +113,11 @@ class JaxBackend:
         self._mu = jnp.asarray(TrajectorySpace(shape, measure).mu[:, :, None], dtype)
         self._nothing = jnp.zeros((shape[1], shape[0], shape[2]), dtype)
         self._compiled: dict[str, Callable[..., Any]] = {}
-        self.arithmetic = self._products(len(x) * shape[1]) if dtype == np.float32 else str(dtype)
+        rows = shape[0] * shape[1]
+        self.arithmetic: Arithmetic | str = str(dtype)
+        if dtype == np.float32:
+            with jax.default_matmul_precision(precision):
+                self.arithmetic = float32_of(jnp.matmul, [(rows, 64), (64, rows)])
         self.states = self._jit("states", lambda _: jnp.swapaxes(self._run(self._parameters, self._nothing), 0, 1))(0.0)
         first_last = jnp.swapaxes(jnp.asarray(self.states), 0, 1)
         self._before = jnp.concatenate([self._z0[None], first_last[:-1]])
@@ -129,12 +133,6 @@ class JaxBackend:
                 return np.asarray(compiled(np.asarray(tensor, self.dtype)))
 
         return call
-
-    def _products(self, rows: int) -> str:
-        """Name of the arithmetic of float32 products, of many rows and of sums of many terms."""
-        with self._jax.default_matmul_precision(self._precision):
-            names = [operands_of(self._jax.numpy.matmul, *shape) for shape in ((rows, 64), (64, rows))]
-        return max(names, key=lambda name: max(ARITHMETICS[name].unit, ARITHMETICS[name].operand))
 
     def _at(self, parameters: Any, z: Any, x: Any) -> Any:
         return self._step(dict(zip(self._names, parameters, strict=True)), z, x)

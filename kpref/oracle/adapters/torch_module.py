@@ -89,13 +89,12 @@ class TorchBackend:
         self._z0 = self._initial(z0, size)
         self._autocast = Autocast(self._device.type)
         self._mu = self._tensor(TrajectorySpace((*self._x.shape[:2], self._z0.shape[1]), measure).mu)[:, :, None]
-        rows = self._x.shape[0] * self._x.shape[1]
-        self.arithmetic = arithmetic_of(weight, rows, self._autocast, isinstance(step, SequenceStep))
         try:
             states = self._run()
         except TypeError as error:
             raise TypeError(f"module must take (inputs, state) and return the new state; {brief(error)}") from error
         self.states = states.detach()
+        self.arithmetic = arithmetic_of(weight, self.states, self._autocast, isinstance(step, SequenceStep))
         self._before = torch.cat([self._z0[:, None], self.states[:, :-1]], dim=1)
         self.not_offered = self._missing(states)
         for name in self.not_offered:

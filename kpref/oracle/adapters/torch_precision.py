@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from kpref.oracle.adapters.operands import operands_of
-from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.adapters.operands import float32_of
+from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
 
 __all__ = ["Autocast", "arithmetic_of"]
 
@@ -27,31 +28,35 @@ class Autocast:
         return torch.autocast(self._device_type, self.dtype, enabled=self.dtype is not None, cache_enabled=False)
 
 
-def arithmetic_of(weight: Any, rows: int, autocast: Autocast, sequence: bool) -> str:
-    """Name of the coarsest arithmetic in which a module with this weight computes.
+def arithmetic_of(weight: Any, states: Any, autocast: Autocast, sequence: bool) -> Arithmetic:
+    """The coarsest arithmetic in which a module computes, from one of its weights and the states (B, T, H) it returned.
 
-    Float32 products are what one of them shows: the flags of PyTorch (`torch.set_float32_matmul_precision`, those of
+    Products of float32 are what one of them shows: the flags of PyTorch (`torch.set_float32_matmul_precision`, those of
     `torch.backends`) say what is allowed, and a device makes use of it for some shapes. Those of cuDNN's networks over
     sequences, which cannot be had apart, are what the flag says.
 
-    `rows`: that are multiplied at once where most are. `sequence`: whether the module is run over sequences.
+    `sequence`: whether the module is run over sequences.
     """
     import torch
 
-    names = [_name(weight.dtype)]
-    if autocast.dtype is not None and weight.dtype != torch.float64:
-        names.append(_name(autocast.dtype))
-    elif weight.dtype == torch.float32:
-        shapes = ((rows, 64), (64, rows))
+    if weight.dtype != torch.float32:
+        return ARITHMETICS[_name(weight.dtype)]
+    if autocast.dtype is not None:
+        short = ARITHMETICS[_name(autocast.dtype)]
+        if states.dtype != torch.float32:
+            return short
+        # What is added to the old state is added in its own type.
+        return replace(short, name=f"autocast to {short.name}", states=ARITHMETICS["float32"].unit)
 
-        def product(a: Any, b: Any) -> Any:
-            return (torch.as_tensor(a, device=weight.device) @ torch.as_tensor(b, device=weight.device)).cpu()
+    def product(a: Any, b: Any) -> Any:
+        return (torch.as_tensor(a, device=weight.device) @ torch.as_tensor(b, device=weight.device)).cpu()
 
-        with torch.no_grad(), autocast():
-            names += [operands_of(product, *shape) for shape in shapes]
-        if sequence and torch.backends.cudnn.is_acceptable(weight) and _cudnn_allows_tf32():
-            names.append("tf32")
-    return max(names, key=lambda name: max(ARITHMETICS[name].unit, ARITHMETICS[name].operand))
+    rows = states.shape[0] * states.shape[1]
+    with torch.no_grad(), autocast():
+        found = float32_of(product, [(rows, 64), (64, rows)])
+    if sequence and torch.backends.cudnn.is_acceptable(weight) and _cudnn_allows_tf32():
+        return max(found, ARITHMETICS["tf32"], key=lambda arithmetic: arithmetic.operand)
+    return found
 
 
 def _name(dtype: Any) -> str:
