@@ -9,7 +9,7 @@ what errors can do that all conspire (`kpref.oracle.reductions`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -32,6 +32,7 @@ from kpref.oracle.metrics import check_metrics
 from kpref.oracle.session import LOCAL_BOUND, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stages import verify_stages
+from kpref.oracle.structure import alike, like_rounding, not_additive
 from kpref.oracle.trajectories import explain_states
 from kpref.oracle.verdict import Check, Report, faulty
 
@@ -40,6 +41,20 @@ __all__ = ["verify"]
 _NOT_LINEAR = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
 _NOT_DETERMINISTIC = "not deterministic: the same argument does not always give the same answer"
 _NOT_EVERYWHERE = "not linear: right for one argument and wrong for another"
+_OTHER_POINT = (
+    "other point: linear, and like the right answer, as with numbers of other parameters, states or inputs, or with "
+    "coarser ones"
+)
+
+#: Factor of arguments that are to be large: a power of two, so that their certificate is that of small ones.
+_LARGE = 2.0**20
+
+#: Guesses where an answer should be zero and is not.
+_LEAKED = {
+    "trials": "trials mixed",
+    "causality": "time: the wrong direction, or shifted",
+    "zero": "offset: something is added to every answer",
+}
 
 #: How often an answer is asked for again. With the calls for other reasons an operator is called twelve times at least,
 #: so that an error in every tenth call does not escape, and one in a tenth of all calls, at random, not often.
@@ -178,9 +193,14 @@ class _Verification(Session):
         check = self.judged(blank, comparison, LOCAL_BOUND)
         repeated = self._repeated_states(states)
         if check.verdict == "defect":
-            guess = explain_states(self.judge, self.z0, states, comparison, LOCAL_BOUND)
-            check = replace(check, guess=repeated.guess or guess or self.precision(lambda: self.judge.states(states)))
+            guess = repeated.guess or explain_states(self.judge, self.z0, states, comparison, LOCAL_BOUND)
+            check = replace(check, guess=guess or self._structure_of_states(states, comparison))
         return [check, repeated]
+
+    def _structure_of_states(self, states: Array, comparison: Comparison) -> str | None:
+        """What can be said of a trajectory that no hypothesis explains."""
+        rounded = self.precision(lambda: self.judge.states(states), accept=like_rounding)
+        return rounded or (_OTHER_POINT if alike(states, states - comparison.error) else None)
 
     def _repeated_states(self, states: Array) -> Check:
         """The trajectory many times. Chaos amplifies what is rounded otherwise, so each is certified by itself."""
@@ -232,6 +252,7 @@ class _Verification(Session):
             "causality": self._causality,
             "trials": self._trial_independence,
             "layout": self._layout,
+            "special": self._special,
             "answers": self._answers,
             "pairs": partial(self._pairs, other=second),
         }
@@ -269,7 +290,25 @@ class _Verification(Session):
         if culprits and self._follows(result):
             return f"follows: from the defect of {' and '.join(culprits)}"
         explained = hypotheses.explain(self.judge, operator, tensor, answer, result.comparison, bound_of(operator))
-        return explained or self.precision(lambda: self.compare(operator, tensor, answer), bound_of(operator))
+        return explained or self._structure(result)
+
+    def _structure(self, result: Answer) -> str | None:
+        """What can be said of an answer that no hypothesis explains."""
+        operator, tensor, answer, error = result.operator, result.tensor, result.answer, result.comparison.error
+        try:
+            rounded = not_additive(
+                tensor,
+                self.arithmetic.round_state,
+                lambda part: self.compare(operator, part, self.backend(operator, part)),
+            )
+        except BackendFault:
+            return None
+        if rounded:
+            return self.precision(lambda: self.compare(operator, tensor, answer), bound_of(operator))
+        if operator in ("P", "P_T", "P_inverse"):  # what wrong numbers multiply is what is carried from step to step
+            answer = answer - tensor
+        right = answer + error if operator == "P_inverse" else answer - error
+        return _OTHER_POINT if alike(answer, right) else None
 
     def _follows(self, result: Answer) -> bool:
         """Whether the backend's own factors, one after another, give what its product of them does."""
@@ -331,8 +370,20 @@ class _Verification(Session):
         self.defective.add(operator)
         if worst is transposed:
             return [replace(check, guess=f"transpose: {way} is not {operator}")]
-        varies = self._varies(worst, worst.tensor, worst.answer)
-        return [replace(check, guess=_NOT_DETERMINISTIC if varies else self._guess(worst) or _NOT_EVERYWHERE)]
+        same = np.array_equal(worst.tensor, result.tensor)  # to which the first answer was right
+        if same or self._varies(worst, worst.tensor, worst.answer):
+            return [replace(check, guess=_NOT_DETERMINISTIC)]
+        # A linear operator that errs here errs for most arguments, unless by little more than what rounding does.
+        little = (check.figure or 0.0) < 5 * result.comparison.ratio().max()
+        return [replace(check, guess=(self._guess(worst) if little else None) or _NOT_EVERYWHERE)]
+
+    def _special(self, result: Answer) -> list[Check]:
+        """Arguments of another kind than random ones of order one; see `special_arguments`."""
+        operator, zero = result.operator, np.zeros_like(result.tensor)
+        for tensor in special_arguments(result.tensor, self.arithmetic):
+            self.certified(operator, tensor, self.backend(operator, tensor))
+        nothing = self.backend(operator, zero)
+        return [self._exact_zero(f"{operator}.zero", operator, "nothing comes of nothing", "f(0) = 0", nothing)]
 
     def _linearity(self, result: Answer) -> list[Check]:
         """Scaling by a power of two is exact in binary arithmetic, and so must be its effect, but for underflow.
@@ -393,8 +444,7 @@ class _Verification(Session):
         least = np.full(leaked.shape, self.arithmetic.unit * self.arithmetic.smallest)
         check = self.judged(blank, Comparison(leaked, Spread(least, least)), LOCAL_BOUND)
         if check.verdict == "defect":
-            guess = "trials mixed" if identifier.endswith("trials") else "time: the wrong direction, or shifted"
-            check = replace(check, guess=guess)
+            check = replace(check, guess=_LEAKED[identifier.split(".")[1]])
         return check
 
     def _layout(self, result: Answer) -> list[Check]:
@@ -478,3 +528,20 @@ class _Verification(Session):
             self.scalar(symmetric, gap, float(deviation), SWEPT_BOUND),
             self.scalar(positive, min(energy, 0.0), float(np.linalg.norm(own * weighed_q)), SWEPT_BOUND),
         ]
+
+
+def special_arguments(tensor: Array, arithmetic: Arithmetic) -> Iterator[Array]:
+    """Arguments that only formulas notice that look at them, made of one of random numbers.
+
+    One entry alone; few and large ones, none of them in the first or the last step; small integers, many of them equal.
+    """
+    size = np.abs(tensor)
+    if not size.any():
+        return
+    yield np.where(size == size.max(), tensor, 0.0)
+    sparse = np.where(np.arange(tensor.size).reshape(tensor.shape) % 3 == 1, tensor, 0.0)
+    if tensor.ndim == 3 and tensor.shape[1] > 2:
+        sparse[:, [0, -1]] = 0.0
+    yield sparse * (_LARGE if arithmetic.largest > 1e30 else 1.0)
+    scale = 2.0 ** np.floor(np.log2(size.max()))
+    yield scale * np.clip(np.rint(tensor / scale * 2), -2, 2) / 2
