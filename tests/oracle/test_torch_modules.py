@@ -223,6 +223,18 @@ def test_autocast_holds_where_the_backend_was_made_in_it(dtype, cast, arithmetic
     assert torch.equal(found[0], backend.P_T(flow.states))
 
 
+def test_what_autocast_declares_is_what_is_measured():
+    """Its functions err by 2^15 units of what states are kept in, and by half a unit of what they are computed in."""
+
+    def factory(flow):
+        with torch.autocast("cpu", torch.bfloat16):
+            return of(gru_cell(flow), flow, torch.float32)
+
+    report = verify(None, problem(), factory=factory)
+    assert report.exit_status == 0, str(report)
+    assert max(check.figure for check in report.checks if check.operator == "states") > 0.1  # held to no more than that
+
+
 @pytest.mark.parametrize("arithmetic, operand", [("tf32", 2.0**-11), ("bfloat16", 2.0**-8)])
 def test_short_products_are_measured_and_declared(arithmetic, operand):
     """As on a device that makes use of `torch.set_float32_matmul_precision`."""
