@@ -98,6 +98,14 @@ def test_cells_with_no_way_forwards_are_judged_backwards(cell, reason, monkeypat
             assert check.message in str(report)
 
 
+def test_a_jacobian_that_vanishes_is_not_lost():
+    """A saturated cell, whose squares underflow: its products are tiny or zero, and right."""
+    flow = problem()
+    biases = np.repeat([-64.0, -64.0, 0.0], flow.model.n_units)
+    model = flow.model.with_parameters({"bias_ih": biases, "weight_hh": 0 * flow.model.parameters["weight_hh"]})
+    assert not of(gru_cell(flow), Flow(model, flow.inputs, flow.z0), torch.float32).not_offered
+
+
 def test_runs_are_the_kernels_of_training(monkeypatch):
     """States and gradient by the fused kernel of the whole run, the rest by steps that have derivatives."""
     monkeypatch.setattr(torch.nn.modules.rnn, "_VF", kernels.runs())
