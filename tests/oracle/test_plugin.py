@@ -60,6 +60,10 @@ def failing(flow):
 def empty(flow):
     return object()
 
+def own(flow):
+    from kpref.oracle import flow_backend
+    return flow_backend(flow)
+
 def unknown(flow):
     raise NotImplementedError("nothing at all")
 """
@@ -133,6 +137,16 @@ def test_the_seed_and_the_arithmetic_reach_the_problem(run):
     result.assert_outcomes(passed=1, deselected=result.parseoutcomes()["deselected"])
     result = run(*arguments)
     result.stdout.fnmatch_lines(["precision lower than declared*", "*rnn-plain*build(seed=1)*"])
+
+
+def test_problems_of_whole_numbers(run):
+    arguments = ("--kpref-backend=scratch:own", "-rs", "-k", "low-rank-exact")
+    tests = len(check_names(PROBLEMS["low-rank-exact"])) + 1
+    result = run(*arguments)
+    result.assert_outcomes(passed=tests, deselected=result.parseoutcomes()["deselected"])
+    result = run(*arguments, "--kpref-arithmetic=bfloat16")
+    result.assert_outcomes(skipped=tests, deselected=result.parseoutcomes()["deselected"])
+    result.stdout.fnmatch_lines(["*the whole numbers of this problem do not fit: *bfloat16*"])
 
 
 @pytest.mark.parametrize(
