@@ -98,6 +98,14 @@ def test_cells_with_no_way_forwards_are_judged_backwards(cell, reason, monkeypat
             assert check.message in str(report)
 
 
+def test_a_jacobian_that_vanishes_is_not_lost():
+    """A saturated cell, whose squares underflow: its products are tiny or zero, and right."""
+    flow = problem()
+    biases = np.repeat([-64.0, -64.0, 0.0], flow.model.n_units)
+    model = flow.model.with_parameters({"bias_ih": biases, "weight_hh": 0 * flow.model.parameters["weight_hh"]})
+    assert not of(gru_cell(flow), Flow(model, flow.inputs, flow.z0), torch.float32).not_offered
+
+
 def test_runs_are_the_kernels_of_training(monkeypatch):
     """States and gradient by the fused kernel of the whole run, the rest by steps that have derivatives."""
     monkeypatch.setattr(torch.nn.modules.rnn, "_VF", kernels.runs())
@@ -221,6 +229,18 @@ def test_autocast_holds_where_the_backend_was_made_in_it(dtype, cast, arithmetic
     thread.start()
     thread.join()
     assert torch.equal(found[0], backend.P_T(flow.states))
+
+
+def test_what_autocast_declares_is_what_is_measured():
+    """Its functions err by 2^15 units of what states are kept in, and by half a unit of what they are computed in."""
+
+    def factory(flow):
+        with torch.autocast("cpu", torch.bfloat16):
+            return of(gru_cell(flow), flow, torch.float32)
+
+    report = verify(None, problem(), factory=factory)
+    assert report.exit_status == 0, str(report)
+    assert max(check.figure for check in report.checks if check.operator == "states") > 0.1  # held to no more than that
 
 
 @pytest.mark.parametrize("arithmetic, operand", [("tf32", 2.0**-11), ("bfloat16", 2.0**-8)])
