@@ -1,9 +1,10 @@
 """Judges of somebody else's operators, and of linearisations, that know nothing of how these were derived.
 
 `verify` holds a backend against the reference along a flow and needs no tolerance; `kpref.oracle.backend` says what a
-backend is, `kpref.oracle.adapters` makes some. `verify_exact` asks for every bit, on problems of whole numbers. ``kpref
-verify`` does the same on the command line, ``kpref golden`` for backends in another language, and ``pytest
---kpref-backend`` in a backend's own repository.
+backend is, `kpref.oracle.adapters` makes some. `Arithmetic` is what a backend declares, `measure_profile` finds what it
+computes in. `verify_exact` asks for every bit, on problems of whole numbers. ``kpref verify`` does the same on the
+command line, ``kpref golden`` for backends in another language, and ``pytest --kpref-backend`` in a backend's own
+repository.
 """
 
 from importlib import import_module

@@ -24,9 +24,9 @@ from kpref.models.base import Map
 from kpref.models.step import StepModel
 from kpref.oracle import hypotheses
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.backend import OPERATORS, Backend, BackendFault
+from kpref.oracle.backend import OPERATORS, TRANSPOSES, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
-from kpref.oracle.evaluation import FACTORS, evaluate
+from kpref.oracle.evaluation import FACTORS, LOCAL, WEIGHED_AFTER, WEIGHED_BEFORE, evaluate
 from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
 from kpref.oracle.session import LOCAL_BOUND, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
@@ -44,6 +44,9 @@ _NOT_EVERYWHERE = "not linear: right for one argument and wrong for another"
 #: so that an error in every tenth call does not escape, and one in a tenth of all calls, at random, not often.
 _REPEATS = 8
 
+#: Operators of which each trial, and the past or the future of each point, is by itself.
+_WITHIN_TRIALS = ("P", "P_T", "P_inverse", "P_inverse_T")
+
 _MEANING = {
     "states": ("each step of the trajectory is the map", "z[n+1] = F(z[n], x[n])"),
     "P": ("the response obeys the linearised dynamics", "y[n] = A[n] y[n-1] + q[n]"),
@@ -54,6 +57,14 @@ _MEANING = {
     "K": ("the parameter operator, measure included", "K = J J^T Mu"),
     "NTK": ("the neural tangent kernel, measure included", "NTK = P J J^T P^T Mu"),
     "gradient": ("the gradient of a loss with this derivative by the states", "J^T P^T Mu Err"),
+    "P_inverse_T": ("the transpose of the inverse of P", "q[n] = g[n] - A[n+1]^T g[n+1]"),
+    "D": ("the trajectory's derivative by the parameters", "y[n] = A[n] y[n-1] + J_theta[n] theta"),
+    "D_T": ("the transpose of D", "D^T = J^T P^T"),
+    "D_z0": ("the trajectory's derivative by the initial states", "y[0] = A[0] dz0, y[n] = A[n] y[n-1]"),
+    "D_z0_T": ("the transpose of D_z0", "D_z0^T g = A[0]^T (P^T g)[0]"),
+    "K_T": ("the transpose of K, measure included", "K^T = Mu J J^T"),
+    "NTK_T": ("the transpose of the NTK, measure included", "NTK^T = Mu P J J^T P^T"),
+    "gradient_T": ("the transpose of the gradient's operator", "Mu P J"),
 }
 
 
@@ -70,9 +81,10 @@ def verify(
     Parameters
     ----------
     backend : object or None
-        Has some of `states`, `P`, `P_T`, `P_inverse`, `J`, `J_T`, `K`, `NTK`, `gradient`: callables on tensors of the
-        flow's shapes, or LinearOperators on flat vectors. `states`, where offered, are the points of linearisation;
-        they are certified first. And, optionally, `metrics`; see `kpref.oracle.backend`. None for what `factory` makes.
+        Has some of `states`, `P`, `P_T`, `P_inverse`, `J`, `J_T`, `K`, `NTK`, `gradient`, `D` and their transposes:
+        callables on tensors of the flow's shapes, or LinearOperators on flat vectors. `states`, where offered, are the
+        points of linearisation; they are certified first. And, optionally, `metrics`; see `kpref.oracle.backend`. None
+        for what `factory` makes.
     flow : Flow
         Of a network in discrete time: the problem that the backend was given. Parameters, inputs and initial states are
         rounded to what the backend's arithmetic can hold.
@@ -119,7 +131,11 @@ def verify(
     coarser = () if profile is None else profile.coarser_than(declared)
     if profile is not None and coarser:
         wrapped.arithmetic = profile.arithmetic(declared)
-    return Report(tuple(_checks(wrapped, flow, seed)), declared.name, repr(flow), profile, coarser)
+    try:
+        checks = _checks(wrapped, flow, seed)
+    finally:
+        wrapped.arithmetic = declared  # a `Backend` is the caller's
+    return Report(tuple(checks), declared.name, repr(flow), profile, coarser)
 
 
 def _checks(backend: Backend, flow: Flow, seed: int) -> list[Check]:
@@ -131,7 +147,12 @@ def _checks(backend: Backend, flow: Flow, seed: int) -> list[Check]:
         session.generator = np.random.default_rng([seed, position])
         checks += session.operator(operator)
     session.generator = np.random.default_rng([seed, len(OPERATORS)])
-    return checks + check_metrics(session)
+    checks += check_metrics(session)
+    for name, sentence in backend.unjudged().items():
+        checks.append(
+            Check(f"offered.{name}", name, "what is offered is judged", "", "could not run", message=sentence)
+        )
+    return checks
 
 
 class _Verification(Session):
@@ -182,7 +203,7 @@ class _Verification(Session):
     def operator(self, operator: str) -> list[Check]:
         """The certificate of one operator, of every answer that it gives, and the identities that it should obey."""
         meaning, equation = _MEANING[operator]
-        kind = "residual" if operator in ("P", "P_T", "P_inverse") else "value"
+        kind = "residual" if operator in LOCAL else "value"
         blank = Check(f"{operator}.{kind}", operator, meaning, equation, "not offered")
         if not self.backend.offers(operator):
             return [replace(blank, message=self.backend.not_offered.get(operator, ""))]
@@ -247,15 +268,17 @@ class _Verification(Session):
 
     def _follows(self, result: Answer) -> bool:
         """Whether the backend's own factors, one after another, give what its product of them does."""
-        value = self.arithmetic.round(self.flow.space.weigh(result.tensor))
+        weigh, operator = self.flow.space.weigh, result.operator
+        value = self.arithmetic.round(weigh(result.tensor)) if operator in WEIGHED_BEFORE else result.tensor
         try:
-            for factor in FACTORS[result.operator]:
+            for factor in FACTORS[operator]:
                 if not self.backend.offers(factor):
                     return False
                 value = self.backend(factor, value)
         except BackendFault:
             return False
-        gap = Comparison(result.answer - value, result.comparison.spread).ratio()
+        value = weigh(value) if operator in WEIGHED_AFTER else value
+        gap = Comparison(self.judge.residual(operator, result.answer - value), result.comparison.spread).ratio()
         # An answer that is too large carries rounding errors that are too large.
         return bool(np.median(gap) <= 0.1 * np.median(result.comparison.ratio()) or np.max(gap) <= SWEPT_BOUND)
 
@@ -284,8 +307,15 @@ class _Verification(Session):
         return bool(Comparison(error, spread).ratio().max() > bound_of(result.operator))
 
     def _answers(self, result: Answer) -> list[Check]:
-        """Every other answer has a certificate too: here is the worst."""
-        operator, worst = result.operator, self.worst
+        """Every other answer has a certificate, also that of a LinearOperator's transpose: here is the worst."""
+        operator = result.operator
+        way = next(way for way, to in TRANSPOSES.items() if to == operator)
+        transposed = None
+        if self.backend.offers(way):
+            answer = self.backend(way, result.tensor)
+            if not np.array_equal(answer, result.answer):  # the operator itself may be offered as this one
+                transposed = self.certified(operator, result.tensor, answer)
+        worst = self.worst
         assert worst is not None
         blank = Check(f"{operator}.answers", operator, "every other answer is right too", _MEANING[operator][1], "pass")
         check = self.judged(blank, worst.comparison, bound_of(operator))
@@ -294,6 +324,8 @@ class _Verification(Session):
         if operator in self.defective:
             return [check]
         self.defective.add(operator)
+        if worst is transposed:
+            return [replace(check, guess=f"transpose: {way} is not {operator}")]
         varies = self._varies(worst, worst.tensor, worst.answer)
         return [replace(check, guess=_NOT_DETERMINISTIC if varies else self._guess(worst) or _NOT_EVERYWHERE)]
 
@@ -323,14 +355,14 @@ class _Verification(Session):
         return [replace(check, guess=_NOT_DETERMINISTIC if varies else _NOT_LINEAR)]
 
     def _causality(self, result: Answer) -> list[Check]:
-        """P moves nothing into the past, P^T nothing into the future."""
+        """P and its inverse move nothing into the past, their transposes nothing into the future."""
         operator, tensor = result.operator, result.tensor
         steps = self.backend.shape[1]
-        if operator not in ("P", "P_T", "P_inverse") or steps < 2:
+        if operator not in _WITHIN_TRIALS or steps < 2:
             return []
         cut = steps // 2
         part = tensor.copy()
-        forward = operator != "P_T"
+        forward = operator not in ("P_T", "P_inverse_T")
         hidden = slice(None, cut) if forward else slice(cut, None)
         part[:, hidden] = 0.0
         leaked = np.zeros_like(tensor)
@@ -341,9 +373,9 @@ class _Verification(Session):
         ]
 
     def _trial_independence(self, result: Answer) -> list[Check]:
-        """P, P^T and P^-1 keep trials apart."""
+        """P, its inverse and their transposes keep trials apart."""
         operator, tensor = result.operator, result.tensor
-        if operator not in ("P", "P_T", "P_inverse") or self.backend.shape[0] < 2:
+        if operator not in _WITHIN_TRIALS or self.backend.shape[0] < 2:
             return []
         part = np.zeros_like(tensor)
         part[0] = tensor[0]

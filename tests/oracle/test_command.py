@@ -23,7 +23,8 @@ from kpref.oracle.verification import verify
 
 BACKENDS = """
 import os, sys, time
-from kpref.oracle import flow_backend
+import numpy as np
+from kpref.oracle import Arithmetic, flow_backend
 
 def right(flow):
     print("a word on standard output"); os.write(1, b"another one")
@@ -37,6 +38,13 @@ def wrong(flow):
         y[1, 3:, 2] *= 1 + 1e-6
         return y
     backend.P = late
+    return backend
+
+def coarser(flow):
+    backend = flow_backend(flow, "float32")
+    backend.states = np.float32(backend.states)
+    backend.arithmetic = Arithmetic("mine", 2.0**-53, elementary={"sigmoid": 5})
+    backend.metrics = None
     return backend
 
 def crashing(flow):
@@ -88,6 +96,18 @@ def test_a_pass_prints_the_report_and_nothing_else(capfd, folder):
     assert report["passed"]
     assert report["arithmetic"] == "float32"
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_arithmetic_coarser_than_declared_is_an_outcome_of_its_own(capfd, folder):
+    """Declared in full, in a process of its own: what is stored in float32 is no arithmetic of 53 bits."""
+    assert cli.main(["verify", "others:coarser", *SMALL, "--json", "report.json"]) == 3
+    first, measured, reason, *_ = capfd.readouterr().out.splitlines()
+    assert first.startswith("PASS AS MEASURED, NOT AS DECLARED: Flow(GRU(3 inputs, 5 states")
+    assert first.endswith(", mine")
+    assert measured.startswith("declared mine; measured: stored with 24 bits, as in float32")
+    assert reason.startswith("coarser than declared: numbers are stored with 24 bits")
+    assert json.loads((folder / "report.json").read_text())["outcome"] == "right as measured"
+    assert cli.main(["verify", "others:coarser", *SMALL, "--accept-measured"]) == 0
 
 
 def test_a_defect_is_placed(capfd, folder):
