@@ -4,6 +4,8 @@ The first table holds backends against `kpref.oracle.verify_exact` on problems o
 float64 and float32: kpref's own operators, and PyTorch and JAX where they are installed. The second plants the mutants
 of `apparatus.mutants` in a correct backend; one that is not caught on one problem is planted in the next.
 
+JAX compiles every operator of every problem anew, which takes minutes; JAX_DISABLE_JIT=1 leaves that out.
+
     python scripts/exact.py [--problems N] [--backends NAME ...] [--defects N]
 """
 
@@ -76,9 +78,9 @@ def problems(count: int) -> Iterator[Flow]:
         yield flow
 
 
-def table(flows: list[Flow], names: list[str]) -> str:
-    """How many problems each backend is right on, and how many answers of its operators were compared."""
-    lines = [f"{'':<8}{'':<10}{'problems':>10}{'equal':>8}{'differ':>8}{'answers':>9}"]
+def table(flows: list[Flow], names: list[str]) -> Iterator[str]:
+    """Lines: how many problems each backend is right on, and how many answers of its operators were equal."""
+    yield f"{'':<8}{'':<10}{'problems':>10}{'equal':>8}{'differ':>8}{'answers':>9}"
     for name in names:
         for precision in PRECISIONS:
             counts: Counter[str] = Counter()
@@ -86,11 +88,8 @@ def table(flows: list[Flow], names: list[str]) -> str:
                 report = verify_exact(BACKENDS[name](flow, precision), flow)
                 counts["equal" if report.passed else "differ"] += 1
                 counts["answers"] += sum(check.verdict == "pass" for check in report.checks)
-            lines.append(
-                f"{name:<8}{precision:<10}{len(flows):>10}{counts['equal']:>8}{counts['differ']:>8}"
-                f"{counts['answers']:>9}"
-            )
-    return "\n".join(lines)
+            numbers = f"{len(flows):>10}{counts['equal']:>8}{counts['differ']:>8}{counts['answers']:>9}"
+            yield f"{name:<8}{precision:<10}{numbers}"
 
 
 def planted(count: int | None) -> str:
@@ -138,7 +137,8 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("JAX_ENABLE_X64", "1")
     print(f"Whole numbers: {' x '.join(map(str, SIZES))} trials, steps, units; equal to the last bit, or not")
-    print(table(list(problems(arguments.problems)), arguments.backends), flush=True)
+    for line in table(list(problems(arguments.problems)), arguments.backends):
+        print(line, flush=True)
     print("\nPlanted defects, with no tolerance")
     print(planted(arguments.defects))
 

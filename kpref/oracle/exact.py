@@ -156,9 +156,10 @@ def _compared(session: Session, blank: Check, answer: Array, truth: Array) -> Ch
         return check
     session.defective.add(blank.operator)
     first, wrong = check.first, answer != truth
-    at = int(np.argmax(wrong)) if answer.ndim == 1 else (first.trial, first.step, first.unit)
+    # Of parameters their number; of starts there is no step.
+    place = tuple(i for i in (first.trial, first.step, first.unit) if i is not None) or int(np.argmax(wrong))
     message = (
-        f"first at {first}: {float(answer[at]):.17g} where {float(truth[at]):.17g} is right; "
+        f"first at {first}: {float(answer[place]):.17g} where {float(truth[place]):.17g} is right; "
         f"{np.count_nonzero(wrong)} of {wrong.size} entries differ"
     )
     return replace(check, largest=None, worst_case=None, message=message)
