@@ -21,14 +21,13 @@ from kpref.oracle.backend import OPERATORS, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.evaluation import FACTORS
 from kpref.oracle.integers import Integers
-from kpref.oracle.session import LOCAL_BOUND, Session
+from kpref.oracle.session import LOCAL_BOUND, NOT_LINEAR, Session
 from kpref.oracle.spreads import Spread
 from kpref.oracle.trajectories import explain_states
 from kpref.oracle.verdict import Check, Report, faulty
 
 __all__ = ["exact_names", "verify_exact"]
 
-_NOT_LINEAR = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
 
 #: What errors are divided by where a class of defect is sought: what explains an answer leaves none at all.
 _TINY = 2.0**-30
@@ -140,7 +139,7 @@ def _guess(session: Session, operator: str, probe: Array, answer: Array, truth: 
     if culprits:
         return f"follows: from the defect of {' and '.join(culprits)}"
     if not np.array_equal(-16 * session.backend(operator, probe / -16), answer):
-        return _NOT_LINEAR
+        return NOT_LINEAR
     # Hypotheses are tried on the residuals of P and P^T.
     error = session.judge.residual(operator, answer) - session.judge.residual(operator, truth)
     tiny = np.full(error.shape, _TINY)

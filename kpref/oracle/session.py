@@ -18,11 +18,14 @@ from kpref.oracle.evaluation import SWEPT, intermediates
 from kpref.oracle.further import FullJudge
 from kpref.oracle.verdict import Check, Place, Verdict
 
-__all__ = ["LOCAL_BOUND", "SWEPT_BOUND", "Answer", "OutOfRange", "Session", "bound_of"]
+__all__ = ["LOCAL_BOUND", "NOT_LINEAR", "SWEPT_BOUND", "Answer", "OutOfRange", "Session", "bound_of"]
 
 #: Bounds in standard deviations: of one product, and of errors that a sweep has carried along.
 LOCAL_BOUND = 10.0
 SWEPT_BOUND = 15.0
+
+#: What is said of an answer that does not scale.
+NOT_LINEAR = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
 
 #: A coarser arithmetic explains errors only if they reach this part of a deviation of it.
 _IDLE = 0.05

@@ -30,7 +30,7 @@ from kpref.oracle.error_structure import alike, like_rounding, not_additive
 from kpref.oracle.evaluation import FACTORS, LOCAL, WEIGHED_AFTER, WEIGHED_BEFORE, evaluate
 from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
-from kpref.oracle.session import LOCAL_BOUND, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
+from kpref.oracle.session import LOCAL_BOUND, NOT_LINEAR, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stages import verify_stages
 from kpref.oracle.trajectories import explain_states
@@ -38,7 +38,6 @@ from kpref.oracle.verdict import Check, Report, faulty
 
 __all__ = ["verify"]
 
-_NOT_LINEAR = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
 _NOT_DETERMINISTIC = "not deterministic: the same argument does not always give the same answer"
 _NOT_EVERYWHERE = "not linear: right for one argument and wrong for another"
 _OTHER_POINT = (
@@ -408,7 +407,7 @@ class _Verification(Session):
         if check.verdict != "defect":
             return [check]
         varies = self._varies(result, result.tensor / -16, scaled)
-        return [replace(check, guess=_NOT_DETERMINISTIC if varies else _NOT_LINEAR)]
+        return [replace(check, guess=_NOT_DETERMINISTIC if varies else NOT_LINEAR)]
 
     def _causality(self, result: Answer) -> list[Check]:
         """P and its inverse move nothing into the past, their transposes nothing into the future."""
