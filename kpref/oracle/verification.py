@@ -36,9 +36,16 @@ from kpref.oracle.verdict import Check, Report, faulty
 
 __all__ = ["verify"]
 
-_NOT_LINEAR = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
+_NOT_LINEAR = "not linear: a multiple of the argument does not give this multiple of the answer"
 _NOT_DETERMINISTIC = "not deterministic: the same argument does not always give the same answer"
 _NOT_EVERYWHERE = "not linear: right for one argument and wrong for another"
+
+#: What it means if something that should be zero is not, by check.
+_NOT_ZERO = {
+    "trials": "trials mixed",
+    "causality": "time: the wrong direction, or shifted",
+    "zero": "not linear: something for nothing",
+}
 
 #: How often an answer is asked for again. With the calls for other reasons an operator is called twelve times at least,
 #: so that an error in every tenth call does not escape, and one in a tenth of all calls, at random, not often.
@@ -223,6 +230,7 @@ class _Verification(Session):
             "causality": self._causality,
             "trials": self._trial_independence,
             "layout": self._layout,
+            "zero": self._sparse,
             "answers": self._answers,
             "pairs": partial(self._pairs, other=second),
         }
@@ -296,9 +304,10 @@ class _Verification(Session):
             check = found if (found.figure or 0.0) > (check.figure or 0.0) else check
         return [replace(check, guess=_NOT_DETERMINISTIC) if check.verdict == "defect" else check]
 
-    def _varies(self, result: Answer, tensor: Array, answer: Array) -> bool:
-        """Whether an argument, that of a result or a multiple of it, gives another answer when it is given again."""
-        error = self.judge.residual(result.operator, self.backend(result.operator, tensor) - answer)
+    def _varies(self, result: Answer, answer: Array, factor: float = 1.0) -> bool:
+        """Whether an argument gives another answer when it is given again; `factor`: of the result's in terms of it."""
+        again = self.backend(result.operator, result.tensor / factor)
+        error = self.judge.residual(result.operator, factor * (again - answer))
         spread = result.comparison.spread.times(np.sqrt(2.0))
         return bool(Comparison(error, spread).ratio().max() > bound_of(result.operator))
 
@@ -322,33 +331,45 @@ class _Verification(Session):
         self.defective.add(operator)
         if worst is transposed:
             return [replace(check, guess=f"transpose: {way} is not {operator}")]
-        varies = self._varies(worst, worst.tensor, worst.answer)
+        varies = self._varies(worst, worst.answer)
         return [replace(check, guess=_NOT_DETERMINISTIC if varies else self._guess(worst) or _NOT_EVERYWHERE)]
 
     def _linearity(self, result: Answer) -> list[Check]:
         """Scaling by a power of two is exact in binary arithmetic, and so must be its effect, but for underflow.
 
-        So the scaled answer has the certificate of the answer; where that is wrong, the two are compared.
+        So a scaled answer has the certificate of the answer; where that is wrong, the two are compared. The larger one
+        shows what is clipped.
         """
-        operator, right = result.operator, result.operator not in self.defective
-        scaled = self.backend(operator, result.tensor / -16)
-        error = self.judge.residual(operator, -16 * scaled - result.answer)
-        lost = np.full(error.shape, 16 * self.judge.floor)
-        spread = result.comparison.spread.times(1.0 if right else 2.0) + Spread(lost, lost)
+        operator, own, right = result.operator, result.comparison, result.operator not in self.defective
         blank = Check(
             f"{operator}.linearity",
             operator,
-            "minus a sixteenth of the argument gives minus a sixteenth",
-            "f(-q/16) = -f(q)/16",
+            "a multiple of the argument gives this multiple",
+            "f(c q) = c f(q)",
             "pass",
         )
-        check = self.judged(
-            blank, Comparison(error + result.comparison.error if right else error, spread), bound_of(operator)
-        )
-        if check.verdict != "defect":
-            return [check]
-        varies = self._varies(result, result.tensor / -16, scaled)
-        return [replace(check, guess=_NOT_DETERMINISTIC if varies else _NOT_LINEAR)]
+        checks = []
+        for factor in (-16.0, 1 / 32 if self.arithmetic.largest > 1e30 else 1 / 4):
+            scaled = self.backend(operator, result.tensor / factor)
+            error = self.judge.residual(operator, factor * scaled - result.answer)
+            lost = np.full(error.shape, max(abs(factor), 1.0) * self.judge.floor)
+            spread = own.spread.times(1.0 if right else 2.0) + Spread(lost, lost)
+            check = self.judged(blank, Comparison(error + own.error if right else error, spread), bound_of(operator))
+            if check.verdict == "defect":
+                varies = self._varies(result, scaled, factor)
+                check = replace(check, guess=_NOT_DETERMINISTIC if varies else _NOT_LINEAR)
+            checks.append(check)
+        return [max(checks, key=lambda check: check.figure or 0.0)]
+
+    def _sparse(self, result: Answer) -> list[Check]:
+        """Nothing gives nothing, and a single entry is an argument like any other."""
+        operator, tensor = result.operator, result.tensor
+        alone = np.zeros_like(tensor)
+        place = self.generator.choice(np.flatnonzero(tensor))
+        alone.flat[place] = tensor.flat[place]
+        self.certified(operator, alone, self.backend(operator, alone))
+        answer = self.backend(operator, np.zeros_like(tensor))
+        return [self._exact_zero(f"{operator}.zero", operator, "nothing gives nothing", "f(0) = 0", answer)]
 
     def _causality(self, result: Answer) -> list[Check]:
         """P and its inverse move nothing into the past, their transposes nothing into the future."""
@@ -384,7 +405,7 @@ class _Verification(Session):
         least = np.full(leaked.shape, self.arithmetic.unit * self.arithmetic.smallest)
         check = self.judged(blank, Comparison(leaked, Spread(least, least)), LOCAL_BOUND)
         if check.verdict == "defect":
-            guess = "trials mixed" if identifier.endswith("trials") else "time: the wrong direction, or shifted"
+            guess = _NOT_ZERO[identifier.rpartition(".")[2]]
             check = replace(check, guess=guess)
         return check
 
