@@ -104,11 +104,11 @@ def try_mutant(
 ) -> Catch:
     """Plant a mutant in a kind of network, in an arithmetic, for a seed.
 
-    `offered` makes of the backend what the oracle is shown, `size` goes to `mutant_flow`.
+    `offered` makes of the backend what the oracle is shown, `size` goes to `mutant_flow` unless the mutant has one.
     """
     name, kind, arithmetic, seed = task
     mutant = MUTANTS[name]
-    flow = mutant_flow(kind, mutant.weighted, seed, **size)
+    flow = mutant_flow(kind, mutant.weighted, seed, **(mutant.size or size))
     backend = emulate(flow, ARITHMETICS[arithmetic])
     mutant.plant(backend)
     report = verify(offered(backend), flow, seed=seed)

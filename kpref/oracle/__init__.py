@@ -1,9 +1,10 @@
 """Judges of somebody else's operators, and of linearisations, that know nothing of how these were derived.
 
 `verify` holds a backend against the reference along a flow and needs no tolerance; `kpref.oracle.backend` says what a
-backend is, `kpref.oracle.adapters` makes some. `verify_exact` asks for every bit, on problems of whole numbers. ``kpref
-verify`` does the same on the command line, ``kpref golden`` for backends in another language, and ``pytest
---kpref-backend`` in a backend's own repository.
+backend is, `kpref.oracle.adapters` makes some. `Arithmetic` is what a backend declares, `measure_profile` finds what it
+computes in. `verify_exact` asks for every bit, on problems of whole numbers. ``kpref verify`` does the same on the
+command line, ``kpref golden`` for backends in another language, and ``pytest --kpref-backend`` in a backend's own
+repository.
 """
 
 from importlib import import_module
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     )
     from kpref.oracle.adapters import flow_backend, jax_backend, kpflow_backend, torch_backend
     from kpref.oracle.arithmetic import Arithmetic
+    from kpref.oracle.convergence import verify_convergence
     from kpref.oracle.exact import verify_exact
     from kpref.oracle.golden_files import check_golden, export_golden, folder_backend
     from kpref.oracle.integers import NotExact, integer_flow
@@ -54,6 +56,7 @@ _HOMES = {
     "taylor_test": "kpref.differences",
     "torch_backend": "kpref.oracle.adapters",
     "verify": "kpref.oracle.verification",
+    "verify_convergence": "kpref.oracle.convergence",
     "verify_exact": "kpref.oracle.exact",
 }
 
@@ -81,6 +84,7 @@ __all__ = [
     "taylor_test",
     "torch_backend",
     "verify",
+    "verify_convergence",
     "verify_exact",
 ]
 

@@ -90,10 +90,13 @@ class Backend(ABC):
         (B, T, H).
     n_parameters : int
     arithmetic : Arithmetic
+    operators : mapping
+        What it may offer, as `OPERATORS`.
     not_offered : mapping of str to str
         Why operators are not offered, where the backend says so.
     """
 
+    operators: Mapping[str, tuple[str, str]] = OPERATORS
     shape: tuple[int, int, int]
     n_parameters: int
     arithmetic: Arithmetic
@@ -278,7 +281,7 @@ class LocalBackend(Backend):
         return checked[0], checked[1]
 
     def _checked(self, operator: str, answer: Any) -> Array:
-        return _checked(operator, answer, self.shape_of(OPERATORS[TRANSPOSES.get(operator, operator)][1]))
+        return _checked(operator, answer, self.shape_of(self.operators[TRANSPOSES.get(operator, operator)][1]))
 
     def _untouched(self, operator: str, tensor: Array) -> Any:
         """The answer as it comes, to a tensor that is not written into."""

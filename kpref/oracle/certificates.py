@@ -91,11 +91,15 @@ class Judge:
         """The linearisation with the errors of a backend's numbers, a few rows at a time."""
         found = self._kept
         if found is None:
-            made = running_errors.chunks(self.model, self.form, self.starts, self.inputs, self.arithmetic)
+            made = running_errors.chunks(self.model, self.form, self.starts, self._given_inputs(), self.arithmetic)
             if self._bytes_of_chunks > _KEPT_BYTES:
                 return made
             found = self._kept = list(made)
         return iter(found)
+
+    def _given_inputs(self) -> Any:
+        """The inputs, with their errors where they have some."""
+        return self.inputs
 
     @property
     def _bytes_of_chunks(self) -> int:

@@ -16,6 +16,7 @@ from kpref._types import Array
 from kpref._validate import integer, real_number
 from kpref.flow import Flow, require_flow
 from kpref.oracle import hypotheses
+from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.evaluation import FACTORS
@@ -39,7 +40,7 @@ def exact_names() -> list[str]:
 
 
 def verify_exact(
-    backend: Any, flow: Flow, arithmetic: str | None = None, seed: int = 0, timeout: float | None = None
+    backend: Any, flow: Flow, arithmetic: str | Arithmetic | None = None, seed: int = 0, timeout: float | None = None
 ) -> Report:
     """Check a backend's operators on a problem of whole numbers: equal to the last bit, or wrong.
 
@@ -49,12 +50,12 @@ def verify_exact(
         As `kpref.oracle.verify` takes it; `metrics` are not looked at.
     flow : Flow
         The problem that the backend was given: one of `kpref.oracle.integer_flow`, or another of whole numbers.
-    arithmetic : str, optional
+    arithmetic : str or Arithmetic, optional
         By default what the backend's `arithmetic` or `dtype` says. Whole numbers below ``2**p`` are exact in it.
     seed : int
         Of the tensors of whole numbers that the operators are applied to.
     timeout : float, optional
-        As for `kpref.oracle.verify`.
+        Seconds that a call may take, as of `kpref.oracle.verify`.
 
     Returns
     -------
@@ -121,7 +122,7 @@ def _states(session: Session, integers: Integers) -> Check:
 def _operator(session: Session, integers: Integers, operator: str, probe: Array) -> Check:
     blank = _blank(operator)
     if not session.backend.offers(operator):
-        return blank
+        return replace(blank, message=session.backend.not_offered.get(operator, ""))
     try:
         answer = session.backend(operator, probe)
         truth = integers.answer(operator, probe)

@@ -256,7 +256,7 @@ def check_names(problem: Problem) -> list[str]:
     if problem.exact:
         return exact_names()
     names = ["states.residual", "states.repeated"]
-    names += [f"{operator}.{kind}" for operator in OPERATORS for kind in ("linearity", "repeated", "zero", "answers")]
+    names += [f"{operator}.{kind}" for operator in OPERATORS for kind in ("linearity", "repeated", "answers", "zero")]
     names += [f"{operator}.{'residual' if operator in LOCAL else 'value'}" for operator in OPERATORS]
     for operator in ("P", "P_T", "P_inverse", "P_inverse_T"):
         names += [f"{operator}.causality"] * (problem.steps > 1) + [f"{operator}.trials"] * (problem.trials > 1)

@@ -320,14 +320,15 @@ class Integers:
 
     def require(self, operators: Iterable[str], probes: Iterable[Array], arithmetic: Arithmetic) -> None:
         """Raise NotExact unless an arithmetic holds the states, and all that leads to these operators' answers."""
-        stored, operand = 1 / arithmetic.unit, 1 / (arithmetic.operand or arithmetic.unit)
+        sums = 1 / max(arithmetic.unit, arithmetic.accumulate, arithmetic.result)
+        operand = min(sums, 1 / (arithmetic.operand or arithmetic.unit))
         self._fit("states", self.state_magnitudes.max() * 2.0 ** self.bits["states"], operand, arithmetic)
         absolute = self.magnitudes()
         for operator, probe in zip(operators, probes, strict=True):
             last = len(FACTORS.get(operator, (operator,))) - 1
             for place, (factor, size, _) in enumerate(absolute.apply(operator, np.maximum(np.abs(probe), 1.0))):
                 # What a later product multiplies must be an operand of it.
-                limit = stored if place >= last and factor not in ("P", "P_T") else operand
+                limit = sums if place >= last and factor not in ("P", "P_T") else operand
                 self._fit(operator, size.max(), limit, arithmetic)
 
     @staticmethod

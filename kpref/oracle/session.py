@@ -131,9 +131,16 @@ class Session:
         return calls[operator](tensor, answer)
 
     def precision(
-        self, compare: Callable[[], Comparison], bound: float = LOCAL_BOUND, least: float = _IDLE
+        self,
+        compare: Callable[[], Comparison],
+        bound: float = LOCAL_BOUND,
+        least: float = _IDLE,
+        accept: Callable[[Comparison], bool] = lambda _: True,
     ) -> str | None:
-        """The finest arithmetic coarser than the declared one that explains the errors: from `least` to `bound`."""
+        """The finest arithmetic coarser than the declared one that explains the errors: from `least` to `bound`.
+
+        `accept` says of a comparison in that arithmetic whether it looks like rounding.
+        """
         declared, judge = self.arithmetic, self.judge
         for name in ("float32", "tf32", "float16", "bfloat16"):
             other = ARITHMETICS[name]
@@ -141,10 +148,10 @@ class Session:
                 continue
             self.judge = judge.with_arithmetic(other)
             try:
-                ratio = compare().ratio()
+                comparison = compare()
             finally:
                 self.judge = judge
-            if ratio.max() <= bound and ratio.max() > least:
+            if least < comparison.ratio().max() <= bound and accept(comparison):
                 return f"precision lower than declared: the errors are those of {name}"
         return None
 

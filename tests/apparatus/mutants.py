@@ -7,14 +7,15 @@ put it in (the word before the colon of `kpref.oracle.verdict.Check.guess`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from apparatus.emulation import EmulatedBackend
+from apparatus.further import FURTHER
+from apparatus.mutant import Mutant
 from apparatus.planting import (
     all_gates,
     at_states,
@@ -64,52 +65,10 @@ from apparatus.planting import (
     zeroed,
 )
 from kpref.oracle.defects import direct_channels, slope_channels
-from kpref.oracle.evaluation import FACTORS
 
 __all__ = ["MUTANTS", "Mutant"]
 
 Array = npt.NDArray[Any]
-Plant = Callable[[EmulatedBackend], None]
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A defect.
-
-    Attributes
-    ----------
-    name : str
-        Operator that it is planted in, colon, defect.
-    description : str
-    classes : tuple of str
-        Guesses that are right.
-    plant : callable
-        Changes a correct backend.
-    models : tuple of str
-        Networks that it makes sense for, by their names in `kpref.oracle.problem.MODELS`.
-    weighted : bool
-        Whether it shows only where the measure is not the same everywhere.
-    arithmetics : tuple of str
-        Those in which it can exist.
-    """
-
-    name: str
-    description: str
-    classes: tuple[str, ...]
-    plant: Plant
-    models: tuple[str, ...] = ("gru", "rnn", "leaky", "lstm", "low-rank", "stacked-gru")
-    weighted: bool = False
-    arithmetics: tuple[str, ...] = ("float64", "float32", "tf32", "bfloat16")
-
-    @property
-    def operator(self) -> str:
-        """Where it is planted."""
-        return self.name.partition(":")[0]
-
-    @property
-    def affected(self) -> frozenset[str]:
-        """Operators that it may show in: the one it is planted in, and what is made of it."""
-        return frozenset({self.operator, *(name for name, factors in FACTORS.items() if self.operator in factors)})
 
 
 _DECAYING = ("gru", "leaky", "lstm", "low-rank", "stacked-gru")
@@ -760,5 +719,6 @@ MUTANTS: dict[str, Mutant] = {
         *_KERNELS,
         *_FURTHER,
         *_METRICS,
+        *FURTHER,
     )
 }

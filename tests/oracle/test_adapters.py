@@ -90,6 +90,7 @@ def of_torch(kind, flow, precision, **options):
 
 
 @pytest.mark.backends
+@pytest.mark.usefixtures("torch_on_one_thread")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "kind, name, options",
@@ -103,6 +104,7 @@ def of_torch(kind, flow, precision, **options):
         ("LSTMCell", "lstm-plain", {}),
         ("GRU", "stacked-gru-weights", {"num_layers": 2}),
         ("LSTM", "stacked-lstm-plain", {"num_layers": 2, "batch_first": True}),
+        ("RNN", "stacked-rnn-plain", {"num_layers": 2}),
     ],
 )
 def test_torch_modules_pass(kind, name, options, precision):
@@ -123,6 +125,7 @@ def test_torch_without_biases_and_with_frozen_parameters():
 
 
 @pytest.mark.backends
+@pytest.mark.usefixtures("torch_on_one_thread")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "defect", ["sign", "gates", "transpose", "inputs shifted", "z0", "bias", "adjoint", "one part"]
@@ -156,6 +159,7 @@ def test_torch_modules_with_a_defect_fail(defect, precision):
 
 
 @pytest.mark.backends
+@pytest.mark.usefixtures("torch_on_one_thread")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "kind, name, options, weight, row",

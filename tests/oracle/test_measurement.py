@@ -163,6 +163,17 @@ def test_what_a_network_does_not_show_is_not_measured(kind):
     assert verify(None, flow, factory=lambda flow: offering(flow_backend(flow), "P", "J")).passed
 
 
+@pytest.mark.parametrize("kind", ["gru", "rnn"])
+def test_a_factory_that_takes_no_notice_of_its_problem_has_no_profile(kind):
+    """Else its errors would pass for those of a very coarse arithmetic."""
+    flow = problem(kind)
+    own = offering(flow_backend(flow, "float32"), "P")
+    found = measure_profile(lambda _: own, flow)
+    assert found.coarser_than(ARITHMETICS["float32"]) == ()
+    assert "not that of the problem" in found.unknown["arithmetic"]
+    assert verify(None, flow, factory=lambda _: own).passed
+
+
 def test_factories_that_fail_are_not_measured():
     def raising(flow):
         raise OSError("no such device")

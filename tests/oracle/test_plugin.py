@@ -65,6 +65,10 @@ def failing(flow):
 def empty(flow):
     return object()
 
+def own(flow):
+    from kpref.oracle import flow_backend
+    return flow_backend(flow)
+
 def unknown(flow):
     raise NotImplementedError("nothing at all")
 """
@@ -144,6 +148,16 @@ def test_a_crash_fails_its_own_test_and_no_other(run):
     result = run("--kpref-backend=scratch:Crashing", "-k", "rnn-plain and not stacked")
     result.assert_outcomes(failed=1, **{k: v for k, v in result.parseoutcomes().items() if k != "failed"})
     result.stdout.fnmatch_lines(["FAILED kpref::rnn-plain::P_T.residual - *P_T ended the process by signal SIGABRT*"])
+
+
+def test_problems_of_whole_numbers(run):
+    arguments = ("--kpref-backend=scratch:own", "-rs", "-k", "low-rank-exact")
+    tests = len(check_names(PROBLEMS["low-rank-exact"])) + 1
+    result = run(*arguments)
+    result.assert_outcomes(passed=tests, deselected=result.parseoutcomes()["deselected"])
+    result = run(*arguments, "--kpref-arithmetic=bfloat16")
+    result.assert_outcomes(skipped=tests, deselected=result.parseoutcomes()["deselected"])
+    result.stdout.fnmatch_lines(["*the whole numbers of this problem do not fit: *bfloat16*"])
 
 
 @pytest.mark.parametrize(
