@@ -457,8 +457,13 @@ def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect
     elif operator in ("D", "gradient_T"):
         yield chain("composition: J alone, without P", "J")
     elif operator == "D_T":
+        weighed = lambda: evaluate("gradient", form, judge.space, tensor)  # noqa: E731
+        yield Defect("measure: weighed, as the gradient is", value=weighed)
         yield chain("composition: P^T left out", "J_T")
         yield chain("composition: P in place of P^T", "P", "J_T")
+    elif operator == "D_z0_T":
+        costate = lambda: evaluate("P_T", form, plain, tensor)[:, 0]  # noqa: E731
+        yield Defect("composition: the costate of the first step, without A[0]^T", value=costate)
     elif operator == "NTK_T":
         yield chain("composition: K^T alone", "J_T", "J")
         yield chain("composition: P J J^T, without P^T", "J_T", "J", "P")

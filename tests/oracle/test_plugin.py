@@ -16,6 +16,7 @@ pytest_plugins = ["pytester"]
 
 # A project with nothing but NumPy: P and P^T of the tanh network, right and with one transpose left out.
 BACKEND = """
+import os
 import numpy as np
 
 class TanhNetwork:
@@ -53,6 +54,10 @@ def in_short_numbers(flow):
     backend = TanhNetwork(flow)
     backend.P = lambda q: (TanhNetwork.P(backend, q).astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32)
     return backend
+
+class Crashing(TanhNetwork):
+    def P_T(self, g):
+        os.abort()
 
 def failing(flow):
     raise RuntimeError("no device")
@@ -138,6 +143,12 @@ def test_the_seed_and_the_arithmetic_reach_the_problem(run):
     result.assert_outcomes(passed=1, deselected=result.parseoutcomes()["deselected"])
     result = run(*arguments)
     result.stdout.fnmatch_lines(["precision lower than declared*", "*rnn-plain*build(seed=1)*"])
+
+
+def test_a_crash_fails_its_own_test_and_no_other(run):
+    result = run("--kpref-backend=scratch:Crashing", "-k", "rnn-plain and not stacked")
+    result.assert_outcomes(failed=1, **{k: v for k, v in result.parseoutcomes().items() if k != "failed"})
+    result.stdout.fnmatch_lines(["FAILED kpref::rnn-plain::P_T.residual - *P_T ended the process by signal SIGABRT*"])
 
 
 def test_problems_of_whole_numbers(run):
