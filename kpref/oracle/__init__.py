@@ -18,7 +18,14 @@ if TYPE_CHECKING:
         finite_difference,
         taylor_test,
     )
-    from kpref.oracle.adapters import flow_backend, jax_backend, kpflow_backend, torch_backend
+    from kpref.oracle.adapters import (
+        diffrax_backend,
+        flow_backend,
+        jax_backend,
+        kpflow_backend,
+        torch_backend,
+        torchdiffeq_backend,
+    )
     from kpref.oracle.arithmetic import Arithmetic
     from kpref.oracle.convergence import verify_convergence
     from kpref.oracle.golden_files import check_golden, export_golden, folder_backend
@@ -39,6 +46,7 @@ _HOMES = {
     "TaylorTest": "kpref.differences",
     "check_golden": "kpref.oracle.golden_files",
     "complex_step": "kpref.differences",
+    "diffrax_backend": "kpref.oracle.adapters",
     "dot_test": "kpref.differences",
     "export_golden": "kpref.oracle.golden_files",
     "finite_difference": "kpref.differences",
@@ -49,6 +57,7 @@ _HOMES = {
     "measure_profile": "kpref.oracle.measurement",
     "taylor_test": "kpref.differences",
     "torch_backend": "kpref.oracle.adapters",
+    "torchdiffeq_backend": "kpref.oracle.adapters",
     "verify": "kpref.oracle.verification",
     "verify_convergence": "kpref.oracle.convergence",
 }
@@ -64,6 +73,7 @@ __all__ = [
     "TaylorTest",
     "check_golden",
     "complex_step",
+    "diffrax_backend",
     "dot_test",
     "export_golden",
     "finite_difference",
@@ -74,6 +84,7 @@ __all__ = [
     "measure_profile",
     "taylor_test",
     "torch_backend",
+    "torchdiffeq_backend",
     "verify",
     "verify_convergence",
 ]

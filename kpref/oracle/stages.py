@@ -226,7 +226,7 @@ class _Stages(Session):
         other = self.judge.compare(operator, given, -16 * small)
         if operator in self.defective or comparison.ratio().max() > bound:
             other = Comparison(other.error - comparison.error, other.spread.times(2.0))
-        lost = np.full(other.error.shape, 16 * self.judge.step.floor)
+        lost = np.full(other.error.shape, 16 * self.judge.floor_of(operator))
         check = self.judged(blank, Comparison(other.error, other.spread + Spread(lost, lost)), bound)
         words = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
         return replace(check, guess=words) if check.verdict == "defect" else check
