@@ -3,7 +3,8 @@
 The first plants every mutant of `apparatus.mutants` in every kind of network that it makes sense for, in float64,
 float32, TF32 and bfloat16. A mutant that escapes is planted once more in float64, where it is all that is wrong, and
 its size given in deviations of the rounding errors of the arithmetic: below the bound of the check it is counted as
-hidden, above it as escaped. The second shows correct backends, suspicious ones included, to the oracle.
+hidden, above it as escaped. The second shows correct backends, suspicious ones included, to the oracle, in these
+arithmetics or in others of `apparatus.cases.PROFILES` that they declare.
 
     python scripts/oracle_power.py [--models NAME ...] [--arithmetics NAME ...] [--cases N] [--problems N]
 """
@@ -28,7 +29,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
 sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))  # which holds the package `apparatus`
 
-from apparatus.cases import NETWORKS, correct_backend, emulate, make_flow, random_flow
+from apparatus.cases import NETWORKS, PROFILES, correct_backend, emulate, make_flow, random_flow
 from apparatus.mutants import MUTANTS
 
 from kpref import Flow
@@ -103,11 +104,11 @@ def try_mutant(
 ) -> Catch:
     """Plant a mutant in a kind of network, in an arithmetic, for a seed.
 
-    `offered` makes of the backend what the oracle is shown, `size` goes to `mutant_flow`.
+    `offered` makes of the backend what the oracle is shown, `size` goes to `mutant_flow` unless the mutant has one.
     """
     name, kind, arithmetic, seed = task
     mutant = MUTANTS[name]
-    flow = mutant_flow(kind, mutant.weighted, seed, **size)
+    flow = mutant_flow(kind, mutant.weighted, seed, **(mutant.size or size))
     backend = emulate(flow, ARITHMETICS[arithmetic])
     mutant.plant(backend)
     report = verify(offered(backend), flow, seed=seed)
@@ -154,7 +155,7 @@ def try_correct(task: tuple[str, int], names: Sequence[str] = ()) -> Alarm:
     """Show a correct backend to the oracle, of any network or one of those that are named."""
     arithmetic, seed = task
     flow = random_flow(seed, names)
-    name, backend = correct_backend(flow, ARITHMETICS[arithmetic], seed)
+    name, backend = correct_backend(flow, PROFILES[arithmetic], seed)
     report = verify(backend, flow, seed=seed)
     complaints = tuple(str(check) for check in report.checks if check.verdict in ("defect", "could not run"))
     figures = tuple((check.identifier, check.figure) for check in report.checks if check.figure is not None)
@@ -236,7 +237,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=2000, help="correct backends per arithmetic (default: 2000)")
     parser.add_argument("--problems", type=int, default=1, help="problems for each mutant and kind (default: 1)")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--arithmetics", nargs="+", default=NAMES, choices=[*ARITHMETICS])
+    parser.add_argument("--arithmetics", nargs="+", default=NAMES, choices=[*PROFILES])
     parser.add_argument("--models", nargs="+", choices=NETWORKS, help="networks (default: all)")
     arguments = parser.parse_args()
     chosen = [name for name in arguments.arithmetics if name in NAMES]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,8 @@ from kpref.models import Field
 from kpref.models.nonlinearity import NONLINEARITIES
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import BackendFault
-from kpref.oracle.grid import Problem
+from kpref.oracle.exact import verify_exact
+from kpref.oracle.grid import MEASURES, Problem, choices
 from kpref.oracle.isolation import IsolatedBackend, Worker
 from kpref.oracle.problem import MODELS
 from kpref.oracle.verdict import Check, Report
@@ -46,12 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``kpref verify``."""
     parser.epilog = (
         "FACTORY is a function of a kpref.Flow, the problem, that returns an object with some of states, P, P_T, "
-        "P_inverse, J, J_T, K, NTK, gradient and metrics; the current directory is importable. The exit status is 0 "
-        "for a pass, 1 for a defect, 2 if something could not run, 3 for a backend that is right in an arithmetic "
-        "coarser than it declares."
+        "P_inverse, J, J_T, K, NTK, gradient, D, D_z0, other transposes (X_T) and metrics; the current directory is "
+        "importable. The exit status is 0 for a pass, 1 for a defect, 2 if something could not run or is offered and "
+        "not judged, 3 for a backend that is right in an arithmetic coarser than it declares."
     )
     parser.add_argument("factory", metavar="MODULE:FACTORY", help="function that makes the backend for a problem")
     add_problem_arguments(parser)
+    parser.add_argument(
+        "--exact", action="store_true", help="a problem of whole numbers, on which a right backend errs by no bit"
+    )
     parser.add_argument("--arithmetic", choices=tuple(ARITHMETICS), help="by default what the backend declares")
     parser.add_argument(
         "--timeout",
@@ -70,10 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that choose a problem."""
     add = parser.add_argument
-    add("--model", choices=tuple(MODELS), default="gru", help="kind of random network (default: %(default)s)")
-    add("--trials", type=positive_integer, default=20, metavar="B", help="trials (default: %(default)s)")
-    add("--steps", type=positive_integer, default=60, metavar="T", help="steps of a trial (default: %(default)s)")
-    add("--states", type=positive_integer, default=64, metavar="H", help="units (default: %(default)s)")
+    add("--model", choices=tuple(MODELS), help="kind of random network (default: gru; with --exact rnn)")
+    add("--trials", type=positive_integer, metavar="B", help="trials (default: 20; with --exact 3)")
+    add("--steps", type=positive_integer, metavar="T", help="steps of a trial (default: 60; with --exact 5)")
+    add("--states", type=positive_integer, metavar="H", help="units of a layer (default: 64; with --exact 8)")
     add("--inputs", type=positive_integer, default=3, metavar="N", help="input channels (default: %(default)s)")
     add(
         "--gain",
@@ -82,11 +87,29 @@ def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="G",
         help="of the recurrent weights (default: %(default)s)",
     )
-    add("--measure", choices=("mean", "sum"), default="mean", help="weights of trials and steps")
+    add(
+        "--measure",
+        choices=tuple(MEASURES),
+        help="weights of trials and steps: mean (default), sum (default with --exact), or random ones, zero at a third "
+        "of the points, in the interior, or trailing",
+    )
     add("--seed", type=seed, default=0, help="of the network, the trials and the probes (default: %(default)s)")
     add("--checkpoint", type=path, metavar="FILE", help="a trained network instead of a random one")
     add("--trials-file", type=path, metavar="FILE", help="npz file with the inputs of the trained network")
-    add("--nonlinearity", choices=NONLINEARITIES, help="of an RNN in the checkpoint; by default as recorded, or tanh")
+    add(
+        "--nonlinearity",
+        choices=NONLINEARITIES,
+        help="of a random network (with --exact relu), or of an RNN in the checkpoint; by default as recorded, or tanh",
+    )
+    random = parser.add_argument_group(
+        "options of a random network", "Where it has them; --alpha, --leak and --trainable are of random ones too."
+    )
+    random.add_argument("--no-bias", action="store_true", help="no biases")
+    random.add_argument("--zero-start", action="store_true", help="initial states of zero")
+    random.add_argument("--layers", type=positive_integer, metavar="L", help="layers of a stacked network")
+    random.add_argument("--train-alpha", action="store_true", help="trained leaks, one a unit")
+    random.add_argument("--constrained", action="store_true", help="sparse connectivity and Dale's law")
+    parser.set_defaults(exact=False)
     add_network_arguments(parser)
 
 
@@ -115,29 +138,75 @@ def make_flow(args: argparse.Namespace) -> Flow:
 
     Raises ValueError or OSError if files do not fit each other or cannot be read.
     """
-    chosen = {"nonlinearity": args.nonlinearity, **loading(args)}
-    if args.checkpoint is None:
-        named = [name for name, value in chosen.items() if value]
-        if named:
-            raise ValueError(f"--{named[0]} is about the network of a checkpoint, and needs --checkpoint")
-        _require_room(args.model, args.trials, args.steps, args.states, args.inputs)
-        if args.trials_file is not None:
-            raise ValueError("--trials-file needs --checkpoint, the network that takes these inputs")
-        sizes = {name: getattr(args, name) for name in ("trials", "steps", "states", "inputs", "gain", "measure")}
-        return Problem("command line", args.model, **sizes).build(args.seed)
+    return _random_flow(args) if args.checkpoint is None else _flow_of_checkpoint(args)
+
+
+def _random_flow(args: argparse.Namespace) -> Flow:
+    shared = ("alpha", "leak", "trainable")
+    named = [name for name, value in loading(args).items() if value and name not in shared]
+    if named:
+        raise ValueError(f"--{named[0]} is about the network of a checkpoint, and needs --checkpoint")
+    if args.trials_file is not None:
+        raise ValueError("--trials-file needs --checkpoint, the network that takes these inputs")
+    if args.exact and args.measure not in (None, "sum"):
+        raise ValueError(f"a problem of whole numbers (--exact) has the measure sum; got --measure {args.measure}")
+    model = args.model or ("rnn" if args.exact else "gru")
+    sizes = _sizes(args)
+    _require_room(model, **sizes, inputs=args.inputs)
+    problem = Problem(
+        "command line", model, **sizes, inputs=args.inputs, gain=args.gain, zero_start=args.zero_start,
+        measure=args.measure or "mean", options=_options(args, model), trainable=tuple(args.trainable or ()) or "all",
+        exact=args.exact,
+    )  # fmt: skip
+    return problem.build(args.seed)
+
+
+def _sizes(args: argparse.Namespace) -> dict[str, int]:
+    usual = (3, 5, 8) if args.exact else (20, 60, 64)
+    names = ("trials", "steps", "states")
+    return {name: getattr(args, name) or size for name, size in zip(names, usual, strict=True)}
+
+
+def _options(args: argparse.Namespace, model: str) -> dict[str, Any]:
+    """Options of a random network, all of which it must have."""
+    given = {
+        "nonlinearity": args.nonlinearity,
+        "leak": args.leak,
+        "alpha": args.alpha,
+        "train_alpha": args.train_alpha or None,
+        "constrained": args.constrained or None,
+        "n_layers": args.layers,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for name in chosen:
+        if choices(model)[name] == (None,):
+            flag = "layers" if name == "n_layers" else name.replace("_", "-")
+            raise ValueError(f"--{flag} is an option that a {model} network does not have")
+    return chosen | ({"bias": False} if args.no_bias else {})
+
+
+def _flow_of_checkpoint(args: argparse.Namespace) -> Flow:
+    random = {
+        name: getattr(args, name) for name in ("exact", "no_bias", "zero_start", "layers", "train_alpha", "constrained")
+    }
+    named = [name.replace("_", "-") for name, value in random.items() if value]
+    if named:
+        raise ValueError(f"--{named[0]} is about a random network, and --checkpoint gives another")
     require_file("the checkpoint", args.checkpoint)
     if args.trials_file is not None:
         require_file("the trials file", args.trials_file)
-    network = load_checkpoint(args.checkpoint, **chosen)
+    network = load_checkpoint(args.checkpoint, nonlinearity=args.nonlinearity, **loading(args))
     model = network.model
     if isinstance(model, Field):
         raise ValueError(f"{args.checkpoint} holds a network in continuous time; only maps can be verified")
+    generator = np.random.default_rng(args.seed)
     if args.trials_file is not None:
         inputs = Trials.load(args.trials_file).inputs
     else:
-        _require_room(args.model, args.trials, args.steps, model.n_states, model.n_inputs)
-        inputs = np.random.default_rng(args.seed).normal(size=(args.trials, args.steps, model.n_inputs))
-    return Flow(model, inputs, network.z0, args.measure)
+        sizes = _sizes(args)
+        _require_room("network", sizes["trials"], sizes["steps"], model.n_states, model.n_inputs)
+        inputs = generator.normal(size=(sizes["trials"], sizes["steps"], model.n_inputs))
+    return Flow(model, inputs, network.z0, MEASURES[args.measure or "mean"](generator, inputs.shape[:2]))
 
 
 def _require_room(model: str, trials: int, steps: int, states: int, inputs: int) -> None:
@@ -188,6 +257,8 @@ def _verify(args: argparse.Namespace, flow: Flow) -> Report:
 
         try:
             with Worker() as worker:
+                if args.exact:
+                    return verify_exact(make(flow), flow, seed=args.seed)
                 return verify(None, flow, seed=args.seed, factory=make)
         except BackendFault as fault:
             check = Check(

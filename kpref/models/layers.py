@@ -379,10 +379,10 @@ class Stacked(_Layers):
 
 
 def _stacked(
-    cell: str, n_inputs: int, n_units: int, seed: int, gain: float = 1.0, n_layers: int = 2, bias: bool = True
+    cell: str, n_inputs: int, n_units: int, seed: int, gain: float = 1.0, n_layers: int = 2, **options: Any
 ) -> Stacked:
     """A random network of two layers or more."""
-    return Stacked.init(cell, n_inputs, n_units, n_layers, seed, gain, bias)
+    return Stacked.init(cell, n_inputs, n_units, n_layers, seed, gain, **options)
 
 
 for _name, _kind, _layout in (

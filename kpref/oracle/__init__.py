@@ -1,8 +1,10 @@
 """Judges of somebody else's operators, and of linearisations, that know nothing of how these were derived.
 
 `verify` holds a backend against the reference along a flow and needs no tolerance; `kpref.oracle.backend` says what a
-backend is, `kpref.oracle.adapters` makes some. ``kpref verify`` does the same on the command line, ``kpref golden``
-for backends in another language, and ``pytest --kpref-backend`` in a backend's own repository.
+backend is, `kpref.oracle.adapters` makes some. `Arithmetic` is what a backend declares, `measure_profile` finds what it
+computes in. `verify_exact` asks for every bit, on problems of whole numbers. ``kpref verify`` does the same on the
+command line, ``kpref golden`` for backends in another language, and ``pytest --kpref-backend`` in a backend's own
+repository.
 """
 
 from importlib import import_module
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     )
     from kpref.oracle.arithmetic import Arithmetic
     from kpref.oracle.convergence import verify_convergence
+    from kpref.oracle.exact import verify_exact
     from kpref.oracle.golden_files import check_golden, export_golden, folder_backend
+    from kpref.oracle.integers import NotExact, integer_flow
     from kpref.oracle.measurement import measure_profile
     from kpref.oracle.profile import Profile
     from kpref.oracle.verdict import Check, Place, Report
@@ -40,6 +44,7 @@ _HOMES = {
     "Check": "kpref.oracle.verdict",
     "DotTest": "kpref.differences",
     "FiniteDifference": "kpref.differences",
+    "NotExact": "kpref.oracle.integers",
     "Place": "kpref.oracle.verdict",
     "Profile": "kpref.oracle.profile",
     "Report": "kpref.oracle.verdict",
@@ -52,6 +57,7 @@ _HOMES = {
     "finite_difference": "kpref.differences",
     "flow_backend": "kpref.oracle.adapters",
     "folder_backend": "kpref.oracle.golden_files",
+    "integer_flow": "kpref.oracle.integers",
     "jax_backend": "kpref.oracle.adapters",
     "kpflow_backend": "kpref.oracle.adapters",
     "measure_profile": "kpref.oracle.measurement",
@@ -60,6 +66,7 @@ _HOMES = {
     "torchdiffeq_backend": "kpref.oracle.adapters",
     "verify": "kpref.oracle.verification",
     "verify_convergence": "kpref.oracle.convergence",
+    "verify_exact": "kpref.oracle.exact",
 }
 
 __all__ = [
@@ -67,6 +74,7 @@ __all__ = [
     "Check",
     "DotTest",
     "FiniteDifference",
+    "NotExact",
     "Place",
     "Profile",
     "Report",
@@ -79,6 +87,7 @@ __all__ = [
     "finite_difference",
     "flow_backend",
     "folder_backend",
+    "integer_flow",
     "jax_backend",
     "kpflow_backend",
     "measure_profile",
@@ -87,6 +96,7 @@ __all__ = [
     "torchdiffeq_backend",
     "verify",
     "verify_convergence",
+    "verify_exact",
 ]
 
 

@@ -10,21 +10,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
 from kpref import kernels
 from kpref._types import Array
 from kpref.oracle.certificates import Comparison, Judge
-from kpref.oracle.defects import defects, direct_channels, driven_variables, gate_groups, without
-from kpref.oracle.evaluation import evaluate
+from kpref.oracle.data_defects import data_defects, in_sweeps, share
+from kpref.oracle.defects import Defect, defects, direct_channels, driven_variables, gate_groups, without
+from kpref.oracle.evaluation import SWEPT, UNDONE, evaluate
 from kpref.step_form import StepForm
 
 __all__ = ["explain", "pattern"]
 
 #: Root mean square, in deviations, of errors that rounding explains; and what a sweep's may be.
 _EXPLAINED, _EXPLAINED_SWEPT = 3.0, 10.0
+
+#: A hypothesis that leaves so many times as much as another is not preferred for having a name.
+_MUCH_MORE = 3.0
 
 #: Part of the error that a hypothesis may leave where none explains all of it.
 _LEFT = 0.05
@@ -38,11 +43,11 @@ def explain(judge: Judge, operator: str, tensor: Array, answer: Array, compariso
     Returns class and description; empty if nothing explains it.
     """
     scale = _Scale(judge, operator, comparison)
-    limit = _EXPLAINED_SWEPT if operator in ("NTK", "gradient") else _EXPLAINED
+    limit = _EXPLAINED_SWEPT if operator in SWEPT else _EXPLAINED
     best, label = np.inf, ""
     inside = scale.rms(comparison.error, judge.form, edges=True, local=True)
     truth = evaluate(operator, judge.form, judge.space, tensor)
-    for defect in defects(judge, operator, tensor, truth):
+    for defect in _all(judge, operator, tensor, truth):
         if defect.edges and inside <= limit:
             continue
         form = defect.form or judge.form
@@ -53,16 +58,30 @@ def explain(judge: Judge, operator: str, tensor: Array, answer: Array, compariso
         if size < 0.999 * best:  # the first of equals
             best, label = size, defect.label
     found = scale.rms(comparison.error, judge.form, local=True)
-    if best <= min(limit, 0.5 * found):
-        return label
-    for fitted in (
-        _term(judge, operator, tensor, answer, scale, limit),
-        pattern(comparison.ratio(), bound),
-        _pattern_of_answer(judge, operator, tensor, answer),
-    ):
-        if fitted:
-            return fitted
-    return label if best <= _LEFT * found else ""
+    explained = min(limit, 0.5 * found)
+    fits = (
+        (best, label),
+        _term(judge, operator, tensor, answer, scale),
+        share(judge, operator, tensor, comparison.error, scale.deviation),
+    )
+    left = min(size for size, _ in fits)
+    if left <= explained:  # the first of those that leave about as little
+        return next(words for size, words in fits if size <= min(explained, _MUCH_MORE * left))
+    fitted = pattern(comparison.ratio(), bound) or _pattern_of_answer(judge, operator, tensor, answer)
+    return fitted or (label if best <= _LEFT * found else "")
+
+
+def _all(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterator[Defect]:
+    """Hypothetical defects, of products with sweeps those of the sweeps alone as well."""
+    for defect in chain(defects(judge, operator, tensor, truth), data_defects(judge, operator, tensor, truth)):
+        yield defect
+        form = defect.form
+        if form is not None and operator in ("gradient", "NTK"):
+
+            def value(form: StepForm = form) -> Array:
+                return in_sweeps(judge, operator, form, tensor)
+
+            yield replace(defect, label=f"{defect.label}, in the sweep", form=None, value=value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +105,8 @@ class _Scale:
         that the error is a residual already.
         """
         with np.errstate(over="ignore", invalid="ignore"):
-            if not local and self.operator in ("P", "P_T"):
-                undo = kernels.inverse if self.operator == "P" else kernels.inverse_transpose
-                error = undo(form, np.ascontiguousarray(error)[None])[0]
+            if not local and self.operator in UNDONE:
+                error = UNDONE[self.operator](form, np.ascontiguousarray(error)[None])[0]
             ratio = error / self.deviation
             if edges and ratio.ndim == 3 and ratio.shape[1] > 2:
                 ratio = ratio[:, 1:-1]
@@ -99,10 +117,10 @@ class _Scale:
 # Factors fitted to the answer
 
 
-def _term(judge: Judge, operator: str, tensor: Array, answer: Array, scale: _Scale, limit: float) -> str:
-    """The one term of the product that, times a fitted factor, explains the error."""
+def _term(judge: Judge, operator: str, tensor: Array, answer: Array, scale: _Scale) -> tuple[float, str]:
+    """The one term of the product that, times a fitted factor, leaves least of the error, and what it leaves."""
     error = scale.comparison.error / scale.deviation
-    best, found = limit, ""
+    best, found = np.inf, ""
     for name, term in _terms(judge, operator, tensor, answer):
         term = term / scale.deviation
         energy = float(np.vdot(term, term))
@@ -112,29 +130,31 @@ def _term(judge: Judge, operator: str, tensor: Array, answer: Array, scale: _Sca
         left = float(np.sqrt(np.mean(np.square(error - change * term))))
         if left < 0.999 * best:
             best, found = left, f"{name} times {1 + change:.7g}"
-    return found
+    return best, found
 
 
 def _terms(judge: Judge, operator: str, tensor: Array, answer: Array) -> Iterator[tuple[str, Array]]:
     """Terms of the error that a factor of one part of the product would cause, less one."""
     form = judge.form
     truth = evaluate(operator, form, judge.space, tensor)
-    own = -1.0 if operator == "P_inverse" else 1.0  # its error has the answer on the right
+    inverse = operator.startswith("P_inverse")
+    own = -1.0 if inverse else 1.0  # its error has the answer on the right
     if operator not in ("P", "P_T"):
-        yield "factor: the right answer", own * truth
+        yield "factor: the right answer", judge.residual(operator, truth)
     gates = [(f"gate: {name}", name) for group in gate_groups(form) for name in group]
-    if operator in ("P", "P_T", "P_inverse"):
-        undo = kernels.inverse_transpose if operator == "P_T" else kernels.inverse
-        given = tensor if operator == "P_inverse" else answer
+    if operator in ("P", "P_T") or inverse:
+        undo = kernels.inverse_transpose if operator in ("P_T", "P_inverse_T") else kernels.inverse
+        given = tensor if inverse else answer
         whole = undo(form, given[None])[0]
         for words, name in [*gates, *((f"decay: {name}", name) for name in direct_channels(form))]:
             yield words, undo(without(form, name), given[None])[0] - whole
         yield "recurrence: the product with the Jacobian", given - whole
-        yield "factor: the right answer" if operator != "P_inverse" else "factor: what it is applied to", own * tensor
+        yield "factor: what it is applied to" if inverse else "factor: the right answer", own * tensor
     elif operator in ("J", "J_T"):
         for words, name in gates:
             yield words, truth - evaluate(operator, without(form, name), judge.space, tensor)
     start, driven = 0, driven_variables(form)
+    together: dict[str, Array] = {}
     for name, shape in form.shapes.items() if operator in ("J", "J_T", "gradient") else ():
         part = slice(start, start := start + math.prod(shape))
         alone = np.zeros_like(tensor if operator == "J" else truth)
@@ -142,7 +162,10 @@ def _terms(judge: Judge, operator: str, tensor: Array, answer: Array) -> Iterato
         weights = {entry.weight for entry in form.entries if entry.parameter == name}
         into = {op.variable for op in form.program.operations if op.name in weights}
         kind = "bias" if len(shape) < 2 else "inputs" if into <= set(driven) else "recurrence"
+        together.setdefault(kind, np.zeros_like(alone))[part] += alone[part]
         yield f"{kind}: {name}", evaluate("J", form, judge.space, alone) if operator == "J" else alone
+    for kind, alone in together.items():
+        yield f"{kind}: all such parameters", evaluate("J", form, judge.space, alone) if operator == "J" else alone
 
 
 # Places
@@ -150,7 +173,7 @@ def _terms(judge: Judge, operator: str, tensor: Array, answer: Array) -> Iterato
 
 def _pattern_of_answer(judge: Judge, operator: str, tensor: Array, answer: Array) -> str:
     """As `pattern`, of the answer itself where the certificate looks at a residual, which spreads to neighbours."""
-    if operator not in ("P", "P_T"):
+    if operator not in UNDONE:
         return ""
     gap = np.abs(answer - evaluate(operator, judge.form, judge.space, tensor))
     return pattern(gap, 0.05 * float(gap.max()))
@@ -165,7 +188,7 @@ def pattern(size: Array, bound: float) -> str:
     where = np.argwhere(bad)
     if len(where) == 1:
         return "one entry: all others are right"
-    if bad.ndim == 1 or not len(where):
+    if bad.ndim < 3 or not len(where):
         return ""
     steps, counts = np.unique(where[:, 1], return_counts=True)
     if len(steps) == 2 and np.ptp(steps) == 1 and counts.min() == 1 and np.ptp(where[:, 0]) == 0:

@@ -1,9 +1,10 @@
 """Pytest plugin: ``pytest --kpref-backend=module:factory`` makes every check of a backend a test of its own.
 
 The factory is a function of a `kpref.Flow`, the problem, and returns a backend as `kpref.oracle.backend` describes it;
-where it does not know a model it raises NotImplementedError, and the tests of that problem are skipped. It runs in a
-process of its own, the same for all problems, which imports from where pytest does: a backend that hangs or crashes
-fails its tests and no others. What it needs set up is set up in its own module: conftest.py is of this process.
+where it does not know a model, or one of its options, it raises NotImplementedError, and the tests of that problem are
+skipped. It runs in a process of its own, the same for all problems, which imports from where pytest does: a backend
+that hangs or crashes fails its tests and no others. What it needs set up is set up in its own module: conftest.py is of
+this process.
 
 There is a test for every check on every problem of `kpref.oracle.grid`, named ``kpref::<problem>::<check>``, with the
 mark `kpref`, so that ``-k gru``, ``-k P_T`` or ``-m kpref`` selects some. A check of what the backend does not offer is
@@ -77,18 +78,19 @@ class _Problem:
         return self._outcome
 
     def _verify(self) -> Report:
+        from kpref.oracle.exact import verify_exact
         from kpref.oracle.grid import PROBLEMS
         from kpref.oracle.isolation import IsolatedBackend
         from kpref.oracle.verification import verify
 
         option = self._config.getoption
-        seed = option("--kpref-seed")
-        flow = PROBLEMS[self.name].build(seed)
+        seed, problem = option("--kpref-seed"), PROBLEMS[self.name]
+        flow = problem.build(seed)
         backend = IsolatedBackend(
             option("--kpref-backend"), flow, option("--kpref-arithmetic"), option("--kpref-timeout"),
             worker=self._worker,
         )  # fmt: skip
-        return verify(backend, flow, seed=seed)
+        return (verify_exact if problem.exact else verify)(backend, flow, seed=seed)
 
     @property
     def repeat(self) -> str:
@@ -108,10 +110,13 @@ class CheckItem(pytest.Item):
     def runtest(self) -> None:
         """Pass, skip or fail as the check did."""
         from kpref.oracle.backend import BackendFault
+        from kpref.oracle.integers import NotExact
 
         __tracebackhide__ = True
         try:
             report = self.problem.report()
+        except NotExact as error:
+            pytest.skip(f"the whole numbers of this problem do not fit: {error}")
         except BackendFault as fault:
             if fault.kind == "unknown problem":
                 pytest.skip(str(fault))

@@ -33,7 +33,8 @@ def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
     description : dict
         As JSON takes it: ``model``, ``options`` (as of the class), ``parameters`` (names in order), ``trainable``.
     arrays : dict of str to ndarray
-        ``inputs`` (B, T, n_in), ``z0`` (B, H), ``mu`` (B, T) and ``parameter/<name>``.
+        ``inputs`` (B, T, n_in), ``z0`` (B, H), ``mu`` (B, T), ``parameter/<name>``, and ``option/<name>`` of options
+        that are arrays.
 
     Raises
     ------
@@ -44,13 +45,15 @@ def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
     known = registration_of(model)
     if known is None or known.name not in MODELS:
         raise TypeError(f"only flows of {', '.join(MODELS)} can be handed to another process; got {model}")
+    large = {name: value for name, value in model.options.items() if isinstance(value, np.ndarray)}
     description = {
         "model": known.name,
-        "options": model.options,
+        "options": {name: value for name, value in model.options.items() if name not in large},
         "parameters": list(model.parameters),
         "trainable": list(model.trainable),
     }
     arrays = {"inputs": np.asarray(flow.inputs, dtype=float), "z0": np.asarray(flow.z0), "mu": flow.space.mu}
+    arrays |= {f"option/{key}": np.asarray(value, dtype=float) for key, value in large.items()}
     return description, arrays | {f"parameter/{key}": value for key, value in model.parameters.items()}
 
 
@@ -62,7 +65,8 @@ def rebuild(description: Mapping[str, Any], arrays: Mapping[str, Array]) -> Flow
     try:
         kind: Any = MODELS[description["model"]].kind
         parameters = {name: arrays[f"parameter/{name}"] for name in description["parameters"]}
-        model = kind(**parameters, **description["options"], trainable=description["trainable"])
+        large = {name.removeprefix("option/"): value for name, value in arrays.items() if name.startswith("option/")}
+        model = kind(**parameters, **description["options"], **large, trainable=description["trainable"])
         return Flow(model, arrays["inputs"], arrays["z0"], arrays["mu"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of a problem is incomplete or of another kind: {error}") from error

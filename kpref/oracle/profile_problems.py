@@ -244,62 +244,65 @@ class Bits:
         wanted: Mapping[str, list[int]],
         generator: np.random.Generator,
     ) -> Bits:
-        """Rows for the numbers of bits that are wanted of each kind, as many of each as there is room for."""
+        """Rows for the numbers of bits that are wanted of each kind, what is needed most first."""
         block, constants, added, _ = setting
         units, width = block.rows.stop - block.rows.start, block.columns.stop - block.columns.start
-        order = generator.permutation(width)
-        fine, small, whole = np.split(order, [max(1, width // 4), max(2, width // 2)])
-        kinds = [kind for kind in wanted if wanted[kind] and (kind != "results" or added is not None)]
+        fine, small, whole = np.split(generator.permutation(width), [max(1, width // 4), max(2, width // 2)])
+        kinds = [kind for kind in wanted if wanted[kind]]
         rows = [kinds[index % len(kinds)] for index in generator.permutation(units)]
         parameters, z0 = layout.zeros(), np.zeros((layout.trials, layout.model.n_states))
         for driven, value in zip(layout.driven, constants, strict=True):
             parameters[driven.parameter][driven.rows, driven.columns.start] = value
+        # How small the last part of a number is, by trials; the other bits of its length are in the row of W.
+        tails = [_tail(wanted[kind][0]) for kind in kinds if kind in ("sums", "results")] or [0]
+        turn = int(generator.integers(len(tails)))
+        last = np.array([tails[(trial + turn) % len(tails)] for trial in range(layout.trials)])
+        fines = np.resize((wanted.get("states") or [1])[: layout.trials], layout.trials)
         state = z0[:, block.columns]
         state[:, whole] = 1.0
-        # The lengths that the last part of a number has, by trials; what is left of a length is in the row.
-        shifted = [kind for kind in kinds if kind in ("sums", "results")] or ["sums"]
-        turn = int(generator.integers(len(shifted)))
-        last = np.array([_tail(wanted[shifted[(trial + turn) % len(shifted)]]) for trial in range(layout.trials)])
         state[:, small] = 2.0 ** -last[:, None].astype(float)
-        fines = generator.choice(wanted.get("states") or [1], size=layout.trials)
         state[:, fine] = 1.0 + 2.0 ** -fines[:, None].astype(float)
         lost_z0 = z0.copy()
         lost_z0[:, block.columns][:, small] = 0.0
         lost_z0[:, block.columns][:, fine] = 1.0
         bits = np.zeros((layout.trials, units), dtype=int)
         lost = {name: value.copy() for name, value in parameters.items()}
+        seen = dict.fromkeys(kinds, 0)
         for unit, kind in enumerate(rows):
             p, q = generator.choice(whole, size=2, replace=False)
             r, s = generator.choice(small), generator.choice(fine)
-            length = int(generator.choice(wanted[kind]))
-            power = 2.0**_LARGEST_POWER
-            row, lost_row = np.zeros(width), np.zeros(width)
+            row, power, target = np.zeros(width), 2.0**_LARGEST_POWER, block.rows.start + unit
+            lengths = wanted[kind]
             if kind in ("sums", "results"):
-                shift = int(np.clip(length - _tail(wanted[kind]), 1, _LARGEST_POWER))
-                power = 2.0**shift
+                tail = _tail(lengths[0])
+                lengths = [length for length in lengths if 0 < length - tail <= _LARGEST_POWER]
+            length = lengths[seen[kind] % len(lengths)]
+            seen[kind] += 1
+            if kind in ("sums", "results"):
+                power = 2.0 ** (length - tail)
                 row[[p, r]] = power, 1.0
-                bits[:, unit] = shift + last
-            if kind == "weights":
-                row[p] = power * (1 + 2.0**-length)
-                bits[:, unit] = length
-            if kind == "states":
+                bits[:, unit] = length - tail + last
+            elif kind == "states":
                 row[s] = power
                 bits[:, unit] = fines
+            else:
+                row[p] = power
+                bits[:, unit] = length
             if kind == "results" and added is not None:
-                for target in (parameters, lost):
-                    target[added.parameter][added.rows.start + unit, added.columns.start] -= power
+                for values in (parameters, lost):
+                    values[added.parameter][added.rows.start + unit, added.columns.start] -= power
             else:
                 row[q] = -power
-            lost_row[:] = row
-            lost_row[p] = power if kind == "weights" else row[p]
-            parameters[block.parameter][block.rows.start + unit] = row
-            lost[block.parameter][block.rows.start + unit] = lost_row
+            lost[block.parameter][target] = row
+            if kind == "weights":
+                row[p] *= 1 + 2.0**-length
+            parameters[block.parameter][target] = row
         return Bits(parameters, z0, lost, lost_z0, rows, bits)
 
 
-def _tail(wanted: list[int]) -> int:
-    """How many of the bits that are wanted the last part of a number is shifted by, the row holding the others."""
-    return max(0, (wanted[0] + wanted[-1]) // 2 - _LARGEST_POWER // 2 - 1) if wanted else 0
+def _tail(length: int) -> int:
+    """How many of the bits of a length the last part of a number is shifted by, the row holding the others."""
+    return max(0, length - _LARGEST_POWER + 2)
 
 
 def sensitivity(model: StepModel, z: Array, x: Array, function: str) -> tuple[Array, Array, Array]:

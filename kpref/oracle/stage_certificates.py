@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -111,11 +111,11 @@ class _FieldJudge(Judge):
         self.form = self.form.changed(variables={name: self.form.variable(name) for name in field.state_variables})
         self.of_step = judge
 
-    def with_arithmetic(self, arithmetic: Arithmetic) -> Judge:
+    def with_arithmetic(self, arithmetic: Arithmetic) -> Self:
         """See `Judge.with_arithmetic`."""
-        other: Any = super().with_arithmetic(arithmetic)
+        other = super().with_arithmetic(arithmetic)
         other.of_step = self.of_step.with_arithmetic(arithmetic)
-        return other  # type: ignore[no-any-return]
+        return other
 
     def chunks(self) -> Iterator[running_errors.Chunk]:
         """See `Judge.chunks`."""

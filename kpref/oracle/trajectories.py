@@ -10,6 +10,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.models.step import StepModel
+from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.defects import exchanged
 from kpref.oracle.hypotheses import pattern
@@ -38,6 +39,12 @@ def explain_states(judge: Judge, z0: Array, states: Array, comparison: Compariso
         return "z0 dropped: the trajectory starts from zero"
     if states.shape[1] > 1 and rms(states[:, :1] - z0[:, None], slice(1)) <= _EXPLAINED:
         return "time shifted by one: the states before each step for those after it"
+    for name, arithmetic in ARITHMETICS.items():
+        short = arithmetic.round(z0)
+        if np.any(short != z0) and rms(
+            states[:, :1] - judge.model.evaluate(short, judge.inputs[0])[:, None], slice(1)
+        ) <= (min(_EXPLAINED, 0.5 * rms(comparison.error, slice(1)))):
+            return f"precision lower than declared: the trajectory starts from z0 rounded to {name}"
     for name, value in _candidates(judge):
         part = slice(1, -1) if name.startswith("time") and states.shape[1] > 2 else slice(None)
         size = rms(states - np.moveaxis(value, 0, 1), part)
@@ -75,7 +82,9 @@ def _candidates(judge: Judge) -> Iterator[tuple[str, Array]]:
         shaped = {n: np.reshape(value, parameters[n].shape) for n, value in change.items()}
         yield name, model.evaluate(starts, inputs, shaped)
     yield "zero: nothing was computed", np.zeros_like(starts)
-    yield "sign: the negative of the right states", -model.evaluate(starts, inputs)
+    right = model.evaluate(starts, inputs)
+    yield "centred: the mean over units is taken off each state", right - right.mean(axis=-1, keepdims=True)
+    yield "sign: the negative of the right states", -right
     for shift, word in ((1, "before"), (-1, "after")):
         yield f"time shifted by one: inputs of the step {word}", model.evaluate(starts, np.roll(inputs, shift, axis=0))
     if starts.shape[1] > 1:

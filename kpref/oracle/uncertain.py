@@ -63,6 +63,11 @@ class Uncertain(NDArrayOperatorsMixin):
         """As of an array."""
         return self._made(self.value.T, Spread(self.spread.deviation.T, self.spread.worst.T))
 
+    @property
+    def real(self) -> Uncertain:
+        """As of an array: itself."""
+        return self
+
     def __len__(self) -> int:
         return len(self.value)
 
@@ -220,7 +225,17 @@ def _root(arithmetic: Arithmetic, a: Uncertain) -> tuple[Array, Spread]:
     return value, a.spread.times(steepest) + approximated(value, arithmetic.unit, arithmetic.error_of("sqrt"))
 
 
-_COMPARISONS = {np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal, np.isfinite, np.signbit}
+_COMPARISONS = {
+    np.greater,
+    np.greater_equal,
+    np.less,
+    np.less_equal,
+    np.equal,
+    np.not_equal,
+    np.isfinite,
+    np.signbit,
+    np.sign,
+}
 
 _OPERATIONS: dict[Any, Callable[..., tuple[Array, Spread]]] = {
     np.add: _sum,

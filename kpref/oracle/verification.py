@@ -9,7 +9,7 @@ what errors can do that all conspire (`kpref.oracle.reductions`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -24,14 +24,15 @@ from kpref.models.base import Field
 from kpref.models.step import StepModel
 from kpref.oracle import hypotheses
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.backend import OPERATORS, Backend, BackendFault
+from kpref.oracle.backend import OPERATORS, TRANSPOSES, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
-from kpref.oracle.evaluation import FACTORS, evaluate
+from kpref.oracle.evaluation import FACTORS, LOCAL, WEIGHED_AFTER, WEIGHED_BEFORE, evaluate
 from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
 from kpref.oracle.session import LOCAL_BOUND, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stages import verify_stages
+from kpref.oracle.structure import alike, like_rounding, not_additive
 from kpref.oracle.trajectories import explain_states
 from kpref.oracle.verdict import Check, Report, faulty
 
@@ -40,10 +41,27 @@ __all__ = ["verify"]
 _NOT_LINEAR = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
 _NOT_DETERMINISTIC = "not deterministic: the same argument does not always give the same answer"
 _NOT_EVERYWHERE = "not linear: right for one argument and wrong for another"
+_OTHER_POINT = (
+    "other point: linear, and like the right answer, as with numbers of other parameters, states or inputs, or with "
+    "coarser ones"
+)
+
+#: Factor of arguments that are to be large: a power of two, so that their certificate is that of small ones.
+_LARGE = 2.0**20
+
+#: Guesses where an answer should be zero and is not.
+_LEAKED = {
+    "trials": "trials mixed",
+    "causality": "time: the wrong direction, or shifted",
+    "zero": "offset: something is added to every answer",
+}
 
 #: How often an answer is asked for again. With the calls for other reasons an operator is called twelve times at least,
 #: so that an error in every tenth call does not escape, and one in a tenth of all calls, at random, not often.
 _REPEATS = 8
+
+#: Operators of which each trial, and the past or the future of each point, is by itself.
+_WITHIN_TRIALS = ("P", "P_T", "P_inverse", "P_inverse_T")
 
 _MEANING = {
     "states": ("each step of the trajectory is the map", "z[n+1] = F(z[n], x[n])"),
@@ -55,6 +73,14 @@ _MEANING = {
     "K": ("the parameter operator, measure included", "K = J J^T Mu"),
     "NTK": ("the neural tangent kernel, measure included", "NTK = P J J^T P^T Mu"),
     "gradient": ("the gradient of a loss with this derivative by the states", "J^T P^T Mu Err"),
+    "P_inverse_T": ("the transpose of the inverse of P", "q[n] = g[n] - A[n+1]^T g[n+1]"),
+    "D": ("the trajectory's derivative by the parameters", "y[n] = A[n] y[n-1] + J_theta[n] theta"),
+    "D_T": ("the transpose of D", "D^T = J^T P^T"),
+    "D_z0": ("the trajectory's derivative by the initial states", "y[0] = A[0] dz0, y[n] = A[n] y[n-1]"),
+    "D_z0_T": ("the transpose of D_z0", "D_z0^T g = A[0]^T (P^T g)[0]"),
+    "K_T": ("the transpose of K, measure included", "K^T = Mu J J^T"),
+    "NTK_T": ("the transpose of the NTK, measure included", "NTK^T = Mu P J J^T P^T"),
+    "gradient_T": ("the transpose of the gradient's operator", "Mu P J"),
 }
 
 
@@ -71,9 +97,10 @@ def verify(
     Parameters
     ----------
     backend : object or None
-        Has some of `states`, `P`, `P_T`, `P_inverse`, `J`, `J_T`, `K`, `NTK`, `gradient`: callables on tensors of the
-        flow's shapes, or LinearOperators on flat vectors. `states`, where offered, are the points of linearisation;
-        they are certified first. And, optionally, `metrics`; see `kpref.oracle.backend`. None for what `factory` makes.
+        Has some of `states`, `P`, `P_T`, `P_inverse`, `J`, `J_T`, `K`, `NTK`, `gradient`, `D` and their transposes:
+        callables on tensors of the flow's shapes, or LinearOperators on flat vectors. `states`, where offered, are the
+        points of linearisation; they are certified first. And, optionally, `metrics`; see `kpref.oracle.backend`. None
+        for what `factory` makes.
     flow : Flow
         The problem that the backend was given. Parameters, inputs and initial states are rounded to what the backend's
         arithmetic can hold. Of a field that states a program, in one Runge-Kutta step for each interval of the grid,
@@ -124,7 +151,11 @@ def verify(
     coarser = () if profile is None else profile.coarser_than(declared)
     if profile is not None and coarser:
         wrapped.arithmetic = profile.arithmetic(declared)
-    return Report(tuple(_checks(wrapped, flow, seed)), declared.name, repr(flow), profile, coarser)
+    try:
+        checks = _checks(wrapped, flow, seed)
+    finally:
+        wrapped.arithmetic = declared  # a `Backend` is the caller's
+    return Report(tuple(checks), declared.name, repr(flow), profile, coarser)
 
 
 def _checks(backend: Backend, flow: Flow, seed: int) -> list[Check]:
@@ -136,7 +167,12 @@ def _checks(backend: Backend, flow: Flow, seed: int) -> list[Check]:
         session.generator = np.random.default_rng([seed, position])
         checks += session.operator(operator)
     session.generator = np.random.default_rng([seed, len(OPERATORS)])
-    return checks + check_metrics(session)
+    checks += check_metrics(session)
+    for name, sentence in backend.unjudged().items():
+        checks.append(
+            Check(f"offered.{name}", name, "what is offered is judged", "", "could not run", message=sentence)
+        )
+    return checks
 
 
 class _Verification(Session):
@@ -157,9 +193,14 @@ class _Verification(Session):
         check = self.judged(blank, comparison, LOCAL_BOUND)
         repeated = self._repeated_states(states)
         if check.verdict == "defect":
-            guess = explain_states(self.judge, self.z0, states, comparison, LOCAL_BOUND)
-            check = replace(check, guess=repeated.guess or guess or self.precision(lambda: self.judge.states(states)))
+            guess = repeated.guess or explain_states(self.judge, self.z0, states, comparison, LOCAL_BOUND)
+            check = replace(check, guess=guess or self._structure_of_states(states, comparison))
         return [check, repeated]
+
+    def _structure_of_states(self, states: Array, comparison: Comparison) -> str | None:
+        """What can be said of a trajectory that no hypothesis explains."""
+        rounded = self.precision(lambda: self.judge.states(states), accept=like_rounding)
+        return rounded or (_OTHER_POINT if alike(states, states - comparison.error) else None)
 
     def _repeated_states(self, states: Array) -> Check:
         """The trajectory many times. Chaos amplifies what is rounded otherwise, so each is certified by itself."""
@@ -187,7 +228,7 @@ class _Verification(Session):
     def operator(self, operator: str) -> list[Check]:
         """The certificate of one operator, of every answer that it gives, and the identities that it should obey."""
         meaning, equation = _MEANING[operator]
-        kind = "residual" if operator in ("P", "P_T", "P_inverse") else "value"
+        kind = "residual" if operator in LOCAL else "value"
         blank = Check(f"{operator}.{kind}", operator, meaning, equation, "not offered")
         if not self.backend.offers(operator):
             return [replace(blank, message=self.backend.not_offered.get(operator, ""))]
@@ -211,6 +252,7 @@ class _Verification(Session):
             "causality": self._causality,
             "trials": self._trial_independence,
             "layout": self._layout,
+            "special": self._special,
             "answers": self._answers,
             "pairs": partial(self._pairs, other=second),
         }
@@ -248,19 +290,39 @@ class _Verification(Session):
         if culprits and self._follows(result):
             return f"follows: from the defect of {' and '.join(culprits)}"
         explained = hypotheses.explain(self.judge, operator, tensor, answer, result.comparison, bound_of(operator))
-        return explained or self.precision(lambda: self.compare(operator, tensor, answer), bound_of(operator))
+        return explained or self._structure(result)
+
+    def _structure(self, result: Answer) -> str | None:
+        """What can be said of an answer that no hypothesis explains."""
+        operator, tensor, answer, error = result.operator, result.tensor, result.answer, result.comparison.error
+        try:
+            rounded = not_additive(
+                tensor,
+                self.arithmetic.round_state,
+                lambda part: self.compare(operator, part, self.backend(operator, part)),
+            )
+        except BackendFault:
+            return None
+        if rounded:
+            return self.precision(lambda: self.compare(operator, tensor, answer), bound_of(operator))
+        if operator in ("P", "P_T", "P_inverse"):  # what wrong numbers multiply is what is carried from step to step
+            answer = answer - tensor
+        right = answer + error if operator == "P_inverse" else answer - error
+        return _OTHER_POINT if alike(answer, right) else None
 
     def _follows(self, result: Answer) -> bool:
         """Whether the backend's own factors, one after another, give what its product of them does."""
-        value = self.arithmetic.round(self.flow.space.weigh(result.tensor))
+        weigh, operator = self.flow.space.weigh, result.operator
+        value = self.arithmetic.round(weigh(result.tensor)) if operator in WEIGHED_BEFORE else result.tensor
         try:
-            for factor in FACTORS[result.operator]:
+            for factor in FACTORS[operator]:
                 if not self.backend.offers(factor):
                     return False
                 value = self.backend(factor, value)
         except BackendFault:
             return False
-        gap = Comparison(result.answer - value, result.comparison.spread).ratio()
+        value = weigh(value) if operator in WEIGHED_AFTER else value
+        gap = Comparison(self.judge.residual(operator, result.answer - value), result.comparison.spread).ratio()
         # An answer that is too large carries rounding errors that are too large.
         return bool(np.median(gap) <= 0.1 * np.median(result.comparison.ratio()) or np.max(gap) <= SWEPT_BOUND)
 
@@ -289,8 +351,15 @@ class _Verification(Session):
         return bool(Comparison(error, spread).ratio().max() > bound_of(result.operator))
 
     def _answers(self, result: Answer) -> list[Check]:
-        """Every other answer has a certificate too: here is the worst."""
-        operator, worst = result.operator, self.worst
+        """Every other answer has a certificate, also that of a LinearOperator's transpose: here is the worst."""
+        operator = result.operator
+        way = next(way for way, to in TRANSPOSES.items() if to == operator)
+        transposed = None
+        if self.backend.offers(way):
+            answer = self.backend(way, result.tensor)
+            if not np.array_equal(answer, result.answer):  # the operator itself may be offered as this one
+                transposed = self.certified(operator, result.tensor, answer)
+        worst = self.worst
         assert worst is not None
         blank = Check(f"{operator}.answers", operator, "every other answer is right too", _MEANING[operator][1], "pass")
         check = self.judged(blank, worst.comparison, bound_of(operator))
@@ -299,8 +368,22 @@ class _Verification(Session):
         if operator in self.defective:
             return [check]
         self.defective.add(operator)
-        varies = self._varies(worst, worst.tensor, worst.answer)
-        return [replace(check, guess=_NOT_DETERMINISTIC if varies else self._guess(worst) or _NOT_EVERYWHERE)]
+        if worst is transposed:
+            return [replace(check, guess=f"transpose: {way} is not {operator}")]
+        same = np.array_equal(worst.tensor, result.tensor)  # to which the first answer was right
+        if same or self._varies(worst, worst.tensor, worst.answer):
+            return [replace(check, guess=_NOT_DETERMINISTIC)]
+        # A linear operator that errs here errs for most arguments, unless by little more than what rounding does.
+        little = (check.figure or 0.0) < 5 * result.comparison.ratio().max()
+        return [replace(check, guess=(self._guess(worst) if little else None) or _NOT_EVERYWHERE)]
+
+    def _special(self, result: Answer) -> list[Check]:
+        """Arguments of another kind than random ones of order one; see `special_arguments`."""
+        operator, zero = result.operator, np.zeros_like(result.tensor)
+        for tensor in special_arguments(result.tensor, self.arithmetic):
+            self.certified(operator, tensor, self.backend(operator, tensor))
+        nothing = self.backend(operator, zero)
+        return [self._exact_zero(f"{operator}.zero", operator, "nothing comes of nothing", "f(0) = 0", nothing)]
 
     def _linearity(self, result: Answer) -> list[Check]:
         """Scaling by a power of two is exact in binary arithmetic, and so must be its effect, but for underflow.
@@ -328,14 +411,14 @@ class _Verification(Session):
         return [replace(check, guess=_NOT_DETERMINISTIC if varies else _NOT_LINEAR)]
 
     def _causality(self, result: Answer) -> list[Check]:
-        """P moves nothing into the past, P^T nothing into the future."""
+        """P and its inverse move nothing into the past, their transposes nothing into the future."""
         operator, tensor = result.operator, result.tensor
         steps = self.backend.shape[1]
-        if operator not in ("P", "P_T", "P_inverse") or steps < 2:
+        if operator not in _WITHIN_TRIALS or steps < 2:
             return []
         cut = steps // 2
         part = tensor.copy()
-        forward = operator != "P_T"
+        forward = operator not in ("P_T", "P_inverse_T")
         hidden = slice(None, cut) if forward else slice(cut, None)
         part[:, hidden] = 0.0
         leaked = np.zeros_like(tensor)
@@ -346,9 +429,9 @@ class _Verification(Session):
         ]
 
     def _trial_independence(self, result: Answer) -> list[Check]:
-        """P, P^T and P^-1 keep trials apart."""
+        """P, its inverse and their transposes keep trials apart."""
         operator, tensor = result.operator, result.tensor
-        if operator not in ("P", "P_T", "P_inverse") or self.backend.shape[0] < 2:
+        if operator not in _WITHIN_TRIALS or self.backend.shape[0] < 2:
             return []
         part = np.zeros_like(tensor)
         part[0] = tensor[0]
@@ -361,8 +444,7 @@ class _Verification(Session):
         least = np.full(leaked.shape, self.arithmetic.unit * self.arithmetic.smallest)
         check = self.judged(blank, Comparison(leaked, Spread(least, least)), LOCAL_BOUND)
         if check.verdict == "defect":
-            guess = "trials mixed" if identifier.endswith("trials") else "time: the wrong direction, or shifted"
-            check = replace(check, guess=guess)
+            check = replace(check, guess=_LEAKED[identifier.split(".")[1]])
         return check
 
     def _layout(self, result: Answer) -> list[Check]:
@@ -446,3 +528,20 @@ class _Verification(Session):
             self.scalar(symmetric, gap, float(deviation), SWEPT_BOUND),
             self.scalar(positive, min(energy, 0.0), float(np.linalg.norm(own * weighed_q)), SWEPT_BOUND),
         ]
+
+
+def special_arguments(tensor: Array, arithmetic: Arithmetic) -> Iterator[Array]:
+    """Arguments that only formulas notice that look at them, made of one of random numbers.
+
+    One entry alone; few and large ones, none of them in the first or the last step; small integers, many of them equal.
+    """
+    size = np.abs(tensor)
+    if not size.any():
+        return
+    yield np.where(size == size.max(), tensor, 0.0)
+    sparse = np.where(np.arange(tensor.size).reshape(tensor.shape) % 3 == 1, tensor, 0.0)
+    if tensor.ndim == 3 and tensor.shape[1] > 2:
+        sparse[:, [0, -1]] = 0.0
+    yield sparse * (_LARGE if arithmetic.largest > 1e30 else 1.0)
+    scale = 2.0 ** np.floor(np.log2(size.max()))
+    yield scale * np.clip(np.rint(tensor / scale * 2), -2, 2) / 2

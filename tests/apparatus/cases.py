@@ -16,10 +16,10 @@ from apparatus.emulation import EmulatedBackend
 from kpref.flow import Flow
 from kpref.models.step import StepModel
 from kpref.oracle.adapters import flow_backend
-from kpref.oracle.arithmetic import Arithmetic
+from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
 from kpref.oracle.problem import MODELS
 
-__all__ = ["NETWORKS", "correct_backend", "emulate", "make_flow", "random_flow"]
+__all__ = ["NETWORKS", "PROFILES", "correct_backend", "emulate", "make_flow", "random_flow"]
 
 Array = npt.NDArray[Any]
 
@@ -41,6 +41,17 @@ _GROWING: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 #: Names of all that `random_flow` draws from.
 NETWORKS = tuple(dict.fromkeys(name for name, _ in _SATURATING + _GROWING))
+#: Arithmetics that have names, and others that accelerators have: what autocast makes of float32, sums that are kept in
+#: float16, and a tanh that is off by 5 to 1365 units, as those of several accelerators are.
+PROFILES: dict[str, Arithmetic] = {
+    **ARITHMETICS,
+    "autocast": Arithmetic("autocast", 2.0**-24, operand=2.0**-8, result=2.0**-8),
+    "short-sums": Arithmetic("short-sums", 2.0**-24, accumulate=2.0**-11),
+    **{
+        name: Arithmetic(name, 2.0**-24, elementary={"tanh": (units, 0.0)})
+        for name, units in ((f"tanh-{units}", float(units)) for units in (5, 97, 134, 1365))
+    },
+}
 #: Units of a layer are fewer where there are several states to each.
 _PARTS = {"lstm": 2, "stacked-gru": 2, "stacked-rnn": 2, "stacked-lstm": 6}
 

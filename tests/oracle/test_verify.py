@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from apparatus.cases import correct_backend, emulate, make_flow, random_flow
-from apparatus.offered import offering
+from apparatus.offered import everything, offering
 from apparatus.planting import channel, over_form
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,7 +66,7 @@ def test_single_steps_trials_and_units(steps, trials, units):
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_what_is_not_offered_is_not_passed(operator):
     flow = gru_flow()
-    backend = emulate(flow, ARITHMETICS["float32"])
+    backend = everything(emulate(flow, ARITHMETICS["float32"]))
     alone = SimpleNamespace(arithmetic="float32", **{operator: getattr(backend, operator)}, states=backend.states)
     report = verify(alone, flow)
     for other in OPERATORS:

@@ -1,0 +1,185 @@
+"""Measured arithmetics: each profile is found as it is, and a verdict says what was declared and what was measured."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from apparatus.cases import PROFILES, emulate, make_flow
+from apparatus.offered import offering
+
+from kpref.oracle import flow_backend, measure_profile, verify
+from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
+from kpref.oracle.problem import MODELS
+from kpref.oracle.profile import Profile
+
+#: What is said of each profile that is declared to be float32.
+REASONS = {
+    "float64": [],
+    "float32": [],
+    "tf32": ["operands of products are rounded to 11 bits"],
+    "bfloat16": ["numbers are stored with 8 bits"],
+    "float16": ["numbers are stored with 11 bits", "numbers below 6.1e-05 are lost"],
+    "autocast": ["operands of products are rounded to 8 bits", "results of products are rounded to 8 bits"],
+    "short-sums": ["sums in products are kept to 11 bits"],
+    **{name: ["tanh errs by up to"] for name in PROFILES if name.startswith("tanh")},
+}
+
+
+def problem(kind="rnn", seed=0, units=6, inputs=2, **options):
+    return make_flow(MODELS[kind].init(inputs, units, seed, 1.2, **options), (3, 8), seed)
+
+
+def factory_of(profile, declared=None, **options):
+    """Makes correct backends in a profile, which declare it or another arithmetic."""
+
+    def make(flow):
+        backend = offering(emulate(flow, PROFILES[profile], **options), "P", "J", "J_T", "gradient")
+        backend.arithmetic = PROFILES[declared or profile]
+        return backend
+
+    return make
+
+
+def starts(reasons):
+    """First words of each reason, as many as `REASONS` has."""
+    return sorted(reason.split(",")[0] if not reason.startswith("tanh") else "tanh errs by up to" for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [(name, "rnn") for name in PROFILES]
+    + [("tf32", "gru"), ("autocast", "gru"), ("tanh-97", "gru"), ("tanh-5", "lstm")],
+)
+def test_profiles_are_measured(name, kind):
+    true, flow = PROFILES[name], problem(kind, seed=len(name))
+    found = measure_profile(factory_of(name, formulas="stored"), flow)
+    assert found.storage == true.unit
+    assert (found.operand, found.result) == (true.operand, true.result)
+    assert found.accumulate == true.accumulate
+    assert (found.smallest, found.largest) == (true.smallest, true.largest)
+    for function, error in found.elementary.items():
+        if function in true.elementary:
+            assert 1 / 1.5 <= max(error) / max(true.elementary[function]) <= 1.5
+        else:
+            assert max(error) <= 2
+    assert not found.unknown
+    assert starts(found.coarser_than(ARITHMETICS["float32"])) == sorted(REASONS[name])
+    assert found.coarser_than(true) == ()
+    assert Profile(**json.loads(json.dumps(found.to_dict()))).coarser_than(true) == ()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_function_that_is_right_to_units_of_one_is_told_from_one_right_to_units_of_its_value(seed):
+    flow = problem("rnn", seed)
+    of_one = measure_profile(factory_of("float32", formulas="absolute"), flow).elementary["tanh"]
+    assert 0 < of_one[1] <= 3  # as the arithmetic says and derives
+    assert of_one[0] <= 4
+    off = Arithmetic("off", 2.0**-24, elementary={"tanh": (2.0, 40.0)})
+    found = measure_profile(lambda flow: emulate(flow, off), flow)
+    assert 40 / 1.5 <= found.elementary["tanh"][1] <= 40
+    assert found.coarser_than(off) == ()
+
+
+@pytest.mark.parametrize("name", ["float32", "autocast", "tanh-134"])
+def test_a_verdict_has_three_outcomes(name):
+    flow, coarser = problem(), bool(REASONS[name])
+    right = verify(None, flow, factory=factory_of(name))
+    assert right.outcome == "right as declared"
+    assert right.exit_status == 0
+    undeclared = verify(None, flow, factory=factory_of(name, "float32"))
+    assert undeclared.outcome == ("right as measured" if coarser else "right as declared")
+    assert undeclared.exit_status == (3 if coarser else 0)
+    assert undeclared.passed != coarser
+    assert starts(undeclared.coarser) == sorted(REASONS[name])
+
+    def wrong(flow):
+        backend = factory_of(name, "float32")(flow)
+        right = backend.P
+        backend.P = lambda q: 1.5 * right(q)
+        return backend
+
+    report = verify(None, flow, factory=wrong)
+    assert report.outcome == "wrong"
+    assert report.exit_status == 1
+    assert {check.operator for check in report.defects} == {"P"}
+    assert report.defects[0].guess.startswith("factor")
+
+
+def test_a_report_says_what_was_declared_and_what_was_measured():
+    report = verify(None, problem(), factory=factory_of("tanh-97", "float32"))
+    head, measured, reason, held, *_ = str(report).splitlines()
+    assert head.startswith("PASS AS MEASURED, NOT AS DECLARED: ")
+    assert measured.startswith("declared float32; measured: stored with 24 bits, as in float32; operands as stored; ")
+    assert reason.startswith("coarser than declared: tanh errs by up to ")
+    assert held == "the checks are held to what was measured: all errors are those of this arithmetic"
+    plain = json.loads(report.to_json())
+    assert plain["outcome"] == "right as measured"
+    assert plain["profile"]["storage"] == 2.0**-24
+    assert plain["coarser"] == list(report.coarser)
+    blind = verify(factory_of("float32")(problem()), problem())
+    assert blind.profile is None
+    assert "declared float32; not measured, which takes a factory" in str(blind)
+    with pytest.raises(TypeError, match="verify takes a backend, or a factory"):
+        verify(None, problem())
+
+
+def test_states_kept_finer_than_what_is_computed():
+    """Parameters and results in bfloat16, states and tensors in float32."""
+    mixed = Arithmetic("mixed", 2.0**-8, accumulate=2.0**-24, states=2.0**-24)
+    flow = problem("gru")
+    short = emulate(flow, mixed)
+
+    class Mixed:
+        arithmetic = mixed
+
+        def __init__(self):
+            z, states = mixed.round_state(flow.z0), []
+            for x in np.moveaxis(short.inputs, 1, 0):
+                z = mixed.round_state(short.model.step(z, x))
+                states.append(z)
+            self.states = np.stack(states, axis=1)
+            self.P = short.at(self.states).P
+
+    assert verify(Mixed(), flow).passed
+
+
+@pytest.mark.parametrize("inputs, bias", [(1, True), (2, False), (1, False)])
+@pytest.mark.parametrize("kind", ["gru", "rnn"])
+def test_networks_without_biases_or_with_one_input(kind, inputs, bias):
+    found = measure_profile(factory_of("tf32"), problem(kind, inputs=inputs, bias=bias, units=4))
+    assert found.operand == 2.0**-11
+    assert (found.accumulate, found.storage) == (2.0**-24, 2.0**-24)
+    hidden = inputs == 1 and not bias and kind != "rnn"  # no input is left beside the constants
+    assert ("tanh" in found.unknown) == hidden
+
+
+@pytest.mark.parametrize("kind", ["leaky", "linear", "low-rank"])
+def test_what_a_network_does_not_show_is_not_measured(kind):
+    flow = problem(kind, units=3)
+    found = measure_profile(lambda flow: flow_backend(flow, "float32"), flow)
+    assert found.storage is not None
+    assert found.coarser_than(ARITHMETICS["float32"]) == ()
+    assert verify(None, flow, factory=lambda flow: offering(flow_backend(flow), "P", "J")).passed
+
+
+@pytest.mark.parametrize("kind", ["gru", "rnn"])
+def test_a_factory_that_takes_no_notice_of_its_problem_has_no_profile(kind):
+    """Else its errors would pass for those of a very coarse arithmetic."""
+    flow = problem(kind)
+    own = offering(flow_backend(flow, "float32"), "P")
+    found = measure_profile(lambda _: own, flow)
+    assert found.coarser_than(ARITHMETICS["float32"]) == ()
+    assert "not that of the problem" in found.unknown["arithmetic"]
+    assert verify(None, flow, factory=lambda _: own).passed
+
+
+def test_factories_that_fail_are_not_measured():
+    def raising(flow):
+        raise OSError("no such device")
+
+    assert measure_profile(raising, problem()).unknown == {"arithmetic": "OSError: no such device"}
+    nothing = measure_profile(lambda flow: SimpleNamespace(), problem())
+    assert nothing.unknown == {"arithmetic": "the backend offers no states"}
+    assert nothing.coarser_than(ARITHMETICS["float64"]) == ()
+    assert nothing.arithmetic(ARITHMETICS["tf32"]).operand == 2.0**-11
