@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from kpref.oracle.exact import verify_exact
     from kpref.oracle.golden_files import check_golden, export_golden, folder_backend
     from kpref.oracle.integers import NotExact, integer_flow
+    from kpref.oracle.measured import Profile
     from kpref.oracle.measurement import measure_profile
-    from kpref.oracle.profile import Profile
     from kpref.oracle.verdict import Check, Place, Report
     from kpref.oracle.verification import verify
 
@@ -46,7 +46,7 @@ _HOMES = {
     "FiniteDifference": "kpref.differences",
     "NotExact": "kpref.oracle.integers",
     "Place": "kpref.oracle.verdict",
-    "Profile": "kpref.oracle.profile",
+    "Profile": "kpref.oracle.measured",
     "Report": "kpref.oracle.verdict",
     "TaylorTest": "kpref.differences",
     "check_golden": "kpref.oracle.golden_files",

@@ -26,7 +26,7 @@ from kpref.flow import Flow
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ELEMENTARY, Error
 from kpref.oracle.backend import Backend, BackendFault
-from kpref.oracle.profile import Profile
+from kpref.oracle.measured import Profile
 from kpref.oracle.profile_problems import Bits, Layout, Setting, sensitivity
 
 __all__ = ["Factory", "measure_profile"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.oracle.backend import BackendFault
-from kpref.oracle.profile import Profile
+from kpref.oracle.measured import Profile
 
 __all__ = ["Check", "Outcome", "Place", "Report", "Verdict", "faulty"]
 

@@ -26,13 +26,13 @@ from kpref.oracle import hypotheses
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import OPERATORS, TRANSPOSES, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
+from kpref.oracle.error_structure import alike, like_rounding, not_additive
 from kpref.oracle.evaluation import FACTORS, LOCAL, WEIGHED_AFTER, WEIGHED_BEFORE, evaluate
 from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
 from kpref.oracle.session import LOCAL_BOUND, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stages import verify_stages
-from kpref.oracle.structure import alike, like_rounding, not_additive
 from kpref.oracle.trajectories import explain_states
 from kpref.oracle.verdict import Check, Report, faulty
 

@@ -10,8 +10,8 @@ from apparatus.offered import offering
 
 from kpref.oracle import flow_backend, measure_profile, verify
 from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
+from kpref.oracle.measured import Profile
 from kpref.oracle.problem import MODELS
-from kpref.oracle.profile import Profile
 
 #: What is said of each profile that is declared to be float32.
 REASONS = {
