@@ -20,7 +20,14 @@ if TYPE_CHECKING:
         finite_difference,
         taylor_test,
     )
-    from kpref.oracle.adapters import flow_backend, jax_backend, kpflow_backend, torch_backend
+    from kpref.oracle.adapters import (
+        diffrax_backend,
+        flow_backend,
+        jax_backend,
+        kpflow_backend,
+        torch_backend,
+        torchdiffeq_backend,
+    )
     from kpref.oracle.arithmetic import Arithmetic
     from kpref.oracle.convergence import verify_convergence
     from kpref.oracle.exact import verify_exact
@@ -44,6 +51,7 @@ _HOMES = {
     "TaylorTest": "kpref.differences",
     "check_golden": "kpref.oracle.golden_files",
     "complex_step": "kpref.differences",
+    "diffrax_backend": "kpref.oracle.adapters",
     "dot_test": "kpref.differences",
     "export_golden": "kpref.oracle.golden_files",
     "finite_difference": "kpref.differences",
@@ -55,6 +63,7 @@ _HOMES = {
     "measure_profile": "kpref.oracle.measurement",
     "taylor_test": "kpref.differences",
     "torch_backend": "kpref.oracle.adapters",
+    "torchdiffeq_backend": "kpref.oracle.adapters",
     "verify": "kpref.oracle.verification",
     "verify_convergence": "kpref.oracle.convergence",
     "verify_exact": "kpref.oracle.exact",
@@ -72,6 +81,7 @@ __all__ = [
     "TaylorTest",
     "check_golden",
     "complex_step",
+    "diffrax_backend",
     "dot_test",
     "export_golden",
     "finite_difference",
@@ -83,6 +93,7 @@ __all__ = [
     "measure_profile",
     "taylor_test",
     "torch_backend",
+    "torchdiffeq_backend",
     "verify",
     "verify_convergence",
     "verify_exact",

@@ -259,6 +259,12 @@ class StageJudge:
             return self.plain.gradient(tensor, answer)
         return getattr(self.step, "gradient" if operator == "gradient" else "tangent_kernel")(tensor, answer)  # type: ignore[no-any-return]
 
+    def floor_of(self, operator: str) -> float:
+        """Absolute error of numbers that are lost near zero; a costate is read off a stage of small weight."""
+        weights = np.abs(np.vstack([self.model.a, self.model.b]))
+        gain = 1.0 + weights.max() / abs(self.model.b[self._last]) if operator == "P_s_T" else 1.0
+        return float(gain) * self.step.floor
+
     def _propagator(self, q: Array, q_error: Array, y: Array, start: Array | None = None) -> Comparison:
         """Residual of each step of a response to forcings of the stages."""
         first = np.zeros_like(y[:, :1]) if start is None else start[:, None]
@@ -310,7 +316,7 @@ class StageJudge:
             target[:, :, last] = np.abs(h * b[last]) * source
         for stage in range(last + 1, len(b)):  # nothing may come out where nothing goes in
             error[:, :, stage] = kappa[:, :, stage]
-        lost = np.array(self.step.floor)
+        lost = np.array(self.floor_of("P_s_T"))
         shape = (g.shape[0], -1, g.shape[2])
         whole = own + Spread(lost, lost)
         return Comparison(error.reshape(shape), whole.reshape(*(g.shape[0], error.shape[1] * len(b), g.shape[2])))

@@ -34,6 +34,7 @@ from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import Backend, BackendFault, LocalBackend
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.hypotheses import explain, pattern
+from kpref.oracle.names import OPERATORS
 from kpref.oracle.runge_kutta_map import RungeKuttaMap
 from kpref.oracle.session import LOCAL_BOUND, SWEPT_BOUND, Session
 from kpref.oracle.spreads import Spread
@@ -95,7 +96,19 @@ def verify_stages(
     for position, operator in enumerate(STAGE_OPERATORS):
         session.generator = np.random.default_rng([seed, position])
         checks += session.operator(operator)
+    checks += _unjudged(own)
     return Report(tuple(checks), wrapped.arithmetic.name, f"{flow}, {flow.solution.tableau.name}")
+
+
+def _unjudged(backend: Backend) -> list[Check]:
+    """What is offered and has no certificate here: a backend does not pass for it."""
+    raw = getattr(backend, "raw", None)  # transposes that LinearOperators know beside are not counted
+    maps_only = [name for name in OPERATORS if name not in STAGE_OPERATORS and hasattr(raw, name)]
+    found = {name: f"{name} is offered and not judged: it has no certificate in continuous time" for name in maps_only}
+    return [
+        Check(f"offered.{name}", name, "what is offered is judged", "", "could not run", message=sentence)
+        for name, sentence in (backend.unjudged() | found).items()
+    ]
 
 
 def _map_of(flow: Flow) -> RungeKuttaMap:
@@ -226,7 +239,7 @@ class _Stages(Session):
         other = self.judge.compare(operator, given, -16 * small)
         if operator in self.defective or comparison.ratio().max() > bound:
             other = Comparison(other.error - comparison.error, other.spread.times(2.0))
-        lost = np.full(other.error.shape, 16 * self.judge.step.floor)
+        lost = np.full(other.error.shape, 16 * self.judge.floor_of(operator))
         check = self.judged(blank, Comparison(other.error, other.spread + Spread(lost, lost)), bound)
         words = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
         return replace(check, guess=words) if check.verdict == "defect" else check

@@ -97,6 +97,13 @@ def test_row_zero_is_looked_at():
     assert {check.identifier for check in verify(backend, flow).defects} >= {"states.start", "D.start"}
 
 
+def test_what_has_no_certificate_does_not_pass_in_silence():
+    flow = make_flow()
+    report = verify(SimpleNamespace(states=flow.states, K=lambda q: q), flow)
+    assert not report.passed
+    assert [check.identifier for check in report.checks if check.verdict == "could not run"] == ["offered.K"]
+
+
 def test_what_cannot_be_certified_says_where_to_go():
     dense = Flow(Lorenz63(), None, np.ones((1, 3)), times=np.linspace(0, 0.1, 3))
     with pytest.raises(TypeError, match="verify_convergence"):
