@@ -3,7 +3,8 @@
 The first plants every mutant of `apparatus.mutants` in every kind of network that it makes sense for, in float64,
 float32, TF32 and bfloat16. A mutant that escapes is planted once more in float64, where it is all that is wrong, and
 its size given in deviations of the rounding errors of the arithmetic: below the bound of the check it is counted as
-hidden, above it as escaped. The second shows correct backends, suspicious ones included, to the oracle, in these
+hidden, above it as escaped, and as one of those beyond 30 if it is so many times as large as the largest error of a
+right backend in the same check. The second shows correct backends, suspicious ones included, to the oracle, in these
 arithmetics or in others of `apparatus.cases.PROFILES` that they declare.
 
     python scripts/oracle_power.py [--models NAME ...] [--arithmetics NAME ...] [--cases N] [--problems N]
@@ -67,6 +68,8 @@ class Catch:
         Largest error in deviations; of one that is hidden, of the defect alone.
     seed : int
         Of the problem.
+    excess : float
+        Of one that was not caught, the largest error of the defect alone over that of a right backend, by check.
     """
 
     mutant: str
@@ -78,6 +81,7 @@ class Catch:
     guess: str
     size: float
     seed: int
+    excess: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,18 @@ def try_mutant(
     if not found:
         alone = _alone(name, flow, arithmetic, seed)
         figures = [c.figure for c in alone.checks if c.operator == mutant.operator and c.figure is not None]
+        own = {
+            check.identifier: check.figure
+            for check in verify(offered(emulate(flow, ARITHMETICS[arithmetic])), flow, seed=seed).checks
+        }
+        excess = max(
+            (c.figure or 0.0) / own[c.identifier]
+            for c in alone.checks
+            if c.operator == mutant.operator and own.get(c.identifier)
+        )
         hidden = not any(check.operator == mutant.operator for check in alone.defects)
         outcome = "hidden" if hidden else "escaped"
-        return Catch(name, kind, arithmetic, outcome, False, False, "", max(figures), seed)
+        return Catch(name, kind, arithmetic, outcome, False, False, "", max(figures), seed, excess)
     right = mutant.operator in accused and accused <= mutant.affected
     guess = next((check.guess for check in found if check.guess), "")
     classes = guess.split(":")[0] in mutant.classes
@@ -165,14 +178,18 @@ def try_correct(task: tuple[str, int], names: Sequence[str] = ()) -> Alarm:
 
 def power_table(catches: list[Catch]) -> str:
     """Counts for each arithmetic, and every mutant that was not caught, or was put in the wrong class."""
-    lines = [f"{'':<10}{'planted':>9}{'caught':>9}{'hidden':>9}{'escaped':>9}{'operator':>10}{'class':>9}"]
+    lines = [
+        f"{'':<10}{'planted':>9}{'caught':>9}{'hidden':>9}{'escaped':>9}{'beyond 30':>11}{'operator':>10}{'class':>9}"
+    ]
     for name in dict.fromkeys(catch.arithmetic for catch in catches):
         here = [catch for catch in catches if catch.arithmetic == name]
         caught = [catch for catch in here if catch.outcome == "caught"]
         counts = [sum(catch.outcome == outcome for catch in here) for outcome in ("caught", "hidden", "escaped")]
+        beyond = sum(catch.outcome != "caught" and catch.excess > 30 for catch in here)
         operator, kind = (sum(getattr(c, f"right_{what}") for c in caught) for what in ("operator", "class"))
         lines.append(
             f"{name:<10}{len(here):>9}" + "".join(f"{count:>9}" for count in counts)
+            + f"{beyond:>11}"
             + f"{operator / max(len(caught), 1):>10.1%}{kind / max(len(caught), 1):>9.1%}"
         )  # fmt: skip
     for title, wanted in (
@@ -181,7 +198,11 @@ def power_table(catches: list[Catch]) -> str:
     ):
         chosen = [catch for catch in catches if catch.outcome == wanted]
         lines += [f"{title}:"] * bool(chosen)
-        lines += [f"  {c.arithmetic:<9} {c.kind:<11} {c.mutant:<32} {c.size:.3g} in problem {c.seed}" for c in chosen]
+        lines += [
+            f"  {c.arithmetic:<9} {c.kind:<11} {c.mutant:<32} {c.size:.3g} in problem {c.seed}, "
+            f"{c.excess:.3g} times a right backend's"
+            for c in chosen
+        ]
     wrong = [c for c in catches if c.outcome == "caught" and not (c.right_operator and c.right_class)]
     lines += ["caught, but the operator or the class is wrong:"] * bool(wrong)
     for c in wrong:

@@ -255,8 +255,9 @@ def check_names(problem: Problem) -> list[str]:
     """Identifiers of the checks that are made of a backend that offers everything."""
     if problem.exact:
         return exact_names()
-    names = ["states.residual", "states.repeated"]
-    names += [f"{operator}.{kind}" for operator in OPERATORS for kind in ("linearity", "repeated", "answers", "zero")]
+    names = ["states.residual", "states.repeated", "states.pooled"]
+    kinds = ("linearity", "repeated", "answers", "zero", "pooled")
+    names += [f"{operator}.{kind}" for operator in OPERATORS for kind in kinds]
     names += [f"{operator}.{'residual' if operator in LOCAL else 'value'}" for operator in OPERATORS]
     for operator in ("P", "P_T", "P_inverse", "P_inverse_T"):
         names += [f"{operator}.causality"] * (problem.steps > 1) + [f"{operator}.trials"] * (problem.trials > 1)

@@ -9,7 +9,7 @@ what errors can do that all conspire (`kpref.oracle.reductions`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -30,6 +30,8 @@ from kpref.oracle.error_structure import alike, like_rounding, not_additive
 from kpref.oracle.evaluation import FACTORS, LOCAL, WEIGHED_AFTER, WEIGHED_BEFORE, evaluate
 from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
+from kpref.oracle.pooled import pooled_excess
+from kpref.oracle.probes import special_arguments
 from kpref.oracle.session import LOCAL_BOUND, NOT_LINEAR, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stages import verify_stages
@@ -44,9 +46,6 @@ _OTHER_POINT = (
     "other point: linear, and like the right answer, as with numbers of other parameters, states or inputs, or with "
     "coarser ones"
 )
-
-#: Factor of arguments that are to be large: a power of two, so that their certificate is that of small ones.
-_LARGE = 2.0**20
 
 #: Guesses where an answer should be zero and is not.
 _LEAKED = {
@@ -194,7 +193,10 @@ class _Verification(Session):
         if check.verdict == "defect":
             guess = repeated.guess or explain_states(self.judge, self.z0, states, comparison, LOCAL_BOUND)
             check = replace(check, guess=guess or self._structure_of_states(states, comparison))
-        return [check, repeated]
+        pooled = self._pooled_check("states", comparison)
+        if pooled.verdict == "defect":
+            pooled = replace(pooled, guess=check.guess or self._structure_of_states(states, comparison))
+        return [check, repeated, pooled]
 
     def _structure_of_states(self, states: Array, comparison: Comparison) -> str | None:
         """What can be said of a trajectory that no hypothesis explains."""
@@ -252,6 +254,7 @@ class _Verification(Session):
             "trials": self._trial_independence,
             "layout": self._layout,
             "special": self._special,
+            "pooled": self._pooled,
             "answers": self._answers,
             "pairs": partial(self._pairs, other=second),
         }
@@ -375,6 +378,28 @@ class _Verification(Session):
         # A linear operator that errs here errs for most arguments, unless by little more than what rounding does.
         little = (check.figure or 0.0) < 5 * result.comparison.ratio().max()
         return [replace(check, guess=(self._guess(worst) if little else None) or _NOT_EVERYWHERE)]
+
+    def _pooled(self, result: Answer) -> list[Check]:
+        """Errors that are too large everywhere, though none of them is by much."""
+        check = self._pooled_check(result.operator, result.comparison)
+        if check.verdict == "defect" and result.operator not in self.defective:
+            self.defective.add(result.operator)
+            check = replace(check, guess=self._guess(result))
+        return [check]
+
+    def _pooled_check(self, operator: str, comparison: Comparison) -> Check:
+        swept = operator in ("K", "NTK", "gradient")
+        excess, place = pooled_excess(comparison, self.backend.shape, self.arithmetic, swept)
+        return Check(
+            f"{operator}.pooled",
+            operator,
+            "errors are not too large everywhere",
+            "mean (error / deviation)^2, in parts of what rounding gives at most",
+            "pass" if excess <= 1 else "defect",
+            figure=excess,
+            bound=1.0,
+            message="" if excess <= 1 else f"most of all in {place}",
+        )
 
     def _special(self, result: Answer) -> list[Check]:
         """Arguments of another kind than random ones of order one; see `special_arguments`."""
@@ -527,20 +552,3 @@ class _Verification(Session):
             self.scalar(symmetric, gap, float(deviation), SWEPT_BOUND),
             self.scalar(positive, min(energy, 0.0), float(np.linalg.norm(own * weighed_q)), SWEPT_BOUND),
         ]
-
-
-def special_arguments(tensor: Array, arithmetic: Arithmetic) -> Iterator[Array]:
-    """Arguments that only formulas notice that look at them, made of one of random numbers.
-
-    One entry alone; few and large ones, none of them in the first or the last step; small integers, many of them equal.
-    """
-    size = np.abs(tensor)
-    if not size.any():
-        return
-    yield np.where(size == size.max(), tensor, 0.0)
-    sparse = np.where(np.arange(tensor.size).reshape(tensor.shape) % 3 == 1, tensor, 0.0)
-    if tensor.ndim == 3 and tensor.shape[1] > 2:
-        sparse[:, [0, -1]] = 0.0
-    yield sparse * (_LARGE if arithmetic.largest > 1e30 else 1.0)
-    scale = 2.0 ** np.floor(np.log2(size.max()))
-    yield scale * np.clip(np.rint(tensor / scale * 2), -2, 2) / 2

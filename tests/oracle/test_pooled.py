@@ -1,0 +1,71 @@
+"""Pooled evidence: what is too coarse everywhere is caught though no entry stands out, and right backends are not."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from apparatus.cases import emulate, make_flow
+from apparatus.offered import offering
+
+from kpref.models import RNN
+from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.certificates import Comparison
+from kpref.oracle.pooled import pooled_excess
+from kpref.oracle.spreads import Spread
+from kpref.oracle.verification import verify
+
+FLOW = make_flow(RNN.init(2, 8, 0, gain=1.2), (3, 8), 0)
+
+
+def short_weights(backend):
+    """P with the weights that states go through kept in bfloat16, whatever else is computed in."""
+    short = ARITHMETICS["bfloat16"].round
+    weights = {name: short(value) for name, value in backend.form.weights.items()}
+    return backend.with_form(backend.form.changed(weights=weights)).P
+
+
+def test_what_is_eight_times_too_coarse_is_caught_though_no_entry_is_beyond_ten():
+    backend = emulate(FLOW, ARITHMETICS["tf32"])
+    shown = SimpleNamespace(arithmetic="tf32", states=backend.states, P=short_weights(backend))
+    checks = {check.identifier: check for check in verify(shown, FLOW).checks}
+    assert checks["P.residual"].verdict == "pass"
+    assert checks["P.pooled"].verdict == "defect"
+    assert checks["P.pooled"].guess == "precision lower than declared: weights are those of bfloat16"
+
+
+def test_sums_in_a_shorter_format_are_caught():
+    declared = ARITHMETICS["tf32"]
+    coarse = emulate(FLOW, replace(declared, accumulate=2.0**-8))
+    coarse.states = emulate(FLOW, declared).states
+    shown = offering(coarse.at(coarse.states), "P")
+    shown.arithmetic = "tf32"
+    assert "P.pooled" in {check.identifier for check in verify(shown, FLOW).defects}
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "tf32", "bfloat16"])
+def test_right_backends_stay_below(name):
+    checks = verify(offering(emulate(FLOW, ARITHMETICS[name]), "P", "J_T"), FLOW).checks
+    figures = [check.figure for check in checks if check.identifier.endswith("pooled") and check.figure is not None]
+    assert len(figures) == 3
+    assert any(figures)
+    # Roundings that are spread evenly have 1/3 of the square of a unit, and the bound is at least that.
+    assert all(0 <= figure < 1 for figure in figures)
+
+
+@pytest.mark.parametrize("where, place", [(np.s_[:, :, 5], "unit 5"), (np.s_[:, 2], "step 2"), (np.s_[...], "all")])
+def test_the_place_is_named(where, place):
+    error = np.zeros((4, 100, 40))
+    error[where] = 2.5
+    one = np.ones_like(error)
+    excess, words = pooled_excess(Comparison(error, Spread(one, one)), error.shape, ARITHMETICS["float32"], False)
+    assert excess > 1
+    assert words.startswith(place)
+
+
+def test_one_large_error_is_no_evidence_of_many():
+    error = np.zeros((2, 10, 10))
+    error[0, 0, 0] = 9.9
+    one = np.ones_like(error)
+    excess, _ = pooled_excess(Comparison(error, Spread(one, one)), error.shape, ARITHMETICS["float32"], False)
+    assert excess < 1
