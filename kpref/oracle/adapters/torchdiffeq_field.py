@@ -104,8 +104,8 @@ class TorchdiffeqBackend:
         self._parameters = {
             name: torch.nn.Parameter(value.detach().clone().to(**like)) for name, value in parameters.items()
         }
-        x, grid = torch.as_tensor(inputs, **like), torch.as_tensor(times, **like)
-        self._z0 = torch.as_tensor(z0, **like).clone().requires_grad_()
+        x, grid = torch.tensor(inputs, **like), torch.tensor(times, **like)
+        self._z0 = torch.tensor(z0, **like).requires_grad_()
         if x.ndim != 3 or self._z0.ndim != 2 or len(self._z0) != len(x) or grid.shape != x.shape[1:2]:
             raise ValueError(
                 "inputs, z0 and times must have shapes (B, N + 1, n_in), (B, H) and (N + 1,); "
