@@ -220,7 +220,6 @@ class _Verification(Session):
         check = self.judged(blank, result.comparison, bound_of(operator))
         if check.verdict == "defect":
             self.defective.add(operator)
-        second = self.certified(operator, other, other_answer)
         checks = []
         makers: dict[str, Callable[[Answer], list[Check]]] = {
             "repeated": partial(self._repeated, again=again),
@@ -230,8 +229,8 @@ class _Verification(Session):
             "layout": self._layout,
             "special": self._special,
             "pooled": self._pooled,
+            "pairs": lambda first: self._pairs(first, self.certified(operator, other, other_answer)),
             "answers": self._answers,
-            "pairs": partial(self._pairs, other=second),
         }
         for name, make in makers.items():
             identity = replace(blank, identifier=f"{operator}.{name}")
@@ -254,11 +253,13 @@ class _Verification(Session):
         return result
 
     def keep_worst(self, result: Answer) -> None:
-        """Remember an answer if it errs more than all others of its operator but the first."""
-        if self.worst is None or self.worst.operator != result.operator:
-            self.worst = result
-        elif result.comparison.ratio().max() > self.worst.comparison.ratio().max():
-            self.worst = result
+        """Remember the verdict on the answer that errs most but for the first, and the answer if it is wrong."""
+        operator = result.operator
+        blank = Check(f"{operator}.answers", operator, "every other answer is right too", _MEANING[operator][1], "pass")
+        check = self.judged(blank, result.comparison, bound_of(operator))
+        known = self.worst[0] if self.worst is not None and self.worst[0].operator == operator else None
+        if known is None or (check.figure or 0.0) > (known.figure or 0.0):
+            self.worst = check, result if check.verdict == "defect" else None
 
     def _guess(self, result: Answer) -> str | None:
         """The class of a defect: that of an operator that this one is made of, or its own."""
@@ -327,11 +328,10 @@ class _Verification(Session):
 
     def _answers(self, result: Answer) -> list[Check]:
         """Every other answer has a certificate too: here is the worst."""
-        operator, worst = result.operator, self.worst
-        assert worst is not None
-        blank = Check(f"{operator}.answers", operator, "every other answer is right too", _MEANING[operator][1], "pass")
-        check = self.judged(blank, worst.comparison, bound_of(operator))
-        if check.verdict != "defect":
+        operator = result.operator
+        assert self.worst is not None
+        check, worst = self.worst
+        if worst is None:
             return [check]
         if operator in self.defective:
             return [check]
