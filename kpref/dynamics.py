@@ -212,6 +212,7 @@ class FieldDynamics:
     ) -> None:
         interpolation_order(forcing)  # refuses an unknown kind now rather than when P is asked for
         self.field, self.forcing, self.z0 = field, forcing, z0
+        self.input_kind = kind
         trials = len(z0)
         self.space = TrajectorySpace((trials, len(times), field.n_states), measure, times, lengths)
         self.lengths = np.full(trials, len(times)) if self.space.lengths is None else self.space.lengths

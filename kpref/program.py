@@ -81,12 +81,15 @@ class Program:
     operations : tuple of Operation
     old, new : tuple of View
         Whole registers that hold the parts of the state, in the order in which the state concatenates them.
+    inner : tuple of View
+        Whole registers between which a part of the program is a step by itself, as a stage is of a Runge-Kutta step.
     """
 
     widths: tuple[int, ...]
     operations: tuple[Operation, ...]
     old: tuple[View, ...]
     new: tuple[View, ...]
+    inner: tuple[View, ...] = ()
 
     def __repr__(self) -> str:
         return f"Program({len(self.operations)} operations on {len(self.widths)} registers, {self.n_states} states)"

@@ -108,8 +108,7 @@ def try_mutant(
 ) -> Catch:
     """Plant a mutant in a kind of network, in an arithmetic, for a seed.
 
-    `offered` makes of the backend what the oracle is shown; `size` goes to `mutant_flow`, unless the mutant has its
-    own.
+    `offered` makes of the backend what the oracle is shown, `size` goes to `mutant_flow` unless the mutant has one.
     """
     name, kind, arithmetic, seed = task
     mutant = MUTANTS[name]

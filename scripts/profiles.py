@@ -25,9 +25,9 @@ from apparatus.offered import offering
 
 from kpref import Flow
 from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
+from kpref.oracle.measured import Profile
 from kpref.oracle.measurement import measure_profile
 from kpref.oracle.problem import MODELS
-from kpref.oracle.profile import Profile
 from kpref.oracle.verdict import Report
 from kpref.oracle.verification import verify
 

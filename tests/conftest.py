@@ -34,6 +34,16 @@ def coarse_pictures() -> Generator[None, None, None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def torch_on_one_thread() -> Generator[None, None, None]:
+    """Small products are computed sooner by one thread than two of them meet, most of all on a busy machine."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(PROFILE)
     if PROFILE == "thorough" and config.getoption("--hypothesis-seed") is None:

@@ -48,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``kpref verify``."""
     parser.epilog = (
         "FACTORY is a function of a kpref.Flow, the problem, that returns an object with some of states, P, P_T, "
-        "P_inverse, J, J_T, K, NTK, gradient and metrics; the current directory is importable. The exit status is 0 "
-        "for a pass, 1 for a defect, 2 if something could not run, 3 for a backend that is right in an arithmetic "
-        "coarser than it declares."
+        "P_inverse, J, J_T, K, NTK, gradient, D, D_z0, other transposes (X_T) and metrics; the current directory is "
+        "importable. The exit status is 0 for a pass, 1 for a defect, 2 if something could not run or is offered and "
+        "not judged, 3 for a backend that is right in an arithmetic coarser than it declares."
     )
     parser.add_argument("factory", metavar="MODULE:FACTORY", help="function that makes the backend for a problem")
     add_problem_arguments(parser)

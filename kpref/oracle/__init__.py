@@ -1,9 +1,10 @@
 """Judges of somebody else's operators, and of linearisations, that know nothing of how these were derived.
 
 `verify` holds a backend against the reference along a flow and needs no tolerance; `kpref.oracle.backend` says what a
-backend is, `kpref.oracle.adapters` makes some. `verify_exact` asks for every bit, on problems of whole numbers. ``kpref
-verify`` does the same on the command line, ``kpref golden`` for backends in another language, and ``pytest
---kpref-backend`` in a backend's own repository.
+backend is, `kpref.oracle.adapters` makes some. `Arithmetic` is what a backend declares, `measure_profile` finds what it
+computes in. `verify_exact` asks for every bit, on problems of whole numbers. ``kpref verify`` does the same on the
+command line, ``kpref golden`` for backends in another language, and ``pytest --kpref-backend`` in a backend's own
+repository.
 """
 
 from importlib import import_module
@@ -19,13 +20,21 @@ if TYPE_CHECKING:
         finite_difference,
         taylor_test,
     )
-    from kpref.oracle.adapters import flow_backend, jax_backend, kpflow_backend, torch_backend
+    from kpref.oracle.adapters import (
+        diffrax_backend,
+        flow_backend,
+        jax_backend,
+        kpflow_backend,
+        torch_backend,
+        torchdiffeq_backend,
+    )
     from kpref.oracle.arithmetic import Arithmetic
+    from kpref.oracle.convergence import verify_convergence
     from kpref.oracle.exact import verify_exact
     from kpref.oracle.golden_files import check_golden, export_golden, folder_backend
     from kpref.oracle.integers import NotExact, integer_flow
+    from kpref.oracle.measured import Profile
     from kpref.oracle.measurement import measure_profile
-    from kpref.oracle.profile import Profile
     from kpref.oracle.verdict import Check, Place, Report
     from kpref.oracle.verification import verify
 
@@ -37,11 +46,12 @@ _HOMES = {
     "FiniteDifference": "kpref.differences",
     "NotExact": "kpref.oracle.integers",
     "Place": "kpref.oracle.verdict",
-    "Profile": "kpref.oracle.profile",
+    "Profile": "kpref.oracle.measured",
     "Report": "kpref.oracle.verdict",
     "TaylorTest": "kpref.differences",
     "check_golden": "kpref.oracle.golden_files",
     "complex_step": "kpref.differences",
+    "diffrax_backend": "kpref.oracle.adapters",
     "dot_test": "kpref.differences",
     "export_golden": "kpref.oracle.golden_files",
     "finite_difference": "kpref.differences",
@@ -53,7 +63,9 @@ _HOMES = {
     "measure_profile": "kpref.oracle.measurement",
     "taylor_test": "kpref.differences",
     "torch_backend": "kpref.oracle.adapters",
+    "torchdiffeq_backend": "kpref.oracle.adapters",
     "verify": "kpref.oracle.verification",
+    "verify_convergence": "kpref.oracle.convergence",
     "verify_exact": "kpref.oracle.exact",
 }
 
@@ -69,6 +81,7 @@ __all__ = [
     "TaylorTest",
     "check_golden",
     "complex_step",
+    "diffrax_backend",
     "dot_test",
     "export_golden",
     "finite_difference",
@@ -80,7 +93,9 @@ __all__ = [
     "measure_profile",
     "taylor_test",
     "torch_backend",
+    "torchdiffeq_backend",
     "verify",
+    "verify_convergence",
     "verify_exact",
 ]
 

@@ -13,14 +13,26 @@ can read. With B trials, T steps, H units, M trainable parameters and the weight
     K                (B, T, H) -> (B, T, H)      J J^T Mu
     NTK              (B, T, H) -> (B, T, H)      P J J^T P^T Mu
     gradient         (B, T, H) -> (M,)           J^T P^T Mu Err
+    P_inverse_T      (B, T, H) -> (B, T, H)      q[n] = g[n] - A[n+1]^T g[n+1]
+    D                (M,) -> (B, T, H)           P J, the derivative of the trajectory by the parameters
+    D_T              (B, T, H) -> (M,)           J^T P^T
+    D_z0             (B, H) -> (B, T, H)         the derivative of the trajectory by the initial states
+    D_z0_T           (B, T, H) -> (B, H)         its transpose, A[0]^T (P^T g)[0]
+    K_T, NTK_T       (B, T, H) -> (B, T, H)      Mu J J^T, Mu P J J^T P^T
+    gradient_T       (M,) -> (B, T, H)           Mu P J
     metrics          optional: a mapping of names in `kpref.oracle.metrics.METRICS` to numbers, matrices (H, H), or
                      functions of no arguments that return them; a pair is a value and its standard error
     arithmetic       optional: "float64", "float32", "tf32", "bfloat16" or "float16", or a `kpref.oracle.Arithmetic`;
                      else the name of `dtype`
     not_offered      optional: a mapping of operators that it cannot have to the reason, for the report
 
-An attribute that is missing or None is not offered. The transpose of a LinearOperator that knows it is taken as P_T
-or J_T where these are missing.
+An attribute that is missing or None is not offered. Where one of an operator and its transpose, X and X_T, is missing
+and the other is a LinearOperator that knows its transpose (`rmatvec`), that is taken; where both are there, it is
+judged as another way to the one.
+
+What is offered is judged, or the report says that it is not: an attribute that is nearly one of these names (``ntk``,
+``PT``, ``grad``), or that theory knows and the oracle does not (``loss``), is named, and the backend does not pass
+(`kpref.oracle.names`).
 """
 
 from __future__ import annotations
@@ -36,20 +48,9 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.oracle.arithmetic import Arithmetic, get_arithmetic
+from kpref.oracle.names import OPERATORS, TRANSPOSES, unjudged
 
-__all__ = ["OPERATORS", "Backend", "BackendFault", "LocalBackend"]
-
-#: What a backend may offer, and the spaces that each maps between.
-OPERATORS: dict[str, tuple[str, str]] = {
-    "P": ("trajectory", "trajectory"),
-    "P_T": ("trajectory", "trajectory"),
-    "P_inverse": ("trajectory", "trajectory"),
-    "J": ("parameters", "trajectory"),
-    "J_T": ("trajectory", "parameters"),
-    "K": ("trajectory", "trajectory"),
-    "NTK": ("trajectory", "trajectory"),
-    "gradient": ("trajectory", "parameters"),
-}
+__all__ = ["OPERATORS", "TRANSPOSES", "Backend", "BackendFault", "LocalBackend"]
 
 #: Far beyond what the probes can lead to, so that an answer of this size is as wrong as an infinite one; and small
 #: enough that the squares of errors do not overflow where they are judged.
@@ -89,10 +90,13 @@ class Backend(ABC):
         (B, T, H).
     n_parameters : int
     arithmetic : Arithmetic
+    operators : mapping
+        What it may offer, as `OPERATORS`.
     not_offered : mapping of str to str
         Why operators are not offered, where the backend says so.
     """
 
+    operators: Mapping[str, tuple[str, str]] = OPERATORS
     shape: tuple[int, int, int]
     n_parameters: int
     arithmetic: Arithmetic
@@ -137,7 +141,7 @@ class Backend(ABC):
 
     @abstractmethod
     def offers(self, operator: str) -> bool:
-        """Whether the backend has this operator, or `states`."""
+        """Whether the backend has this operator, `states`, or one of `TRANSPOSES`."""
 
     @abstractmethod
     def states(self) -> Array:
@@ -158,6 +162,10 @@ class Backend(ABC):
         BackendFault
             If there is no usable answer.
         """
+
+    def unjudged(self) -> dict[str, str]:
+        """What else is offered and nobody judges, each with a sentence on it."""
+        return {}
 
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics that the backend offers.
@@ -192,7 +200,8 @@ class Backend(ABC):
 
     def shape_of(self, space: str) -> tuple[int, ...]:
         """Shape of a tensor of a space."""
-        return self.shape if space == "trajectory" else (self.n_parameters,)
+        shapes = {"trajectory": self.shape, "parameters": (self.n_parameters,), "starts": self.shape[::2]}
+        return shapes[space]
 
 
 class LocalBackend(Backend):
@@ -244,6 +253,10 @@ class LocalBackend(Backend):
             )
         return checked, other
 
+    def unjudged(self) -> dict[str, str]:
+        """See `Backend.unjudged`."""
+        return unjudged(self.raw, self.shape)
+
     def metric_names(self) -> tuple[str, ...]:
         """See `Backend.metric_names`."""
         metrics = self._target("metrics")
@@ -268,7 +281,7 @@ class LocalBackend(Backend):
         return checked[0], checked[1]
 
     def _checked(self, operator: str, answer: Any) -> Array:
-        return _checked(operator, answer, self.shape_of(OPERATORS[operator][1]))
+        return _checked(operator, answer, self.shape_of(self.operators[TRANSPOSES.get(operator, operator)][1]))
 
     def _untouched(self, operator: str, tensor: Array) -> Any:
         """The answer as it comes, to a tensor that is not written into."""
@@ -295,16 +308,23 @@ class LocalBackend(Backend):
         return self._targets[operator]
 
     def _find(self, operator: str) -> Any:
-        target = getattr(self.raw, operator, None)
-        if target is None and operator in ("P_T", "J_T"):
-            forward: Any = getattr(self.raw, operator.removesuffix("_T"), None)
-            if hasattr(forward, "rmatvec"):
-                try:
-                    forward.rmatvec(np.zeros(math.prod(self.shape)))
-                except NotImplementedError:  # what SciPy raises for a LinearOperator without a transpose
-                    return None
-                return forward.T
+        name, dot, _ = operator.partition(".")
+        target = getattr(self.raw, name, None)
+        if dot:
+            return self._transpose(name, target)
+        if target is None and operator in OPERATORS:
+            return next((self._target(way) for way, to in TRANSPOSES.items() if to == operator), None)
         return target
+
+    def _transpose(self, name: str, target: Any) -> Any:
+        """The transpose of a LinearOperator that knows it."""
+        if not hasattr(target, "rmatvec"):
+            return None
+        try:
+            target.rmatvec(np.zeros(math.prod(self.shape_of(OPERATORS[name][1]))))
+        except NotImplementedError:  # what SciPy raises for a LinearOperator without a transpose
+            return None
+        return target.T
 
     def _call(self, operator: str, function: Callable[[], Any]) -> Any:
         start = time.monotonic()

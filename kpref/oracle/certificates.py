@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -25,14 +25,14 @@ from kpref.linearize import linearize
 from kpref.models.step import StepModel
 from kpref.oracle import running_errors
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.evaluation import evaluate
+from kpref.oracle.evaluation import UNDONE, evaluate
 from kpref.oracle.spreads import Spread, relative, sum_error
 from kpref.program import Operation
 from kpref.space import TrajectorySpace
 from kpref.step_form import Entry, StepForm
 from kpref.threads import serial_blas
 
-__all__ = ["Comparison", "Judge"]
+__all__ = ["Comparison", "Judge", "draw"]
 
 #: Errors of numbers are kept for the next question up to this size.
 _KEPT_BYTES = 1 << 26
@@ -81,7 +81,7 @@ class Judge:
         self.form = form
         self._kept: list[running_errors.Chunk] | None = None
 
-    def with_arithmetic(self, arithmetic: Arithmetic) -> Judge:
+    def with_arithmetic(self, arithmetic: Arithmetic) -> Self:
         """The same judge for another arithmetic."""
         other = copy.copy(self)
         other.arithmetic, other._kept = arithmetic, None
@@ -91,11 +91,15 @@ class Judge:
         """The linearisation with the errors of a backend's numbers, a few rows at a time."""
         found = self._kept
         if found is None:
-            made = running_errors.chunks(self.model, self.form, self.starts, self.inputs, self.arithmetic)
+            made = running_errors.chunks(self.model, self.form, self.starts, self._given_inputs(), self.arithmetic)
             if self._bytes_of_chunks > _KEPT_BYTES:
                 return made
             found = self._kept = list(made)
         return iter(found)
+
+    def _given_inputs(self) -> Any:
+        """The inputs, with their errors where they have some."""
+        return self.inputs
 
     @property
     def _bytes_of_chunks(self) -> int:
@@ -107,11 +111,9 @@ class Judge:
 
     def residual(self, operator: str, change: Array) -> Array:
         """What a change of an answer changes in the error that the operator's certificate finds, affine in it."""
-        if operator == "P":
-            return kernels.inverse(self.form, change[None])[0]
-        if operator == "P_T":
-            return kernels.inverse_transpose(self.form, change[None])[0]
-        return -change if operator == "P_inverse" else change
+        if operator in UNDONE:
+            return np.asarray(UNDONE[operator](self.form, change[None])[0])
+        return -change if operator in ("P_inverse", "P_inverse_T") else change
 
     # Local certificates
 
@@ -193,7 +195,7 @@ class Judge:
         value, spread = self._transpose_value(costate, extra=1)
 
         def swept(generator: np.random.Generator, count: int) -> Array:
-            return kernels.sensitivity_transpose(self.form, _draw(generator, local, count))
+            return kernels.sensitivity_transpose(self.form, draw(generator, local, count))
 
         return self._floor(Comparison(theta - value, spread + self._swept("gradient", err, value, swept)))
 
@@ -207,9 +209,9 @@ class Judge:
         later = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
 
         def swept(generator: np.random.Generator, count: int) -> Array:
-            noise = kernels.adjoint(self.form, _draw(generator, local, count))
+            noise = kernels.adjoint(self.form, draw(generator, local, count))
             noise = kernels.parameter_transpose(self.form, noise) + _taken(theta_noise, count)
-            noise = kernels.parameter_product(self.form, noise) + _draw(generator, later, count)
+            noise = kernels.parameter_product(self.form, noise) + draw(generator, later, count)
             return kernels.tangent(self.form, noise)
 
         spread = self._swept("NTK", q, response, swept) + relative(response, self.arithmetic.unit)
@@ -222,7 +224,7 @@ class Judge:
         local = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
 
         def swept(generator: np.random.Generator, count: int) -> Array:
-            return kernels.tangent(self.form, _draw(generator, local, count))
+            return kernels.tangent(self.form, draw(generator, local, count))
 
         return self._swept("D", theta, response, swept) + relative(response, self.arithmetic.unit)
 
@@ -315,13 +317,13 @@ class Judge:
         once = max(1, _ENTRIES_AT_ONCE // self.starts.size)
         sizes = (min(once, count - start) for start in range(0, count, once))
         squares = sum(np.square(sample(generator, size)).sum(axis=0) for size in sizes) / count
-        if np.ndim(squares) == 3:
+        if np.ndim(squares) > 1:
             widths = np.cumsum([view.width for view in self.form.program.new])[:-1]
             pooled = [
-                np.broadcast_to(np.mean(part, axis=2, keepdims=True), part.shape)
-                for part in np.split(np.asarray(squares), widths, axis=2)
+                np.broadcast_to(np.mean(part, axis=-1, keepdims=True), part.shape)
+                for part in np.split(np.asarray(squares), widths, axis=-1)
             ]
-            squares = np.maximum(squares, np.concatenate(pooled, axis=2))
+            squares = np.maximum(squares, np.concatenate(pooled, axis=-1))
         deviation = np.sqrt(squares)
         return Spread(deviation, np.sqrt(count) * deviation)
 
@@ -387,7 +389,7 @@ def _powered(form: StepForm, power: int | None) -> StepForm:
     return replace(form, entries=tuple(map(entry, form.entries)))
 
 
-def _draw(generator: np.random.Generator, spread: Spread, count: int) -> Array:
+def draw(generator: np.random.Generator, spread: Spread, count: int) -> Array:
     """Random errors of this size, first axis."""
     return np.asarray(generator.standard_normal((count, *spread.deviation.shape)) * spread.deviation)
 

@@ -18,7 +18,8 @@ from kpref import kernels
 from kpref._types import Array
 from kpref.kernels import reference
 from kpref.oracle.certificates import Judge
-from kpref.oracle.evaluation import evaluate
+from kpref.oracle.evaluation import FACTORS, WEIGHED_AFTER, WEIGHED_BEFORE, evaluate
+from kpref.oracle.names import OPERATORS
 from kpref.program import Operation, View
 from kpref.space import EuclideanSpace
 from kpref.step_form import StepForm
@@ -53,15 +54,15 @@ def defects(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterato
     """All hypothetical defects of an operator, given what it was applied to and the right answer."""
     yield Defect("sign: the negative of the right answer", value=lambda: -truth)
     yield Defect("zero: nothing was computed", value=lambda: np.zeros_like(truth))
-    if operator in ("K", "NTK", "gradient"):
+    if operator in WEIGHED_BEFORE + WEIGHED_AFTER:
         yield from _measures(judge, operator, tensor, truth)
     yield from _shifts(judge, operator, tensor, truth)
     yield from _compositions(judge, operator, tensor)
-    if operator in ("J", "J_T", "gradient"):
+    if "parameters" in OPERATORS[operator]:
         yield from _layouts(judge, operator, tensor, truth)
     for make in (_weights, _gates, _times, _derivatives):
         yield from make(judge)
-    if operator not in ("P", "P_T", "P_inverse"):
+    if "J" in operator or operator in FACTORS:
         yield from _variables(judge)
 
 
@@ -312,6 +313,12 @@ def _measures(judge: Judge, operator: str, tensor: Array, truth: Array) -> Itera
     bare = lambda: evaluate(operator, judge.form, plain, tensor)  # noqa: E731
     yield Defect("measure: weights ignored", value=bare)
     weigh = judge.space.weigh
+    if operator in WEIGHED_AFTER:
+        yield Defect("measure: weights used twice", value=lambda: weigh(truth))
+        if tensor.ndim == 3:
+            before = lambda: evaluate(operator, judge.form, plain, weigh(tensor))  # noqa: E731
+            yield Defect("measure: weights on the argument for the answer", value=before)
+        return
     yield Defect(
         "measure: weights used twice", value=lambda: evaluate(operator, judge.form, judge.space, weigh(tensor))
     )
@@ -378,8 +385,8 @@ def _layouts(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterat
 
     def reordered(label: str, pieces: list[Array]) -> Defect:
         order = np.concatenate(pieces)
-        if operator == "J":
-            return Defect(label, value=lambda: evaluate("J", judge.form, judge.space, tensor[order]))
+        if OPERATORS[operator][0] == "parameters":
+            return Defect(label, value=lambda: evaluate(operator, judge.form, judge.space, tensor[order]))
         return Defect(label, value=lambda: truth[order])
 
     fortran = [p.reshape(shape).ravel(order="F") for p, (_, shape) in zip(positions, shapes, strict=True)]
@@ -421,10 +428,10 @@ def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect
 
     def chain(label: str, *operators: str) -> Defect:
         def value() -> Array:
-            result = judge.space.weigh(tensor) if operator in ("K", "NTK", "gradient") else tensor
+            result = judge.space.weigh(tensor) if operator in WEIGHED_BEFORE else tensor
             for name in operators:
                 result = evaluate(name, form, plain, result)
-            return result
+            return judge.space.weigh(result) if operator in WEIGHED_AFTER else result
 
         return Defect(label, value=value)
 
@@ -442,6 +449,25 @@ def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect
         own = "time shifted by one: the product with the state of its own step"
         yield Defect(own, value=lambda: tensor - _at_own_step(form, tensor))
         yield Defect("sign: the product is added", value=lambda: 2 * tensor - kernels.inverse(form, tensor[None])[0])
+    elif operator == "P_inverse_T":
+        yield chain("transpose: the inverse of P in place of its transpose", "P_inverse")
+        yield chain("inverse: P^T in place of its inverse", "P_T")
+        sign = lambda: 2 * tensor - evaluate("P_inverse_T", form, plain, tensor)  # noqa: E731
+        yield Defect("sign: the product is added", value=sign)
+    elif operator in ("D", "gradient_T"):
+        yield chain("composition: J alone, without P", "J")
+    elif operator == "D_T":
+        weighed = lambda: evaluate("gradient", form, judge.space, tensor)  # noqa: E731
+        yield Defect("measure: weighed, as the gradient is", value=weighed)
+        yield chain("composition: P^T left out", "J_T")
+        yield chain("composition: P in place of P^T", "P", "J_T")
+    elif operator == "D_z0_T":
+        costate = lambda: evaluate("P_T", form, plain, tensor)[:, 0]  # noqa: E731
+        yield Defect("composition: the costate of the first step, without A[0]^T", value=costate)
+    elif operator == "NTK_T":
+        yield chain("composition: K^T alone", "J_T", "J")
+        yield chain("composition: P J J^T, without P^T", "J_T", "J", "P")
+        yield chain("composition: J J^T P^T, without P", "P_T", "J_T", "J")
     elif operator == "K":
         yield Defect("composition: each trial has parameters of its own", value=lambda: _own_parameters(judge, tensor))
     elif operator == "NTK":

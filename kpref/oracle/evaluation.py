@@ -9,22 +9,30 @@ import numpy as np
 
 from kpref import kernels
 from kpref._types import Array
+from kpref.kernels import reference
 from kpref.space import EuclideanSpace
 from kpref.step_form import StepForm
 
-__all__ = ["FACTORS", "evaluate", "intermediates"]
+__all__ = ["FACTORS", "LOCAL", "SWEPT", "UNDONE", "WEIGHED_AFTER", "WEIGHED_BEFORE", "evaluate", "intermediates"]
+
+#: Operators that are certified by a residual that is local in time, or by the difference from one of these.
+LOCAL = ("P", "P_T", "P_inverse", "P_inverse_T", "D", "D_z0")
+#: Operators whose errors a sweep through time has carried along.
+SWEPT = ("NTK", "gradient", "D_T", "D_z0_T", "NTK_T", "gradient_T")
+#: Operators that the measure weighs the argument of, and those that it weighs the answer of.
+WEIGHED_BEFORE, WEIGHED_AFTER = ("K", "NTK", "gradient"), ("K_T", "NTK_T", "gradient_T")
 
 
 def evaluate(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array) -> Array:
-    """Apply an operator of `kpref.oracle.verify` to a tensor, in float64.
+    """Apply an operator of `kpref.oracle.backend.OPERATORS` to a tensor, in float64.
 
     Parameters
     ----------
-    operator : {"P", "P_T", "P_inverse", "J", "J_T", "K", "NTK", "gradient", "D"}
+    operator : str
     form : StepForm
     space : EuclideanSpace
         Its weights are the measure.
-    tensor : ndarray, shape (B, T, H), or (M,) for J and D
+    tensor : ndarray, shape (B, T, H), (M,) for J, D and the transpose of the gradient, or (B, H) for D_z0
     """
     *_, value = intermediates(operator, form, space, tensor)
     return value
@@ -32,19 +40,52 @@ def evaluate(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array
 
 def intermediates(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array) -> Iterator[Array]:
     """What arises on the way to the value of an operator, and the value itself last."""
-    value = space.weigh(tensor) if operator in ("K", "NTK", "gradient") else tensor
+    value = space.weigh(tensor) if operator in WEIGHED_BEFORE else tensor
     for factor in FACTORS.get(operator, (operator,)):
         value = np.asarray(_SINGLE[factor](form, value[None])[0])
         yield value
+    if operator in WEIGHED_AFTER:
+        yield space.weigh(value)
 
 
-#: Operators made of others, first applied first, behind the measure.
-FACTORS = {"K": ("J_T", "J"), "NTK": ("P_T", "J_T", "J", "P"), "gradient": ("P_T", "J_T"), "D": ("J", "P")}
+#: Operators made of others, first applied first, behind the measure or before it.
+FACTORS = {
+    "K": ("J_T", "J"),
+    "NTK": ("P_T", "J_T", "J", "P"),
+    "gradient": ("P_T", "J_T"),
+    "D": ("J", "P"),
+    "D_T": ("P_T", "J_T"),
+    "K_T": ("J_T", "J"),
+    "NTK_T": ("P_T", "J_T", "J", "P"),
+    "gradient_T": ("J", "P"),
+}
+
+
+def _from_start(form: StepForm, batch: Array) -> Array:
+    forcing = np.zeros((len(batch), form.n_trials, form.n_steps, form.n_states))
+    forcing[:, :, 0] = reference.jacobian(form, 0, batch)
+    return kernels.tangent(form, forcing)
+
+
+def _to_start(form: StepForm, batch: Array) -> Array:
+    return reference.jacobian_transpose(form, 0, kernels.adjoint(form, batch)[:, :, 0])
+
 
 _SINGLE: dict[str, Any] = {
     "P": kernels.tangent,
     "P_T": kernels.adjoint,
     "P_inverse": kernels.inverse,
+    "P_inverse_T": kernels.inverse_transpose,
     "J": kernels.parameter_product,
     "J_T": kernels.parameter_transpose,
+    "D_z0": _from_start,
+    "D_z0_T": _to_start,
+}
+
+#: What turns an answer into what forced it, of operators that are certified by residuals.
+UNDONE: dict[str, Any] = {
+    "P": kernels.inverse,
+    "D": kernels.inverse,
+    "D_z0": kernels.inverse,
+    "P_T": kernels.inverse_transpose,
 }

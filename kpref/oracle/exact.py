@@ -16,18 +16,18 @@ from kpref._types import Array
 from kpref._validate import integer, real_number
 from kpref.flow import Flow, require_flow
 from kpref.oracle import hypotheses
+from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.evaluation import FACTORS
 from kpref.oracle.integers import Integers
-from kpref.oracle.session import LOCAL_BOUND, Session
+from kpref.oracle.session import LOCAL_BOUND, NOT_LINEAR, Session
 from kpref.oracle.spreads import Spread
 from kpref.oracle.trajectories import explain_states
 from kpref.oracle.verdict import Check, Report, faulty
 
 __all__ = ["exact_names", "verify_exact"]
 
-_NOT_LINEAR = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
 
 #: What errors are divided by where a class of defect is sought: what explains an answer leaves none at all.
 _TINY = 2.0**-30
@@ -39,7 +39,7 @@ def exact_names() -> list[str]:
 
 
 def verify_exact(
-    backend: Any, flow: Flow, arithmetic: str | None = None, seed: int = 0, timeout: float | None = None
+    backend: Any, flow: Flow, arithmetic: str | Arithmetic | None = None, seed: int = 0, timeout: float | None = None
 ) -> Report:
     """Check a backend's operators on a problem of whole numbers: equal to the last bit, or wrong.
 
@@ -49,12 +49,12 @@ def verify_exact(
         As `kpref.oracle.verify` takes it; `metrics` are not looked at.
     flow : Flow
         The problem that the backend was given: one of `kpref.oracle.integer_flow`, or another of whole numbers.
-    arithmetic : str, optional
+    arithmetic : str or Arithmetic, optional
         By default what the backend's `arithmetic` or `dtype` says. Whole numbers below ``2**p`` are exact in it.
     seed : int
         Of the tensors of whole numbers that the operators are applied to.
     timeout : float, optional
-        As for `kpref.oracle.verify`.
+        Seconds that a call may take, as of `kpref.oracle.verify`.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def _states(session: Session, integers: Integers) -> Check:
 def _operator(session: Session, integers: Integers, operator: str, probe: Array) -> Check:
     blank = _blank(operator)
     if not session.backend.offers(operator):
-        return blank
+        return replace(blank, message=session.backend.not_offered.get(operator, ""))
     try:
         answer = session.backend(operator, probe)
         truth = integers.answer(operator, probe)
@@ -139,7 +139,7 @@ def _guess(session: Session, operator: str, probe: Array, answer: Array, truth: 
     if culprits:
         return f"follows: from the defect of {' and '.join(culprits)}"
     if not np.array_equal(-16 * session.backend(operator, probe / -16), answer):
-        return _NOT_LINEAR
+        return NOT_LINEAR
     # Hypotheses are tried on the residuals of P and P^T.
     error = session.judge.residual(operator, answer) - session.judge.residual(operator, truth)
     tiny = np.full(error.shape, _TINY)
@@ -155,9 +155,10 @@ def _compared(session: Session, blank: Check, answer: Array, truth: Array) -> Ch
         return check
     session.defective.add(blank.operator)
     first, wrong = check.first, answer != truth
-    at = int(np.argmax(wrong)) if answer.ndim == 1 else (first.trial, first.step, first.unit)
+    # Of parameters their number; of starts there is no step.
+    place = tuple(i for i in (first.trial, first.step, first.unit) if i is not None) or int(np.argmax(wrong))
     message = (
-        f"first at {first}: {float(answer[at]):.17g} where {float(truth[at]):.17g} is right; "
+        f"first at {first}: {float(answer[place]):.17g} where {float(truth[place]):.17g} is right; "
         f"{np.count_nonzero(wrong)} of {wrong.size} entries differ"
     )
     return replace(check, largest=None, worst_case=None, message=message)

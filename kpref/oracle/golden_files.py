@@ -11,9 +11,10 @@ the arithmetic can hold.
     README.md            what is asked for, for whoever answers
     problem.npz          inputs (B, T, n_in), z0 (B, H), mu (B, T): the weights of the measure, states (B, T, H): the
                          reference's trajectory, and parameter/<name> for each parameter
-    probes/<op>.npz      probes (count, B, T, H), or (count, M) for the operator J
-    answers/<op>.npz     from the other side: answers (count, B, T, H), or (count, M) for J_T and gradient: the operator
-                         applied to each probe, in order. A file that is not there means: not offered
+    probes/<op>.npz      probes (count, B, T, H), (count, M) for J, D and gradient_T, (count, B, H) for D_z0
+    answers/<op>.npz     from the other side: answers (count, B, T, H), (count, M) for J_T, gradient and D_T,
+                         (count, B, H) for D_z0_T: the operator applied to each probe, in order. A file that is not
+                         there means: not offered
     answers/states.npz   from the other side, optional: states (B, T, H). If it is there, it is verified, and taken as
                          the point of linearisation; if not, problem.npz's own states are
 
@@ -48,7 +49,7 @@ from kpref._version import __version__
 from kpref.flow import Flow, require_flow
 from kpref.oracle.adapters import flow_backend
 from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic, get_arithmetic
-from kpref.oracle.backend import OPERATORS, Backend, BackendFault, LocalBackend
+from kpref.oracle.backend import OPERATORS, TRANSPOSES, Backend, BackendFault, LocalBackend
 from kpref.oracle.metrics import METRICS
 from kpref.oracle.problem import describe, rebuild, rounded
 from kpref.oracle.verdict import Check, Report
@@ -86,6 +87,13 @@ the operator applied to each probe, in the same order. A file that you leave out
 | K | (count, B, T, H) | J J^T Mu q |
 | NTK | (count, B, T, H) | P J J^T P^T Mu q |
 | gradient | (count, M) | J^T P^T Mu Err |
+| P_inverse_T | (count, B, T, H) | q[n] = g[n] - A[n+1]^T g[n+1] |
+| D | (count, B, T, H) | from parameter vectors: P J, the derivative of the trajectory by the parameters |
+| D_T | (count, M) | J^T P^T g |
+| D_z0 | (count, B, T, H) | from initial states (B, H): the derivative of the trajectory by them |
+| D_z0_T | (count, B, H) | its transpose |
+| K_T, NTK_T | (count, B, T, H) | Mu J J^T q, Mu P J J^T P^T q |
+| gradient_T | (count, B, T, H) | from parameter vectors: Mu P J |
 
 Optionally `answers/metrics.npz`, with any of these entries: numbers, or matrices (H, H) over units. An estimate has its
 standard error beside it, `<name>.standard_error`.
@@ -272,6 +280,12 @@ class FolderBackend(Backend):
         index, scale = self._find(operator, tensor)
         return self._local(operator, lambda _: answers[index])(operator, tensor) * scale
 
+    def unjudged(self) -> dict[str, str]:
+        """See `Backend.unjudged`: answers to questions that were not asked."""
+        known = {"states", "metrics", *self._probes}
+        names = sorted(file.stem for file in (self._folder / "answers").glob("*.npz") if file.stem not in known)
+        return {name: f"answers/{name}.npz is not judged: the folder has no probes of this name" for name in names}
+
     def metric_names(self) -> tuple[str, ...]:
         """See `Backend.metric_names`."""
         return tuple(name for name in self._metrics if not name.endswith(_STANDARD_ERROR))
@@ -317,7 +331,7 @@ class _Recorder(Backend):
         self.asked: dict[str, list[Array]] = {}
 
     def offers(self, operator: str) -> bool:
-        return self._own.offers(operator)
+        return operator not in TRANSPOSES and self._own.offers(operator)
 
     def states(self) -> Array:
         return self._own.states()

@@ -22,10 +22,11 @@ import numpy as np
 from kpref._types import Array
 from kpref.flow import Flow
 from kpref.models.nonlinearity import NONLINEARITIES
-from kpref.oracle.backend import OPERATORS
+from kpref.oracle.evaluation import LOCAL
 from kpref.oracle.exact import exact_names
 from kpref.oracle.integers import EXACT_MODELS, integer_flow
 from kpref.oracle.metrics import METRICS
+from kpref.oracle.names import OPERATORS
 from kpref.oracle.pairwise import covering
 from kpref.oracle.problem import MODELS
 
@@ -257,11 +258,10 @@ def check_names(problem: Problem) -> list[str]:
     names = ["states.residual", "states.repeated", "states.pooled"]
     kinds = ("linearity", "repeated", "answers", "zero", "pooled")
     names += [f"{operator}.{kind}" for operator in OPERATORS for kind in kinds]
-    for operator in ("P", "P_T", "P_inverse"):
-        names += [f"{operator}.residual"]
+    names += [f"{operator}.{'residual' if operator in LOCAL else 'value'}" for operator in OPERATORS]
+    for operator in ("P", "P_T", "P_inverse", "P_inverse_T"):
         names += [f"{operator}.causality"] * (problem.steps > 1) + [f"{operator}.trials"] * (problem.trials > 1)
-    names += ["J.value", *(f"J.{name}" for name in problem.trained)]
-    names += [f"{operator}.value" for operator in ("J_T", "K", "NTK", "gradient")]
+    names += [f"J.{name}" for name in problem.trained]
     names += ["P.dot_test", "J.dot_test"]
     names += [f"{operator}.{kind}" for operator in ("K", "NTK") for kind in ("symmetric", "positive")]
     return names + [f"metrics.{name}" for name in METRICS]

@@ -20,7 +20,7 @@ from kpref._types import Array
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.data_defects import data_defects, in_sweeps, share
 from kpref.oracle.defects import Defect, defects, direct_channels, driven_variables, gate_groups, without
-from kpref.oracle.evaluation import evaluate
+from kpref.oracle.evaluation import SWEPT, UNDONE, evaluate
 from kpref.step_form import StepForm
 
 __all__ = ["explain", "pattern"]
@@ -43,7 +43,7 @@ def explain(judge: Judge, operator: str, tensor: Array, answer: Array, compariso
     Returns class and description; empty if nothing explains it.
     """
     scale = _Scale(judge, operator, comparison)
-    limit = _EXPLAINED_SWEPT if operator in ("NTK", "gradient") else _EXPLAINED
+    limit = _EXPLAINED_SWEPT if operator in SWEPT else _EXPLAINED
     best, label = np.inf, ""
     inside = scale.rms(comparison.error, judge.form, edges=True, local=True)
     truth = evaluate(operator, judge.form, judge.space, tensor)
@@ -105,9 +105,8 @@ class _Scale:
         that the error is a residual already.
         """
         with np.errstate(over="ignore", invalid="ignore"):
-            if not local and self.operator in ("P", "P_T"):
-                undo = kernels.inverse if self.operator == "P" else kernels.inverse_transpose
-                error = undo(form, np.ascontiguousarray(error)[None])[0]
+            if not local and self.operator in UNDONE:
+                error = UNDONE[self.operator](form, np.ascontiguousarray(error)[None])[0]
             ratio = error / self.deviation
             if edges and ratio.ndim == 3 and ratio.shape[1] > 2:
                 ratio = ratio[:, 1:-1]
@@ -138,18 +137,19 @@ def _terms(judge: Judge, operator: str, tensor: Array, answer: Array) -> Iterato
     """Terms of the error that a factor of one part of the product would cause, less one."""
     form = judge.form
     truth = evaluate(operator, form, judge.space, tensor)
-    own = -1.0 if operator == "P_inverse" else 1.0  # its error has the answer on the right
+    inverse = operator.startswith("P_inverse")
+    own = -1.0 if inverse else 1.0  # its error has the answer on the right
     if operator not in ("P", "P_T"):
-        yield "factor: the right answer", own * truth
+        yield "factor: the right answer", judge.residual(operator, truth)
     gates = [(f"gate: {name}", name) for group in gate_groups(form) for name in group]
-    if operator in ("P", "P_T", "P_inverse"):
-        undo = kernels.inverse_transpose if operator == "P_T" else kernels.inverse
-        given = tensor if operator == "P_inverse" else answer
+    if operator in ("P", "P_T") or inverse:
+        undo = kernels.inverse_transpose if operator in ("P_T", "P_inverse_T") else kernels.inverse
+        given = tensor if inverse else answer
         whole = undo(form, given[None])[0]
         for words, name in [*gates, *((f"decay: {name}", name) for name in direct_channels(form))]:
             yield words, undo(without(form, name), given[None])[0] - whole
         yield "recurrence: the product with the Jacobian", given - whole
-        yield "factor: the right answer" if operator != "P_inverse" else "factor: what it is applied to", own * tensor
+        yield "factor: what it is applied to" if inverse else "factor: the right answer", own * tensor
     elif operator in ("J", "J_T"):
         for words, name in gates:
             yield words, truth - evaluate(operator, without(form, name), judge.space, tensor)
@@ -173,7 +173,7 @@ def _terms(judge: Judge, operator: str, tensor: Array, answer: Array) -> Iterato
 
 def _pattern_of_answer(judge: Judge, operator: str, tensor: Array, answer: Array) -> str:
     """As `pattern`, of the answer itself where the certificate looks at a residual, which spreads to neighbours."""
-    if operator not in ("P", "P_T"):
+    if operator not in UNDONE:
         return ""
     gap = np.abs(answer - evaluate(operator, judge.form, judge.space, tensor))
     return pattern(gap, 0.05 * float(gap.max()))
@@ -188,7 +188,7 @@ def pattern(size: Array, bound: float) -> str:
     where = np.argwhere(bad)
     if len(where) == 1:
         return "one entry: all others are right"
-    if bad.ndim == 1 or not len(where):
+    if bad.ndim < 3 or not len(where):
         return ""
     steps, counts = np.unique(where[:, 1], return_counts=True)
     if len(steps) == 2 and np.ptp(steps) == 1 and counts.min() == 1 and np.ptp(where[:, 0]) == 0:

@@ -34,7 +34,7 @@ from kpref.flow import Flow
 from kpref.models.base import Map
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.evaluation import FACTORS
+from kpref.oracle.evaluation import FACTORS, WEIGHED_AFTER, WEIGHED_BEFORE
 from kpref.oracle.problem import MODELS
 from kpref.program import Operation
 
@@ -304,12 +304,14 @@ class Integers:
         Yields the factor of the product that it came from, integers, and the bits behind their binary point.
         """
         bits = 0
-        if operator in ("K", "NTK", "gradient"):
+        if operator in WEIGHED_BEFORE:
             tensor, bits = tensor * self.mu[:, :, None], self.bits["mu"]
         for factor in FACTORS.get(operator, (operator,)):
             tensor, more = getattr(self, f"_{factor}")(tensor)
             bits += more
             yield factor, tensor, bits
+        if operator in WEIGHED_AFTER:
+            yield "Mu", tensor * self.mu[:, :, None], bits + self.bits["mu"]
 
     def answer(self, operator: str, tensor: Array) -> Array:
         """The value of an operator, as float64."""
@@ -318,14 +320,15 @@ class Integers:
 
     def require(self, operators: Iterable[str], probes: Iterable[Array], arithmetic: Arithmetic) -> None:
         """Raise NotExact unless an arithmetic holds the states, and all that leads to these operators' answers."""
-        stored, operand = 1 / arithmetic.unit, 1 / (arithmetic.operand or arithmetic.unit)
+        sums = 1 / max(arithmetic.unit, arithmetic.accumulate, arithmetic.result)
+        operand = min(sums, 1 / (arithmetic.operand or arithmetic.unit))
         self._fit("states", self.state_magnitudes.max() * 2.0 ** self.bits["states"], operand, arithmetic)
         absolute = self.magnitudes()
         for operator, probe in zip(operators, probes, strict=True):
             last = len(FACTORS.get(operator, (operator,))) - 1
             for place, (factor, size, _) in enumerate(absolute.apply(operator, np.maximum(np.abs(probe), 1.0))):
                 # What a later product multiplies must be an operand of it.
-                limit = stored if place == last and factor not in ("P", "P_T") else operand
+                limit = sums if place >= last and factor not in ("P", "P_T") else operand
                 self._fit(operator, size.max(), limit, arithmetic)
 
     @staticmethod
@@ -362,6 +365,23 @@ class Integers:
         q = y * 2 ** self.bits["A"]
         q[:, 1:] += self.sign * np.einsum("nbij,bnj->bni", self.jacobians[1:], y[:, :-1])
         return q, self.bits["A"]
+
+    def _P_inverse_T(self, g: Array) -> tuple[Array, int]:
+        """``q[n] = g[n] - A[n+1]^T g[n+1]``."""
+        q = g * 2 ** self.bits["A"]
+        q[:, :-1] += self.sign * np.einsum("nbij,bni->bnj", self.jacobians[1:], g[:, 1:])
+        return q, self.bits["A"]
+
+    def _D_z0(self, start: Array) -> tuple[Array, int]:
+        """``P`` of ``A[0] start`` in the first step."""
+        forcing = np.zeros(self.shape, start.dtype)
+        forcing[:, 0] = np.einsum("bij,bj->bi", self.jacobians[0], start)
+        y, more = self._P(forcing)
+        return y, more + self.bits["A"]
+
+    def _D_z0_T(self, g: Array) -> tuple[Array, int]:
+        costate, more = self._P_T(g)
+        return np.einsum("bij,bi->bj", self.jacobians[0], costate[:, 0]), more + self.bits["A"]
 
     def _J(self, theta: Array) -> tuple[Array, int]:
         return (self.parameter_jacobian @ theta).reshape(self.shape), self.bits["J"]

@@ -261,6 +261,10 @@ class IsolatedBackend(Backend):
         """See `Backend.__call__`."""
         return self._ask(operator, [tensor])[0]
 
+    def unjudged(self) -> dict[str, str]:
+        """See `Backend.unjudged`."""
+        return self._unjudged
+
     def metric_names(self) -> tuple[str, ...]:
         """See `Backend.metric_names`."""
         if self._unreadable is not None:
@@ -290,6 +294,7 @@ class IsolatedBackend(Backend):
         self._made_in = self._worker.starts
         self.arithmetic = get_arithmetic(answer["arithmetic"])
         self._offered, self.not_offered = answer["offered"], answer["not_offered"]
+        self._unjudged: dict[str, str] = answer["unjudged"]
         self._metrics, fault = tuple(answer["metrics"]), answer["metrics_fault"]
         self._unreadable = None if fault is None else BackendFault(fault[0], "metrics", fault[1])
 

@@ -26,7 +26,7 @@ from kpref.flow import Flow
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ELEMENTARY, Error
 from kpref.oracle.backend import Backend, BackendFault
-from kpref.oracle.profile import Profile
+from kpref.oracle.measured import Profile
 from kpref.oracle.profile_problems import Bits, Layout, Setting, sensitivity
 
 __all__ = ["Factory", "measure_profile"]
@@ -45,6 +45,8 @@ _RANGES = (14, 126, 1022)
 _VALUES, _PROBLEMS = 512, 6
 #: A function is seen where this part of usual errors is its own.
 _SHARE = 0.3
+#: Root mean square of the errors of a step that no arithmetic explains.
+_ABSURD = 2.0**-4
 #: Problems of products, at most, and rows that must keep a number of bits before it is believed: in a third of all
 #: orders a sum of three loses nothing.
 _ROUNDS, _REPEATS = 24, 6
@@ -147,9 +149,23 @@ class _Measurement:
         return [name for name in ELEMENTARY if sensitivity(self.model, z, x, name)[2].any()]
 
     def _storage(self) -> float | None:
-        """The unit roundoff of the numbers of a trajectory, of the problem itself."""
-        flow = self._flow
-        states = self.run(self.model.parameters, np.asarray(flow.inputs), np.asarray(flow.z0))
+        """The unit roundoff of the numbers of a trajectory, which must be one of the problem that was given.
+
+        Weights are halved, so that nothing grows, and moved, so that a factory of another network's backends shows.
+        """
+        parameters = {
+            name: 0.5 * self._generator.permutation(value.reshape(-1)).reshape(value.shape)
+            for name, value in self.model.parameters.items()
+            if value.ndim == 2
+        }
+        inputs = self._generator.standard_normal((self.trials, self.steps, self.model.n_inputs))
+        z0 = 0.5 * self._generator.standard_normal((self.trials, self.model.n_states))
+        states = self.run(parameters, inputs, z0)
+        before = np.concatenate([z0[:, None], states[:, :-1]], axis=1)
+        right = self.model.with_parameters(parameters).evaluate(before, inputs)
+        if np.sqrt(np.mean(np.square((states - right) / np.maximum(1.0, np.abs(right))))) > _ABSURD:
+            reason = "states are off by more than any arithmetic: the backend is not that of the problem it was given"
+            raise BackendFault("no answer", "factory", reason)
         values = np.abs(states[states != 0])
         values = values[values > 2.0**-14]  # below, float16 has fewer bits
         if values.size < 8:
@@ -285,8 +301,9 @@ class _Measurement:
         # Where the value is small: of functions that vanish at zero.
         of_one = max((error[1] for name, error in self.errors.items() if name in ("tanh", "erf")), default=0.0)
         noise = self.storage * np.maximum((of_value + 1) * np.abs(right), of_one)
-        clear = np.abs(right - lost) > 8 * noise
+        gap = np.abs(right - lost)
         kept = np.abs(mine - right) < np.abs(mine - lost)
+        clear = (gap > 8 * noise) & (np.minimum(np.abs(mine - right), np.abs(mine - lost)) < gap / 4)
         for unit, kind in enumerate(problem.kinds):
             for bits in set(problem.bits[clear[:, unit], unit]).intersection(_DECISIVE):
                 same = clear[:, unit] & (problem.bits[:, unit] == bits)

@@ -110,10 +110,9 @@ class CheckItem(pytest.Item):
     def runtest(self) -> None:
         """Pass, skip or fail as the check did."""
         from kpref.oracle.backend import BackendFault
-
-        __tracebackhide__ = True
         from kpref.oracle.integers import NotExact
 
+        __tracebackhide__ = True
         try:
             report = self.problem.report()
         except NotExact as error:

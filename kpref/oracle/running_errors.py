@@ -167,6 +167,8 @@ def _apply(
     form, arithmetic = chunk.form, chunk.arithmetic
     value, spread = registers.read(of, arithmetic.unit)
     direct = registers.direct[of.register][..., of.start : of.start + of.width]
+    if any(of.register == view.register for view in form.program.inner):  # where a Jacobian begins
+        direct = np.abs(value)
     if op.kind in ("gather", "spread"):
         registers.add(to, *_moved(to, value, spread, arithmetic.unit))
         return
@@ -182,7 +184,7 @@ def _apply(
     own = spread.times(factor) + error.times(value) + relative(term, arithmetic.unit, 2) + Spread(lost, lost)
     through = np.abs(factor) * direct
     registers.direct[to.register][..., to.start : to.start + to.width] += through
-    if any(to.register == end.register for end in ends):  # the diagonal of a dense Jacobian
+    if any(to.register == end.register for end in (*ends, *form.program.inner)):  # the diagonal of a dense Jacobian
         own = own + relative(through, arithmetic.operand, 2)
     registers.add(to, term, own)
 

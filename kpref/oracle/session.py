@@ -13,15 +13,19 @@ from kpref.flow import Flow
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS, Backend
-from kpref.oracle.certificates import Comparison, Judge
-from kpref.oracle.evaluation import intermediates
+from kpref.oracle.certificates import Comparison
+from kpref.oracle.evaluation import SWEPT, intermediates
+from kpref.oracle.further import FullJudge
 from kpref.oracle.verdict import Check, Place, Verdict
 
-__all__ = ["LOCAL_BOUND", "SWEPT_BOUND", "Answer", "OutOfRange", "Session", "bound_of"]
+__all__ = ["LOCAL_BOUND", "NOT_LINEAR", "SWEPT_BOUND", "Answer", "OutOfRange", "Session", "bound_of"]
 
 #: Bounds in standard deviations: of one product, and of errors that a sweep has carried along.
 LOCAL_BOUND = 10.0
 SWEPT_BOUND = 15.0
+
+#: What is said of an answer that does not scale.
+NOT_LINEAR = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
 
 #: A coarser arithmetic explains errors only if they reach this part of a deviation of it.
 _IDLE = 0.05
@@ -46,7 +50,7 @@ class Answer:
 
 def bound_of(operator: str) -> float:
     """What the certificate of an operator is held to."""
-    return SWEPT_BOUND if operator in ("NTK", "gradient") else LOCAL_BOUND
+    return SWEPT_BOUND if operator in SWEPT else LOCAL_BOUND
 
 
 @dataclass
@@ -79,7 +83,7 @@ class Session:
         if states is None:
             states = np.asarray(self.model.iterate(self.z0, self.inputs))
         starts = np.concatenate([self.z0[:, None], states[:, :-1]], axis=1)
-        self.judge = Judge(self.model, starts, self.inputs, self.flow.space, self.arithmetic)
+        self.judge = FullJudge(self.model, starts, self.inputs, self.flow.space, self.arithmetic)
 
     def probe(self, operator: str) -> Array:
         """A random tensor that the arithmetic holds, scaled so that everything on the way stays in range.
@@ -102,7 +106,7 @@ class Session:
             if scale >= least:
                 return self.arithmetic.round_state(tensor * scale)
             length //= 2
-            if operator not in ("P", "P_T", "gradient") or length == 0:
+            if operator not in ("P", "P_T", "gradient", "D_T") or length == 0:
                 raise OutOfRange(f"the dynamics grow beyond the range of {self.arithmetic.name}")
             tensor[:, slice(None, -length) if operator == "P" else slice(length, None)] = 0.0
 
@@ -118,6 +122,14 @@ class Session:
             "K": judge.kernel,
             "NTK": judge.tangent_kernel,
             "gradient": judge.gradient,
+            "P_inverse_T": judge.adjoint_inverse,
+            "D": judge.sensitivity_residual,
+            "D_T": judge.sensitivity_transpose,
+            "D_z0": judge.initial_response,
+            "D_z0_T": judge.initial_transpose,
+            "K_T": judge.kernel_transpose,
+            "NTK_T": judge.tangent_kernel_transpose,
+            "gradient_T": judge.gradient_transpose,
         }
         return calls[operator](tensor, answer)
 
@@ -169,8 +181,8 @@ class Session:
     @staticmethod
     def _first(bad: Array) -> tuple[int, ...]:
         """The first bad entry, in the order of time for a tensor."""
-        if bad.ndim == 1:
-            return (int(np.argmax(bad)),)
+        if bad.ndim < 3:
+            return tuple(int(i) for i in np.argwhere(bad)[0])
         step, trial, unit = np.argwhere(np.moveaxis(bad, 1, 0))[0]
         return int(trial), int(step), int(unit)
 
@@ -179,6 +191,8 @@ class Session:
         if ratio.ndim == 3:
             trial, step, unit = (int(i) for i in index)
             return Place(value, trial, step, unit)
+        if ratio.ndim == 2:
+            return Place(value, trial=int(index[0]), unit=int(index[1]))
         return Place(value, parameter=self._parameter_name(int(index[0])))
 
     def _parameter_name(self, position: int) -> str:

@@ -126,11 +126,12 @@ def value_with_errors(model: Any, states: Array, inputs: Array, arithmetic: Arit
     return value.spread
 
 
-def _on_uncertain(model: Any, states: Array, inputs: Array, arithmetic: Arithmetic) -> tuple[Any, Uncertain, Uncertain]:
-    """The model, states and inputs as numbers that carry their errors, of which they have none yet."""
+def _on_uncertain(model: Any, states: Array, inputs: Any, arithmetic: Arithmetic) -> tuple[Any, Uncertain, Uncertain]:
+    """The model, states and inputs as numbers that carry their errors, of which only inputs may have some already."""
     twin = copy.copy(model)
     twin._parameters = {name: Uncertain(value, None, arithmetic) for name, value in model.parameters.items()}
-    return twin, Uncertain(states, None, arithmetic), Uncertain(inputs, None, arithmetic)
+    x = inputs if isinstance(inputs, Uncertain) else Uncertain(inputs, None, arithmetic)
+    return twin, Uncertain(states, None, arithmetic), x
 
 
 # Operations: value and spread of the result

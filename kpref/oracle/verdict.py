@@ -10,7 +10,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.oracle.backend import BackendFault
-from kpref.oracle.profile import Profile
+from kpref.oracle.measured import Profile
 
 __all__ = ["Check", "Outcome", "Place", "Report", "Verdict", "faulty"]
 
@@ -31,7 +31,7 @@ class Place:
 
     Attributes
     ----------
-    trial, step, unit : int or None
+    trial, step, stage, unit : int or None
     parameter : str or None
         Such as ``weight_hh[3, 1]``.
     ratio : float
@@ -43,11 +43,12 @@ class Place:
     step: int | None = None
     unit: int | None = None
     parameter: str | None = None
+    stage: int | None = None
 
     def __str__(self) -> str:
         if self.parameter is not None:
             return self.parameter
-        parts = ((name, getattr(self, name)) for name in ("trial", "step", "unit"))
+        parts = ((name, getattr(self, name)) for name in ("trial", "step", "stage", "unit"))
         return ", ".join(f"{name} {index}" for name, index in parts if index is not None)
 
 

@@ -20,26 +20,26 @@ import numpy as np
 from kpref._types import Array
 from kpref._validate import integer, real_number
 from kpref.flow import Flow, require_flow
-from kpref.models.base import Map
+from kpref.models.base import Field
 from kpref.models.step import StepModel
 from kpref.oracle import hypotheses
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.backend import OPERATORS, Backend, BackendFault
+from kpref.oracle.backend import OPERATORS, TRANSPOSES, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
-from kpref.oracle.evaluation import FACTORS, evaluate
+from kpref.oracle.error_structure import alike, like_rounding, not_additive
+from kpref.oracle.evaluation import FACTORS, LOCAL, WEIGHED_AFTER, WEIGHED_BEFORE, evaluate
 from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
 from kpref.oracle.pooled import pooled_excess
 from kpref.oracle.probes import special_arguments
-from kpref.oracle.session import LOCAL_BOUND, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
+from kpref.oracle.session import LOCAL_BOUND, NOT_LINEAR, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
 from kpref.oracle.spreads import Spread
-from kpref.oracle.structure import alike, like_rounding, not_additive
+from kpref.oracle.stages import verify_stages
 from kpref.oracle.trajectories import explain_states
 from kpref.oracle.verdict import Check, Report, faulty
 
 __all__ = ["verify"]
 
-_NOT_LINEAR = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
 _NOT_DETERMINISTIC = "not deterministic: the same argument does not always give the same answer"
 _NOT_EVERYWHERE = "not linear: right for one argument and wrong for another"
 _OTHER_POINT = (
@@ -58,6 +58,9 @@ _LEAKED = {
 #: so that an error in every tenth call does not escape, and one in a tenth of all calls, at random, not often.
 _REPEATS = 8
 
+#: Operators of which each trial, and the past or the future of each point, is by itself.
+_WITHIN_TRIALS = ("P", "P_T", "P_inverse", "P_inverse_T")
+
 _MEANING = {
     "states": ("each step of the trajectory is the map", "z[n+1] = F(z[n], x[n])"),
     "P": ("the response obeys the linearised dynamics", "y[n] = A[n] y[n-1] + q[n]"),
@@ -68,6 +71,14 @@ _MEANING = {
     "K": ("the parameter operator, measure included", "K = J J^T Mu"),
     "NTK": ("the neural tangent kernel, measure included", "NTK = P J J^T P^T Mu"),
     "gradient": ("the gradient of a loss with this derivative by the states", "J^T P^T Mu Err"),
+    "P_inverse_T": ("the transpose of the inverse of P", "q[n] = g[n] - A[n+1]^T g[n+1]"),
+    "D": ("the trajectory's derivative by the parameters", "y[n] = A[n] y[n-1] + J_theta[n] theta"),
+    "D_T": ("the transpose of D", "D^T = J^T P^T"),
+    "D_z0": ("the trajectory's derivative by the initial states", "y[0] = A[0] dz0, y[n] = A[n] y[n-1]"),
+    "D_z0_T": ("the transpose of D_z0", "D_z0^T g = A[0]^T (P^T g)[0]"),
+    "K_T": ("the transpose of K, measure included", "K^T = Mu J J^T"),
+    "NTK_T": ("the transpose of the NTK, measure included", "NTK^T = Mu P J J^T P^T"),
+    "gradient_T": ("the transpose of the gradient's operator", "Mu P J"),
 }
 
 
@@ -84,12 +95,15 @@ def verify(
     Parameters
     ----------
     backend : object or None
-        Has some of `states`, `P`, `P_T`, `P_inverse`, `J`, `J_T`, `K`, `NTK`, `gradient`: callables on tensors of the
-        flow's shapes, or LinearOperators on flat vectors. `states`, where offered, are the points of linearisation;
-        they are certified first. And, optionally, `metrics`; see `kpref.oracle.backend`. None for what `factory` makes.
+        Has some of `states`, `P`, `P_T`, `P_inverse`, `J`, `J_T`, `K`, `NTK`, `gradient`, `D` and their transposes:
+        callables on tensors of the flow's shapes, or LinearOperators on flat vectors. `states`, where offered, are the
+        points of linearisation; they are certified first. And, optionally, `metrics`; see `kpref.oracle.backend`. None
+        for what `factory` makes.
     flow : Flow
-        Of a network in discrete time: the problem that the backend was given. Parameters, inputs and initial states are
-        rounded to what the backend's arithmetic can hold.
+        The problem that the backend was given. Parameters, inputs and initial states are rounded to what the backend's
+        arithmetic can hold. Of a field that states a program, in one Runge-Kutta step for each interval of the grid,
+        `kpref.oracle.stages` lists what is certified; backends that take other steps, and other fields, are for
+        `verify_convergence`.
     arithmetic : str or Arithmetic, optional
         "float64", "float32", "tf32", "bfloat16" or "float16", or any other given in full; by default what the backend's
         `arithmetic` or `dtype` says.
@@ -112,9 +126,9 @@ def verify(
     Raises
     ------
     TypeError
-        If the flow is not of a network in discrete time, or there is neither backend nor factory.
+        If the flow is not of a network, or there is neither backend nor factory.
     ValueError
-        If the arithmetic is unknown.
+        If the arithmetic is unknown, or the steps of a field are not one for each interval.
     """
     require_flow(flow)
     if backend is None and factory is None:
@@ -122,8 +136,10 @@ def verify(
     seed = integer("seed", seed, 0)
     if timeout is not None:
         timeout = real_number("timeout", timeout, above=0)
-    if not (isinstance(flow.model, Map) and isinstance(flow.model, StepModel)):
-        raise TypeError(f"verify takes flows of networks in discrete time; got {flow.model}")
+    if isinstance(flow.model, Field):
+        return verify_stages(factory(flow) if backend is None and factory else backend, flow, arithmetic, seed, timeout)
+    if not isinstance(flow.model, StepModel):
+        raise TypeError(f"verify takes flows of networks that state a program; got {flow.model}")
     shape = (flow.states.shape[0], flow.states.shape[1], flow.states.shape[2])
     profile = None if factory is None else measure_profile(factory, flow)
     if backend is None and factory is not None:
@@ -133,7 +149,11 @@ def verify(
     coarser = () if profile is None else profile.coarser_than(declared)
     if profile is not None and coarser:
         wrapped.arithmetic = profile.arithmetic(declared)
-    return Report(tuple(_checks(wrapped, flow, seed)), declared.name, repr(flow), profile, coarser)
+    try:
+        checks = _checks(wrapped, flow, seed)
+    finally:
+        wrapped.arithmetic = declared  # a `Backend` is the caller's
+    return Report(tuple(checks), declared.name, repr(flow), profile, coarser)
 
 
 def _checks(backend: Backend, flow: Flow, seed: int) -> list[Check]:
@@ -145,7 +165,12 @@ def _checks(backend: Backend, flow: Flow, seed: int) -> list[Check]:
         session.generator = np.random.default_rng([seed, position])
         checks += session.operator(operator)
     session.generator = np.random.default_rng([seed, len(OPERATORS)])
-    return checks + check_metrics(session)
+    checks += check_metrics(session)
+    for name, sentence in backend.unjudged().items():
+        checks.append(
+            Check(f"offered.{name}", name, "what is offered is judged", "", "could not run", message=sentence)
+        )
+    return checks
 
 
 class _Verification(Session):
@@ -204,7 +229,7 @@ class _Verification(Session):
     def operator(self, operator: str) -> list[Check]:
         """The certificate of one operator, of every answer that it gives, and the identities that it should obey."""
         meaning, equation = _MEANING[operator]
-        kind = "residual" if operator in ("P", "P_T", "P_inverse") else "value"
+        kind = "residual" if operator in LOCAL else "value"
         blank = Check(f"{operator}.{kind}", operator, meaning, equation, "not offered")
         if not self.backend.offers(operator):
             return [replace(blank, message=self.backend.not_offered.get(operator, ""))]
@@ -290,15 +315,17 @@ class _Verification(Session):
 
     def _follows(self, result: Answer) -> bool:
         """Whether the backend's own factors, one after another, give what its product of them does."""
-        value = self.arithmetic.round(self.flow.space.weigh(result.tensor))
+        weigh, operator = self.flow.space.weigh, result.operator
+        value = self.arithmetic.round(weigh(result.tensor)) if operator in WEIGHED_BEFORE else result.tensor
         try:
-            for factor in FACTORS[result.operator]:
+            for factor in FACTORS[operator]:
                 if not self.backend.offers(factor):
                     return False
                 value = self.backend(factor, value)
         except BackendFault:
             return False
-        gap = Comparison(result.answer - value, result.comparison.spread).ratio()
+        value = weigh(value) if operator in WEIGHED_AFTER else value
+        gap = Comparison(self.judge.residual(operator, result.answer - value), result.comparison.spread).ratio()
         # An answer that is too large carries rounding errors that are too large.
         return bool(np.median(gap) <= 0.1 * np.median(result.comparison.ratio()) or np.max(gap) <= SWEPT_BOUND)
 
@@ -327,8 +354,14 @@ class _Verification(Session):
         return bool(Comparison(error, spread).ratio().max() > bound_of(result.operator))
 
     def _answers(self, result: Answer) -> list[Check]:
-        """Every other answer has a certificate too: here is the worst."""
+        """Every other answer has a certificate, also that of a LinearOperator's transpose: here is the worst."""
         operator = result.operator
+        way = next(way for way, to in TRANSPOSES.items() if to == operator)
+        transposed = None
+        if self.backend.offers(way):
+            answer = self.backend(way, result.tensor)
+            if not np.array_equal(answer, result.answer):  # the operator itself may be offered as this one
+                transposed = self.certified(operator, result.tensor, answer)
         assert self.worst is not None
         check, worst = self.worst
         if worst is None:
@@ -336,6 +369,8 @@ class _Verification(Session):
         if operator in self.defective:
             return [check]
         self.defective.add(operator)
+        if worst is transposed:
+            return [replace(check, guess=f"transpose: {way} is not {operator}")]
         same = np.array_equal(worst.tensor, result.tensor)  # to which the first answer was right
         if same or self._varies(worst, worst.tensor, worst.answer):
             return [replace(check, guess=_NOT_DETERMINISTIC)]
@@ -352,7 +387,7 @@ class _Verification(Session):
         return [check]
 
     def _pooled_check(self, operator: str, comparison: Comparison) -> Check:
-        swept = operator in ("K", "NTK", "gradient")
+        swept = operator not in (*LOCAL, "states", "J", "J_T")
         excess, place = pooled_excess(comparison, self.backend.shape, self.arithmetic, swept)
         return Check(
             f"{operator}.pooled",
@@ -396,17 +431,17 @@ class _Verification(Session):
         if check.verdict != "defect":
             return [check]
         varies = self._varies(result, result.tensor / -16, scaled)
-        return [replace(check, guess=_NOT_DETERMINISTIC if varies else _NOT_LINEAR)]
+        return [replace(check, guess=_NOT_DETERMINISTIC if varies else NOT_LINEAR)]
 
     def _causality(self, result: Answer) -> list[Check]:
-        """P moves nothing into the past, P^T nothing into the future."""
+        """P and its inverse move nothing into the past, their transposes nothing into the future."""
         operator, tensor = result.operator, result.tensor
         steps = self.backend.shape[1]
-        if operator not in ("P", "P_T", "P_inverse") or steps < 2:
+        if operator not in _WITHIN_TRIALS or steps < 2:
             return []
         cut = steps // 2
         part = tensor.copy()
-        forward = operator != "P_T"
+        forward = operator not in ("P_T", "P_inverse_T")
         hidden = slice(None, cut) if forward else slice(cut, None)
         part[:, hidden] = 0.0
         leaked = np.zeros_like(tensor)
@@ -417,9 +452,9 @@ class _Verification(Session):
         ]
 
     def _trial_independence(self, result: Answer) -> list[Check]:
-        """P, P^T and P^-1 keep trials apart."""
+        """P, its inverse and their transposes keep trials apart."""
         operator, tensor = result.operator, result.tensor
-        if operator not in ("P", "P_T", "P_inverse") or self.backend.shape[0] < 2:
+        if operator not in _WITHIN_TRIALS or self.backend.shape[0] < 2:
             return []
         part = np.zeros_like(tensor)
         part[0] = tensor[0]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from kpref.oracle.backend import OPERATORS, Backend, BackendFault, raised_fault
+from kpref.oracle.backend import OPERATORS, TRANSPOSES, Backend, BackendFault, raised_fault
 from kpref.oracle.isolation import receive, send
 from kpref.oracle.problem import rebuild
 
@@ -64,7 +64,7 @@ def make_backend(spec: str, flow: Any, arithmetic: Mapping[str, Any] | None) -> 
 
 def _offer(backend: Backend) -> dict[str, Any]:
     """What a backend declares; a fault of its list of metrics is told, and does not end the conversation."""
-    offered = {name: backend.offers(name) for name in ("states", *OPERATORS)}
+    offered = {name: backend.offers(name) for name in ("states", *OPERATORS, *TRANSPOSES)}
     metrics: tuple[str, ...] = ()
     fault = None
     try:
@@ -74,6 +74,7 @@ def _offer(backend: Backend) -> dict[str, Any]:
     return {
         "arithmetic": backend.arithmetic.to_dict(),
         "offered": offered,
+        "unjudged": backend.unjudged(),
         "not_offered": dict(backend.not_offered),
         "metrics": metrics,
         "metrics_fault": fault,

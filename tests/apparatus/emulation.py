@@ -109,7 +109,7 @@ class Rounded(np.ndarray):
             if ufunc is np.matmul:
                 left, right = plain
                 result = _product(left, right, self.arithmetic, self.summation)
-            elif ufunc is np.tanh and self.formulas == "absolute":
+            elif ufunc is np.tanh and self.formulas == "absolute" and "tanh" not in self.arithmetic.elementary:
                 return _absolute_tanh(inputs[0])
             elif ufunc is np.tanh:
                 result = self._off("tanh", np.tanh(*plain))

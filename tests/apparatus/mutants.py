@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from apparatus.emulation import EmulatedBackend
 from apparatus.further import FURTHER
 from apparatus.mutant import Mutant
 from apparatus.planting import (
@@ -597,6 +598,62 @@ _KERNELS = [
 ]
 
 
+def _inverse_transpose(b: EmulatedBackend, g: Array) -> Array:
+    """``g[n] - A[n+1]^T g[n+1]``."""
+    return np.concatenate([g[:, :-1] - _carried_back(b, g, 1), g[:, -1:]], axis=1)
+
+
+def _carried_back(b: EmulatedBackend, g: Array, of_step: int) -> Array:
+    """``A[n + of_step]^T g[n+1]`` for all n but the last."""
+    rows = [b.retreat(step + of_step, g[None, :, step + 1])[0] for step in range(g.shape[1] - 1)]
+    return np.stack([np.asarray(row) for row in rows], axis=1)
+
+
+def _start(b: EmulatedBackend, start: Array, first: Array) -> Array:
+    return np.asarray(b.P(np.concatenate([first[:, None], np.zeros_like(b.states[:, 1:])], axis=1)))
+
+
+_FURTHER = [
+    _m("P_inverse_T: P_inverse", "not transposed", ("transpose",), instead("P_inverse_T", lambda b, g: b.P_inverse(g))),
+    _m("P_inverse_T: P_T", "P^T for its inverse", ("inverse",), instead("P_inverse_T", lambda b, g: b.P_T(g))),
+    _m(
+        "P_inverse_T: own coefficients",
+        "A[n] for A[n+1]",
+        ("time shifted by one",),
+        instead(
+            "P_inverse_T",
+            lambda b, g: np.concatenate([g[:, :-1] - _carried_back(b, g, 0), g[:, -1:]], axis=1),
+        ),
+    ),
+    _m(
+        "P_inverse_T: plus",
+        "the product is added",
+        ("sign", "recurrence"),
+        instead("P_inverse_T", lambda b, g: 2 * g - _inverse_transpose(b, g)),
+    ),
+    _m("D: J", "no propagation", ("composition",), instead("D", lambda b, theta: b.J(theta))),
+    _m("D: negative", "the sign of the answer", ("sign",), instead("D", lambda b, theta: -b.P(b.J(theta)))),
+    _m("D: late", "one step late", ("time shifted by one",), instead("D", lambda b, t: shifted(b, b.P(b.J(t))))),
+    _m("D_T: J_T", "no adjoint", ("composition",), instead("D_T", lambda b, g: b.J_T(g))),
+    _m("D_T: P", "P for P^T", ("composition",), instead("D_T", lambda b, g: b.J_T(b.P(g)))),
+    _m("D_z0: zero", "the initial states are forgotten", ("zero",), instead("D_z0", lambda b, z: 0 * b.states)),
+    _m("D_z0: negative", "the sign", ("sign",), instead("D_z0", lambda b, z: -_start(b, z, b.advance(0, z[None])[0]))),
+    _m("D_z0_T: zero", "not seen", ("zero",), instead("D_z0_T", lambda b, g: 0 * b.z0)),
+    _m(
+        "D_z0_T: negative",
+        "the sign of the answer",
+        ("sign",),
+        instead("D_z0_T", lambda b, g: -np.asarray(b.retreat(0, b.P_T(g)[None, :, 0]))[0]),
+    ),
+    _m("K_T: K", "not transposed", _MEASURE, instead("K_T", lambda b, q: b.K(q)), weighted=True),
+    _m("K_T: no measure", "all weights one", _MEASURE, instead("K_T", lambda b, q: b.J(b.J_T(q)))),
+    _m("NTK_T: NTK", "not transposed", _MEASURE, instead("NTK_T", lambda b, q: b.NTK(q)), weighted=True),
+    _m("NTK_T: K_T", "no propagators", ("composition",), instead("NTK_T", lambda b, q: weigh(b, b.J(b.J_T(q))))),
+    _m("gradient_T: D", "no measure", _MEASURE, instead("gradient_T", lambda b, theta: b.P(b.J(theta)))),
+    _m("gradient_T: J", "no P", ("composition",), instead("gradient_T", lambda b, theta: weigh(b, b.J(theta)))),
+]
+
+
 def _metric(name: str, description: str, classes: tuple[str, ...], compute: Any, **options: Any) -> Mutant:
     """A mutant of a metric."""
     return Mutant(
@@ -660,6 +717,7 @@ MUTANTS: dict[str, Mutant] = {
         *_JACOBIANS,
         *_TRANSPOSES,
         *_KERNELS,
+        *_FURTHER,
         *_METRICS,
         *FURTHER,
     )

@@ -9,6 +9,7 @@ from apparatus.offered import offering
 
 from kpref import Flow
 from kpref.oracle import flow_backend, jax_backend, kpflow_backend, torch_backend, verify
+from kpref.oracle.backend import OPERATORS
 from kpref.oracle.grid import PROBLEMS, check_names
 
 PRECISIONS = ("float64", "float32")
@@ -37,7 +38,7 @@ def defects(backend, flow):
 @pytest.mark.parametrize("name", ["gru-weights", "gru-chaotic", "rnn-chaotic", "leaky-saturated", "linear-one-of-all"])
 def test_own_kernels_pass(name, precision):
     flow = problem(name)
-    require_pass(flow_backend(flow, precision), flow, precision)
+    require_pass(flow_backend(flow, precision), flow, precision, operators=len(OPERATORS))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,7 @@ def of_torch(kind, flow, precision, **options):
 
 
 @pytest.mark.backends
+@pytest.mark.usefixtures("torch_on_one_thread")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "kind, name, options",
@@ -102,6 +104,7 @@ def of_torch(kind, flow, precision, **options):
         ("LSTMCell", "lstm-plain", {}),
         ("GRU", "stacked-gru-weights", {"num_layers": 2}),
         ("LSTM", "stacked-lstm-plain", {"num_layers": 2, "batch_first": True}),
+        ("RNN", "stacked-rnn-plain", {"num_layers": 2}),
     ],
 )
 def test_torch_modules_pass(kind, name, options, precision):
@@ -122,6 +125,7 @@ def test_torch_without_biases_and_with_frozen_parameters():
 
 
 @pytest.mark.backends
+@pytest.mark.usefixtures("torch_on_one_thread")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "defect", ["sign", "gates", "transpose", "inputs shifted", "z0", "bias", "adjoint", "one part"]
@@ -155,6 +159,7 @@ def test_torch_modules_with_a_defect_fail(defect, precision):
 
 
 @pytest.mark.backends
+@pytest.mark.usefixtures("torch_on_one_thread")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "kind, name, options, weight, row",

@@ -105,6 +105,10 @@ SPECIAL = {
     "wrong in the visible half": ("P_T", lambda g: not g[:, -1].any(), lambda y: y * (1 + 1e-6)),
     "wrong for one trial alone": ("P_inverse", lambda y: not y[1:].any(), lambda q: q * (1 + 1e-6)),
     "clipped": ("gradient", lambda err: np.abs(err).max() > 2.5, lambda y: np.clip(y, -0.01, 0.01)),
+    "one entry alone": ("NTK", lambda q: np.count_nonzero(q) == 1, lambda y: y * (1 + 1e-6)),
+    "nothing": ("K", lambda q: not q.any(), lambda y: y + 1e-9),
+    "not a number for nothing": ("P", lambda q: not q.any(), lambda y: y + np.nan),
+    "clipped beyond ten": ("P", lambda q: True, lambda y: np.clip(y, -10, 10)),
     "one weight alone": ("J", lambda theta: np.count_nonzero(theta) < 25, lambda y: y * (1 + 1e-6)),
 }
 

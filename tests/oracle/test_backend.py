@@ -90,7 +90,7 @@ def test_a_fault_is_a_verdict_and_the_others_are_judged(flow, kind, bad):
     expected = "could not run" if kind == "raised" else "defect"
     assert check.verdict == expected
     assert report.exit_status == (1 if expected == "defect" else 2)
-    others = [check for check in report.checks if check.operator not in ("K", "NTK", "gradient", "metrics")]
+    others = [check for check in report.checks if check.operator not in ("K", "K_T", "NTK", "gradient", "metrics")]
     assert {other.verdict for other in others} == {"pass"}
 
 
@@ -229,7 +229,7 @@ def test_scipy_operators_of_kpref_pass_with_their_transposes(flow):
     report = verify(SimpleNamespace(P=flow.P, J=flow.J, K=flow.K), flow)
     assert report.passed, str(report)
     offered = {check.operator for check in report.checks if check.verdict == "pass"}
-    assert offered == {"P", "P_T", "J", "J_T", "K"}
+    assert offered == {"P", "P_T", "J", "J_T", "K", "K_T"}
 
 
 @pytest.mark.parametrize(
@@ -327,8 +327,8 @@ def test_a_process_of_its_own_changes_no_answer(flow, backends, capfd):
         assert not backend.offers("NTK")
         assert backend.not_offered == {"NTK": "too large"}
         np.testing.assert_array_equal(backend.states(), flow.states)
-        for operator in ("P", "J"):
-            tensor = np.random.default_rng(0).normal(size=backend.shape_of("trajectory" if operator == "P" else "J"))
+        for operator, space in (("P", "trajectory"), ("J", "parameters")):
+            tensor = np.random.default_rng(0).normal(size=backend.shape_of(space))
             np.testing.assert_array_equal(backend(operator, tensor), own(operator, tensor))
             backend.answers(operator, tensor, 2 * tensor)
     assert told == ["states", "P", "P", "J", "J"]

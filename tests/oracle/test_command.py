@@ -23,7 +23,8 @@ from kpref.oracle.verification import verify
 
 BACKENDS = """
 import os, sys, time
-from kpref.oracle import flow_backend
+import numpy as np
+from kpref.oracle import Arithmetic, flow_backend
 
 def right(flow):
     print("a word on standard output"); os.write(1, b"another one")
@@ -37,6 +38,13 @@ def wrong(flow):
         y[1, 3:, 2] *= 1 + 1e-6
         return y
     backend.P = late
+    return backend
+
+def coarser(flow):
+    backend = flow_backend(flow, "float32")
+    backend.states = np.float32(backend.states)
+    backend.arithmetic = Arithmetic("mine", 2.0**-53, elementary={"sigmoid": 5})
+    backend.metrics = None
     return backend
 
 def crashing(flow):
@@ -90,6 +98,18 @@ def test_a_pass_prints_the_report_and_nothing_else(capfd, folder):
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_an_arithmetic_coarser_than_declared_is_an_outcome_of_its_own(capfd, folder):
+    """Declared in full, in a process of its own: what is stored in float32 is no arithmetic of 53 bits."""
+    assert cli.main(["verify", "others:coarser", *SMALL, "--json", "report.json"]) == 3
+    first, measured, reason, *_ = capfd.readouterr().out.splitlines()
+    assert first.startswith("PASS AS MEASURED, NOT AS DECLARED: Flow(GRU(3 inputs, 5 states")
+    assert first.endswith(", mine")
+    assert measured.startswith("declared mine; measured: stored with 24 bits, as in float32")
+    assert reason.startswith("coarser than declared: numbers are stored with 24 bits")
+    assert json.loads((folder / "report.json").read_text())["outcome"] == "right as measured"
+    assert cli.main(["verify", "others:coarser", *SMALL, "--accept-measured"]) == 0
+
+
 def test_a_defect_is_placed(capfd, folder):
     assert cli.main(["verify", "others:wrong", *SMALL, "--json", "report.json"]) == 1
     assert "first at trial 1, step 3, unit 2" in capfd.readouterr().out
@@ -134,6 +154,11 @@ def test_a_backend_that_leaves_a_process_behind_holds_nobody_up():
         (["--json", "nowhere/report.json"], "is not a folder"),
         (["--trials-file", "trials.npz"], "--trials-file needs --checkpoint"),
         (["--checkpoint", "nowhere.npz"], "No such file"),
+        (["--checkpoint", "nowhere.npz", "--no-bias"], "--no-bias is about a random network"),
+        (["--model", "gru", "--layers", "3"], "--layers is an option that a gru network does not have"),
+        (["--model", "rnn", "--nonlinearity", "erf"], "nonlinearity must be one of tanh, relu, identity"),
+        (["--exact", "--model", "gru"], "problems of whole numbers are of rnn"),
+        (["--exact", "--measure", "mean"], "has the measure sum"),
     ],
 )
 def test_problems_that_cannot_be_made_are_one_line(words, message, capfd):
@@ -168,6 +193,27 @@ def test_the_problem_is_random_or_a_trained_network(folder):
     save_checkpoint("rate.npz", Rate.init(2, 5, 0))
     with pytest.raises(ValueError, match="rate.npz holds a network in continuous time; only maps"):
         make_flow(arguments("--checkpoint", "rate.npz"))
+
+
+def test_options_of_a_random_network():
+    words = "--model leaky --nonlinearity erf --no-bias --zero-start --constrained --train-alpha --leak inside"
+    flow = make_flow(arguments(*SMALL, *words.split(), "--measure", "trailing", "--trainable", "weight_hh,alpha"))
+    assert list(flow.model.parameters) == ["weight_ih", "weight_hh", "alpha"]
+    assert flow.model.trainable == ("weight_hh", "alpha")
+    assert flow.model.options["nonlinearity"] == "erf"
+    assert flow.model.options["leak"] == "inside"
+    assert set(np.unique(flow.model.dale)) <= {-1.0, 1.0}
+    assert not flow.z0.any()
+    assert not flow.space.mu[:, -1].all()
+    assert make_flow(arguments(*SMALL, "--model", "stacked-gru", "--layers", "3")).model.n_layers == 3
+    assert make_flow(arguments("--exact")).states.shape == (3, 5, 8)
+
+
+def test_every_bit_of_whole_numbers(capfd):
+    assert cli.main(["verify", "others:right", "--exact", "--no-bias", "--trials", "2"]) == 0
+    assert "NTK.exact" in capfd.readouterr().out
+    assert cli.main(["verify", "others:wrong", "--exact"]) == 1
+    assert "P.exact" in capfd.readouterr().out
 
 
 def test_golden_there_and_back(capfd, folder):

@@ -69,8 +69,26 @@ def textbook(flow, operator, probe):
     def J_T(g):
         return sum(J[n, b].T @ g[b, n] for n in range(steps) for b in range(trials))
 
+    def P_inverse_T(g):
+        q = g.copy()
+        for n in range(steps - 1):
+            q[:, n] = [g[b, n] - A[n + 1, b].T @ g[b, n + 1] for b in range(trials)]
+        return q
+
+    def from_start(start):
+        forcing = np.zeros(flow.states.shape, object)
+        forcing[:, 0] = [A[0, b] @ start[b] for b in range(trials)]
+        return P(forcing)
+
+    def to_start(g):
+        return np.array([A[0, b].T @ P_T(g)[b, 0] for b in range(trials)])
+
     operators = {"P": P, "P_T": P_T, "P_inverse": P_inverse, "J": J_of, "J_T": J_T}
     operators |= {"K": lambda q: J_of(J_T(q)), "NTK": lambda q: P(J_of(J_T(P_T(q)))), "gradient": lambda e: J_T(P_T(e))}
+    operators |= {"P_inverse_T": P_inverse_T, "D": lambda t: P(J_of(t)), "D_z0": from_start, "D_z0_T": to_start}
+    # Every point weighs one.
+    operators |= {"D_T": operators["gradient"], "gradient_T": operators["D"]}
+    operators |= {"K_T": operators["K"], "NTK_T": operators["NTK"]}
     return np.stack(states, axis=1) if operator == "states" else operators[operator](probe)
 
 
@@ -81,7 +99,8 @@ def test_the_integers_are_those_of_the_definitions(seed, steps, units, start):
     integers, rng = Integers.of(flow), np.random.default_rng(seed)
     np.testing.assert_array_equal(integers.states, textbook(flow, "states", 0).astype(float))
     for operator, (space, _) in OPERATORS.items():
-        probe = rng.integers(-9, 10, flow.states.shape if space == "trajectory" else flow.model.n_parameters)
+        shapes = {"trajectory": flow.states.shape, "parameters": flow.model.n_parameters, "starts": flow.z0.shape}
+        probe = rng.integers(-9, 10, shapes[space])
         expected = textbook(flow, operator, probe).astype(float)
         np.testing.assert_array_equal(integers.answer(operator, probe.astype(float)), expected)
 

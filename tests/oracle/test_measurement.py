@@ -10,8 +10,8 @@ from apparatus.offered import offering
 
 from kpref.oracle import flow_backend, measure_profile, verify
 from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
+from kpref.oracle.measured import Profile
 from kpref.oracle.problem import MODELS
-from kpref.oracle.profile import Profile
 
 #: What is said of each profile that is declared to be float32.
 REASONS = {
@@ -161,6 +161,17 @@ def test_what_a_network_does_not_show_is_not_measured(kind):
     assert found.storage is not None
     assert found.coarser_than(ARITHMETICS["float32"]) == ()
     assert verify(None, flow, factory=lambda flow: offering(flow_backend(flow), "P", "J")).passed
+
+
+@pytest.mark.parametrize("kind", ["gru", "rnn"])
+def test_a_factory_that_takes_no_notice_of_its_problem_has_no_profile(kind):
+    """Else its errors would pass for those of a very coarse arithmetic."""
+    flow = problem(kind)
+    own = offering(flow_backend(flow, "float32"), "P")
+    found = measure_profile(lambda _: own, flow)
+    assert found.coarser_than(ARITHMETICS["float32"]) == ()
+    assert "not that of the problem" in found.unknown["arithmetic"]
+    assert verify(None, flow, factory=lambda _: own).passed
 
 
 def test_factories_that_fail_are_not_measured():

@@ -16,6 +16,7 @@ pytest_plugins = ["pytester"]
 
 # A project with nothing but NumPy: P and P^T of the tanh network, right and with one transpose left out.
 BACKEND = """
+import os
 import numpy as np
 
 class TanhNetwork:
@@ -54,11 +55,19 @@ def in_short_numbers(flow):
     backend.P = lambda q: (TanhNetwork.P(backend, q).astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32)
     return backend
 
+class Crashing(TanhNetwork):
+    def P_T(self, g):
+        os.abort()
+
 def failing(flow):
     raise RuntimeError("no device")
 
 def empty(flow):
     return object()
+
+def own(flow):
+    from kpref.oracle import flow_backend
+    return flow_backend(flow)
 
 def unknown(flow):
     raise NotImplementedError("nothing at all")
@@ -89,10 +98,11 @@ def run(pytester, monkeypatch):
 
 
 def test_a_right_backend_passes_and_what_it_lacks_is_skipped(run, pytester):
-    select = "(rnn or gru-plain) and not stacked"
+    some = ("rnn-plain", "rnn-one", "rnn-exact", "rnn-2x")
+    select = f"({' or '.join(some)} or gru-plain) and not stacked"
     result = run("--kpref-backend=scratch:TanhNetwork", "-rs", "--junitxml=report.xml", "-k", select, alone=True)
     assert result.ret == 0
-    problems = [problem for problem in PROBLEMS.values() if problem.model == "rnn"]
+    problems = [problem for problem in PROBLEMS.values() if problem.name.startswith(some)]
     known = [p for p in problems if p.options.get("nonlinearity", "tanh") == "tanh" and not p.exact]
     offered = ("states", "P.", "P_T.")
     passed = sum(name.startswith(offered) for problem in known for name in check_names(problem)) + len(known)
@@ -133,6 +143,22 @@ def test_the_seed_and_the_arithmetic_reach_the_problem(run):
     result.assert_outcomes(passed=1, deselected=result.parseoutcomes()["deselected"])
     result = run(*arguments)
     result.stdout.fnmatch_lines(["precision lower than declared*", "*rnn-plain*build(seed=1)*"])
+
+
+def test_a_crash_fails_its_own_test_and_no_other(run):
+    result = run("--kpref-backend=scratch:Crashing", "-k", "rnn-plain and not stacked")
+    result.assert_outcomes(failed=1, **{k: v for k, v in result.parseoutcomes().items() if k != "failed"})
+    result.stdout.fnmatch_lines(["FAILED kpref::rnn-plain::P_T.residual - *P_T ended the process by signal SIGABRT*"])
+
+
+def test_problems_of_whole_numbers(run):
+    arguments = ("--kpref-backend=scratch:own", "-rs", "-k", "low-rank-exact")
+    tests = len(check_names(PROBLEMS["low-rank-exact"])) + 1
+    result = run(*arguments)
+    result.assert_outcomes(passed=tests, deselected=result.parseoutcomes()["deselected"])
+    result = run(*arguments, "--kpref-arithmetic=bfloat16")
+    result.assert_outcomes(skipped=tests, deselected=result.parseoutcomes()["deselected"])
+    result.stdout.fnmatch_lines(["*the whole numbers of this problem do not fit: *bfloat16*"])
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from apparatus.cases import correct_backend, emulate, make_flow, random_flow
-from apparatus.offered import offering
+from apparatus.offered import everything, offering
 from apparatus.planting import channel, over_form
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kpref import Flow
-from kpref.models import GRU, Rate
+from kpref.models import GRU
 from kpref.oracle import certificates, flow_backend
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS
@@ -66,7 +66,7 @@ def test_single_steps_trials_and_units(steps, trials, units):
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_what_is_not_offered_is_not_passed(operator):
     flow = gru_flow()
-    backend = emulate(flow, ARITHMETICS["float32"])
+    backend = everything(emulate(flow, ARITHMETICS["float32"]))
     alone = SimpleNamespace(arithmetic="float32", **{operator: getattr(backend, operator)}, states=backend.states)
     report = verify(alone, flow)
     for other in OPERATORS:
@@ -192,12 +192,6 @@ def test_growth_beyond_the_range_of_float16_is_no_defect():
     report = verify(emulate(flow, ARITHMETICS["float16"]), flow)
     assert not report.defects
     assert "beyond the range of float16" in check_of(report, "NTK.value").message
-
-
-def test_continuous_time_is_refused():
-    flow = Flow(Rate.init(2, 3, 0), np.zeros((2, 4, 2)), dt=0.1)
-    with pytest.raises(TypeError, match="discrete time"):
-        verify(SimpleNamespace(dtype="float64"), flow)
 
 
 def test_the_same_seed_gives_the_same_report():

@@ -40,7 +40,8 @@ def flow_backend(flow: Flow, dtype: str | None = None) -> SimpleNamespace:
     own = rounded(flow, get_arithmetic(name), np.dtype(name))
     return SimpleNamespace(
         arithmetic=name, states=own.states, P=own.P, P_T=own.P.T, P_inverse=own.P_inverse, J=own.J, J_T=own.J.T,
-        K=own.K, NTK=own.NTK, gradient=own.D.star, metrics=flow_metrics(own),
+        K=own.K, NTK=own.NTK, gradient=own.D.star,
+        D=own.D, D_T=own.D.T, D_z0=own.D_z0, metrics=flow_metrics(own),
     )  # fmt: skip
 
 

@@ -134,7 +134,7 @@ class TorchBackend:
             try:
                 self._push[name], reason = find_push(function, point)
             except Exception as error:
-                self._push[name], reason = None, f"its steps have no backward pass ({brief(error)})"
+                self._push[name], reason = None, f"its steps cannot be differentiated ({brief(error)})"
                 operators += _BY_TRANSPOSE[name]
             if self._push[name] is None:
                 missing |= dict.fromkeys(operators, reason)

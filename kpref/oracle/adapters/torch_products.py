@@ -7,11 +7,12 @@ PyTorch on CUDA have that, and no forward mode; cuDNN has neither). Forward mode
 since a backward pass is what people train with, and since its first use loads the compiler of TorchScript.
 
 A kernel may also lose a derivative without a word: a backward pass that leaves PyTorch and comes back has none. So a
-way is used only where ``<J w, u> = <w, w>`` for ``w = J^T u``.
+way is used only where ``<J v, u> = |J^T u|`` for ``v = J^T u / |J^T u|``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,8 +22,9 @@ __all__ = ["Function", "Push", "find_push", "pull"]
 Function = Callable[..., Any]  # of tensors, to a tensor
 Push = Callable[[Function, Sequence[Any], Sequence[Any]], Any]
 
-#: What is lost shows as a part of one; the shortest arithmetic, bfloat16, has 2^-8.
-_TOLERANCE = 1 / 8
+#: What is lost shows as a part of one; the shortest arithmetic, bfloat16, has 2^-8. Numbers of the narrowest range,
+#: that of float16, are lost below 2^-14.
+_TOLERANCE, _LEAST = 1 / 8, 2.0**-14
 
 
 @contextmanager
@@ -87,16 +89,18 @@ def find_push(function: Function, point: Sequence[Any]) -> tuple[Push | None, st
         value = function(*point)
     u = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
     pulled = pull(function, point, u)
-    expected = sum(float(part.double().square().sum()) for part in pulled)
+    norm = math.sqrt(sum(float(part.double().square().sum()) for part in pulled))
+    tangents = [part / max(norm, _LEAST) for part in pulled]
     reasons = []
     ways = (("a backward pass that is differentiable", _push_by_reverse), ("a forward mode", _push_forward))
     for way, push in ways:
         try:
-            tangent = push(function, point, pulled)
+            tangent = push(function, point, tangents)
         except Exception as error:  # whatever a kernel raises that was never meant to be used so
             reasons.append(f"{way} ({brief(error)})")
             continue
-        if abs(float((tangent.double() * u.double()).sum()) - expected) <= _TOLERANCE * expected:
+        found = float((tangent.double() * u.double()).sum())
+        if abs(found - norm) <= _TOLERANCE * norm + _LEAST * math.sqrt(u.numel()):
             return push, ""
         reasons.append(f"{way} (a part of the derivative is lost, or wrong)")
     return None, f"its steps have neither {' nor '.join(reasons)}"

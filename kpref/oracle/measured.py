@@ -55,7 +55,7 @@ class Profile:
             # What is stored so short anyhow is no finding of its own.
             if (measured or 0.0) > max(allowed, self.storage or 0.0):
                 found.append(f"{what} {_bits(measured)} bits{_known(measured)}")
-        for name, error in self.elementary.items():
+        for name, error in self._errors_in(max(declared.unit, self.storage or 0.0)).items():
             most = declared.error_of(name)
             # Of values up to one: at one the larger of the two counts, near zero the second.
             pairs = ((max(error), max(most)), (error[1], most[1]))
@@ -65,6 +65,11 @@ class Profile:
             found.append(f"numbers below {self.smallest:.2g} are lost, where {declared.smallest:.2g} is declared")
         return tuple(found)
 
+    def _errors_in(self, unit: float) -> dict[str, Error]:
+        """Errors of functions in another unit than that of storage: states may be kept finer than the rest."""
+        ratio = (self.storage or unit) / unit
+        return {name: (ratio * of_value, ratio * of_one) for name, (of_value, of_one) in self.elementary.items()}
+
     def arithmetic(self, declared: Arithmetic) -> Arithmetic:
         """The declared arithmetic with what was measured to be coarser."""
 
@@ -73,7 +78,8 @@ class Profile:
 
         unit = coarser("unit", self.storage if (self.storage or 0.0) > declared.states else None)
         operand, result = coarser("operand", self.operand), coarser("result", self.result)
-        functions = {*declared.elementary, *self.elementary}
+        measured = self._errors_in(unit)
+        functions = {*declared.elementary, *measured}
         return replace(
             declared,
             name=f"{declared.name}, as measured",
@@ -85,7 +91,7 @@ class Profile:
             smallest=coarser("smallest", self.smallest),
             largest=min(declared.largest, self.largest or np.inf),
             elementary={
-                name: tuple(np.maximum(declared.error_of(name), self.elementary.get(name, (0.0, 0.0))))
+                name: tuple(np.maximum(declared.error_of(name), measured.get(name, (0.0, 0.0))))
                 for name in sorted(functions)
             },
         )

@@ -1,0 +1,203 @@
+"""What the oracle says of backends in continuous time: four tables.
+
+The first shows it correct backends that take the steps of a flow, over all methods and arithmetics; the second defects
+planted in them; the third continuous adjoints in NumPy and by SciPy, right and with a defect each; the last diffrax and
+torchdiffeq, as far as they are installed, with the orders of their states and gradients.
+
+    python scripts/oracle_odes.py [--cases N] [--methods NAME ...] [--tables NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
+sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))  # which holds the package `apparatus`
+
+from apparatus.adjoint_backends import ADJOINT_DEFECTS, AdjointBackend, held_flow
+from apparatus.stage_emulation import StageBackend, correct_stage_backend, field_flow
+from apparatus.stage_mutants import STAGE_MUTANTS
+
+from kpref import Flow
+from kpref.integrate import TABLEAUS
+from kpref.models import Rate
+from kpref.oracle import verify, verify_convergence
+from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.verdict import Report
+
+STEPS, TOLERANCES = (0.25, 0.125, 0.0625, 0.03125), (1e-4, 1e-6, 1e-8)
+
+
+def correct(cases: int, methods: list[str]) -> None:
+    """Correct backends, each of another problem, by arithmetic."""
+    columns = ("states", "P_s", "P_s_T", "J_s", "D", "D_T")
+    print(f"{'':<10}{'cases':>7}{'accused':>9}{'no run':>8}{'':>2}" + "".join(f"{name:>7}" for name in columns))
+    names = list(ARITHMETICS)
+    largest: dict[tuple[str, str], float] = defaultdict(float)
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    accused = []
+    for case in tqdm(range(cases), disable=None):
+        name, method = names[case % len(names)], methods[case // len(names) % len(methods)]
+        flow = field_flow(case, method)
+        words, backend = correct_stage_backend(flow, ARITHMETICS[name], case)
+        report = verify(backend, flow, seed=case)
+        verdict = "accused" if report.defects else "passed" if report.passed else "no run"
+        counts[name, verdict] += 1
+        for check in report.checks:
+            largest[name, check.operator] = max(largest[name, check.operator], check.figure or 0.0)
+        if verdict != "passed":
+            accused.append(f"case {case}, {name}, {method}, {words}: {[c.identifier for c in report.defects]}")
+    for name in names:
+        each = [counts[name, verdict] for verdict in ("passed", "accused", "no run")]
+        shown = "".join(f"{largest[name, operator]:>7.2g}" for operator in columns)
+        print(f"{name:<10}{sum(each):>7}{each[1]:>9}{each[2]:>8}{'':>2}{shown}")
+    print("\n".join(accused))
+
+
+def mutant_flow(method: str, input_kind: str) -> Flow:
+    """The problem that defects are planted in: uneven steps."""
+    rng = np.random.default_rng(21)
+    model = Rate(
+        rng.normal(size=(5, 2)), rng.normal(size=(5, 5)) / 2, rng.normal(size=5), tau=rng.uniform(0.5, 1.0, size=5)
+    )
+    times, inputs = np.append(0.0, np.cumsum(rng.uniform(0.1, 0.4, size=8))), rng.normal(size=(3, 9, 2))
+    return Flow(model, inputs, rng.normal(size=(3, 5)), times=times, method=method, input_kind=input_kind)
+
+
+def planted(methods: list[str]) -> None:
+    """Defects, by arithmetic; of those that are not caught, what they are."""
+    print(f"{'':<10}{'planted':>9}{'caught':>8}{'operator':>10}{'class':>7}")
+    for name in ("float64", "float32", "tf32", "bfloat16"):
+        tasks = [(method, mutant) for method in methods for mutant in STAGE_MUTANTS.values()]
+        count, wrong = np.zeros(4, dtype=int), []
+        for method, mutant in tqdm(tasks, disable=None):
+            if mutant.several and TABLEAUS[method].stages == 1:
+                continue
+            flow = mutant_flow(method, "hold" if "jump" in mutant.classes else "linear")
+            right = StageBackend(flow, ARITHMETICS[name])
+            backend = mutant.plant(right)
+            offered = {} if mutant.operator == "states" else {mutant.operator: getattr(backend, mutant.operator)}
+            if "jump" in mutant.classes and np.array_equal(backend.states, right.states):
+                continue  # no stage of this method sees a jump
+            report = verify(SimpleNamespace(arithmetic=name, states=backend.states, **offered), flow)
+            accused = {check.operator for check in report.defects}
+            guess = next((check.guess for check in report.defects if check.guess), "") or ""
+            found = [True, bool(accused), accused == {mutant.operator}, guess.partition(":")[0] in mutant.classes]
+            count += found
+            if not all(found):
+                figure = max(check.figure or 0.0 for check in report.checks if check.operator == mutant.operator)
+                wrong.append(f"  {method:<9} {mutant.name:<28} {figure:8.3g}  {guess or 'no guess'}")
+        print(f"{name:<10}{count[0]:>9}{count[1]:>8}{count[2]:>10}{count[3]:>7}")
+        print("\n".join(wrong))
+
+
+def adjoints() -> None:
+    """Continuous adjoints in NumPy, by steps of the classical method, and by SciPy, by tolerance."""
+    flow = held_flow()
+    for by, levels, order in (("step", STEPS, 4.0), ("tolerance", TOLERANCES, None)):
+        for defect in ("", *ADJOINT_DEFECTS):
+            if (by, defect) in (("step", "tolerance"), ("tolerance", "jump at the end")):
+                continue  # a step is no tolerance; adaptive steps see to a stage beyond a jump
+            report = verify_convergence(
+                lambda level, by=by, defect=defect: AdjointBackend(flow, level, by, defect), flow, levels, order, by  # type: ignore[arg-type]
+            )  # fmt: skip
+            print_orders(f"NumPy, {by}: {defect or 'right'}", report)
+
+
+def print_orders(title: str, report: Report) -> None:
+    """One line: fitted orders, and what was found."""
+    fitted = {check.operator: check.figure for check in report.checks if check.identifier.endswith("order")}
+    orders = "".join(f"{value:>7.2f}" if value is not None else f"{'-':>7}" for value in fitted.values())
+    found = sorted({str(check.guess) for check in report.defects})
+    print(f"{title:<34}{orders}  {'pass' if report.passed else '; '.join(found)}", flush=True)
+
+
+def packages() -> None:
+    """diffrax and torchdiffeq."""
+    flow = held_flow()
+    given = flow.inputs, flow.z0, flow.solution.times
+    if find_spec("diffrax"):
+        import diffrax
+        import jax
+        import jax.numpy as jnp
+
+        from kpref.oracle.adapters import diffrax_backend
+
+        jax.config.update("jax_enable_x64", True)
+        tau: Any = flow.model.tau  # type: ignore[attr-defined]
+
+        def field(p: Any, z: Any, x: Any) -> Any:
+            return (-z + jnp.tanh(z) @ p["weight_hh"].T + x @ p["weight_ih"].T + p["bias"]) / jnp.asarray(tau, z.dtype)
+
+        def made(solver: Any, adjoint: Any, **how: Any) -> Any:
+            return diffrax_backend(field, dict(flow.model.parameters), *given, solver, adjoint, **how)
+
+        for method, solver in (("heun", diffrax.Heun()), ("tsit5", diffrax.Tsit5()), ("dopri5", diffrax.Dopri5())):
+            same = Flow(flow.model, *given[:2], times=given[2], method=method)
+            print(
+                f"diffrax {method}, steps of a flow: {'pass' if verify(made(solver, 'direct'), same).passed else 'no'}"
+            )
+        for adjoint in ("direct", "backsolve"):
+            for name, solver, order in (("Heun", diffrax.Heun(), 2), ("Tsit5", diffrax.Tsit5(), 5)):
+                report = verify_convergence(lambda h, s=solver, a=adjoint: made(s, a, step=h), flow, STEPS, order)  # type: ignore[misc]
+                print_orders(f"diffrax {name}, step: {adjoint}", report)
+            report = verify_convergence(
+                lambda level, a=adjoint: made(None, a, tolerance=level), flow, TOLERANCES, by="tolerance"  # type: ignore[misc]
+            )  # fmt: skip
+            print_orders(f"diffrax Tsit5, tolerance: {adjoint}", report)
+    if find_spec("torchdiffeq"):
+        import torch
+
+        from kpref.oracle.adapters import torchdiffeq_backend
+
+        leak = torch.as_tensor(np.array(flow.model.tau))  # type: ignore[attr-defined]
+        parameters = {name: torch.as_tensor(np.array(value)) for name, value in flow.model.parameters.items()}
+
+        def velocity(p: Any, z: Any, x: Any) -> Any:
+            return (-z + torch.tanh(z) @ p["weight_hh"].T + x @ p["weight_ih"].T + p["bias"]) / leak
+
+        for how in ("direct", "adjoint"):
+            report = verify_convergence(
+                lambda h, a=how: torchdiffeq_backend(velocity, parameters, *given, "rk4", a, step=h), flow, STEPS, 4  # type: ignore[misc]
+            )  # fmt: skip
+            print_orders(f"torchdiffeq rk4, step: {how}", report)
+            report = verify_convergence(
+                lambda t, a=how: torchdiffeq_backend(velocity, parameters, *given, "dopri5", a, tolerance=t),  # type: ignore[misc]
+                flow, TOLERANCES, by="tolerance",
+            )  # fmt: skip
+            print_orders(f"torchdiffeq dopri5, tolerance: {how}", report)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=1000, help="correct backends (default: 1000)")
+    parser.add_argument("--methods", nargs="+", default=list(TABLEAUS), choices=[*TABLEAUS])
+    tables = ("correct", "planted", "adjoints", "packages")
+    parser.add_argument("--tables", nargs="+", default=tables, choices=tables)
+    arguments = parser.parse_args()
+    if "correct" in arguments.tables:
+        print("Correct backends of the same steps, and their largest figures")
+        correct(arguments.cases, arguments.methods)
+    if "planted" in arguments.tables:
+        print("\nPlanted defects")
+        planted(arguments.methods)
+    if "adjoints" in arguments.tables:
+        print(f"\nContinuous adjoints{'':<15}{'states':>7}{'theta':>7}{'z0':>7}")
+        adjoints()
+    if "packages" in arguments.tables:
+        print(f"\nPackages{'':<26}{'states':>7}{'theta':>7}{'z0':>7}")
+        packages()
+
+
+if __name__ == "__main__":
+    main()

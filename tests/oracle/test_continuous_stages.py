@@ -1,0 +1,114 @@
+"""`verify` of backends that take the same Runge-Kutta steps: who is accused, of what, and where."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from apparatus.stage_emulation import StageBackend, correct_stage_backend, field_flow
+from apparatus.stage_mutants import STAGE_MUTANTS
+
+from kpref import Flow
+from kpref.integrate import TABLEAUS
+from kpref.models import Lorenz63, Rate
+from kpref.oracle import verify
+from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.stages import STAGE_OPERATORS
+from tests.conftest import PROFILE
+
+
+def make_flow(method="rk4", input_kind="hold", seed=0):
+    """A driven rate network on uneven steps."""
+    rng = np.random.default_rng(seed)
+    model = Rate(
+        rng.normal(size=(4, 2)), rng.normal(size=(4, 4)) / 2, rng.normal(size=4), tau=rng.uniform(0.5, 1.0, size=4)
+    )
+    times = np.append(0.0, np.cumsum(rng.uniform(0.1, 0.4, size=6)))
+    return Flow(
+        model, rng.normal(size=(3, 7, 2)), rng.normal(size=(3, 4)), times=times, method=method, input_kind=input_kind
+    )
+
+
+def own_operators(flow):
+    """kpref's compiled stage kernels, which know no step as a program."""
+    stage = flow.stage
+    return SimpleNamespace(
+        states=flow.states, P_s=stage.P, P_s_T=stage.P.T, J_s=stage.J, J_s_T=stage.J.T, K_s=stage.K, P=flow.P,
+        P_T=flow.P.T, D=flow.D, D_T=flow.D.T, D_z0=flow.D_z0, gradient=flow.D.star, NTK=flow.NTK,
+    )  # fmt: skip
+
+
+def offered(backend, operator):
+    """A backend with its trajectory and one operator."""
+    names = [] if operator == "states" else [operator]
+    return SimpleNamespace(
+        arithmetic=backend.arithmetic, states=backend.states, **{name: getattr(backend, name) for name in names}
+    )
+
+
+@pytest.mark.parametrize("method", ["ralston", "dopri5"])
+def test_the_compiled_kernels_are_certified(method):
+    report = verify(own_operators(make_flow(method, "cubic")), make_flow(method, "cubic"))
+    assert report.passed
+    assert {check.operator for check in report.checks} == {"states", *STAGE_OPERATORS}
+
+
+@pytest.mark.parametrize("seed", range(11) if PROFILE == "thorough" else (1, 6, 7))
+def test_correct_backends_pass_in_any_arithmetic(seed):
+    method = list(TABLEAUS)[seed]
+    flow = field_flow(seed, method)
+    name = list(ARITHMETICS)[seed % len(ARITHMETICS)]
+    words, backend = correct_stage_backend(flow, ARITHMETICS[name], seed)
+    report = verify(backend, flow)
+    assert report.passed, f"{words}\n{report}"
+
+
+@pytest.mark.parametrize("name", list(STAGE_MUTANTS)[:: 1 if PROFILE == "thorough" else 4])
+def test_planted_defects_are_caught_and_named(name):
+    mutant = STAGE_MUTANTS[name]
+    arithmetic = list(ARITHMETICS)[len(name) % 2]  # float64 or float32
+    flow = make_flow("rk4", "hold" if "jump" in mutant.classes else "linear")
+    wrong = mutant.plant(StageBackend(flow, ARITHMETICS[arithmetic]))
+    report = verify(offered(wrong, mutant.operator), flow)
+    assert {check.operator for check in report.defects} == {mutant.operator}
+    guess = next(check.guess for check in report.defects if check.guess)
+    assert guess.partition(":")[0] in mutant.classes
+
+
+def test_the_place_is_a_step_and_a_stage():
+    flow = make_flow()
+    backend = own_operators(flow)
+
+    def wrong(g):
+        answer = flow.stage.P.T(g).copy()
+        answer[1, 3, 2] *= 1.001
+        return answer
+
+    backend.P_s_T = wrong
+    check = next(c for c in verify(backend, flow).defects if c.identifier == "P_s_T.residual")
+    # The costates of a step are read off its last stage, which is right: the first that is wrong itself is stage 2.
+    assert (check.first.trial, check.first.step, check.first.stage) == (1, 3, 2)
+
+
+def test_row_zero_is_looked_at():
+    flow = make_flow()
+    backend = own_operators(flow)
+    backend.states = flow.states + np.eye(7)[0][:, None]
+    backend.D = lambda theta: flow.D(theta) + np.eye(7)[0][:, None]
+    assert {check.identifier for check in verify(backend, flow).defects} >= {"states.start", "D.start"}
+
+
+def test_what_has_no_certificate_does_not_pass_in_silence():
+    flow = make_flow()
+    report = verify(SimpleNamespace(states=flow.states, K=lambda q: q), flow)
+    assert not report.passed
+    assert [check.identifier for check in report.checks if check.verdict == "could not run"] == ["offered.K"]
+
+
+def test_what_cannot_be_certified_says_where_to_go():
+    dense = Flow(Lorenz63(), None, np.ones((1, 3)), times=np.linspace(0, 0.1, 3))
+    with pytest.raises(TypeError, match="verify_convergence"):
+        verify(SimpleNamespace(states=dense.states), dense)
+    flow = make_flow()
+    adaptive = Flow(flow.model, flow.inputs, flow.z0, times=flow.solution.times, method="dopri5", rtol=1e-8)
+    with pytest.raises(ValueError, match="t_steps"):
+        verify(SimpleNamespace(states=adaptive.states), adaptive)
