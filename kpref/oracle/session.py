@@ -75,7 +75,7 @@ class Session:
         self.z0 = self.arithmetic.round_state(self.flow.z0)
         self.defective: set[str] = set()  # operators whose certificate failed
         self.waiting: Answer | None = None  # of an operator whose transpose is still to come
-        self.worst: Answer | None = None  # of those of an operator beside the first
+        self.worst: tuple[Check, Answer | None] | None = None  # of the answers of an operator beside the first
         self.take_states(None)
 
     def take_states(self, states: Array | None) -> None:

@@ -245,7 +245,6 @@ class _Verification(Session):
         check = self.judged(blank, result.comparison, bound_of(operator))
         if check.verdict == "defect":
             self.defective.add(operator)
-        second = self.certified(operator, other, other_answer)
         checks = []
         makers: dict[str, Callable[[Answer], list[Check]]] = {
             "repeated": partial(self._repeated, again=again),
@@ -255,8 +254,8 @@ class _Verification(Session):
             "layout": self._layout,
             "special": self._special,
             "pooled": self._pooled,
+            "pairs": lambda first: self._pairs(first, self.certified(operator, other, other_answer)),
             "answers": self._answers,
-            "pairs": partial(self._pairs, other=second),
         }
         for name, make in makers.items():
             identity = replace(blank, identifier=f"{operator}.{name}")
@@ -279,11 +278,13 @@ class _Verification(Session):
         return result
 
     def keep_worst(self, result: Answer) -> None:
-        """Remember an answer if it errs more than all others of its operator but the first."""
-        if self.worst is None or self.worst.operator != result.operator:
-            self.worst = result
-        elif result.comparison.ratio().max() > self.worst.comparison.ratio().max():
-            self.worst = result
+        """Remember the verdict on the answer that errs most but for the first, and the answer if it is wrong."""
+        operator = result.operator
+        blank = Check(f"{operator}.answers", operator, "every other answer is right too", _MEANING[operator][1], "pass")
+        check = self.judged(blank, result.comparison, bound_of(operator))
+        known = self.worst[0] if self.worst is not None and self.worst[0].operator == operator else None
+        if known is None or (check.figure or 0.0) > (known.figure or 0.0):
+            self.worst = check, result if check.verdict == "defect" else None
 
     def _guess(self, result: Answer) -> str | None:
         """The class of a defect: that of an operator that this one is made of, or its own."""
@@ -361,11 +362,9 @@ class _Verification(Session):
             answer = self.backend(way, result.tensor)
             if not np.array_equal(answer, result.answer):  # the operator itself may be offered as this one
                 transposed = self.certified(operator, result.tensor, answer)
-        worst = self.worst
-        assert worst is not None
-        blank = Check(f"{operator}.answers", operator, "every other answer is right too", _MEANING[operator][1], "pass")
-        check = self.judged(blank, worst.comparison, bound_of(operator))
-        if check.verdict != "defect":
+        assert self.worst is not None
+        check, worst = self.worst
+        if worst is None:
             return [check]
         if operator in self.defective:
             return [check]
@@ -388,7 +387,7 @@ class _Verification(Session):
         return [check]
 
     def _pooled_check(self, operator: str, comparison: Comparison) -> Check:
-        swept = operator in ("K", "NTK", "gradient")
+        swept = operator not in (*LOCAL, "states", "J", "J_T")
         excess, place = pooled_excess(comparison, self.backend.shape, self.arithmetic, swept)
         return Check(
             f"{operator}.pooled",

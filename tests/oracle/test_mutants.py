@@ -11,6 +11,7 @@ from apparatus.offered import offering
 
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS
+from kpref.oracle.evaluation import SWEPT
 from tests.conftest import PROFILE
 
 PATH = Path(__file__).parents[2] / "scripts" / "oracle_power.py"
@@ -48,10 +49,10 @@ def catch_of(index, name, mutant):
 
 @pytest.fixture(scope="module")
 def catches():
-    """Every third mutant once; everything in the thorough profile."""
+    """Every fifth mutant once; everything in the thorough profile."""
     if PROFILE == "thorough":
         return [power.try_mutant(task) for task in power.mutant_tasks(problems=2)]
-    return [catch_of(index, name, mutant) for index, (name, mutant) in enumerate(list(MUTANTS.items())[::3])]
+    return [catch_of(index, name, mutant) for index, (name, mutant) in enumerate(list(MUTANTS.items())[::5])]
 
 
 def test_there_are_mutants_of_every_operator():
@@ -63,14 +64,14 @@ def test_there_are_mutants_of_every_operator():
 def test_every_mutant_is_caught_or_too_small_to_be(catches):
     assert not [catch for catch in catches if catch.outcome == "escaped"]
     hidden = [catch for catch in catches if catch.outcome == "hidden"]
-    # A hundred-thousandth is below the units of TF32 and bfloat16, in a sum over all entries of K, one after another,
-    # below those of float32 too; and numbers of dynamics that amplify the rounding of
-    # short numbers say little; nothing else may hide.
-    operators = [catch for catch in hidden if not catch.mutant.startswith("metrics")]
-    assert all("1 + 1e-5" in catch.mutant and catch.arithmetic in ("tf32", "bfloat16") for catch in operators)
-    assert all(catch.size < 1 for catch in operators)
-    assert all(catch.arithmetic in ("tf32", "bfloat16") or "1 + 1e-5" in catch.mutant for catch in hidden)
-    assert all(catch.arithmetic != "float64" for catch in hidden)
+    # What a defect does can be less than what rounding does: a hundred-thousandth in TF32, parameters that are stale by
+    # five hundredths in bfloat16, numbers of dynamics that amplify the rounding of short numbers; in double precision,
+    # and from thirty times a right backend's errors on, nothing may hide; but for what a sweep carries along, of which
+    # the deviation is estimated with room to spare, and numbers made of all entries.
+    assert all(catch.arithmetic != "float64" for catch in hidden), hidden
+    swept = (*SWEPT, "metrics")
+    assert all(catch.excess <= 30 for catch in hidden if MUTANTS[catch.mutant].operator not in swept), hidden
+    assert len(hidden) <= 0.1 * len(catches), hidden
 
 
 def test_the_operator_is_named(catches):
