@@ -19,7 +19,7 @@ from kpref.spectra.exact_spectrum import form_spectrum
 from kpref.spectra.exact_traces import ntk_trace_exact, propagator_gram_trace
 from kpref.step_form import Entry, StepForm, Variable, allot
 from models.programs import random_form
-from models.test_step_models import NAMES, SIZES, random_flow
+from models.test_step_models import MAPS, SIZES, random_flow
 
 SEEDS = st.integers(0, 2**32 - 1)
 #: Sums of some hundred terms of at most the largest: what rounding leaves of them, relative to it.
@@ -112,7 +112,7 @@ def test_K_of_random_programs(seed, small):
         assert units is not None or not small
 
 
-@NAMES
+@MAPS
 @examples(10)
 @given(sizes=SIZES)
 def test_K_of_networks(name, sizes):
@@ -142,7 +142,7 @@ def test_step_jacobians_of_random_programs(seed):
         assert np.array_equal(state_jacobian(form, row, some), found[some])
 
 
-@NAMES
+@MAPS
 def test_exact_traces_of_networks(name):
     flow, _ = random_flow(name, (2, 3, 3, 9, 4))
     space = flow.space
