@@ -208,7 +208,7 @@ def test_memory_stays_within_a_few_times_that_of_the_flow(operators, most, monke
     """About 4.0 times here for the NTK; where something is compiled on the way, that comes on top."""
     # As in a problem whose errors of numbers are too many to be kept.
     monkeypatch.setattr(certificates, "_KEPT_BYTES", 0)
-    shape, units = (8, 30), 48
+    shape, units = (12, 40), 48
     flow = gru_flow(shape, units)
     backend = flow_backend(flow)
     backend.metrics = {name: call() for name, call in backend.metrics.items()}  # not the memory of the oracle
