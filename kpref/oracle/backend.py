@@ -42,7 +42,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -129,7 +129,7 @@ class Backend(ABC):
             If the arithmetic is unknown, or a `Backend` is one of another problem.
         """
         if not isinstance(raw, Backend):
-            return LocalBackend(raw, shape, n_parameters, _declared(raw, arithmetic), timeout)
+            return LocalBackend.around(raw, shape, n_parameters, arithmetic, timeout)
         if (raw.shape, raw.n_parameters) != (shape, n_parameters):
             raise ValueError(
                 f"the backend is one of a problem with states {raw.shape} and {raw.n_parameters} parameters; "
@@ -224,6 +224,24 @@ class LocalBackend(Backend):
         self.arithmetic, self.timeout = arithmetic, timeout
         self._targets: dict[str, Any] = {}
         self.not_offered = _reasons(raw)
+
+    @classmethod
+    def around(
+        cls,
+        raw: Any,
+        shape: tuple[int, ...],
+        n_parameters: int,
+        arithmetic: str | Arithmetic | Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Self:
+        """Wrap somebody's object, as `Backend.of`; TypeError if it is a `Backend` already, of a process of its own."""
+        if isinstance(raw, Backend):
+            raise TypeError(
+                f"backends in continuous time are judged in this process: give the object itself, not a "
+                f"{type(raw).__name__} around it"
+            )
+        trials, steps, units = shape
+        return cls(raw, (trials, steps, units), n_parameters, _declared(raw, arithmetic), timeout)
 
     def offers(self, operator: str) -> bool:
         """Whether the backend has this operator; one that fails when it is looked at is there, and is called later."""

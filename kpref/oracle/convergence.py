@@ -76,10 +76,6 @@ class _LevelBackend(LocalBackend):
 
     operators = _OPERATORS
 
-    def shape_of(self, space: str) -> tuple[int, ...]:
-        """Shape of a tensor of a space."""
-        return (self.shape[0], self.shape[2]) if space == "starts" else super().shape_of(space)
-
 
 def verify_convergence(
     backend_of: Callable[[float], Any],
@@ -134,11 +130,10 @@ def verify_convergence(
     steps, declared = _levels(levels), _declared(order, by)
     err = np.random.default_rng(integer("seed", seed, 0)).standard_normal(flow.states.shape)
     limit = convergence_limit(flow, err)
-    backends = [
-        LocalBackend.of(backend_of(level), flow.states.shape, flow.model.n_parameters, arithmetic, timeout)  # type: ignore[arg-type]
+    wrapped = [
+        _LevelBackend.around(backend_of(level), flow.states.shape, flow.model.n_parameters, arithmetic, timeout)
         for level in steps
     ]
-    wrapped = [_LevelBackend(b.raw, b.shape, b.n_parameters, b.arithmetic, b.timeout) for b in backends]  # type: ignore[attr-defined]
     checks: list[Check] = []
     for name in _MEANING:
         checks += _Answers(name, wrapped, flow, err, steps, declared, by, limit).checks()

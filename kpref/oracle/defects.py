@@ -310,13 +310,13 @@ def _measures(judge: Judge, operator: str, tensor: Array, truth: Array) -> Itera
         if factor != 1:
             yield Defect(f"measure: {label}", value=partial(np.multiply, factor, truth))
     plain = _Unweighted(judge.space)
-    bare = lambda: evaluate(operator, judge.form, plain, tensor)  # noqa: E731
+    bare = partial(evaluate, operator, judge.form, plain, tensor)
     yield Defect("measure: weights ignored", value=bare)
     weigh = judge.space.weigh
     if operator in WEIGHED_AFTER:
         yield Defect("measure: weights used twice", value=lambda: weigh(truth))
         if tensor.ndim == 3:
-            before = lambda: evaluate(operator, judge.form, plain, weigh(tensor))  # noqa: E731
+            before = partial(evaluate, operator, judge.form, plain, weigh(tensor))
             yield Defect("measure: weights on the argument for the answer", value=before)
         return
     yield Defect(
@@ -452,18 +452,21 @@ def _compositions(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect
     elif operator == "P_inverse_T":
         yield chain("transpose: the inverse of P in place of its transpose", "P_inverse")
         yield chain("inverse: P^T in place of its inverse", "P_T")
-        sign = lambda: 2 * tensor - evaluate("P_inverse_T", form, plain, tensor)  # noqa: E731
-        yield Defect("sign: the product is added", value=sign)
+        yield Defect(
+            "sign: the product is added", value=lambda: 2 * tensor - evaluate("P_inverse_T", form, plain, tensor)
+        )
     elif operator in ("D", "gradient_T"):
         yield chain("composition: J alone, without P", "J")
     elif operator == "D_T":
-        weighed = lambda: evaluate("gradient", form, judge.space, tensor)  # noqa: E731
+        weighed = partial(evaluate, "gradient", form, judge.space, tensor)
         yield Defect("measure: weighed, as the gradient is", value=weighed)
         yield chain("composition: P^T left out", "J_T")
         yield chain("composition: P in place of P^T", "P", "J_T")
     elif operator == "D_z0_T":
-        costate = lambda: evaluate("P_T", form, plain, tensor)[:, 0]  # noqa: E731
-        yield Defect("composition: the costate of the first step, without A[0]^T", value=costate)
+        yield Defect(
+            "composition: the costate of the first step, without A[0]^T",
+            value=lambda: evaluate("P_T", form, plain, tensor)[:, 0],
+        )
     elif operator == "NTK_T":
         yield chain("composition: K^T alone", "J_T", "J")
         yield chain("composition: P J J^T, without P^T", "J_T", "J", "P")

@@ -132,7 +132,7 @@ class _Measurement:
             raw = self._factory(problem)
         except BackendFault:
             raise
-        except Exception as error:
+        except Exception as error:  # of somebody else's function
             raise BackendFault("raised", "factory", f"{type(error).__name__}: {error}") from error
         shape = (self.trials, self.steps, self.model.n_states)
         backend = Backend.of(raw, shape, self.model.n_parameters, timeout=None)

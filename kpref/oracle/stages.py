@@ -31,12 +31,12 @@ from kpref.integrate import TABLEAUS, InputSignal
 from kpref.models.base import Field
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.backend import Backend, BackendFault, LocalBackend
+from kpref.oracle.backend import BackendFault, LocalBackend
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.hypotheses import explain, pattern
 from kpref.oracle.names import OPERATORS
 from kpref.oracle.runge_kutta_map import RungeKuttaMap
-from kpref.oracle.session import LOCAL_BOUND, SWEPT_BOUND, Session
+from kpref.oracle.session import LOCAL_BOUND, NOT_LINEAR, SWEPT_BOUND, Session
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stage_certificates import StageJudge, Steps
 from kpref.oracle.trajectories import explain_states
@@ -89,21 +89,21 @@ def verify_stages(
 ) -> Report:
     """What `kpref.oracle.verify` does with the flow of a field. Parameters and errors as there."""
     model = _map_of(flow)
-    own = Backend.of(backend, flow.states.shape, model.n_parameters, arithmetic, timeout)  # type: ignore[arg-type]
-    wrapped = _StageBackend(own, model.n_stages)
+    wrapped = _StageBackend.around(backend, flow.states.shape, model.n_parameters, arithmetic, timeout)
+    wrapped.stages = model.n_stages
     session = _Stages(wrapped, flow, np.random.default_rng(seed))
     checks = session.trajectory()
     for position, operator in enumerate(STAGE_OPERATORS):
         session.generator = np.random.default_rng([seed, position])
         checks += session.operator(operator)
-    checks += _unjudged(own)
+    checks += _unjudged(wrapped)
     return Report(tuple(checks), wrapped.arithmetic.name, f"{flow}, {flow.solution.tableau.name}")
 
 
-def _unjudged(backend: Backend) -> list[Check]:
+def _unjudged(backend: LocalBackend) -> list[Check]:
     """What is offered and has no certificate here: a backend does not pass for it."""
-    raw = getattr(backend, "raw", None)  # transposes that LinearOperators know beside are not counted
-    maps_only = [name for name in OPERATORS if name not in STAGE_OPERATORS and hasattr(raw, name)]
+    # Transposes that LinearOperators know beside are not counted.
+    maps_only = [name for name in OPERATORS if name not in STAGE_OPERATORS and hasattr(backend.raw, name)]
     found = {name: f"{name} is offered and not judged: it has no certificate in continuous time" for name in maps_only}
     return [
         Check(f"offered.{name}", name, "what is offered is judged", "", "could not run", message=sentence)
@@ -132,17 +132,11 @@ class _StageBackend(LocalBackend):
     """A backend in continuous time."""
 
     operators = STAGE_OPERATORS
-
-    def __init__(self, backend: Backend, stages: int) -> None:
-        assert isinstance(backend, LocalBackend)
-        super().__init__(backend.raw, backend.shape, backend.n_parameters, backend.arithmetic, backend.timeout)
-        self.stages = stages
+    stages: int  # of a step
 
     def shape_of(self, space: str) -> tuple[int, ...]:
         """Shape of a tensor of a space."""
         trials, times, units = self.shape
-        if space == "starts":
-            return trials, units
         return (trials, times - 1, self.stages, units) if space == "stages" else super().shape_of(space)
 
 
@@ -196,7 +190,7 @@ class _Stages(Session):
         kind = "residual" if operator in _LOCAL else "value"
         blank = Check(f"{operator}.{kind}", operator, *_MEANING[operator], "not offered")
         if not self.backend.offers(operator):
-            return [blank]
+            return [replace(blank, message=self.backend.not_offered.get(operator, ""))]
         bound = SWEPT_BOUND if operator in _SWEPT else LOCAL_BOUND
         tensor = self.arithmetic.round_state(
             self.generator.standard_normal(self.backend.shape_of(STAGE_OPERATORS[operator][0]))
@@ -241,8 +235,7 @@ class _Stages(Session):
             other = Comparison(other.error - comparison.error, other.spread.times(2.0))
         lost = np.full(other.error.shape, 16 * self.judge.floor_of(operator))
         check = self.judged(blank, Comparison(other.error, other.spread + Spread(lost, lost)), bound)
-        words = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
-        return replace(check, guess=words) if check.verdict == "defect" else check
+        return replace(check, guess=NOT_LINEAR) if check.verdict == "defect" else check
 
     def _row(self, operator: str, difference: Array, meaning: str, equation: str) -> Check:
         """Row 0 of a trajectory, which no arithmetic need round."""

@@ -115,7 +115,7 @@ def verify(
         answer when it returns. One that never does is ended in a process of its own: ``kpref verify``,
         ``pytest --kpref-backend`` or a `kpref.oracle.isolation.IsolatedBackend`, which keep the time themselves.
     factory : callable, optional
-        Function of a flow that makes a backend, such as this one. Its arithmetic is then measured
+        Function of a flow that makes a backend, such as this one. For a map its arithmetic is then measured
         (`kpref.oracle.measure_profile`), and where it is coarser than declared the report says in what; the checks are
         held to what was measured.
 
@@ -364,9 +364,7 @@ class _Verification(Session):
                 transposed = self.certified(operator, result.tensor, answer)
         assert self.worst is not None
         check, worst = self.worst
-        if worst is None:
-            return [check]
-        if operator in self.defective:
+        if worst is None or operator in self.defective:
             return [check]
         self.defective.add(operator)
         if worst is transposed:

@@ -12,6 +12,7 @@ from kpref.integrate import TABLEAUS
 from kpref.models import Lorenz63, Rate
 from kpref.oracle import verify
 from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.backend import Backend
 from kpref.oracle.stages import STAGE_OPERATORS
 from tests.conftest import PROFILE
 
@@ -112,3 +113,17 @@ def test_what_cannot_be_certified_says_where_to_go():
     adaptive = Flow(flow.model, flow.inputs, flow.z0, times=flow.solution.times, method="dopri5", rtol=1e-8)
     with pytest.raises(ValueError, match="t_steps"):
         verify(SimpleNamespace(states=adaptive.states), adaptive)
+
+
+def test_a_backend_of_another_process_is_refused():
+    flow = make_flow()
+    own = Backend.of(object(), flow.states.shape, flow.model.n_parameters)
+    with pytest.raises(TypeError, match="give the object itself, not a LocalBackend around it"):
+        verify(own, flow)
+
+
+def test_why_an_operator_is_not_offered_is_said():
+    flow = make_flow()
+    backend = SimpleNamespace(states=flow.states, not_offered={"D": "its kernels have no forward mode"})
+    (check,) = (check for check in verify(backend, flow).checks if check.operator == "D")
+    assert (check.verdict, check.message) == ("not offered", "its kernels have no forward mode")

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import function, numeric_array, short
+from kpref._validate import numeric_array
+from kpref.oracle.adapters.solved_field import SolvedField, check_request, check_shapes
 from kpref.space import TrajectorySpace
 
 __all__ = ["DiffraxBackend", "diffrax_backend"]
@@ -68,21 +69,11 @@ def diffrax_backend(
     """
     import jax
 
-    function("field", field, "(parameters, z, x)")
-    if not isinstance(parameters, Mapping) or not parameters:
-        raise TypeError(f"parameters must be a mapping from names to arrays, at least one; got {short(parameters)}")
+    check_request(field, parameters, adjoint, ("direct", "backsolve"), step, tolerance)
     arrays = {"inputs": inputs, "z0": z0, "times": times} | {f"parameter {key}": v for key, v in parameters.items()}
     checked = {name: numeric_array(name, value, "biuf") for name, value in arrays.items()}
-    if adjoint not in ("direct", "backsolve"):
-        raise ValueError(f'adjoint must be "direct" or "backsolve"; got {short(adjoint)}')
-    if step is not None and tolerance is not None:
-        raise ValueError("steps are of one size or chosen by a tolerance; got both step and tolerance")
     x, start, grid = checked["inputs"], checked["z0"], checked["times"]
-    if x.ndim != 3 or start.ndim != 2 or len(start) != len(x) or grid.shape != x.shape[1:2]:
-        raise ValueError(
-            "inputs, z0 and times must have shapes (B, N + 1, n_in), (B, H) and (N + 1,); "
-            f"got {x.shape}, {start.shape} and {grid.shape}"
-        )
+    check_shapes(x, start, grid)
     dtype = np.result_type(*parameters.values())
     if dtype == np.float64 and not jax.config.jax_enable_x64:
         raise ValueError(
@@ -91,7 +82,7 @@ def diffrax_backend(
     return DiffraxBackend(field, parameters, x, start, grid, solver, adjoint, step, tolerance, measure, dtype)
 
 
-class DiffraxBackend:
+class DiffraxBackend(SolvedField):
     """A trajectory by a scan over intervals, and its vector-Jacobian products. Built by `diffrax_backend`.
 
     `states`: shape (B, N + 1, H).
@@ -147,15 +138,3 @@ class DiffraxBackend:
     def _gradients(self, g: npt.ArrayLike) -> tuple[Any, Any]:
         parameters, start = self._pull(np.asarray(g, self.dtype))
         return np.concatenate([np.asarray(piece).ravel() for piece in parameters]), np.asarray(start)
-
-    def D_T(self, g: npt.ArrayLike) -> Any:
-        """``D^T g``, D the derivative of the states by the parameters."""
-        return self._gradients(g)[0]
-
-    def gradient(self, err: npt.ArrayLike) -> Any:
-        """``D^T Mu Err``."""
-        return self._gradients(self._mu * np.asarray(err))[0]
-
-    def gradient_z0(self, err: npt.ArrayLike) -> Any:
-        """``D_z0^T Mu Err``."""
-        return self._gradients(self._mu * np.asarray(err))[1]

@@ -133,7 +133,7 @@ class TorchBackend:
             operators = _BY_JACOBIAN[name]
             try:
                 self._push[name], reason = find_push(function, point)
-            except Exception as error:
+            except Exception as error:  # whatever a kernel raises
                 self._push[name], reason = None, f"its steps cannot be differentiated ({brief(error)})"
                 operators += _BY_TRANSPOSE[name]
             if self._push[name] is None:

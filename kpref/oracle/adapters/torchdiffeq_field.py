@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from kpref._validate import function, short
+from kpref.oracle.adapters.solved_field import SolvedField, check_request, check_shapes
 from kpref.space import TrajectorySpace
 
 __all__ = ["TorchdiffeqBackend", "torchdiffeq_backend"]
@@ -66,17 +66,11 @@ def torchdiffeq_backend(
     ValueError
         If shapes do not match, the kind of adjoint is unknown, or both step and tolerance are given.
     """
-    function("field", field, "(parameters, z, x)")
-    if not isinstance(parameters, Mapping) or not parameters:
-        raise TypeError(f"parameters must be a mapping from names to tensors, at least one; got {short(parameters)}")
-    if adjoint not in ("direct", "adjoint"):
-        raise ValueError(f'adjoint must be "direct" or "adjoint"; got {short(adjoint)}')
-    if step is not None and tolerance is not None:
-        raise ValueError("steps are of one size or chosen by a tolerance; got both step and tolerance")
+    check_request(field, parameters, adjoint, ("direct", "adjoint"), step, tolerance)
     return TorchdiffeqBackend(field, parameters, inputs, z0, times, method, adjoint, step, tolerance, measure)
 
 
-class TorchdiffeqBackend:
+class TorchdiffeqBackend(SolvedField):
     """A trajectory interval by interval, and its vector-Jacobian products. Built by `torchdiffeq_backend`.
 
     `states`: shape (B, N + 1, H).
@@ -106,11 +100,7 @@ class TorchdiffeqBackend:
         }
         x, grid = torch.tensor(inputs, **like), torch.tensor(times, **like)
         self._z0 = torch.tensor(z0, **like).requires_grad_()
-        if x.ndim != 3 or self._z0.ndim != 2 or len(self._z0) != len(x) or grid.shape != x.shape[1:2]:
-            raise ValueError(
-                "inputs, z0 and times must have shapes (B, N + 1, n_in), (B, H) and (N + 1,); "
-                f"got {tuple(x.shape)}, {tuple(self._z0.shape)} and {tuple(grid.shape)}"
-            )
+        check_shapes(x, self._z0, grid)
         shape = (len(x), len(grid), self._z0.shape[1])
         self._mu = TrajectorySpace(shape, measure, np.asarray(times, dtype=float)).mu[:, :, None]
         own = list(self._parameters.values())
@@ -137,15 +127,3 @@ class TorchdiffeqBackend:
         torch, wanted = self._torch, [*self._parameters.values(), self._z0]
         found = torch.autograd.grad(self._trajectory, wanted, torch.as_tensor(g, **self._like), retain_graph=True)
         return torch.cat([piece.reshape(-1) for piece in found[:-1]]), found[-1]
-
-    def D_T(self, g: npt.ArrayLike) -> Any:
-        """``D^T g``, D the derivative of the states by the parameters."""
-        return self._gradients(g)[0]
-
-    def gradient(self, err: npt.ArrayLike) -> Any:
-        """``D^T Mu Err``."""
-        return self._gradients(self._mu * np.asarray(err))[0]
-
-    def gradient_z0(self, err: npt.ArrayLike) -> Any:
-        """``D_z0^T Mu Err``."""
-        return self._gradients(self._mu * np.asarray(err))[1]
