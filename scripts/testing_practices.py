@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -37,9 +38,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
+sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))  # which holds the package `apparatus`
+
 from apparatus.cases import NETWORKS, correct_backend, emulate, random_flow
 from apparatus.mutants import MUTANTS
-from matplotlib.figure import Figure
 from oracle_power import KINDS, NAMES, mutant_flow, mutant_tasks, run, try_correct, try_mutant
 
 from kpref import Flow
