@@ -7,7 +7,8 @@ that hangs or crashes fails its tests and no others. What it needs set up is set
 this process.
 
 There is a test for every check on every problem of `kpref.oracle.grid`, named ``kpref::<problem>::<check>``, with the
-mark `kpref`, so that ``-k gru``, ``-k P_T`` or ``-m kpref`` selects some. A check of what the backend does not offer is
+mark `kpref`, so that ``-k gru``, ``-k P_T`` or ``-m kpref`` selects some; ``--kpref-problems`` makes the tests of some
+problems only, which starts sooner. A check of what the backend does not offer is
 skipped with the reason. The test ``<problem>::verdict`` fails if the factory does (the others are then skipped), if a
 check without a test of its own does, or if none could be made. If all tests were skipped, the exit status is 5, as if
 there were none.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kpref-backend", metavar="MODULE:FACTORY", help="function of a kpref.Flow that makes the backend")
     group.addoption("--kpref-arithmetic", choices=ARITHMETICS, help="by default what the backend declares")
     group.addoption("--kpref-seed", type=int, default=0, metavar="N", help="of the problems (default: 0)")
+    group.addoption(
+        "--kpref-problems",
+        default="*",
+        metavar="NAMES",
+        help="problems or patterns, with commas: rnn-*,gru-plain",
+    )
     group.addoption("--kpref-timeout", type=float, default=60.0, metavar="S", help="seconds for a call (default: 60)")
 
 
@@ -206,10 +214,26 @@ class _Verification:
             raise pytest.UsageError(f"--kpref-backend: {fault}") from fault
         items += list(self._items(session))
 
-    def _items(self, session: pytest.Session) -> Iterator[pytest.Item]:
+    def _names(self) -> list[str]:
+        """Problems that are asked for."""
+        from difflib import get_close_matches
+
         from kpref.oracle.grid import PROBLEMS
 
-        for name in PROBLEMS:
+        found: set[str] = set()
+        for pattern in self.config.getoption("--kpref-problems").split(","):
+            named = {name for name in PROBLEMS if fnmatchcase(name, pattern.strip())}
+            if not named:
+                near = get_close_matches(pattern.strip(), PROBLEMS, cutoff=0) if pattern.strip() else list(PROBLEMS)[:3]
+                raise pytest.UsageError(
+                    f"--kpref-problems: no problem is named {pattern.strip()!r}; there are, among others, "
+                    + ", ".join(near)
+                )
+            found |= named
+        return [name for name in PROBLEMS if name in found]
+
+    def _items(self, session: pytest.Session) -> Iterator[pytest.Item]:
+        for name in self._names():
             problem = _Problem(name, self.config, self.worker)
             node = ProblemNode.from_parent(session, name=name, nodeid=f"kpref::{name}", problem=problem)
             # As pytest itself does with a file: the terminal and other plugins count what they are told of.
