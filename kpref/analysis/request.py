@@ -158,11 +158,11 @@ def _in_a_row(names: str | Sequence[str]) -> str:
     return names if isinstance(names, str) else ", ".join(names)
 
 
-def memory_needed(networks: Sequence[Network], trials: Trials, modes: int) -> float:
-    """Bytes that an analysis holds at its peak."""
+def memory_needed(networks: Sequence[Network], trials: Trials, modes: int, at_once: int = 1) -> float:
+    """Bytes that an analysis holds at its peak, where so many networks are worked on at once."""
     size = trials.n_trials * trials.n_steps * max(network.model.n_states for network in networks)
     found = min(modes, size)
-    return 8.0 * (len(networks) * (found + _FLOW_TENSORS) + 3 * found + _LANCZOS_EXTRA) * size
+    return 8.0 * (len(networks) * (found + _FLOW_TENSORS) + at_once * (3 * found + _LANCZOS_EXTRA)) * size
 
 
 # Arguments
