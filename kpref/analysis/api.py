@@ -156,9 +156,10 @@ def analyze(
     readout: str | None = None,
     loss: str = "auto",
     at: str = "auto",
-    modes: int = 10,
+    modes: int | None = None,
     measure: str = "mean",
     max_trials: int | None = None,
+    fast: bool = False,
     seed: int = 0,
     nonlinearity: str | None = None,
     dt: float | None = None,
@@ -185,12 +186,14 @@ def analyze(
         By default mse for targets, else cross_entropy for labels.
     at : {"auto", "all", "last"}
         Steps that the loss counts: by default the last one for cross_entropy with one label a trial, else all.
-    modes : int
-        Leading modes.
+    modes : int, optional
+        Leading modes: by default 10, or 3 with `fast`.
     measure : {"mean", "sum"}
         Weights of trials and steps.
     max_trials : int, optional
-        Use so many trials, evenly spread.
+        Use so many trials, evenly spread: by default all, or 20 with `fast`.
+    fast : bool
+        Few trials and modes, and no Schmidt ranks: a first look, in a tenth of the time.
     seed : int
         Of starting vectors and probes.
     nonlinearity, tau
@@ -228,8 +231,8 @@ def analyze(
         loading["readout"] = readout
     folder = None if out is None else require_replaceable(out)
     request = prepare(
-        checkpoints, trials, loss=loss, at=at, modes=modes, measure=measure, max_trials=max_trials, seed=seed,
-        nonlinearity=nonlinearity, dt=dt, method=method, tau=tau, input_kind=input_kind, loading=loading,
+        checkpoints, trials, loss=loss, at=at, modes=modes, measure=measure, max_trials=max_trials, fast=fast,
+        seed=seed, nonlinearity=nonlinearity, dt=dt, method=method, tau=tau, input_kind=input_kind, loading=loading,
     )  # fmt: skip
     if callable(progress):
         return _finished(request, folder, started, progress, lambda _: None)
@@ -295,6 +298,7 @@ def _analyses(request: Request, tell: Tell, tick: Tick) -> list[Analysis]:
             tick,
             request.integration,
             z0=network.z0,
+            fast=request.fast,
         )
 
     run_blocks(task, len(found), here=not _side_by_side(request))
