@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from kpref import plots
 from kpref.analysis.exhibits import SIZE, key_panel, size_with_names
 from kpref.plots.style import plain, plain_names, why_empty
+from kpref.spectra import SpectralDensity
 from kpref.trials import Trials
 
 B, T, H = 5, 7, 3
@@ -27,6 +28,9 @@ def coloring(trials=B, steps=T, labels=None):
 DRAWERS = {
     "plot_spectrum": lambda numbers, names, ax: plots.plot_spectrum(
         [(name, numbers(6)) for name in names], dimensions=[2.0, np.nan][: len(names)], ax=ax
+    ),
+    "plot_spectral_density": lambda numbers, names, ax: plots.plot_spectral_density(
+        [(name, SpectralDensity(*(numbers(6) for _ in range(4)), 0.95, 6, 4, 1)) for name in names], ax=ax
     ),
     "plot_cumulative": lambda numbers, names, ax: plots.plot_cumulative([(name, numbers(6)) for name in names], ax=ax),
     "plot_errors": lambda numbers, names, ax: plots.plot_errors(
