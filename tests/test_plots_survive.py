@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from kpref import plots
-from kpref.analysis.exhibits import SIZE, key_panel, size_with_names
+from kpref.analysis.exhibits import SIZE, fit_axes, key_panel, size_with_names
 from kpref.plots.style import plain, plain_names, why_empty
 from kpref.spectra import SpectralDensity
 from kpref.trials import Trials
@@ -92,9 +92,11 @@ def drawn(draw, size=SIZE):
     """The axes after they were drawn, in the style of a report, with every warning an error."""
     with warnings.catch_warnings(), matplotlib.rc_context({**plots.STYLE, "figure.dpi": 60}):
         warnings.simplefilter("error")
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size)
+        figure.set_layout_engine("none")
         ax = figure.add_subplot()
         assert draw(ax) is ax
+        fit_axes(figure)
         FigureCanvasAgg(figure).draw()
     return ax
 
