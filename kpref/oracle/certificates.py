@@ -13,9 +13,11 @@ gradient) is found by sending random errors of the local size through the exact 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -29,7 +31,7 @@ from kpref.oracle.evaluation import UNDONE, evaluate
 from kpref.oracle.spreads import Spread, SumError, Weight, relative
 from kpref.program import Operation
 from kpref.space import TrajectorySpace
-from kpref.step_form import Entry, StepForm
+from kpref.step_form import StepForm
 from kpref.threads import serial_blas
 
 __all__ = ["Comparison", "Judge", "draw"]
@@ -80,11 +82,12 @@ class Judge:
             raise TypeError(f"certificates are for networks; got {model}")
         self.form = form
         self._kept: list[running_errors.Chunk] | None = None
+        self._forms: dict[StepForm, list[StepForm]] = {}  # linearisations with errors that stay, by the right one
 
     def with_arithmetic(self, arithmetic: Arithmetic) -> Self:
         """The same judge for another arithmetic."""
         other = copy.copy(self)
-        other.arithmetic, other._kept = arithmetic, None
+        other.arithmetic, other._kept, other._forms = arithmetic, None, {}
         return other
 
     def chunks(self) -> Iterator[running_errors.Chunk]:
@@ -103,11 +106,11 @@ class Judge:
 
     @property
     def _bytes_of_chunks(self) -> int:
-        """Two numbers for each entry of the state, the channels and the variables at each point."""
+        """Two numbers for each entry of the state and the variables at each point, six for the channels."""
         form = self.form
         scales = sum(op.out.width for op in form.program.operations if op.kind == "scale")
         known = sum(place.width for place in form.known.values())
-        return 16 * form.n_steps * form.n_trials * (form.n_states + scales + known)
+        return form.n_steps * form.n_trials * (16 * (form.n_states + known) + 48 * scales)
 
     def residual(self, operator: str, change: Array) -> Array:
         """What a change of an answer changes in the error that the operator's certificate finds, affine in it."""
@@ -243,9 +246,11 @@ class Judge:
             return spread
         step = 2.0**-20 / max(self.arithmetic.unit, self.arithmetic.operand)
 
-        def persistent(generator: np.random.Generator, count: int) -> Array:
-            perturbed = (self._perturbed(generator, step) for _ in range(count))
-            return np.stack([evaluate(operator, form, self.space, tensor) - value for form in perturbed]) / step
+        perturbed = self._all_perturbed(step)
+
+        def persistent(_: np.random.Generator, count: int) -> Array:
+            forms = itertools.islice(perturbed, count)
+            return np.stack([evaluate(operator, form, self.space, tensor) - value for form in forms]) / step
 
         return spread + self._pooled(persistent)
 
@@ -258,6 +263,16 @@ class Judge:
         form = self.form
         scales = [op for op in form.program.operations if op.kind == "scale"]
         return [op for op in scales if form.n_steps > 1 and form.places[op.name].row_stride == 0]
+
+    def _all_perturbed(self, step: float) -> Iterator[StepForm]:
+        """As many random linearisations as samples, the same each time; kept for the next question where small."""
+        if self.form not in self._forms:
+            generator = np.random.default_rng(0)
+            made = (self._perturbed(generator, step) for _ in range(self._count))
+            if self.form.nbytes * self._count > _KEPT_BYTES:
+                return made
+            self._forms[self.form] = list(made)
+        return iter(self._forms[self.form])
 
     def _perturbed(self, generator: np.random.Generator, step: float) -> StepForm:
         """The linearisation with errors that are the same in all steps, times `step`: their effect is linear in it.
@@ -317,8 +332,9 @@ class Judge:
         """
         form, arithmetic, generator = self.form, self.arithmetic, np.random.default_rng(1)
         own, rounded = SumError.of(form.n_steps * form.n_trials, arithmetic), (1 + extra) * arithmetic.unit
-        # Sums of the terms, of the variances of their errors, of the worst cases, of their squares and magnitudes.
-        sums = [form.pack(np.zeros((1, form.n_parameters))) for _ in range(5)]
+        # Sums of the terms, of the variances of their errors, of the worst cases; of their squares and magnitudes.
+        powers = (None, 2, 1, 2, 1) if own.drift else (None, 2, 1)
+        sums = [form.pack(np.zeros((1, form.n_parameters))) for _ in powers]
         noise = form.pack(np.zeros((samples, form.n_parameters)))
         for chunk in self.chunks():
             for op, terms, variance, worst in running_errors.gradient_terms(chunk, np.moveaxis(g[:, chunk.rows], 1, 0)):
@@ -328,18 +344,17 @@ class Judge:
                     noise[op.name] += self._noise(generator, samples, op.kind, (terms, m), variance, wrong)
                 variance = variance + (own.of_squares + rounded * arithmetic.unit) * squares
                 worst = worst + (own.of_magnitudes + rounded) * sizes
-                parts = [(terms, m), (variance, np.square(m)), (worst, np.abs(m))]
-                if own.drift:
-                    parts += [(squares, np.square(m)), (sizes, np.abs(m))]
+                of_m = m, np.square(m), np.abs(m)
+                parts = zip((terms, variance, worst, squares, sizes), (*of_m, *of_m[1:]), strict=True)
                 for total, part in zip(sums, parts, strict=False):
                     total[op.name][0] += _summed(op.kind, *part)
                 if wrong is not None:
                     sums[1][op.name][0] += _summed(op.kind, squares, np.square(wrong.deviation))
                     sums[2][op.name][0] += _summed(op.kind, sizes, wrong.worst)
-        value, variance, worst, squares, sizes = (
-            _powered(form, power).unpack(total)[0] for power, total in zip((None, 2, 1, 2, 1), sums, strict=True)
+        value, variance, worst, *sizes_of_terms = (
+            _powered(form, power).unpack(total)[0] for power, total in zip(powers, sums, strict=True)
         )
-        variance, worst = own.with_total(value, variance, worst, squares, sizes)
+        variance, worst = own.with_total(value, variance, worst, *(sizes_of_terms or (0.0, 0.0)))
         spread = Spread(np.sqrt(variance), worst) + relative(value, arithmetic.unit, 2)
         return value, spread, form.unpack(noise) + _signed(generator, spread.deviation, samples)
 
@@ -398,11 +413,15 @@ def _powered(form: StepForm, power: int | None) -> StepForm:
     """The form whose trained arrays enter with the magnitude of their factors, to a power; None for as they are."""
     if power is None:
         return form
+    known = _powers.setdefault(form, {})
+    if power not in known:
+        entries = (replace(entry, factor=np.abs(entry.factor) ** power) for entry in form.entries)
+        known[power] = replace(form, entries=tuple(entries))
+    return known[power]
 
-    def entry(one: Entry) -> Entry:
-        return replace(one, factor=np.abs(one.factor) ** power)
 
-    return replace(form, entries=tuple(map(entry, form.entries)))
+#: Forms that were asked for, by what they are made of and the power.
+_powers: WeakKeyDictionary[StepForm, dict[int, StepForm]] = WeakKeyDictionary()
 
 
 def draw(generator: np.random.Generator, spread: Spread, count: int) -> Array:
