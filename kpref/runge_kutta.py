@@ -266,6 +266,10 @@ class StageSystem:
                 other._store(segment, rounded)
         return other
 
+    def keeps(self, segment: Segment) -> bool:
+        """Whether the coefficients of a segment are stored, once they were asked for."""
+        return segment in self._stored
+
     def take_steps(self, states: Array, lengths: npt.NDArray[np.int64]) -> None:
         """Fill the states from the first on, by compiled code, and coefficients while there is room.
 

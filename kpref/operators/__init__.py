@@ -1,5 +1,6 @@
 """Operators on trajectories as SciPy LinearOperators, and the operators of the K-P flow."""
 
+from kpref.operators.products import TrialParts
 from kpref.operators.propagation import (
     initial_state_jacobian,
     kernel,
@@ -25,6 +26,7 @@ from kpref.operators.tensor import TensorOperator, identity
 __all__ = [
     "Structure",
     "TensorOperator",
+    "TrialParts",
     "average",
     "continuous_adjoint",
     "discrete_adjoint",

@@ -64,8 +64,12 @@ def leaving(flow):
 def empty(flow):
     return object()
 
+forked = []
+
 def forking(flow):
-    if os.fork() == 0:
+    if not forked:
+        forked.append(os.fork())
+    if forked == [0]:
         time.sleep(1000)
     return flow_backend(flow)
 """
