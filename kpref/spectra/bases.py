@@ -183,17 +183,20 @@ class Search:
             error = float(np.linalg.norm(maps.single(rows[:1])[0] - images[0]))
             self.single_error = max(self.single_error, error / (float(np.linalg.norm(images[0])) or 1.0))
             return images
-        return (maps.single if self.permitted(coupled) else maps.own)(rows)
+        return (maps.single if self.permitted(self._share(coupled)) else maps.own)(rows)
 
-    def permitted(self, coupled: Array | None = None) -> bool:
-        """Whether products may be single ones: of new vectors with these couplings, or of the wanted ones."""
-        share = 1.0
-        if coupled is not None and len(self.values) > self.k:
-            gaps = self.values[: self.k] - self.values[self.k]
-            strongest = np.abs(coupled[: self.k]).max(axis=1)
-            share = float(np.divide(strongest, gaps, out=np.ones_like(gaps), where=strongest < gaps).max())
+    def permitted(self, share: float) -> bool:
+        """Whether products may be single ones whose errors count so many times in a wanted pair."""
         largest = float(np.abs(self.values).max())
         return _SAFETY * self.single_error * share * largest <= self.threshold
+
+    def _share(self, coupled: Array) -> float:
+        """The largest share that new vectors may have in a wanted pair, by their couplings with Ritz vectors."""
+        if len(self.values) <= self.k:
+            return 1.0
+        gaps = self.values[: self.k] - self.values[self.k]
+        strongest = np.abs(coupled[: self.k]).max(axis=1)
+        return float(np.divide(strongest, gaps, out=np.ones_like(gaps), where=strongest < gaps).max())
 
     basis: Array  # (width, n): orthonormal rows, the first `used` of them in use
     values: Array  # (used,): Ritz values in descending order
