@@ -43,7 +43,8 @@ def clusters(rng: np.random.Generator, size: int) -> np.ndarray:
 def gaps(rng: np.random.Generator, size: int) -> np.ndarray:
     """A bulk, and some values far above it."""
     few = int(rng.integers(1, 40))
-    bulk = np.linalg.svd(rng.normal(size=(size - few, max(50, (size - few) // 4))), compute_uv=False) ** 2
+    factor = rng.normal(size=(max(50, (size - few) // 4), size - few))
+    bulk = np.linalg.eigvalsh(factor @ factor.T)
     bulk = np.append(bulk, np.zeros(size - few - len(bulk)))
     return np.append(bulk, bulk.max() * rng.uniform(1.1, 20, size=few))
 
@@ -61,9 +62,9 @@ def diagonal(values: np.ndarray) -> TensorOperator:
 
 
 def network(rng: np.random.Generator) -> TensorOperator:
-    """The NTK of a random network, on up to 2,000 states and times of trials."""
+    """The NTK of a random network, on up to 1,000 states and times of trials."""
     units, steps, seed, gain = int(rng.integers(8, 40)), int(rng.integers(5, 25)), 0, float(rng.uniform(0.3, 2.0))
-    trials = max(1, 2000 // (units * steps))
+    trials = max(1, 1000 // (units * steps))
     model = [
         lambda: GRU.init(2, units, seed, gain),
         lambda: RNN.init(2, units, seed, gain),

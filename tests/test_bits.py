@@ -171,7 +171,9 @@ def pairs(flow):
     return [
         kpref.eigh(flow.NTK, 4),
         kpref.eigh(flow.K, 3, method="block", start=random(2, *flow.states.shape)),
+        kpref.eigh(flow.NTK, 4, tol=1e-6),
         kpref.svd(flow.P, 3),
+        kpref.svd(flow.D, 3, precision="mixed"),
         kpref.svd(own_operator(), 40),
         kpref.eigh(own_operator().gram(), 100),
     ]
@@ -282,6 +284,17 @@ TABLE = {
     "traces": lambda: traces(map_flow()),
     "pairs": lambda: pairs(map_flow()),
     "blocks": lambda: spectra.blocks.block_eigh(map_flow().P.gram(), 4, 0),
+    "densities": lambda: [
+        kpref.spectral_density(map_flow().NTK, 16, 2, modes=kpref.eigh(map_flow().NTK, 2)),
+        kpref.spectral_density(own_operator(400).gram(), 20),
+    ],
+    "inverses": lambda: [
+        kpref.inverse(map_flow().NTK, 1e-2)(random(TRIALS, STEPS, UNITS)),
+        kpref.inverse(map_flow().D, 1e-2)(random(TRIALS, STEPS, UNITS)),
+        kpref.inverse(own_operator(), 1.0)(random(BIG)),
+        kpref.submatrix(map_flow().NTK, np.arange(900), np.arange(50)).to_dense(),
+    ],
+    "diagonals": lambda: [kpref.diagonal(op, 9) for op in (map_flow().NTK, map_flow().P, map_flow().K)],
     "kernel spectrum": lambda: (
         [kpref.kernel_spectrum(map_flow(kind)) for kind in ("GRU", "Linear")] + [kpref.kernel_spectrum(dense_flow())]
     ),
@@ -344,6 +357,7 @@ def test_everything_public_is_in_the_table():
     functions = [name for module in (kpref, spectra) for name in module.__all__ if callable(getattr(module, name))]
     ops = [name for name in vars(Flow) if name[0] in "PJKND" and not name.startswith("_")]
     without_numbers = {
+        "Diagonal",
         "Estimate",
         "NoConvergence",
         "Eigen",
@@ -352,6 +366,7 @@ def test_everything_public_is_in_the_table():
         "Lyapunov",
         "SchmidtSketch",
         "SchmidtSpectrum",
+        "SpectralDensity",
         "TaskAlignment",
         "load_checkpoint",
         "save_checkpoint",

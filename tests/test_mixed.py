@@ -12,7 +12,7 @@ from kpref import Flow, models
 from kpref.operators import TensorOperator
 from kpref.operators.precision import in_single
 from kpref.space import EuclideanSpace
-from kpref.spectra import eigen, singular
+from kpref.spectra import eigen, kernel_spectrum, singular
 from kpref.spectra.eigen import eigh
 from kpref.spectra.singular import svd
 
@@ -105,6 +105,16 @@ def test_where_many_digits_are_wanted_early_products_are_in_float64():
         assert mixed.n_products <= own.n_products + 2  # one to measure the error; steps differ by rounding
         shares.append(mixed.n_single / mixed.n_products)
     assert shares[0] > shares[1] > shares[2] > 0
+
+
+@pytest.mark.parametrize("tol", [1e-6, 1e-9])
+def test_copies_of_multiple_eigenvalues_are_found(tol):
+    flow = Flow(models.LeakyRNN.init(2, 14, 0, alpha=0.3), np.random.default_rng(0).normal(size=(6, 12, 2)))
+    exact = kernel_spectrum(flow).values
+    found = eigh(flow.K, 20, tol=tol, method="lanczos", precision="mixed")  # 14 times the first one
+    assert found.n_single > 0
+    assert found.residuals.max() <= 10 * tol
+    np.testing.assert_allclose(found.values, exact[:20], rtol=0, atol=found.residuals.max() * exact[0])
 
 
 @pytest.mark.parametrize("find", [eigh, svd])

@@ -15,6 +15,8 @@ asked for, the product is one in single precision, and one in the operator's own
 where few digits are wanted; where many are, the early vectors, which the wanted ones are made of, have exact images
 (Simoncini, SIAM J. Numer. Anal. 43, 2005; Simoncini and Szyld, SIAM Review 45, 2003). Vectors, inner products and Ritz
 values are in the operator's own precision all along. The error of a single product is measured, at the first vector.
+Where it was larger later on, or a pair turns up that had not been wanted, residuals end within the span of V, which
+exact ones never do: products are then repeated (`Search.sharpen`).
 """
 
 from __future__ import annotations
@@ -135,6 +137,7 @@ class Search:
     power = 1
     single_error: float = 0.0
     stalled: bool = False
+    _exactly = False
 
     def __init__(self, size: int, k: int, tol: float, dtype: npt.DTypeLike, seed: int) -> None:
         self.tol = tol
@@ -159,7 +162,7 @@ class Search:
             overlaps, length = append_orthonormal(self.basis, self.used, vector, self.generator)
             inside = float(np.linalg.norm(overlaps[:first]))
             self.used += 1
-        self.stalled = self.single_error > 0 and inside > length
+        self.stalled = self.single_error > 0 and not self._exactly and inside > length
         self._multiply(first)
         self.n_products += self.used - first
         self._solve()
@@ -172,28 +175,39 @@ class Search:
         return max(self.tol * wanted, noise(self.dtype) * float(np.abs(self.values).max()))
 
     def _images_of(self, maps: Maps, rows: Array, coupled: Array | None) -> Array:
-        """Images of new vectors, in the precision that their couplings with Ritz vectors (j, v) permit.
+        """Images of new vectors, in the precision that their couplings with the basis (j, v) permit.
 
         See the head; None for the first vectors: the error of single products is measured there.
         """
-        if maps.single is None:
+        if maps.single is None or self._exactly:
             return maps.own(rows)
         if coupled is None:
             images = maps.own(rows)
             error = float(np.linalg.norm(maps.single(rows[:1])[0] - images[0]))
             self.single_error = max(self.single_error, error / (float(np.linalg.norm(images[0])) or 1.0))
             return images
-        return (maps.single if self.permitted(coupled) else maps.own)(rows)
+        return (maps.single if self.permitted(self._share(self._with_ritz(coupled))) else maps.own)(rows)
 
-    def permitted(self, coupled: Array | None = None) -> bool:
-        """Whether products may be single ones: of new vectors with these couplings, or of the wanted ones."""
-        share = 1.0
-        if coupled is not None and len(self.values) > self.k:
-            gaps = self.values[: self.k] - self.values[self.k]
-            strongest = np.abs(coupled[: self.k]).max(axis=1)
-            share = float(np.divide(strongest, gaps, out=np.ones_like(gaps), where=strongest < gaps).max())
+    def sharpen(self, first: int) -> None:
+        """Repeat the products with the rows from `first` on in the operator's own precision; from 0 on, for good."""
+        self._exactly = True
+        self._multiply(first)
+        self._exactly, self.stalled = first == 0, False
+        self.n_products += self.used - first
+        self._solve()
+
+    def permitted(self, share: float) -> bool:
+        """Whether products may be single ones whose errors count so many times in a wanted pair."""
         largest = float(np.abs(self.values).max())
         return _SAFETY * self.single_error * share * largest <= self.threshold
+
+    def _share(self, coupled: Array) -> float:
+        """The largest share that new vectors may have in a wanted pair, by their couplings with Ritz vectors."""
+        if len(self.values) <= self.k:
+            return 1.0
+        gaps = self.values[: self.k] - self.values[self.k]
+        strongest = np.abs(coupled[: self.k]).max(axis=1)
+        return float(np.divide(strongest, gaps, out=np.ones_like(gaps), where=strongest < gaps).max())
 
     basis: Array  # (width, n): orthonormal rows, the first `used` of them in use
     values: Array  # (used,): Ritz values in descending order
@@ -204,6 +218,10 @@ class Search:
 
     def _solve(self) -> None:
         """Ritz values of the basis."""
+        raise NotImplementedError
+
+    def _with_ritz(self, coupled: Array) -> Array:
+        """Couplings with Ritz vectors (j, v), from those with the basis."""
         raise NotImplementedError
 
     def residual(self, index: int) -> Array:
@@ -245,7 +263,7 @@ class SymmetricSearch(Search):
         new = slice(first, self.used)
         vectors = self.basis[new]
         coupled = np.stack([overlaps_with(self._images[:first], vector) for vector in vectors], axis=1)
-        self._images[new] = self._images_of(self._apply, vectors, self._rotations @ coupled if first else None)
+        self._images[new] = self._images_of(self._apply, vectors, coupled if first else None)
         self._matrix[:first, new], self._matrix[new, :first] = coupled, coupled.T
         own = vectors @ self._images[new].T
         self._matrix[new, new] = (own + own.T) / 2
@@ -254,6 +272,9 @@ class SymmetricSearch(Search):
         # By QR steps: LAPACK's divide and conquer can fail where eigenvalues are multiple.
         values, rotations = eigh(self._matrix[: self.used, : self.used], driver="ev", check_finite=False)
         self.values, self._rotations = values[::-1], np.ascontiguousarray(rotations[:, ::-1].T, self.dtype)
+
+    def _with_ritz(self, coupled: Array) -> Array:
+        return np.asarray(self._rotations @ coupled)
 
     def residual(self, index: int) -> Array:  # noqa: D102
         rotation = self._rotations[index]
@@ -328,10 +349,13 @@ class RectangularSearch(Search):
         for column in range(first, self.used):
             overlaps = overlaps_with(self._images[:column], self.basis[column])
             # The rows of the basis since `first` have no place among the Ritz vectors yet.
-            coupled = self._left_rotations @ overlaps[:first, None] if first else None
+            coupled = overlaps[:first, None] if first else None
             image = self._images_of(self._apply, self.basis[column : column + 1], coupled)
             self._append_left(column, image[0], overlaps)
             self._images[column] = self._images_of(self._transpose, self._left[column : column + 1], coupled)[0]
+
+    def _with_ritz(self, coupled: Array) -> Array:
+        return np.asarray(self._left_rotations @ coupled)
 
     def _append_left(self, column: int, image: Array, overlaps: Array) -> None:
         """Make the image of a row of the basis orthonormal to the left vectors, and note the triangle's column.

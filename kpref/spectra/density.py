@@ -43,9 +43,10 @@ from kpref._types import Array
 from kpref._validate import finite_array, instance, integer, real_number
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
-from kpref.spectra.bases import append_orthonormal, combination, noise
+from kpref.spectra.bases import append_orthonormal, noise
 from kpref.spectra.counting_band import counting_band
 from kpref.spectra.eigen import Eigen, check_search
+from kpref.spectra.lanczos_runs import LanczosRun, joint_ritz, lanczos_runs
 from kpref.spectra.moment_bounds import tail_bounds
 from kpref.spectra.symmetric import RectangularForm, SymmetricForm, require_operator, require_self_adjoint
 from kpref.threads import serial_blas
@@ -61,8 +62,6 @@ _BELOW = 32
 _SLACK = 1e-12
 #: Relative error that moments which are known may have, and halvings of an interval of counts.
 _KNOWN, _HALVINGS = 1e-9, 50
-#: Directions that bases share: of those with a smaller share in one than this, none is taken twice.
-_SHARED = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,16 +196,17 @@ def spectral_density(
     rest, rounding = size - len(known.values), noise(op.dtype)
     if not rest:
         raise ValueError(f"modes are all {size} eigenpairs of {op.name}: there is nothing left to estimate")
-    runs = _lanczos(apply, size, known.basis, count, steps, op.dtype, seed)
+    runs = lanczos_runs(apply, size, known.basis, count, steps, op.dtype, seed)
     used = form.n_products if half is None else half.n_products
-    ritz = _joint_ritz(runs)
-    nodes = np.unique(np.concatenate([ritz, known.values, *(np.linalg.eigvalsh(run.matrix) for run in runs)]))
+    ritz = [(np.linalg.eigvalsh(run.matrix), 0.0) for run in runs] + [joint_ritz(runs)]
+    nodes = np.unique(np.concatenate([known.values, *(values for values, _ in ritz)]))
     points = _grid(nodes, _shift(nodes, known, rounding), positive)
     shift = _shift(points, known, rounding)
     band = counting_band(rest, count, level)
     low, _ = _shares(runs, points + shift, positive)
     _, high = _shares(runs, points - shift, positive)
-    least = np.maximum(band.least(low), _above(ritz, points + shift)) + _above(known.values, points + shift)
+    certain = np.max([_above(values, points + shift + error) for values, error in ritz], axis=0)
+    least = np.maximum(band.least(low), certain) + _above(known.values, points + shift)
     most = np.maximum(band.most(high) + _above(known.values, points - shift), least)
     least, most = _falling(least, most)
     for moment, power in 2 * moments:
@@ -255,73 +255,6 @@ def _known(
     return _Known(values, basis, error)
 
 
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """A Lanczos process: m steps, or fewer where nothing more is to be found."""
-
-    basis: Array  # (m + 1, n), or (m, n)
-    alphas: Array  # (m,)
-    betas: Array  # (m,): the last one is zero where the process has ended
-    weight: float  # squared length of the vector that it starts from
-
-    @property
-    def matrix(self) -> Array:
-        return np.diag(self.alphas) + np.diag(self.betas[:-1], 1) + np.diag(self.betas[:-1], -1)
-
-
-def _lanczos(
-    apply: Map, size: int, known: Array, count: int, steps: int, dtype: npt.DTypeLike, seed: int
-) -> list[_Run]:
-    """Lanczos processes from normal vectors beside what is known, a step of all of them at a time."""
-    generator = np.random.default_rng(seed)
-    steps = min(steps, size - len(known))
-    bases, (alphas, betas) = np.empty((count, steps + 1, size)), np.zeros((2, count, steps))
-    weights, lengths = np.empty(count), np.full(count, steps)
-    for run in range(count):
-        start = generator.standard_normal(size)
-        combination(known @ start, known, out=start)
-        _, length = append_orthonormal(bases[run], 0, start, generator)
-        weights[run] = length**2
-    for step in range(steps):
-        going = np.flatnonzero(lengths == steps)
-        if not len(going):
-            break
-        images = np.asarray(apply(bases[going, step].astype(dtype)), np.float64)
-        images -= (images @ known.T) @ known
-        for run, image in zip(map(int, going), images, strict=True):
-            if step + 1 + len(known) == size:  # it has all dimensions
-                alphas[run, step] = bases[run, step] @ image
-                continue
-            overlaps, betas[run, step] = append_orthonormal(bases[run], step + 1, image, generator)
-            alphas[run, step] = overlaps[step]
-            if not betas[run, step]:
-                lengths[run] = step + 1
-    return [
-        _Run(basis[: m + (b[m - 1] > 0)], a[:m], b[:m], weight)
-        for basis, a, b, m, weight in zip(bases, alphas, betas, lengths, weights, strict=True)
-    ]
-
-
-def _joint_ritz(runs: list[_Run]) -> Array:
-    """Ritz values in the span of all bases: ``A V_i = V_i T_i + beta v e^T`` gives the images."""
-    rows = np.concatenate([run.basis for run in runs])
-    overlaps = rows @ rows.T
-    starts = np.cumsum([0, *(len(run.basis) for run in runs)])
-    inside = np.concatenate([start + np.arange(len(run.alphas)) for start, run in zip(starts, runs, strict=False)])
-    columns = []
-    for start, run in zip(starts, runs, strict=False):
-        steps = len(run.alphas)
-        image = overlaps[:, start : start + steps] @ run.matrix
-        if len(run.basis) > steps:
-            image[:, -1] += run.betas[-1] * overlaps[:, start + steps]
-        columns.append(image)
-    projected = np.concatenate(columns, axis=1)[inside]
-    shares, directions = np.linalg.eigh(overlaps[np.ix_(inside, inside)])
-    own = shares > _SHARED
-    directions = directions[:, own] / np.sqrt(shares[own])
-    return np.linalg.eigvalsh(directions.T @ ((projected + projected.T) / 2) @ directions)
-
-
 def _grid(nodes: Array, shifts: Array, positive: bool) -> Array:
     """Points between Ritz values, right beside them, and beyond them; of positive ones above what rounding leaves."""
     largest = float(np.abs(nodes).max()) or 1.0
@@ -361,7 +294,7 @@ def _above(values: Array, points: Array) -> npt.NDArray[np.int64]:
     return np.asarray(len(values) - np.searchsorted(np.sort(values), points, side="right"))
 
 
-def _shares(runs: list[_Run], points: Array, positive: bool) -> tuple[Array, Array]:
+def _shares(runs: list[LanczosRun], points: Array, positive: bool) -> tuple[Array, Array]:
     """The least and the most share of the weight of all vectors above some points."""
     bounds = [tail_bounds(run.alphas, run.betas, points, positive) for run in runs]
     low, high = np.average(bounds, axis=0, weights=[run.weight for run in runs])

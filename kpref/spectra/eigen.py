@@ -303,7 +303,8 @@ class _Task:
             maps = Maps(factor.gram, None if single is None else single.gram)
             search = GramSearch(maps, small, k, self.tol, self.op.dtype, self.seed, self.op.name)
             values, right, converged, norm = self._iterate(search, initial)
-            if single is not None and search.permitted():
+            # The shorter the image of a vector, the more an error of the longest one's counts in its direction.
+            if single is not None and values[-1] > 0 and search.permitted(float(np.sqrt(values[0] / values[-1]))):
                 lift = single
         images = lift(right).astype(right.dtype, copy=False)
         return *_lift(images, values, converged, self.k, np.random.default_rng([self.seed, 1])), norm

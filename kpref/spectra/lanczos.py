@@ -85,7 +85,7 @@ def iterate(
         if fresh:
             search.grow(fresh)
             if search.stalled:
-                break
+                search.sharpen(0)
         elif search.used < search.k:  # an invariant space, too small
             search.grow([search.random()])
         else:
@@ -128,4 +128,8 @@ def _nothing_missed(search: Search) -> bool:
         distances = level - np.linalg.eigvalsh(search.projected(first)[:-1, :-1])
         if distances[-1] > 0 and couplings - np.log(distances).sum() < likely:
             break
-    return bool((search.values[: search.k] <= bound).all())
+    if (search.values[: search.k] <= bound).all():
+        return True
+    if not search.permitted(1.0):  # what was thought to have no share in the wanted pairs has one
+        search.sharpen(first)
+    return False
