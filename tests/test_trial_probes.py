@@ -87,8 +87,6 @@ def several():
     yield "masked NTK", masked.NTK
     yield "masked K", masked.K
     yield "NTK of trials that end early", early.NTK
-    yield "P P* of trials that end early", early.P.gram()
-    yield "initial states", early.D_z0.gram()
     yield "rate ODE", field.NTK
     yield "Lorenz", make_field_flow("Lorenz63", "dopri5", (9, 4, 3), 1, dt=0.05).NTK
 
@@ -105,12 +103,10 @@ def test_as_many_passes_as_a_trial_has_states_make_it_exact(name):
     assert found.value == pytest.approx(np.square(in_coordinates(op.factor)).sum(), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("name", [name for name in SEVERAL if name != "Lorenz"])  # its three parameters are all seen
 @pytest.mark.parametrize("probes", [3, 6])
 def test_estimates_are_unbiased_and_state_their_error(name, probes):
     op, runs = SEVERAL[name], 150
-    if name == "Lorenz":
-        probes = 5  # of 15 states; more would be exact
     truth = np.square(in_coordinates(op.factor)).sum()
     found = [trace(op, "trials", probes, seed=seed) for seed in range(runs)]
     values = np.array([one.value for one in found])
@@ -189,7 +185,7 @@ def test_functions_of_the_users_are_called_where_we_are_and_checked():
         return TrialParts(rows, lambda trial: np.ones((len(batch), len(batch))))
 
     op = by_matrix(np.ones((240, 3)), space, parts).gram()
-    with pytest.raises(ValueError, match="by_trial of A must return shape \\(1, 3\\); got \\(1, 2\\)"):
+    with pytest.raises(ValueError, match="by_trial of factor of A A\\* must return shape \\(1, 3\\); got \\(1, 2\\)"):
         trace(op, probes=9)
     assert names == {threading.get_ident()}
     with pytest.raises(TypeError, match="by_trial must be a function"):
@@ -218,7 +214,7 @@ def test_bits_do_not_depend_on_threads_and_precisions_agree():
         found = []
         for count in (1, 3):
             set_num_threads(count)
-            found.append([trace(op, probes=9, seed=5) for op in (flow.NTK, single.NTK, flow.P.gram())])
+            found.append([trace(op, probes=9, seed=5) for op in (flow.NTK, single.NTK)])
         assert found[0] == found[1]
     finally:
         set_num_threads(before)

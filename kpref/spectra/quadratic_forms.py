@@ -160,7 +160,8 @@ def mean_over_blocks(batches: Sequence[tuple[Array, Array]], sizes: Array, other
     skewness /= math.sqrt(total)
     if not known:  # it may be none just as well: as far on either side as the upper end would be
         error, skewness = error * gamma_reaches(skewness, 0.95)[1], 0.0
-    return Mean(value, error * unit, 2 / spread, skewness)
+    # Half of the degrees: they follow from the same squares, and most of the variance may come of a few blocks.
+    return Mean(value, error * unit, 1 / spread, skewness)
 
 
 def _moments(batches: Sequence[tuple[Array, Array]], sizes: Array) -> tuple[Array, float, float] | None:
@@ -169,7 +170,8 @@ def _moments(batches: Sequence[tuple[Array, Array]], sizes: Array) -> tuple[Arra
     total = sum(counts)
     shares = sum(np.trace(forms, axis1=1, axis2=2) for forms, _ in batches) / (total * np.maximum(sizes, 1))
     rests = [forms - shares[:, None, None] * overlaps for forms, overlaps in batches]
-    free = sum(p * (p - 1) for p in counts) + 2 * (total - 1)
+    # Of the variance of a term tr R'^2 has 2 in large blocks, and less in small ones.
+    free = sum(p * (p - 1) for p in counts) + 2 * sizes / (sizes + 2) * (total - 1)
     squares = sum(np.square(rest).sum(axis=(1, 2)) for rest in rests) / free
     square = float(squares.sum())
     if square == 0.0:

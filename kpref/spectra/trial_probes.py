@@ -1,4 +1,4 @@
-r"""Traces of ``A A*`` for operators that keep trials apart, or that add up over trials what comes of each.
+r"""Traces of ``A A*`` where A* adds up over trials what comes of each, as D* and J* do.
 
 With ``F = W_out^(1/2) A W_in^(-1/2)`` and F_b its rows that belong to trial b,
 
@@ -16,7 +16,6 @@ a forward pass ``F v`` gives the first part exactly, and corrects the second for
 backward pass has B samples w_b of the rows of F, with ``E sum_b w_b w_b^T = F^T F``. Their leading singular vectors are
 better than the Krylov space of as many Lanczos steps, at half the price. (Trained network of the bundled example, 100
 trials: three of them take the standard deviation of a test from 8.9 % of the trace to 1.0 %, three steps to 1.6 %.)
-Where F is block-diagonal each trial has its own V_b, of a single column.
 
 **Allocation.** In passes: one for the sketch, s for the columns of V, p for tests q. Two tests are held against all
 leading singular vectors; their inner products tell
@@ -57,7 +56,7 @@ _MOST, _SKETCH_BYTES = 32, 1 << 28
 #: Trials for which it is worth while: fewer leave too few samples for V, and too little to tell an error from.
 FEWEST = 8
 #: Tests before the error is first compared with a tolerance, and degrees of freedom for which it then may be the last.
-_FIRST, _SURE = 4, 60
+_FIRST, _SURE = 4, 30
 #: Trials that tell an error from two tests.
 _MANY = 16
 NAME = "trial by trial"
@@ -68,30 +67,23 @@ _ENTRIES, _TASK_ENTRIES = 1 << 24, 1 << 19
 
 
 def keeps_trials_apart(op: TensorOperator) -> bool:
-    """Whether the trace of ``A A*`` may be taken trial by trial: of enough of them, A known and of one of the kinds."""
+    """Whether the trace of ``A A*`` may be taken trial by trial: of enough of them, with an A that tells them apart."""
     factor = op.factor
     if factor is None or len(factor.shape_out) < 2 or factor.shape_out[0] < FEWEST:
         return False
-    return factor.separated is not None or _block_diagonal(factor)
-
-
-def _block_diagonal(factor: TensorOperator) -> bool:
-    return factor.structure.by_trial and len(factor.shape_in) > 1 and factor.shape_in[0] == factor.shape_out[0]
+    return factor.separated is not None
 
 
 class _Passes:
     """Products with F, and with its transpose for each trial by itself, in coordinates: inner products are plain sums.
 
-    Vectors of the domain are (k, m), shared by all trials, or (k, B, m) where F is block-diagonal; those of the other
-    side (k, B, n), zero where the weight is.
+    Vectors of the domain are (k, m), those of the other side (k, B, n), zero where the weight is.
     """
 
     def __init__(self, factor: TensorOperator, progress: Progress | None) -> None:
         self.factor, self._progress, self._reported = factor, progress, 0
-        self._transpose, self._separated = factor.T, factor.separated
-        self.shared = self._separated is not None
-        self.trials = factor.shape_out[0]
-        self.domain = factor.shape[1] // (1 if self.shared else self.trials)
+        assert factor.separated is not None
+        self._separated, self.trials, self.domain = factor.separated, factor.shape_out[0], factor.shape[1]
         space = factor.space_out
         weights = np.ones(1) if space.weights is None else space.weights
         self._weighed = np.broadcast_to(weights > 0, space.shape).reshape(self.trials, -1)
@@ -151,10 +143,6 @@ class _Passes:
         tensors = vectors.reshape(-1, *factor.shape_out).astype(factor.dtype, copy=False)
         tensors = factor.space_out.scale(tensors, 0.5)
         self._count(0, count)
-        if self._separated is None:
-            image = factor.space_in.scale(self._transpose.apply(tensors), -0.5)
-            whole = image.reshape(count, self.trials, -1).astype(np.float64, copy=False)
-            return TrialParts(lambda trial: whole[:, trial], lambda trial: whole[:, trial] @ whole[:, trial].T)
         parts, space = self._separated(factor.space_out.clear(tensors)), factor.space_in
         self.here = not is_ours(parts.rows)
 
@@ -200,11 +188,8 @@ def _products_seen(passes: _Passes, vectors: Array, columns: Array) -> tuple[Arr
     def task(group: slice) -> None:
         rows = np.stack([parts.rows(trial) for trial in range(group.start, group.stop)])
         squares[group] = rows @ rows.swapaxes(1, 2)
-        if passes.shared:
-            flat = rows.reshape(-1, rows.shape[2]) @ columns.T
-            seen[group] = flat.reshape(len(rows), count, -1).swapaxes(1, 2)
-        else:
-            seen[group] = columns[:, group].swapaxes(0, 1) @ rows.swapaxes(1, 2)
+        flat = rows.reshape(-1, rows.shape[2]) @ columns.T
+        seen[group] = flat.reshape(len(rows), count, -1).swapaxes(1, 2)
 
     passes.each(task, count)
     return squares, seen
@@ -291,33 +276,27 @@ class _Tests:
         return self._inside + self._total / self.count
 
 
-def _sketch(passes: _Passes, seed: int) -> Array:
-    """Samples of the rows of F from one pass: one of each group of trials, (k, m); or of each trial, (B, 1, m)."""
-    parts, number = passes.pulled(passes.directions(1, [seed, 0])), passes.trials
-    if passes.shared:
-        number = max(1, min(number, _SKETCH_BYTES // (8 * passes.domain)))
+def _sketch(passes: _Passes, seed: int, most: int) -> Array:
+    """Leading singular vectors, orthonormal rows (s, m) of which there are so many at most, of samples from one pass.
+
+    There is a sample of each trial, or of each group of trials where memory is short.
+    """
+    parts = passes.pulled(passes.directions(1, [seed, 0]))
+    number = max(1, min(passes.trials, _SKETCH_BYTES // (8 * passes.domain)))
     require_memory(16.0 * number * passes.domain, f"a sketch of {passes.factor.name}")
     bounds = [passes.trials * index // number for index in range(number + 1)]
-    samples = np.empty((number, 1, passes.domain))
+    samples, some = np.empty((number, passes.domain)), even_blocks(number, 4)
 
-    def task(part: slice) -> None:
-        for index in range(part.start, part.stop):
-            samples[index] = sum(parts.rows(trial) for trial in range(bounds[index], bounds[index + 1]))
+    def task(part: int) -> None:
+        for index in range(some[part].start, some[part].stop):
+            samples[index] = sum(parts.rows(trial)[0] for trial in range(bounds[index], bounds[index + 1]))
 
-    some = even_blocks(number, 4)
-    run_blocks(lambda index: task(some[index]), len(some), here=passes.here)
+    run_blocks(task, len(some), here=passes.here)
     if not np.isfinite(samples).all():
         raise not_finite(passes.factor.name)
-    return samples[:, 0] if passes.shared else samples
-
-
-def _leading(samples: Array, most: int) -> Array:
-    """Leading singular vectors of rows (..., k, m) as orthonormal rows (s, m), or (s, B, m); no more than `most`."""
-    count = min(most, *samples.shape[-2:])
-    _, vectors = np.linalg.eigh(samples @ samples.swapaxes(-1, -2))
-    rows = vectors[..., ::-1][..., :count].swapaxes(-1, -2) @ samples
-    columns = np.linalg.qr(rows.swapaxes(-1, -2))[0]  # to rounding, even where the samples have no such rank
-    return np.ascontiguousarray(np.moveaxis(columns, -1, 0))
+    _, vectors = np.linalg.eigh(samples @ samples.T)
+    rows = vectors[:, ::-1][:, : min(most, passes.domain)].T @ samples
+    return np.ascontiguousarray(np.linalg.qr(rows.T)[0].T)  # to rounding, even where the samples have no such rank
 
 
 def trial_estimate(
@@ -338,7 +317,7 @@ def trial_estimate(
         if budget < 4 + fresh:
             tests.add(budget)
         else:
-            columns = _leading(_sketch(passes, seed), min(_MOST, budget - 3 - fresh))
+            columns = _sketch(passes, seed, min(_MOST, budget - 3 - fresh))
             variances = tests.add_two(columns)
             left = budget - passes.passes + tests.count - np.arange(len(variances))
             kept = int(np.argmin(variances / left))
@@ -355,7 +334,7 @@ def _until(op: TensorOperator, passes: _Passes, tests: _Tests, budget: int, tol:
     found = _estimate(op, passes, tests)
     room = budget - passes.passes - 3
     if room > 0 and not _settled(found, tol):
-        columns = _leading(_sketch(passes, tests.seed), min(_MOST, room))
+        columns = _sketch(passes, tests.seed, min(_MOST, room))
         variances = tests.add_two(columns)
         kept = np.arange(len(variances))
         more = np.ceil(2 * variances / (_MARGIN * tol * found.value) ** 2 - tests.count).clip(0)
