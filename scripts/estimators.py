@@ -2,6 +2,10 @@
 
     python scripts/estimators.py [--checkpoint FOLDER] [--figure PATH] [--seeds N]
     python scripts/estimators.py --coverage [--seeds N] [--only NAME] [--workers N]
+    python scripts/estimators.py --prices [--checkpoint FOLDER] [--seeds N]
+
+The third prints what an error of the trace of the NTK costs in products and in seconds, for the first and the last
+checkpoint in FOLDER: trial by trial, and by methods that see nothing but products.
 
 The second prints how often the 95 % intervals of everything that is estimated contain the truth, and how wide they are,
 see `calibration`: a row as each cell is done, the same for any number of workers. It ends with exit status 1 if a cell
@@ -22,6 +26,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +37,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
 
+from black_box import xnystrace, xtrace
 from calibration import table
 from lyapunov_cells import lyapunov_cells
 from ratio_cells import ratio_cells
 from trace_cells import trace_cells
+from trial_cells import trial_cells
 
 from kpref import Flow, load_checkpoint
 from kpref.data import example_folder
@@ -55,7 +62,7 @@ from kpref.trials import Trials
 Array = npt.NDArray[np.float64]
 Curves = dict[str, dict[int, float]]
 
-FAMILIES = (trace_cells, ratio_cells, lyapunov_cells)
+FAMILIES = (trace_cells, trial_cells, ratio_cells, lyapunov_cells)
 """Of cells whose coverage is measured."""
 
 TRACES = {"krylov": "Krylov", "hutch++": "Hutch++", "hutchinson": "Hutchinson"}
@@ -87,17 +94,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--figure", type=Path, default=Path("estimators.png"), help="where the figure goes")
     parser.add_argument("--methods", nargs="+", choices=TRACES, default=list(TRACES), help="estimators of the trace")
     parser.add_argument("--coverage", action="store_true", help="how often intervals contain the truth; nothing else")
+    parser.add_argument("--prices", action="store_true", help="products and seconds of an error; nothing else")
     parser.add_argument("--only", default="", metavar="NAME", help="cells of --coverage whose name contains this")
     parser.add_argument(
         "--workers", type=int, default=get_num_threads(), help="processes of --coverage; by default all usable cores"
     )
     parser.add_argument(
-        "--seeds", type=int, help="runs of each estimator: 500 with --coverage, else 2000; 0 leaves the table out"
+        "--seeds",
+        type=int,
+        help="runs of each estimator: 500 with --coverage, 200 with --prices, else 2000; 0 leaves the table out",
     )
     options = parser.parse_args(arguments)
     if options.coverage:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is printed then stands, and no worker is left
         return table(FAMILIES, options.seeds or 500, options.only, options.workers)
+    if options.prices:
+        for row in prices(options.checkpoint, options.seeds or 200):
+            print(row, flush=True)
+        return 0
     seeds = 2000 if options.seeds is None else options.seeds
     if seeds:
         print(f"{seeds} seeds\n| system | products | estimator | relative deviation | bias | stated / observed |")
@@ -185,6 +199,52 @@ def trained(folder: Path) -> Flow:
         raise SystemExit(f"no checkpoints (*.safetensors) in {folder}")
     model, _ = load_checkpoint(checkpoints[-1])
     return Flow(model, Trials.load(folder / "trials.npz").inputs)
+
+
+def prices(folder: Path, seeds: int) -> Iterator[str]:
+    """Rows of a table: the error of each estimator, what it states, its products and its seconds."""
+    yield "| checkpoint | estimator | rms error | stated | intervals that hold | products | passes (fw, bw) | seconds |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    trials = Trials.load(folder / "trials.npz").inputs
+    for path in sorted(folder.glob("*.safetensors"))[:: max(1, len(list(folder.glob("*.safetensors"))) - 1)]:
+        flow = Flow(load_checkpoint(path)[0], trials)
+        truth = ntk_trace_exact(flow)
+        for label, run in priced(flow.NTK):
+            run(0)  # compiles
+            begin = perf_counter()
+            found = [run(seed) for seed in tqdm(range(seeds), disable=None, desc=label, leave=False)]
+            seconds = (perf_counter() - begin) / seeds
+            errors = np.array([float(one) for one in found]) / truth - 1.0
+            cells = [path.stem, label, f"{100 * np.sqrt(np.mean(errors**2)):.2f} %", *_said(found, truth)]
+            yield f"| {' | '.join(cells)} | {seconds:.3f} |"
+
+
+def _said(found: Sequence[Estimate | float], truth: float) -> list[str]:
+    """What estimates say of themselves; nothing of plain numbers."""
+    told = [one for one in found if isinstance(one, Estimate)]
+    if not told:
+        return ["", "", "", ""]
+    stated = 100 * np.sqrt(np.mean([one.standard_error**2 for one in told])) / truth
+    hold = np.mean([one.interval()[0] <= truth <= one.interval()[1] for one in told])
+    products, forward, backward = (
+        np.mean([getattr(one, name) for one in told]) for name in ("n_products", "forward", "backward")
+    )
+    return [f"{stated:.2f} %", f"{hold:.0%}", f"{products:.1f}", f"{forward:.1f}, {backward:.1f}" * (backward > 0)]
+
+
+def priced(op: TensorOperator) -> Iterator[tuple[str, Callable[[int], Estimate | float]]]:
+    """Estimators as functions of a seed."""
+    form = SymmetricForm(op)
+    yield "trial by trial, tol 1 %", lambda seed: trace(op, "trials", tol=TARGET, seed=seed)
+    for count in (2, 4, 6):
+        yield f"trial by trial, {count} products", lambda seed, count=count: trace(op, "trials", count, seed=seed)  # type: ignore[misc]
+    for count in (6, 16, 32):
+        for method in ("krylov", "hutch++"):
+            words = f"{TRACES[method]}, {count} products"
+            yield words, lambda seed, method=method, count=count: trace(op, method, count, seed=seed)  # type: ignore[misc]
+        for name, estimate in (("XTrace", xtrace), ("XNysTrace", xnystrace)):
+            words = f"{name}, {count} products"
+            yield words, lambda seed, estimate=estimate, count=count: estimate(form, form.size, count, seed)  # type: ignore[misc]
 
 
 def like_spectrum(leading: Array, total: float) -> TensorOperator:

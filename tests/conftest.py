@@ -26,11 +26,12 @@ REQUIRE_BACKENDS = os.environ.get("KPREF_REQUIRE_BACKENDS") == "1"
 @pytest.fixture(scope="module")
 def coarse_pictures() -> Generator[None, None, None]:
     """Pictures of few pixels, laid out by nobody, take less time: for reports of which nobody looks at the pictures."""
+    from kpref.analysis import exhibits
     from kpref.plots import STYLE
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STYLE, "savefig.dpi", 40)
-        patch.setitem(STYLE, "figure.constrained_layout.use", False)
+        patch.setitem(STYLE, "figure.dpi", 40)
+        patch.setattr(exhibits, "fit_axes", lambda figure: None)
         yield
 
 

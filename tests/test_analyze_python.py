@@ -302,6 +302,29 @@ def test_a_run_that_is_ended_leaves_nothing(tmp_path, number):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.usefixtures("coarse_pictures")
+def test_a_first_look(pair, tmp_path):
+    """On 20 trials, with 3 modes and without Schmidt ranks, unless these are given; and the report says so."""
+    rng = np.random.default_rng(3)
+    many = Trials(rng.normal(size=(30, 5, N_IN)), targets=rng.normal(size=(30, 5, N_OUT)))
+    report = analyze(pair, many, fast=True, out=tmp_path / "report")
+    (found,) = report.metrics["checkpoints"]
+    assert report.passed
+    assert found["shape"]["trials"] == 20
+    assert len(report.study.analyses[0].ntk_modes.values) == 3
+    assert not [key for key in found["metrics"] if "schmidt" in key]
+    note = "A report in short, on 20 of the 30 trials, with 3 modes and no Schmidt ranks: without fast it is whole."
+    assert note in report.study.notes
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "A report in short" in page
+    assert "Schmidt rank of" not in page
+    request = prepare(pair, many, fast=True, max_trials=4, modes=2)
+    assert (request.trials.n_trials, request.modes) == (4, 2)
+    assert (prepare(pair, many).modes, prepare(pair, many).fast) == (10, False)
+    with pytest.raises(TypeError, match="fast must be True or False"):
+        prepare(pair, many, fast="yes")
+
+
 # Progress
 
 

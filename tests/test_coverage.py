@@ -13,7 +13,8 @@ from kpref.spectra.traces import adjoint_trace, frobenius_squared, trace
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 from calibration import Cell, Row, dense_copy, diagonal, holm, measure, networks, spectra, symmetrised, table
-from trace_cells import trace_cells
+from trace_cells import spectrum_cells, trace_cells
+from trial_cells import trial_cells
 
 SAMPLE = (
     "trace krylov, decay 0.7^i, tol 0.03",
@@ -22,6 +23,8 @@ SAMPLE = (
     "frobenius_squared, one space, tail 1/i, tol 0.03",
     "frobenius_squared, two spaces, flat + 5 spikes, default",
     "leading modes and adjoint_trace, report, decay 0.7^i",
+    "trace trials, NTK, RNN 8x10x6, 6 products",
+    "trace trials, NTK, RNN 20x10x8, ending early, tol 0.03",
 )
 SEEDS = 150
 
@@ -59,7 +62,7 @@ def test_rows_do_not_depend_on_the_number_of_workers(capsys):
     """Nor on which seeds of a cell end: of these, some do not reach their tolerance, some never do."""
     printed = []
     for workers in (1, 2):
-        assert table([trace_cells], 5, "decay 0.7^i, tol 0.03", workers) == 0
+        assert table([spectrum_cells], 5, "decay 0.7^i, tol 0.03", workers) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     assert "trace hutchinson, decay 0.7^i, tol 0.03 | 0 | tolerance not reached" in printed[0]
@@ -107,7 +110,7 @@ def test_dense_copies_are_the_same_operators():
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_intervals_of_traces_are_true(name):
-    cells = (cell for cell in trace_cells() if cell.name == name)
+    cells = (cell for cell in (trial_cells if "trials" in name else trace_cells)() if cell.name == name)
     row = measure(next(cells), SEEDS)
     # 132 of 150 or fewer have the chance 5e-4 if 95 % is true. Widths rest on the deviation, which is known to 6 %.
     assert row.seeds == SEEDS

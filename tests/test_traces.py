@@ -237,10 +237,11 @@ def test_single_precision_and_equal_bits():
         assert trace(flow.NTK, method, 24) == single
 
 
-def test_auto_is_krylov_where_there_is_a_factor():
-    flow = FLOWS["GRU"]
-    for op, method in ((flow.NTK, "krylov"), (flow.K, "krylov"), (flow.P, "hutch++")):
-        assert trace(op, probes=10) == trace(op, method, probes=10)
+def test_auto_is_by_what_is_known():
+    few, many = FLOWS["GRU"], make_flow("GRU", (8, 4, 4), 1)
+    methods = ((few.NTK, "krylov"), (few.K, "krylov"), (few.P, "hutch++"), (many.P.gram(), "krylov"))
+    for op, method in (*methods, (many.NTK, "trials"), (many.K, "trials")):
+        assert trace(op, probes=7) == trace(op, method, probes=7)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ def test_auto_is_krylov_where_there_is_a_factor():
         (
             lambda f: trace(f.NTK, "xtrace"),
             ValueError,
-            "must be one of auto, krylov, hutch\\+\\+, hutchinson; got",
+            "must be one of auto, trials, krylov, hutch\\+\\+, hutchinson; got",
         ),
         (lambda f: trace(f.NTK, []), ValueError, "method must be one of auto"),
         (lambda f: trace(f.NTK, probes=0), ValueError, "probes must be an integer of at least 1; got 0"),

@@ -17,7 +17,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.kernels import program_sweeps, reference, stage_sweeps, sweeps
-from kpref.kernels.changes import Changes, gradients, packed_changes, zero_changes
+from kpref.kernels.changes import Changes, gradient_products, gradients, packed_changes, zero_changes
 from kpref.kernels.interpreter import CompiledProgram
 from kpref.kernels.jacobian import DenseArrays
 from kpref.kernels.stage_sweeps import StageTable
@@ -40,6 +40,8 @@ __all__ = [
     "stage_costate_transpose",
     "stage_tangent",
     "tangent",
+    "trial_products",
+    "trial_transpose",
 ]
 
 Arguments = ParamSpec("Arguments")
@@ -220,6 +222,29 @@ def parameter_transpose(form: Form, tensors: Array) -> Array:
         form, len(tensors), parts,
         lambda part, changes: program_sweeps.parameter_transpose(arrays, tensors, changes, part.start, part.stop),
     )  # fmt: skip
+
+
+def trial_transpose(form: Form, tensors: Array, trial: int) -> Array:
+    """``J_b^T g_b`` of one trial b, for tensors (v, B, T, H) as kernels take them: (v, M). In the calling thread."""
+    if isinstance(form, DenseForm | ProductForm):
+        assert form.parameter_jacobian is not None  # or it would not be here
+        return np.einsum("rhm,vrh->vm", form.parameter_jacobian[:, trial], tensors[:, trial])
+    return gradients(_program(form).packing, _trial_changes(form, tensors, trial))
+
+
+def trial_products(form: Form, tensors: Array, trial: int) -> Array:
+    """Inner products (v, v) of what `trial_transpose` gives, in float64, in less time."""
+    if not isinstance(form, StepForm):
+        rows = trial_transpose(form, tensors, trial).astype(float, copy=False)
+        return rows @ rows.T
+    return gradient_products(_program(form).packing, _trial_changes(form, tensors, trial))
+
+
+def _trial_changes(form: StepForm, tensors: Array, trial: int) -> Changes:
+    arrays = _program(form)
+    changes = zero_changes(arrays.packing, len(tensors))
+    program_sweeps.trial_transpose(arrays, tensors, changes, trial)
+    return changes
 
 
 def _sum_of_changes(form: StepForm, vectors: int, parts: list[slice], add: Callable[[slice, Changes], None]) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from kpref.compiled.compilation import kernel
 from kpref.kernels.panels import aligned_zeros, panel_width, whole_lines
 from kpref.step_form import Entry, StepForm
 
-__all__ = ["Changes", "Packing", "gradients", "packed_changes", "packing_of", "zero_changes"]
+__all__ = ["Changes", "Packing", "gradient_products", "gradients", "packed_changes", "packing_of", "zero_changes"]
 
 
 class Changes(NamedTuple):
@@ -43,6 +44,19 @@ class Packing:
     # output and the next input there; the same in the changes, and in the factors
     pieces: Array
     factors: Array
+
+    @cached_property
+    def roots(self) -> Array | None:
+        """Factors r (n,) with ``g . g' = (r c) . (r c')`` for gradients g of changes c; None if there are none.
+
+        With E the matrix of `packed_changes`, ``g = E^T c`` and ``g . g' = c . E E^T c'``, which is diagonal where no
+        parameter enters two places.
+        """
+        places, squares = np.ones((1, self.length)), np.zeros((1, self.length))
+        uses, ones = np.zeros((1, self.parameters)), np.ones((1, self.parameters))
+        _add(self.pieces, (self.factors != 0).astype(float), uses, places, True)
+        _add(self.pieces, np.square(self.factors, dtype=float), ones, squares, False)
+        return np.sqrt(squares[0]) if uses.max(initial=0.0) <= 1 else None
 
 
 def packing_of(form: StepForm) -> Packing:
@@ -121,6 +135,15 @@ def gradients(packing: Packing, changes: Changes) -> Array:
     vectors = np.zeros((len(changes.entries), packing.parameters), changes.entries.dtype)
     _add(packing.pieces, packing.factors, vectors, changes.entries, True)
     return vectors
+
+
+def gradient_products(packing: Packing, changes: Changes) -> Array:
+    """Inner products of `gradients`, (v, v) in float64, without these where that can be."""
+    if packing.roots is None:
+        rows = gradients(packing, changes).astype(float, copy=False)
+    else:
+        rows = packing.roots * changes.entries
+    return rows @ rows.T
 
 
 @kernel

@@ -20,7 +20,7 @@ from kpref.kernels.lowering import ADD, STATES, TENSOR_IN, TENSOR_OUT, UNITS, VA
 
 __all__ = [
     "adjoint", "inverse", "inverse_transpose", "parameter_product", "parameter_transpose", "sensitivity",
-    "sensitivity_transpose", "tangent",
+    "sensitivity_transpose", "tangent", "trial_transpose",
 ]  # fmt: skip
 
 _CHUNK = 128  # rows that one product with a matrix of parameters handles, where J stands alone
@@ -66,7 +66,13 @@ def parameter_product(form: CompiledProgram, changes: Changes, out: Array, first
 
 def parameter_transpose(form: CompiledProgram, tensors: Array, changes: Changes, first: int, last: int) -> None:
     """Add ``J^T g`` over the rows first, ..., last - 1 to the gradients by the weights."""
-    _parameter_transpose(form.layout, form.product_transpose, tensors, changes, first, last)
+    _parameter_transpose(form.layout, form.product_transpose, tensors, changes, first, last, 0, form.layout.trials)
+
+
+def trial_transpose(form: CompiledProgram, tensors: Array, changes: Changes, trial: int) -> None:
+    """Add ``J^T g`` over all steps of one trial to the gradients by the weights."""
+    steps = form.layout.rows
+    _parameter_transpose(form.layout, form.product_transpose, tensors, changes, 0, steps, trial, trial + 1)
 
 
 # Compiled
@@ -301,8 +307,10 @@ def _parameter_product(layout, code, changes, out, first, last):  # type: ignore
 
 
 @kernel
-def _parameter_transpose(layout, code, tensors, changes, first, last):  # type: ignore[no-untyped-def]
-    trials, one, size = layout.trials, tensors.dtype.type(1), tensors.itemsize
+def _parameter_transpose(layout, code, tensors, changes, first, last, start, stop):  # type: ignore[no-untyped-def]
+    """Rows are ``step * (stop - start) + trial - start``: of all trials, or of a single one."""
+    trials, size, one = stop - start, tensors.itemsize, tensors.dtype.type(1)
+    apart = layout.trials if trials == 1 else 1  # rows of the trajectory from a row to the next
     room, memory = registers(one, layout, code.n_operands, min(_CHUNK, last - first), 1)
     set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors))
     table = address_of(changes.table)
@@ -310,13 +318,12 @@ def _parameter_transpose(layout, code, tensors, changes, first, last):  # type: 
         entries = _entries(changes, vector)
         _enter_units(layout, room, changes, vector)
         for begin in range(first, last, _CHUNK):
-            rows = min(begin + _CHUNK, last) - begin
-            apply(
-                one, layout, code, room, rows, where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1)
-            )
+            rows, step, trial = min(begin + _CHUNK, last) - begin, begin // trials, start + begin % trials
+            apply(one, layout, code, room, rows, where_rows_are(vector, step, trial, start, stop, 0, 1))
             for k in range(code.n_outer):
                 product = code.outer + k * _OUTER
                 weight = _weight(one, entries, table, word(product, 2))
-                base, lda = _rows_of(layout, product, size)
-                _leave_changes(one, room, product, weight, rows, base + begin * lda * size, lda)
+                base, stride = _rows_of(layout, product, size)
+                source = base + (step * layout.trials + trial) * stride * size
+                _leave_changes(one, room, product, weight, rows, source, apart * stride)
     keep(memory)

@@ -1,5 +1,6 @@
 """Operators on trajectories as SciPy LinearOperators, and the operators of the K-P flow."""
 
+from kpref.operators.products import TrialParts
 from kpref.operators.propagation import (
     initial_state_jacobian,
     kernel,
@@ -19,11 +20,13 @@ from kpref.operators.stage_space import (
     stage_propagator,
 )
 from kpref.operators.structure import Structure
+from kpref.operators.submatrices import submatrix
 from kpref.operators.tensor import TensorOperator, identity
 
 __all__ = [
     "Structure",
     "TensorOperator",
+    "TrialParts",
     "average",
     "continuous_adjoint",
     "discrete_adjoint",
@@ -40,4 +43,5 @@ __all__ = [
     "sensitivity",
     "stage_parameter_jacobian",
     "stage_propagator",
+    "submatrix",
 ]

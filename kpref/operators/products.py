@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from itertools import pairwise
 from operator import and_
 from typing import Any, NamedTuple
@@ -36,9 +36,33 @@ from kpref._types import Array
 from kpref.operators.structure import UNKNOWN, Structure
 from kpref.space import EuclideanSpace
 
-__all__ = ["Leaf", "Map", "Power", "Product", "Side", "Sum", "adjoint", "after", "gram", "gram_factor", "total"]
+__all__ = [
+    "ByTrial", "Leaf", "Map", "Power", "Product", "Side", "Sum", "TrialParts", "adjoint", "after", "gram",
+    "gram_factor", "total",
+]  # fmt: skip
 
 Map = Callable[[Array], Array]
+
+
+class TrialParts(NamedTuple):
+    """What comes of each trial b of a batch of v tensors under a transpose, before the sum over trials.
+
+    Functions of the number of a trial that several threads may call at once.
+
+    Attributes
+    ----------
+    rows : callable
+        ``A_b^T q_b``, (v, \\*shape_in).
+    products : callable
+        Their plain inner products, (v, v) in float64, which may take less time than the rows.
+    """
+
+    rows: Callable[[int], Array]
+    products: Callable[[int], Array]
+
+
+#: From a batch (v, B, ...) to what comes of its trials.
+ByTrial = Callable[[Array], TrialParts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +77,7 @@ class Leaf(MadeOfFunctions):
     space_out: EuclideanSpace
     dtype: np.dtype[Any]
     known: Structure | Callable[[], Structure]  # what is known, or a function that finds it when it is first asked for
+    by_trial: ByTrial | None = None  # of a sum over trials: see `Product.separated`
 
     def image(self, batch: Array, transposed: bool) -> Array:
         """The image of a batch, in the promised precision and zero where nothing exists.
@@ -262,6 +287,21 @@ class Product:
         known = reduce(and_, blocks)
         return Structure(*self.symmetry, known.by_trial, known.units)
 
+    @property
+    def separated(self) -> ByTrial | None:
+        """The transpose trial by trial, where the factor next to the input space has it and the others keep them apart.
+
+        For ``A = X D`` with a block-diagonal X, ``A^T q = sum_b D_b^T (X^T q)_b``; as D has a single row of blocks.
+        """
+        if not self.factors:
+            return None
+        *others, last = self.factors
+        if not isinstance(last, Side) or last.transposed or last.leaf.by_trial is None:
+            return None
+        if not all(_told(factor.spaces[0]) and factor.blocks.by_trial for factor in others):
+            return None
+        return partial(_separate, replace(self, factors=tuple(others), space_in=last.spaces[1]), last.leaf)
+
     @cached_property
     def _read(self) -> _Reading | None:
         """The product as it reads from both sides, if it is on one space and reads so."""
@@ -283,6 +323,11 @@ class Product:
             elif not space.restricted and tuple(right) == _untransposed((_Weights(space, -1), *back)):
                 return _Reading(left, middle)
         return None
+
+
+def _separate(others: Product, leaf: Leaf, batch: Array) -> TrialParts:
+    assert leaf.by_trial is not None
+    return leaf.by_trial(others.T(batch).astype(leaf.dtype, copy=False))
 
 
 class _Reading(NamedTuple):

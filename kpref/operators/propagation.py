@@ -14,14 +14,17 @@ and still exact, for the dynamics run on through points that nobody observes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
 from kpref._types import Array
 from kpref.linearize import Form, require_form
+from kpref.operators.products import ByTrial, TrialParts
 from kpref.operators.structure import BY_TRIAL, UNKNOWN, Structure
 from kpref.operators.tensor import TensorOperator
+from kpref.product_form import ProductForm
 from kpref.space import EuclideanSpace, TrajectorySpace, require_trajectories
 from kpref.step_form import StepForm
 from kpref.unit_form import state_units
@@ -69,6 +72,7 @@ def parameter_jacobian(form: Form, space: TrajectorySpace) -> TensorOperator:
     return TensorOperator(
         partial(kernels.parameter_product, form), partial(kernels.parameter_transpose, form),
         EuclideanSpace((form.n_parameters,)), space, form.dtype, "J", partial(jacobian_structure, form),
+        _by_trial(form, _in_order),
     )  # fmt: skip
 
 
@@ -79,8 +83,26 @@ def sensitivity(form: Form, space: TrajectorySpace) -> TensorOperator:
 
     return TensorOperator(
         partial(kernels.sensitivity, form), partial(kernels.sensitivity_transpose, form),
-        EuclideanSpace((form.n_parameters,)), space, form.dtype, "D",
+        EuclideanSpace((form.n_parameters,)), space, form.dtype, "D", by_trial=_by_trial(form, kernels.adjoint),
     )  # fmt: skip
+
+
+def _by_trial(form: Form, costates: Callable[[Form, Array], Array]) -> ByTrial | None:
+    """J^T of each trial after what all have in common; None where J is known by products of all trials at once."""
+    if isinstance(form, ProductForm) and form.parameter_jacobian is None:
+        return None
+    return partial(_gradients_by_trial, form, costates)
+
+
+def _gradients_by_trial(form: Form, costates: Callable[[Form, Array], Array], batch: Array) -> TrialParts:
+    from kpref import kernels
+
+    found = costates(form, batch)
+    return TrialParts(partial(kernels.trial_transpose, form, found), partial(kernels.trial_products, form, found))
+
+
+def _in_order(form: Form, batch: Array) -> Array:
+    return np.require(batch, form.dtype, ["C", "W"])
 
 
 def kernel(form: Form, space: TrajectorySpace) -> TensorOperator:

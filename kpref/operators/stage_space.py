@@ -22,11 +22,14 @@ import numpy as np
 from kpref._types import Array
 from kpref._validate import instance
 from kpref.linearize import Form, linearize
+from kpref.models.base import ProductModel
+from kpref.operators.products import TrialParts
 from kpref.operators.propagation import jacobian_structure
 from kpref.operators.structure import BY_TRIAL, Structure
 from kpref.operators.tensor import TensorOperator
 from kpref.runge_kutta import Forcing, Segment, StageSystem, interpolation
 from kpref.space import EuclideanSpace, TrajectorySpace, require_space, require_trajectories
+from kpref.threads import run_blocks
 
 __all__ = [
     "continuous_adjoint",
@@ -110,7 +113,9 @@ def parameter_sensitivity(system: StageSystem, space: TrajectorySpace) -> Tensor
     """``D = P_s J_s = dZ/dtheta``, segment by segment: no tensor over all stages is made."""
     _require(system, space)
     maps = partial(_sensitivities, system), partial(_gradients, system)
-    return TensorOperator(*maps, _parameters(system), space, system.dtype, "D")
+    by_products = isinstance(system.field, ProductModel) and "parameter" in system.field.products
+    by_trial = None if by_products else partial(_gradients_by_trial, system)
+    return TensorOperator(*maps, _parameters(system), space, system.dtype, "D", by_trial=by_trial)
 
 
 def _sensitivities(system: StageSystem, batch: Array) -> Array:
@@ -132,6 +137,39 @@ def _gradients(system: StageSystem, batch: Array) -> Array:
 
     system.adjoint(system.stage_forcing, batch, _stage_zeros(system, len(batch)), done)
     return total
+
+
+def _gradients_by_trial(system: StageSystem, batch: Array) -> TrialParts:
+    """Those of one trial at a time, but in segments whose coefficients are not kept: these are gone by then."""
+    from kpref import kernels
+
+    kept: list[tuple[Form, Array]] = []
+    early: list[Array] = []
+
+    def done(segment: Segment, form: Form, tensor: Array) -> None:
+        if system.keeps(segment):
+            kept.append((form, tensor))
+            return
+        total = early[0] if early else np.zeros((len(batch), system.n_trials, system.field.n_parameters), system.dtype)
+        early[:] = [total]
+
+        def add(trial: int) -> None:
+            total[:, trial] += kernels.trial_transpose(form, tensor, trial)
+
+        run_blocks(add, system.n_trials)
+
+    def rows(trial: int) -> Array:
+        parts = [kernels.trial_transpose(form, tensor, trial) for form, tensor in kept]
+        return np.asarray(sum(parts + [total[:, trial] for total in early]))
+
+    system.adjoint(system.stage_forcing, batch, _stage_zeros(system, len(batch)), done)
+    return TrialParts(rows, lambda trial: _squares(rows(trial)))
+
+
+def _squares(rows: Array) -> Array:
+    """Inner products of rows, in float64."""
+    wide = rows.astype(float, copy=False)
+    return np.asarray(wide @ wide.T)
 
 
 def initial_state_sensitivity(system: StageSystem, space: TrajectorySpace) -> TensorOperator:

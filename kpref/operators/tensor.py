@@ -14,6 +14,7 @@ from kpref._types import Array
 from kpref._validate import instance, numeric_array, precision, real_number, short
 from kpref.memory import require_memory
 from kpref.operators.products import (
+    ByTrial,
     Leaf,
     Map,
     Power,
@@ -63,6 +64,9 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         For messages and figures.
     structure : Structure or callable, optional
         What is known of the operator, or a function that finds it when it is asked for.
+    by_trial : callable, optional
+        Of an operator from parameters to tensors whose first axis counts trials: the transpose before its sum over
+        trials, a function from a batch (v, \\*shape_out) to `kpref.operators.TrialParts`.
     """
 
     # NumPy must leave `array @ operator` to us.
@@ -78,14 +82,15 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         dtype: npt.DTypeLike = np.float64,
         name: str = "operator",
         structure: Structure | Callable[[], Structure] = UNKNOWN,
+        by_trial: ByTrial | None = None,
     ) -> None:
-        for argument, function in (("forward", forward), ("transpose", transpose)):
+        for argument, function in (("forward", forward), ("transpose", transpose), ("by_trial", by_trial or _copy)):
             if not callable(function):
                 raise TypeError(f"{argument} must be a function of a batch of tensors; got {short(function)}")
         if not callable(structure):
             instance("structure", structure, Structure, "a kpref.operators.Structure")
         spaces = require_space("space_in", space_in), require_space("space_out", space_out)
-        leaf = Leaf(name, forward, transpose, *spaces, precision(dtype), structure)
+        leaf = Leaf(name, forward, transpose, *spaces, precision(dtype), structure, by_trial)
         self._become(Product(1.0, (Side(leaf),), *spaces, leaf.dtype), name, _SYMBOL)
 
     def _become(self, product: Product, name: str, binds: int) -> None:
@@ -118,6 +123,15 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         """A of an operator that is known to be ``A A*``, such as K; ``A* A`` has its spectrum in another space."""
         factor = gram_factor(self._product)
         return None if factor is None else _operator(factor, f"factor of {self.name}", _SYMBOL)
+
+    @property
+    def separated(self) -> ByTrial | None:
+        """The transpose before its sum over trials, where that is known; of D it gives ``D_b^T q_b`` for each trial b.
+
+        A function from a batch (v, \\*shape_out), which does what all trials have in common, to
+        `kpref.operators.TrialParts`, which do the rest.
+        """
+        return self._product.separated
 
     @property
     def shape_in(self) -> tuple[int, ...]:
@@ -243,6 +257,10 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
     def renamed(self, name: str) -> TensorOperator:
         """The same operator under another name."""
         return _operator(self._product, name, _SYMBOL)
+
+    def remade(self, change: Callable[[Product], Product]) -> TensorOperator:
+        """The operator that a function makes of what this one is made of, under the same name."""
+        return _operator(change(self._product), self.name, self._binds)
 
     def _inside(self, level: int) -> str:
         """Its name in a formula that binds with this strength."""

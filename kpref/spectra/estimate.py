@@ -27,7 +27,7 @@ from scipy.special import gammaincinv, ndtri, stdtrit
 
 from kpref._validate import integer, real_number, short
 
-__all__ = ["Estimate"]
+__all__ = ["Estimate", "gamma_reaches"]
 
 #: Half a width of the 95 % interval, relative to the value, above which it is said what a smaller one would take.
 _WORTH_A_HINT = 0.05
@@ -61,6 +61,8 @@ class Estimate:
         Of the estimate, on the plain scale.
     least, most : float
         What the quantity cannot be below and above; intervals end there.
+    forward, backward : int
+        For ``A A*``: passes through A alone and through its transpose alone. Two of them are one of `n_products`.
     """
 
     value: float
@@ -73,6 +75,8 @@ class Estimate:
     skewness: float = 0.0
     least: float = -math.inf
     most: float = math.inf
+    forward: int = 0
+    backward: int = 0
 
     def __post_init__(self) -> None:
         for name in ("value", "standard_error"):
@@ -120,7 +124,7 @@ class Estimate:
         if self.logarithmic and self.value > 0:
             width = reach * self.standard_error / self.value
             return self.value * math.exp(-width), self.value * math.exp(width) if width < 700 else math.inf
-        below, above = (1.0, 1.0) if self.bound else _gamma_reaches(abs(self.skewness), level)
+        below, above = (1.0, 1.0) if self.bound else gamma_reaches(abs(self.skewness), level)
         if self.skewness < 0:
             below, above = above, below
         return self.value - below * reach * self.standard_error, self.value + above * reach * self.standard_error
@@ -221,6 +225,8 @@ class Estimate:
         digits = _digits(self.value, self._reach())
         span = f"{low:.{digits}g} to {high:.{digits}g}"
         how = f"{self.method}, {self.n_products} products"
+        if self.forward or self.backward:
+            how += f": {self.forward} forward and {self.backward} backward passes"
         if self.bound:
             return f"{self.value:.{digits}g} (sure: {span}; {how})"
         hint = ""
@@ -229,7 +235,7 @@ class Estimate:
         return f"{self.value:.{digits}g} (95 %: {span}; {how}{hint})"
 
 
-def _gamma_reaches(skewness: float, level: float) -> tuple[float, float]:
+def gamma_reaches(skewness: float, level: float) -> tuple[float, float]:
     """How far a gamma variable's scale may lie below and above what one value of it says, over a normal variable's."""
     if skewness < 1e-6:  # rounding would be larger than its effect
         return 1.0, 1.0

@@ -40,13 +40,15 @@ is 1 / (1 + 1 / A), the second is put right in full, on the safe side for other 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from kpref._types import Array
+from kpref.spectra.estimate import gamma_reaches
 
-__all__ = ["MOST_SKEWED", "Mean", "mean_of_forms", "power_of_two"]
+__all__ = ["MOST_SKEWED", "Mean", "mean_of_forms", "mean_over_blocks", "power_of_two"]
 
 #: Skewness of a chi-square with one degree of freedom: no weighted sum of them is more skewed.
 MOST_SKEWED = math.sqrt(8.0)
@@ -102,10 +104,14 @@ def _mean_of_forms(forms: Array, overlaps: Array, size: int, positive: bool) -> 
 
 def _peakedness(rest: Array) -> float:
     """``tr R'^4 / (tr R'^2)^2``."""
-    count, squared = len(rest), rest @ rest
-    flat = (2 * count**2 + 5 * count + 5) / ((count + 1) * (count * (count + 1) + 4))
+    squared, flat = rest @ rest, _flat_ratio(len(rest))
     ratio = float(np.vdot(squared, squared)) / float(np.trace(squared)) ** 2
     return max(0.0, (ratio - flat) / (1 - flat))
+
+
+def _flat_ratio(count: int) -> float:
+    """``tr W^4 / (tr W^2)^2`` of a symmetric Gaussian matrix."""
+    return (2 * count**2 + 5 * count + 5) / ((count + 1) * (count * (count + 1) + 4))
 
 
 def _sign(forms: Array) -> int:
@@ -129,3 +135,78 @@ def _skewness(rest: Array, square: float, sign: int) -> float:
     shares = np.linalg.eigvalsh(rest) / np.linalg.norm(rest)
     noise = np.linalg.norm(shares**3 - (shares**3).sum() * shares**2) * 3 * MOST_SKEWED * math.sqrt(2 / count)
     return math.copysign(min(max(abs(skewness) - float(noise), 0.0), MOST_SKEWED), skewness)
+
+
+def mean_over_blocks(batches: Sequence[tuple[Array, Array]], sizes: Array, others: Sequence[Array] = ()) -> Mean:
+    """Sum over blocks of the means of positive forms, each in directions of its own: see the module's docstring.
+
+    `batches`: forms and overlaps, shapes (b, p, p), of the p vectors of a batch in each of b blocks; none between
+    vectors of two batches is needed. `sizes`: shape (b,); dimensions of the blocks. `others`: forms (b, p, p) of
+    further batches, which tell the mean but not its error.
+    """
+    everything = [*(forms for forms, _ in batches), *others]
+    if not all(np.isfinite(forms).all() for forms in everything):
+        return Mean(math.nan, math.nan, math.inf, 0.0)
+    unit = max(map(power_of_two, everything))
+    total = sum(forms.shape[1] for forms in everything)
+    value = sum(float(np.trace(forms, axis1=1, axis2=2).sum()) for forms in everything) / total
+    moments = _moments([(forms / unit, overlaps) for forms, overlaps in batches], sizes)
+    if moments is None:
+        return Mean(value, 0.0, math.inf, 0.0)
+    squares, skewness, spread = moments
+    known = _skewness_is_told(batches)
+    told = sum(forms.shape[1] for forms, _ in batches)
+    error = math.sqrt(float((2 * sizes / (sizes + 2) * squares).sum()) / total * (1 + skewness**2 / (4 * told)))
+    skewness /= math.sqrt(total)
+    if not known:  # it may be none just as well: as far on either side as the upper end would be
+        error, skewness = error * gamma_reaches(skewness, 0.95)[1], 0.0
+    # Half of the degrees: they follow from the same squares, and most of the variance may come of a few blocks.
+    return Mean(value, error * unit, 1 / spread, skewness)
+
+
+def _moments(batches: Sequence[tuple[Array, Array]], sizes: Array) -> tuple[Array, float, float] | None:
+    """``tr R_b'^2`` (b,), the skewness of one term in each block, and twice one over the degrees of freedom."""
+    counts = [forms.shape[1] for forms, _ in batches]
+    total = sum(counts)
+    shares = sum(np.trace(forms, axis1=1, axis2=2) for forms, _ in batches) / (total * np.maximum(sizes, 1))
+    rests = [forms - shares[:, None, None] * overlaps for forms, overlaps in batches]
+    # Of the variance of a term tr R'^2 has 2 in large blocks, and less in small ones.
+    free = sum(p * (p - 1) for p in counts) + 2 * sizes / (sizes + 2) * (total - 1)
+    squares = sum(np.square(rest).sum(axis=(1, 2)) for rest in rests) / free
+    square = float(squares.sum())
+    if square == 0.0:
+        return None
+    alike = square**2 / float((squares**2).sum())  # blocks: so many, were they all alike
+    if _skewness_is_told(batches):
+        cubes = sum(float(np.einsum("bij,bjk,bki->", rest, rest, rest, optimize=True)) for rest in rests)
+        cubes /= sum(p * (p * p + 3 * p + 4) - 12 * p * (p + 1) / total for p in counts) + 16 / total
+        forms = total * alike
+        skewness = MOST_SKEWED * cubes / square**1.5 * (forms + 4) / math.sqrt(forms * (forms + 2))
+        skewness = min(max(skewness, 0.0), MOST_SKEWED)
+    else:
+        skewness = MOST_SKEWED * float((squares**1.5).sum()) / square**1.5
+    # Relative variances of the squares, of which their own squares are too large by as much.
+    least = min(1.0, (alike * skewness**2 / 8) ** (2 / 3))
+    spreads = 4 / free + 8 * np.maximum(_peakedness_of_blocks(max(rests, key=np.size)), least) / total
+    sampled, lowest = (float((squares**2 * x / (1 + x)).sum()) / square**2 for x in (spreads, 4 / free))
+    return squares, skewness, max(sampled - skewness**2 / total, lowest)
+
+
+def _skewness_is_told(batches: Sequence[tuple[Array, Array]]) -> bool:
+    """Whether three vectors of a batch are there, without which it is the greatest there is."""
+    return max(forms.shape[1] for forms, _ in batches) > 2
+
+
+def _peakedness_of_blocks(rests: Array) -> Array:
+    """``tr R_b'^4 / (tr R_b'^2)^2`` of each block, (b,): 1, the most it may be, where there are too few vectors.
+
+    One eigenvalue alone gives the ratio r = ((p - 1)^3 + 1) / ((p - 1) p^2) in place of q = 1, less for few vectors.
+    """
+    count = rests.shape[1]
+    if count < 6:
+        return np.ones(len(rests))
+    flat, one = _flat_ratio(count), ((count - 1) ** 3 + 1) / ((count - 1) * count**2)
+    squared = rests @ rests
+    squares = np.trace(squared, axis1=1, axis2=2) ** 2
+    ratios = np.divide(np.square(squared).sum(axis=(1, 2)), squares, out=np.full(len(rests), one), where=squares > 0)
+    return np.clip((ratios - flat) / (one - flat), 0.0, 1.0)

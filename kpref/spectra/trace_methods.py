@@ -28,15 +28,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from kpref._types import Array
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.bases import append_orthonormal
+from kpref.spectra.estimate import Estimate
 from kpref.spectra.quadratic_forms import Mean, mean_of_forms, power_of_two
 from kpref.spectra.symmetric import RectangularForm
 
-__all__ = ["DEFLATED_SQUARE", "MEAN_SQUARE", "METHODS", "Method", "Product", "Progress", "in_blocks", "sum_of_squares"]
+__all__ = [
+    "DEFLATED_SQUARE", "MEAN_SQUARE", "METHODS", "NORMAL", "Method", "Product", "Progress", "in_blocks", "not_finite",
+    "reaches", "rounding_floor", "sum_of_squares", "unreached",
+]  # fmt: skip
 
 Product = Callable[[Array], Array]
 Progress = Callable[[int], object]
@@ -45,6 +50,8 @@ Start = Callable[[Product, int, int, TensorOperator, Progress | None], Grow]
 
 _TESTS = 8  # random vectors for the rest, of hutch++, where there are so many products
 _PANEL = 1 << 23  # numbers in the vectors that an operator is applied to at once
+_SMALLEST = float(np.finfo(np.float64).tiny)
+NORMAL = 1.96  # half a 95 % interval over the standard error
 
 
 class Found(NamedTuple):
@@ -70,6 +77,31 @@ class Method(NamedTuple):
 def sum_of_squares(rows: Array) -> float:
     """Squared Frobenius norm."""
     return float(np.vdot(rows, rows))
+
+
+def rounding_floor(dtype: npt.DTypeLike, scale: float) -> float:
+    """Ten units of rounding are there even where sampling has no error left, and what vanishes below all floats."""
+    return max(10 * float(np.finfo(dtype).eps) * scale, _SMALLEST) if scale else 0.0
+
+
+def reaches(found: Estimate, tol: float) -> bool:
+    """Whether half the 95 % interval over 1.96 is within a relative tolerance."""
+    low, high = found.interval(0.95)
+    return high - low <= 2 * NORMAL * tol * abs(found.value)
+
+
+def unreached(found: Estimate, probes: int, tol: float, name: str, whole: int) -> RuntimeError:
+    """What says that so many products do not reach a tolerance; `whole` of them make the trace exact."""
+    needed = found.products_for(NORMAL * tol) if found.value else whole
+    hint = f"; about {needed} would reach it" if needed < whole else f"; {whole}, the size of the space, make it exact"
+    return RuntimeError(
+        f"{name} with probes = {probes} gave {found}, less sure than the relative standard error tol = {tol:g}{hint}"
+    )
+
+
+def not_finite(name: str) -> ValueError:
+    """What says that there is no trace."""
+    return ValueError(f"{name} maps finite tensors to such that are not finite or too large; there is no trace of it")
 
 
 def in_blocks(apply: Product, size: int) -> Product:

@@ -48,16 +48,19 @@ from kpref.spectra.trace_methods import (
     Product,
     Progress,
     in_blocks,
+    not_finite,
+    reaches,
+    rounding_floor,
     sum_of_squares,
+    unreached,
 )
+from kpref.spectra.trial_probes import FEWEST, keeps_trials_apart, trial_estimate
 from kpref.threads import serial_blas
 
 __all__ = ["adjoint_trace", "frobenius_squared", "trace"]
 
 _FIRST = 12  # products before the interval is first compared with the tolerance
 _FRESH = 1.5  # products in all over those that decide
-_NORMAL = 1.96
-_LEAST = float(np.finfo(np.float64).tiny)
 
 
 @serial_blas
@@ -112,11 +115,19 @@ def trace(
     """
     op = require_operator(op)
     _require_one_space(op)
-    one_of("method", method, ("auto", *METHODS))
+    one_of("method", method, ("auto", "trials", *METHODS))
+    apart = keeps_trials_apart(op)
     if method == "auto":
-        method = "hutch++" if op.factor is None else "krylov"
+        method = "trials" if apart else "hutch++" if op.factor is None else "krylov"
     if method == "krylov" and op.factor is None:
         raise ValueError(f"krylov needs an operator made by gram(), whose factor is known; {op.name} is not")
+    if method == "trials":
+        if not apart:
+            raise ValueError(
+                f"trials needs an operator A A* of at least {FEWEST} trials that A is known to keep apart, such as the "
+                f"NTK of a flow; got {op.name} on {op.space_out}: take krylov or hutch++"
+            )
+        return trial_estimate(op, *_checked(probes, tol, seed, progress), progress)
     form = SymmetricForm(op, progress)
     least = 0.0 if op.structure.positive else -math.inf
     return _estimate(
@@ -211,10 +222,7 @@ def _estimate(
     least: float = 0.0,
 ) -> Estimate:
     """Exact in a small space; else with all the products, or as many as the tolerance takes."""
-    probes, seed = integer("probes", probes, 1), integer("seed", seed, 0)
-    tol = None if tol is None else real_number("tol", tol, above=0)
-    if not (progress is None or callable(progress)):
-        raise TypeError(f"progress must be a function of a number of products, or None; got {short(progress)}")
+    probes, tol, seed = _checked(probes, tol, seed, progress)
     product = in_blocks(apply, size)
     if size <= probes:
         require_memory(16.0 * size * (size + op.shape[0]), f"{op.name} as a dense matrix of {size} columns")
@@ -223,12 +231,11 @@ def _estimate(
         return Estimate(_finite(value, op.name), 0.0, size, "exact")
     if probes < method.least:
         raise ValueError(f"{method.name} needs probes of at least {method.least}; got {probes}")
-    grow, eps = method.start(product, size, seed, op, progress), float(np.finfo(op.dtype).eps)
+    grow = method.start(product, size, seed, op, progress)
 
     def estimate(products: int) -> Estimate:
         (value, error, degrees, skewness), scale, used = grow(products)
-        # Ten units of rounding are there even where sampling has no error left, and what vanishes below all floats.
-        floor = max(10 * eps * scale, _LEAST) if scale else 0.0
+        floor = rounding_floor(op.dtype, scale)
         if error < floor:
             error, degrees, skewness = floor, math.inf, 0.0
         value = _finite(value, op.name)
@@ -237,38 +244,34 @@ def _estimate(
     return estimate(probes) if tol is None else _until(estimate, probes, max(_FIRST, method.least), tol, op.name, size)
 
 
+def _checked(probes: int, tol: float | None, seed: int, progress: object) -> tuple[int, float | None, int]:
+    probes, seed = integer("probes", probes, 1), integer("seed", seed, 0)
+    if not (progress is None or callable(progress)):
+        raise TypeError(f"progress must be a function of a number of products, or None; got {short(progress)}")
+    return probes, None if tol is None else real_number("tol", tol, above=0), seed
+
+
 def _until(estimate: Callable[[int], Estimate], probes: int, first: int, tol: float, name: str, size: int) -> Estimate:
     """With as many products as a tolerance takes: see the head of this file."""
     products = min(first, probes)
     while True:
         found = estimate(products)
-        if _reaches(found, tol * _FRESH**0.5) and products < probes:
+        if reaches(found, tol * _FRESH**0.5) and products < probes:
             products = min(math.ceil(_FRESH * products), probes)
             found = estimate(products)
-            if _reaches(found, tol):
+            if reaches(found, tol):
                 return found
         if products == probes:
             break
         products = min(2 * products, probes)
-    if _reaches(found, tol):
+    if reaches(found, tol):
         return found
-    needed = found.products_for(_NORMAL * tol) if found.value else size
-    hint = f"; about {needed} would reach it" if needed < size else f"; {size}, the size of the space, make it exact"
-    raise RuntimeError(
-        f"{name} with probes = {probes} gave {found}, less sure than the relative standard error tol = {tol:g}{hint}"
-    )
-
-
-def _reaches(found: Estimate, tol: float) -> bool:
-    low, high = found.interval(0.95)
-    return high - low <= 2 * _NORMAL * tol * abs(found.value)
+    raise unreached(found, probes, tol, name, size)
 
 
 def _finite(value: float, name: str) -> float:
     if not math.isfinite(value):
-        raise ValueError(
-            f"{name} maps finite tensors to such that are not finite or too large; there is no trace of it"
-        )
+        raise not_finite(name)
     return value
 
 
