@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 from weakref import WeakKeyDictionary
@@ -100,6 +100,16 @@ class Judge:
             found = self._kept = list(made)
         return iter(found)
 
+    def _forward(
+        self, chunk: running_errors.Chunk, x: Array | None, changes: Mapping[str, Weight] | None = None
+    ) -> tuple[Array, Spread]:
+        """See `running_errors.forward`."""
+        return running_errors.forward(chunk, x, changes)
+
+    def _backward(self, chunk: running_errors.Chunk, x: Array) -> tuple[Array, Spread]:
+        """See `running_errors.transposed`."""
+        return running_errors.transposed(chunk, x)
+
     def _given_inputs(self) -> Any:
         """The inputs, with their errors where they have some."""
         return self.inputs
@@ -143,7 +153,7 @@ class Judge:
         result, unit = _Tensors(y.shape), self.arithmetic.unit
         for chunk in self.chunks():
             part = chunk.rows
-            carried, spread = running_errors.forward(chunk, np.moveaxis(before[:, part], 1, 0))
+            carried, spread = self._forward(chunk, np.moveaxis(before[:, part], 1, 0))
             now, forcing = np.moveaxis(y[:, part], 1, 0), np.moveaxis(q[:, part], 1, 0)
             spread = spread + relative(now, unit) + relative(forcing, unit)
             result.put(part, now - carried - forcing, spread)
@@ -160,7 +170,7 @@ class Judge:
                 continue
             later = np.zeros((chunk.rows.stop - chunk.rows.start, *now.shape[1:]))
             later[first - chunk.rows.start :] = now[first : chunk.rows.stop]
-            carried, spread = running_errors.transposed(chunk, later)
+            carried, spread = self._backward(chunk, later)
             keep = slice(first - chunk.rows.start, None)
             target = slice(first - 1, chunk.rows.stop - 1)
             spread = spread[keep] + relative(now[target], unit) + relative(forcing[target], unit)
@@ -172,7 +182,7 @@ class Judge:
         changes = {name: Weight.of(change[0].T) for name, change in self.form.pack(theta[None]).items()}
         result = _Tensors(y.shape)
         for chunk in self.chunks():
-            value, spread = running_errors.forward(chunk, None, changes)
+            value, spread = self._forward(chunk, None, changes)
             result.put(chunk.rows, np.moveaxis(y[:, chunk.rows], 1, 0) - value, spread)
         return self._floor(result)
 

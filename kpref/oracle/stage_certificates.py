@@ -18,7 +18,7 @@ hold the costates, is held to the errors of each step sent through the exact swe
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -33,14 +33,19 @@ from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.defects import driven_variables
 from kpref.oracle.evaluation import evaluate
+from kpref.oracle.random_steps import RandomSteps
 from kpref.oracle.runge_kutta_map import RungeKuttaMap, stage_name
-from kpref.oracle.spreads import Spread, no_error, relative
+from kpref.oracle.spreads import Spread, Weight, no_error, relative
 from kpref.oracle.uncertain import Uncertain
 from kpref.runge_kutta import Forcing
 from kpref.space import EuclideanSpace, TrajectorySpace
 from kpref.step_form import StepForm
 
 __all__ = ["StageJudge", "Steps", "forced", "forced_transpose"]
+
+
+#: Unit of numbers so short that errors of stages hide defects if they are taken to be independent.
+_SHORT = 2.0**-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +100,76 @@ class _StepJudge(Judge):
     def __init__(self, steps: Steps, model: RungeKuttaMap, starts: Array, space: Any, arithmetic: Arithmetic) -> None:
         super().__init__(model, starts, np.moveaxis(steps.inputs, 0, 1), space, arithmetic)
         self.steps = steps
+        self._sharpened: list[running_errors.Chunk] | None = None
 
     def _given_inputs(self) -> Any:
         return Uncertain(self.inputs, self.steps.errors(self.arithmetic), self.arithmetic)
+
+    def chunks(self) -> Iterator[running_errors.Chunk]:
+        """See `Judge.chunks`: in short numbers, none errs by more than in random runs of the steps."""
+        if max(self.arithmetic.unit, self.arithmetic.operand) < _SHORT:
+            return super().chunks()
+        if self._sharpened is None:
+            self._sharpened = [self._sharper(chunk) for chunk in super().chunks()]
+        return iter(self._sharpened)
+
+    def _sharper(self, chunk: running_errors.Chunk) -> _StepChunk:
+        inputs = self._given_inputs()[chunk.rows]
+        runs = RandomSteps(self.model, chunk.form, self.starts[chunk.rows], inputs, self.arithmetic)
+        numbers, value = dict(chunk.numbers), chunk.value
+        if runs.known:
+            for name, size in runs.numbers.items():
+                if name in numbers and numbers[name].deviation.shape == size.shape:  # not the same at all points
+                    numbers[name] = _least(numbers[name], size)
+            value = _least(value, runs.value)
+        return _StepChunk(chunk.rows, chunk.form, numbers, value, chunk.arithmetic, runs=runs)
+
+    def with_arithmetic(self, arithmetic: Arithmetic) -> Self:
+        """See `Judge.with_arithmetic`."""
+        other = super().with_arithmetic(arithmetic)
+        other._sharpened = None
+        return other
+
+    def _forward(
+        self, chunk: running_errors.Chunk, x: Array | None, changes: Mapping[str, Weight] | None = None
+    ) -> tuple[Array, Spread]:
+        return _forward(chunk, x, changes)
+
+    def _backward(self, chunk: running_errors.Chunk, x: Array) -> tuple[Array, Spread]:
+        return _backward(chunk, x)
+
+
+@dataclass(frozen=True, eq=False)
+class _StepChunk(running_errors.Chunk):
+    """Rows of steps, and random runs of them."""
+
+    runs: RandomSteps | None = None
+
+
+def _forward(
+    chunk: running_errors.Chunk, x: Array | None, changes: Mapping[str, Weight] | None = None
+) -> tuple[Array, Spread]:
+    """See `running_errors.forward`: no more than in random runs."""
+    value, spread = running_errors.forward(chunk, x, changes)
+    runs = getattr(chunk, "runs", None)
+    if runs is None or not runs.known:
+        return value, spread
+    plain = {name: change.entries.T for name, change in (changes or {}).items()}
+    return value, _least(spread, runs.forward(chunk.form.program, x, plain))
+
+
+def _backward(chunk: running_errors.Chunk, x: Array) -> tuple[Array, Spread]:
+    """See `running_errors.transposed`: no more than in random runs."""
+    value, spread = running_errors.transposed(chunk, x)
+    runs = getattr(chunk, "runs", None)
+    if runs is None or not runs.known:
+        return value, spread
+    return value, _least(spread, runs.backward(chunk.form.program, x))
+
+
+def _least(spread: Spread, deviation: Array) -> Spread:
+    """A spread of no more than a deviation."""
+    return Spread(np.minimum(spread.deviation, deviation), spread.worst)
 
 
 class _FieldJudge(Judge):
@@ -273,7 +345,7 @@ class StageJudge:
         error, deviation, worst = np.zeros(y.shape), np.zeros(y.shape), np.zeros(y.shape)
         entering = self._entering(q_error)
         for chunk, part in self._forced_chunks():
-            carried, spread = running_errors.forward(chunk, np.moveaxis(joined[:, part], 1, 0))
+            carried, spread = _forward(chunk, np.moveaxis(joined[:, part], 1, 0))
             now = np.moveaxis(y[:, part], 1, 0)
             spread = spread + relative(now, self.arithmetic.unit)
             for target, value in ((error, now - carried), (deviation, spread.deviation), (worst, spread.worst)):
@@ -296,7 +368,7 @@ class StageJudge:
         within, before = np.zeros(kappa.shape), np.zeros(g.shape)
         spreads = [np.zeros(kappa.shape) for _ in range(2)], [np.zeros(g.shape) for _ in range(2)]
         for chunk, part in self._forced_chunks():
-            value, spread = running_errors.transposed(chunk, np.moveaxis(seen[:, part], 1, 0))
+            value, spread = _backward(chunk, np.moveaxis(seen[:, part], 1, 0))
             units = g.shape[2]
             for tensor, found in ((value, (before, within)), (spread.deviation, (spreads[1][0], spreads[0][0])),
                                   (spread.worst, (spreads[1][1], spreads[0][1]))):  # fmt: skip
@@ -329,7 +401,7 @@ class StageJudge:
         value = self._kappas(costate[None])[0]
         own = np.zeros(value.shape)
         for chunk, part in self._forced_chunks():
-            spread = running_errors.transposed(chunk, np.moveaxis(costate[:, part], 1, 0))[1]
+            spread = _backward(chunk, np.moveaxis(costate[:, part], 1, 0))[1]
             moved = np.moveaxis(spread.deviation[..., g.shape[2] :], 0, 1)
             own[:, part] = moved.reshape(own[:, part].shape)
         late = min(unit, 2.0**-24) * self.steps.late[None, :, None, None]
