@@ -74,6 +74,12 @@ class DenseForm:
         """Memory of the coefficients."""
         return self.state_jacobian.nbytes + self.parameter_jacobian.nbytes
 
+    def in_precision(self, dtype: npt.DTypeLike) -> DenseForm | None:
+        """The same Jacobians rounded to another precision; None if an entry has no place there."""
+        found = DenseForm(self.state_jacobian.astype(dtype), self.parameter_jacobian.astype(dtype))
+        finite = np.isfinite(found.state_jacobian).all() and np.isfinite(found.parameter_jacobian).all()
+        return found if finite else None
+
     def rows(self, part: slice) -> DenseForm:
         """Some rows of the trajectory, as views."""
         return DenseForm(self.state_jacobian[part], self.parameter_jacobian[part])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kpref._foreign import returned
 from kpref._reprs import short_repr
@@ -71,6 +72,9 @@ class ProductForm:
         """Memory of the points, and of the Jacobian that is stored."""
         arrays = (self.states, self.inputs, self.state_jacobian, self.parameter_jacobian)
         return sum(array.nbytes for array in arrays if array is not None)
+
+    def in_precision(self, dtype: npt.DTypeLike) -> None:
+        """None: products are computed by the model's functions, in float64, whatever they are rounded to."""
 
     def rows(self, part: slice) -> ProductForm:
         """Some rows of the trajectory, as views."""

@@ -252,6 +252,20 @@ class StageSystem:
             self._store(segment, form)
         return form
 
+    def in_precision(self, dtype: npt.DTypeLike) -> StageSystem | None:
+        """The same steps with coefficients in another precision; None if there are none, or no place for one.
+
+        What is stored is rounded; what is not is computed anew when it is needed, as here.
+        """
+        other = StageSystem(self.field, self.signal, self.solution, dtype, self._memory)
+        for segment, form in self._stored.items():
+            rounded = form.in_precision(dtype)
+            if rounded is None:
+                return None
+            if other._has_room(rounded):
+                other._store(segment, rounded)
+        return other
+
     def keeps(self, segment: Segment) -> bool:
         """Whether the coefficients of a segment are stored, once they were asked for."""
         return segment in self._stored

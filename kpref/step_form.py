@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kpref._reprs import short_repr
 from kpref._types import Array
@@ -216,6 +217,14 @@ class StepForm:
             self, numbers=numbers, variables=joined, known=known if variables else self.known,
             weights={**self.weights, **new},
         )  # fmt: skip
+
+    def in_precision(self, dtype: npt.DTypeLike) -> StepForm | None:
+        """The same form with its numbers rounded to another precision; None if one of them has no place there."""
+        arrays = {name: array.astype(dtype) for name, array in self.weights.items()}
+        numbers, states, variables = (array.astype(dtype) for array in (self.numbers, self.states, self.variables))
+        if not all(np.isfinite(array).all() for array in (numbers, states, variables, *arrays.values())):
+            return None
+        return replace(self, numbers=numbers, states=states, variables=variables, weights=arrays)
 
     @cached_property
     def trained(self) -> tuple[str, ...]:

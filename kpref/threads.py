@@ -12,7 +12,7 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import cache, wraps
@@ -20,6 +20,8 @@ from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
 from threadpoolctl import ThreadpoolController
+
+from kpref._signals import signals_wait
 
 __all__ = [
     "blas_libraries",
@@ -45,11 +47,16 @@ def _default_num_threads() -> int:
     return int(text)
 
 
+#: Seconds after which a thread that waits for others looks whether a signal came.
+_LISTENING = 0.2
+
+
 class _Here(threading.local):
     """Of each thread: how many sections with one BLAS thread it is inside, and whether it belongs to the pool."""
 
     depth = 0
     worker = False
+    given_up = threading.Event()  # of a task of the pool: nobody waits for what it does any more
 
 
 _here = _Here()
@@ -112,8 +119,10 @@ def run_blocks(
     """Call ``task(0) ... task(number - 1)`` on the threads; returns, or raises, when all of them have ended.
 
     A task that calls this function again runs the inner tasks itself, one after another, and so does not wait for a
-    thread that waits for it. No lock is held while tasks run: several Python threads may call at once, and share the
-    pool. The context variables of the caller, NumPy's ``errstate`` among them, hold inside the tasks.
+    thread that waits for it. After an error, or an interrupt of the caller, no other task begins, nor does an inner
+    one: a task that is made of such ends soon. No lock is held while tasks run: several Python threads may call at
+    once, and share the pool. The context variables of the caller, NumPy's ``errstate`` among them, hold inside the
+    tasks.
 
     `task`: code of this package that takes the GIL's release well; with `here` anything. `here`: run all tasks in the
     calling thread, in order: for tasks that call Python functions of the user, which may keep scratch memory, contexts
@@ -122,23 +131,45 @@ def run_blocks(
     with one_blas_thread():
         if here or number == 1 or get_num_threads() == 1 or _here.worker:
             for index in range(number):
+                if _here.worker and _here.given_up.is_set():
+                    raise CancelledError
                 task(index)
                 if done is not None:
                     done(index)
             return
-        with _lock:  # `set_num_threads` may not close the pool between the first task and the last
-            pool = _thread_pool()
-            futures = [pool.submit(copy_context().run, task, index) for index in range(number)]
+        given_up = threading.Event()
+        futures: list[Future[None]] = []
         try:
+            with _lock:  # `set_num_threads` may not close the pool between the first task and the last
+                pool = _thread_pool()
+                for index in range(number):
+                    futures.append(pool.submit(copy_context().run, _run, task, index, given_up))
             for index, future in enumerate(futures):
-                future.result()
+                _wait_for(future)
                 if done is not None:
                     done(index)
         except BaseException:  # an error or an interrupt: let no block write on after we have left
+            given_up.set()
             for future in futures:
                 future.cancel()
             wait(futures)
             raise
+
+
+def _wait_for(future: Future[None]) -> None:
+    """Return or raise as the task does; a signal that comes just before the thread sleeps is heard a little later."""
+    while True:
+        try:
+            return future.result(timeout=_LISTENING)
+        except TimeoutError:
+            if future.done():  # it may be the task's own
+                return future.result()
+
+
+def _run(task: Callable[[int], object], index: int, given_up: threading.Event) -> None:
+    """A task in a thread of the pool."""
+    _here.given_up = given_up
+    task(index)
 
 
 @contextmanager
@@ -218,8 +249,23 @@ def blas_names() -> str:
 def _thread_pool() -> ThreadPoolExecutor:
     global _pool
     if _pool is None:
-        _pool = ThreadPoolExecutor(get_num_threads(), thread_name_prefix="kpref", initializer=_begin_worker)
+        _pool = _started_pool(get_num_threads())
     return _pool
+
+
+def _started_pool(number: int) -> ThreadPoolExecutor:
+    """A pool all of whose threads run: an interrupt while one starts would leave it to nobody, and no process ends."""
+    pool, all_there = (
+        ThreadPoolExecutor(number, thread_name_prefix="kpref", initializer=_begin_worker),
+        threading.Event(),
+    )
+    with signals_wait():
+        try:
+            for _ in range(number):
+                pool.submit(all_there.wait)
+        finally:
+            all_there.set()
+    return pool
 
 
 def _begin_worker() -> None:

@@ -16,7 +16,7 @@ from kpref.spectra.estimate import Estimate
 from kpref.spectra.trace_methods import METHODS
 from kpref.spectra.traces import adjoint_trace, frobenius_squared, trace
 
-__all__ = ["trace_cells"]
+__all__ = ["spectrum_cells", "trace_cells"]
 
 TOLERANCES = (0.1, 0.03, 0.01)
 MODES, REPORT_PROBES, PROPAGATOR_PROBES = 10, 16, 32
@@ -26,7 +26,13 @@ Estimator = Callable[..., Estimate]
 
 
 def trace_cells() -> Iterator[Cell]:
-    """Three spectra, two of both signs, three networks; a network is made once its first cell is asked for."""
+    """Those of spectra, then of three networks; a network is made once its first cell is asked for."""
+    yield from spectrum_cells()
+    yield from _network_cells()
+
+
+def spectrum_cells() -> Iterator[Cell]:
+    """Three spectra, two of both signs."""
     for name, values in spectra():
         gram = diagonal(values)
         yield from _of_gram(name, gram, values)
@@ -35,6 +41,9 @@ def trace_cells() -> Iterator[Cell]:
         for method, probes in (("hutchinson", 8), ("hutch++", 9)):
             run = partial(trace, _indefinite(values), method, probes)
             yield Cell(f"trace {method}, {probes} products, {name}", lambda seed, run=run: run(seed=seed), values.sum())  # type: ignore[misc]
+
+
+def _network_cells() -> Iterator[Cell]:
     for name, flow in networks():
         gram = dense_copy(flow.NTK)
         yield from _of_gram(name, gram, np.maximum(np.linalg.eigvalsh(symmetrised(gram))[::-1], 0.0))

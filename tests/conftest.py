@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 SLOW_CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 # No deadline: the first call of a kernel compiles it.
-settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None, print_blob=True)
+settings.register_profile("ci", derandomize=True, max_examples=20, deadline=None, print_blob=True)
 settings.register_profile(
     "thorough", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=SLOW_CHECKS
 )
@@ -26,11 +26,12 @@ REQUIRE_BACKENDS = os.environ.get("KPREF_REQUIRE_BACKENDS") == "1"
 @pytest.fixture(scope="module")
 def coarse_pictures() -> Generator[None, None, None]:
     """Pictures of few pixels, laid out by nobody, take less time: for reports of which nobody looks at the pictures."""
+    from kpref.analysis import exhibits
     from kpref.plots import STYLE
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STYLE, "savefig.dpi", 40)
-        patch.setitem(STYLE, "figure.constrained_layout.use", False)
+        patch.setitem(STYLE, "figure.dpi", 40)
+        patch.setattr(exhibits, "fit_axes", lambda figure: None)
         yield
 
 

@@ -399,8 +399,32 @@ def build():
             "start",
             (np.ones(3), np.zeros((1, B, T, H)), np.full((1, B, T, H), np.nan), "abc", masked(np.ones((1, B, T, H)))),
         )
+        yield from rows(name, call, "precision", ("half", None, 3, np.float32))
     yield from rows("eigh", lambda **k: kpref.eigh(FLOW.NTK, 2, **k), "method", ("lapack", None, 3))
     yield Row("eigh(P)", lambda: kpref.eigh(FLOW.P, 2), "P")
+    density = over(kpref.spectral_density, op=FLOW.NTK, products=8)
+    yield from rows("spectral_density", density, "op", (*NOT_OPERATORS, FLOW.P), "")
+    yield from rows("spectral_density", density, "products", (*COUNTS, 1))
+    yield from rows("spectral_density", density, "vectors", COUNTS)
+    yield from rows("spectral_density", density, "modes", (3, "modes", np.ones((2, B, T, H))))
+    yield from rows("spectral_density", density, "trace", (-1.0, "a", float("nan"), [1.0]))
+    yield from rows("spectral_density", density, "frobenius_squared", (-1.0, "a", float("inf")))
+    yield from rows("spectral_density", density, "level", (0, 1, "a", float("nan"), None))
+    yield from rows("spectral_density", density, "seed", SEEDS)
+    yield from rows("diagonal", over(kpref.diagonal, op=FLOW.P), "op", (*NOT_OPERATORS, FLOW.J), "")
+    yield from rows("diagonal", over(kpref.diagonal, op=FLOW.P), "products", (*COUNTS, 1))
+    yield from rows("diagonal", over(kpref.diagonal, op=FLOW.P), "seed", SEEDS)
+    solve = over(kpref.inverse, op=FLOW.NTK)
+    yield from rows("inverse", solve, "op", NOT_OPERATORS)
+    yield from rows("inverse", solve, "damping", (-1.0, "a", float("nan"), None))
+    yield from rows("inverse", solve, "tol", (*TOLERANCES, 0))
+    yield from rows("inverse", solve, "products", COUNTS)
+    part = over(kpref.submatrix, op=FLOW.P, rows=[0, 1], columns=[2])
+    yield from rows("submatrix", part, "op", NOT_OPERATORS)
+    for argument in ("rows", "columns"):
+        yield from rows(
+            "submatrix", part, argument, ([], [0, 0], [-1], [10**6], [0.5], "a", None, 3, np.ones((B, T), bool))
+        )
     block = over(block_eigh, op=FLOW.P.gram(), k=2, axis=0)
     yield from rows("block_eigh", block, "k", (0, -1, "a", None, 1.5, 10**6))
     yield from rows("block_eigh", block, "axis", (3, -1, "a", None, 0.0))
@@ -694,6 +718,8 @@ def build_plots():
     yield from rows("plot_errors", errors, "level", ("a", [1, 2], 1j))
     training = over(kpref.plots.plot_dimension_against_training, curves=[(*curve, np.ones(3))])
     yield from rows("plot_dimension_against_training", training, "checkpoints", ("abc", 3, None, [[1]], [None] * 3))
+    densities = over(kpref.plots.plot_spectral_density)
+    yield from rows("plot_spectral_density", densities, "densities", (*not_curves, [curve]))
     yield from rows("plot_spectrum", over(kpref.plots.plot_spectrum, spectra=[curve]), "dimensions", ("a", 3.0, [[1]]))
     table, tables = (
         np.ones((B, T)),

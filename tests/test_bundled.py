@@ -47,7 +47,7 @@ def test_a_report_of_each(name, tmp_path):
     """On few trials and few modes: the self-checks hold, and what is said is what the network is."""
     folder = example_folder(name)
     last = sorted(folder.glob("*.safetensors"))[-1]
-    report = kpref.analyze(last, folder / "trials.npz", max_trials=4, modes=3, out=tmp_path / "report")
+    report = kpref.analyze(last, folder / "trials.npz", max_trials=4, fast=True, out=tmp_path / "report")
     (found,) = report.metrics["checkpoints"]
     assert report.passed
     assert found["model"].startswith(WORDS[name])

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from kpref import plots
 from kpref.analysis.wording import number
 from kpref.coloring import color_trials
+from kpref.spectra import SpectralDensity
 from kpref.trials import Trials
 
 B, T = 6, 5
@@ -138,6 +139,22 @@ def test_spectrum(axes, length, scale):
     assert (axes.get_xscale(), axes.get_yscale()) == (scale, "log")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
     assert labelled(axes)
+
+
+def test_spectral_densities_are_drawn_with_their_bands(axes):
+    arrays = np.array([0.1, 1.0, 10.0]), np.array([40.0, 8.5, 0.0]), np.array([30, 7, 0]), np.array([50, 9, 2])
+    density = SpectralDensity(*arrays, 0.95, 60, 16, 1)
+    plots.plot_spectral_density([("a", density), ("b", density)], ax=axes)
+    drawn = axes.lines[0].get_ydata()
+    np.testing.assert_array_equal(drawn[:2], [40.0, 8.5])
+    assert np.isnan(drawn[2])  # no eigenvalue has no place on the axis, and the band goes down to its end
+    band = {tuple(point) for point in axes.collections[0].get_paths()[0].vertices}
+    assert {(0.1, 30), (0.1, 50), (1, 7), (1, 9), (10, 2), (10, 0.5)} <= band
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+    assert labelled(axes)
+    both = SpectralDensity(np.array([-1.0, 1.0]), *(each[:2] for each in arrays[1:]), 0.95, 60, 16, 1)
+    assert plots.plot_spectral_density([("a", both)]).get_xscale() == "linear"
 
 
 def test_cumulative(axes):

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from kpref import plots
-from kpref.analysis.exhibits import SIZE, key_panel, size_with_names
+from kpref.analysis.exhibits import SIZE, fit_axes, key_panel, size_with_names
 from kpref.plots.style import plain, plain_names, why_empty
+from kpref.spectra import SpectralDensity
 from kpref.trials import Trials
 
 B, T, H = 5, 7, 3
@@ -27,6 +28,9 @@ def coloring(trials=B, steps=T, labels=None):
 DRAWERS = {
     "plot_spectrum": lambda numbers, names, ax: plots.plot_spectrum(
         [(name, numbers(6)) for name in names], dimensions=[2.0, np.nan][: len(names)], ax=ax
+    ),
+    "plot_spectral_density": lambda numbers, names, ax: plots.plot_spectral_density(
+        [(name, SpectralDensity(*(numbers(6) for _ in range(4)), 0.95, 6, 4, 1)) for name in names], ax=ax
     ),
     "plot_cumulative": lambda numbers, names, ax: plots.plot_cumulative([(name, numbers(6)) for name in names], ax=ax),
     "plot_errors": lambda numbers, names, ax: plots.plot_errors(
@@ -88,9 +92,11 @@ def drawn(draw, size=SIZE):
     """The axes after they were drawn, in the style of a report, with every warning an error."""
     with warnings.catch_warnings(), matplotlib.rc_context({**plots.STYLE, "figure.dpi": 60}):
         warnings.simplefilter("error")
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size)
+        figure.set_layout_engine("none")
         ax = figure.add_subplot()
         assert draw(ax) is ax
+        fit_axes(figure)
         FigureCanvasAgg(figure).draw()
     return ax
 

@@ -153,6 +153,29 @@ def test_nothing_runs_on_after_an_error():
     assert len(ended) == count + 2
 
 
+def test_tasks_made_of_tasks_end_soon_after_an_error():
+    """The second would call inner tasks for as long as it is let."""
+    kpref.set_num_threads(2)
+    inner, ended = [], threading.Event()
+
+    def task(index):
+        if index == 0:
+            while not inner:
+                threading.Event().wait(0.001)
+            raise ZeroDivisionError
+        try:
+            run_blocks(lambda _: inner.append(threading.Event().wait(0.001)), 10**6)
+        finally:
+            ended.set()
+
+    with pytest.raises(ZeroDivisionError):
+        run_blocks(task, 2)
+    assert ended.is_set()
+    assert len(inner) < 10**5
+    run_blocks(lambda _: run_blocks(inner.append, 3), 2)  # and what comes later is not given up
+    assert inner.count(2) == 2
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, 2.0, True, "2", None, float("nan"), float("inf")])
 def test_wrong_numbers(wrong):
     with pytest.raises(ValueError, match="positive integer"):

@@ -16,9 +16,10 @@ from kpref._reprs import html_table
 from kpref._terminal import Progress, watched
 from kpref._validate import flag, function, one_of
 from kpref.analysis.folders import require_replaceable, write_folder
-from kpref.analysis.request import Request, prepare
+from kpref.analysis.request import Request, memory_needed, prepare
 from kpref.analysis.wording import LEVEL, percent, with_interval
-from kpref.threads import serial_blas
+from kpref.memory import available_memory
+from kpref.threads import get_num_threads, run_blocks, serial_blas
 from kpref.trials import Trials
 
 if TYPE_CHECKING:
@@ -155,9 +156,10 @@ def analyze(
     readout: str | None = None,
     loss: str = "auto",
     at: str = "auto",
-    modes: int = 10,
+    modes: int | None = None,
     measure: str = "mean",
     max_trials: int | None = None,
+    fast: bool = False,
     seed: int = 0,
     nonlinearity: str | None = None,
     dt: float | None = None,
@@ -184,12 +186,14 @@ def analyze(
         By default mse for targets, else cross_entropy for labels.
     at : {"auto", "all", "last"}
         Steps that the loss counts: by default the last one for cross_entropy with one label a trial, else all.
-    modes : int
-        Leading modes.
+    modes : int, optional
+        Leading modes: by default 10, or 3 with `fast`.
     measure : {"mean", "sum"}
         Weights of trials and steps.
     max_trials : int, optional
-        Use so many trials, evenly spread.
+        Use so many trials, evenly spread: by default all, or 20 with `fast`.
+    fast : bool
+        Few trials and modes, and no Schmidt ranks: a first look, in a tenth of the time.
     seed : int
         Of starting vectors and probes.
     nonlinearity, tau
@@ -227,8 +231,8 @@ def analyze(
         loading["readout"] = readout
     folder = None if out is None else require_replaceable(out)
     request = prepare(
-        checkpoints, trials, loss=loss, at=at, modes=modes, measure=measure, max_trials=max_trials, seed=seed,
-        nonlinearity=nonlinearity, dt=dt, method=method, tau=tau, input_kind=input_kind, loading=loading,
+        checkpoints, trials, loss=loss, at=at, modes=modes, measure=measure, max_trials=max_trials, fast=fast,
+        seed=seed, nonlinearity=nonlinearity, dt=dt, method=method, tau=tau, input_kind=input_kind, loading=loading,
     )  # fmt: skip
     if callable(progress):
         return _finished(request, folder, started, progress, lambda _: None)
@@ -253,27 +257,9 @@ def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
     `started`: `time.monotonic` at the start of the work. `tell`, `tick`: told each phase; called now and then while it
     lasts.
     """
-    from kpref.analysis.numbers import analyze_checkpoint
     from kpref.analysis.study import Study, compare_all
 
-    analyses = []
-    for network in request.networks:
-        analyses.append(
-            analyze_checkpoint(
-                network.name,
-                network.model,
-                network.readout,
-                request.trials,
-                request.objective,
-                request.modes,
-                request.measure,
-                request.seed,
-                functools.partial(_tell_of, tell, network.name),
-                tick,
-                request.integration,
-                z0=network.z0,
-            )
-        )
+    analyses = _analyses(request, tell, tick)
     tell("comparisons")
     study = Study(
         analyses=tuple(analyses),
@@ -286,6 +272,45 @@ def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
         notes=(*request.notes, *_remarks(analyses)),
     )
     return Report(study, started)
+
+
+def _analyses(request: Request, tell: Tell, tick: Tick) -> list[Analysis]:
+    """Of all networks: side by side where there are threads, and memory, for several of them.
+
+    Much of an analysis is the work of one thread; two networks at once take little longer than one.
+    """
+    from kpref.analysis.numbers import analyze_checkpoint
+
+    found: list[Analysis | None] = [None] * len(request.networks)
+
+    def task(index: int) -> None:
+        network = request.networks[index]
+        found[index] = analyze_checkpoint(
+            network.name,
+            network.model,
+            network.readout,
+            request.trials,
+            request.objective,
+            request.modes,
+            request.measure,
+            request.seed,
+            functools.partial(_tell_of, tell, network.name),
+            tick,
+            request.integration,
+            z0=network.z0,
+            fast=request.fast,
+        )
+
+    run_blocks(task, len(found), here=not _side_by_side(request))
+    return [analysis for analysis in found if analysis is not None]
+
+
+def _side_by_side(request: Request) -> bool:
+    """Whether networks may be worked on at once: none of them calls the user's functions, and memory suffices."""
+    at_once, available = min(len(request.networks), get_num_threads()), available_memory()
+    needed = memory_needed(request.networks, request.trials, request.modes, at_once)
+    enough = available is None or needed <= available
+    return enough and all(network.model.thread_safe for network in request.networks)
 
 
 def _remarks(analyses: Sequence[Analysis]) -> list[str]:

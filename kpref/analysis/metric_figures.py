@@ -36,44 +36,56 @@ _MATRIX_SIZE = (SIZE[0], 4.0)
 
 def dimensions(study: Study, coloring: TrialColoring) -> list[Exhibit]:
     """Effective dimensions, Schmidt ranks and traces of the operators, checkpoint by checkpoint."""
-    wanted: list[tuple[str, str, str, list[tuple[str, str]]]] = [
+    wanted: list[tuple[str, str, str, list[tuple[str, str]], str]] = [
         (
             "dimensions",
             "effective dimensions",
             "effective dimension",
             [(f"effective_dimension_{key}", name) for key, name in _OPERATORS],
+            "about how many independent ways each operator has. K: changes of the dynamics that the parameters can "
+            "make. P P*: patterns that the dynamics carry. NTK: ways in which gradient descent moves the states; if "
+            "its dimension is low while the others are high, the dynamics funnel what the parameters can do into a "
+            "few ways.",
         ),
         (
             "dimensions_K",
             "K along its axes",
             "effective dimension",
             [(f"effective_dimension_K_{axis}", f"{axis}s") for axis in ("unit", "trial", "time")],
+            "over how many units, trials and times the reach of K is spread.",
         ),
         (
             "schmidt_ranks",
             "Schmidt ranks",
             "effective Schmidt rank",
             [("schmidt_rank_K", "K"), ("schmidt_rank_NTK", "NTK")],
+            "a Schmidt rank of 1 means that what happens over trials and time is the same for every pattern of units.",
         ),
-        ("traces", "traces", "trace", [(f"trace_{key}", name) for key, name in _OPERATORS]),
+        (
+            "traces",
+            "traces",
+            "trace",
+            [(f"trace_{key}", name) for key, name in _OPERATORS],
+            "the total strength.",
+        ),
     ]
+    if all(analysis.dimensions.without_schmidt for analysis in study.analyses):
+        del wanted[2]
     panels = [
         Panel(
             key,
             f"{title} at each checkpoint",
             partial(_against_training, study=study, curves=curves, label=label, title=title),
         )
-        for key, title, label, curves in wanted
+        for key, title, label, curves, _ in wanted
     ]
-    caption = (
-        "A: about how many independent ways each operator has. K: changes of the dynamics that the parameters can "
-        "make. P P*: patterns that the dynamics carry. NTK: ways in which gradient descent moves the states; if its "
-        "dimension is low while the others are high, the dynamics funnel what the parameters can do into a few ways. "
-        "B: over how many units, trials and times the reach of K is spread. C: a Schmidt rank of 1 means that what "
-        "happens over trials and time is the same for every pattern of units. D: the total strength. Bars are 95 % "
-        "intervals, many smaller than the markers; all scales are logarithmic."
-    )
-    return [exhibit("dimensions", "Effective dimensions, Schmidt ranks and traces", caption, panels)]
+    caption = " ".join(f"{letter}: {each[-1]}" for letter, each in zip("ABCD", wanted, strict=False))
+    caption += " Bars are 95 % intervals, many smaller than the markers; all scales are logarithmic."
+    return [
+        exhibit(
+            "dimensions", f"Effective dimensions{', Schmidt ranks' * (len(wanted) == 4)} and traces", caption, panels
+        )
+    ]
 
 
 def stability(study: Study, coloring: TrialColoring) -> list[Exhibit]:

@@ -168,6 +168,7 @@ def analyze_checkpoint(
     tick: Callable[[object], object] | None = None,
     integration: Integration | None = None,
     z0: Array | None = None,
+    fast: bool = False,
 ) -> Analysis:
     """Analyze one network on its trials.
 
@@ -194,6 +195,8 @@ def analyze_checkpoint(
         For a model in continuous time, and only then.
     z0 : ndarray, shape (H,) or (B, H), optional
         Initial states, shared or one a trial; zero by default.
+    fast : bool
+        Leave out Schmidt ranks.
 
     Returns
     -------
@@ -227,8 +230,8 @@ def analyze_checkpoint(
     tell("modes of the NTK")
     ntk_modes = eigh(flow.NTK, k, seed=seed, tol=ASKED, progress=tick)
     tell("traces and dimensions")
-    few, fewer = (flow_on(evenly_spread(trials.n_trials, number)) for number in schmidt_trials(flow.space))
-    dimensions = measure_dimensions(flow, kernel, leading, ntk_modes, propagator_modes, few, fewer, seed)
+    parts = () if fast else (flow_on(evenly_spread(trials.n_trials, number)) for number in schmidt_trials(flow.space))
+    dimensions = measure_dimensions(flow, kernel, leading, ntk_modes, propagator_modes, seed, *parts)
     kernel_ntk = aligned(flow.K, flow.NTK, seed)
     tell("norms and exponents")
     some, followed = (

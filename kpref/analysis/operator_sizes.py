@@ -67,7 +67,7 @@ class Dimensions:
     # propagator_trace, propagator: those of ``P P*``
     propagator_trace: Estimate
     propagator: Estimate
-    # kernel_schmidt, ntk_schmidt: effective Schmidt ranks; None where random vectors do not tell them
+    # kernel_schmidt, ntk_schmidt: effective Schmidt ranks; None where random vectors do not tell them, or nobody asked
     kernel_schmidt: Estimate | None
     # kernel_schmidt_trials, ntk_schmidt_trials: on so many trials
     kernel_schmidt_trials: int
@@ -79,6 +79,11 @@ class Dimensions:
 
     __repr__ = short_repr
 
+    @property
+    def without_schmidt(self) -> bool:
+        """Whether nobody asked for Schmidt ranks."""
+        return not (self.kernel_schmidt_trials or self.ntk_schmidt_trials)
+
 
 def measure_dimensions(
     flow: Flow,
@@ -86,15 +91,16 @@ def measure_dimensions(
     kernel_modes: Eigen,
     modes: Eigen,
     propagator_modes: BlockEigen,
-    kernel_part: Flow,
-    ntk_part: Flow,
     seed: int,
+    kernel_part: Flow | None = None,
+    ntk_part: Flow | None = None,
 ) -> Dimensions:
     """Sizes of the operators of a flow.
 
     `spectrum`: that of its K, if it is exact. `kernel_modes`, `modes`: leading eigenpairs of its K and of its NTK.
-    `propagator_modes`: those of ``P P*``, by trial. `kernel_part`, `ntk_part`: the same network on as many of the
-    trials as the Schmidt ranks of K and of the NTK may take (`schmidt_trials`). `seed`: of the random vectors.
+    `propagator_modes`: those of ``P P*``, by trial. `seed`: of the random vectors. `kernel_part`, `ntk_part`: the same
+    network on as many of the trials as the Schmidt ranks of K and of the NTK may take (`schmidt_trials`); None leaves
+    these out.
     """
     groups = trial_groups(flow.space, seed)
     errors: dict[str, float] = {}
@@ -111,10 +117,10 @@ def measure_dimensions(
         ntk=ntk[1],
         propagator_trace=_propagator_trace(flow) or propagator[0],
         propagator=propagator[1],
-        kernel_schmidt=_kernel_schmidt(kernel_part, seed),
-        kernel_schmidt_trials=kernel_part.space.shape[0],
-        ntk_schmidt=_sampled_rank(ntk_part.NTK, seed),
-        ntk_schmidt_trials=ntk_part.space.shape[0],
+        kernel_schmidt=None if kernel_part is None else _kernel_schmidt(kernel_part, seed),
+        kernel_schmidt_trials=0 if kernel_part is None else kernel_part.space.shape[0],
+        ntk_schmidt=None if ntk_part is None else _sampled_rank(ntk_part.NTK, seed),
+        ntk_schmidt_trials=0 if ntk_part is None else ntk_part.space.shape[0],
         trial_errors=errors,
     )
 

@@ -13,6 +13,7 @@ from kpref.analysis.alignments import aligned
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.settings import Integration, Objective
 from kpref.spectra import principal_angles
+from kpref.threads import run_blocks
 from kpref.trials import Trials
 
 __all__ = ["Alignments", "Comparison", "Study", "compare", "compare_all"]
@@ -90,17 +91,29 @@ def compare(before: Analysis, after: Analysis, seed: int = 0) -> Comparison | No
 
 def compare_all(analyses: Sequence[Analysis], seed: int = 0) -> tuple[Comparison, ...]:
     """The first checkpoint with each later one, leaving out those of another shape."""
-    found = (compare(analyses[0], later, seed) for later in analyses[1:])
+    found: list[Comparison | None] = [None] * (len(analyses) - 1)
+
+    def task(index: int) -> None:
+        found[index] = compare(analyses[0], analyses[1 + index], seed)
+
+    run_blocks(task, len(found), here=not _thread_safe(analyses))
     return tuple(comparison for comparison in found if comparison is not None)
 
 
+def _thread_safe(analyses: Sequence[Analysis]) -> bool:
+    """Whether no operator calls a function of the user."""
+    return all(analysis.flow.model.thread_safe for analysis in analyses)
+
+
 def _alignments(before: Analysis, after: Analysis, seed: int) -> Alignments:
-    found = {
-        (0, 1): aligned(before.flow.K, after.flow.K, seed),
-        (2, 3): aligned(before.flow.NTK, after.flow.NTK, seed),
-        (0, 2): before.kernel_ntk,
-        (1, 3): after.kernel_ntk,
-    }
+    found = {(0, 2): before.kernel_ntk, (1, 3): after.kernel_ntk}
+    pairs = {(0, 1): (before.flow.K, after.flow.K), (2, 3): (before.flow.NTK, after.flow.NTK)}
+
+    def task(index: int) -> None:
+        place = list(pairs)[index]
+        found[place] = aligned(*pairs[place], seed)
+
+    run_blocks(task, len(pairs), here=not _thread_safe((before, after)))
     names = tuple(f"{symbol}, {analysis.name}" for symbol in ("K", "NTK") for analysis in (before, after))
     values, errors = np.full((2, len(names), len(names)), np.nan)
     np.fill_diagonal(values, 1.0)

@@ -20,6 +20,7 @@ from kpref.operators.stage_space import (
     stage_propagator,
 )
 from kpref.operators.structure import Structure
+from kpref.operators.submatrices import submatrix
 from kpref.operators.tensor import TensorOperator, identity
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "sensitivity",
     "stage_parameter_jacobian",
     "stage_propagator",
+    "submatrix",
 ]

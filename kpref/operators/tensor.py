@@ -258,6 +258,10 @@ class TensorOperator(LinearOperator):  # type: ignore[misc]
         """The same operator under another name."""
         return _operator(self._product, name, _SYMBOL)
 
+    def remade(self, change: Callable[[Product], Product]) -> TensorOperator:
+        """The operator that a function makes of what this one is made of, under the same name."""
+        return _operator(change(self._product), self.name, self._binds)
+
     def _inside(self, level: int) -> str:
         """Its name in a formula that binds with this strength."""
         return self.name if self._binds >= level else f"({self.name})"

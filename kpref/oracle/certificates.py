@@ -13,9 +13,11 @@ gradient) is found by sending random errors of the local size through the exact 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -26,10 +28,10 @@ from kpref.models.step import StepModel
 from kpref.oracle import running_errors
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.evaluation import UNDONE, evaluate
-from kpref.oracle.spreads import Spread, relative, sum_error
+from kpref.oracle.spreads import Spread, SumError, Weight, relative
 from kpref.program import Operation
 from kpref.space import TrajectorySpace
-from kpref.step_form import Entry, StepForm
+from kpref.step_form import StepForm
 from kpref.threads import serial_blas
 
 __all__ = ["Comparison", "Judge", "draw"]
@@ -80,11 +82,12 @@ class Judge:
             raise TypeError(f"certificates are for networks; got {model}")
         self.form = form
         self._kept: list[running_errors.Chunk] | None = None
+        self._forms: dict[StepForm, list[StepForm]] = {}  # linearisations with errors that stay, by the right one
 
     def with_arithmetic(self, arithmetic: Arithmetic) -> Self:
         """The same judge for another arithmetic."""
         other = copy.copy(self)
-        other.arithmetic, other._kept = arithmetic, None
+        other.arithmetic, other._kept, other._forms = arithmetic, None, {}
         return other
 
     def chunks(self) -> Iterator[running_errors.Chunk]:
@@ -103,11 +106,11 @@ class Judge:
 
     @property
     def _bytes_of_chunks(self) -> int:
-        """Two numbers for each entry of the state, the channels and the variables at each point."""
+        """Two numbers for each entry of the state and the variables at each point, six for the channels."""
         form = self.form
         scales = sum(op.out.width for op in form.program.operations if op.kind == "scale")
         known = sum(place.width for place in form.known.values())
-        return 16 * form.n_steps * form.n_trials * (form.n_states + scales + known)
+        return form.n_steps * form.n_trials * (16 * (form.n_states + known) + 48 * scales)
 
     def residual(self, operator: str, change: Array) -> Array:
         """What a change of an answer changes in the error that the operator's certificate finds, affine in it."""
@@ -166,7 +169,7 @@ class Judge:
 
     def parameter_jacobian(self, theta: Array, y: Array) -> Comparison:
         """Difference of ``y = J theta``."""
-        changes = {name: change[0] for name, change in self.form.pack(theta[None]).items()}
+        changes = {name: Weight.of(change[0].T) for name, change in self.form.pack(theta[None]).items()}
         result = _Tensors(y.shape)
         for chunk in self.chunks():
             value, spread = running_errors.forward(chunk, None, changes)
@@ -175,7 +178,7 @@ class Judge:
 
     def parameter_transpose(self, g: Array, theta: Array) -> Comparison:
         """Difference of ``theta = J^T g``."""
-        value, spread = self._transpose_value(g)
+        value, spread, _ = self._transposed(g)
         return self._floor(Comparison(theta - value, spread))
 
     # Compositions
@@ -183,16 +186,16 @@ class Judge:
     def kernel(self, q: Array, y: Array) -> Comparison:
         """Difference of ``y = K q = J J^T Mu q``."""
         weighed = self.space.weigh(q)
-        theta, theta_spread = self._transpose_value(weighed, extra=1)
-        noise = iter(self._transpose_noise(weighed, theta_spread))
+        theta, _, noise = self._transposed(weighed, extra=1, samples=self._count)
+        noise_left = iter(noise)
         local = self.parameter_jacobian(theta, y)
-        carried = self._pooled(lambda _, count: kernels.parameter_product(self.form, _taken(noise, count)))
+        carried = self._pooled(lambda _, count: kernels.parameter_product(self.form, _taken(noise_left, count)))
         return Comparison(local.error, local.spread + carried)
 
     def gradient(self, err: Array, theta: Array) -> Comparison:
         """Difference of ``theta = J^T P^T Mu Err``."""
         costate, local = self._costate(err)
-        value, spread = self._transpose_value(costate, extra=1)
+        value, spread, _ = self._transposed(costate, extra=1)
 
         def swept(generator: np.random.Generator, count: int) -> Array:
             return kernels.sensitivity_transpose(self.form, draw(generator, local, count))
@@ -202,8 +205,8 @@ class Judge:
     def tangent_kernel(self, q: Array, y: Array) -> Comparison:
         """Difference of ``y = NTK q = P J J^T P^T Mu q``."""
         costate, local = self._costate(q)
-        theta, theta_spread = self._transpose_value(costate, extra=1)
-        theta_noise = iter(self._transpose_noise(costate, theta_spread))
+        theta, _, noise_of_theta = self._transposed(costate, extra=1, samples=self._count)
+        theta_noise = iter(noise_of_theta)
         forcing = kernels.parameter_product(self.form, theta[None])[0]
         response = kernels.tangent(self.form, forcing[None])[0]
         later = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
@@ -234,27 +237,6 @@ class Judge:
         costate = kernels.adjoint(self.form, source[None])[0]
         return costate, self.adjoint(source, costate).spread + relative(source, self.arithmetic.unit)
 
-    def _transpose_noise(self, g: Array, spread: Spread) -> Array:
-        """Random errors (samples, M) of ``J^T g``, of which `spread` is the size, for use where J multiplies it.
-
-        An operand of its sums, ``G g`` or m, errs alike in a whole row or column of a parameter. J adds these up where
-        states point in one direction for long, so that errors drawn for each entry alone would come out too small;
-        these stand for those of the sums.
-        """
-        arithmetic, generator = self.arithmetic, np.random.default_rng(1)
-        found = self.form.pack(np.zeros((self._count, self.form.n_parameters)))
-        for chunk in self.chunks():
-            for op, terms, own in running_errors.gradient_terms(chunk, np.moveaxis(g[:, chunk.rows], 1, 0)):
-                deviation = (own + relative(terms, arithmetic.unit, 2) + relative(terms, arithmetic.operand)).deviation
-                m, wrong = chunk.form.variable(op.variable or ""), chunk.of_variable(op.variable or "").deviation
-                m_error = np.hypot(wrong, arithmetic.operand * np.abs(m))
-                for sample in range(self._count):
-                    noise = generator.standard_normal(terms.shape) * deviation
-                    wrong_m = generator.standard_normal(m.shape) * m_error
-                    found[op.name][sample] += _summed(op.kind, noise, m) + _summed(op.kind, terms, wrong_m)
-        independent = generator.standard_normal((self._count, self.form.n_parameters)) * spread.deviation
-        return self.form.unpack(found) + independent
-
     # Errors that a sweep carries along
 
     def _swept(self, operator: str, tensor: Array, value: Array, sample: Callable[..., Array]) -> Spread:
@@ -264,9 +246,11 @@ class Judge:
             return spread
         step = 2.0**-20 / max(self.arithmetic.unit, self.arithmetic.operand)
 
-        def persistent(generator: np.random.Generator, count: int) -> Array:
-            perturbed = (self._perturbed(generator, step) for _ in range(count))
-            return np.stack([evaluate(operator, form, self.space, tensor) - value for form in perturbed]) / step
+        perturbed = self._all_perturbed(step)
+
+        def persistent(_: np.random.Generator, count: int) -> Array:
+            forms = itertools.islice(perturbed, count)
+            return np.stack([evaluate(operator, form, self.space, tensor) - value for form in forms]) / step
 
         return spread + self._pooled(persistent)
 
@@ -279,6 +263,16 @@ class Judge:
         form = self.form
         scales = [op for op in form.program.operations if op.kind == "scale"]
         return [op for op in scales if form.n_steps > 1 and form.places[op.name].row_stride == 0]
+
+    def _all_perturbed(self, step: float) -> Iterator[StepForm]:
+        """As many random linearisations as samples, the same each time; kept for the next question where small."""
+        if self.form not in self._forms:
+            generator = np.random.default_rng(0)
+            made = (self._perturbed(generator, step) for _ in range(self._count))
+            if self.form.nbytes * self._count > _KEPT_BYTES:
+                return made
+            self._forms[self.form] = list(made)
+        return iter(self._forms[self.form])
 
     def _perturbed(self, generator: np.random.Generator, step: float) -> StepForm:
         """The linearisation with errors that are the same in all steps, times `step`: their effect is linear in it.
@@ -327,30 +321,62 @@ class Judge:
         deviation = np.sqrt(squares)
         return Spread(deviation, np.sqrt(count) * deviation)
 
-    def _transpose_value(self, g: Array, extra: int = 0) -> tuple[Array, Spread]:
-        """``J^T g`` and the error that a backend may make; `extra` roundings of g on the way."""
-        form, unit = self.form, self.arithmetic.unit
-        # Sums of the terms, of their squares and magnitudes, of variances of their errors, of worst cases.
-        sums = [form.pack(np.zeros((1, form.n_parameters))) for _ in range(5)]
+    def _transposed(self, g: Array, extra: int = 0, samples: int = 0) -> tuple[Array, Spread, Array]:
+        """``J^T g``, the error that a backend may make, and random errors (samples, M) for use where J multiplies it.
+
+        `extra`: roundings of g on the way.
+
+        An operand of its sums, ``G g`` or m, errs alike in a whole row or column of a parameter. J adds these up where
+        states point in one direction for long, so that errors drawn for each entry alone would come out too small;
+        the random ones stand for those of the sums.
+        """
+        form, arithmetic, generator = self.form, self.arithmetic, np.random.default_rng(1)
+        own, rounded = SumError.of(form.n_steps * form.n_trials, arithmetic), (1 + extra) * arithmetic.unit
+        # Sums of the terms, of the variances of their errors, of the worst cases; of their squares and magnitudes.
+        powers = (None, 2, 1, 2, 1) if own.drift else (None, 2, 1)
+        sums = [form.pack(np.zeros((1, form.n_parameters))) for _ in powers]
+        noise = form.pack(np.zeros((samples, form.n_parameters)))
         for chunk in self.chunks():
-            for op, terms, spread in running_errors.gradient_terms(chunk, np.moveaxis(g[:, chunk.rows], 1, 0)):
-                spread = spread + relative(terms, unit, 1 + extra)
-                m, wrong = chunk.form.variable(op.variable or ""), chunk.of_variable(op.variable or "").deviation
-                wrong = np.broadcast_to(wrong, m.shape)
-                variances = _summed(op.kind, np.square(spread.deviation), np.square(m))
-                variances = variances + _summed(op.kind, np.square(terms), np.square(wrong))
-                worst = _summed(op.kind, spread.worst, np.abs(m)) + _summed(op.kind, np.abs(terms), wrong)
-                squares = _summed(op.kind, np.square(terms), np.square(m))
-                magnitudes = _summed(op.kind, np.abs(terms), np.abs(m))
-                parts = (_summed(op.kind, terms, m), squares, magnitudes, variances, worst)
-                for total, part in zip(sums, parts, strict=True):
-                    total[op.name][0] += part
-        powers = (None, 2, 1, 2, 1)
-        value, squares, magnitudes, variances, worst = (
+            for op, terms, variance, worst in running_errors.gradient_terms(chunk, np.moveaxis(g[:, chunk.rows], 1, 0)):
+                m, wrong = chunk.form.variable(op.variable or ""), chunk.of_variable(op.variable or "")
+                squares, sizes = np.square(terms), np.abs(terms)
+                if samples:
+                    noise[op.name] += self._noise(generator, samples, op.kind, (terms, m), variance, wrong)
+                variance = variance + (own.of_squares + rounded * arithmetic.unit) * squares
+                worst = worst + (own.of_magnitudes + rounded) * sizes
+                of_m = m, np.square(m), np.abs(m)
+                parts = zip((terms, variance, worst, squares, sizes), (*of_m, *of_m[1:]), strict=True)
+                for total, part in zip(sums, parts, strict=False):
+                    total[op.name][0] += _summed(op.kind, *part)
+                if wrong is not None:
+                    sums[1][op.name][0] += _summed(op.kind, squares, np.square(wrong.deviation))
+                    sums[2][op.name][0] += _summed(op.kind, sizes, wrong.worst)
+        value, variance, worst, *sizes_of_terms = (
             _powered(form, power).unpack(total)[0] for power, total in zip(powers, sums, strict=True)
         )
-        spread = sum_error(value, squares, magnitudes, form.n_steps * form.n_trials, self.arithmetic)
-        return value, spread + Spread(np.sqrt(variances), worst) + relative(value, unit, 2)
+        variance, worst = own.with_total(value, variance, worst, *(sizes_of_terms or (0.0, 0.0)))
+        spread = Spread(np.sqrt(variance), worst) + relative(value, arithmetic.unit, 2)
+        return value, spread, form.unpack(noise) + _signed(generator, spread.deviation, samples)
+
+    def _noise(
+        self,
+        generator: np.random.Generator,
+        samples: int,
+        kind: str,
+        operands: tuple[Array, Array],
+        variance: Array,
+        wrong: Spread | None,
+    ) -> Array:
+        """Random errors of both operands of sums over points, each of which is stored; those of m are `wrong`."""
+        (terms, m), arithmetic = operands, self.arithmetic
+        stored = 2 * arithmetic.unit**2 + arithmetic.operand**2
+        found = _summed(kind, _signed(generator, np.sqrt(variance + stored * np.square(terms)), samples), m)
+        if wrong is None and not arithmetic.operand:
+            return found
+        square = arithmetic.operand**2 * np.square(m)
+        if wrong is not None:
+            square = square + np.square(wrong.deviation)
+        return found + _summed(kind, terms, _signed(generator, np.sqrt(square), samples))
 
     # Helpers
 
@@ -371,27 +397,49 @@ class Judge:
 
 
 def _summed(kind: str, terms: Array, m: Array) -> Array:
-    """Sums over points of cotangents times a variable: (outputs, inputs) of a product, (1, width) of a unit."""
-    m = np.broadcast_to(m, (*terms.shape[:2], m.shape[2]))
+    """Sums over points of cotangents times a variable: (outputs, inputs) of a product, (1, width) of a unit.
+
+    Of arrays (..., R, B, width), what stands before R being kept.
+    """
+    if m.shape[-3:-1] != terms.shape[-3:-1]:
+        m = np.broadcast_to(m, (*terms.shape[-3:-1], m.shape[-1]))
     if kind == "unit":
-        return (terms * m).sum(axis=(0, 1))[None]
-    return np.asarray(terms.reshape(-1, terms.shape[2]).T @ m.reshape(-1, m.shape[2]))
+        return np.asarray((terms * m).sum(axis=(-3, -2))[..., None, :])
+    left, right = (array.reshape(*array.shape[:-3], -1, array.shape[-1]) for array in (terms, m))
+    return np.asarray(left.swapaxes(-1, -2) @ right)
 
 
 def _powered(form: StepForm, power: int | None) -> StepForm:
     """The form whose trained arrays enter with the magnitude of their factors, to a power; None for as they are."""
     if power is None:
         return form
+    known = _powers.setdefault(form, {})
+    if power not in known:
+        entries = (replace(entry, factor=np.abs(entry.factor) ** power) for entry in form.entries)
+        known[power] = replace(form, entries=tuple(entries))
+    return known[power]
 
-    def entry(one: Entry) -> Entry:
-        return replace(one, factor=np.abs(one.factor) ** power)
 
-    return replace(form, entries=tuple(map(entry, form.entries)))
+#: Forms that were asked for, by what they are made of and the power.
+_powers: WeakKeyDictionary[StepForm, dict[int, StepForm]] = WeakKeyDictionary()
 
 
 def draw(generator: np.random.Generator, spread: Spread, count: int) -> Array:
     """Random errors of this size, first axis."""
-    return np.asarray(generator.standard_normal((count, *spread.deviation.shape)) * spread.deviation)
+    return _signed(generator, spread.deviation, count)
+
+
+def _signed(generator: np.random.Generator, deviation: Array, count: int) -> Array:
+    """This size with random signs, first axis.
+
+    Squares of sums of such errors are those of normal ones on average, and scatter less.
+    """
+    bits = np.frombuffer(generator.bytes(-(-count * deviation.size // 8)), np.uint8)
+    signs = np.unpackbits(bits, count=count * deviation.size).reshape(count, *deviation.shape)
+    found = signs.astype(np.float64)
+    found -= 0.5
+    found *= 2.0 * deviation
+    return found
 
 
 def _taken(arrays: Iterator[Array], count: int) -> Array:

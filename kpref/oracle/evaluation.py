@@ -13,7 +13,10 @@ from kpref.kernels import reference
 from kpref.space import EuclideanSpace
 from kpref.step_form import StepForm
 
-__all__ = ["FACTORS", "LOCAL", "SWEPT", "UNDONE", "WEIGHED_AFTER", "WEIGHED_BEFORE", "evaluate", "intermediates"]
+__all__ = [
+    "FACTORS", "LOCAL", "SWEPT", "UNDONE", "WEIGHED_AFTER", "WEIGHED_BEFORE", "evaluate", "evaluate_all",
+    "intermediates",
+]  # fmt: skip
 
 #: Operators that are certified by a residual that is local in time, or by the difference from one of these.
 LOCAL = ("P", "P_T", "P_inverse", "P_inverse_T", "D", "D_z0")
@@ -34,15 +37,24 @@ def evaluate(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array
         Its weights are the measure.
     tensor : ndarray, shape (B, T, H), (M,) for J, D and the transpose of the gradient, or (B, H) for D_z0
     """
-    *_, value = intermediates(operator, form, space, tensor)
-    return value
+    return evaluate_all(operator, form, space, tensor[None])[0]
+
+
+def evaluate_all(operator: str, form: StepForm, space: EuclideanSpace, tensors: Array) -> Array:
+    """The same of several tensors, first axis."""
+    *_, values = _on_the_way(operator, form, space, tensors)
+    return values
 
 
 def intermediates(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array) -> Iterator[Array]:
     """What arises on the way to the value of an operator, and the value itself last."""
-    value = space.weigh(tensor) if operator in WEIGHED_BEFORE else tensor
+    return (values[0] for values in _on_the_way(operator, form, space, tensor[None]))
+
+
+def _on_the_way(operator: str, form: StepForm, space: EuclideanSpace, tensors: Array) -> Iterator[Array]:
+    value = space.weigh(tensors) if operator in WEIGHED_BEFORE else tensors
     for factor in FACTORS.get(operator, (operator,)):
-        value = np.asarray(_SINGLE[factor](form, value[None])[0])
+        value = np.asarray(_SINGLE[factor](form, value))
         yield value
     if operator in WEIGHED_AFTER:
         yield space.weigh(value)

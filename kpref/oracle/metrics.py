@@ -19,6 +19,7 @@ from kpref.oracle.certificates import Comparison
 from kpref.oracle.reductions import Moments, Reductions, Target
 from kpref.oracle.session import LOCAL_BOUND, OutOfRange, Session
 from kpref.oracle.verdict import Check, Place, faulty
+from kpref.threads import serial_blas
 
 __all__ = ["METRICS", "Metric", "check_metrics"]
 
@@ -148,6 +149,7 @@ def _explain(
     return label
 
 
+@serial_blas
 def _target(name: str, reductions: Reductions, arithmetic: Arithmetic) -> Target:
     """The right value of a metric.
 

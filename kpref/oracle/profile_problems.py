@@ -23,7 +23,7 @@ a rule zero, if it is not. No rounding elsewhere is that large: each entry of th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -193,37 +193,42 @@ class Layout:
         """
         best: tuple[float, Block, tuple[float, ...]] | None = None
         for block, constants in itertools.product(self.recurrent, self.patterns((0.0, -_SATURATED, _SATURATED))):
-            seen = float(np.mean(np.abs(self._respond(block, constants, 0.5) - self._respond(block, constants, 0.0))))
+            seen = float(np.mean(np.abs(self._respond(block, constants, [0.5]) - self._respond(block, constants, [0]))))
             if seen > 1.01 * (best[0] if best else 1e-6):
                 best = seen, block, constants
         if best is None:
             return None
         _, block, constants = best
-        zero, right = self._respond(block, constants, 0.0), self._respond(block, constants, 0.5)
         units = block.rows.stop - block.rows.start
-        columns = np.array(
-            [
-                int(np.argmax(np.abs(self._respond(block, constants, 0.5 * (np.arange(units) == unit)) - zero)))
-                for unit in range(units)
-            ]
-        )
+        alone, none = (list(size * np.eye(units)) for size in (0.5, 0.0))
+        change = self._respond(block, constants, alone) - self._respond(block, constants, none)
+        columns, right = np.argmax(np.abs(change), axis=1), self._respond(block, constants, [0.5])
         for index, driven in enumerate(self.driven):
             if driven.rows.stop - driven.rows.start != units:
                 continue
             shifted = tuple(value - 2.0 * (other == index) for other, value in enumerate(constants))
-            if np.allclose(self._respond(block, shifted, 2.5), right, rtol=0, atol=1e-9):
+            if np.allclose(self._respond(block, shifted, [2.5]), right, rtol=0, atol=1e-9):
                 return block, constants, driven, columns
         return block, constants, None, columns
 
-    def _respond(self, block: Block, constants: tuple[float, ...], current: Array | float) -> Array:
-        """The state after a step in which W makes this current."""
-        parameters, z = self.zeros(), np.zeros((1, self.model.n_states))
+    def _respond(self, block: Block, constants: tuple[float, ...], currents: Sequence[Array | float]) -> Array:
+        """States (number, H) after steps in which W makes these currents, each from a state of its own.
+
+        As many at once as W is wide.
+        """
+        model: Any = self.model
+        parameters = {**model.parameters, **self.zeros()}
         for driven, value in zip(self.driven, constants, strict=True):
             parameters[driven.parameter][driven.rows, driven.columns.start] = value
-        parameters[block.parameter][block.rows, 0] = current
-        z[:, block.columns.start] = 1.0
-        model: Any = self.model.with_parameters(parameters)
-        return np.asarray(model.evaluate(z, np.eye(1, self.model.n_inputs)))
+        width, found = block.columns.stop - block.columns.start, []
+        for start in range(0, len(currents), width):
+            some = currents[start : start + width]
+            for column, current in enumerate(some):
+                parameters[block.parameter][block.rows, column] = current
+            z = np.eye(len(some), model.n_states, block.columns.start)
+            x = np.tile(np.eye(1, model.n_inputs), (len(some), 1))
+            found.append(model._evaluate(parameters, z, x))
+        return np.concatenate(found)
 
 
 @dataclass(frozen=True, eq=False)

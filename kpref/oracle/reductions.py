@@ -25,7 +25,7 @@ import numpy as np
 from kpref import kernels
 from kpref._types import Array
 from kpref.oracle.certificates import Comparison, Judge
-from kpref.oracle.evaluation import evaluate, intermediates
+from kpref.oracle.evaluation import evaluate, evaluate_all, intermediates
 from kpref.oracle.spreads import Spread
 from kpref.spectra.closed_form import kernel_unit_matrix
 from kpref.spectra.exact_spectrum import form_spectrum
@@ -113,19 +113,17 @@ class Reductions:
     def average_matrix(self, operator: str) -> Array:
         """``<A>``, (H, H)."""
         units = np.eye(self.shape[2])
-        columns = [
-            evaluate(operator, self._form, self.judge.space, np.broadcast_to(unit, self.shape).copy()).mean(axis=(0, 1))
-            for unit in units
-        ]
-        return np.stack(columns, axis=1) / self._mu.size
+        return np.concatenate([self._means(operator, part) for part in _batches(units)]).T / self._mu.size
+
+    def _means(self, operator: str, vectors: Array) -> Array:
+        """Means over points of an operator's products with vectors over units, the same at all points: (v, H)."""
+        tensors = np.broadcast_to(vectors[:, None, None], (len(vectors), *self.shape)).copy()
+        return evaluate_all(operator, self._form, self.judge.space, tensors).mean(axis=(1, 2))
 
     def _response(self, local: Array) -> Array:
         """What P makes of random errors of each step."""
-        squares = np.zeros(self.shape)
-        for _ in range(_BATCH):
-            noise = self._generator.standard_normal(self.shape) * local
-            squares += np.square(kernels.tangent(self._form, noise[None])[0]) / _BATCH
-        return np.asarray(np.sqrt(squares))
+        noise = self._generator.standard_normal((_BATCH, *self.shape)) * local
+        return np.asarray(np.sqrt(np.square(kernels.tangent(self._form, noise, overwrite=True)).mean(axis=0)))
 
     def _summing_pairs(self, operator: str) -> Array:
         """Rounding of ``<A> s`` where each entry of <A> is a sum over pairs of points, one after another: (H,).
@@ -133,11 +131,9 @@ class Reductions:
         Nothing cancels between units before the sums are rounded: of H random signs, the root mean square of a
         product, times H^(1/2), stands for the sum of the magnitudes.
         """
-        squares = np.zeros(self.shape[2])
-        for _ in range(_BATCH):
-            signs = self._generator.choice([-1.0, 1.0], size=self.shape[2])
-            y = evaluate(operator, self._form, self.judge.space, np.broadcast_to(signs, self.shape).copy())
-            squares += np.square(y).mean(axis=(0, 1)) / _BATCH
+        signs = self._generator.choice([-1.0, 1.0], size=(_BATCH, self.shape[2]))
+        tensors = np.broadcast_to(signs[:, None, None], (_BATCH, *self.shape)).copy()
+        squares = np.square(evaluate_all(operator, self._form, self.judge.space, tensors)).mean(axis=(0, 1, 2))
         return self._summing(np.sqrt(self.shape[2] * squares), self._mu.size**2)
 
     def _summing(self, sizes: Array | float, terms: float) -> Array:
@@ -174,7 +170,8 @@ class Reductions:
             return float(np.trace(gram)), float(np.linalg.norm(gram)), np.zeros(2)
         traces, squares = self._samples[:2] if operator == "NTK" else self._samples[3:]
         frobenius = float(np.sqrt(squares.mean()))
-        sampling = np.array([_standard_error(traces), _standard_error(squares) / (2 * frobenius)])
+        # Of an operator that is zero all samples are.
+        sampling = np.array([_standard_error(traces), _standard_error(squares) / (2 * frobenius or 1.0)])
         return float(traces.mean()), frobenius, sampling
 
     def units(self, operator: str) -> Target:
@@ -249,7 +246,8 @@ class Reductions:
         parameters = self._form.n_parameters
         out = np.empty((parameters, *self.shape))
         for part in range(0, parameters, _BATCH):
-            out[part : part + _BATCH] = factor(self._form, np.eye(parameters)[part : part + _BATCH])
+            rows = out[part : part + _BATCH]
+            rows[...] = factor(self._form, np.eye(len(rows), parameters, part))
         return out * self._root
 
     @cached_property
@@ -259,28 +257,30 @@ class Reductions:
         ``|D^T Mu^(1/2) g|^2``, ``|S g|^2``, ``g . K S g``, ``|J^T Mu^(1/2) g|^2`` and ``|K g|^2``.
         """
         found = np.empty((5, _PROBES))
-        for probe in range(_PROBES):
-            g = self._generator.standard_normal((1, *self.shape))
+        for start in range(0, _PROBES, _BATCH):
+            g = self._generator.standard_normal((_BATCH, *self.shape))
             theta = kernels.sensitivity_transpose(self._form, self._root * g)
             image = kernels.sensitivity(self._form, theta) * self._root
             own, other = (kernels.parameter_transpose(self._form, self._root * value) for value in (g, image))
             local = kernels.parameter_product(self._form, own) * self._root
             pairs = ((theta, theta), (image, image), (own, other), (own, own), (local, local))
-            found[:, probe] = [np.vdot(*pair) for pair in pairs]
+            for row, (one, another) in zip(found, pairs, strict=True):
+                row[start : start + _BATCH] = (one * another).reshape(_BATCH, -1).sum(axis=1)
         return found
 
     def _sampled_units(self) -> tuple[Array, Array]:
-        """Partial trace of the NTK over trials and time, and its standard error."""
-        units, samples = self.shape[2], []
-        for _ in range(_BATCH):
-            signs = self._generator.choice([-1.0, 1.0], size=(*self.shape[:2], 1)) * self._root
-            rows = np.empty((units, self._form.n_parameters))
-            for start in range(0, units, _BATCH):
-                basis = signs[None] * np.eye(units)[start : start + _BATCH, None, None]
-                rows[start : start + _BATCH] = kernels.sensitivity_transpose(self._form, basis)
-            samples.append(rows @ rows.T)
-        # Few samples may agree by chance: no entry is taken to be surer than they are on average.
-        errors = np.std(samples, axis=0, ddof=1) / np.sqrt(_BATCH)
+        """Partial trace of the NTK over trials and time, and its standard error.
+
+        ``sum_a E[(S theta)[a k] (S theta)[a l]]`` for white theta, S the symmetric form of D: each product gives all
+        entries.
+        """
+        units, samples = self.shape[2], np.empty((2 * _PROBES, self.shape[2], self.shape[2]))
+        for start in range(0, len(samples), _BATCH):
+            theta = self._generator.standard_normal((_BATCH, self._form.n_parameters))
+            image = (kernels.sensitivity(self._form, theta) * self._root).reshape(_BATCH, -1, units)
+            samples[start : start + _BATCH] = image.swapaxes(1, 2) @ image
+        # Some may agree by chance: no entry is taken to be surer than they are on average.
+        errors = np.std(samples, axis=0, ddof=1) / np.sqrt(len(samples))
         return np.mean(samples, axis=0), np.maximum(errors, np.sqrt(np.mean(np.square(errors))))
 
 

@@ -13,14 +13,15 @@ no product, and that is what errs where it enters a weight or a state.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from kpref._types import Array
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.spreads import Spread, no_error, relative, weighted
+from kpref.oracle.spreads import Spread, Weight, weighted
 from kpref.oracle.uncertain import with_errors
 from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm
@@ -40,95 +41,142 @@ class Chunk:
     numbers: Mapping[str, Spread]  # of each channel and variable
     value: Spread  # (R, B, H): of F(z, x)
     arithmetic: Arithmetic
+    _factors: dict[str, _Factor] = field(default_factory=dict, repr=False)
+    _weights: dict[tuple[str, bool], Weight] = field(default_factory=dict, repr=False)
 
-    def of_channel(self, name: str) -> Spread:
-        """Error of a channel, which may be lost near zero."""
-        lost = np.array(self.arithmetic.underflow)
-        return self.numbers[name] + Spread(lost, lost)
+    def of_variable(self, name: str) -> Spread | None:
+        """Error of a variable, (R, B, width): None of one that is part of the state."""
+        return None if self.form.known[name].of_state else self.numbers[name]
 
-    def of_variable(self, name: str) -> Spread:
-        """Error of a variable, (R, B, width): none of one that is part of the state."""
-        known = self.form.known[name]
-        return no_error((1, 1, known.width)) if known.of_state else self.numbers[name]
+    def factor(self, op: Operation) -> _Factor:
+        """What multiplies in a `scale` or a `unit`, and how it errs: a channel may be lost near zero."""
+        if op.name not in self._factors:
+            numbers, unit = self.form.channel(op.name), self.arithmetic.unit
+            size, squares = np.abs(numbers), np.square(numbers)
+            variance, worst = 2 * unit**2 * squares, 2 * unit * size
+            if op.kind == "scale":
+                own, lost = self.numbers[op.name], self.arithmetic.underflow
+                variance, worst = variance + np.square(own.deviation) + lost**2, worst + own.worst + lost
+            self._factors[op.name] = _Factor(numbers, size, squares, variance, worst)
+        return self._factors[op.name]
+
+    def weight(self, name: str, backwards: bool) -> Weight:
+        """What multiplies in a `product`, forwards or backwards."""
+        if (name, backwards) not in self._weights:
+            weight = self.form.weights[name]
+            self._weights[name, backwards] = Weight.of(weight if backwards else np.ascontiguousarray(weight.T))
+        return self._weights[name, backwards]
+
+
+class _Factor(NamedTuple):
+    """A factor c of a product c v, each entry rounded twice: what its square is multiplied with, and its magnitude."""
+
+    numbers: Array
+    size: Array
+    squares: Array
+    variance: Array  # of its own error and of the rounding of the product, for the square of v
+    worst: Array  # for the magnitude of v
 
 
 def chunks(model: StepModel, form: StepForm, states: Array, inputs: Array, arithmetic: Arithmetic) -> Iterator[Chunk]:
     """The linearisation of `model` at states (R, B, H) under inputs (R, B, n_in), a few rows at a time."""
     rows, trials, _ = states.shape
     lost = Spread(np.array(arithmetic.underflow), np.array(arithmetic.underflow))
-    step = max(1, _CHUNK_ENTRIES // (trials * sum(form.program.widths)))
+    step, weights = max(1, _CHUNK_ENTRIES // (trials * sum(form.program.widths))), {}  # type: ignore[var-annotated]
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
         value, numbers = with_errors(model, states[part], inputs[part], arithmetic)
-        yield Chunk(part, form.rows(part), numbers, value + lost, arithmetic)
+        yield Chunk(part, form.rows(part), numbers, value + lost, arithmetic, _weights=weights)
 
 
 class _Registers:
     """Sums with their errors: value, variance, worst case, magnitude of the terms and how many there are."""
 
-    def __init__(self, program: Program, points: tuple[int, int]) -> None:
-        shapes = [(*points, width) for width in program.widths]
-        self.value, self._variance, self._worst, self._size = ([np.zeros(shape) for shape in shapes] for _ in range(4))
+    def __init__(self, program: Program, points: tuple[int, ...]) -> None:
+        # The last: sums of the magnitudes of what came from the given state by no product.
+        self._sums = [np.zeros((5, *points, width)) for width in program.widths]
         self._count = [np.zeros(width, dtype=int) for width in program.widths]
-        self.direct = [np.zeros(shape) for shape in shapes]
-        """Sums of the magnitudes of what came from the given state by no product."""
+        self._empty = set(range(len(program.widths)))
 
-    def add(self, view: View, value: Array, spread: Spread) -> None:
+    def enter(self, views: tuple[View, ...], x: Array) -> None:
+        """What is given: exact, and all of it direct."""
+        column = 0
+        for view in views:
+            sums, part = self.of(view), x[..., column : column + view.width]
+            sums[0] = part
+            np.abs(part, out=sums[4])
+            self._empty.discard(view.register)
+            column += view.width
+
+    def of(self, view: View) -> Array:
+        """All five, first axis."""
+        return self._sums[view.register][..., view.start : view.start + view.width]
+
+    def direct(self, view: View) -> Array:
+        """What came from the given state by no product."""
+        return np.asarray(self.of(view)[4])
+
+    def add(self, view: View, value: Array, variance: Array, worst: Array) -> None:
         """A term, with its own error."""
-        register, columns = view.register, slice(view.start, view.start + view.width)
-        self.value[register][..., columns] += value
-        self._variance[register][..., columns] += np.square(spread.deviation)
-        self._worst[register][..., columns] += spread.worst
-        self._size[register][..., columns] += np.abs(value)
-        self._count[register][columns] += 1
+        sums = self.of(view)
+        sums[0] += value
+        sums[1] += variance
+        sums[2] += worst
+        sums[3] += np.abs(value)
+        self._count[view.register][view.start : view.start + view.width] += 1
+        self._empty.discard(view.register)
 
-    def read(self, view: View, unit: float) -> tuple[Array, Spread]:
-        """The sum, of which each partial sum is stored."""
-        register, columns = view.register, slice(view.start, view.start + view.width)
-        count = self._count[register][columns] * (self._count[register][columns] > 1)
-        size = unit * self._size[register][..., columns]
-        variance = self._variance[register][..., columns] + count * np.square(size)
-        return self.value[register][..., columns], Spread(
-            np.sqrt(variance), self._worst[register][..., columns] + count * size
-        )
+    def empty(self, view: View) -> bool:
+        """Whether there is nothing yet, so that nothing comes of it."""
+        return view.register in self._empty
+
+    def read(self, view: View, unit: float) -> tuple[Array, Array, Array]:
+        """The sum, of which each partial sum is stored, and the variance and worst case of its error."""
+        value, variance, worst, size, _ = self.of(view)
+        count = self._count[view.register][view.start : view.start + view.width]
+        if count.max(initial=0) > 1:
+            count = count * (count > 1)
+            stored = unit * count * size
+            variance, worst = variance + unit * stored * size, worst + stored
+        return value, variance, worst
 
 
-def forward(chunk: Chunk, x: Array | None, changes: Mapping[str, Array] | None = None) -> tuple[Array, Spread]:
+def forward(chunk: Chunk, x: Array | None, changes: Mapping[str, Weight] | None = None) -> tuple[Array, Spread]:
     """``A x + J dtheta`` and the error that a backend may make.
 
-    `x`: shape (R, B, H). `changes`: shape (outputs, inputs); dW of the trained weights.
+    `x`: shape (R, B, H). `changes`: dW of the trained weights, transposed.
     """
     form, program = chunk.form, chunk.form.program
     registers = _Registers(program, (form.n_steps, form.n_trials))
     if x is not None:
-        _enter(registers, program.old, x)
+        registers.enter(program.old, x)
     for op in program.operations:
         if changes is not None and op.variable is not None and op.name in changes:
             registers.add(op.out, *_changed(chunk, op, changes[op.name]))
         if op.source is not None:
             _apply(chunk, registers, op, op.out, op.source, program.new, False)
-    return _leave(chunk, registers, program.new, x, chunk.arithmetic)
+    return _leave(chunk, registers, program.new, x)
 
 
 def transposed(chunk: Chunk, x: Array) -> tuple[Array, Spread]:
     """``A^T x`` and the error that a backend may make."""
     form, program = chunk.form, chunk.form.program
     registers = _Registers(program, (form.n_steps, form.n_trials))
-    _enter(registers, program.new, x)
+    registers.enter(program.new, x)
     for op, to, of in program.reversed():
         if to is not None:
             _apply(chunk, registers, op, to, of, program.old, True)
-    return _leave(chunk, registers, program.old, x, chunk.arithmetic)
+    return _leave(chunk, registers, program.old, x)
 
 
-def gradient_terms(chunk: Chunk, g: Array) -> Iterator[tuple[Operation, Array, Spread]]:
+def gradient_terms(chunk: Chunk, g: Array) -> Iterator[tuple[Operation, Array, Array, Array]]:
     """For each trained operation the cotangent (R, B, width) of what it writes, and the error that a backend may make.
 
-    Their products with the variables, summed over points, are ``J^T g``.
+    Their products with the variables, summed over points, are ``J^T g``. Of the error the variance and the worst case.
     """
     form, program = chunk.form, chunk.form.program
     registers = _Registers(program, (form.n_steps, form.n_trials))
-    _enter(registers, program.new, g)
+    registers.enter(program.new, g)
     for op, to, of in program.reversed():
         if op.variable is not None and op.name in form.trained:
             yield op, *registers.read(of, chunk.arithmetic.unit)
@@ -136,94 +184,78 @@ def gradient_terms(chunk: Chunk, g: Array) -> Iterator[tuple[Operation, Array, S
             _apply(chunk, registers, op, to, of, program.old, True)
 
 
-def _enter(registers: _Registers, views: tuple[View, ...], x: Array) -> None:
-    column = 0
-    for view in views:
-        registers.value[view.register][...] = x[..., column : column + view.width]
-        registers.direct[view.register][...] = np.abs(x[..., column : column + view.width])
-        column += view.width
-
-
-def _leave(
-    chunk: Chunk, registers: _Registers, views: tuple[View, ...], x: Array | None, arithmetic: Arithmetic
-) -> tuple[Array, Spread]:
+def _leave(chunk: Chunk, registers: _Registers, views: tuple[View, ...], x: Array | None) -> tuple[Array, Spread]:
     """The sums in some registers, rounded once more; dense Jacobians lose entries that are too small one by one."""
-    parts = [registers.read(view, arithmetic.unit) for view in views]
-    value = np.concatenate([part for part, _ in parts], axis=-1)
-    spread = Spread(
-        np.concatenate([one.deviation for _, one in parts], axis=-1),
-        np.concatenate([one.worst for _, one in parts], axis=-1),
+    unit, lost = chunk.arithmetic.unit, chunk.arithmetic.underflow
+    parts = [registers.read(view, unit) for view in views]
+    value, variance, worst = (
+        parts[0] if len(parts) == 1 else [np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)]
     )
-    spread = spread + relative(value, arithmetic.unit)
+    stored = unit * np.abs(value)
+    variance, worst = variance + np.square(stored), worst + stored
     if x is not None:
-        spread = spread + relative(np.abs(x).sum(axis=-1, keepdims=True), arithmetic.underflow)
-    return value, spread
+        size = lost * np.abs(x).sum(axis=-1, keepdims=True)
+        variance, worst = variance + np.square(size), worst + size
+    return value, Spread(np.sqrt(variance), worst)
 
 
 def _apply(
     chunk: Chunk, registers: _Registers, op: Operation, to: View, of: View, ends: tuple[View, ...], backwards: bool
 ) -> None:
     """One operation, from the columns `of` to the columns `to`."""
-    form, arithmetic = chunk.form, chunk.arithmetic
-    value, spread = registers.read(of, arithmetic.unit)
-    direct = registers.direct[of.register][..., of.start : of.start + of.width]
-    if any(of.register == view.register for view in form.program.inner):  # where a Jacobian begins
-        direct = np.abs(value)
+    if registers.empty(of):
+        return
+    program, arithmetic = chunk.form.program, chunk.arithmetic
+    value, variance, worst = registers.read(of, arithmetic.unit)
     if op.kind in ("gather", "spread"):
-        registers.add(to, *_moved(to, value, spread, arithmetic.unit))
+        registers.add(to, *_moved(to, value, variance, worst, arithmetic.unit))
         return
+    starts = any(of.register == view.register for view in program.inner)  # where a Jacobian begins
+    direct = np.abs(value) if starts else registers.direct(of)
     if op.kind == "product":
-        weight = form.weights[op.name].T if backwards else form.weights[op.name]
-        total, error = _weighted(weight, value, spread, arithmetic)
-        registers.add(to, total, error + _cancelled(weight, value, direct, arithmetic))
+        entry, squares = _entry(arithmetic), np.square(value)
+        # What rounding of the entries of a dense Jacobian adds to a product where terms cancel before it.
+        excess = np.maximum(np.square(direct) - squares, 0.0)
+        if excess.any():
+            size = 2 * arithmetic.operand + 3 * arithmetic.unit
+            variance = variance + (2 * arithmetic.operand**2 + entry[0] ** 2) * excess
+            worst = worst + size * np.sqrt(excess)
+        registers.add(to, *weighted(chunk.weight(op.name, backwards), value, variance, worst, arithmetic, entry))
         return
-    factor = form.channel(op.name)
-    error = chunk.of_channel(op.name) if op.kind == "scale" else no_error((1, 1, to.width))
-    term = factor * value
-    lost = np.array(arithmetic.underflow)
-    own = spread.times(factor) + error.times(value) + relative(term, arithmetic.unit, 2) + Spread(lost, lost)
-    through = np.abs(factor) * direct
-    registers.direct[to.register][..., to.start : to.start + to.width] += through
-    if any(to.register == end.register for end in (*ends, *form.program.inner)):  # the diagonal of a dense Jacobian
-        own = own + relative(through, arithmetic.operand, 2)
-    registers.add(to, term, own)
+    factor, lost = chunk.factor(op), arithmetic.underflow
+    variance = factor.squares * variance + factor.variance * np.square(value) + lost**2
+    worst = factor.size * worst + factor.worst * np.abs(value) + lost
+    through = factor.size * direct
+    registers.direct(to)[...] += through
+    # The diagonal of a dense Jacobian.
+    if arithmetic.operand and any(to.register == end.register for end in (*ends, *program.inner)):
+        variance += 2 * arithmetic.operand**2 * np.square(through)
+        worst += 2 * arithmetic.operand * through
+    registers.add(to, factor.numbers * value, variance, worst)
 
 
-def _cancelled(weight: Array, value: Array, direct: Array, arithmetic: Arithmetic) -> Spread:
-    """What rounding of the entries of a dense Jacobian adds to a product where terms cancel before it."""
-    excess = np.maximum(np.square(direct) - np.square(value), 0.0)
-    if not excess.any():
-        return no_error((1, 1, len(weight)))
-    entry = np.hypot(np.sqrt(2) * arithmetic.operand, 2 * arithmetic.unit)
-    worst = (2 * arithmetic.operand + 3 * arithmetic.unit) * (np.sqrt(excess) @ np.abs(weight).T)
-    return Spread(entry * np.sqrt(excess @ np.square(weight).T), worst)
+def _entry(arithmetic: Arithmetic) -> tuple[float, float]:
+    """One more rounding of each entry of a weight: deviation and worst case."""
+    return 2 * arithmetic.unit, 3 * arithmetic.unit
 
 
-def _weighted(weight: Array, vector: Array, carried: Spread, arithmetic: Arithmetic) -> tuple[Array, Spread]:
-    """``W v`` with v stored, its own error carried along, and one more rounding of each entry of W."""
-    total, error = weighted(weight, vector, carried, arithmetic)
-    squares, magnitudes = np.square(vector) @ np.square(weight).T, np.abs(vector) @ np.abs(weight).T
-    entries = Spread(2 * arithmetic.unit * np.sqrt(squares), 3 * arithmetic.unit * magnitudes)
-    return total, error + entries
-
-
-def _changed(chunk: Chunk, op: Operation, change: Array) -> tuple[Array, Spread]:
-    """``dW m``, or ``dw * m``."""
+def _changed(chunk: Chunk, op: Operation, change: Weight) -> tuple[Array, Array, Array]:
+    """``dW m``, or ``dw * m``, and variance and worst case of its error."""
     m, error = chunk.form.variable(op.variable or ""), chunk.of_variable(op.variable or "")
+    variance, worst = (0.0, 0.0) if error is None else (np.square(error.deviation), error.worst)
     if op.kind == "product":
-        return _weighted(change, m, error, chunk.arithmetic)
-    return change * m, error.times(change) + relative(change * m, chunk.arithmetic.unit, 2)
+        return weighted(change, m, variance, worst, chunk.arithmetic, _entry(chunk.arithmetic))
+    entries, squares, magnitudes = (part[:, 0] for part in change)
+    value, unit = entries * m, chunk.arithmetic.unit
+    return value, squares * variance + 2 * np.square(unit * value), magnitudes * worst + 2 * unit * np.abs(value)
 
 
-def _moved(to: View, value: Array, spread: Spread, unit: float) -> tuple[Array, Spread]:
+def _moved(to: View, value: Array, variance: Array, worst: Array, unit: float) -> tuple[Array, Array, Array]:
     """Sums over adjacent columns, or each column several times."""
-    if to.width <= value.shape[-1]:
-        shape = (*value.shape[:-1], to.width, -1)
-        deviation = np.sqrt(np.square(spread.deviation).reshape(shape).sum(axis=-1))
-        own = Spread(deviation, spread.worst.reshape(shape).sum(axis=-1))
-        size = np.abs(value).reshape(shape).sum(axis=-1)
-        return value.reshape(shape).sum(axis=-1), own + relative(size, unit, value.shape[-1] // to.width)
-    count = to.width // value.shape[-1]
-    parts = (np.repeat(part, count, axis=-1) for part in (value, spread.deviation, spread.worst))
-    repeated, deviation, worst = parts
-    return repeated, Spread(deviation, worst)
+    width = value.shape[-1]
+    if to.width <= width:
+        shape, terms = (*value.shape[:-1], to.width, -1), width // to.width
+        size = unit * np.abs(value).reshape(shape).sum(axis=-1)
+        total, carried, most = (part.reshape(shape).sum(axis=-1) for part in (value, variance, worst))
+        return total, carried + terms * np.square(size), most + terms * size
+    return tuple(np.repeat(part, to.width // width, axis=-1) for part in (value, variance, worst))  # type: ignore[return-value]

@@ -17,6 +17,7 @@ from kpref.oracle.certificates import Comparison
 from kpref.oracle.evaluation import SWEPT, intermediates
 from kpref.oracle.further import FullJudge
 from kpref.oracle.verdict import Check, Place, Verdict
+from kpref.threads import serial_blas
 
 __all__ = ["LOCAL_BOUND", "NOT_LINEAR", "SWEPT_BOUND", "Answer", "OutOfRange", "Session", "bound_of"]
 
@@ -110,6 +111,7 @@ class Session:
                 raise OutOfRange(f"the dynamics grow beyond the range of {self.arithmetic.name}")
             tensor[:, slice(None, -length) if operator == "P" else slice(length, None)] = 0.0
 
+    @serial_blas
     def compare(self, operator: str, tensor: Array, answer: Array) -> Comparison:
         """The certificate of an operator's answer."""
         judge = self.judge

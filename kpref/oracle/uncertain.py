@@ -24,7 +24,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from kpref._types import Array
 from kpref.models.nonlinearity import get_nonlinearity, sigmoid_pair, sigmoid_slope, tanh_slope
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.spreads import Spread, approximated, no_error, relative, weighted
+from kpref.oracle.spreads import Spread, Weight, approximated, combined, no_error, relative, weighted
 
 __all__ = ["Uncertain", "value_with_errors", "with_errors"]
 
@@ -40,9 +40,11 @@ class Uncertain(NDArrayOperatorsMixin):
 
     def __init__(self, value: npt.ArrayLike, spread: Spread | None, arithmetic: Arithmetic) -> None:
         self.value = np.asarray(value, dtype=np.float64)
-        given = no_error(self.value.shape) if spread is None else spread
-        parts = (np.broadcast_to(part, self.value.shape) for part in (given.deviation, given.worst))
-        self.spread = Spread(*parts)
+        shape = self.value.shape
+        given = no_error(shape) if spread is None else spread
+        if given.deviation.shape != shape or given.worst.shape != shape:
+            given = Spread(np.broadcast_to(given.deviation, shape), np.broadcast_to(given.worst, shape))
+        self.spread = given
         self.arithmetic = arithmetic
 
     def _made(self, value: Array, spread: Spread) -> Uncertain:
@@ -139,22 +141,23 @@ def _on_uncertain(model: Any, states: Array, inputs: Any, arithmetic: Arithmetic
 
 def _sum(arithmetic: Arithmetic, a: Uncertain, b: Uncertain) -> tuple[Array, Spread]:
     value = a.value + b.value
-    return value, a.spread + b.spread + relative(value, arithmetic.unit)
+    return value, combined(a.spread, b.spread, relative(value, arithmetic.unit))
 
 
 def _difference(arithmetic: Arithmetic, a: Uncertain, b: Uncertain) -> tuple[Array, Spread]:
     value = a.value - b.value
-    return value, a.spread + b.spread + relative(value, arithmetic.unit)
+    return value, combined(a.spread, b.spread, relative(value, arithmetic.unit))
 
 
 def _product(arithmetic: Arithmetic, a: Uncertain, b: Uncertain) -> tuple[Array, Spread]:
     value = a.value * b.value
-    return value, a.spread.times(b.value) + b.spread.times(a.value) + relative(value, arithmetic.unit)
+    return value, combined(a.spread.times(b.value), b.spread.times(a.value), relative(value, arithmetic.unit))
 
 
 def _quotient(arithmetic: Arithmetic, a: Uncertain, b: Uncertain) -> tuple[Array, Spread]:
     value = a.value / b.value
-    return value, a.spread.times(1 / b.value) + b.spread.times(value / b.value) + relative(value, arithmetic.unit)
+    own = relative(value, arithmetic.unit)
+    return value, combined(a.spread.times(1 / b.value), b.spread.times(value / b.value), own)
 
 
 def _square(arithmetic: Arithmetic, a: Uncertain) -> tuple[Array, Spread]:
@@ -163,12 +166,14 @@ def _square(arithmetic: Arithmetic, a: Uncertain) -> tuple[Array, Spread]:
 
 def _matmul(arithmetic: Arithmetic, a: Uncertain, b: Uncertain) -> tuple[Array, Spread]:
     """Vectors (..., n) times a matrix (n, m); what is lost near zero may hide on which side of it a sum is."""
-    total, error = weighted(b.value.T, a.value, a.spread, arithmetic)
+    total, variance, worst = weighted(
+        Weight.of(b.value), a.value, np.square(a.spread.deviation), a.spread.worst, arithmetic
+    )
     if b.spread.worst.any():
-        entries = Spread(np.sqrt(np.square(a.value) @ np.square(b.spread.deviation)), np.abs(a.value) @ b.spread.worst)
-        error = error + entries
-    lost = arithmetic.underflow * (error.worst > 0)
-    return total, error + Spread(lost, lost)
+        variance += np.square(a.value) @ np.square(b.spread.deviation)
+        worst += np.abs(a.value) @ b.spread.worst
+    lost = arithmetic.underflow * (worst > 0)
+    return total, Spread(np.sqrt(variance + np.square(lost)), worst + lost)
 
 
 def _exact(function: Callable[..., Array]) -> Callable[..., tuple[Array, Spread]]:

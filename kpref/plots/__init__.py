@@ -13,6 +13,7 @@ place on an axis is left out, and where nothing is left the axes say so in words
 
 from kpref.coloring import TrialColoring, color_trials
 from kpref.plots.curves import plot_angles, plot_cumulative, plot_errors, plot_spectrum
+from kpref.plots.densities import plot_spectral_density
 from kpref.plots.parts import plot_parts
 from kpref.plots.style import STYLE, checkpoint_colors
 from kpref.plots.summaries import (
@@ -44,6 +45,7 @@ __all__ = [
     "plot_outputs",
     "plot_parts",
     "plot_running_exponents",
+    "plot_spectral_density",
     "plot_spectrum",
     "plot_trial_norms",
     "plot_trials",

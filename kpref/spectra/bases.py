@@ -3,11 +3,26 @@
 `SymmetricSearch` holds V and A V for a symmetric matrix A; `GramSearch` is the same for ``A = B^T B`` where the
 eigenvectors ``u = B v / lambda^(1/2)`` of ``B B^T`` are wanted. `RectangularSearch`, for singular triplets, does not
 square the matrix: it keeps left vectors U as well, with ``B V = U R``.
+
+**Products of two precisions.** A Ritz vector ``V s`` has the residual ``A V s - theta V s``, in which an error e_j of
+the image of v_j counts s_j times. Before a product with a new vector v is made, the images tell how far it is coupled
+with a Ritz vector y of the wanted ones, ``y.A v``, and so about how large its share in that will be:
+
+    |s| <~ |y.A v| / gap,      gap: from the value of y to the first one that is not wanted.
+
+Where the error of a product in single precision, times the largest share, is below a third of the residual that is
+asked for, the product is one in single precision, and one in the operator's own otherwise: all products are single ones
+where few digits are wanted; where many are, the early vectors, which the wanted ones are made of, have exact images
+(Simoncini, SIAM J. Numer. Anal. 43, 2005; Simoncini and Szyld, SIAM Review 45, 2003). Vectors, inner products and Ritz
+values are in the operator's own precision all along. The error of a single product is measured, at the first vector.
+Where it was larger later on, or a pair turns up that had not been wanted, residuals end within the span of V, which
+exact ones never do: products are then repeated (`Search.sharpen`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +30,37 @@ from scipy.linalg import eigh, get_blas_funcs, svd
 
 from kpref._types import Array
 from kpref.memory import require_memory
+from kpref.threads import even_blocks, run_blocks
 
 __all__ = [
     "GramSearch",
+    "Maps",
     "RectangularSearch",
     "Search",
     "SymmetricSearch",
     "append_orthonormal",
+    "combination",
     "noise",
 ]
 
 Map = Callable[[Array], Array]
 
+
+class Maps(NamedTuple):
+    """A map of vectors (v, n) in the operator's own precision, and in single precision if it has that too."""
+
+    own: Map
+    single: Map | None = None
+
+
 #: Entries of a basis that has a hundred vectors to spare: with more room there are fewer restarts, and fewer products.
 _ROOMY = 1 << 24
 #: Entries of a basis of left vectors: 512 MiB in double precision.
 _LEFT_ENTRIES = 1 << 26
+#: How often the expected error of products in single precision must fit into the residual that is asked for.
+_SAFETY = 3.0
+#: Entries of vectors that a thread works on at a time.
+_BLOCK = 1 << 14
 #: Shortest new part of a left vector, relative to the longest, for which one-sided orthogonalisation is enough.
 _WELL_CONDITIONED = 0.1
 
@@ -38,6 +68,34 @@ _WELL_CONDITIONED = 0.1
 def noise(dtype: npt.DTypeLike) -> float:
     """Residual that rounding of a product leaves, relative to the largest eigenvalue or singular value."""
     return 50 * float(np.finfo(dtype).eps)
+
+
+def overlaps_with(rows: Array, vector: Array) -> Array:
+    """Inner products of a vector (n,) with rows (j, n): in blocks of n, which are added up in order."""
+    blocks = even_blocks(len(vector), _BLOCK)
+    parts = np.empty((max(len(blocks), 1), len(rows)), rows.dtype)
+
+    def task(index: int) -> None:
+        np.matmul(rows[:, blocks[index]], vector[blocks[index]], out=parts[index])
+
+    run_blocks(task, len(blocks))
+    return np.asarray(parts.sum(axis=0))
+
+
+def combination(weights: Array, rows: Array, out: Array | None = None) -> Array:
+    """``weights @ rows`` for rows (j, n) and weights (j,) or (i, j); subtracted from `out`, if there is one."""
+    blocks = even_blocks(rows.shape[1], _BLOCK)
+    total = np.empty((*weights.shape[:-1], rows.shape[1]), rows.dtype) if out is None else out
+
+    def task(index: int) -> None:
+        part = (..., blocks[index])
+        if out is None:
+            total[part] = weights @ rows[part]
+        else:
+            total[part] -= weights @ rows[part]
+
+    run_blocks(task, len(blocks))
+    return total
 
 
 def append_orthonormal(basis: Array, used: int, vector: Array, generator: np.random.Generator) -> tuple[Array, float]:
@@ -48,17 +106,17 @@ def append_orthonormal(basis: Array, used: int, vector: Array, generator: np.ran
     Returns the overlaps of the vector with the rows, shape (used,), and the length of what was left over: 0 where that
     was rounding.
     """
-    known, overlaps = basis[:used], np.zeros(used, basis.dtype)
+    known, overlaps, vector = basis[:used], np.zeros(used, basis.dtype), vector.astype(basis.dtype)
     length = left = float(np.linalg.norm(vector))
     for _ in range(3):  # as long as so much cancels that rounding would show (Daniel et al., Math. Comp. 30, 1976)
-        before, parts = left, known @ vector
-        vector = vector - parts @ known
+        before, parts = left, overlaps_with(known, vector)
+        combination(parts, known, out=vector)
         overlaps += parts
         left = float(np.linalg.norm(vector))
         if left > 0.5 * before:
             break
     if left > 10 * np.finfo(basis.dtype).eps * length:
-        basis[used] = vector / left
+        np.divide(vector, left, out=basis[used])
         return overlaps, left
     if used == len(vector):
         raise ValueError(f"there is no vector orthogonal to a basis of all {used} dimensions")
@@ -69,12 +127,20 @@ def append_orthonormal(basis: Array, used: int, vector: Array, generator: np.ran
 class Search:
     """A basis that grows towards the leading eigenvectors, or right singular vectors.
 
+    `tol`: largest residual of a pair, relative to the largest value; no smaller than `noise`.
     `power`: the chain's matrix has the eigenvalues ``values ** power``.
+    `single_error`: relative error of products in single precision, as the first one tells it.
+    `stalled`: whether a residual lies in the span of the basis for the most part: that of exact products is orthogonal
+    to it, and what is left is the error of single ones.
     """
 
     power = 1
+    single_error: float = 0.0
+    stalled: bool = False
+    _exactly = False
 
-    def __init__(self, size: int, k: int, dtype: npt.DTypeLike, seed: int) -> None:
+    def __init__(self, size: int, k: int, tol: float, dtype: npt.DTypeLike, seed: int) -> None:
+        self.tol = tol
         self.width = min(size, max(2 * k + 24, min(k + 100, _ROOMY // size)))
         self.size, self.k, self.dtype, self.used, self.n_products = size, k, np.dtype(dtype), 0, 0
         self.generator = np.random.default_rng(seed)
@@ -93,17 +159,55 @@ class Search:
             self.restart(min((self.width + self.k) // 2, self.width - len(vectors), self.used))
         first, length = self.used, 0.0
         for vector in vectors[: self.width - self.used]:
-            _, length = append_orthonormal(self.basis, self.used, vector, self.generator)
+            overlaps, length = append_orthonormal(self.basis, self.used, vector, self.generator)
+            inside = float(np.linalg.norm(overlaps[:first]))
             self.used += 1
+        self.stalled = self.single_error > 0 and not self._exactly and inside > length
         self._multiply(first)
         self.n_products += self.used - first
         self._solve()
         return length
 
-    def threshold(self, tol: float) -> float:
+    @property
+    def threshold(self) -> float:
         """Largest residual of a pair that counts as converged."""
         wanted = float(np.abs(self.values[: self.k]).max())
-        return max(tol * wanted, noise(self.dtype) * float(np.abs(self.values).max()))
+        return max(self.tol * wanted, noise(self.dtype) * float(np.abs(self.values).max()))
+
+    def _images_of(self, maps: Maps, rows: Array, coupled: Array | None) -> Array:
+        """Images of new vectors, in the precision that their couplings with the basis (j, v) permit.
+
+        See the head; None for the first vectors: the error of single products is measured there.
+        """
+        if maps.single is None or self._exactly:
+            return maps.own(rows)
+        if coupled is None:
+            images = maps.own(rows)
+            error = float(np.linalg.norm(maps.single(rows[:1])[0] - images[0]))
+            self.single_error = max(self.single_error, error / (float(np.linalg.norm(images[0])) or 1.0))
+            return images
+        return (maps.single if self.permitted(self._share(self._with_ritz(coupled))) else maps.own)(rows)
+
+    def sharpen(self, first: int) -> None:
+        """Repeat the products with the rows from `first` on in the operator's own precision; from 0 on, for good."""
+        self._exactly = True
+        self._multiply(first)
+        self._exactly, self.stalled = first == 0, False
+        self.n_products += self.used - first
+        self._solve()
+
+    def permitted(self, share: float) -> bool:
+        """Whether products may be single ones whose errors count so many times in a wanted pair."""
+        largest = float(np.abs(self.values).max())
+        return _SAFETY * self.single_error * share * largest <= self.threshold
+
+    def _share(self, coupled: Array) -> float:
+        """The largest share that new vectors may have in a wanted pair, by their couplings with Ritz vectors."""
+        if len(self.values) <= self.k:
+            return 1.0
+        gaps = self.values[: self.k] - self.values[self.k]
+        strongest = np.abs(coupled[: self.k]).max(axis=1)
+        return float(np.divide(strongest, gaps, out=np.ones_like(gaps), where=strongest < gaps).max())
 
     basis: Array  # (width, n): orthonormal rows, the first `used` of them in use
     values: Array  # (used,): Ritz values in descending order
@@ -114,6 +218,10 @@ class Search:
 
     def _solve(self) -> None:
         """Ritz values of the basis."""
+        raise NotImplementedError
+
+    def _with_ritz(self, coupled: Array) -> Array:
+        """Couplings with Ritz vectors (j, v), from those with the basis."""
         raise NotImplementedError
 
     def residual(self, index: int) -> Array:
@@ -144,28 +252,34 @@ class Search:
 class SymmetricSearch(Search):
     """For the largest eigenvalues of a symmetric matrix, given by its map of vectors (v, n)."""
 
-    def __init__(self, apply: Map, size: int, k: int, dtype: npt.DTypeLike, seed: int, name: str) -> None:
-        super().__init__(size, k, dtype, seed)
+    def __init__(self, apply: Maps, size: int, k: int, tol: float, dtype: npt.DTypeLike, seed: int, name: str) -> None:
+        super().__init__(size, k, tol, dtype, seed)
         self._apply = apply
         require_memory(2.0 * self.dtype.itemsize * size * (self.width + k), f"the Lanczos bases of {name}")
         self.basis, self._images = np.empty((2, self.width, size), self.dtype)
         self._matrix = np.zeros((self.width, self.width))
 
     def _multiply(self, first: int) -> None:
-        new, used = slice(first, self.used), self.used
-        self._images[new] = self._apply(self.basis[new])
-        self._matrix[:used, new] = self.basis[:used] @ self._images[new].T
-        self._matrix[new, :used] = self._matrix[:used, new].T
+        new = slice(first, self.used)
+        vectors = self.basis[new]
+        coupled = np.stack([overlaps_with(self._images[:first], vector) for vector in vectors], axis=1)
+        self._images[new] = self._images_of(self._apply, vectors, coupled if first else None)
+        self._matrix[:first, new], self._matrix[new, :first] = coupled, coupled.T
+        own = vectors @ self._images[new].T
+        self._matrix[new, new] = (own + own.T) / 2
 
     def _solve(self) -> None:
         # By QR steps: LAPACK's divide and conquer can fail where eigenvalues are multiple.
         values, rotations = eigh(self._matrix[: self.used, : self.used], driver="ev", check_finite=False)
         self.values, self._rotations = values[::-1], np.ascontiguousarray(rotations[:, ::-1].T, self.dtype)
 
+    def _with_ritz(self, coupled: Array) -> Array:
+        return np.asarray(self._rotations @ coupled)
+
     def residual(self, index: int) -> Array:  # noqa: D102
         rotation = self._rotations[index]
-        scaled = self.dtype.type(self.values[index]) * rotation
-        return np.asarray(rotation @ self._images[: self.used] - scaled @ self.basis[: self.used])
+        image = combination(rotation, self._images[: self.used])
+        return combination(self.dtype.type(self.values[index]) * rotation, self.basis[: self.used], out=image)
 
     def image(self) -> Array:  # noqa: D102
         return np.asarray(self._images[self.used - 1])
@@ -176,13 +290,13 @@ class SymmetricSearch(Search):
     def restart(self, keep: int) -> None:  # noqa: D102
         rotations = self._rotations[:keep]
         for rows in (self.basis, self._images):
-            rows[:keep] = rotations @ rows[: self.used]
+            rows[:keep] = combination(rotations, rows[: self.used])
         self._matrix[...] = 0.0
         self._matrix[range(keep), range(keep)] = self.values[:keep]
-        self.used = keep
+        self.used, self.values, self._rotations = keep, self.values[:keep], np.eye(keep, dtype=self.dtype)
 
     def pairs(self) -> tuple[Array, ...]:  # noqa: D102
-        return self.values[: self.k].copy(), self._rotations[: self.k] @ self.basis[: self.used]
+        return self.values[: self.k].copy(), combination(self._rotations[: self.k], self.basis[: self.used])
 
 
 class GramSearch(SymmetricSearch):
@@ -211,16 +325,17 @@ class RectangularSearch(Search):
 
     def __init__(
         self,
-        apply: Map,
-        transpose: Map,
+        apply: Maps,
+        transpose: Maps,
         shape: tuple[int, int],
         k: int,
+        tol: float,
         dtype: npt.DTypeLike,
         seed: int,
         name: str,
     ) -> None:
         rows, columns = shape
-        super().__init__(columns, k, dtype, seed)
+        super().__init__(columns, k, tol, dtype, seed)
         self.width = min(self.width, max(2 * k + 24, _LEFT_ENTRIES // rows))
         self._apply, self._transpose = apply, transpose
         entries = (self.width + k) * (2.0 * columns + rows)
@@ -231,18 +346,24 @@ class RectangularSearch(Search):
         self._matrix = np.zeros((self.width, self.width))
 
     def _multiply(self, first: int) -> None:
-        for column, image in enumerate(self._apply(self.basis[first : self.used]), first):
-            self._append_left(column, image)
-            self._images[column] = self._transpose(self._left[column : column + 1])[0]
+        for column in range(first, self.used):
+            overlaps = overlaps_with(self._images[:column], self.basis[column])
+            # The rows of the basis since `first` have no place among the Ritz vectors yet.
+            coupled = overlaps[:first, None] if first else None
+            image = self._images_of(self._apply, self.basis[column : column + 1], coupled)
+            self._append_left(column, image[0], overlaps)
+            self._images[column] = self._images_of(self._transpose, self._left[column : column + 1], coupled)[0]
 
-    def _append_left(self, column: int, image: Array) -> None:
+    def _with_ritz(self, coupled: Array) -> Array:
+        return np.asarray(self._left_rotations @ coupled)
+
+    def _append_left(self, column: int, image: Array, overlaps: Array) -> None:
         """Make the image of a row of the basis orthonormal to the left vectors, and note the triangle's column.
 
         ``u_i . B v = (B^T u_i) . v`` is a product of short vectors, and nearly all of these are zero in a Krylov space:
         left vectors need not be made orthogonal anew as long as the basis is orthonormal and the triangle is well
         conditioned (Simon and Zha, SIAM J. Sci. Comput. 21, 2000).
         """
-        overlaps = self._images[:column] @ self.basis[column]
         length = float(np.linalg.norm(image))
         there = np.flatnonzero(np.abs(overlaps) > np.finfo(self.dtype).eps ** 0.75 * length)
         vector, (axpy,) = image.copy(), get_blas_funcs(("axpy",), (image,))
@@ -265,7 +386,8 @@ class RectangularSearch(Search):
 
     def residual(self, index: int) -> Array:  # noqa: D102
         scaled = self.dtype.type(self.values[index]) * self._rotations[index]
-        return np.asarray(self._left_rotations[index] @ self._images[: self.used] - scaled @ self.basis[: self.used])
+        image = combination(self._left_rotations[index], self._images[: self.used])
+        return combination(scaled, self.basis[: self.used], out=image)
 
     def image(self) -> Array:  # noqa: D102
         column = self._matrix[: self.used, self.used - 1].astype(self.dtype)
@@ -281,11 +403,12 @@ class RectangularSearch(Search):
             (self._images, self._left_rotations),
             (self._left, self._left_rotations),
         ):
-            rows[:keep] = rotations[:keep] @ rows[: self.used]
+            rows[:keep] = combination(rotations[:keep], rows[: self.used])
         self._matrix[...] = 0.0
         self._matrix[range(keep), range(keep)] = self.values[:keep]
-        self.used = keep
+        self.used, self.values = keep, self.values[:keep]
+        self._rotations = self._left_rotations = np.eye(keep, dtype=self.dtype)
 
     def pairs(self) -> tuple[Array, ...]:  # noqa: D102
-        left = self._left_rotations[: self.k] @ self._left[: self.used]
-        return left, self.values[: self.k].copy(), self._rotations[: self.k] @ self.basis[: self.used]
+        left = combination(self._left_rotations[: self.k], self._left[: self.used])
+        return left, self.values[: self.k].copy(), combination(self._rotations[: self.k], self.basis[: self.used])

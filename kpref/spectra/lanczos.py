@@ -67,38 +67,39 @@ def blend(vectors: Array) -> Array:
 
 
 def iterate(
-    search: Search, start: Array | None, tol: float, block: int = 1, copies: bool = True
+    search: Search, start: Array | None, block: int = 1, copies: bool = True
 ) -> tuple[tuple[Array, ...], Array]:
     """Let a search run until its k leading pairs have converged and nothing seems to be missed.
 
-    `start`: shape (j, n); starting vectors of any length, at least one; None for random ones. `tol`: largest residual
-    relative to the largest value; no smaller than `noise`. `block`: vectors that a step adds. `copies`: whether to look
-    for missed copies of the leading values.
+    `start`: shape (j, n); starting vectors of any length, at least one; None for random ones. `block`: vectors that a
+    step adds. `copies`: whether to look for missed copies of the leading values.
     Returns ``search.pairs()`` when they had converged, or in the end, and which have converged, shape (k,): all, unless
     there were too many products.
     """
     search.grow([search.random() for _ in range(block)] if start is None else list(start[: search.width]))
     done, most = 0, _MAX_PRODUCTS * (search.k + 10)
     while search.used < search.size and search.n_products < most:
-        done, fresh = _unconverged(search, done, tol, block)
+        done, fresh = _unconverged(search, done, block)
         if not fresh:
-            done, fresh = _unconverged(search, 0, tol, block)  # later vectors may have moved what had converged
+            done, fresh = _unconverged(search, 0, block)  # later vectors may have moved what had converged
         if fresh:
             search.grow(fresh)
+            if search.stalled:
+                search.sharpen(0)
         elif search.used < search.k:  # an invariant space, too small
             search.grow([search.random()])
         else:
             pairs = search.pairs()
-            if not copies or _nothing_missed(search, tol):
+            if not copies or _nothing_missed(search):
                 return pairs, np.ones(search.k, bool)
-    complete, limit = search.used == search.size, search.threshold(tol)
+    complete, limit = search.used == search.size, search.threshold
     good = [i < search.used and bool(search.error(i, search.residual(i)) <= limit) for i in range(search.k)]
     return search.pairs(), np.array(good) | complete
 
 
-def _unconverged(search: Search, first: int, tol: float, block: int) -> tuple[int, list[Array]]:
+def _unconverged(search: Search, first: int, block: int) -> tuple[int, list[Array]]:
     """Residuals of the first pairs from `first` on that have not converged, `block` at most, and where they begin."""
-    wanted, limit = min(search.k, search.used), search.threshold(tol)
+    wanted, limit = min(search.k, search.used), search.threshold
     begin, fresh = wanted, []
     for index in range(first, wanted):
         residual = search.residual(index)
@@ -110,13 +111,13 @@ def _unconverged(search: Search, first: int, tol: float, block: int) -> tuple[in
     return begin, fresh
 
 
-def _nothing_missed(search: Search, tol: float) -> bool:
+def _nothing_missed(search: Search) -> bool:
     """Grow a chain from a random vector; whether it leaves the leading values as they are. See the module's head."""
     steps = min(_CHAIN, search.size - search.used)
     if search.used + steps > search.width:
         search.restart(max(search.k, search.width - steps))
         steps = search.width - search.used
-    first, bound = search.used, search.values[: search.k] + 2 * search.threshold(tol)
+    first, bound = search.used, search.values[: search.k] + 2 * search.threshold
     level, likely, couplings = search.values[search.k - 1] ** search.power, np.log(_MISS / np.sqrt(search.size)), 0.0
     search.grow([search.random()])
     for _ in range(1, steps):
@@ -127,4 +128,8 @@ def _nothing_missed(search: Search, tol: float) -> bool:
         distances = level - np.linalg.eigvalsh(search.projected(first)[:-1, :-1])
         if distances[-1] > 0 and couplings - np.log(distances).sum() < likely:
             break
-    return bool((search.values[: search.k] <= bound).all())
+    if (search.values[: search.k] <= bound).all():
+        return True
+    if not search.permitted(1.0):  # what was thought to have no share in the wanted pairs has one
+        search.sharpen(first)
+    return False

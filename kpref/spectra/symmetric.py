@@ -124,7 +124,10 @@ class SymmetricForm:
 
     def __call__(self, vectors: Array) -> Array:
         """Apply to vectors (v, n)."""
-        images = self.coordinates.to_vectors(_finite(self.op, self.op.apply(self.to_tensors(vectors))))
+        if self.space.uniform_weight is not None:  # a number, which commutes with A
+            images = self.coordinates.restrict(_finite(self.op, self.op.apply(self.coordinates.embed(vectors))))
+        else:
+            images = self.coordinates.to_vectors(_finite(self.op, self.op.apply(self.to_tensors(vectors))))
         self.n_products += len(vectors)
         if self._progress is not None:
             self._progress(len(vectors))

@@ -15,8 +15,10 @@ from kpref.commands.verify import make_flow
 from kpref.models import GRU, Rate
 from kpref.oracle import flow_backend
 from kpref.oracle.arithmetic import get_arithmetic
+from kpref.oracle.backend import BackendFault
 from kpref.oracle.figure import draw_report
 from kpref.oracle.grid import PROBLEMS
+from kpref.oracle.isolation import IsolatedBackend, Worker
 from kpref.oracle.problem import rounded
 from kpref.oracle.verdict import Report
 from kpref.oracle.verification import verify
@@ -64,8 +66,12 @@ def leaving(flow):
 def empty(flow):
     return object()
 
+forked = []
+
 def forking(flow):
-    if os.fork() == 0:
+    if not forked:
+        forked.append(os.fork())
+    if forked == [0]:
         time.sleep(1000)
     return flow_backend(flow)
 """
@@ -122,12 +128,8 @@ def test_a_defect_is_placed(capfd, folder):
     [
         ("others:crashing", "K ended the process by signal SIGABRT"),
         ("others:hanging", "backend did not answer within 2 seconds"),
-        ("others:raising", "OSError: no such device"),
         ("others:leaving", "SystemExit"),
-        ("others:empty", "not offered"),
-        ("others:nowhere", "has no attribute 'nowhere'"),
         ("nowhere:right", "No module named 'nowhere'"),
-        ("others", "module:function"),
     ],
 )
 def test_what_cannot_run_is_a_verdict_too(factory, message, capfd):
@@ -137,6 +139,23 @@ def test_what_cannot_run_is_a_verdict_too(factory, message, capfd):
     assert output.out.startswith("COULD NOT RUN: ")
     assert message in output.out
     assert "Traceback" not in output.out
+
+
+def test_what_cannot_be_made_says_so():
+    """As the command does it, in one process for all."""
+    flow = PROBLEMS["gru-plain"].build()
+    with Worker() as worker:
+        for factory, message in (
+            ("others:raising", "OSError: no such device"),
+            ("others:nowhere", "has no attribute 'nowhere'"),
+            ("others", "module:function"),
+        ):
+            with pytest.raises(BackendFault, match=message):
+                IsolatedBackend(factory, flow, worker=worker)
+        report = verify(IsolatedBackend("others:empty", flow, worker=worker), flow)
+    assert report.exit_status == 2
+    assert str(report).startswith("COULD NOT RUN: ")
+    assert "not offered" in str(report)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes fork on POSIX")

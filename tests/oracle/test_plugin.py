@@ -98,7 +98,7 @@ def run(pytester, monkeypatch):
 
 
 def test_a_right_backend_passes_and_what_it_lacks_is_skipped(run, pytester):
-    some = ("rnn-plain", "rnn-one", "rnn-exact", "rnn-2x")
+    some = ("rnn-plain", "rnn-one", "rnn-exact", "rnn-2x2x")
     select = "--kpref-problems=gru-plain," + ",".join(f"{name}*" for name in some)
     result = run("--kpref-backend=scratch:TanhNetwork", "-rs", "--junitxml=report.xml", select, alone=True)
     assert result.ret == 0
