@@ -192,7 +192,7 @@ def test_bits_do_not_depend_on_the_threads_of_blas():
     )
     for compute in (
         lambda: effective_dimension(flow.NTK, probes=12).value,
-        lambda: effective_dimension(flow.NTK, "unit", probes=12).value,
+        lambda: effective_dimension(flow.NTK, "unit").value,
         lambda: alignment(flow.NTK, flow.K, probes=12).value,
     ):
         found = set()
