@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 SLOW_CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 # No deadline: the first call of a kernel compiles it.
-settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None, print_blob=True)
+settings.register_profile("ci", derandomize=True, max_examples=20, deadline=None, print_blob=True)
 settings.register_profile(
     "thorough", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=SLOW_CHECKS
 )

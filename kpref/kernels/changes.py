@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from kpref._types import Array
 from kpref.compiled.compilation import kernel
@@ -46,17 +47,20 @@ class Packing:
     factors: Array
 
     @cached_property
-    def roots(self) -> Array | None:
-        """Factors r (n,) with ``g . g' = (r c) . (r c')`` for gradients g of changes c; None if there are none.
+    def weights(self) -> tuple[npt.NDArray[np.intp], Array] | None:
+        """Places k of changes c and weights e_k with ``g . g' = c . c' + sum_k e_k c_k c'_k`` for gradients g by them.
 
         With E the matrix of `packed_changes`, ``g = E^T c`` and ``g . g' = c . E E^T c'``, which is diagonal where no
-        parameter enters two places.
+        parameter enters two places; None where one does.
         """
         places, squares = np.ones((1, self.length)), np.zeros((1, self.length))
         uses, ones = np.zeros((1, self.parameters)), np.ones((1, self.parameters))
         _add(self.pieces, (self.factors != 0).astype(float), uses, places, True)
         _add(self.pieces, np.square(self.factors, dtype=float), ones, squares, False)
-        return np.sqrt(squares[0]) if uses.max(initial=0.0) <= 1 else None
+        if uses.max(initial=0.0) > 1:
+            return None
+        other = np.flatnonzero(squares[0] != 1.0)
+        return other, squares[0, other] - 1.0
 
 
 def packing_of(form: StepForm) -> Packing:
@@ -139,11 +143,18 @@ def gradients(packing: Packing, changes: Changes) -> Array:
 
 def gradient_products(packing: Packing, changes: Changes) -> Array:
     """Inner products of `gradients`, (v, v) in float64, without these where that can be."""
-    if packing.roots is None:
+    if packing.weights is None:
         rows = gradients(packing, changes).astype(float, copy=False)
-    else:
-        rows = packing.roots * changes.entries
-    return rows @ rows.T
+        return rows @ rows.T
+    entries = changes.entries.astype(float, copy=False)
+    places, weights = packing.weights
+    some = entries[:, places]
+    products = (some * weights) @ some.T
+    for this, row in enumerate(entries):  # BLAS is slow at products of a few long rows
+        for other in range(this + 1):
+            products[this, other] += row @ entries[other]
+            products[other, this] = products[this, other]
+    return np.asarray(products)
 
 
 @kernel

@@ -47,6 +47,8 @@ __all__ = ["effective_dimension", "kernel_effective_dimension", "operator_norm"]
 
 Keep = str | Sequence[str] | None
 
+#: Standard error, relative to the value, above which a dimension along kept axes is not stated.
+_LARGEST_ERROR = 0.05
 #: Entries of a partial trace of K that one task handles.
 _BLOCK_ENTRIES = 1 << 20
 
@@ -81,7 +83,8 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
         For unknown axes, axes of other tensors, or too few probes; if the operator is not self-adjoint, as declared, or
         its transpose is none, by a test on random tensors; if it maps to what is not finite.
     RuntimeError
-        If so many products do not tell the dimension to a factor of e; it says about how many would do.
+        If so many products do not tell the dimension to a factor of e, or along kept axes to a standard error of 5 %;
+        it says about how many would do.
     MemoryError
         Before anything is allocated, if the vectors would not fit.
 
@@ -112,7 +115,14 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
         return Estimate(_exact_dimension(form, kept), 0.0, cost * form.size, "exact")
     seen = beside_krylov(form, probes, seed)
     found = seen.dimension() if kept is None else partial_dimension(seen, form.coordinates, kept)
-    return require_settled(replace(found, n_products=cost * found.n_products), f"the effective dimension of {op.name}")
+    found = require_settled(replace(found, n_products=cost * found.n_products), f"the effective dimension of {op.name}")
+    if kept is not None and found.relative_error > _LARGEST_ERROR:
+        raise RuntimeError(
+            f"{found.n_products} products leave the effective dimension of {op.name} along the kept axes a standard "
+            f"error of {found.relative_error:.0%}, more than {_LARGEST_ERROR:.0%}; take about "
+            f"{-(-found.products_for(1.96 * _LARGEST_ERROR) // cost):,} (probes=...)"
+        )
+    return found
 
 
 @serial_blas

@@ -10,6 +10,8 @@ worst case, and far fewer where the spectrum decays:
     krylov       for A A* with A known: leading directions from Lanczos steps in the domain of A, and random vectors for
                  the rest that pass through A* alone, at half the cost, and serve however many steps there are
                  (after Chen and Hallman, SIAM J. Matrix Anal. Appl. 44, 2023)
+    trials       the same where A* adds up over trials what comes of each, as D* of the NTK does: without the noise
+                 between trials (`kpref.spectra.trial_probes`)
 
 S is ``Mu^(1/2) A Mu^(-1/2)`` on the support of the measure, which has the trace of A on the restricted space, and
 whose Frobenius norm is the Hilbert-Schmidt norm of A in the measure. Of a random vector only the direction is used,
@@ -78,12 +80,14 @@ def trace(
     ----------
     op : TensorOperator
         From a space to itself.
-    method : {"auto", "krylov", "hutch++", "hutchinson"}
-        "krylov" needs an operator made by `TensorOperator.gram`, such as K, the NTK, ``P.gram()``. "auto" is "krylov"
-        for those and "hutch++" for others.
+    method : {"auto", "trials", "krylov", "hutch++", "hutchinson"}
+        "krylov" needs an operator made by `TensorOperator.gram`, such as K, the NTK, ``P.gram()``; "trials" one of
+        eight trials or more whose factor has `TensorOperator.separated`, such as K and the NTK. "auto" is the first of
+        these two that is possible, "trials" before "krylov", and "hutch++" for other operators.
     probes : int
         Number of products with the operator, at most, those with A or A* counted half. If it is not smaller than the
-        space, the trace is computed exactly.
+        space, the trace is computed exactly; by "trials" without a tolerance, if twice as many are not fewer than the
+        states of a trial.
     tol : float, optional
         Standard error wanted, relative to the value; what is compared with it is half the 95 % interval over 1.96.
         Products are then taken until it is reached, each result building on the products before.
