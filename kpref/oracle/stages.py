@@ -80,6 +80,9 @@ _MEANING = {
 #: Certificates that look at each step alone; at values; and at what a sweep has carried along.
 _LOCAL, _SWEPT = ("P_s", "P_s_T", "P", "D_z0"), ("P_T", "D", "D_T", "gradient", "NTK")
 
+#: Operators whose answers arise on the way to another's.
+_ON_THE_WAY = {"K_s": ("J_s_T",), "D": ("J_s",), "D_T": ("P_s_T",), "gradient": ("P_s_T",), "NTK": ("D_T",)}
+
 #: A hypothesis explains an answer if it leaves so much of its error at most.
 _LEFT = 0.2
 
@@ -192,9 +195,7 @@ class _Stages(Session):
         if not self.backend.offers(operator):
             return [replace(blank, message=self.backend.not_offered.get(operator, ""))]
         bound = SWEPT_BOUND if operator in _SWEPT else LOCAL_BOUND
-        tensor = self.arithmetic.round_state(
-            self.generator.standard_normal(self.backend.shape_of(STAGE_OPERATORS[operator][0]))
-        )
+        tensor = self.probe(operator)
         try:
             whole, scaled = self.backend(operator, tensor), self.backend(operator, tensor / -16)
         except BackendFault as fault:
@@ -214,6 +215,16 @@ class _Stages(Session):
             words = "row 0 is the perturbation itself" if operator == "D_z0" else "nothing moves the initial state"
             checks.append(self._row(operator, whole[:, 0] - moved, words, "y[0] = 0"))
         return checks
+
+    def probe(self, operator: str) -> Array:
+        """A random tensor; in a narrow range so small that all on the way to its answer stays within."""
+        tensor = self.generator.standard_normal(self.backend.shape_of(STAGE_OPERATORS[operator][0]))
+        if self.arithmetic.largest < 1e30:
+            given, _ = self._without_start(operator, tensor)
+            names = (operator, *_ON_THE_WAY.get(operator, ()))
+            size = max(float(np.abs(self.judge.value(name, given)).max()) for name in names)
+            tensor = tensor * 2.0 ** min(0.0, np.floor(np.log2(self.arithmetic.largest / 64 / max(size, 1.0))))
+        return self.arithmetic.round_state(tensor)
 
     def _without_start(self, operator: str, tensor: Array, *answers: Array) -> tuple[Array, list[Array]]:
         """What the judge takes of argument and answers: rows 1..N, where row 0 has no part."""
