@@ -259,3 +259,12 @@ def test_unscored_steps_are_shaded():
 )  # fmt: skip
 def test_words_for_what_is_not_there(values, said):
     assert why_empty(values) == said
+
+
+@pytest.mark.parametrize("largest", [0.97, 9.7])
+def test_ticks_that_change_with_the_size_have_room(largest):
+    """Where there is room for nine of them there are more, with longer numbers: 0.75 beside 1.00, not 0.5 and 1.0."""
+    values = largest * np.where(np.arange(B)[:, None] % 2, -1.0, 1.0) * np.ones(T)
+    ax = drawn(lambda ax: plots.plot_outputs(values, values, coloring(), "output 2", ax=ax), (SIZE[0], 3.3))
+    assert ax.yaxis.label.get_window_extent().x0 >= 0
+    assert not clipped(ax)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -94,13 +95,17 @@ def size_with_names(names: Sequence[str]) -> tuple[float, float]:
 def fit_axes(figure: Figure) -> None:
     """Make axes, beside each other, as large as what is written around them lets them be.
 
-    As matplotlib's constrained layout does, from one measurement of the texts, which is what takes its time, in place
-    of four: the same picture but for fractions of a point.
+    As matplotlib's constrained layout does, but for colour bars and axes of a given shape, and without its drawing of
+    everything once more. Ticks depend on the size of the axes, so that it takes a second measurement too.
     """
     renderer = FigureCanvasAgg(figure).get_renderer()
-    to_figure = figure.transFigure.inverted()
+    for _ in range(2):
+        _fit(figure, renderer)
+
+
+def _fit(figure: Figure, renderer: RendererBase) -> None:
     found = [box for ax in figure.axes if (box := ax.get_tightbbox(renderer)) is not None]
-    outer = Bbox.union(found).transformed(to_figure)
+    outer = Bbox.union(found).transformed(figure.transFigure.inverted())
     inner, whole = (Bbox.union([ax.get_position(original) for ax in figure.axes]) for original in (False, True))
     pad = _PAD / np.asarray(figure.get_size_inches())
     low = pad + np.asarray(inner.min) - np.asarray(outer.min)
