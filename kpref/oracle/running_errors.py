@@ -227,10 +227,12 @@ def _apply(
     worst = factor.size * worst + factor.worst * np.abs(value) + lost
     through = factor.size * direct
     registers.direct(to)[...] += through
-    # The diagonal of a dense Jacobian.
-    if arithmetic.operand and any(to.register == end.register for end in (*ends, *program.inner)):
-        variance += 2 * arithmetic.operand**2 * np.square(through)
-        worst += 2 * arithmetic.operand * through
+    # The diagonal of a dense Jacobian: an operand, and a term of a sum whose partial sums are as large as it is.
+    adding = arithmetic.accumulate if arithmetic.accumulate > arithmetic.unit else 0.0
+    if (arithmetic.operand or adding) and any(to.register == end.register for end in (*ends, *program.inner)):
+        terms = chunk.form.n_states
+        variance += (2 * arithmetic.operand**2 + terms * adding**2) * np.square(through)
+        worst += (2 * arithmetic.operand + terms * adding) * through
     registers.add(to, factor.numbers * value, variance, worst)
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from apparatus.cases import correct_backend, emulate, make_flow, random_flow
+from apparatus.cases import PROFILES, correct_backend, emulate, make_flow, random_flow
 from apparatus.offered import everything, offering
 from apparatus.planting import channel, over_form
 from hypothesis import given
@@ -42,6 +42,14 @@ def test_no_correct_backend_is_accused(name, seed):
     label, backend = correct_backend(flow, ARITHMETICS[name], seed)
     report = verify(backend, flow, seed=seed)
     assert not report.defects, f"{label}\n{report}"
+
+
+def test_the_diagonal_of_a_dense_jacobian_is_a_term_of_short_sums():
+    """A leak of a hundredth: 0.99 y[n-1] is most of each sum, and each partial sum of float16 loses that much of it."""
+    flow = random_flow(5003)
+    label, backend = correct_backend(flow, PROFILES["short-sums"], 5003)
+    assert (flow.model.options["alpha"], "dense" in label) == (0.01, True)
+    assert not verify(backend, flow).defects
 
 
 @pytest.mark.parametrize("name", ["float64", "bfloat16"])
