@@ -193,7 +193,7 @@ def analyze(
     max_trials : int, optional
         Use so many trials, evenly spread: by default all, or 20 with `fast`.
     fast : bool
-        Few trials and modes, and no Schmidt ranks: a first look, in a tenth of the time.
+        Few trials and modes, and no Schmidt ranks: a first look, in about a third of the time.
     seed : int
         Of starting vectors and probes.
     nonlinearity, tau
