@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -302,6 +303,13 @@ def test_a_run_that_is_ended_leaves_nothing(tmp_path, number):
     assert run.returncode == 128 + number
     assert errors.splitlines()[-1] in ("kpref: ended by SIGTERM", "kpref: interrupted")
     assert os.listdir(tmp_path) == []
+
+
+def test_progress_is_told_in_the_thread_of_the_caller(pair, trials):
+    """It is a function of the user's: of two networks, which else are worked on side by side."""
+    threads = set()
+    analyze([pair, pair], trials, progress=lambda _: threads.add(threading.get_ident()), fast=True)
+    assert threads == {threading.get_ident()}
 
 
 def test_a_first_look(pair):

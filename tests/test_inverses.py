@@ -80,7 +80,9 @@ def test_of_operators_in_float32_and_of_fields():
     y = np.random.default_rng(0).normal(size=single.states.shape)
     found = inverse(single.NTK, 0.1, tol=1e-4)(y)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, solution(strategies.make_flow("GRU").NTK, 0.1, y), atol=1e-2)
+    # A residual of 1e-4 |y| is an error of no more than that over the damping; as much again for float32.
+    error = np.linalg.norm(found - solution(strategies.make_flow("GRU").NTK, 0.1, y))
+    assert error <= 2 * 1e-4 / 0.1 * np.linalg.norm(y)
     flow = fields.make_flow("Rate-tanh")
     y = np.random.default_rng(0).normal(size=flow.states.shape)
     np.testing.assert_allclose(inverse(flow.D, 0.1, 1e-10)(y), solution(flow.D, 0.1, y), rtol=1e-6, atol=1e-9)

@@ -235,15 +235,17 @@ def analyze(
         seed=seed, nonlinearity=nonlinearity, dt=dt, method=method, tau=tau, input_kind=input_kind, loading=loading,
     )  # fmt: skip
     if callable(progress):
-        return _finished(request, folder, started, progress, lambda _: None)
+        return _finished(request, folder, started, progress, lambda _: None, here=True)
     shown = watched(sys.stderr) if progress is None else progress
     with Progress() if shown else nullcontext() as bar:
         tell, tick = (lambda _: None, lambda _: None) if bar is None else (bar.phase, bar.tick)
         return _finished(request, folder, started, tell, tick)
 
 
-def _finished(request: Request, folder: Path | None, started: float, tell: Tell, tick: Tick) -> Report:
-    report = perform(request, started, tell, tick)
+def _finished(
+    request: Request, folder: Path | None, started: float, tell: Tell, tick: Tick, here: bool = False
+) -> Report:
+    report = perform(request, started, tell, tick, here)
     if folder is not None:
         tell("figures and report")
         report.save(folder, progress=tick)
@@ -251,15 +253,15 @@ def _finished(request: Request, folder: Path | None, started: float, tell: Tell,
 
 
 @serial_blas
-def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
+def perform(request: Request, started: float, tell: Tell, tick: Tick, here: bool = False) -> Report:
     """Make an analysis.
 
     `started`: `time.monotonic` at the start of the work. `tell`, `tick`: told each phase; called now and then while it
-    lasts.
+    lasts. `here`: one network after another, in the calling thread, where a function of the user's is told.
     """
     from kpref.analysis.study import Study, compare_all
 
-    analyses = _analyses(request, tell, tick)
+    analyses = _analyses(request, tell, tick, here)
     tell("comparisons")
     study = Study(
         analyses=tuple(analyses),
@@ -274,7 +276,7 @@ def perform(request: Request, started: float, tell: Tell, tick: Tick) -> Report:
     return Report(study, started)
 
 
-def _analyses(request: Request, tell: Tell, tick: Tick) -> list[Analysis]:
+def _analyses(request: Request, tell: Tell, tick: Tick, here: bool) -> list[Analysis]:
     """Of all networks: side by side where there are threads, and memory, for several of them.
 
     Much of an analysis is the work of one thread; two networks at once take little longer than one.
@@ -301,7 +303,7 @@ def _analyses(request: Request, tell: Tell, tick: Tick) -> list[Analysis]:
             fast=request.fast,
         )
 
-    run_blocks(task, len(found), here=not _side_by_side(request))
+    run_blocks(task, len(found), here=here or not _side_by_side(request))
     return [analysis for analysis in found if analysis is not None]
 
 

@@ -36,7 +36,7 @@ def check_of(report, identifier):
 
 @pytest.mark.parametrize("name", NAMES)
 @given(seed=st.integers(0, 2**31))
-@examples(3)
+@examples(4)
 def test_no_correct_backend_is_accused(name, seed):
     flow = random_flow(seed)
     label, backend = correct_backend(flow, ARITHMETICS[name], seed)
