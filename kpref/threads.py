@@ -255,10 +255,8 @@ def _thread_pool() -> ThreadPoolExecutor:
 
 def _started_pool(number: int) -> ThreadPoolExecutor:
     """A pool all of whose threads run: an interrupt while one starts would leave it to nobody, and no process ends."""
-    pool, all_there = (
-        ThreadPoolExecutor(number, thread_name_prefix="kpref", initializer=_begin_worker),
-        threading.Event(),
-    )
+    all_there = threading.Event()
+    pool = ThreadPoolExecutor(number, thread_name_prefix="kpref", initializer=_begin_worker)
     with signals_wait():
         try:
             for _ in range(number):
