@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from kpref import cli
+from kpref import Trials, cli
+from kpref.analysis.request import prepare
 from kpref.bench import peers, timing
 from kpref.bench.contender_process import measure_memory
 from kpref.bench.peers import CONTENDERS
@@ -19,6 +20,7 @@ from kpref.bench.reports import time_report
 from kpref.bench.timing import Record, Worker
 from kpref.bench.workload import Problem, count_operations
 from kpref.commands import bench
+from kpref.models import GRU
 
 TINY = Problem("gru", trials=3, steps=4, units=5, inputs=2, dtype="float64")
 RATE = replace(TINY, model="rate", method="rk4")
@@ -258,7 +260,8 @@ def test_jacobians_larger_than_memory_are_refused_before_they_are_made(monkeypat
 
 
 def test_a_report_is_timed_part_by_part():
-    found = time_report(fast=True, max_trials=2)
+    model, trials = GRU.init(2, 3, seed=0), Trials(np.random.default_rng(0).normal(size=(2, 4, 2)))
+    found = time_report(prepare([model, model], trials, fast=True))
     assert found.networks == 2
     assert {"spectrum of K", "comparisons", "figures and report"} < set(found.seconds)
     assert max(found.seconds.values()) < sum(found.seconds.values()) <= 2 * found.total + 0.1  # two networks at a time

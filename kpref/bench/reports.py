@@ -1,4 +1,4 @@
-"""Where the time of a report goes: on the networks that come with kpref, part by part."""
+"""Where the time of a report goes, part by part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kpref.analysis.api import perform
 from kpref.analysis.report_files import report_files
-from kpref.analysis.request import prepare
+from kpref.analysis.request import Request
 from kpref.analysis.sections import Sections, together
 from kpref.threads import get_num_threads
 
@@ -33,16 +33,9 @@ class ReportTimes:
         return "\n".join([head, "each part, networks added:", *lines])
 
 
-def time_report(
-    fast: bool = False, thorough: bool = False, max_trials: int | None = None, tell: Tell = str
-) -> ReportTimes:
-    """Make a report on the bundled pair, after a small one so that compiled code is loaded.
-
-    `fast`, `thorough`, `max_trials`: as in `kpref.analyze`. `tell`: told each phase.
-    """
-    once = prepare(max_trials=2, fast=True)
-    report_files(perform(once, time.monotonic(), tell, str).study, 0.0, str)
-    request, started = prepare(fast=fast, thorough=thorough, max_trials=max_trials), time.monotonic()
+def time_report(request: Request, tell: Tell = str) -> ReportTimes:
+    """Make a report, and throw it away. `tell`: told each phase."""
+    started = time.monotonic()
     study = perform(request, started, tell, str).study
     pages = Sections(tell)
     pages("figures and report")
