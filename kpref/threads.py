@@ -3,6 +3,9 @@
 The kernels release the GIL and handle one block each; blocks and the order of sums are fixed by the problem, never
 by the number of threads. While blocks run, BLAS is held to one thread: its own pool inside each of ours would
 oversubscribe the machine. Python functions of the user are not called from these threads: see `run_blocks`.
+
+Tasks call NumPy's linear algebra and not SciPy's, whose wrappers of BLAS and LAPACK keep the GIL: with them one task
+runs after the other. So does NumPy for matrices of up to 500 rows, one at a time (`per_call`).
 """
 
 from __future__ import annotations
@@ -29,10 +32,14 @@ __all__ = [
     "even_blocks",
     "get_num_threads",
     "one_blas_thread",
+    "per_call",
     "run_blocks",
     "serial_blas",
     "set_num_threads",
 ]
+
+#: Rows of matrices up to which NumPy keeps the GIL.
+_HELD = 500
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -154,6 +161,14 @@ def run_blocks(
                 future.cancel()
             wait(futures)
             raise
+
+
+def per_call(rows: int) -> int:
+    """How many matrices of so many rows to give to a function of `numpy.linalg` at once, so that it releases the GIL.
+
+    It does for loops of more than 500 elements, of which it counts rows of matrices.
+    """
+    return _HELD // max(rows, 1) + 1
 
 
 def _wait_for(future: Future[None]) -> None:

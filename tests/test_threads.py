@@ -14,7 +14,7 @@ from strategies import STRUCTURES, make_flow
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import kpref
-from kpref.threads import even_blocks, run_blocks
+from kpref.threads import even_blocks, per_call, run_blocks
 
 
 @pytest.fixture
@@ -247,3 +247,9 @@ def test_forked_children():
     code = FORK.format(tests=os.path.dirname(__file__))
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120)
     assert done.stdout == "done\n", done.stderr
+
+
+def test_matrices_that_are_solved_together_are_enough():
+    """NumPy releases the GIL for more than 500 rows in a call."""
+    assert [per_call(rows) for rows in (1, 250, 400, 500, 501, 4000)] == [501, 3, 2, 2, 1, 1]
+    assert all(per_call(rows) * rows > 500 >= (per_call(rows) - 1) * rows for rows in range(1, 600))

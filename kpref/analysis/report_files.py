@@ -53,8 +53,8 @@ def report_files(
             pictures[name] = f"{exhibit.title}, {panel.letter or 'figure'}: {panel.description}"
             tick(panel)
     spent = together([*(analysis.seconds for analysis in study.analyses), study.seconds, sections.closed()])
-    study.facts.update(circumstances(), seconds=f"{time.monotonic() - started:.0f}")
-    study.facts["seconds of each part, networks added"] = in_words(spent)
+    seconds = f"{time.monotonic() - started:.0f}; of each part, networks added: {in_words(spent)}"
+    study.facts.update(circumstances(), seconds=seconds)
     files["metrics.csv"] = metrics_table(study).encode()
     if save_modes:
         files["modes.npz"] = _modes_file(study.analyses)

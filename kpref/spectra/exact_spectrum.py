@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigvalsh, svdvals
-from scipy.linalg.blas import dsyrk
 
 from kpref import kernels
 from kpref._reprs import short_repr
@@ -28,7 +27,7 @@ from kpref._validate import function, within_floats
 from kpref.flow import Flow, require_flow
 from kpref.linearize import Form
 from kpref.memory import require_memory
-from kpref.threads import run_blocks, serial_blas
+from kpref.threads import per_call, run_blocks, serial_blas
 from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["KernelSpectrum", "form_spectrum", "has_exact_spectrum", "kernel_spectrum"]
@@ -169,24 +168,32 @@ def _unit_spectra(units: UnitForm, progress: Callable[[int], object] | None) -> 
     rows, columns = units.n_steps * units.n_trials, units.width
     wide = columns > rows * units.parts
     size = min(columns, rows * units.parts)
-    require_memory(8 * (units.n_units * size + 4 * size**2 + rows * (columns if wide else 0)), "the spectrum of K")
+    at_once = per_call(size)
+    needed = units.n_units * size + (3 + at_once) * size**2 + rows * (columns if wide else 0)
+    require_memory(8 * needed, "the spectrum of K")
     unit_values = np.empty((units.n_units, size))
+    parts = [slice(start, start + at_once) for start in range(0, units.n_units, at_once)]
 
-    def task(unit: int) -> None:
-        gram = _gram(units, unit, wide)
-        unit_values[unit] = np.maximum(eigvalsh(gram, lower=True, overwrite_a=True, check_finite=False), 0.0)[::-1]
+    def task(index: int) -> None:
+        part = range(*parts[index].indices(units.n_units))
+        grams = np.stack([_gram(units, unit, wide) for unit in part])
+        unit_values[parts[index]] = np.maximum(np.linalg.eigvalsh(grams), 0.0)[:, ::-1]
 
-    run_blocks(task, units.n_units, done=None if progress is None else lambda unit: progress(1))
+    def done(index: int) -> None:
+        if progress is not None:
+            progress(len(range(*parts[index].indices(units.n_units))))
+
+    run_blocks(task, len(parts), done=done)
     return unit_values
 
 
 def _gram(units: UnitForm, unit: int, wide: bool) -> Array:
-    """F^T F, or F F^T where F has more columns than rows; lower triangle."""
+    """F^T F, or F F^T where F has more columns than rows."""
     if wide:
         factor = units.factor(unit).reshape(-1, units.width)
         return np.asarray(factor @ factor.T)
-    gram = np.zeros((units.width, units.width), order="F")
+    gram = np.zeros((units.width, units.width))
     for start in range(0, units.n_steps * units.n_trials, _CHUNK):
         factor = units.factor(unit, slice(start, start + _CHUNK)).reshape(-1, units.width)
-        gram = dsyrk(1.0, factor.T, beta=1.0, c=gram, lower=1, overwrite_c=1)
+        gram += factor.T @ factor  # half of the work of a product: NumPy sees that the two are one
     return gram

@@ -43,7 +43,7 @@ from kpref.spectra.blocks import extend_blocks
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.exponents import MANY_TRIALS, Stretch, TooShort, exponent_estimates
 from kpref.spectra.symmetric import require_apart
-from kpref.threads import even_blocks, run_blocks, serial_blas
+from kpref.threads import even_blocks, per_call, run_blocks, serial_blas
 
 __all__ = ["Lyapunov", "TooShort", "lyapunov_exponents", "propagator_growth", "trial_norms"]
 
@@ -361,7 +361,8 @@ def _orthonormalise(carried: Array) -> tuple[Array, Array]:
 
 def _by_trial(trials: int, carried: Array, task: Callable[[slice, Array], object]) -> None:
     """Call ``task(trials, matrices (b, H, k))`` for blocks of trials, in parallel."""
-    blocks = even_blocks(trials, max(1, _QR_ENTRIES // (carried.shape[0] * carried.shape[2])), 16)
+    rows = max(carried.shape[0], carried.shape[2])
+    blocks = even_blocks(trials, max(per_call(rows), _QR_ENTRIES // (carried.shape[0] * carried.shape[2])), 16)
     run_blocks(lambda index: task(blocks[index], carried[:, blocks[index]].transpose(1, 2, 0)), len(blocks))
 
 

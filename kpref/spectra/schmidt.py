@@ -35,7 +35,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigvalsh
-from scipy.linalg.blas import dgemm, dsyrk
 
 from kpref._reprs import short_repr
 from kpref._types import Array
@@ -98,8 +97,8 @@ def schmidt_spectrum(flow: Flow, progress: Callable[[int], object] | None = None
     Notes
     -----
     For N units of S states, with c columns in F_u: the smaller of ``(B T N S^2)^2`` flops, by tiles of pairs (a, a')
-    and dsyrk, and ``B T (c N S)^2``, from the products F_us^T F_wt; plus O((N S^2)^3). With one constant gate
-    ``B T c^2`` suffices.
+    and symmetric products, and ``B T (c N S)^2``, from the products F_us^T F_wt; plus O((N S^2)^3). With one constant
+    gate ``B T c^2`` suffices.
     """
     if progress is not None:
         function("progress", progress, "a number of parts")
@@ -159,17 +158,18 @@ def _gram_by_pairs(units: UnitForm, progress: Callable[[int], object] | None) ->
     tiles = [(one, other) for one in range(len(strips)) for other in range(one, len(strips))]
     parts = even_blocks(len(tiles), 1, _PARTS)
     require_memory(8.0 * len(parts) * size**2, "the Schmidt spectrum of K")
-    partial = np.zeros((len(parts), size, size)).transpose(0, 2, 1)  # Fortran order, for dsyrk
+    partial = np.zeros((len(parts), size, size))
 
     def task(part: int) -> None:
         total = partial[part]
         for one, other in tiles[parts[part]]:
             pairs = units.pairs(strips[one], strips[other])
-            weight = 0.5 if one == other else 1.0
-            dsyrk(weight, pairs.reshape(-1, size).T, beta=1.0, c=total, lower=1, overwrite_c=1)
+            rows_of = pairs.reshape(-1, size)
+            # Half of the work of a product: NumPy sees that the two are one.
+            total += (0.5 if one == other else 1.0) * (rows_of.T @ rows_of)
 
     run_blocks(task, len(parts), done=None if progress is None else lambda part: progress(1))
-    upper = _symmetric(partial)
+    upper = partial.sum(axis=0)
     exchanged = np.arange(size).reshape(units.parts, units.parts, -1).swapaxes(0, 1).reshape(-1)
     return np.asarray(upper + upper[np.ix_(exchanged, exchanged)])
 
@@ -190,12 +190,10 @@ def _gram_by_columns(units: UnitForm, progress: Callable[[int], object] | None) 
 
     def task(index: int) -> None:
         own = parts[index]
-        product = np.zeros(((own.stop - own.start) * states * columns, wide), order="F")
+        product = np.zeros(((own.stop - own.start) * states * columns, wide))
         for start in range(0, rows, chunk):
             part = slice(start, min(start + chunk, rows))
-            product = dgemm(
-                1.0, factor(part, own).T, factor(part, slice(0, number)).T, 1.0, product, 0, 1, overwrite_c=1
-            )
+            product += factor(part, own).T @ factor(part, slice(0, number))
         blocks = product.reshape(own.stop - own.start, states, columns, number, states, columns)
         rows_of = blocks.transpose(0, 3, 1, 4, 2, 5).reshape(len(blocks), number, states**2, -1)
         overlaps = (rows_of @ rows_of.swapaxes(2, 3)).reshape(len(blocks), number, *(states,) * 4)  # s t, s' t'
@@ -204,11 +202,3 @@ def _gram_by_columns(units: UnitForm, progress: Callable[[int], object] | None) 
     run_blocks(task, len(parts), done=None if progress is None else lambda part: progress(1))
     flat = gamma.reshape(size, size)
     return (flat + flat.T) / 2
-
-
-def _symmetric(partial: Array) -> Array:
-    """Sum of lower triangles, in order, as a full matrix."""
-    total = np.array(partial[0])
-    for other in partial[1:]:
-        total += other
-    return np.tril(total) + np.tril(total, -1).T
