@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kpref._archives import read_npz
+from kpref._archives import read_npz, replacing
 from kpref._frozen import Frozen
-from kpref._validate import check_shape, finite_array, first_index, numeric_array, place, short
+from kpref._validate import check_shape, finite_array, first_index, numeric_array, path_like, place, short
 from kpref.lengths import check_lengths, joined, points, without_tail
 
 _KEYS = ("inputs", "targets", "labels", "mask", "lengths", "conditions")
@@ -155,6 +155,24 @@ class Trials(Frozen):
             return cls(**arrays)  # type: ignore[arg-type]
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trials to an npz file that `load` reads, in place of what was there: wholly, or not at all.
+
+        Parameters
+        ----------
+        path : path
+            Its folder must exist. The same trials make the same file.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        TypeError
+            If `path` is not one.
+        """
+        with replacing(path_like("path", path)) as file:
+            np.savez_compressed(file, **self._arrays())  # type: ignore[arg-type]  # of arrays by their names
 
     @property
     def n_trials(self) -> int:
