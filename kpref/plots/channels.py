@@ -9,6 +9,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from kpref._types import Array
+from kpref._validate import instance
 from kpref.plots.given import given_or_new, numbers, places, table
 from kpref.plots.style import INK, plain_names, say, shown, time_axis, why_empty
 from kpref.plots.trials_over_time import plot_change, shade_unscored
@@ -53,9 +54,11 @@ def plot_channels(
     ['fixation', 'cosine', 'sine']
     """
     values = shown(table("values", values, ("T", "C")))
+    instance("names", names, list | tuple, "a list of the names of the channels")
     if len(names) != values.shape[1]:
         raise ValueError(f"names must be one for each of the {values.shape[1]} channels; got {len(names)}")
     steps = places(times, len(values))
+    counted = None if weights is None else numbers("weights", weights, (len(values),))
     extent = shown(values if limits is None else numbers("limits", limits, (2,)))
     if values.shape[1] > _MOST_LINES:
         largest = float(np.nan_to_num(np.abs(extent)).max())
@@ -64,8 +67,8 @@ def plot_channels(
         return ax
     ax = given_or_new(ax)
     time_axis(ax, steps, counted=times is None)
-    if weights is not None:
-        shade_unscored(numbers("weights", weights, (len(values),))[None], times, ax)
+    if counted is not None:
+        shade_unscored(counted[None], times, ax)
     _hatch_after(ax, steps, np.isfinite(values))
     _rows(ax, steps, values, extent[np.isfinite(extent)], plain_names(names, 16))
     return ax
