@@ -15,7 +15,7 @@ from kpref._frozen import Frozen
 from kpref._validate import check_shape, finite_array, first_index, numeric_array, path_like, place, short
 from kpref.lengths import check_lengths, joined, points, without_tail
 
-_KEYS = ("inputs", "targets", "labels", "mask", "lengths", "conditions")
+_KEYS = ("inputs", "targets", "labels", "mask", "lengths", "conditions", "state_noise")
 _CHANNELS = ("trial", "step", "channel")
 
 
@@ -46,6 +46,9 @@ class Trials(Frozen):
         was read; with T for every trial the mask is a loss mask and nothing else.
     conditions : array_like of int or str (B,), optional
         Which group each trial belongs to, of a task with several: int64 or str.
+    state_noise : array_like (B, T, S), optional
+        What is added to the S states of a map after every step, float64: a realisation of its noise, which so belongs
+        to the trials as their inputs do. Padded as these are.
 
     Attributes
     ----------
@@ -72,6 +75,7 @@ class Trials(Frozen):
     mask: NDArray[np.float64] | None = None
     lengths: NDArray[np.int64] = None  # type: ignore[assignment]  # set below if it is not given
     conditions: NDArray[Any] | None = None
+    state_noise: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
@@ -92,6 +96,7 @@ class Trials(Frozen):
             ("targets", self.targets, ("n_out",)),
             ("labels", self.labels, ()),
             ("mask", self.mask, ()),
+            ("state_noise", self.state_noise, ("n_states",)),
         ):
             if value is not None:
                 arrays[name] = _same_steps(name, value, trailing, shape, given)
@@ -105,6 +110,8 @@ class Trials(Frozen):
         checked: dict[str, Any] = {"inputs": _finite("inputs", arrays["inputs"], ("B", "T", "n_in"))}
         if "targets" in arrays:
             checked["targets"] = _checked_targets(arrays["targets"], *shape)
+        if "state_noise" in arrays:
+            checked["state_noise"] = _finite("state_noise", arrays["state_noise"], (*shape, "S"))
         if "labels" in arrays:
             checked["labels"] = _checked_labels(arrays["labels"], *shape)
         if "mask" in arrays:
@@ -119,7 +126,7 @@ class Trials(Frozen):
     def load(cls, path: str | os.PathLike[str]) -> Trials:
         """Read trials from an npz file whose arrays have the names of the parameters.
 
-        That is `inputs` and, if there, `targets` or `labels`, `mask`, `lengths` and `conditions`.
+        That is `inputs` and, if there, `targets` or `labels`, `mask`, `lengths`, `conditions` and `state_noise`.
 
         Parameters
         ----------
@@ -247,6 +254,7 @@ class Trials(Frozen):
         parts = [f"{self.n_inputs} inputs"]
         parts += [] if self.targets is None else [f"{self.targets.shape[2]} targets"]
         parts += [name for name in ("labels", "mask", "conditions") if getattr(self, name) is not None]
+        parts += [] if self.state_noise is None else [f"noise of {self.state_noise.shape[2]} states"]
         return f"Trials({self.in_words()}: {', '.join(parts)})"
 
     def _arrays(self) -> dict[str, NDArray[Any]]:

@@ -3,6 +3,7 @@
 Every task is a file of its own, whose docstrings say what the channels are and whose numbers the options have. `TASKS`
 holds them by name, with the loss that each is meant for; `get` finds one. Trials of unequal length say so by `lengths`,
 steps that are not scored by `mask`, and groups, which colour figures and set sub-tasks apart, by `conditions`.
+`with_state_noise` adds a realisation of noise in the states of a map.
 
 The same seed gives the same draws with the same version of NumPy, on any machine; where sines or products of matrices
 follow, they are equal to rounding. More trials are other trials: the first of 20 need not be the first of 10.
@@ -25,6 +26,7 @@ from kpref.tasks.line_attractor import line_attractor
 from kpref.tasks.low_rank_forecast import low_rank_forecast
 from kpref.tasks.neurogym import from_neurogym
 from kpref.tasks.perceptual_decision import perceptual_decision
+from kpref.tasks.sampling import with_state_noise
 from kpref.tasks.sine_generation import sine_generation
 from kpref.tasks.teachers import (
     Teacher,
@@ -62,4 +64,5 @@ __all__ = [
     "teacher_fixed_points",
     "teacher_linear",
     "teacher_tanh",
+    "with_state_noise",
 ]

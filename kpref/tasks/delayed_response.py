@@ -68,7 +68,7 @@ def memory_pro(
     --------
     >>> from kpref import tasks
     >>> tasks.memory_pro(5, delay=(10, 50))
-    Trials(5 trials of 85 to 107 steps: 3 inputs, 3 targets)
+    Trials(5 trials of 90 to 109 steps: 3 inputs, 3 targets)
     """
     return _respond(n_trials, seed, {"stimulus": stimulus, "delay": delay, "response": response}, noise, angles, 0)
 

@@ -6,17 +6,18 @@ All that a seed decides is drawn from one generator, noise last: trials with and
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref._types import Array
-from kpref._validate import integer, real_number, short
+from kpref._validate import instance, integer, real_number, short
 from kpref.lengths import points, without_tail
 from kpref.memory import require_memory
+from kpref.trials import Trials
 
-__all__ = ["Duration", "Timeline", "balanced", "blank", "generator", "timeline", "with_noise"]
+__all__ = ["Duration", "Timeline", "balanced", "blank", "generator", "timeline", "with_noise", "with_state_noise"]
 
 Duration = int | tuple[int, int]
 """Steps of a period: a number, or the smallest and the largest of numbers that each trial draws one of."""
@@ -88,6 +89,40 @@ def with_noise(inputs: Array, noise: float, rng: np.random.Generator, lengths: n
     if deviation:
         inputs = inputs + deviation * rng.standard_normal(inputs.shape)
     return without_tail(inputs, lengths)
+
+
+def with_state_noise(trials: Trials, n_states: int, noise: float, seed: int = 0) -> Trials:
+    """The same trials, with independent normal noise for the states of a map.
+
+    Parameters
+    ----------
+    trials : Trials
+        What noise of states they have is replaced.
+    n_states : int
+        States of the map: of a `kpref.models` model its ``n_states``, which for an LSTM count h and c.
+    noise : float
+        Standard deviation of what is added to each state after each step.
+    seed : int
+        Of the noise alone.
+
+    Returns
+    -------
+    Trials
+
+    Examples
+    --------
+    >>> import kpref
+    >>> from kpref import tasks
+    >>> model = kpref.models.GRU.init(3, 8, seed=0)
+    >>> trials = tasks.with_state_noise(tasks.flip_flop(5), model.n_states, noise=0.05, seed=1)
+    >>> kpref.Flow(model, trials).states.shape
+    (5, 90, 8)
+    """
+    instance("trials", trials, Trials, "kpref.Trials")
+    states, deviation = integer("n_states", n_states, 1), real_number("noise", noise, least=0)
+    drawn = blank(trials.n_trials, trials.n_steps, states)
+    drawn += deviation * np.random.default_rng(integer("seed", seed, 0)).standard_normal(drawn.shape)
+    return replace(trials, state_noise=without_tail(drawn, trials.lengths))
 
 
 def _bounds(name: str, duration: Duration, least: int) -> tuple[int, int]:
