@@ -109,9 +109,9 @@ class Trials(Frozen):
             arrays = _without_tails(arrays, lengths, notes)
         checked: dict[str, Any] = {"inputs": _finite("inputs", arrays["inputs"], ("B", "T", "n_in"))}
         if "targets" in arrays:
-            checked["targets"] = _checked_targets(arrays["targets"], *shape)
+            checked["targets"] = _checked_rows("targets", arrays["targets"], (*shape, "n_out"), "output channel")
         if "state_noise" in arrays:
-            checked["state_noise"] = _finite("state_noise", arrays["state_noise"], (*shape, "S"))
+            checked["state_noise"] = _checked_rows("state_noise", arrays["state_noise"], (*shape, "S"), "state")
         if "labels" in arrays:
             checked["labels"] = _checked_labels(arrays["labels"], *shape)
         if "mask" in arrays:
@@ -358,10 +358,11 @@ def _finite(name: str, array: NDArray[Any], shape: Sequence[int | str]) -> NDArr
         raise
 
 
-def _checked_targets(targets: NDArray[Any], n_trials: int, n_steps: int) -> NDArray[np.float64]:
-    checked = _finite("targets", targets, (n_trials, n_steps, "n_out"))
+def _checked_rows(name: str, array: NDArray[Any], shape: Sequence[int | str], what: str) -> NDArray[np.float64]:
+    """Finite numbers for every step, at least one; `what` each is of."""
+    checked = _finite(name, array, shape)
     if checked.shape[2] == 0:
-        raise ValueError(f"targets must have at least one output channel; got shape {checked.shape}")
+        raise ValueError(f"{name} must have at least one {what}; got shape {checked.shape}")
     return checked
 
 

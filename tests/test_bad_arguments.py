@@ -692,19 +692,16 @@ def build_forms_and_flags():
 def build_tasks():
     tasks = kpref.tasks
     for name, task in tasks.TASKS.items():
-        yield from rows(name, over(task.trials, n_trials=3), "n_trials", COUNTS)
-        yield from rows(name, over(task.trials, n_trials=3), "seed", SEEDS)
-        for option in set(task.options) & {"noise", "dt"}:
-            yield from rows(
-                name, over(task.trials, n_trials=3), option, (-1.0, *NOT_FINITE[:4], *NOT_NUMBERS[:4], None)
-            )
+        yield from rows(name, over(task.trials, n_trials=3), "n_trials", (0, 1.5))
+        yield from rows(name, over(task.trials, n_trials=3), "seed", (-1, "a"))
+        if "noise" in task.options:
+            yield from rows(name, over(task.trials, n_trials=3), "noise", (-1.0, float("nan"), "a"))
+    yield from rows("sine_generation", tasks.sine_generation, "dt", (0.0, -1.0, *NOT_FINITE, *NOT_NUMBERS))
     durations = (0, -1, 1.5, "a", True, None, (1,), (3, 2), [1, 2, 3], (1, 2.5), {}, np.ones(2))
     for name, names in (
         ("memory_pro", ("stimulus", "response")),
         ("mixed", ("context",)),
         ("flip_flop", ("steps",)),
-        ("context_integration", ("stimulus", "decision")),
-        ("delayed_match", ("sample", "test")),
     ):
         for period in names:
             yield from rows(name, over(getattr(tasks, name), n_trials=3), period, durations)
@@ -717,19 +714,25 @@ def build_tasks():
     yield from rows("line_attractor", tasks.line_attractor, "values", COUNTS)
     yield from rows("digits", tasks.digits, "part", ("all", None, 3, ["train"]))
     for argument in ("n_inputs", "n_outputs", "latent", "dimension"):
-        yield from rows("low_rank_forecast", tasks.low_rank_forecast, argument, COUNTS)
+        yield from rows("low_rank_forecast", tasks.low_rank_forecast, argument, (0, 1.5, "a", None))
     yield from rows("low_rank_forecast", tasks.low_rank_forecast, "system_seed", SEEDS)
     for make in (tasks.linear_teacher, tasks.tanh_teacher, tasks.fixed_point_teacher):
         for argument in ("n_outputs", "n_states"):
-            yield from rows(make.__name__, make, argument, COUNTS)
-        yield from rows(make.__name__, make, "gain", (-1.0, *NOT_FINITE[:4], *NOT_NUMBERS[:4], None))
-        yield from rows(make.__name__, make, "teacher_seed", SEEDS)
+            yield from rows(make.__name__, make, argument, (0, 1.5, "a", None))
+        yield from rows(make.__name__, make, "gain", (-1.0, float("nan"), "a", None))
+        yield from rows(make.__name__, make, "teacher_seed", SEEDS[:3])
     yield from rows("fixed_point_teacher", tasks.fixed_point_teacher, "points", (-1, 22, 1.5, "a", None, True))
     yield from rows("teacher_tanh", tasks.teacher_tanh, "rank", (*COUNTS, 17))
     for draw in (tasks.teacher_linear, tasks.teacher_tanh, tasks.low_rank_forecast):
-        yield from rows(draw.__name__, draw, "steps", COUNTS)
+        yield from rows(draw.__name__, draw, "steps", (0, 1.5, "a", None))
     yield from rows("get", tasks.get, "name", ("memory", None, 3, ["digits"]), "task")
     yield from rows("from_neurogym", over(tasks.from_neurogym, n_trials=2), "env", (None, 3, MODEL, INPUTS))
+    noisy = over(tasks.with_state_noise, trials=Trials(INPUTS), n_states=4, noise=0.1)
+    yield from rows("with_state_noise", noisy, "trials", (None, INPUTS, "trials", FLOW))
+    yield from rows("with_state_noise", noisy, "n_states", (0, 1.5, "a", None))
+    yield from rows("with_state_noise", noisy, "noise", (-1.0, float("nan"), "a", None))
+    yield from rows("with_state_noise", noisy, "seed", SEEDS)
+    yield from rows("Trials", lambda **k: Trials(INPUTS, **k), "state_noise", bad_arrays(np.ones((B, T, H))))
     yield from rows("Trials.save", Trials(INPUTS).save, "path", (None, 3, b"a.npz", ["a.npz"]))
 
 

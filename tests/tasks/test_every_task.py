@@ -1,5 +1,7 @@
 """What holds for every task: channels that are named, seeds, conditions in equal numbers, and a loss that takes it."""
 
+import doctest
+import importlib
 import pickle
 
 import numpy as np
@@ -13,6 +15,10 @@ from kpref.tasks import TASKS, Task
 
 ARRAYS = ("inputs", "targets", "labels", "mask", "lengths", "conditions")
 NOISY = [name for name, task in TASKS.items() if "noise" in task.options]
+GROUPED = (
+    *("mixed", "flip_flop_anti", "context_integration", "perceptual_decision", "delayed_match", "sine_generation"),
+    "teacher_fixed_points",
+)
 every_task = pytest.mark.parametrize("name", TASKS)
 
 
@@ -67,15 +73,17 @@ def test_one_seed_makes_one_set_of_trials(name):
     assert not np.array_equal(first.inputs, other.inputs)
 
 
-@every_task
+@pytest.mark.parametrize("name", GROUPED)
 @given(number=st.integers(1, 30), seed=st.integers(0, 2**63 - 1))
 def test_conditions_come_in_equal_numbers(name, number, seed):
-    sizes = {"n_inputs": 3, "n_outputs": 2} if name in ("low_rank_forecast", "teacher_linear") else {}
-    trials = TASKS[name].trials(number, seed, **sizes)
+    trials = TASKS[name].trials(number, seed)
     assert trials.n_trials == number
-    if trials.conditions is not None:
-        counts = np.unique(trials.conditions, return_counts=True)[1]
-        assert counts.max() - counts.min() <= 1
+    counts = np.unique(trials.conditions, return_counts=True)[1]
+    assert counts.max() - counts.min() <= 1
+
+
+def test_tasks_with_groups_have_conditions():
+    assert {name for name in TASKS if TASKS[name].trials(2).conditions is not None} == set(GROUPED)
 
 
 @pytest.mark.parametrize("name", NOISY)
@@ -156,6 +164,12 @@ def test_trials_that_do_not_fit_into_memory_are_refused_before_they_are_drawn(na
     monkeypatch.setattr("kpref.memory.available_memory", lambda: 100_000)
     with pytest.raises(MemoryError, match="needs .* GiB of memory"):
         TASKS[name].trials(1000)
+
+
+@pytest.mark.parametrize("module", ["tasks", "tasks.catalogue", "tasks.delayed_response", "tasks.sampling"])
+def test_examples_of_docstrings(module):
+    failed, tried = doctest.testmod(importlib.import_module(f"kpref.{module}"))
+    assert (failed, tried > 0) == (0, True)
 
 
 def test_a_task_is_described_whole():
