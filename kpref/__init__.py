@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from kpref._version import __version__
 
 if TYPE_CHECKING:
-    from kpref import data, models, oracle, plots, spectra
+    from kpref import data, models, oracle, plots, spectra, tasks
     from kpref.analysis.api import analyze
     from kpref.checkpoints import load_checkpoint, save_checkpoint
     from kpref.flow import Flow
@@ -66,7 +66,7 @@ _HOMES = {
     "Trials": "kpref.trials",
 }
 
-_PACKAGES = ("data", "models", "oracle", "plots", "spectra")
+_PACKAGES = ("data", "models", "oracle", "plots", "spectra", "tasks")
 
 __all__ = [
     "Estimate",
@@ -103,6 +103,7 @@ __all__ = [
     "submatrix",
     "svd",
     "task_alignment",
+    "tasks",
     "trace",
 ]
 

@@ -1,4 +1,4 @@
-"""The command line: ``kpref analyze``, ``kpref bench``, ``kpref verify``, ``kpref golden``, ``kpref --version``.
+"""The command line: ``kpref analyze``, ``bench``, ``verify``, ``golden``, ``tasks``, and ``kpref --version``.
 
 A subcommand is a module of `kpref.commands`. It is imported when it is asked for and not before, so that
 ``kpref --help`` answers at once.
@@ -29,6 +29,7 @@ COMMANDS = {
     "bench": "time the operators against the speed of the machine's matrix products, JAX and PyTorch",
     "verify": "certify somebody else's operators, and say where they are wrong",
     "golden": "write a problem for a backend in another language, and judge its answers",
+    "tasks": "list the tasks that networks learn, draw some trials of one, or save them",
 }
 """Subcommand, and its line in the help."""
 

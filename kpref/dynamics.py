@@ -65,7 +65,8 @@ class MapDynamics:
     """A model in discrete time, run over its inputs.
 
     `inputs`: shape (B, T, n_inputs). `z0`: shape (B, H). `measure`: "mean", "sum", or weights. `lengths`: shape (B,);
-    steps of each trial, None for all.
+    steps of each trial, None for all. `noise`: shape (B, T, H), what is added to the states after each step: the
+    trajectory is ``z[n + 1] = F(z[n], x[n]) + noise[n]``, and its linearisation that of F there.
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class MapDynamics:
         measure: str | npt.ArrayLike,
         dtype: npt.DTypeLike,
         lengths: npt.NDArray[np.int64] | None = None,
+        noise: Array | None = None,
     ) -> None:
         trials, steps, _ = inputs.shape
         self.space = TrajectorySpace((trials, steps, model.n_states), measure, lengths=lengths)
         self.lengths = np.full(trials, steps) if self.space.lengths is None else self.space.lengths
         self.z0, self.drive = z0, _standing_still(np.ascontiguousarray(inputs.swapaxes(0, 1)), self.lengths)
+        self.noise = None if noise is None else np.ascontiguousarray(noise.swapaxes(0, 1))
         self._trajectory, form = self._run(model, dtype)
         starts = _standing_still(self._trajectory[:-1], self.lengths)
         self.linearization: Form = (
@@ -116,7 +119,7 @@ class MapDynamics:
         steps, trials, _ = self.drive.shape
         trajectory = np.empty((steps + 1, trials, model.n_states))
         trajectory[0] = self.z0
-        network = compiled_network(model)
+        network = compiled_network(model) if self.noise is None else None
         if network is None:
             self._run_plainly(model, trajectory)
             _require_finite(trajectory)
@@ -147,6 +150,8 @@ class MapDynamics:
                         going = block.start + np.flatnonzero(lengths > step)
                         trajectory[step + 1, block] = 0.0
                     trajectory[step + 1, going] = model.step(trajectory[step, going], self.drive[step, going])
+                    if self.noise is not None:
+                        trajectory[step + 1, going] += self.noise[step, going]
 
         run_blocks(task, len(blocks), here=not model.thread_safe)
 

@@ -16,7 +16,7 @@ from kpref._reprs import html_table
 from kpref._types import Array
 from kpref._validate import precision, real_number, short
 from kpref.dynamics import Dynamics, FieldDynamics, MapDynamics, StageOperators
-from kpref.flow_inputs import field_inputs, initial_states, map_inputs, time_grid, with_lengths
+from kpref.flow_inputs import field_inputs, initial_states, map_inputs, state_noise, time_grid, with_lengths
 from kpref.integrate import Solution, Tableau, get_tableau
 from kpref.linearize import Form
 from kpref.loss import LossValue, evaluate_loss
@@ -26,7 +26,7 @@ from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.trials import Trials
 
-__all__ = ["Flow", "GradientFlow", "require_flow"]
+__all__ = ["Flow", "GradientFlow", "require_flow", "require_noiseless_flow"]
 
 
 class Flow(MadeOfFunctions):
@@ -40,7 +40,8 @@ class Flow(MadeOfFunctions):
     model : Model
         A map or a vector field of `kpref.models`.
     inputs : array_like, shape (B, T, n_inputs), or sequence of B arrays, or Trials, or callable, or None
-        One row for each step of a map, or for each time of the grid; of `Trials` their inputs and lengths are taken.
+        One row for each step of a map, or for each time of the grid; of `Trials` their inputs and lengths are taken,
+        and the noise of the states of a map, which moves the trajectory and enters no operator.
         Arrays (T_b, n_inputs) of different lengths are padded, and `lengths` is then theirs.
         For a field it may be a function of time that returns (B, n_inputs), and None if the field has no inputs.
     z0 : array_like, shape (H,) or (B, H), optional
@@ -122,6 +123,8 @@ class Flow(MadeOfFunctions):
     ) -> None:
         self.model: Model = model
         self.dtype: np.dtype[Any] = precision(dtype)
+        #: What is added to the states after each step, (B, T, H), or None.
+        self.state_noise: Array | None = state_noise(inputs, model)
         inputs, ends = with_lengths(inputs, lengths)
         if isinstance(model, Map):
             of_fields = {"dt": dt, "times": times, "method": method, "rtol": rtol, "atol": atol,
@@ -132,7 +135,9 @@ class Flow(MadeOfFunctions):
                 raise ValueError(f"{' and '.join(given)} {verb} for models in continuous time; {model} is a map")
             self.inputs: Any = map_inputs(inputs, model, self.dtype)
             self.z0: Array = initial_states(z0, self.inputs.shape[0], model.n_states)
-            self._dynamics: Dynamics = MapDynamics(model, self.inputs, self.z0, measure, self.dtype, ends)
+            self._dynamics: Dynamics = MapDynamics(
+                model, self.inputs, self.z0, measure, self.dtype, ends, self.state_noise
+            )
         elif isinstance(model, Field):
             grid = time_grid(times, dt, inputs)
             self.inputs, self.z0 = field_inputs(inputs, z0, model, grid, self.dtype)
@@ -365,6 +370,17 @@ class GradientFlow:
         model = self.flow.model
         after = self.flow.rerun(model.with_vector(model.vector - eta * self.grad_theta))
         return np.asarray(after - self.flow.states)
+
+
+def require_noiseless_flow(flow: object) -> Flow:
+    """A flow without noise in its states, of which a backend that is judged against it would know nothing."""
+    given = require_flow(flow)
+    if given.state_noise is not None:
+        raise ValueError(
+            "the states of the flow have noise, of which backends know nothing: make it of the inputs alone, "
+            "Flow(model, trials.inputs, lengths=trials.lengths)"
+        )
+    return given
 
 
 def require_flow(flow: object) -> Flow:

@@ -17,7 +17,7 @@ from kpref.models.base import DenseModel, Field, Model
 from kpref.models.step import StepModel
 from kpref.trials import Trials
 
-__all__ = ["field_inputs", "initial_states", "map_inputs", "time_grid", "with_lengths"]
+__all__ = ["field_inputs", "initial_states", "map_inputs", "state_noise", "time_grid", "with_lengths"]
 
 
 def with_lengths(inputs: Any, lengths: npt.ArrayLike | None) -> tuple[Any, Any]:
@@ -31,6 +31,21 @@ def with_lengths(inputs: Any, lengths: npt.ArrayLike | None) -> tuple[Any, Any]:
     elif lengths is not None:
         raise ValueError("trials have lengths of their own: give lengths with an array of inputs only")
     return inputs.inputs, inputs.lengths
+
+
+def state_noise(inputs: Any, model: Model) -> Array | None:
+    """The noise of the states, (B, T, S), if trials have it; ValueError if they are no trials of a map of this size."""
+    noise = inputs.state_noise if isinstance(inputs, Trials) else None
+    if noise is None:
+        return None
+    if isinstance(model, Field):
+        raise ValueError(
+            f"state noise is added after the steps of a map; {model} is in continuous time: add noise to its inputs, "
+            "or take the map of its Euler steps, LeakyRNN"
+        )
+    if noise.shape[2] != model.n_states:
+        raise ValueError(f"state_noise must be of the {model.n_states} states of {model}; got shape {noise.shape}")
+    return noise
 
 
 def map_inputs(inputs: Any, model: Model, dtype: np.dtype[Any]) -> Array:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kpref._archives import read_npz
+from kpref._archives import read_npz, replacing
 from kpref._frozen import Frozen
-from kpref._validate import check_shape, finite_array, first_index, numeric_array, place, short
+from kpref._validate import check_shape, finite_array, first_index, numeric_array, path_like, place, short
 from kpref.lengths import check_lengths, joined, points, without_tail
 
-_KEYS = ("inputs", "targets", "labels", "mask", "lengths", "conditions")
+_KEYS = ("inputs", "targets", "labels", "mask", "lengths", "conditions", "state_noise")
 _CHANNELS = ("trial", "step", "channel")
 
 
@@ -46,6 +46,9 @@ class Trials(Frozen):
         was read; with T for every trial the mask is a loss mask and nothing else.
     conditions : array_like of int or str (B,), optional
         Which group each trial belongs to, of a task with several: int64 or str.
+    state_noise : array_like (B, T, S), optional
+        What is added to the S states of a map after every step, float64: a realisation of its noise, which so belongs
+        to the trials as their inputs do. Padded as these are.
 
     Attributes
     ----------
@@ -72,6 +75,7 @@ class Trials(Frozen):
     mask: NDArray[np.float64] | None = None
     lengths: NDArray[np.int64] = None  # type: ignore[assignment]  # set below if it is not given
     conditions: NDArray[Any] | None = None
+    state_noise: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
@@ -92,6 +96,7 @@ class Trials(Frozen):
             ("targets", self.targets, ("n_out",)),
             ("labels", self.labels, ()),
             ("mask", self.mask, ()),
+            ("state_noise", self.state_noise, ("n_states",)),
         ):
             if value is not None:
                 arrays[name] = _same_steps(name, value, trailing, shape, given)
@@ -104,7 +109,9 @@ class Trials(Frozen):
             arrays = _without_tails(arrays, lengths, notes)
         checked: dict[str, Any] = {"inputs": _finite("inputs", arrays["inputs"], ("B", "T", "n_in"))}
         if "targets" in arrays:
-            checked["targets"] = _checked_targets(arrays["targets"], *shape)
+            checked["targets"] = _checked_rows("targets", arrays["targets"], (*shape, "n_out"), "output channel")
+        if "state_noise" in arrays:
+            checked["state_noise"] = _checked_rows("state_noise", arrays["state_noise"], (*shape, "S"), "state")
         if "labels" in arrays:
             checked["labels"] = _checked_labels(arrays["labels"], *shape)
         if "mask" in arrays:
@@ -119,7 +126,7 @@ class Trials(Frozen):
     def load(cls, path: str | os.PathLike[str]) -> Trials:
         """Read trials from an npz file whose arrays have the names of the parameters.
 
-        That is `inputs` and, if there, `targets` or `labels`, `mask`, `lengths` and `conditions`.
+        That is `inputs` and, if there, `targets` or `labels`, `mask`, `lengths`, `conditions` and `state_noise`.
 
         Parameters
         ----------
@@ -155,6 +162,24 @@ class Trials(Frozen):
             return cls(**arrays)  # type: ignore[arg-type]
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trials to an npz file that `load` reads, in place of what was there: wholly, or not at all.
+
+        Parameters
+        ----------
+        path : path
+            Its folder must exist. The same trials make the same file.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        TypeError
+            If `path` is not one.
+        """
+        with replacing(path_like("path", path)) as file:
+            np.savez_compressed(file, **self._arrays())  # type: ignore[arg-type]  # of arrays by their names
 
     @property
     def n_trials(self) -> int:
@@ -229,6 +254,7 @@ class Trials(Frozen):
         parts = [f"{self.n_inputs} inputs"]
         parts += [] if self.targets is None else [f"{self.targets.shape[2]} targets"]
         parts += [name for name in ("labels", "mask", "conditions") if getattr(self, name) is not None]
+        parts += [] if self.state_noise is None else [f"noise of {self.state_noise.shape[2]} states"]
         return f"Trials({self.in_words()}: {', '.join(parts)})"
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
@@ -332,10 +358,11 @@ def _finite(name: str, array: NDArray[Any], shape: Sequence[int | str]) -> NDArr
         raise
 
 
-def _checked_targets(targets: NDArray[Any], n_trials: int, n_steps: int) -> NDArray[np.float64]:
-    checked = _finite("targets", targets, (n_trials, n_steps, "n_out"))
+def _checked_rows(name: str, array: NDArray[Any], shape: Sequence[int | str], what: str) -> NDArray[np.float64]:
+    """Finite numbers for every step, at least one; `what` each is of."""
+    checked = _finite(name, array, shape)
     if checked.shape[2] == 0:
-        raise ValueError(f"targets must have at least one output channel; got shape {checked.shape}")
+        raise ValueError(f"{name} must have at least one {what}; got shape {checked.shape}")
     return checked
 
 

@@ -1,4 +1,4 @@
-"""Trains the bundled LSTM and two-layer GRU on the bundled trials, with PyTorch; for the task see kpref/data/README.md.
+"""Trains the bundled LSTM and two-layer GRU on the bundled trials of `kpref.tasks.memory_pro`, with PyTorch.
 
     python scripts/train_examples.py [--out FOLDER] [--iterations NUMBER]
 

@@ -689,6 +689,53 @@ def build_forms_and_flags():
     yield from rows("TensorOperator", operator, "structure", (None, "symmetric", True))
 
 
+def build_tasks():
+    tasks = kpref.tasks
+    for name, task in tasks.TASKS.items():
+        yield from rows(name, over(task.trials, n_trials=3), "n_trials", (0, 1.5))
+        yield from rows(name, over(task.trials, n_trials=3), "seed", (-1, "a"))
+        if "noise" in task.options:
+            yield from rows(name, over(task.trials, n_trials=3), "noise", (-1.0, float("nan"), "a"))
+    yield from rows("sine_generation", tasks.sine_generation, "dt", (0.0, -1.0, *NOT_FINITE, *NOT_NUMBERS))
+    durations = (0, -1, 1.5, "a", True, None, (1,), (3, 2), [1, 2, 3], (1, 2.5), {}, np.ones(2))
+    for name, names in (
+        ("memory_pro", ("stimulus", "response")),
+        ("mixed", ("context",)),
+        ("flip_flop", ("steps",)),
+    ):
+        for period in names:
+            yield from rows(name, over(getattr(tasks, name), n_trials=3), period, durations)
+    yield from rows("memory_pro", over(tasks.memory_pro, n_trials=3), "delay", (-1, 0.5, "a", (0, -1)))
+    yield from rows("memory_pro", over(tasks.memory_pro, n_trials=3), "angles", (*bad_arrays(np.ones(3)), np.ones(4)))
+    yield from rows("flip_flop", tasks.flip_flop, "bits", COUNTS)
+    yield from rows("flip_flop", tasks.flip_flop, "probability", (-0.1, 1.1, *NOT_FINITE[:4], *NOT_NUMBERS[:4], None))
+    yield from rows("flip_flop", tasks.flip_flop, "initial_pulses", NOT_FLAGS)
+    yield from rows("sine_generation", tasks.sine_generation, "waves", (*COUNTS, 52))
+    yield from rows("line_attractor", tasks.line_attractor, "values", COUNTS)
+    yield from rows("digits", tasks.digits, "part", ("all", None, 3, ["train"]))
+    for argument in ("n_inputs", "n_outputs", "latent", "dimension"):
+        yield from rows("low_rank_forecast", tasks.low_rank_forecast, argument, (0, 1.5, "a", None))
+    yield from rows("low_rank_forecast", tasks.low_rank_forecast, "system_seed", SEEDS)
+    for make in (tasks.linear_teacher, tasks.tanh_teacher, tasks.fixed_point_teacher):
+        for argument in ("n_outputs", "n_states"):
+            yield from rows(make.__name__, make, argument, (0, 1.5, "a", None))
+        yield from rows(make.__name__, make, "gain", (-1.0, float("nan"), "a", None))
+        yield from rows(make.__name__, make, "teacher_seed", SEEDS[:3])
+    yield from rows("fixed_point_teacher", tasks.fixed_point_teacher, "points", (-1, 22, 1.5, "a", None, True))
+    yield from rows("teacher_tanh", tasks.teacher_tanh, "rank", (*COUNTS, 17))
+    for draw in (tasks.teacher_linear, tasks.teacher_tanh, tasks.low_rank_forecast):
+        yield from rows(draw.__name__, draw, "steps", (0, 1.5, "a", None))
+    yield from rows("get", tasks.get, "name", ("memory", None, 3, ["digits"]), "task")
+    yield from rows("from_neurogym", over(tasks.from_neurogym, n_trials=2), "env", (None, 3, MODEL, INPUTS))
+    noisy = over(tasks.with_state_noise, trials=Trials(INPUTS), n_states=4, noise=0.1)
+    yield from rows("with_state_noise", noisy, "trials", (None, INPUTS, "trials", FLOW))
+    yield from rows("with_state_noise", noisy, "n_states", (0, 1.5, "a", None))
+    yield from rows("with_state_noise", noisy, "noise", (-1.0, float("nan"), "a", None))
+    yield from rows("with_state_noise", noisy, "seed", SEEDS)
+    yield from rows("Trials", lambda **k: Trials(INPUTS, **k), "state_noise", bad_arrays(np.ones((B, T, H))))
+    yield from rows("Trials.save", Trials(INPUTS).save, "path", (None, 3, b"a.npz", ["a.npz"]))
+
+
 def build_plots():
     curve = ("a", np.ones(3))
     coloring = kpref.plots.color_trials(Trials(INPUTS))
@@ -744,6 +791,12 @@ def build_plots():
         yield from rows(name, draw, "coloring", (None, "viridis", Trials(INPUTS)))
         yield from rows(name, over(draw, coloring=coloring), argument, (np.ones((B + 1, T)),))
     yield from rows("plot_change", over(kpref.plots.plot_change, change=table), "limit", ("a", [1, 2], 1j))
+    channels = over(kpref.plots.plot_channels, values=np.ones((T, 2)), names=["a", "b"])
+    yield from rows("plot_channels", channels, "values", (None, "a", 1.0, np.ones(T), np.ones((T, 0)), np.ones((0, 2))))
+    yield from rows("plot_channels", channels, "names", (["a"], ["a", "b", "c"], None, 3, "abc"))
+    yield from rows("plot_channels", channels, "weights", ("a", 1.0, np.ones(T + 1), np.ones((T, 2))))
+    yield from rows("plot_channels", channels, "limits", ("a", 1.0, [1, 2, 3], 1j))
+    yield from rows("plot_channels", channels, "times", ("a", 3.0, np.ones(T + 1), np.full(T, np.nan)))
     yield from rows("plot_legend_of_trials", kpref.plots.plot_legend_of_trials, "coloring", (None, "a", Trials(INPUTS)))
     yield from rows("color_trials", kpref.plots.color_trials, "trials", (None, "a", INPUTS, FLOW, Unfinished()))
     matrix = over(kpref.plots.plot_alignment_matrix, values=np.eye(2), names=["K", "NTK"])
@@ -771,6 +824,7 @@ TABLE = [
     *build_files_and_verification(),
     *build_estimates_and_data(),
     *build_stability(),
+    *build_tasks(),
 ]
 
 #: What Python and NumPy say of such values on their own.

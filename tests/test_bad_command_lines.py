@@ -491,7 +491,26 @@ ARRAYS = [
     (f"{GRU_ON} {{d}}/not_last.npz", "does not fit the trials and the readout in {d}/gru.npz"),
 ]
 
-TABLE = [*ITSELF, *OPTIONS, *FILES, *ARRAYS, *MODELS, *OUTPUTS, *VERIFY, *GOLDEN, *BENCH]
+TASKS = [
+    ("tasks paint", "invalid choice: 'paint'"),
+    ("tasks draw", "the following arguments are required: TASK, -o/--out"),
+    ("tasks draw flip_flop", "the following arguments are required: -o/--out"),
+    ("tasks draw flipflop -o {out}/a.png", "there is no task 'flipflop' (did you mean flip_flop?)"),
+    ("tasks draw flip_flop -o {out}/a.png", "{out} is not a folder"),
+    ("tasks draw flip_flop -o a.gif", "a picture is a file named *.png, *.svg, *.pdf; got a.gif"),
+    ("tasks save flip_flop -o a.npy", "trials are a file named *.npz; got a.npy"),
+    ("tasks save flip_flop -o {d}/folder.npz", "folder.npz: it exists and is not a file"),
+    ("tasks save flip_flop -o a.npz --trials 0", "--trials: expected a positive integer"),
+    ("tasks save flip_flop -o a.npz --trials 1000000000", "GiB of memory"),
+    ("tasks save flip_flop -o a.npz --seed -1", "--seed: expected"),
+    ("tasks save flip_flop -o a.npz --set noise", "--set: expected OPTION=VALUE, as in noise=0; got 'noise'"),
+    ("tasks save flip_flop -o a.npz --set noize=0", "has no option 'noize' (did you mean noise?); it takes steps,"),
+    ("tasks save flip_flop -o a.npz --set noise=0 --set noise=1", "--set says twice what noise is: 0 and 1"),
+    ("tasks save flip_flop -o a.npz --set noise=little", "noise must be a real number of at least 0; got 'little'"),
+    ("tasks save digits -o a.npz --trials 2000", "n_trials must be at most 1500"),
+]
+
+TABLE = [*TASKS, *ITSELF, *OPTIONS, *FILES, *ARRAYS, *MODELS, *OUTPUTS, *VERIFY, *GOLDEN, *BENCH]
 
 
 @pytest.fixture

@@ -332,7 +332,7 @@ def test_new_axes_if_none_are_given():
     pyplot.close("all")
 
 
-@pytest.mark.parametrize("module", ["__init__", "curves", "style", "summaries", "trials_over_time"])
+@pytest.mark.parametrize("module", ["__init__", "channels", "curves", "style", "summaries", "trials_over_time"])
 def test_examples_of_docstrings(module):
     from matplotlib import pyplot
 

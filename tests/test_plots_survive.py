@@ -61,6 +61,7 @@ DRAWERS = {
     ),
     "plot_change": lambda numbers, names, ax: plots.plot_change(numbers(B, T), ax=ax),
     "plot_outputs": lambda numbers, names, ax: plots.plot_outputs(numbers(B, T), numbers(B, T), coloring(), ax=ax),
+    "plot_channels": lambda numbers, names, ax: plots.plot_channels(numbers(T, len(names)), names, ax=ax),
 }  # fmt: skip
 
 
@@ -84,7 +85,7 @@ NUMBERS = {
 #: Those whose axis has a place for negative numbers.
 LINEAR = {
     "plot_cumulative", "plot_angles", "plot_modes_over_time", "plot_alignment_matrix", "plot_exponents",
-    "plot_running_exponents", "plot_growth", "plot_trials", "plot_change", "plot_outputs",
+    "plot_running_exponents", "plot_growth", "plot_trials", "plot_change", "plot_outputs", "plot_channels",
 }  # fmt: skip
 
 
@@ -158,7 +159,9 @@ NAMES = {
 
 
 @pytest.mark.parametrize("kind", NAMES)
-@pytest.mark.parametrize("name", ["plot_spectrum", "plot_dimension_against_training", "plot_trial_norms"])
+@pytest.mark.parametrize(
+    "name", ["plot_spectrum", "plot_dimension_against_training", "plot_trial_norms", "plot_channels"]
+)
 def test_any_names(name, kind):
     names = NAMES[kind]
     ax = drawn(lambda ax: DRAWERS[name](lambda *shape: np.ones(shape), names, ax), size_with_names(names))
@@ -208,6 +211,7 @@ def test_any_shape(kind):
         lambda ax: plots.plot_growth([("a", values)], ax=ax),
         lambda ax: plots.plot_exponents([("a", values)], ax=ax),
         lambda ax: plots.plot_trial_norms([("a", np.exp(values[:, 0]))], ax=ax),
+        lambda ax: plots.plot_channels(values[:20].T, [f"channel {n}" for n in range(min(20, trials))], ax=ax),
         lambda ax: plots.plot_modes_over_time(values[None, :, :, None], ax=ax),
         lambda ax: plots.plot_running_exponents(np.arange(1, trials + 1), values, ax=ax),
         lambda ax: plots.shade_unscored(np.abs(values) > 1, ax=ax),
@@ -237,6 +241,28 @@ def test_lines_end_with_their_trials_and_heat_maps_hatch_what_is_not_there():
     ax = drawn(lambda ax: plots.plot_change(values, ax=ax))
     assert ax.patch.get_hatch()
     assert not drawn(lambda ax: plots.plot_change(np.ones((3, 4)), ax=ax)).patch.get_hatch()
+
+
+@pytest.mark.parametrize("channels", [2, 13])
+def test_channels_of_a_trial_that_ends_early(channels):
+    values = np.ones((6, channels))
+    values[4:] = np.nan
+    names = [f"channel {n}" for n in range(channels)]
+    weights = np.array([0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
+    ax = drawn(lambda ax: plots.plot_channels(values, names, weights, [-2.0, 2.0], ax=ax))
+    hatched = [patch for patch in ax.patches if patch.get_hatch()]
+    if channels > 12:  # a heat map, which is hatched where it has no pixels
+        assert ax.patch.get_hatch()
+        assert ax.images[0].get_clim() == (-2, 2)
+        return
+    assert [(patch.get_x(), patch.get_width()) for patch in hatched] == [(4.5, 1.5)]
+    assert [patch.get_x() for patch in ax.patches if not patch.get_hatch()] == [0.5]
+    assert [label.get_text() for label in ax.get_yticklabels()] == names
+    # Lines of ones, in rows that have room for -2 to 2: half a unit above the ground of each row.
+    grounds = ax.get_yticks()
+    assert (np.diff(grounds) < -2).all()
+    lines = [line for line in ax.lines if len(line.get_ydata()) == 6]
+    assert [line.get_ydata()[0] for line in lines] == list(grounds + 0.5)
 
 
 def test_class_means_are_those_of_the_trials_that_go_on():

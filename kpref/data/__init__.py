@@ -1,4 +1,4 @@
-"""The examples that come with the package: small trained networks, before and after training, and their trials."""
+"""What comes with the package: small trained networks, before and after training, their trials, and digits."""
 
 from __future__ import annotations
 
@@ -30,4 +30,9 @@ def example_folder(name: str = EXAMPLES[0]) -> Path:
     """
     if name not in EXAMPLES:
         raise ValueError(f"the examples are {', '.join(EXAMPLES)}; got {name!r}")
+    return Path(str(files(__name__) / name))
+
+
+def data_file(name: str) -> Path:
+    """A file that lies beside the examples, such as ``digits.npz``; ``README.md`` says where each comes from."""
     return Path(str(files(__name__) / name))

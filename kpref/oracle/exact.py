@@ -14,7 +14,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref._validate import integer, real_number
-from kpref.flow import Flow, require_flow
+from kpref.flow import Flow, require_noiseless_flow
 from kpref.oracle import hypotheses
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault
@@ -77,7 +77,7 @@ def verify_exact(
     >>> kpref.oracle.verify_exact(kpref.oracle.flow_backend(flow, "float32"), flow).passed
     True
     """
-    require_flow(flow)
+    require_noiseless_flow(flow)
     seed = integer("seed", seed, 0)
     if timeout is not None:
         timeout = real_number("timeout", timeout, above=0)

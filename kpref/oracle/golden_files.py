@@ -46,7 +46,7 @@ from kpref._locks import create_temporary_folder, dead_folders, prefix_for
 from kpref._types import Array
 from kpref._validate import path_like
 from kpref._version import __version__
-from kpref.flow import Flow, require_flow
+from kpref.flow import Flow, require_noiseless_flow
 from kpref.oracle.adapters import flow_backend
 from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic, get_arithmetic
 from kpref.oracle.backend import OPERATORS, TRANSPOSES, Backend, BackendFault, LocalBackend
@@ -129,7 +129,7 @@ def export_golden(
         As `kpref.oracle.verify`.
     """
     folder, arithmetic = path_like("path", path), get_arithmetic(arithmetic)
-    require_flow(flow)
+    require_noiseless_flow(flow)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder: golden files go into a new one")
     if folder.exists():

@@ -19,7 +19,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref._validate import integer, real_number
-from kpref.flow import Flow, require_flow
+from kpref.flow import Flow, require_noiseless_flow
 from kpref.models.base import Field
 from kpref.models.step import StepModel
 from kpref.oracle import hypotheses
@@ -130,7 +130,7 @@ def verify(
     ValueError
         If the arithmetic is unknown, or the steps of a field are not one for each interval.
     """
-    require_flow(flow)
+    require_noiseless_flow(flow)
     if backend is None and factory is None:
         raise TypeError("verify takes a backend, or a factory that makes one; got None for both")
     seed = integer("seed", seed, 0)

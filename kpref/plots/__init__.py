@@ -12,6 +12,7 @@ place on an axis is left out, and where nothing is left the axes say so in words
 """
 
 from kpref.coloring import TrialColoring, color_trials
+from kpref.plots.channels import plot_channels
 from kpref.plots.curves import plot_angles, plot_cumulative, plot_errors, plot_spectrum
 from kpref.plots.densities import plot_spectral_density
 from kpref.plots.parts import plot_parts
@@ -35,6 +36,7 @@ __all__ = [
     "plot_alignment_matrix",
     "plot_angles",
     "plot_change",
+    "plot_channels",
     "plot_cumulative",
     "plot_dimension_against_training",
     "plot_errors",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kpref.flow import Flow, require_flow
+from kpref.flow import Flow, require_noiseless_flow
 from kpref.oracle.arithmetic import get_arithmetic
 from kpref.oracle.problem import rounded
 
@@ -35,7 +35,7 @@ def flow_backend(flow: Flow, dtype: str | None = None) -> SimpleNamespace:
         Everything that `kpref.oracle.backend` lists, over parameters, inputs and initial states that the precision
         can hold. The trajectory is computed in float64 in any case.
     """
-    require_flow(flow)
+    require_noiseless_flow(flow)
     name = str(flow.dtype) if dtype is None else dtype
     own = rounded(flow, get_arithmetic(name), np.dtype(name))
     return SimpleNamespace(
