@@ -1,8 +1,8 @@
 """Training by this package's own operators: an objective, optimisers, and a loop that resumes to the same bits."""
 
+from kpref.training.loop import History, TrainingDiverged, TrainingResult, train
 from kpref.training.objective import Metrics, Objective
 from kpref.training.optimizers import OPTIMIZERS, Adam, GradientDescent, clip_norm
-from kpref.training.train import History, TrainingDiverged, TrainingResult, train
 
 __all__ = [
     "OPTIMIZERS",
