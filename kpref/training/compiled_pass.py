@@ -9,6 +9,7 @@ them. What comes after the end of a trial has weight zero, and so a costate of z
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,6 +78,9 @@ class CompiledPass:
         self._compiled = self._network(model)
         self._has_numbers = self._compiled.net.constants.size > 0  # which may follow from parameters
         self._products = [op.name for op in model.program.operations if op.kind == "product"]
+        entries, self._summed = model.entries(), model.weights()
+        is_sum = not self._has_numbers and all(np.ndim(entry.factor) == 0 for entry in entries)
+        self._entries = entries if is_sum else ()
         self._rooms: dict[tuple[int, int], _Room] = {}
         self._entered: tuple[_Room, Scored] | None = None  # whose drive stands where
 
@@ -159,18 +163,20 @@ class CompiledPass:
         observed: slice,
     ) -> _Share:
         """The loss of a block of trials, its share of the gradient by the readout; mu Err goes to the room."""
-        states = room.trajectory[1:, block]
-        seen, mine = states[:, :, columns], weights[:, block]
+        scored, states = batch.steps, room.trajectory[1:, block]
+        seen, mine, wanted = states[scored, :, columns], weights[scored, block], batch.wanted[scored, block]
         outputs = np.matmul(seen, readout.T)
         if bias is not None:
             outputs += bias
-        points, slopes = pointwise_loss(self.loss, outputs, batch.wanted[:, block])
+        points, slopes = pointwise_loss(self.loss, outputs, wanted)
         slopes *= mine[:, :, None].astype(self.dtype)
         loss, right = float((mine * points).sum()), 0.0
         if self.loss == "cross_entropy":
-            right = float((mine * (outputs.argmax(axis=2) == batch.wanted[:, block])).sum())
+            right = float((mine * (outputs.argmax(axis=2) == wanted)).sum())
         errors = room.errors[0, block]
-        np.matmul(np.ascontiguousarray(slopes.swapaxes(0, 1)), readout, out=errors[:, :, columns])
+        if activity:
+            errors[...] = 0
+        np.matmul(np.ascontiguousarray(slopes.swapaxes(0, 1)), readout, out=errors[:, scored, columns])
         if activity:
             own = states[:, :, observed]
             loss += 0.5 * activity * float(np.square(own, dtype=np.float64).sum())
@@ -182,6 +188,18 @@ class CompiledPass:
         compiled = compiled_network(model, self.dtype)
         assert compiled is not None
         return compiled
+
+    def _weights(self, model: StepModel) -> Mapping[str, Array]:
+        """Those of the model; where they are sums of its parameters, in the memory of the step before."""
+        if not self._entries:
+            return model.weights()
+        for weight in self._summed.values():
+            weight[...] = 0
+        for entry in self._entries:
+            array = model.parameters[entry.parameter]
+            part = array.reshape(len(array), -1)[entry.part] * entry.factor
+            self._summed[entry.weight][entry.rows, entry.columns] += part.T if entry.transposed else part
+        return self._summed
 
     def _room(self, model: StepModel, batch: Scored) -> _Room:
         steps, trials, _ = batch.drive.shape
@@ -208,7 +226,7 @@ class CompiledPass:
     def _enter(self, room: _Room, model: StepModel, batch: Scored, z0: Array) -> Packing:
         """Write parameters, initial states and inputs where the kernels read them."""
         room.trajectory[0] = z0
-        weights = model.weights()
+        weights = self._weights(model)
         if self._has_numbers:
             self._compiled = self._network(model)
             units = {name: weight[0] for name, weight in weights.items() if name not in self._products}
@@ -223,8 +241,9 @@ class CompiledPass:
                 width = drive.shape[2]
                 room.form.variable(name)[...] = batch.drive[:, :, column : column + width]
                 column += width
+            room.errors[...] = 0  # where this batch is not scored
             self._entered = room, batch
-        entries = [entry for entry in model.entries() if entry.parameter in room.form.shapes]
-        if all(np.ndim(entry.factor) == 0 for entry in entries):
+        if self._entries:
             return room.program.packing
+        entries = [entry for entry in model.entries() if entry.parameter in room.form.shapes]
         return packing_of(replace(room.form, entries=tuple(entries)))  # signs of units, and gates, follow parameters

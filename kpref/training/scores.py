@@ -9,6 +9,7 @@ by alone, and padding is invisible.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,12 @@ class Scored:
     wanted: npt.NDArray[np.generic]
     weights: Array
     lengths: npt.NDArray[np.int64]
+
+    @cached_property
+    def steps(self) -> slice:
+        """From the first step to the last that any trial is scored at."""
+        some = np.flatnonzero(self.weights.any(axis=1))
+        return slice(int(some[0]), int(some[-1]) + 1)
 
     def subset(self, chosen: npt.NDArray[np.intp]) -> Scored:
         """Some of the trials."""
