@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from kpref._version import __version__
 
 if TYPE_CHECKING:
-    from kpref import data, models, oracle, plots, spectra, tasks
+    from kpref import data, models, oracle, plots, spectra, tasks, training
     from kpref.analysis.api import analyze
     from kpref.checkpoints import load_checkpoint, save_checkpoint
     from kpref.flow import Flow
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         trace,
     )
     from kpref.threads import get_num_threads, set_num_threads
+    from kpref.training import train
     from kpref.trials import Trials
 
 # Names are imported when they are first used: `import kpref` itself costs next to nothing.
@@ -61,12 +62,13 @@ _HOMES = {
     "svd": "kpref.spectra",
     "task_alignment": "kpref.spectra",
     "trace": "kpref.spectra",
+    "train": "kpref.training",
     "get_num_threads": "kpref.threads",
     "set_num_threads": "kpref.threads",
     "Trials": "kpref.trials",
 }
 
-_PACKAGES = ("data", "models", "oracle", "plots", "spectra", "tasks")
+_PACKAGES = ("data", "models", "oracle", "plots", "spectra", "tasks", "training")
 
 __all__ = [
     "Estimate",
@@ -105,6 +107,8 @@ __all__ = [
     "task_alignment",
     "tasks",
     "trace",
+    "train",
+    "training",
 ]
 
 

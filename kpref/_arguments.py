@@ -12,6 +12,7 @@ from pathlib import Path
 
 __all__ = [
     "MOST_SEED",
+    "names",
     "number_above",
     "path",
     "positive_integer",
@@ -29,6 +30,14 @@ def path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got an empty text")
     return Path(text)
+
+
+def names(text: str) -> list[str]:
+    """Names with commas between them."""
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"expected names with commas between them; got {text!r}")
+    return found
 
 
 def positive_integer(text: str) -> int:

@@ -82,6 +82,11 @@ class Progress:
         if self._live and self._width:
             self._write(f"\r{' ' * self._width}\r")
 
+    @property
+    def live(self) -> bool:
+        """Whether the line is drawn anew, and may change often."""
+        return self._live
+
     def phase(self, text: str) -> None:
         """A new phase of the work begins."""
         with self._lock:

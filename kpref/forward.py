@@ -29,8 +29,8 @@ _TRIALS_PER_BLOCK = 48
 _POINTS_PER_BLOCK, _STEPS_PER_BLOCK = 128, 8
 
 
-def compiled_network(model: Model) -> CompiledNetwork | None:
-    """A network with its weights for compiled code; None where there is none for it."""
+def compiled_network(model: Model, dtype: npt.DTypeLike = np.float64) -> CompiledNetwork | None:
+    """A network with its weights for compiled code, in a precision; None where there is none for it."""
     if not isinstance(model, StepModel) or not model.thread_safe or model.pointwise is None:
         return None  # a class of the user's may inherit the functions and change the model
     from kpref.kernels.network import network
@@ -38,7 +38,7 @@ def compiled_network(model: Model) -> CompiledNetwork | None:
     z, x = np.zeros((1, 1, model.n_states)), np.zeros((1, 1, model.n_inputs))
     constants = {name: value for name, value in model.numbers(z, x).channels.items() if value.ndim == 1}
     functions = [(one.function, one.channels) for one in model.pointwise]
-    net = network(model.program, functions, constants, model.weights(), model.drives(x))
+    net = network(model.program, functions, constants, model.weights(), model.drives(x), dtype)
     return CompiledNetwork(model, constants, functions, net)
 
 

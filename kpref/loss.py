@@ -25,9 +25,12 @@ from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.threads import serial_blas
 
-__all__ = ["LOSSES", "LossValue", "evaluate_loss"]
+__all__ = ["DRIVEN_BY", "LOSSES", "LossValue", "evaluate_loss", "pointwise_loss"]
 
 LOSSES = ("mse", "cross_entropy")
+
+#: What each takes of trials.
+DRIVEN_BY = {"mse": "targets", "cross_entropy": "labels"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,15 +112,13 @@ def evaluate_loss(
             raise ValueError('loss "mse" takes targets, and no labels')
         given = _existing(numeric_array("targets", targets, "biuf"), space)
         wanted = finite_array("targets", given, shape=outputs.shape)
-        residual = outputs - wanted
-        points = np.square(residual).mean(axis=2)
-        gradient = residual * (2.0 / readout.n_outputs)
+        points, gradient = pointwise_loss(loss, outputs, wanted)
         accuracy = None
     elif loss == "cross_entropy":
         if labels is None or targets is not None:
             raise ValueError('loss "cross_entropy" takes labels, and no targets')
         chosen = _labels(_existing(numeric_array("labels", labels, "iu"), space), outputs.shape)
-        points, gradient = _cross_entropy(outputs, chosen)
+        points, gradient = pointwise_loss(loss, outputs, chosen)
         weights = space.mu * factor[:, :, 0]
         accuracy = float((weights * (outputs.argmax(axis=2) == chosen)).sum() / weights.sum())
     else:
@@ -125,6 +126,14 @@ def evaluate_loss(
     gradient = gradient * factor
     value = float((space.mu * factor[:, :, 0] * points).sum())
     return LossValue(value, outputs, gradient, gradient @ readout.weight, accuracy)
+
+
+def pointwise_loss(loss: str, outputs: Array, wanted: Array) -> tuple[Array, Array]:
+    """l and ``dl/dy`` of outputs (..., n_out) that should be `wanted`: targets of this shape, or labels (...)."""
+    if loss == "mse":
+        residual = outputs - wanted
+        return np.square(residual).mean(axis=-1), residual * (2.0 / outputs.shape[-1])
+    return _cross_entropy(outputs, wanted)
 
 
 def _density(space: TrajectorySpace, mask: npt.ArrayLike | None, at: str) -> Array:

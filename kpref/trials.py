@@ -231,14 +231,14 @@ class Trials(Frozen):
             outside = (chosen < -self.n_trials) | (chosen >= self.n_trials)
             if outside.any():
                 raise ValueError(f"there is no trial {chosen[first_index(outside)]} among {self.n_trials} trials")
-        return self._part({name: array[chosen] for name, array in self._arrays().items()})
+        return self._part({name: array[chosen] for name, array in self.arrays.items()})
 
     def trimmed(self) -> Trials:
         """Leave out the steps after the end of the longest trial: the same trials in smaller arrays."""
         longest = int(self.lengths.max())
         if longest == self.n_steps:
             return self
-        arrays = self._arrays()
+        arrays = self.arrays
         for name, array in arrays.items():
             if array.ndim > 1:
                 arrays[name] = array[:, :longest]
@@ -257,7 +257,9 @@ class Trials(Frozen):
         parts += [] if self.state_noise is None else [f"noise of {self.state_noise.shape[2]} states"]
         return f"Trials({self.in_words()}: {', '.join(parts)})"
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays that there are, by the names of the parameters: what `load` reads from an npz file."""
         return {name: getattr(self, name) for name in _KEYS if getattr(self, name) is not None}
 
     def _part(self, arrays: dict[str, NDArray[Any]]) -> Trials:
@@ -374,7 +376,8 @@ def _checked_labels(given: NDArray[Any], n_trials: int, n_steps: int) -> NDArray
     if bad.any():
         index = first_index(bad)
         where = place(index, _CHANNELS[: given.ndim])
-        raise ValueError(f"labels holds {given[index]} at {where}; a label is a class counted from 0")
+        hint = ": leave steps out by a mask" if given.ndim == 2 else ""
+        raise ValueError(f"labels holds {given[index]} at {where}; a label is a class counted from 0{hint}")
     checked.setflags(write=False)
     return checked
 

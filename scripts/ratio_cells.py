@@ -17,8 +17,8 @@ import numpy.typing as npt
 from calibration import Cell, dense_copy, spectra, symmetrised
 
 from kpref import Flow, load_checkpoint
-from kpref.analysis.alignments import PROBES as ALIGNMENT_PROBES
-from kpref.analysis.operator_sizes import DIMENSION_PROBES, schmidt_probes
+from kpref.analysis.effort import DEFAULT
+from kpref.analysis.operator_sizes import schmidt_probes
 from kpref.data import example_folder
 from kpref.models import RNN, Rate
 from kpref.operators import Structure, TensorOperator
@@ -110,7 +110,7 @@ def _dimension(op: TensorOperator, keep: Any, probes: int, seed: int) -> Estimat
 
 
 def _beside(op: TensorOperator, values: Array, vectors: Array, what: str, seed: int) -> Estimate:
-    seen = beside_modes(SymmetricForm(op), values, vectors, DIMENSION_PROBES, seed)
+    seen = beside_modes(SymmetricForm(op), values, vectors, DEFAULT.probes, seed)
     found: Estimate = getattr(seen, what)()
     return found
 
@@ -166,7 +166,7 @@ def pairs() -> Iterator[tuple[str, TensorOperator, TensorOperator]]:
 def alignment_cells(name: str, first: TensorOperator, second: TensorOperator) -> Iterator[Cell]:
     """By default, centred, and as a report does it."""
     a, b = symmetrised(first), symmetrised(second)
-    settings = [("default", 60, False), ("report", ALIGNMENT_PROBES, False)]
+    settings = [("default", 60, False), ("report", DEFAULT.probes, False)]
     if name.startswith("K and NTK"):
         settings.append(("centred", 60, True))
     for words, probes, centred in settings:

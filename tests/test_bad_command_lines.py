@@ -391,6 +391,33 @@ OUTPUTS = [
     ("analyze {d}/run --quiet --out {d}/foreign", "thesis.tex"),
 ]
 
+FROM = "train --trials {d}/targets.npz -o {out} --steps 3"
+TRAIN = [
+    ("train -o {out} --steps 3", "one of the arguments --task --trials is required"),
+    (f"{FROM} --task memory_pro", "not allowed with argument --trials"),
+    ("train --trials {d}/targets.npz --steps 3", "-o/--out"),
+    ("train --trials {d}/targets.npz -o {out}", "--steps"),
+    *((f"{FROM} --units={value}", "--units: expected a positive integer") for value in COUNTS),
+    *((f"{FROM} --learning-rate={value}", "--learning-rate: expected a positive number") for value in NUMBERS),
+    (f"{FROM} --model transformer", "--model: invalid choice"),
+    (f"{FROM} --optimizer sgd", "--optimizer: invalid choice"),
+    (f"{FROM} --trainable weight_hh,", "--trainable: expected names with commas between them"),
+    (f"{FROM} --trainable weight_oo", "trainable must name some of weight_ih"),
+    (f"{FROM} --loss cross_entropy", "needs trials with labels"),
+    (f"{FROM} --batch-size 9", "batch_size must be at most the 3 trials; got 9"),
+    (f"{FROM} --dt 0.1", "dt is for models in continuous time"),
+    (f"{FROM} --model rate", "needs dt or times"),
+    ("train --trials {d}/inputs.npz -o {out} --steps 3", "neither targets nor labels"),
+    ("train --trials {d}/nan_targets.npz -o {out} --steps 3", "targets holds inf at trial 0, step 0, channel 0"),
+    ("train --trials {d}/class_-1.npz -o {out} --steps 3", "labels holds -1"),
+    ("train --trials {d}/zero.npz -o {out} --steps 3", "mask is zero everywhere"),
+    ("train --trials {d}/no_trials.npz -o {out} --steps 3", "at least one trial"),
+    ("train --trials {d}/not_last.npz -o {out} --steps 3 --at last", "leaves nothing to observe at the last steps"),
+    ("train --trials {d}/pipe.npz -o {out} --steps 3", "is a pipe"),
+    ("train --trials {d}/targets.npz -o {d}/foreign --steps 3", "holds something else than a training"),
+    ("train --trials {d}/targets.npz -o {d}/file --steps 3", "{d}/file"),
+]  # fmt: skip
+
 VERIFY = [
     ("verify", "MODULE:FACTORY"),
     *((f"verify m:f --{name} {value}", f"--{name}: expected a positive integer")
@@ -510,7 +537,7 @@ TASKS = [
     ("tasks save digits -o a.npz --trials 2000", "n_trials must be at most 1500"),
 ]
 
-TABLE = [*TASKS, *ITSELF, *OPTIONS, *FILES, *ARRAYS, *MODELS, *OUTPUTS, *VERIFY, *GOLDEN, *BENCH]
+TABLE = [*TASKS, *ITSELF, *OPTIONS, *FILES, *ARRAYS, *MODELS, *OUTPUTS, *TRAIN, *VERIFY, *GOLDEN, *BENCH]
 
 
 @pytest.fixture

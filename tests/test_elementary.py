@@ -50,6 +50,29 @@ def test_elementary_functions_to_two_units_in_the_last_place(numbers):
                     assert abs(mpmath.mpf(float(value)) - want) <= units * np.spacing(abs(float(want)))
 
 
+@given(st.lists(st.floats(-40, 40, width=32) | st.floats(-1, 1, width=32), min_size=1, max_size=30))
+def test_elementary_functions_in_float32_to_two_units_in_the_last_place(numbers):
+    x = np.array(numbers, dtype=np.float32)
+    a = x.astype(float)  # in which the functions below are right to 1e-7 units of float32
+    for which, (value, slope) in enumerate((
+        (np.tanh(a), 1 / np.cosh(a) ** 2), (1 / (1 + np.exp(-a)), 1 / (1 + np.exp(a))),
+    )):  # fmt: skip
+        first, second = pairs(which, x)
+        assert first.dtype == np.float32
+        assert (np.abs(first - value) <= 2.001 * np.spacing(np.abs(first))).all()
+        assert (np.abs(second - slope) <= (4.001 if which == 0 else 2.001) * np.spacing(np.abs(second))).all()
+
+
+def test_elementary_functions_where_they_saturate_in_float32():
+    x = np.array([0.0, 1e4, -1e4, np.inf, -np.inf, np.nan], dtype=np.float32)
+    value, slope = pairs(0, x)
+    np.testing.assert_array_equal(value, np.array([0, 1, -1, 1, -1, np.nan], dtype=np.float32))
+    assert (slope[1:5] < 1e-37).all()
+    large, small = pairs(1, x)
+    np.testing.assert_array_equal(large[[0, 1, 3, 5]], np.array([0.5, 1, 1, np.nan], dtype=np.float32))
+    assert (small[[1, 3]] < 1e-37).all()
+
+
 def test_elementary_functions_where_they_saturate():
     x = np.array([0.0, -0.0, 1e4, -1e4, np.inf, -np.inf, np.nan])
     value, slope = pairs(0, x)

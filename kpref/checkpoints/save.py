@@ -7,10 +7,11 @@ import os
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import safetensors.numpy
 
 from kpref._archives import replacing
-from kpref._validate import path_like, short
+from kpref._validate import finite_array, path_like, short
 from kpref.models import Model
 from kpref.models.registry import registered, registration_of
 from kpref.readout import Readout
@@ -18,7 +19,9 @@ from kpref.readout import Readout
 __all__ = ["save_checkpoint"]
 
 
-def save_checkpoint(path: str | os.PathLike[str], model: Model, readout: Readout | None = None) -> None:
+def save_checkpoint(
+    path: str | os.PathLike[str], model: Model, readout: Readout | None = None, z0: npt.ArrayLike | None = None
+) -> None:
     """Write a network under PyTorch's names, so that `load_checkpoint` returns it bit by bit.
 
     The recurrent layers are called ``rnn``, the readout ``Wout``. What kind of network it is, its nonlinearity, leak or
@@ -31,6 +34,8 @@ def save_checkpoint(path: str | os.PathLike[str], model: Model, readout: Readout
         Ends in ``.safetensors`` or ``.npz``; appears whole or not at all, and replaces what was there.
     model : RNN, GRU, LSTM, Stacked, LeakyRNN or Rate
     readout : Readout, optional
+    z0 : array_like, shape (H,), optional
+        A learnt initial state, which is called ``z0``: ``load_checkpoint(path, z0="z0")`` reads it.
 
     Raises
     ------
@@ -55,6 +60,8 @@ def save_checkpoint(path: str | os.PathLike[str], model: Model, readout: Readout
         arrays["Wout.weight"] = readout.weight
         if readout.bias is not None:
             arrays["Wout.bias"] = readout.bias
+    if z0 is not None:
+        arrays["z0"] = finite_array("z0", z0, shape=(model.n_states,))
     notes = {"model": known.name}
     for name in (*known.torch.options, *known.torch.optional):
         value = model.options.get(name)  # what is trained is among the arrays

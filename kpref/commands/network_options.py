@@ -6,6 +6,8 @@ import argparse
 import math
 from typing import Any
 
+from kpref._arguments import names
+
 __all__ = ["add_network_arguments", "chosen_networks", "loading"]
 
 #: Options that say what an array of a checkpoint is.
@@ -23,7 +25,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--z0",
         metavar="NAME[,NAME]",
-        type=_names,
+        type=names,
         help="the learnt initial state, of an LSTM both h and c; by default initial states are zero",
     )
     options.add_argument(
@@ -53,7 +55,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--trainable",
         metavar="NAME[,NAME]",
-        type=_names,
+        type=names,
         help="the parameters that are trained, by the keys of --map (bias for both biases of a network in continuous "
         "time); all by default",
     )
@@ -105,10 +107,3 @@ def _leak(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0 and at most 1; got {text!r}")
     return value
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"expected names with commas between them; got {text!r}")
-    return names

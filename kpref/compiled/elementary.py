@@ -11,6 +11,9 @@ of which the sums are carried to twice the precision (Dekker's fast two-sum), so
 
 are accurate in the tails and near zero. The quotients are corrected by one step of Newton's. Errors, of 10^6 arguments
 against extended precision: sigmoids 1.6 ulp, tanh 1.9, its derivative 2.7 (NumPy's tanh: 1.2).
+
+In float32 the same formulas hold with constants of that precision and a shorter polynomial; 16 numbers then stand in a
+vector of the processor in place of 8.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from kpref.compiled.compilation import inlined
 
@@ -35,37 +38,66 @@ _MAGIC = 6755399441055744.0
 # exp(700) is finite, and beyond it both sigmoid(-x) and 1 - tanh^2 are below 1e-303.
 _LARGEST = 700.0
 
+# The same in float32: n times the high part is exact for |n| < 2^15; 1.5 * 2^23; and exp(87) < 2^126.
+_LOG2_HIGH_32 = 0.693359375
+_LOG2_LOW_32 = -2.1219444005469057e-4
+_MAGIC_32 = 12582912.0
+_LARGEST_32 = 87.0
+
+_INLINED: Any = {"nogil": True, "forceinline": True, "error_model": "numpy"}
+
 
 @intrinsic  # type: ignore[misc]
 def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """``a b + c``, rounded once where the processor does so in one instruction: the same everywhere in a process."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        real = ir.DoubleType()
-        kind = ir.FunctionType(real, [real] * 3)
-        return builder.call(builder.module.declare_intrinsic("llvm.fmuladd", [real], kind), arguments)
+    kind = types.float32 if a == types.float32 else types.float64
 
-    return types.float64(types.float64, types.float64, types.float64), generate
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        real = context.get_value_type(kind)
+        function = ir.FunctionType(real, [real] * 3)
+        return builder.call(builder.module.declare_intrinsic("llvm.fmuladd", [real], function), arguments)
+
+    return kind(kind, kind, kind), generate
+
+
+@intrinsic  # type: ignore[misc]
+def _like(typingctx: Any, x: Any, number: Any) -> Any:
+    """A number in the precision of x."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.cast(builder, arguments[1], types.float64, x)
+
+    return x(x, types.float64), generate
 
 
 @intrinsic  # type: ignore[misc]
 def _power_of_two(typingctx: Any, shifted: Any) -> Any:
     """``2^n`` for the number ``n + _MAGIC``: n is moved from its last bits to the exponent of another."""
+    bits, bias, mantissa = (32, 127, 23) if shifted == types.float32 else (64, 1023, 52)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        integer = ir.IntType(64)
-        biased = builder.add(builder.bitcast(arguments[0], integer), ir.Constant(integer, 1023))
-        return builder.bitcast(builder.shl(biased, ir.Constant(integer, 52)), ir.DoubleType())
+        integer = ir.IntType(bits)
+        biased = builder.add(builder.bitcast(arguments[0], integer), ir.Constant(integer, bias))
+        return builder.bitcast(builder.shl(biased, ir.Constant(integer, mantissa)), context.get_value_type(shifted))
 
-    return types.float64(types.float64), generate
+    return shifted(shifted), generate
 
 
-@inlined
 def _exponential(x):  # type: ignore[no-untyped-def]
-    """``2^n``, and ``q`` in two parts, for 0 <= x <= 700.
+    """``2^n``, and ``q`` in two parts, for 0 <= x as `_below` leaves it."""
+    raise NotImplementedError("for compiled code")
 
-    The polynomial interpolates ``(exp(r) - 1 - r) / r^2`` at 11 Chebyshev nodes; q is off by 0.01 * 2^-53. Its even and
-    odd powers are summed apart: one long chain would have the processor wait for each link.
+
+@overload(_exponential, jit_options=_INLINED)
+def _exponential_by_precision(x):  # type: ignore[no-untyped-def]
+    return _exponential_32 if x == types.float32 else _exponential_64
+
+
+def _exponential_64(x):  # type: ignore[no-untyped-def]
+    """The polynomial interpolates ``(exp(r) - 1 - r) / r^2`` at 11 Chebyshev nodes; q is off by 0.01 * 2^-53.
+
+    Its even and odd powers are summed apart: one long chain would have the processor wait for each link.
     """
     shifted = fma(x, _LOG2E, _MAGIC)
     whole = shifted - _MAGIC
@@ -87,36 +119,65 @@ def _exponential(x):  # type: ignore[no-untyped-def]
     return _power_of_two(shifted), q, rest - (q - r)
 
 
-@inlined
+def _exponential_32(x):  # type: ignore[no-untyped-def]
+    """Six Chebyshev nodes; q is off by 0.03 * 2^-24."""
+    magic = _like(x, _MAGIC_32)
+    shifted = fma(x, _like(x, _LOG2E), magic)
+    whole = shifted - magic
+    high = fma(whole, _like(x, -_LOG2_HIGH_32), x)
+    low = whole * _like(x, _LOG2_LOW_32)
+    r = high - low
+    square = r * r
+    even = fma(square, _like(x, 0.0013933685841038823), _like(x, 0.041666463017463684))
+    odd = fma(square, _like(x, 0.00019891030387952924), _like(x, 0.00833331048488617))
+    even = fma(even, square, _like(x, 0.5))
+    odd = fma(odd, square, _like(x, 0.1666666716337204))
+    rest = fma(square, fma(odd, r, even), (high - r) - low)
+    q = r + rest
+    return _power_of_two(shifted), q, rest - (q - r)
+
+
 def _below(x):  # type: ignore[no-untyped-def]
-    """NaN stays NaN."""
-    return _LARGEST if x > _LARGEST else x
+    """At most what `_exponential` takes; NaN stays NaN."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(_below, jit_options=_INLINED)
+def _below_by_precision(x):  # type: ignore[no-untyped-def]
+    largest = _LARGEST_32 if x == types.float32 else _LARGEST
+
+    def below(x):  # type: ignore[no-untyped-def]
+        return _like(x, largest) if x > largest else x
+
+    return below
 
 
 @inlined
 def sigmoid_pair(a):  # type: ignore[no-untyped-def]
     """``sigmoid(a)`` and ``sigmoid(-a)``, each to full relative accuracy."""
+    one = _like(a, 1.0)
     power, q, q_low = _exponential(_below(abs(a)))
-    d = fma(power, q, power + 1.0)
-    d_low = fma(power, q_low, fma(power, q, (power + 1.0) - d))
-    inverse = 1.0 / d
-    small = fma(fma(-d, inverse, 1.0) - d_low * inverse, inverse, inverse)
-    large = 1.0 - small
+    d = fma(power, q, power + one)
+    d_low = fma(power, q_low, fma(power, q, (power + one) - d))
+    inverse = one / d
+    small = fma(fma(-d, inverse, one) - d_low * inverse, inverse, inverse)
+    large = one - small
     return (large, small) if a > 0 else (small, large)
 
 
 @inlined
 def tanh_pair(a):  # type: ignore[no-untyped-def]
     """``tanh(a)`` and ``1 - tanh(a)^2``."""
-    power, q, q_low = _exponential(_below(2.0 * abs(a)))
-    e = fma(power, q, power - 1.0)
-    e_low = fma(power, q_low, fma(power, q, (power - 1.0) - e))
-    d = e + 2.0
-    d_low = fma(power, q_low, fma(power, q, (power + 1.0) - d))
-    inverse = 1.0 / d
+    one, two = _like(a, 1.0), _like(a, 2.0)
+    power, q, q_low = _exponential(_below(two * abs(a)))
+    e = fma(power, q, power - one)
+    e_low = fma(power, q_low, fma(power, q, (power - one) - e))
+    d = e + two
+    d_low = fma(power, q_low, fma(power, q, (power + one) - d))
+    inverse = one / d
     size = e * inverse
     size = fma(fma(-size, d, e) + fma(-size, d_low, e_low), inverse, size)
-    return (size if a >= 0 else -size), 4.0 * inverse * (1.0 - inverse)
+    return (size if a >= 0 else -size), _like(a, 4.0) * inverse * (one - inverse)
 
 
 @inlined

@@ -39,7 +39,9 @@ __all__ = [
     "stage_costate",
     "stage_costate_transpose",
     "stage_tangent",
+    "steps_per_chunk",
     "tangent",
+    "trial_blocks",
     "trial_products",
     "trial_transpose",
 ]
@@ -94,11 +96,11 @@ def adjoint(form: Form, forcing: Array) -> Array:
 
 def sensitivity(form: Form, vectors: Array) -> Array:
     """``D dtheta = P J dtheta`` for parameter vectors (v, M). Costs as P and J, whose channels it reads only once."""
-    blocks = _trial_blocks(form)
+    blocks = trial_blocks(form)
     if not _in_one_sweep(form, blocks):
         return tangent(form, parameter_product(form, vectors), overwrite=True)
     vectors = _as_batch(vectors, form)
-    arrays, chunk = _program(form), _steps_per_chunk(blocks)
+    arrays, chunk = _program(form), steps_per_chunk(blocks)
     changes = packed_changes(arrays.packing, vectors)
     out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
 
@@ -114,11 +116,11 @@ def sensitivity(form: Form, vectors: Array) -> Array:
 
 def sensitivity_transpose(form: Form, tensors: Array) -> Array:
     """``D^T g = J^T P^T g`` for tensors (v, B, T, H): parameter vectors (v, M). Costs as `sensitivity`."""
-    blocks = _trial_blocks(form)
+    blocks = trial_blocks(form)
     if not _in_one_sweep(form, blocks):
         return parameter_transpose(form, adjoint(form, tensors))
     tensors = _as_batch(tensors, form)
-    arrays, chunk = _program(form), _steps_per_chunk(blocks)
+    arrays, chunk = _program(form), steps_per_chunk(blocks)
 
     def add(part: slice, changes: Changes) -> None:
         for trials in blocks[part]:
@@ -283,7 +285,7 @@ def _sweep(kernel: Callable[..., None], form: Form, tensors: Array, overwrite: b
 
 def _over_blocks(form: Form, arrays: Any, vectors: int, call: Callable[[Any, slice, int, int], None]) -> None:
     """Call a kernel with `arrays` for each block of trials and group of vectors, in parallel."""
-    blocks = _trial_blocks(form)
+    blocks = trial_blocks(form)
     width = max(1, _STATES_PER_BLOCK * len(blocks) // form.n_trials)
     groups = range(0, vectors, width)
 
@@ -295,7 +297,8 @@ def _over_blocks(form: Form, arrays: Any, vectors: int, call: Callable[[Any, sli
     run_blocks(task, len(blocks) * len(groups))
 
 
-def _trial_blocks(form: Form) -> list[slice]:
+def trial_blocks(form: Form) -> list[slice]:
+    """The blocks of trials that sweeps take."""
     size = min(max(_TRIALS_PER_BLOCK, form.n_trials // _MANY_BLOCKS), 4 * _TRIALS_PER_BLOCK)
     return even_blocks(form.n_trials, size)
 
@@ -305,7 +308,8 @@ def _in_one_sweep(form: Form, blocks: list[slice]) -> TypeGuard[StepForm]:
     return isinstance(form, StepForm) and len(blocks) > 1
 
 
-def _steps_per_chunk(blocks: list[slice]) -> int:
+def steps_per_chunk(blocks: list[slice]) -> int:
+    """For how many steps a sweep of D makes the products with changes of weights at once."""
     return max(1, _ROWS_PER_CHUNK // (blocks[0].stop - blocks[0].start))
 
 

@@ -7,6 +7,7 @@ are done for four rows at a time, so that what one leaves is in the nearest cach
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ from kpref.kernels.lowering import (
     Structure,
     lower,
 )
-from kpref.kernels.panels import as_panels
+from kpref.kernels.panels import as_panels, fill_panels
 from kpref.program import Program
 from kpref.step_form import StepForm
 
@@ -106,7 +107,7 @@ class CompiledProgram:
         )
         weights = list(form.weights.values())
         panels = [as_panels(weight.astype(form.dtype, copy=False)) for weight in [w.T for w in weights] + weights]
-        self._kept: list[Any] = [numbers, variables, states, *panels]
+        self._panels, self._kept = panels, list[Any]([numbers, variables, states])
         self._form = replace(form)  # a program is found by its form, and must not keep that alive
         arenas = np.zeros(ARENAS, np.int64)
         for arena, array in ((NUMBERS, numbers), (VARIABLES, variables), (STATES, states)):
@@ -125,6 +126,11 @@ class CompiledProgram:
             state_columns=states.shape[2],
             variable_columns=variables.shape[2],
         )
+
+    def enter_weights(self, weights: Sequence[Array]) -> None:
+        """Replace the weights, in the order of the form; other numbers may be written to the form's own arrays."""
+        for panels, weight in zip(self._panels, [*(weight.T for weight in weights), *weights], strict=True):
+            fill_panels(panels, weight)
 
     def _address(self, table: npt.ArrayLike) -> int:
         kept = np.ascontiguousarray(table, np.int64)

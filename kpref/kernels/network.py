@@ -8,7 +8,7 @@ new values, and the coefficients if they are wanted. So one interpreter serves e
 Runge-Kutta steps, and the coefficients at given states.
 
 Rows of a block are trials of one step, or points of a trajectory one after the other; registers are laid out as in
-`kpref.kernels.interpreter`, in float64 always.
+`kpref.kernels.interpreter`, in the precision of the network: float64 for flows, that of the training for trainings.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from numba import uint64
 from numba.extending import intrinsic
 
 from kpref._types import Array
 from kpref.compiled.compilation import kernel, merged, wide_vectors
+from kpref.kernels.addresses import size_of
 from kpref.kernels.blas import product_at, row_length
 from kpref.kernels.panels import Weights, as_weights
 from kpref.models.units import FIELDS, FUNCTIONS, TILE, apply_function
@@ -72,6 +74,7 @@ def network(
     constants: Mapping[str, Array],
     weights: Mapping[str, Array],
     drives: Mapping[str, Array],
+    dtype: npt.DTypeLike = np.float64,
 ) -> Network:
     """A network of a program.
 
@@ -86,6 +89,8 @@ def network(
         Of units, (1, columns).
     drives : mapping of str to ndarray, shape (..., width)
         Variables that come from the inputs alone; they stand side by side in the drive.
+    dtype : {float64, float32}
+        Precision of all of it.
     """
     columns = dict(zip(drives, np.cumsum([0, *(drive.shape[-1] for drive in drives.values())]), strict=False))
     first = {channels[0]: index for index, (_, channels) in enumerate(functions)}
@@ -94,7 +99,7 @@ def network(
     table: list[list[int]] = []
     flat: list[Array] = [np.zeros(0)]
     products = {op.name: weights[op.name] for op in program.operations if op.kind == "product"}
-    until, names = 0, list(products)
+    until, names, units = 0, list(products), max(view.width for view in program.old)
     variables = np.zeros_like(written)
     for op in program.operations:
         if op.variable is not None and op.source is not None and op.source not in program.old:
@@ -137,10 +142,10 @@ def network(
         views=np.array([_places(program, channels) for _, channels in functions], dtype=np.int64).reshape(
             len(functions), _MOST, 2
         ),
-        constants=np.concatenate(flat),
-        weights=as_weights([weight.T for weight in products.values()], np.float64),
+        constants=np.concatenate(flat).astype(dtype),
+        weights=as_weights([weight.T for weight in products.values()], dtype),
         strides=np.array(
-            [row_length.py_func(width, max(view.width for view in program.old), 8) for width in program.widths],
+            [row_length.py_func(width, units, np.dtype(dtype).itemsize) for width in program.widths],
             dtype=np.int64,
         ),
         old=np.array([(view.register, view.width) for view in program.old], dtype=np.int64),
@@ -218,7 +223,8 @@ def _bases(net, rows):  # type: ignore[no-untyped-def]
 def _weight(weights, index):  # type: ignore[no-untyped-def]
     """A matrix as `kpref.kernels.blas.product_at` takes it."""
     table = weights.table
-    return weights.entries.ctypes.data + table[index, 0] * 8, table[index, 1], table[index, 2], table[index, 3]
+    at = weights.entries.ctypes.data + table[index, 0] * weights.entries.itemsize
+    return at, table[index, 1], table[index, 2], table[index, 3]
 
 
 @merged
@@ -230,16 +236,17 @@ def _evaluate(net, drive, point, full, until, aim, buffer, bases, tile):  # type
     """
     wide_vectors()
     rows, address, sound, k = len(drive), buffer.ctypes.data, True, 0
-    operations, strides = net.operations, net.strides
+    operations, strides, one = net.operations, net.strides, buffer.dtype.type(1)
+    size = size_of(one)
     while k < until:
         if operations[k, 0] <= _DRIVEN:
-            y = address + (bases[operations[k, 1]] + operations[k, 2]) * 8
+            y = address + (bases[operations[k, 1]] + operations[k, 2]) * size
             if operations[k, 0] == _PRODUCT:
-                x, lead = address + (bases[operations[k, 3]] + operations[k, 4]) * 8, strides[operations[k, 3]]
+                x, lead = address + (bases[operations[k, 3]] + operations[k, 4]) * size, strides[operations[k, 3]]
             else:
-                x, lead = drive.ctypes.data + operations[k, 4] * 8, drive.strides[0] // 8
+                x, lead = drive.ctypes.data + operations[k, 4] * size, drive.strides[0] // size
             weight = _weight(net.weights, operations[k, 7])
-            product_at(1.0, operations[k, 6] == 1, rows, x, lead, weight, y, strides[operations[k, 1]])
+            product_at(one, operations[k, 6] == 1, rows, x, lead, weight, y, strides[operations[k, 1]])
             k += 1
             continue
         last = k + 1
@@ -288,7 +295,7 @@ def _scale(constants, index, buffer, to, of, width, add):  # type: ignore[no-unt
 def _apply_function(net, index, channel, start, stop, point, full, aim, buffer, bases, tile):  # type: ignore[no-untyped-def]
     """A function of a unit for some rows, tile by tile; whether its coefficients are finite."""
     functions, views, strides, starts = net.functions, net.views, net.strides, aim.starts
-    numbers, sound = aim.numbers, True
+    numbers, sound, lanes = aim.numbers, True, 64 // tile.itemsize
     function, units, inputs = functions[index, 0], functions[index, 1], functions[index, 2]
     outputs, channels = functions[index, 3], functions[index, 4]
     for row in range(start, stop):
@@ -299,7 +306,7 @@ def _apply_function(net, index, channel, start, stop, point, full, aim, buffer, 
                 at = bases[register] + views[index, field, 1] + row * strides[register] + first
                 _move(buffer, at, tile, field * TILE, count)
             # Whole vectors: what stands beyond the last unit is never read.
-            apply_function(function, tile, (count + 7) // 8 * 8, full)
+            apply_function(function, tile, (count + lanes - 1) // lanes * lanes, full)
             for field in range(inputs, inputs + outputs):
                 register = views[index, field, 0]
                 at = bases[register] + views[index, field, 1] + row * strides[register] + first
@@ -385,7 +392,8 @@ def run(net, drive, lengths, trajectory, given, full, aim, start, stop):  # type
     """
     rows, trials, size = stop - start, drive.shape[1], trajectory.shape[2]
     bases, total = _bases(net, rows)
-    buffer, tile, going = np.zeros(total), np.zeros(FIELDS * TILE), np.ones(rows, np.bool_)
+    kind = net.constants.dtype
+    buffer, tile, going = np.zeros(total, kind), np.zeros(FIELDS * TILE, kind), np.ones(rows, np.bool_)
     known, sound, states, until = True, True, trajectory.reshape(-1), net.until if given else len(net.operations)
     for step in range(len(drive)):
         point = step * trials + start
@@ -430,7 +438,8 @@ def take_steps(  # type: ignore[no-untyped-def]
     rows, stages, sound, flat = stop - start, len(b), True, states.reshape(-1)
     trials, size = states.shape[1], states.shape[2]
     bases, slots, total = _slopes(net, rows, stages)
-    buffer, tile, views = np.zeros(total), np.zeros(FIELDS * TILE), net.new
+    kind = net.constants.dtype
+    buffer, tile, views = np.zeros(total, kind), np.zeros(FIELDS * TILE, kind), net.new
     for step in range(first, last):
         for stage in range(stages):
             until = net.until if given and stage == stages - 1 else len(net.operations)

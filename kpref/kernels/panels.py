@@ -23,7 +23,10 @@ import numpy.typing as npt
 from kpref._types import Array
 from kpref.threads import blas_libraries
 
-__all__ = ["Panels", "Weights", "aligned_zeros", "as_panels", "as_weights", "panel_width", "whole_lines"]
+__all__ = [
+    "Panels", "Weights", "aligned_zeros", "as_panels", "as_weights", "fill_panels", "fill_weights", "panel_width",
+    "whole_lines",
+]  # fmt: skip
 
 #: Bytes of a line of the cache.
 _LINE_BYTES = 64
@@ -69,11 +72,16 @@ def as_panels(matrix: Array) -> Panels:
     """A matrix in panels."""
     rows, columns = matrix.shape
     width = panel_width(rows, columns, matrix.dtype)
-    entries = aligned_zeros((rows * columns,), matrix.dtype)
-    for first in range(0, columns, width):
-        part = matrix[:, first : first + width]
-        entries[rows * first : rows * first + part.size].reshape(part.shape)[...] = part
-    return Panels(entries, rows, columns, width)
+    panels = Panels(aligned_zeros((rows * columns,), matrix.dtype), rows, columns, width)
+    fill_panels(panels, matrix)
+    return panels
+
+
+def fill_panels(panels: Panels, matrix: Array) -> None:
+    """Write another matrix of the same shape into panels."""
+    for first in range(0, panels.columns, panels.width):
+        part = matrix[:, first : first + panels.width]
+        panels.entries[panels.rows * first : panels.rows * first + part.size].reshape(part.shape)[...] = part
 
 
 def as_weights(matrices: list[Array], dtype: npt.DTypeLike) -> Weights:
@@ -85,6 +93,12 @@ def as_weights(matrices: list[Array], dtype: npt.DTypeLike) -> Weights:
     for at, one in zip(first, panels, strict=False):
         entries[at : at + one.entries.size] = one.entries
     return Weights(entries, np.array(table, np.int64).reshape(len(panels), 4))
+
+
+def fill_weights(weights: Weights, matrices: list[Array]) -> None:
+    """Write other matrices of the same shapes into panels."""
+    for (first, rows, columns, width), matrix in zip(weights.table.tolist(), matrices, strict=True):
+        fill_panels(Panels(weights.entries[first : first + rows * columns], rows, columns, width), matrix)
 
 
 def panel_width(rows: int, columns: int, dtype: npt.DTypeLike) -> int:

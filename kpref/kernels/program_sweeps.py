@@ -53,10 +53,20 @@ def sensitivity(form: CompiledProgram, changes: Changes, out: Array, start: int,
 
 
 def sensitivity_transpose(
-    form: CompiledProgram, tensors: Array, changes: Changes, start: int, stop: int, chunk: int
+    form: CompiledProgram,
+    tensors: Array,
+    changes: Changes,
+    start: int,
+    stop: int,
+    chunk: int,
+    initial: Array | None = None,
 ) -> None:
-    """Add ``D^T g`` over the trials start, ..., stop - 1 of each tensor to the gradients by the weights."""
-    _sensitivity_transpose(form.layout, form.sensitivity_transpose, tensors, changes, start, stop, chunk)
+    """Add ``D^T g`` over the trials start, ..., stop - 1 of each tensor to the gradients by the weights.
+
+    Where it is given, `initial`, (v, B, H), is filled with ``D_z0^T g``, which the sweep ends with.
+    """
+    initial = np.empty((0, 0, 0), tensors.dtype) if initial is None else initial
+    _sensitivity_transpose(form.layout, form.sensitivity_transpose, tensors, changes, initial, start, stop, chunk)
 
 
 def parameter_product(form: CompiledProgram, changes: Changes, out: Array, first: int, last: int) -> None:
@@ -257,7 +267,7 @@ def _sensitivity(layout, code, changes, out, start, stop, chunk):  # type: ignor
 
 
 @kernel
-def _sensitivity_transpose(layout, code, tensors, changes, start, stop, chunk):  # type: ignore[no-untyped-def]
+def _sensitivity_transpose(layout, code, tensors, changes, initial, start, stop, chunk):  # type: ignore[no-untyped-def]
     steps, trials, one = layout.rows, stop - start, tensors.dtype.type(1)
     chunk = min(chunk, steps)
     room, memory = registers(one, layout, code.n_operands, trials, chunk)
@@ -281,7 +291,23 @@ def _sensitivity_transpose(layout, code, tensors, changes, start, stop, chunk): 
                     rows = (last - step) * trials
                     _leave_changes(one, room, product, weight, rows, address_of(flat), weight[1])
             _swap(layout, room)
+        if len(initial) > 0:
+            _leave_state(one, layout, room, initial, vector, start, stop)
     keep(memory)
+
+
+@kernel
+def _leave_state(one, layout, room, initial, vector, start, stop):  # type: ignore[no-untyped-def]
+    """The registers of the new state, which after a last swap hold the old one, as trials of a tensor (v, B, H)."""
+    size, column = size_of(one), 0
+    for part in range(layout.parts):
+        register, width = word(layout.states, 3 * part + 1), word(layout.states, 3 * part + 2)
+        at = word(room.addresses, register)
+        for trial in range(start, stop):
+            for unit in range(width):
+                initial[vector, trial, column + unit] = load(one, at + unit * size)
+            at += word(room.strides, register) * size
+        column += width
 
 
 @kernel

@@ -1,0 +1,260 @@
+"""The gradient of a training against complex steps, the compiled pass against the operators of a flow, and padding."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import SEEDS, examples
+
+from kpref import Readout, Trials
+from kpref.models import GRU, LSTM, RNN, LeakyRNN, Linear, LowRankRNN, Rate, Stacked
+from kpref.training import Objective
+from kpref.training.compiled_pass import CompiledPass
+from kpref.training.plain_pass import PlainPass
+
+B, T, N_IN, H, N_OUT = 3, 5, 2, 4, 3
+MAPS = {
+    "GRU": lambda seed: GRU.init(N_IN, H, seed),
+    "LSTM": lambda seed: LSTM.init(N_IN, H, seed),
+    "RNN": lambda seed: RNN.init(N_IN, H, seed),
+    "Stacked": lambda seed: Stacked.init("gru", N_IN, 3, 2, seed),
+    "leaky": lambda seed: LeakyRNN.init(N_IN, H, seed, alpha=0.3),
+    "timed": lambda seed: LeakyRNN(**LeakyRNN.init(N_IN, H, seed, alpha=0.3).parameters, alpha=np.full(H, 0.3),
+                                   dale=[1.0, -1.0, 1.0, 1.0]),
+    "low rank": lambda seed: LowRankRNN.init(N_IN, H, 2, seed),
+    "Linear": lambda seed: Linear.init(N_IN, H, seed),
+}  # fmt: skip
+
+
+def drawn(rng, loss, lengths=None, masked=False):
+    """Trials of this loss; where they are masked, at least the last step of each counts."""
+    mask = None
+    if masked:
+        mask = rng.uniform(0.5, 2.0, size=(B, T)) * (rng.random((B, T)) < 0.7)
+        mask[np.arange(B), (np.full(B, T) if lengths is None else np.array(lengths)) - 1] = 1.0
+    answers = {"targets": rng.normal(size=(B, T, N_OUT))} if loss == "mse" else {"labels": rng.integers(N_OUT, size=B)}
+    # Without lengths zeros at the end of a mask could be read as padding.
+    return Trials(rng.normal(size=(B, T, N_IN)), mask=mask, lengths=[T] * B if lengths is None else lengths, **answers)
+
+
+def objective(model, rng, trials, loss, at, **options):
+    """All is trained, and regularised."""
+    observed = model.observed.stop - model.observed.start
+    readout = Readout(rng.normal(size=(N_OUT, observed)), rng.normal(size=N_OUT))
+    trainable = [*model.parameters, "readout.weight", "readout.bias", "z0"]
+    z0 = 0.5 * rng.normal(size=model.n_states)
+    options = {"weight_decay": 0.1, "activity": 0.3, "trainable": trainable, "z0": z0} | options
+    return Objective(model, readout, trials, loss=loss, at=at, **options)
+
+
+def plain_loss(model, trials, arrays, loss, at, dt=None):
+    """The whole objective in one function of complex arrays: trial by trial, step by step."""
+    own = {name: arrays[name] for name in model.parameters}
+    total = scale = squares = 0.0
+    mu_sum = 0.0
+    for trial, length in enumerate(trials.lengths):
+        z = arrays["z0"]
+        states = [] if dt is None else [z]
+        for x in trials.inputs[trial, : length if dt is None else length - 1]:
+            if dt is None:
+                z = model.step(z, x, own)
+            else:  # the classical Runge-Kutta method, inputs held
+                k1 = model.velocity(z, x, own)
+                k2 = model.velocity(z + dt / 2 * k1, x, own)
+                k3 = model.velocity(z + dt / 2 * k2, x, own)
+                k4 = model.velocity(z + dt * k3, x, own)
+                z = z + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+            states.append(z)
+        mu = np.ones(length)
+        if dt is not None:  # the trapezoid rule
+            mu[[0, -1]] = 0.5
+        seen = np.array(states)[:, model.observed]
+        y = seen @ arrays["readout.weight"].T + arrays["readout.bias"]
+        if loss == "mse":
+            points = ((y - trials.targets[trial, :length]) ** 2).mean(axis=1)
+        else:
+            points = np.log(np.exp(y).sum(axis=1)) - y[:, trials.labels[trial]]
+        weights = mu * (1.0 if trials.mask is None else trials.mask[trial, :length])
+        if at == "last":
+            weights = np.where(np.arange(length) == length - 1, weights, 0.0)
+        total, scale = total + (weights * points).sum(), scale + weights.sum()
+        squares, mu_sum = squares + (mu * (seen**2).mean(axis=1)).sum(), mu_sum + mu.sum()
+    decay = sum((array**2).sum() for array in arrays.values())
+    return total / scale + 0.5 * 0.3 * squares / mu_sum + 0.5 * 0.1 * decay
+
+
+def check_against_complex_steps(of, model, trials, loss, at, rng, dt=None):
+    """Along a random direction; an entry of the gradient is a sum of some 1e2 terms, each right to a few 1e-16."""
+    value, gradient = of.value_and_gradient(of.vector)
+    direction = rng.normal(size=of.size)
+    arrays = of.unflatten(of.vector + 1e-30j * direction)
+    exact = plain_loss(model, trials, arrays, loss, at, dt)
+    assert value == pytest.approx(exact.real, rel=1e-13)
+    assert abs(gradient @ direction - exact.imag / 1e-30) <= 1e-11 * np.abs(gradient * direction).sum()
+
+
+CASES = st.tuples(
+    SEEDS, st.sampled_from(["mse", "cross_entropy"]), st.sampled_from(["all", "last"]),
+    st.sampled_from([None, [T, 3, 1], [2, 2, T]]), st.booleans(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_gradients_of_maps_are_exact(kind):
+    """By both passes: the compiled one, and that by the operators of a flow."""
+
+    @examples(20)
+    @given(CASES)
+    def check(case):
+        seed, loss, at, lengths, masked = case
+        rng = np.random.default_rng(seed)
+        model, trials = MAPS[kind](seed % 1000), drawn(rng, loss, lengths, masked)
+        of = objective(model, rng, trials, loss, at)
+        assert isinstance(of._pass, CompiledPass)
+        check_against_complex_steps(of, model, trials, loss, at, rng)
+        plain = PlainPass(loss, at, 0.3, np.float64, {}, None)
+        network = of.network(of.vector)
+        fast, slow = (
+            of._pass.evaluate(network, of.batch(trials), of._wanted),
+            plain.evaluate(network, trials, of._wanted),
+        )
+        assert fast.accuracy == pytest.approx(slow.accuracy)
+        for name in ("model", "weight", "bias", "z0"):
+            one, other = getattr(fast, name), getattr(slow, name)
+            # The same sums of up to B T H terms in another order.
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-13 * max(1.0, np.abs(other).max()))
+
+    check()
+
+
+@examples(20)
+@given(CASES)
+def test_gradients_of_fields_are_exact(case):
+    seed, loss, at, lengths, masked = case
+    lengths = None if lengths is None else np.maximum(lengths, 2)  # of one time there is no trajectory
+    rng = np.random.default_rng(seed)
+    model, trials = Rate.init(N_IN, H, seed % 1000), drawn(rng, loss, lengths, masked)
+    of = objective(model, rng, trials, loss, at, dt=0.3, method="rk4")
+    check_against_complex_steps(of, model, trials, loss, at, rng, dt=0.3)
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_float32_is_float64_to_its_rounding(kind):
+    """T steps of sums of H terms, in numbers of 6e-8: a few hundred of these."""
+    trials = drawn(np.random.default_rng(1), "mse", [T, 3, 1], True)
+    (value, gradient), (short, rough) = (
+        objective(MAPS[kind](0), np.random.default_rng(2), trials, "mse", "all", dtype=dtype).value_and_gradient(
+            objective(MAPS[kind](0), np.random.default_rng(2), trials, "mse", "all").vector
+        )
+        for dtype in ("float64", "float32")
+    )
+    assert rough.dtype == np.float32
+    assert short == pytest.approx(value, rel=1e-5)
+    assert 0 < np.abs(rough - gradient).max() < 3e-5 * np.abs(gradient).max()
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_padding_is_invisible(kind, loss):
+    """A loss over all points is the mean of those of groups of equal length, weighted by their points."""
+    lengths = np.array([4, 2, 4])
+    rng = np.random.default_rng(3)
+    trials = drawn(rng, loss, lengths)
+    options = {"weight_decay": 0.0}
+    whole = objective(MAPS[kind](0), np.random.default_rng(4), trials, loss, "all", **options)
+    value, gradient = whole.value_and_gradient(whole.vector)
+    sums = [0.0, np.zeros(whole.size), 0.0]
+    for length in (2, 4):
+        group = trials.subset(lengths == length).trimmed()
+        assert group.n_steps == length
+        alone = objective(MAPS[kind](0), np.random.default_rng(4), group, loss, "all", **options)
+        share = group.n_points / trials.n_points
+        metrics, part = alone.evaluate(alone.vector)
+        sums = [sums[0] + share * metrics.loss, sums[1] + share * part, sums[2] + share * (metrics.accuracy or 0.0)]
+    assert value == pytest.approx(sums[0], rel=1e-14)
+    np.testing.assert_allclose(gradient, sums[1], rtol=0, atol=1e-14 * np.abs(gradient).max())
+    if loss == "cross_entropy":
+        assert whole.metrics(whole.vector).accuracy == pytest.approx(sums[2])
+
+
+def test_some_of_the_trials_are_scored_as_alone():
+    rng = np.random.default_rng(5)
+    trials = drawn(rng, "mse", [T, 3, 4], True)
+    of = objective(MAPS["GRU"](0), np.random.default_rng(6), trials, "mse", "all")
+    chosen = np.array([2, 0])
+    alone = objective(MAPS["GRU"](0), np.random.default_rng(6), trials.subset(chosen), "mse", "all")
+    for got, wanted in zip(
+        of.value_and_gradient(of.vector, of.batch(chosen)), alone.value_and_gradient(of.vector), strict=True
+    ):
+        np.testing.assert_allclose(got, wanted, rtol=1e-14, atol=1e-15)
+
+
+def test_memory_that_is_used_again_holds_nothing_of_the_step_before():
+    rng = np.random.default_rng(7)
+    of = objective(MAPS["LSTM"](0), rng, drawn(rng, "mse"), "mse", "all")
+    first = of.value_and_gradient(of.vector)
+    other = of.batch(drawn(rng, "mse", [2, T, 1]))
+    of.value_and_gradient(of.vector + 0.1, other)
+    again = of.value_and_gradient(of.vector)
+    assert again[0] == first[0]
+    np.testing.assert_array_equal(again[1], first[1])
+
+
+@pytest.mark.parametrize(
+    "names", [("readout.weight",), ("z0",), ("weight_hh", "readout.bias"), ("weight_hh", "weight_ih", "bias_ih")]
+)
+def test_a_part_of_the_parameters_has_that_part_of_the_gradient(names):
+    rng = np.random.default_rng(8)
+    trials = drawn(rng, "mse")
+    whole = objective(MAPS["GRU"](0), np.random.default_rng(9), trials, "mse", "all", weight_decay=0.0)
+    some = objective(MAPS["GRU"](0), np.random.default_rng(9), trials, "mse", "all", weight_decay=0.0, trainable=names)
+    assert set(some.names) == set(names)
+    gradients = whole.unflatten(whole.value_and_gradient(whole.vector)[1])
+    for name, part in some.unflatten(some.value_and_gradient(some.vector)[1]).items():
+        np.testing.assert_allclose(part, gradients[name], rtol=0, atol=1e-14 * np.abs(part).max())
+
+
+def test_what_overflows_is_an_error():
+    rng = np.random.default_rng(10)
+    of = objective(MAPS["Linear"](0), rng, drawn(rng, "mse"), "mse", "all")
+    with pytest.raises(ValueError, match="overflows"):
+        of.value_and_gradient(1e100 * of.vector)
+    with pytest.raises(ValueError, match=r"weight_hh.*nan|nan.*weight_hh|must be finite"):
+        of.value_and_gradient(np.full(of.size, np.nan))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"loss": "hinge"}, ValueError, "one of mse, cross_entropy"),
+        ({"at": "first"}, ValueError, "one of all, last"),
+        ({"loss": "cross_entropy"}, ValueError, "needs trials with labels"),
+        ({"trainable": ["weight_oo"]}, ValueError, "trainable must name some of weight_ih"),
+        ({"trainable": []}, ValueError, "trainable must name some of weight_ih"),
+        ({"trainable": "z0"}, TypeError, "sequence of names"),
+        ({"weight_decay": -1.0}, ValueError, "weight_decay must be a finite number of at least 0"),
+        ({"dtype": "float16"}, ValueError, "float64 or float32"),
+        ({"rule": "hebb"}, TypeError, "direction"),
+        ({"z0": np.zeros(7)}, ValueError, "z0 must have shape"),
+        ({"readout": Readout(np.ones((2, 4)))}, ValueError, "targets must have 2 channels"),
+        ({"readout": Readout(np.ones((3, 5)))}, ValueError, "readout must take the 4 observed states"),
+        ({"trials": np.ones((2, 2))}, TypeError, "kpref.Trials"),
+        ({"trials": Trials(np.ones((1, 2, 3)), targets=np.ones((1, 2, 3)))}, ValueError, "must have 2 inputs"),
+        ({"trials": Trials(np.ones((1, 2, 2)), labels=[3]), "loss": "cross_entropy"}, ValueError, "by a mask"),
+        ({"trials": Trials(np.ones((1, 2, 2)), targets=np.ones((1, 2, 3)), mask=[1, 0], lengths=[2]), "at": "last"},
+         ValueError, "leaves nothing to observe"),
+        ({"dt": 0.1}, ValueError, "dt is for models in continuous time"),
+        ({"model": Rate.init(N_IN, H, 0)}, ValueError, "needs dt or times"),
+        ({"model": Rate.init(N_IN, H, 0), "tau": 1.0}, TypeError, "unknown option"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(change, error, words):
+    trials = drawn(np.random.default_rng(0), "mse")
+    given = {"model": MAPS["GRU"](0), "readout": Readout(np.ones((N_OUT, H))), "trials": trials} | change
+    with pytest.raises(error, match=words):
+        Objective(given.pop("model"), given.pop("readout"), given.pop("trials"), **given)
+
+
+def test_minus_hundred_is_no_label():
+    with pytest.raises(ValueError, match="by a mask"):
+        Trials(np.ones((1, 2, 2)), labels=[[0, -100]])

@@ -1,0 +1,248 @@
+"""Training: that it learns, resumes to the same bits wherever it is stopped, and loses nothing to bad luck."""
+
+import errno
+import json
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kpref import Readout, Trials, load_checkpoint
+from kpref.models import GRU, RNN, LowRankRNN, Rate
+from kpref.training import Objective, TrainingDiverged, run_folder, train
+
+B, T, N_IN, H, N_OUT = 5, 4, 2, 4, 1
+STEPS = 12
+
+
+class Stopped(Exception):
+    """What a kill is to these tests."""
+
+
+def drawn(n_trials=B, seed=0):
+    rng = np.random.default_rng([seed, 7])
+    x = rng.normal(size=(n_trials, T, N_IN))
+    return Trials(x, targets=0.5 * x[:, :, :1], lengths=rng.integers(2, T + 1, size=n_trials))
+
+
+def network():
+    return GRU.init(N_IN, H, 0), Readout(0.5 * np.ones((N_OUT, H)), np.zeros(N_OUT))
+
+
+def run(folder=None, trials=None, steps=STEPS, **options):
+    options = {"batch_size": 2, "seed": 3, "checkpoint_every": 4, "learning_rate": 0.01} | options
+    return train(*network(), drawn() if trials is None else trials, steps=steps, folder=folder, **options)
+
+
+def same(one, other):
+    """To the last bit."""
+    for name, array in one.model.parameters.items():
+        np.testing.assert_array_equal(array, other.model.parameters[name])
+    np.testing.assert_array_equal(one.readout.weight, other.readout.weight)
+    np.testing.assert_array_equal(one.z0, other.z0)
+    for name in ("step", "loss", "accuracy", "gradient_norm"):
+        np.testing.assert_array_equal(getattr(one.history, name), getattr(other.history, name))
+
+
+def test_training_learns():
+    """A network that learns to copy half of its input leaves less than a tenth of the loss of silence."""
+    trials = drawn(20)
+    result = run(trials=trials, steps=150, batch_size=None, learning_rate=0.03)
+    model, readout = result.model, result.readout
+    after = Objective(model, readout, trials)
+    silence = float((trials.targets**2).sum() / trials.n_points)
+    assert after.metrics(after.vector).loss < 0.1 * silence
+    assert result.history.loss.shape == (150,)
+    assert result.history.loss[-1] < result.history.loss[0]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"trials": drawn}, {"trainable": ["weight_hh", "z0"], "optimizer": "nesterov"}]
+)
+def test_a_training_that_is_stopped_anywhere_resumes_to_the_same_bits(options, tmp_path_factory):
+    whole = run(**options)
+
+    @settings(max_examples=4)
+    @given(st.lists(st.integers(1, STEPS), min_size=1, max_size=3))
+    def check(stops):
+        folder = tmp_path_factory.mktemp("run") / "run"
+        for stop in stops:
+            with suppress(Stopped):  # where it had come further before, nothing stops it
+                run(folder, progress=stopping(stop), **options)
+        same(run(folder, **options), whole)
+        lines = (folder / "metrics.csv").read_text().splitlines()
+        assert lines[0] == "step,loss,accuracy,gradient_norm,seconds"
+        assert [int(line.split(",")[0]) for line in lines[1:]] == list(range(STEPS))
+
+    check()
+
+
+def stopping(at):
+    def progress(step, loss):
+        if step == at:
+            raise Stopped
+
+    return progress
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+def test_a_kill_while_files_are_written_loses_nothing(number, tmp_path, monkeypatch):
+    """Stopped before the file of this number takes its place."""
+    written = []
+    replacing = run_folder.replacing
+
+    def failing(path):
+        written.append(path)
+        if len(written) == number:
+            raise Stopped
+        return replacing(path)
+
+    monkeypatch.setattr(run_folder, "replacing", failing)
+    try:
+        run(tmp_path / "run")
+    except Stopped:
+        pass
+    else:
+        assert len(written) < number
+    monkeypatch.undo()
+    same(run(tmp_path / "run"), run())
+
+
+def test_half_a_line_of_the_table_is_mended(tmp_path):
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", progress=stopping(9))
+    table = tmp_path / "run" / "metrics.csv"
+    with open(table, "a") as file:
+        file.write("8,0.25,,0.1,0.0\nnonsense\n9,0.")
+    same(run(tmp_path / "run"), run())
+
+
+def test_more_steps_go_on_where_fewer_ended(tmp_path):
+    run(tmp_path / "run", steps=5)
+    same(run(tmp_path / "run", steps=STEPS), run())
+
+
+def test_checkpoints_are_those_of_the_library(tmp_path):
+    result = run(tmp_path / "run", trainable=["weight_hh", "readout.weight", "z0"])
+    names = sorted(path.name for path in (tmp_path / "run").glob("step_*"))
+    assert names == [f"step_{step:08d}.safetensors" for step in (0, 4, 8, 12)]
+    loaded = load_checkpoint(tmp_path / "run" / names[-1], z0="z0")
+    np.testing.assert_array_equal(loaded.model.parameters["weight_hh"], result.model.parameters["weight_hh"])
+    np.testing.assert_array_equal(loaded.z0, result.z0)
+    np.testing.assert_array_equal(Trials.load(tmp_path / "run" / "trials.npz").inputs, drawn().inputs)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["settings"]["learning_rate"] == 0.01
+    assert "numpy" in record["versions"]
+
+
+def test_networks_without_names_in_pytorch_and_fields_resume_too(tmp_path):
+    model, readout = LowRankRNN.init(N_IN, H, 2, 0), Readout(np.ones((N_OUT, H)))
+    field = Rate.init(N_IN, H, 0)
+    for name, thing, options in (("rank", model, {}), ("field", field, {"dt": 0.1})):
+        arguments = dict(steps=4, batch_size=2, checkpoint_every=1, dtype="float64", **options)
+        with pytest.raises(Stopped):
+            train(thing, readout, drawn(), folder=tmp_path / name, progress=stopping(3), **arguments)
+        same(
+            train(thing, readout, drawn(), folder=tmp_path / name, **arguments),
+            train(thing, readout, drawn(), **arguments),
+        )
+
+
+def test_a_rule_takes_the_place_of_the_gradient():
+    class Still:
+        def direction(self, flow, err):
+            return np.zeros(flow.model.n_parameters)
+
+    result = run(rule=Still(), optimizer="gradient", dtype="float64")
+    np.testing.assert_array_equal(result.model.vector, network()[0].vector)
+    assert (result.readout.weight != network()[1].weight).all()
+
+
+def test_divergence_names_step_and_rate_and_keeps_the_checkpoint(tmp_path):
+    model, readout = RNN.init(N_IN, H, 0, nonlinearity="identity"), Readout(np.ones((N_OUT, H)))
+    with pytest.raises(TrainingDiverged, match=r"diverged at step \d+ with a learning rate of 1e\+06") as caught:
+        train(
+            model, readout, drawn(), steps=100, optimizer="gradient", learning_rate=1e6, folder=tmp_path / "run",
+            checkpoint_every=1,
+        )  # fmt: skip
+    error = caught.value
+    assert error.learning_rate == 1e6
+    assert error.checkpoint == tmp_path / "run" / f"step_{error.step:08d}.safetensors"
+    assert load_checkpoint(error.checkpoint).model.n_states == H
+    lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert len(lines) == 1 + error.step
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    run(tmp_path / "run", steps=4)
+
+    def full(folder, *arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("kpref._archives.create_temporary", full)
+    with pytest.raises(OSError, match=r"No space left on device.*run") as caught:
+        run(tmp_path / "run")
+    assert str(tmp_path / "run") in caught.value.filename
+    monkeypatch.undo()
+    same(run(tmp_path / "run"), run())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"learning_rate": 0.02}, "another learning_rate: 0.01 there, 0.02 here"),
+        ({"seed": 4}, "another seed: 3 there, 4 here"),
+        ({"trials": drawn(6)}, "another trials"),
+        ({"optimizer": "adamw"}, "another optimizer"),
+        ({"resume": False}, "holds a training already"),
+    ],
+)
+def test_a_folder_of_another_training_is_refused(change, words, tmp_path):
+    run(tmp_path / "run", steps=1)
+    before = sorted((path.name, path.read_bytes()) for path in (tmp_path / "run").glob("*.*"))
+    with pytest.raises(ValueError, match=words):
+        run(tmp_path / "run", **change)
+    assert sorted((path.name, path.read_bytes()) for path in (tmp_path / "run").glob("*.*")) == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "letter.txt").write_text("Dear")
+    with pytest.raises(ValueError, match="something else than a training"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_damaged_files_are_named(tmp_path):
+    run(tmp_path / "run")
+    (tmp_path / "run" / "optimizer" / "step_00000012.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"step_00000012.safetensors is damaged"):
+        run(tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run.json is no record of a training"):
+        run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"steps": -1}, ValueError, "steps must be an integer of at least 0"),
+        ({"learning_rate": 0.0}, ValueError, "learning_rate must be a finite number above 0"),
+        ({"batch_size": 0}, ValueError, "batch_size must be an integer of at least 1"),
+        ({"batch_size": 6}, ValueError, "batch_size must be at most the 5 trials"),
+        ({"trials": drawn, "batch_size": None}, ValueError, "batch_size is needed where trials are drawn"),
+        ({"trials": lambda n, seed: 7}, TypeError, "must be kpref.Trials"),
+        ({"trials": 7}, TypeError, "trials must be kpref.Trials or a function"),
+        ({"optimizer": "sgd"}, ValueError, "optimizer must be one of"),
+        ({"clip": 0}, ValueError, "clip must be a finite number above 0"),
+        ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be an integer of at least 1"),
+        ({"progress": 1}, TypeError, "progress must be a function"),
+        ({"folder": 1}, TypeError, "folder must be a path"),
+        ({"trials": Trials(np.ones((2, 3, N_IN)), targets=np.ones((2, 3, 1)), mask=[[1, 1, 1], [0, 0, 0]]),
+          "batch_size": 1}, ValueError, "leaves nothing to score"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(change, error, words):
+    with pytest.raises(error, match=words):
+        run(**change)
