@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS, STRUCTURES, examples, make_flow, measures
 
+from kpref import Flow
+from kpref.models import GRU, LSTM
 from kpref.operators import TensorOperator
 from kpref.operators.reduced import AXES, average, partial_trace
 from kpref.space import EuclideanSpace
@@ -171,6 +173,27 @@ def test_images_are_made_once_and_are_all_that_an_estimate_takes():
     close(view.to_dense(), np.einsum("ibth,bth,ibtg->hg", images, weights, images) / 6, matrix)
     close(view.T.to_dense(), view.to_dense().T, matrix)
     assert sum(made) == 6
+
+
+@pytest.mark.parametrize("model", [GRU.init(2, 4, 1), LSTM.init(2, 2, 1)])  # one state a unit, and two
+def test_estimates_keep_apart_what_they_say_they_do(model):
+    flow = Flow(model, np.random.default_rng(0).normal(size=(3, 4, 2)))
+    for op, keep in ((flow.P.gram(), ("trial", "unit")), (flow.K, ("time", "unit"))):
+        view = partial_trace(op, keep, probes=2)
+        matrix = view.to_dense().reshape(view.shape_in * 2)
+        known, axes = view.structure, len(view.shape_in)
+        assert known.by_trial or known.by_unit or isinstance(model, LSTM)
+        if known.by_trial:
+            matrix = np.moveaxis(matrix, axes, 1)
+            assert not matrix[~np.eye(3, dtype=bool)].any()
+        if known.units is not None:
+            units = np.array(known.units)
+            matrix = np.moveaxis(matrix, (axes - 1, -1), (0, 1))
+            assert not matrix[units[:, None] != units].any()
+        # The diagonal blocks are those of the sum over images: of the trace it has the mean.
+        values = [np.trace(partial_trace(op, keep, probes=2, seed=seed).to_dense()) for seed in range(100)]
+        deviation = np.std(values, ddof=1)
+        assert abs(np.mean(values) - np.trace(op.to_dense())) < 5 * deviation / 10  # once in 2e6; seeds are fixed
 
 
 def test_batches_do_not_change_the_sum(monkeypatch):

@@ -23,7 +23,8 @@ sums, with G = F F*, its squared error in the Frobenius norm is
 
     (|tr_kept(G)|_F^2 + sum_{k, k0, a, a0} G[k a, k0 a0] G[k0 a, k a0]) / p,
 
-the trace being that over the axes that are kept, and the second term at most |G|_F^2. (`kpref.effective_dimension`
+the trace being that over the axes that are kept, and the second term at most |G|_F^2. Indices that the operator keeps
+apart, trials of P P* or units of K, stay apart: each of them is a sum by itself. (`kpref.effective_dimension`
 takes such images beside a Krylov space, and states its error.)
 
 Both views are lazy, and plain sums of entries of A: kept spaces carry no measure. Where trials end early, only points
@@ -153,9 +154,13 @@ def partial_trace(
         return _reduced(op, kept, *maps, "partial trace", units_alone=kept == (2,))
     probes, seed = integer("probes", probes, 1), integer("seed", seed, 0)
     if op.factor is not None and others:
-        left, weights = _images(op.factor, kept, 2 * probes, seed)
-        maps = partial(_sum_of_images, left, weights, False), partial(_sum_of_images, left, weights, True)
-        return _reduced(op, kept, *maps, "estimated partial trace", units_alone=kept == (2,))
+        known = op.structure
+        apart = tuple(axis for axis in kept if (known.by_trial, False, known.by_unit)[axis])
+        view = partial(
+            _sum_of_images, [kept.index(axis) for axis in apart], *_images(op, kept, apart, 2 * probes, seed)
+        )
+        maps = partial(view, False), partial(view, True)
+        return _reduced(op, kept, *maps, "estimated partial trace", units_alone=kept == (2,), groups=known.by_unit)
     require_memory(float(op.dtype.itemsize) * probes * number, f"{probes} probes of {op.name}")
     signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(probes, *outer)).astype(op.dtype)
     maps = partial(_probe_mean, kept, signs, op), partial(_probe_mean, kept, signs, op.T)
@@ -178,19 +183,21 @@ def _others(kept: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _reduced(
-    op: TensorOperator, kept: tuple[int, ...], forward: Map, transpose: Map, view: str, units_alone: bool
-) -> TensorOperator:
+    op: TensorOperator, kept: tuple[int, ...], forward: Map, transpose: Map, view: str, units_alone: bool,
+    groups: bool = True,
+) -> TensorOperator:  # fmt: skip
     """The operator of a reduction, whose transpose is that of the transpose, as both sides are reduced alike.
 
-    `units_alone`: whether it is a sum of blocks at equal trials and times.
+    `units_alone`: whether it is a sum of blocks at equal trials and times. `groups`: whether units that are kept apart
+    stay apart.
     """
     space = EuclideanSpace(tuple(op.shape_in[axis] for axis in kept))
     name = f"{view} of {op.name} on ({', '.join(AXES[axis] for axis in kept)})"
-    structure = partial(_inherited, op, kept, units_alone)
+    structure = partial(_inherited, op, kept, units_alone, groups)
     return TensorOperator(forward, transpose, space, space, op.dtype, name, structure)
 
 
-def _inherited(op: TensorOperator, kept: tuple[int, ...], units_alone: bool) -> Structure:
+def _inherited(op: TensorOperator, kept: tuple[int, ...], units_alone: bool, groups: bool) -> Structure:
     """What a view keeps of the structure of an operator.
 
     A self-adjoint A is ``Mu^-1 N`` with N symmetric. Where the weight is a number, sums over equal parts of both sides
@@ -202,7 +209,7 @@ def _inherited(op: TensorOperator, kept: tuple[int, ...], units_alone: bool) -> 
         known.self_adjoint and symmetric,
         known.positive and symmetric,
         known.by_trial and 0 in kept,
-        known.units if 2 in kept else None,
+        known.units if 2 in kept and groups else None,
     )
 
 
@@ -250,8 +257,12 @@ def _probe_mean(kept: tuple[int, ...], signs: Array, op: TensorOperator, batch: 
     return result / op.dtype.type(probes)
 
 
-def _images(factor: TensorOperator, kept: tuple[int, ...], count: int, seed: int) -> tuple[Array, Array]:
-    """Images of normal vectors under a factor, over the root of their number, and the weights: (v, kept, others)."""
+def _images(
+    op: TensorOperator, kept: tuple[int, ...], apart: tuple[int, ...], count: int, seed: int
+) -> tuple[Array, Array]:
+    """Images Y of normal vectors under the factor, over the root of their number, and Mu: (v, apart, kept, others)."""
+    factor = op.factor
+    assert factor is not None
     require_memory(2.0 * factor.dtype.itemsize * count * sum(factor.shape), f"{count} images under {factor.name}")
     generator, images = np.random.default_rng(seed), np.empty((count, *factor.shape_out), factor.dtype)
     for start, stop in _blocks(factor, count):
@@ -259,14 +270,21 @@ def _images(factor: TensorOperator, kept: tuple[int, ...], count: int, seed: int
         images[start:stop] = factor.apply(factor.space_in.scale(normal, -0.5))
     images /= factor.dtype.type(math.sqrt(count))
     weights = factor.space_out.scale(np.ones((1, *factor.shape_out), factor.dtype), 1.0)
-    left, (measure,) = (as_matrices(tensors, kept) for tensors in (images, weights))
+    order, number = (*apart, *(axis for axis in kept if axis not in apart)), math.prod(op.shape_in[a] for a in apart)
+    left, (measure,) = (
+        each.reshape(len(each), number, each.shape[1] // number, -1)
+        for each in (as_matrices(tensors, order) for tensors in (images, weights))
+    )
     return left, measure
 
 
-def _sum_of_images(left: Array, weights: Array, transposed: bool, batch: Array) -> Array:
-    """``sum_i Y_i (Mu Y_i)^T v``, or its transpose."""
-    rows, total = batch.reshape(len(batch), -1), np.zeros((len(batch), left.shape[1]), left.dtype)
+def _sum_of_images(apart: list[int], left: Array, weights: Array, transposed: bool, batch: Array) -> Array:
+    """``sum_i Y_i (Mu Y_i)^T v``, or its transpose, for each index of the axes of v that are kept apart by itself."""
+    first = range(len(apart))
+    moved = np.moveaxis(batch, [1 + axis for axis in apart], first)
+    rows = moved.reshape(left.shape[1], len(batch), left.shape[2])
+    total = np.zeros_like(rows)
     for image in left:
         weighed = weights * image
-        total += (rows @ image) @ weighed.T if transposed else (rows @ weighed) @ image.T
-    return total.reshape(batch.shape)
+        total += (rows @ image) @ weighed.swapaxes(-1, -2) if transposed else (rows @ weighed) @ image.swapaxes(-1, -2)
+    return np.moveaxis(total.reshape(moved.shape), first, [1 + axis for axis in apart])
