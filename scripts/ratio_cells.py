@@ -66,7 +66,7 @@ def systems() -> Iterator[tuple[str, TensorOperator, Array]]:
     for name, flow in networks():
         for kind in ("NTK", "P"):
             op = getattr(flow, kind)
-            positive = dense_copy(op if kind == "NTK" else op.gram(), factored=False)
+            positive = dense_copy(op if kind == "NTK" else op.gram())
             yield f"{kind if kind == 'NTK' else 'P P*'}, {name}", positive, symmetrised(positive)
     for index, (name, values) in enumerate(spectra(int(np.prod(SHAPE)))):
         matrix = rotated(values, index)
@@ -94,7 +94,7 @@ def as_operator(matrix: Array) -> TensorOperator:
 
 def dimension_cells(name: str, op: TensorOperator, matrix: Array) -> Iterator[Cell]:
     """Along all axes by default, and of the whole as a report does it."""
-    for keep in KEEPS if "P P*" not in name else KEEPS[:1]:
+    for keep in KEEPS:
         truth = dimension(partial_trace(matrix, op.shape_in, keep))
         words = f"dimension keep {'+'.join(keep) or 'all'}, {name}"
         yield Cell(f"{words}, default", partial(_dimension, op, keep or None, 60), truth)

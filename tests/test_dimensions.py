@@ -1,6 +1,7 @@
 """Effective dimensions and norms against dense linear algebra; estimates against their standard errors."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from strategies import KINDS, STRUCTURES, examples, flows, make_flow, weights
 
 from kpref.operators import Structure, TensorOperator
-from kpref.operators.reduced import AXES, partial_trace
+from kpref.operators.reduced import AXES, kept_axes, partial_trace
 from kpref.space import EuclideanSpace, TrajectorySpace
 from kpref.spectra.dimensions import effective_dimension, kernel_effective_dimension, operator_norm
+from kpref.spectra.partial_probes import factored_dimension
 
 KEEPS = [None, *(keep for count in (1, 2, 3) for keep in itertools.combinations(AXES, count))]
 # Both sides are sums of fewer than 10^5 terms, those of the denominator non-negative: some 1000 units of rounding.
@@ -122,6 +124,43 @@ def test_estimates_have_the_standard_error_that_they_state(name, keep, monkeypat
     assert abs(values.mean() - dense_dimension(gram, space.shape, keep)) < 0.25 * observed
     assert not found[0].exact
     assert found[0].n_products == 48
+
+
+@pytest.mark.parametrize("keep", ["unit", ("trial", "unit")])
+def test_estimates_from_images_under_a_factor_have_the_standard_error_that_they_state(keep):
+    """200 estimates: their standard deviation is known to 5 %, and the bias to 7 % of it."""
+    flow = make_flow("GRU", (3, 5, 8), seed=1, measure=np.random.default_rng(2).uniform(0.2, 1.0, size=(3, 5)))
+    space, gram = flow.space, in_coordinates(flow.NTK)
+    values, vectors = np.linalg.eigh(gram)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))  # a factor of the same matrix, with products that are fast
+    op = TensorOperator(
+        lambda x: space.scale((x @ root.T).reshape(-1, *space.shape), -0.5),
+        lambda q: space.scale(q, -0.5).reshape(len(q), -1) @ root,
+        EuclideanSpace((len(root),)), space,
+    ).gram()  # fmt: skip
+    found = [factored_dimension(op.factor, 24, seed, kept_axes(keep)) for seed in range(200)]
+    values, errors = (np.array([getattr(one, field) for one in found]) for field in ("value", "standard_error"))
+    observed, truth = values.std(ddof=1), dense_dimension(gram, space.shape, keep)
+    assert abs(np.sqrt(np.mean(errors**2)) / observed - 1) < 0.2
+    assert abs(values.mean() - truth) < 0.25 * observed
+    assert sum(one.interval()[0] <= truth <= one.interval()[1] for one in found) > 177  # fewer have the chance 5e-4
+    assert all(one.n_products == 24 and not one.exact for one in found)
+
+
+@pytest.mark.parametrize("keep", ["unit", ("trial", "time"), ("time", "unit")])
+def test_a_factor_with_few_columns_makes_dimensions_along_axes_exact(keep):
+    flow = make_flow("RNN-tanh", (6, 12, 10), trainable=["bias_hh"])  # 720 states, 10 parameters
+    found = effective_dimension(flow.NTK, keep, probes=6)
+    assert (found.method, found.n_products) == ("exact", 5)
+    assert found.value == pytest.approx(dense_dimension(in_coordinates(flow.NTK), flow.space.shape, keep), rel=RTOL)
+
+
+def test_what_is_not_known_to_5_percent_is_refused_with_the_probes_that_would_do():
+    flow = make_flow("GRU", (4, 11, 10), seed=1)
+    with pytest.raises(RuntimeError, match=r"6 products leave .* a standard error of \d+%, more than 5%; take") as told:
+        effective_dimension(flow.NTK, "unit", probes=6)
+    probes = int(re.search(r"take about ([\d,]+) \(probes=", str(told.value))[1].replace(",", ""))
+    assert effective_dimension(flow.NTK, "unit", probes=probes).relative_error <= 0.05
 
 
 def test_estimates_of_the_operators_themselves(large):

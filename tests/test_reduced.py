@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS, STRUCTURES, examples, make_flow, measures
 
+from kpref import Flow
+from kpref.models import GRU, LSTM
 from kpref.operators import TensorOperator
 from kpref.operators.reduced import AXES, average, partial_trace
 from kpref.space import EuclideanSpace
@@ -131,6 +133,67 @@ def test_estimated_partial_trace_is_unbiased():
     # Four numbers, each a mean of 400: five standard errors are exceeded once in 4e5 drawings; the seeds are fixed.
     assert (np.abs(single.mean(axis=0) - exact) < 5 * error).all()
     assert (error > 0).all()
+
+
+@pytest.mark.parametrize("keep", ["unit", "trial", ("time", "unit")])
+def test_noise_of_images_is_that_of_their_quadratic_forms(keep):
+    """Of means over Gaussian vectors the covariance is known in closed form, and so the mean squared error."""
+    flow, passes, runs = make_flow("GRU", (2, 3, 2)), 4, 300
+    gram = flow.NTK.to_dense()  # symmetric, in a uniform measure
+    kept = letters(keep)[0]
+    axes = [*kept, *(axis for axis in range(3) if axis not in kept)]
+    order = np.arange(len(gram)).reshape(2, 3, 2).transpose(axes).reshape(np.prod([(2, 3, 2)[k] for k in kept]), -1)
+    G = gram[order[:, :, None, None], order]  # [k, a, k0, a0]
+    noise = (np.square(np.einsum("kakb->ab", G)).sum() + np.einsum("kalb,lakb->", G, G)) / passes
+    exact = partial_trace(flow.NTK, keep).to_dense()
+    found = [partial_trace(flow.NTK, keep, probes=passes // 2, seed=seed).to_dense() for seed in range(runs)]
+    errors = np.array([np.square(one - exact).sum() for one in found])
+    # Five standard errors of their mean: exceeded once in 2e6 drawings; the seeds are fixed.
+    assert abs(errors.mean() - noise) < 5 * errors.std() / runs**0.5
+    assert errors.std() / runs**0.5 < 0.2 * noise
+
+
+def test_images_are_made_once_and_are_all_that_an_estimate_takes():
+    made = []
+    flow = make_flow("GRU", (2, 3, 2), measure=np.array([[0.5, 0.0, 1.0], [0.2, 0.3, 0.1]]))
+    matrix, space = flow.D.to_dense(), flow.space
+
+    def forward(batch):
+        made.append(len(batch))
+        return (batch @ matrix.T).reshape(-1, *space.shape)
+
+    def never(batch):
+        raise AssertionError("no transpose is needed")
+
+    op = TensorOperator(forward, never, flow.D.space_in, space).gram()
+    view = partial_trace(op, "unit", probes=3, seed=4)
+    assert sum(made) == 6
+    weights = np.broadcast_to(space.weights, space.shape)
+    images = flow.D.apply(np.random.default_rng(4).standard_normal((6, flow.D.shape[1])))
+    close(view.to_dense(), np.einsum("ibth,bth,ibtg->hg", images, weights, images) / 6, matrix)
+    close(view.T.to_dense(), view.to_dense().T, matrix)
+    assert sum(made) == 6
+
+
+@pytest.mark.parametrize("model", [GRU.init(2, 4, 1), LSTM.init(2, 2, 1)])  # one state a unit, and two
+def test_estimates_keep_apart_what_they_say_they_do(model):
+    flow = Flow(model, np.random.default_rng(0).normal(size=(3, 4, 2)))
+    for op, keep in ((flow.P.gram(), ("trial", "unit")), (flow.K, ("time", "unit"))):
+        view = partial_trace(op, keep, probes=2)
+        matrix = view.to_dense().reshape(view.shape_in * 2)
+        known, axes = view.structure, len(view.shape_in)
+        assert known.by_trial or known.by_unit or isinstance(model, LSTM)
+        if known.by_trial:
+            matrix = np.moveaxis(matrix, axes, 1)
+            assert not matrix[~np.eye(3, dtype=bool)].any()
+        if known.units is not None:
+            units = np.array(known.units)
+            matrix = np.moveaxis(matrix, (axes - 1, -1), (0, 1))
+            assert not matrix[units[:, None] != units].any()
+        # The diagonal blocks are those of the sum over images: of the trace it has the mean.
+        values = [np.trace(partial_trace(op, keep, probes=2, seed=seed).to_dense()) for seed in range(100)]
+        deviation = np.std(values, ddof=1)
+        assert abs(np.mean(values) - np.trace(op.to_dense())) < 5 * deviation / 10  # once in 2e6; seeds are fixed
 
 
 def test_batches_do_not_change_the_sum(monkeypatch):

@@ -13,14 +13,28 @@ one product for each a; random signs g over the other axes, with ``E g g^T = I``
 
     tr_other(A) ~ (1/p) sum_i (g_i (x) I)^T A (g_i (x) I)
 
-(Hutchinson, Commun. Stat. Simul. Comput. 1990, blockwise). Both are lazy, and plain sums of entries of A: kept spaces
-carry no measure. Where trials end early, only points that exist are averaged over: n is then their number for each k.
+(Hutchinson, Commun. Stat. Simul. Comput. 1990, blockwise). Of an operator F F* with a known factor a whole estimate
+comes from images ``Y = F x`` of normal x in the domain of F, seen as matrices Y[k, a]:
+
+    tr_other(F F*) = E sum_a Y[k, a] (Mu Y)[k0, a]
+
+half a product each, once for all products with the estimate. Of p images, in coordinates in which inner products are
+sums, with G = F F*, its squared error in the Frobenius norm is
+
+    (|tr_kept(G)|_F^2 + sum_{k, k0, a, a0} G[k a, k0 a0] G[k0 a, k a0]) / p,
+
+the trace being that over the axes that are kept, and the second term at most |G|_F^2. Indices that the operator keeps
+apart, trials of P P* or units of K, stay apart: each of them is a sum by itself. (`kpref.effective_dimension`
+takes such images beside a Krylov space, and states its error.)
+
+Both views are lazy, and plain sums of entries of A: kept spaces carry no measure. Where trials end early, only points
+that exist are averaged over: n is then their number for each k.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,16 +44,17 @@ from kpref._types import Array
 from kpref._validate import integer, short
 from kpref.lengths import points
 from kpref.memory import require_memory
+from kpref.operators.products import Map
 from kpref.operators.structure import Structure
 from kpref.operators.tensor import TensorOperator
 from kpref.space import EuclideanSpace
 
-__all__ = ["AXES", "average", "kept_axes", "partial_trace"]
+__all__ = ["AXES", "as_matrices", "average", "kept_axes", "partial_trace"]
 
 #: Names of the axes of a tensor, in order.
 AXES = ("trial", "time", "unit")
 
-#: Bytes of tensors that a partial trace puts through the operator at once.
+#: Bytes of tensors that a partial trace puts through an operator at once.
 _BATCH_BYTES = 1 << 27
 
 
@@ -53,6 +68,12 @@ def kept_axes(keep: str | Sequence[str]) -> tuple[int, ...]:
     if not names or not known or len(set(names)) < len(names):
         raise ValueError(f"keep must be one or several of {', '.join(AXES)}, each at most once; got {short(keep)}")
     return tuple(axis for axis, name in enumerate(AXES) if name in names)
+
+
+def as_matrices(tensors: Array, kept: tuple[int, ...]) -> Array:
+    """Tensors (v, trials, time, units) as matrices (v, kept, others)."""
+    rows = math.prod(tensors.shape[1 + axis] for axis in kept)
+    return np.moveaxis(tensors, [1 + axis for axis in kept], range(1, 1 + len(kept))).reshape(len(tensors), rows, -1)
 
 
 def average(op: TensorOperator, keep: str | Sequence[str]) -> TensorOperator:
@@ -76,7 +97,8 @@ def average(op: TensorOperator, keep: str | Sequence[str]) -> TensorOperator:
         For an operator on another space, or unknown axes.
     """
     kept = _kept(op, keep)
-    return _reduced(op, kept, partial(_average, kept), "average", exact=True)
+    maps = partial(_average, kept, op), partial(_average, kept, op.T)
+    return _reduced(op, kept, *maps, "average", units_alone=False)
 
 
 def _average(kept: tuple[int, ...], op: TensorOperator, batch: Array) -> Array:
@@ -116,7 +138,7 @@ def partial_trace(
     -------
     TensorOperator
         On the kept axes, without a measure. Declared self-adjoint where `op` is and the sum keeps that: in a uniform
-        measure; exact and for the units alone, in any positive one.
+        measure; for the units alone, in any positive one, but not from random signs.
 
     Raises
     ------
@@ -128,11 +150,21 @@ def partial_trace(
     outer = tuple(op.shape_in[axis] for axis in others)
     number = math.prod(outer)
     if probes is None:
-        return _reduced(op, kept, partial(_diagonal_sum, kept), "partial trace", exact=True)
+        maps = partial(_diagonal_sum, kept, op), partial(_diagonal_sum, kept, op.T)
+        return _reduced(op, kept, *maps, "partial trace", units_alone=kept == (2,))
     probes, seed = integer("probes", probes, 1), integer("seed", seed, 0)
+    if op.factor is not None and others:
+        known = op.structure
+        apart = tuple(axis for axis in kept if (known.by_trial, False, known.by_unit)[axis])
+        view = partial(
+            _sum_of_images, [kept.index(axis) for axis in apart], *_images(op, kept, apart, 2 * probes, seed)
+        )
+        maps = partial(view, False), partial(view, True)
+        return _reduced(op, kept, *maps, "estimated partial trace", units_alone=kept == (2,), groups=known.by_unit)
     require_memory(float(op.dtype.itemsize) * probes * number, f"{probes} probes of {op.name}")
     signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(probes, *outer)).astype(op.dtype)
-    return _reduced(op, kept, partial(_probe_mean, kept, signs), "estimated partial trace", exact=False)
+    maps = partial(_probe_mean, kept, signs, op), partial(_probe_mean, kept, signs, op.T)
+    return _reduced(op, kept, *maps, "estimated partial trace", units_alone=False)
 
 
 def _kept(op: TensorOperator, keep: str | Sequence[str]) -> tuple[int, ...]:
@@ -151,17 +183,21 @@ def _others(kept: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _reduced(
-    op: TensorOperator, kept: tuple[int, ...], reduce: Callable[[TensorOperator, Array], Array], view: str, exact: bool
-) -> TensorOperator:
-    """The operator of a reduction; that of the transpose is the transpose, as both sides are reduced alike."""
+    op: TensorOperator, kept: tuple[int, ...], forward: Map, transpose: Map, view: str, units_alone: bool,
+    groups: bool = True,
+) -> TensorOperator:  # fmt: skip
+    """The operator of a reduction, whose transpose is that of the transpose, as both sides are reduced alike.
+
+    `units_alone`: whether it is a sum of blocks at equal trials and times. `groups`: whether units that are kept apart
+    stay apart.
+    """
     space = EuclideanSpace(tuple(op.shape_in[axis] for axis in kept))
     name = f"{view} of {op.name} on ({', '.join(AXES[axis] for axis in kept)})"
-    units_alone = view == "partial trace" and exact and kept == (2,)
-    structure = partial(_inherited, op, kept, units_alone)
-    return TensorOperator(partial(reduce, op), partial(reduce, op.T), space, space, op.dtype, name, structure)
+    structure = partial(_inherited, op, kept, units_alone, groups)
+    return TensorOperator(forward, transpose, space, space, op.dtype, name, structure)
 
 
-def _inherited(op: TensorOperator, kept: tuple[int, ...], units_alone: bool) -> Structure:
+def _inherited(op: TensorOperator, kept: tuple[int, ...], units_alone: bool, groups: bool) -> Structure:
     """What a view keeps of the structure of an operator.
 
     A self-adjoint A is ``Mu^-1 N`` with N symmetric. Where the weight is a number, sums over equal parts of both sides
@@ -173,12 +209,12 @@ def _inherited(op: TensorOperator, kept: tuple[int, ...], units_alone: bool) -> 
         known.self_adjoint and symmetric,
         known.positive and symmetric,
         known.by_trial and 0 in kept,
-        known.units if 2 in kept else None,
+        known.units if 2 in kept and groups else None,
     )
 
 
 def _blocks(op: TensorOperator, total: int) -> Iterator[tuple[int, int]]:
-    size = max(1, _BATCH_BYTES // max(1, op.space_in.size * op.dtype.itemsize))
+    size = max(1, _BATCH_BYTES // max(1, max(op.shape) * op.dtype.itemsize))
     for start in range(0, total, size):
         yield start, min(start + size, total)
 
@@ -219,3 +255,36 @@ def _probe_mean(kept: tuple[int, ...], signs: Array, op: TensorOperator, batch: 
         image = op.apply(sign * batch[vector].reshape(-1, *along_kept))
         np.add.at(result, vector, (sign * image).sum(axis=summed))
     return result / op.dtype.type(probes)
+
+
+def _images(
+    op: TensorOperator, kept: tuple[int, ...], apart: tuple[int, ...], count: int, seed: int
+) -> tuple[Array, Array]:
+    """Images Y of normal vectors under the factor, over the root of their number, and Mu: (v, apart, kept, others)."""
+    factor = op.factor
+    assert factor is not None
+    require_memory(2.0 * factor.dtype.itemsize * count * sum(factor.shape), f"{count} images under {factor.name}")
+    generator, images = np.random.default_rng(seed), np.empty((count, *factor.shape_out), factor.dtype)
+    for start, stop in _blocks(factor, count):
+        normal = generator.standard_normal((stop - start, *factor.shape_in)).astype(factor.dtype)
+        images[start:stop] = factor.apply(factor.space_in.scale(normal, -0.5))
+    images /= factor.dtype.type(math.sqrt(count))
+    weights = factor.space_out.scale(np.ones((1, *factor.shape_out), factor.dtype), 1.0)
+    order, number = (*apart, *(axis for axis in kept if axis not in apart)), math.prod(op.shape_in[a] for a in apart)
+    left, (measure,) = (
+        each.reshape(len(each), number, each.shape[1] // number, -1)
+        for each in (as_matrices(tensors, order) for tensors in (images, weights))
+    )
+    return left, measure
+
+
+def _sum_of_images(apart: list[int], left: Array, weights: Array, transposed: bool, batch: Array) -> Array:
+    """``sum_i Y_i (Mu Y_i)^T v``, or its transpose, for each index of the axes of v that are kept apart by itself."""
+    first = range(len(apart))
+    moved = np.moveaxis(batch, [1 + axis for axis in apart], first)
+    rows = moved.reshape(left.shape[1], len(batch), left.shape[2])
+    total = np.zeros_like(rows)
+    for image in left:
+        weighed = weights * image
+        total += (rows @ image) @ weighed.swapaxes(-1, -2) if transposed else (rows @ weighed) @ image.swapaxes(-1, -2)
+    return np.moveaxis(total.reshape(moved.shape), first, [1 + axis for axis in apart])

@@ -8,8 +8,9 @@ The partial trace is that of ``Mu^(1/2) G Mu^(-1/2)``, the matrix of G in an ort
 makes it symmetric and positive in every measure. For the units alone it is `kpref.operators.reduced.partial_trace` of
 G itself; and has its eigenvalues for kept trials or times too, if the weights are products ``w[b] omega[n]``.
 
-**Estimates.** A third of the products find a Krylov space in which G is large and known exactly; random vectors serve
-the rest: `kpref.spectra.deflated` for G itself, `kpref.spectra.partial_probes` for its partial traces.
+**Estimates.** Some of the products find a Krylov space in which G is large and known exactly; random vectors serve
+the rest: `kpref.spectra.deflated` for G itself, `kpref.spectra.partial_probes` for its partial traces. These come from
+images under A alone where ``G = A A*`` is known as that, as K, the NTK and P P* are.
 
 **K in closed form.** K does not mix units; with the gates G_g and what their parameters multiply, v_g
 (`kpref.unit_form`), its symmetrised entries for points a, a' and states s, s' of a unit u are
@@ -38,7 +39,7 @@ from kpref.spectra.eigen import eigh
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.exact_spectrum import has_exact_spectrum, kernel_spectrum
 from kpref.spectra.paired_probes import DENSE_SIZE, require_settled, rounding
-from kpref.spectra.partial_probes import partial_dimension
+from kpref.spectra.partial_probes import factored_dimension, partial_dimension
 from kpref.spectra.symmetric import SymmetricForm, require_operator, require_self_adjoint
 from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
 from kpref.unit_form import UnitForm, unit_form
@@ -71,7 +72,8 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
     Returns
     -------
     Estimate
-        Exact up to 400 dimensions; if nothing is kept, also of the input space of a factor A of G that `gram` knows.
+        Exact up to 400 dimensions; of the input space of a factor A of G that `gram` knows too if nothing is kept, and
+        up to ``2 probes`` of these if something is.
         Else with the jackknife's standard error, on the logarithmic scale; the bias is of order ``1 / probes^2``. Zero
         for G = 0.
 
@@ -92,7 +94,8 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
     -----
     Points without weight do not count. For K of a flow `kernel_effective_dimension` is exact and faster. Beside the
     products, ``O(n p^2)`` flops; with kept axes of K entries and O others up to ``4 p^2 K O min(K, O)``. For networks
-    with some hundred states or more the standard error is 1 to 2 % by default (`scripts/estimators.py --coverage`).
+    with some hundred states or more the standard error is 1 to 2 % by default, along kept axes of an operator whose
+    factor is known too (`scripts/estimators.py --coverage`).
     """
     require_operator(op)
     probes, seed = integer("probes", probes, 6), integer("seed", seed, 0)
@@ -113,8 +116,11 @@ def effective_dimension(op: TensorOperator, keep: Keep = None, probes: int = 60,
     cost = 1 if op.structure.self_adjoint and op.structure.positive else 2
     if form.size <= max(DENSE_SIZE, probes):
         return Estimate(_exact_dimension(form, kept), 0.0, cost * form.size, "exact")
-    seen = beside_krylov(form, probes, seed)
-    found = seen.dimension() if kept is None else partial_dimension(seen, form.coordinates, kept)
+    if kept is not None and positive.factor is not None:
+        found = factored_dimension(positive.factor, probes, seed, kept)
+    else:
+        seen = beside_krylov(form, probes, seed)
+        found = seen.dimension() if kept is None else partial_dimension(seen, form.coordinates, kept)
     found = require_settled(replace(found, n_products=cost * found.n_products), f"the effective dimension of {op.name}")
     if kept is not None and found.relative_error > _LARGEST_ERROR:
         raise RuntimeError(
