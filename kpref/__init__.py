@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kpref import data, models, oracle, plots, spectra
     from kpref.analysis.api import analyze
     from kpref.checkpoints import load_checkpoint, save_checkpoint
+    from kpref.equilibria import FixedPoints, fixed_points
     from kpref.flow import Flow
     from kpref.operators import TensorOperator, average, partial_trace, submatrix
     from kpref.readout import Readout
@@ -38,6 +39,8 @@ _HOMES = {
     "analyze": "kpref.analysis.api",
     "load_checkpoint": "kpref.checkpoints",
     "save_checkpoint": "kpref.checkpoints",
+    "FixedPoints": "kpref.equilibria",
+    "fixed_points": "kpref.equilibria",
     "Flow": "kpref.flow",
     "TensorOperator": "kpref.operators",
     "average": "kpref.operators",
@@ -71,6 +74,7 @@ _PACKAGES = ("data", "models", "oracle", "plots", "spectra")
 __all__ = [
     "Estimate",
     "EuclideanSpace",
+    "FixedPoints",
     "Flow",
     "Readout",
     "TensorOperator",
@@ -84,6 +88,7 @@ __all__ = [
     "diagonal",
     "effective_dimension",
     "eigh",
+    "fixed_points",
     "get_num_threads",
     "inverse",
     "kernel_spectrum",

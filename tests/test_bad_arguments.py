@@ -606,6 +606,31 @@ def build_stability():
         ("seed", SEEDS),
     ):
         yield from rows("lyapunov_exponents", lambda **k: kpref.lyapunov_exponents(FLOW, **k), argument, values)
+    search = over(kpref.fixed_points, model=MODEL, starts=np.ones((2, H)))
+    yield from rows("fixed_points", search, "model", (None, "GRU", FLOW, READOUT))
+    yield from rows("fixed_points", search, "inputs", (*bad_arrays(np.ones(N_IN)), np.ones((3, N_IN)), 1.0))
+    starts = (
+        *bad_arrays(np.ones((2, H))),
+        np.ones(H),
+        np.ones((2, H + 1)),
+        Flow(models.GRU.init(2, 3, 0), INPUTS),
+        None,
+    )
+    yield from rows("fixed_points", search, "starts", starts)
+    for argument, values in (
+        ("n_starts", COUNTS),
+        ("seed", SEEDS),
+        ("tol", (*TOLERANCES, 0)),
+        ("distance", TOLERANCES),
+        ("max_iterations", COUNTS),
+    ):
+        yield from rows("fixed_points", search, argument, values)
+    found = search()
+    yield from rows("unstable_directions", found.unstable_directions, "point", (-1, 99, "a", 1.5, None, True))
+    yield from rows("plot_fixed_points", kpref.plots.plot_fixed_points, "found", (None, FLOW, np.ones((2, H))))
+    lines = over(kpref.plots.plot_fixed_points, found=found)
+    yield from rows("plot_fixed_points", lines, "trajectories", bad_arrays(INPUTS))
+    yield from rows("plot_fixed_points", lines, "ax", ("a", 3, pyplot))
     yield from rows("propagator_growth", spectra.propagator_growth, "flow", NOT_FLOWS)
     yield from rows("trial_norms", spectra.trial_norms, "flow", NOT_FLOWS)
     yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "seed", SEEDS)
