@@ -64,14 +64,18 @@ def plot_fixed_points(
         if not len(which):
             continue
         filled, small = kind in ("stable", "marginal", "slow"), kind == "slow"
-        face: dict[str, Any] = {"facecolors": color if filled else "white", "edgecolors": color}
-        ax.scatter(*project(found.points[which]).T, s=10 if small else 42, linewidths=1.4, zorder=3,
-                   label=f"{kind} ({len(which)})", **face)  # fmt: skip
+        at, name = project(found.points[which]), f"{kind} ({len(which)})"
+        face = color if filled else "white"
+        ax.scatter(
+            at[:, 0], at[:, 1], 10 if small else 42, face, edgecolors=color, linewidths=1.4, zorder=3, label=name
+        )
         if not filled:
             for point in which:
                 _draw_directions(ax, project, found, int(point), reach, color)
-    for number, (setter, share) in enumerate(zip((ax.set_xlabel, ax.set_ylabel), shares, strict=True), start=1):
-        setter(f"principal component {number}" + (f" ({share:.0%} of the variance)" if lines else ""))
+    names = [f"principal component {number}" for number in (1, 2)]
+    if lines:
+        names = [f"{name} ({share:.0%} of the variance)" for name, share in zip(names, shares, strict=True)]
+    ax.set(xlabel=names[0], ylabel=names[1])
     if not len(drawn):
         say(ax, "no points")
     legend_of_names(ax)
@@ -98,11 +102,9 @@ def _draw_directions(ax: Axes, project: _Plane, found: FixedPoints, point: int, 
 def _lines(trajectories: Flow | npt.ArrayLike | None, width: int) -> list[Array]:
     if trajectories is None:
         return []
-    if isinstance(trajectories, Flow):
-        states, lengths = trajectories.states, trajectories.space.lengths
-    else:
-        states, lengths = trajectories, None
-    checked = finite_array("trajectories", states, shape=("B", "T", width))
+    given: Any = trajectories.states if isinstance(trajectories, Flow) else trajectories
+    lengths = trajectories.space.lengths if isinstance(trajectories, Flow) else None
+    checked = finite_array("trajectories", given, shape=("B", "T", width))
     ends = np.full(len(checked), checked.shape[1]) if lengths is None else lengths
     return [trial[:end] for trial, end in zip(checked[:_MOST_LINES], ends, strict=False) if end]
 
