@@ -606,6 +606,21 @@ def build_stability():
         ("seed", SEEDS),
     ):
         yield from rows("lyapunov_exponents", lambda **k: kpref.lyapunov_exponents(FLOW, **k), argument, values)
+    learned = over(kpref.learning.linearised_training, flow=FLOW, readout=READOUT, targets=TARGETS)
+    for function in (kpref.learning.output_ntk, kpref.learning.readout_sensitivity, learned):
+        label = getattr(function, "__name__", "")
+        yield from rows(label, over(function, readout=READOUT), "flow", NOT_FLOWS)
+        readouts = (None, "Wout", np.ones((2, H)), MODEL, Readout(np.ones((2, H + 1))))
+        yield from rows(label, over(function, flow=FLOW), "readout", readouts)
+    yield from rows("linearised_training", learned, "targets", (*bad_arrays(TARGETS), None))
+    yield from rows("linearised_training", learned, "mask", (np.ones(9), -np.ones(T), np.zeros(T), "abc"))
+    yield from rows("linearised_training", learned, "at", ("first", None, 3))
+    yield from rows("linearised_training", learned, "trainable_readout", ("yes", 1, None))
+    yield from rows("linearised_training", learned, "modes", (0, 99, "a", 1.5, True))
+    linear = learned()
+    yield from rows("parameters", linear.parameters, "time", (*NOT_NUMBERS, -1.0, None))
+    yield from rows("loss", linear.loss, "times", ("abc", [np.nan], 1j))
+    yield from rows("deviation", over(linear.deviation, time=1.0), "outputs", (None, "abc", TARGETS[0]))
     search = over(kpref.fixed_points, model=MODEL, starts=np.ones((2, H)))
     yield from rows("fixed_points", search, "model", (None, "GRU", FLOW, READOUT))
     yield from rows("fixed_points", search, "inputs", (*bad_arrays(np.ones(N_IN)), np.ones((3, N_IN)), 1.0))

@@ -53,6 +53,9 @@ DRAWERS = {
         np.arange(1, T + 1), numbers(T, 4), ax=ax
     ),
     "plot_growth": lambda numbers, names, ax: plots.plot_growth([(name, numbers(B, T)) for name in names], ax=ax),
+    "plot_lazy_or_rich": lambda numbers, names, ax: plots.plot_lazy_or_rich(
+        [(name, np.arange(T), numbers(T), numbers(T)) for name in names], ax=ax
+    ),
     "plot_trial_norms": lambda numbers, names, ax: plots.plot_trial_norms(
         [(name, numbers(B)) for name in names], ax=ax
     ),

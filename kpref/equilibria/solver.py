@@ -24,6 +24,7 @@ start is pushed aside by a thousandth of its length, and only where it comes to 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -133,8 +134,9 @@ class _At:
         self.q[which] = 0.5 * np.square(self.residuals[which]).sum(axis=1)
 
 
+@cache
 def _direction(size: int) -> Array:
-    """A unit vector that is generic, and always the same."""
+    """A unit vector that is generic, and always the same; nobody writes to it."""
     vector = np.random.default_rng(0).normal(size=size)
     return np.asarray(vector / np.linalg.norm(vector))
 
