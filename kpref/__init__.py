@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from kpref._version import __version__
 
 if TYPE_CHECKING:
-    from kpref import data, learning, models, oracle, plots, spectra
+    from kpref import data, learning, models, oracle, plots, rules, spectra
     from kpref.analysis.api import analyze
     from kpref.checkpoints import load_checkpoint, save_checkpoint
     from kpref.equilibria import FixedPoints, fixed_points
@@ -69,7 +69,7 @@ _HOMES = {
     "Trials": "kpref.trials",
 }
 
-_PACKAGES = ("data", "learning", "models", "oracle", "plots", "spectra")
+_PACKAGES = ("data", "learning", "models", "oracle", "plots", "rules", "spectra")
 
 __all__ = [
     "Estimate",
@@ -101,6 +101,7 @@ __all__ = [
     "partial_trace",
     "plots",
     "principal_angles",
+    "rules",
     "save_checkpoint",
     "schmidt_spectrum",
     "set_num_threads",

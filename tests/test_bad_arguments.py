@@ -617,6 +617,7 @@ def build_stability():
     yield from rows("linearised_training", learned, "at", ("first", None, 3))
     yield from rows("linearised_training", learned, "trainable_readout", ("yes", 1, None))
     yield from rows("linearised_training", learned, "modes", (0, 99, "a", 1.5, True))
+    yield from build_rules()
     linear = learned()
     yield from rows("parameters", linear.parameters, "time", (*NOT_NUMBERS, -1.0, None))
     yield from rows("loss", linear.loss, "times", ("abc", [np.nan], 1j))
@@ -650,6 +651,39 @@ def build_stability():
     yield from rows("trial_norms", spectra.trial_norms, "flow", NOT_FLOWS)
     yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "seed", SEEDS)
     yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "tol", TOLERANCES)
+
+
+def build_rules():
+    err, rules = np.ones((B, T, H)), kpref.rules
+    for function in (rules.direction, rules.phi):
+        call = over(function, rule=rules.backpropagation, flow=FLOW, err=err)
+        yield from rows(function.__name__, call, "flow", NOT_FLOWS)
+        yield from rows(function.__name__, call, "err", bad_arrays(err))
+        yield from rows(function.__name__, call, "rule", (None, "adam", FLOW.NTK.T, lambda flow, err: err))
+    for rule, argument, values in (
+        (rules.truncated, "steps", COUNTS),
+        (rules.gauss_newton, "damping", (*NOT_NUMBERS, -1.0)),
+        (rules.one_step_gauss_newton, "tol", (*TOLERANCES, 0.0)),
+        (rules.feedback_alignment, "seed", SEEDS),
+        (rules.feedback_alignment, "weights", ("a", np.eye(H), 3)),
+        (rules.local_online, "readout", ("a", np.eye(H), 3)),
+        (rules.local_online, "feedback", (np.eye(H),)),
+        (rules.local_online, "seed", SEEDS),
+        (rules.diagonal, "scales", (*bad_arrays(np.ones(5)), -np.ones(5))),
+        (rules.adagrad, "squares", (*bad_arrays(np.ones(5)), -np.ones(5))),
+        (rules.adagrad, "epsilon", (*NOT_NUMBERS, 0.0)),
+        (rules.shampoo, "damping", (*NOT_NUMBERS, 0.0)),
+        (rules.kronecker_factored, "damping", (*NOT_NUMBERS, 0.0)),
+    ):
+        yield from rows(rule.__name__, rule, argument, values)
+    adam = over(rules.adam, second=np.ones(5), step=1)
+    yield from rows("adam", adam, "second", (*bad_arrays(np.ones(5)), -np.ones(5)))
+    yield from rows("adam", adam, "step", COUNTS)
+    yield from rows("adam", adam, "beta", (*NOT_NUMBERS, 1.0, -0.1))
+    compare = over(rules.compare_rules, flow=FLOW, err=err, rules={"a": rules.backpropagation})
+    yield from rows("compare_rules", compare, "flow", NOT_FLOWS)
+    yield from rows("compare_rules", compare, "rules", (None, [rules.backpropagation], {}, {"a": FLOW.D}))
+    yield from rows("compare_rules", compare, "k", (*COUNTS, 999))
 
 
 NOT_PATHS = (None, 3, MODEL, FLOW, [], b"a")
