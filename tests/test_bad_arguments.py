@@ -655,6 +655,8 @@ def build_stability():
 
 def build_rules():
     err, rules = np.ones((B, T, H)), kpref.rules
+    # How many numbers there must be is known with the flow.
+    vectors = [bad for bad in bad_arrays(np.ones(5)) if not (isinstance(bad, np.ndarray) and bad.shape == (0,))]
     for function in (rules.direction, rules.phi):
         call = over(function, rule=rules.backpropagation, flow=FLOW, err=err)
         yield from rows(function.__name__, call, "flow", NOT_FLOWS)
@@ -669,15 +671,15 @@ def build_rules():
         (rules.local_online, "readout", ("a", np.eye(H), 3)),
         (rules.local_online, "feedback", (np.eye(H),)),
         (rules.local_online, "seed", SEEDS),
-        (rules.diagonal, "scales", (*bad_arrays(np.ones(5)), -np.ones(5))),
-        (rules.adagrad, "squares", (*bad_arrays(np.ones(5)), -np.ones(5))),
+        (rules.diagonal, "scales", (*vectors, -np.ones(5))),
+        (rules.adagrad, "squares", (*vectors, -np.ones(5))),
         (rules.adagrad, "epsilon", (*NOT_NUMBERS, 0.0)),
         (rules.shampoo, "damping", (*NOT_NUMBERS, 0.0)),
         (rules.kronecker_factored, "damping", (*NOT_NUMBERS, 0.0)),
     ):
         yield from rows(rule.__name__, rule, argument, values)
     adam = over(rules.adam, second=np.ones(5), step=1)
-    yield from rows("adam", adam, "second", (*bad_arrays(np.ones(5)), -np.ones(5)))
+    yield from rows("adam", adam, "second", (*vectors, -np.ones(5)))
     yield from rows("adam", adam, "step", COUNTS)
     yield from rows("adam", adam, "beta", (*NOT_NUMBERS, 1.0, -0.1))
     compare = over(rules.compare_rules, flow=FLOW, err=err, rules={"a": rules.backpropagation})

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._types import Array
-from kpref._validate import finite_array, function, real_number
+from kpref._validate import finite_array, function, real_number, short
 from kpref.flow import Flow, require_flow
 from kpref.operators import TensorOperator
 from kpref.spectra import inverse
@@ -53,7 +53,8 @@ def direction(rule: Rule, flow: Flow, err: npt.ArrayLike) -> Array:
 
 def phi(rule: Rule, flow: Flow, err: npt.ArrayLike) -> TensorOperator:
     """``Phi = D G``, from errors to ``-dz / eta``. Arguments and errors as for `direction`."""
-    return (flow.D @ _made(rule, flow, err)).renamed("Phi")
+    made = _made(rule, flow, err)
+    return (flow.D @ made).renamed("Phi")
 
 
 def backpropagation(flow: Flow, err: Array) -> TensorOperator:
@@ -100,11 +101,11 @@ def require_err(flow: Flow, err: npt.ArrayLike) -> Array:
 
 
 def _made(rule: Rule, flow: Flow, err: npt.ArrayLike) -> TensorOperator:
-    function("rule", rule, "a flow and an error")
     error = require_err(flow, err)
+    if isinstance(rule, TensorOperator):
+        raise TypeError(f"rule must be a function of a flow and an error, as those of kpref.rules are; got {rule!r}")
+    function("rule", rule, "a flow and an error")
     made = rule(flow, error)
     if not isinstance(made, TensorOperator) or (made.space_in, made.space_out) != (flow.space, flow.D.space_in):
-        raise TypeError(
-            f"rule must return a TensorOperator from trajectories to the parameters of the flow; got {made!r}"
-        )
+        raise TypeError(f"rule must return a TensorOperator from trajectories to parameters; got {short(made)}")
     return made
