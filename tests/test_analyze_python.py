@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 import kpref
 from kpref import Readout, Trials, analyze, cli, save_checkpoint
 from kpref._terminal import Progress
+from kpref.analysis.effort import DEFAULT, THOROUGH
 from kpref.analysis.metric_figures import dimensions
 from kpref.analysis.numbers import PHASES
 from kpref.analysis.planning import Plan, make_plan
@@ -329,9 +330,23 @@ def test_a_first_look(pair):
     assert "C: the total strength" in sizes.caption
     request = prepare(pair, many, fast=True, max_trials=4, modes=2)
     assert (request.trials.n_trials, request.modes) == (4, 2)
-    assert (prepare(pair, many).modes, prepare(pair, many).fast) == (10, False)
+    assert (prepare(pair, many).modes, prepare(pair, many).effort) == (10, DEFAULT)
     with pytest.raises(TypeError, match="fast must be True or False"):
         prepare(pair, many, fast="yes")
+
+
+def test_a_thorough_report(pair, trials):
+    """More of everything, estimates with smaller errors, and its parts and their seconds in the footer."""
+    request = prepare(pair, trials, thorough=True)
+    assert (request.modes, request.effort) == (THOROUGH.modes, THOROUGH)
+    with pytest.raises(ValueError, match="fast and thorough cannot both be asked for"):
+        prepare(pair, trials, fast=True, thorough=True)
+    report = analyze(pair, trials, modes=2, thorough=True)
+    (analysis,) = report.study.analyses
+    assert len(analysis.seconds) == PHASES
+    assert min(analysis.seconds.values()) > 0
+    assert "spectrum of K" in analysis.seconds
+    assert "comparisons" in report.study.seconds
 
 
 # Progress

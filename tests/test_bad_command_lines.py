@@ -455,6 +455,10 @@ BENCH = [
     *((f"bench --{name} {value}", f"--{name}: expected a positive integer")
       for name in ("trials", "steps", "states", "inputs", "repeats") for value in ("0", "x", "1.5")),
     ("bench --model transformer", "--model: invalid choice"),
+    ("bench --fast", "--fast and --thorough are for --report"),
+    ("bench --report --fast --thorough", "--fast and --thorough cannot both be asked for"),
+    ("bench --report --json {out}/bench.json", "--json holds timings of operators"),
+    ("analyze --fast --thorough", "--fast and --thorough cannot both be asked for"),
     ("bench --method rk4", "--method is for networks in continuous time"),
     ("bench --method rk5", "--method: invalid choice"),
     ("bench --dtype float16", "--dtype: invalid choice"),

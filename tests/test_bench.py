@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from kpref import cli
+from kpref import Trials, cli
+from kpref.analysis.request import prepare
 from kpref.bench import peers, timing
 from kpref.bench.contender_process import measure_memory
 from kpref.bench.peers import CONTENDERS
+from kpref.bench.reports import time_report
 from kpref.bench.timing import Record, Worker
 from kpref.bench.workload import Problem, count_operations
 from kpref.commands import bench
+from kpref.models import GRU
 
 TINY = Problem("gru", trials=3, steps=4, units=5, inputs=2, dtype="float64")
 RATE = replace(TINY, model="rate", method="rk4")
@@ -174,13 +177,17 @@ def test_run_with_peers(capsys, tmp_path, problem, packages):
         assert all(len(seconds) > 0 for seconds in records[name]["seconds"].values())
 
 
+OPTIONS = {"repeats": 1, "no_peers": False, "json": None, "quiet": True, "report": False, "fast": False,
+           "thorough": False}  # fmt: skip
+
+
 @pytest.mark.parametrize("problem", [TINY, RATE])
 def test_peers_that_are_not_installed_are_left_out(monkeypatch, problem):
     asked = []
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(bench, "measure", lambda problem, names, repeats, bar: asked.append(names) or failed())
     with pytest.raises(ValueError, match="kpref itself failed on this problem: why"):
-        bench.run(SimpleNamespace(**vars(problem), repeats=1, no_peers=False, json=None, quiet=True))
+        bench.run(SimpleNamespace(**vars(problem), **OPTIONS))
     assert asked == [["kpref"]]
 
 
@@ -250,3 +257,12 @@ def test_jacobians_larger_than_memory_are_refused_before_they_are_made(monkeypat
     )
     with pytest.raises(MemoryError, match=rf"storing the state Jacobians: {1.5 * 4 * 3 * 4 * 5 * 5:.0f}"):
         CONTENDERS["torch.func stored"](TINY)
+
+
+def test_a_report_is_timed_part_by_part():
+    model, trials = GRU.init(2, 3, seed=0), Trials(np.random.default_rng(0).normal(size=(2, 4, 2)))
+    found = time_report(prepare([model, model], trials, fast=True))
+    assert found.networks == 2
+    assert {"spectrum of K", "comparisons", "figures and report"} < set(found.seconds)
+    assert max(found.seconds.values()) < sum(found.seconds.values()) <= 2 * found.total + 0.1  # two networks at a time
+    assert "figures and report" in str(found)

@@ -13,13 +13,13 @@ from kpref.analysis.mode_checks import ASKED, kernel_checks, mode_check, whole_v
 from kpref.analysis.parameter_operator import kernel_modes
 from kpref.analysis.selfcheck import longest_sum
 from kpref.operators import Structure, TensorOperator
-from kpref.spectra import eigh, kernel_spectrum
+from kpref.spectra import eigh, kernel_spectrum, trial_norms
 from kpref.spectra.blocks import block_eigh
 
 
 def checks_of(flow, operator=None, exact=None, modes=None, k=3):
     exact = exact or kernel_spectrum(flow)
-    modes = modes or kernel_modes(flow, min(k, flow.space.size), seed=0)
+    modes = modes or kernel_modes(flow, min(k, flow.space.size), exact, seed=0)
     found = kernel_checks(operator or flow.K, exact, modes, longest_sum(flow), seed=0)
     return {check.name: check for check in found}
 
@@ -65,7 +65,7 @@ def test_a_kernel_that_mixes_units_is_found(strength):
 @pytest.mark.parametrize("factor", [1.15, 1.53, 1 + 1e-8])
 def test_eigenvalues_that_are_too_large_are_found(factor):
     flow = make_flow("GRU", (4, 6, 5))
-    modes = kernel_modes(flow, 3, seed=0)
+    modes = kernel_modes(flow, 3, kernel_spectrum(flow), seed=0)
     wrong = dataclasses.replace(modes, values=factor * modes.values, residuals=np.full(3, factor - 1))
     found = checks_of(flow, modes=wrong)
     assert not found["modes of K"].passed
@@ -109,3 +109,22 @@ def test_zero_operators_have_nothing_to_test():
 def test_a_measure_with_zeros():
     flow = make_flow("RNN-tanh", (3, 6, 4), measure=np.array([0.0, 1.0, 2.0, 0.0, 1.0, 0.5]))
     assert all(check.passed for check in checks_of(flow).values())
+
+
+@pytest.mark.parametrize("kind", ["GRU", "RNN-tanh"])
+def test_modes_of_units_are_those_of_an_iteration(kind):
+    """From the factors of single units, and by Lanczos iteration of the whole K."""
+    flow = make_flow(kind, (4, 6, 5), measure=np.array([0.0, 1.0, 2.0, 0.0, 1.0, 0.5]))
+    ours, other = kernel_modes(flow, 4, kernel_spectrum(flow), seed=0), eigh(flow.K, 4, tol=1e-12)
+    assert ours.n_products == 4  # and not by iteration too
+    np.testing.assert_allclose(ours.values, other.values, rtol=1e-12)
+    assert ours.residuals.max() < 1e-13
+    overlaps = [abs(flow.space.inner(v, w)) for v, w in zip(ours.vectors, other.vectors, strict=True)]
+    np.testing.assert_allclose(overlaps, 1.0, rtol=1e-10)
+
+
+def test_norms_on_trials_are_found_in_passing():
+    flow = make_flow("GRU", (4, 6, 5))
+    found = block_eigh(flow.P.gram(), 3, axis=0, tol=ASKED)
+    assert (found.defects <= 1e-4 * found.largest).all()
+    np.testing.assert_allclose(np.sqrt(found.largest), trial_norms(flow, tol=1e-10), rtol=1e-8)

@@ -13,13 +13,12 @@ __all__ = ["MOST_TASKS", "align_tasks", "aligned"]
 
 #: Sub-tasks (conditions or labels) up to which their alignment is computed: a product with the NTK for each.
 MOST_TASKS = 30
-PROBES = 18
 
 
-def aligned(first: TensorOperator, second: TensorOperator, seed: int) -> Estimate | None:
-    """Alignment of two operators; None if one of them is zero."""
+def aligned(first: TensorOperator, second: TensorOperator, probes: int, seed: int) -> Estimate | None:
+    """Alignment of two operators from so many products with each; None if one of them is zero."""
     try:
-        return alignment(first, second, probes=PROBES, seed=seed)
+        return alignment(first, second, probes=probes, seed=seed)
     except ValueError:  # the spaces are equal wherever this is called: an operator is zero
         return None
 

@@ -4,7 +4,7 @@ An iteration knows its own residuals, on the form of the operator that it was to
 These checks ask the operator of the flow, whole, and hold the answers against what was asked for:
 
     A v_i = lambda_i v_i,   <v_i, v_j> = delta_ij         for each operator with its modes (residual and Gram matrix)
-    iterated = exact eigenvalues                          for K, whose exact spectrum comes from dense blocks
+    what K makes of its modes = exact eigenvalues         for K, whose exact spectrum comes from dense blocks
     tr K = sum of the exact spectrum                      by Hutchinson's estimate of what the modes leave of K
     tr K_hh = sum of the exact spectrum of unit h         in closed form, and what else is told of the spectrum
 
@@ -38,10 +38,8 @@ _PROBES = 12
 _DEVIATIONS = 6.0
 
 
-def whole_vectors(modes: BlockEigen | Eigen, shape: tuple[int, ...], axis: int) -> Array:
+def whole_vectors(modes: BlockEigen, shape: tuple[int, ...], axis: int) -> Array:
     """Eigenfunctions of blocks along an axis as tensors (k, \\*shape) that are zero in the other blocks."""
-    if isinstance(modes, Eigen):
-        return modes.vectors
     tensors = np.zeros((len(modes.values), *shape))
     for tensor, block, vector in zip(tensors, modes.blocks, modes.vectors, strict=True):
         np.moveaxis(tensor, axis, 0)[block] = vector

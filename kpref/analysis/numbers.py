@@ -8,8 +8,8 @@ dimensions are in `kpref.analysis.operator_sizes`, norms and exponents in `kpref
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from kpref._reprs import short_repr
 from kpref._types import Array
 from kpref.analysis.alignments import align_tasks, aligned
 from kpref.analysis.checks import Check
+from kpref.analysis.effort import DEFAULT, Effort
 from kpref.analysis.gradient_checks import error_check, flow_check
 from kpref.analysis.missed_modes import missed_check
 from kpref.analysis.mode_checks import ASKED, kernel_checks, kernel_sums, mode_check, whole_vectors
@@ -24,6 +25,7 @@ from kpref.analysis.operator_sizes import Dimensions, measure_dimensions, schmid
 from kpref.analysis.parameter_operator import exact_spectrum, kernel_modes
 from kpref.analysis.profile import Profile, leading_profile
 from kpref.analysis.runs import evenly_spread
+from kpref.analysis.sections import Sections
 from kpref.analysis.selfcheck import SelfCheck, longest_sum, self_check
 from kpref.analysis.settings import Integration, Objective
 from kpref.analysis.stability import Stability, growth_trials, measure_stability, stability_trials
@@ -115,6 +117,8 @@ class Analysis:
     tasks : TaskAlignment or None
         Alignment of the sub-tasks that conditions or labels stand for; None without one for each trial, or with more
         than `kpref.analysis.alignments.MOST_TASKS` of them.
+    seconds : mapping
+        How long each phase of the work took, by its name.
     """
 
     name: str
@@ -141,6 +145,7 @@ class Analysis:
     shares: ErrorShares | None = None
     step: StepTest | None = None
     tasks: TaskAlignment | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     __repr__ = short_repr
 
@@ -168,7 +173,7 @@ def analyze_checkpoint(
     tick: Callable[[object], object] | None = None,
     integration: Integration | None = None,
     z0: Array | None = None,
-    fast: bool = False,
+    effort: Effort = DEFAULT,
 ) -> Analysis:
     """Analyze one network on its trials.
 
@@ -195,8 +200,8 @@ def analyze_checkpoint(
         For a model in continuous time, and only then.
     z0 : ndarray, shape (H,) or (B, H), optional
         Initial states, shared or one a trial; zero by default.
-    fast : bool
-        Leave out Schmidt ranks.
+    effort : Effort
+        How many random vectors stand behind estimates, and whether there are Schmidt ranks.
 
     Returns
     -------
@@ -211,7 +216,7 @@ def analyze_checkpoint(
     MemoryError
         If there is too little memory.
     """
-    tell = progress or (lambda phase: None)
+    tell = Sections(progress or (lambda phase: None))
     tell("running the network")
 
     def flow_on(chosen: Array) -> Flow:
@@ -224,15 +229,16 @@ def analyze_checkpoint(
     k = min(modes, flow.space.size)
     tell("spectrum of K")
     kernel = exact_spectrum(flow, tick)
-    leading = kernel_modes(flow, k, seed, tick)
+    leading = kernel_modes(flow, k, kernel, seed, tick)
     tell("modes of P P*")
     propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed, tol=ASKED, progress=tick)
     tell("modes of the NTK")
     ntk_modes = eigh(flow.NTK, k, seed=seed, tol=ASKED, progress=tick)
     tell("traces and dimensions")
-    parts = () if fast else (flow_on(evenly_spread(trials.n_trials, number)) for number in schmidt_trials(flow.space))
-    dimensions = measure_dimensions(flow, kernel, leading, ntk_modes, propagator_modes, seed, *parts)
-    kernel_ntk = aligned(flow.K, flow.NTK, seed)
+    numbers = schmidt_trials(flow.space, effort.schmidt)
+    parts = [flow_on(evenly_spread(trials.n_trials, number)) if number else None for number in numbers]
+    dimensions = measure_dimensions(flow, kernel, leading, ntk_modes, propagator_modes, effort.probes, seed, *parts)
+    kernel_ntk = aligned(flow.K, flow.NTK, effort.probes, seed)
     tell("norms and exponents")
     some, followed = (
         evenly_spread(trials.n_trials, number) for number in (stability_trials(flow.space), growth_trials(flow.space))
@@ -270,11 +276,11 @@ def analyze_checkpoint(
         discretisation=_discretisation(flow, ntk_modes) if isinstance(model, Field) else None,
     )
     tell("gradient flow and steps")
-    if objective is None or readout is None:
-        return analysis
-    with np.errstate(over="ignore"):  # a loss that overflows is refused
-        gradient = flow.gradient_flow(readout, **objective.arguments(trials))
-    return _with_loss(analysis, gradient, readout, trials, objective, seed)
+    if objective is not None and readout is not None:
+        with np.errstate(over="ignore"):  # a loss that overflows is refused
+            gradient = flow.gradient_flow(readout, **objective.arguments(trials))
+        analysis = _with_loss(analysis, gradient, readout, trials, objective, seed)
+    return replace(analysis, seconds=tell.closed())
 
 
 def _checks_of_kernel(

@@ -35,12 +35,10 @@ from kpref.spectra.schmidt import schmidt_flops
 from kpref.spectra.symmetric import SymmetricForm
 from kpref.threads import serial_blas
 
-__all__ = ["DIMENSION_PROBES", "KEPT", "Dimensions", "measure_dimensions", "schmidt_probes", "schmidt_trials"]
+__all__ = ["KEPT", "Dimensions", "measure_dimensions", "schmidt_probes", "schmidt_trials"]
 
 #: Axes along which K is looked at.
 KEPT = ("unit", "trial", "time")
-#: Random vectors beside the leading modes.
-DIMENSION_PROBES = 18
 _SCHMIDT_PRODUCTS = 768  # H a probe
 #: Products that an exact trace of P P* of a Runge-Kutta flow may take.
 _MOST_PRODUCTS = 256
@@ -91,6 +89,7 @@ def measure_dimensions(
     kernel_modes: Eigen,
     modes: Eigen,
     propagator_modes: BlockEigen,
+    probes: int,
     seed: int,
     kernel_part: Flow | None = None,
     ntk_part: Flow | None = None,
@@ -98,17 +97,17 @@ def measure_dimensions(
     """Sizes of the operators of a flow.
 
     `spectrum`: that of its K, if it is exact. `kernel_modes`, `modes`: leading eigenpairs of its K and of its NTK.
-    `propagator_modes`: those of ``P P*``, by trial. `seed`: of the random vectors. `kernel_part`, `ntk_part`: the same
-    network on as many of the trials as the Schmidt ranks of K and of the NTK may take (`schmidt_trials`); None leaves
-    these out.
+    `propagator_modes`: those of ``P P*``, by trial. `probes`: number of random vectors beside these, `seed`: of
+    them. `kernel_part`, `ntk_part`: the same network on as many of the trials as the Schmidt ranks of K and of the NTK
+    may take (`schmidt_trials`); None leaves these out.
     """
     groups = trial_groups(flow.space, seed)
     errors: dict[str, float] = {}
     whole = np.zeros((len(propagator_modes.values), *flow.space.shape))
     whole[np.arange(len(whole)), propagator_modes.blocks] = propagator_modes.vectors
-    ntk = _sizes(flow.NTK, flow.space, modes.values, modes.vectors, groups, seed, "NTK", errors)
-    propagator = _sizes(flow.P.gram(), flow.space, propagator_modes.values, whole, groups, seed, "PP*", errors)
-    kernel = _kernel_sizes(flow, spectrum, kernel_modes, groups, seed, errors)
+    ntk = _sizes(flow.NTK, flow.space, modes.values, modes.vectors, groups, probes, seed, "NTK", errors)
+    propagator = _sizes(flow.P.gram(), flow.space, propagator_modes.values, whole, groups, probes, seed, "PP*", errors)
+    kernel = _kernel_sizes(flow, spectrum, kernel_modes, groups, probes, seed, errors)
     return Dimensions(
         kernel_trace=kernel[0],
         kernel=kernel[1],
@@ -126,11 +125,17 @@ def measure_dimensions(
 
 
 def _kernel_sizes(
-    flow: Flow, spectrum: KernelSpectrum | None, modes: Eigen, groups: Array | None, seed: int, errors: dict[str, float]
+    flow: Flow,
+    spectrum: KernelSpectrum | None,
+    modes: Eigen,
+    groups: Array | None,
+    probes: int,
+    seed: int,
+    errors: dict[str, float],
 ) -> tuple[Estimate, Estimate]:
     """Trace and dimension of K, exact if they can be."""
     if spectrum is None:
-        return _sizes(flow.K, flow.space, modes.values, modes.vectors, groups, seed, "K", errors)
+        return _sizes(flow.K, flow.space, modes.values, modes.vectors, groups, probes, seed, "K", errors)
     if groups is not None:
         trace, relative, along_units = errors_of_kernel(flow, groups)
         errors["trace_K"], errors["effective_dimension_K_unit"] = trace, along_units
@@ -153,19 +158,20 @@ def _sizes(
     values: Array,
     modes: Array,
     groups: Array | None,
+    probes: int,
     seed: int,
     key: str,
     errors: dict[str, float],
 ) -> tuple[Estimate, Estimate]:
     """Trace and dimension of a positive operator with known modes; their errors from the trials go into `errors`."""
     form = SymmetricForm(op)
-    if form.size <= max(DENSE_SIZE, len(values) + DIMENSION_PROBES):
+    if form.size <= max(DENSE_SIZE, len(values) + probes):
         matrix = form(np.eye(form.size, dtype=op.dtype)).astype(np.float64)
         trace, square = float(np.trace(matrix)), float(np.square(matrix).sum())
         found = [Estimate(each, 0.0, form.size, "exact") for each in (trace, trace**2 / square if square else 0.0)]
         spread = None if groups is None else errors_of_blocks(matrix, form.coordinates, space, groups)
     else:
-        seen = beside_modes(form, values, modes, DIMENSION_PROBES, seed)
+        seen = beside_modes(form, values, modes, probes, seed)
         found = [seen.trace(), seen.dimension()]
         spread = None if groups is None else errors_of_modes(seen, values, form.coordinates, space, groups)
     if spread is not None:
@@ -173,10 +179,12 @@ def _sizes(
     return found[0], found[1]
 
 
-def schmidt_trials(space: TrajectorySpace) -> tuple[int, int]:
-    """Numbers of trials that the Schmidt ranks of K and of the NTK may take."""
+def schmidt_trials(space: TrajectorySpace, times: int = 1) -> tuple[int, int]:
+    """Numbers of trials that the Schmidt ranks of K and of the NTK may take, so many times the usual; 0 for none."""
+    if times == 0:
+        return 0, 0
     trials, steps, units = space.shape
-    kernel, ntk = (max(1, entries // (steps * units)) for entries in (_KERNEL_ENTRIES, _NTK_ENTRIES))
+    kernel, ntk = (max(1, times * entries // (steps * units)) for entries in (_KERNEL_ENTRIES, _NTK_ENTRIES))
     return min(trials, kernel), min(trials, ntk)
 
 

@@ -1,7 +1,9 @@
 """K of one network, whether or not it keeps units apart.
 
-Where no trained array reaches the states of two units, K consists of one block a unit, and its spectrum is exact.
-Otherwise, as with layers one above the other, a leading part is iterated, and what is told of the whole is estimated.
+Where no trained array reaches the states of two units, K has one block a unit, ``F_u F_u^T Mu``, and its spectrum is
+exact. The leading eigenfunctions follow from the same factors: with ``F_u^T F_u x = s^2 x`` it is ``F_u x / s``, and
+what K itself makes of it is the eigenvalue that is reported, so that each judges the other. Where K couples units, as
+with layers one above the other, a leading part is iterated, and what is told of the whole is estimated.
 """
 
 from __future__ import annotations
@@ -9,15 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.linalg import eigh as dense_eigh
 
-from kpref.analysis.mode_checks import ASKED, whole_vectors
+from kpref._types import Array
+from kpref.analysis.mode_checks import ASKED
 from kpref.flow import Flow
-from kpref.linearize import Form
 from kpref.spectra import Eigen, KernelSpectrum, eigh, kernel_spectrum
-from kpref.spectra.blocks import block_eigh
-from kpref.unit_form import unit_form
+from kpref.spectra.eigen import signs
+from kpref.threads import run_blocks, serial_blas
+from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["exact_spectrum", "kernel_modes"]
+
+#: The part of the largest eigenvalue below which ``F_u x`` has no direction that can be told from rounding.
+_SMALLEST = 1e-8
 
 
 def exact_spectrum(flow: Flow, progress: Callable[[int], object] | None = None) -> KernelSpectrum | None:
@@ -25,15 +32,51 @@ def exact_spectrum(flow: Flow, progress: Callable[[int], object] | None = None) 
     return None if unit_form(flow.linearization) is None else kernel_spectrum(flow, progress=progress)
 
 
-def kernel_modes(flow: Flow, k: int, seed: int, progress: Callable[[int], object] | None = None) -> Eigen:
-    """Leading eigenpairs of K by iteration: in all its blocks at a time, where these are the states one by one."""
-    if not _states_apart(flow.linearization):
+def kernel_modes(
+    flow: Flow, k: int, exact: KernelSpectrum | None, seed: int, progress: Callable[[int], object] | None = None
+) -> Eigen:
+    """Leading eigenpairs of K: from the factors of the units that `exact` says they are in, or by iteration."""
+    units = None if exact is None else unit_form(flow.linearization)
+    if exact is None or units is None or not _told_by_factors(exact, units, k):
         return eigh(flow.K, k, seed=seed, tol=ASKED, progress=progress)
-    found = block_eigh(flow.K, k, axis=2, seed=seed, tol=ASKED, progress=progress)
-    vectors = whole_vectors(found, flow.space.shape, axis=2)
-    return Eigen(found.values, vectors, found.residuals, found.n_products, np.ones(len(found.values), dtype=bool))
+    return _from_factors(flow, k, exact, units)
 
 
-def _states_apart(form: Form) -> bool:
-    units = unit_form(form)
-    return units is not None and units.parts == 1
+def _told_by_factors(exact: KernelSpectrum, units: UnitForm, k: int) -> bool:
+    apart = len(exact.unit_values) == units.n_units > 1
+    return apart and len(exact.values) >= k and bool(exact.values[k - 1] > _SMALLEST * exact.values[0])
+
+
+@serial_blas
+def _from_factors(flow: Flow, k: int, exact: KernelSpectrum, units: UnitForm) -> Eigen:
+    order = np.argsort(-exact.unit_values, axis=None, kind="stable")[:k]
+    owners, ranks = np.unravel_index(order, exact.unit_values.shape)
+    weighted, tensors = units.weighted(np.sqrt(flow.space.mu.T)), np.zeros((k, *flow.space.shape))
+    found = np.unique(owners)
+
+    def task(index: int) -> None:
+        unit = int(found[index])
+        own, columns = np.flatnonzero(owners == unit), units.columns[:, unit]
+        modes = _leading(weighted, unit, int(ranks[own].max()) + 1)[ranks[own]]
+        for place, mode in zip(own, modes, strict=True):
+            tensors[place][:, :, columns[columns >= 0]] = mode.swapaxes(0, 1)[:, :, columns >= 0]
+
+    run_blocks(task, len(found))
+    vectors = flow.space.scale(tensors, -0.5)
+    vectors *= signs(vectors)
+    images = flow.K.apply(vectors)
+    values = np.array([flow.space.inner(v, image) for v, image in zip(vectors, images, strict=True)])
+    residuals = [flow.space.norm(image - value * v) for v, image, value in zip(vectors, images, values, strict=True)]
+    return Eigen(values, vectors, np.array(residuals) / values[0], k, np.ones(k, dtype=bool))
+
+
+def _leading(units: UnitForm, unit: int, count: int) -> Array:
+    """Leading left singular vectors of a unit's factor: (count, steps, trials, states of a unit)."""
+    factor = units.factor(unit).reshape(-1, units.width)
+    wide = factor.shape[1] > factor.shape[0]
+    gram = factor @ factor.T if wide else factor.T @ factor
+    size = len(gram)
+    modes = dense_eigh(gram, subset_by_index=(size - count, size - 1), check_finite=False)[1][:, ::-1].T
+    modes = modes if wide else modes @ factor.T
+    modes /= np.linalg.norm(modes, axis=1, keepdims=True)
+    return np.asarray(modes.reshape(count, units.n_steps, units.n_trials, units.parts))

@@ -12,6 +12,7 @@ import numpy as np
 
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.provenance import circumstances
+from kpref.analysis.sections import Sections, in_words, together
 from kpref.analysis.study import Study
 
 __all__ = ["FIGURE_FORMATS", "report_files"]
@@ -40,6 +41,8 @@ def report_files(
     from kpref.analysis.report import render
     from kpref.analysis.report_data import metrics, metrics_table
 
+    sections = Sections(tick)
+    sections("figures")
     exhibits = draw_exhibits(study, tick)
     files: dict[str, bytes] = {}
     pictures: dict[str, str] = {}
@@ -49,7 +52,9 @@ def report_files(
             files[name] = panel.png if figures == "png" else panel.picture(figures)
             pictures[name] = f"{exhibit.title}, {panel.letter or 'figure'}: {panel.description}"
             tick(panel)
+    spent = together([*(analysis.seconds for analysis in study.analyses), study.seconds, sections.closed()])
     study.facts.update(circumstances(), seconds=f"{time.monotonic() - started:.0f}")
+    study.facts["seconds of each part, networks added"] = in_words(spent)
     files["metrics.csv"] = metrics_table(study).encode()
     if save_modes:
         files["modes.npz"] = _modes_file(study.analyses)

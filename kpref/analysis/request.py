@@ -19,8 +19,9 @@ from kpref._arguments import MOST_SEED, require_file
 from kpref._reprs import short_repr
 from kpref._terminal import one_line
 from kpref._types import Array
-from kpref._validate import flag, integer, one_of, real_number, short
+from kpref._validate import integer, one_of, real_number, short
 from kpref.analysis.alignments import MOST_TASKS
+from kpref.analysis.effort import DEFAULT, FAST, Effort, chosen_effort
 from kpref.analysis.factories import Made
 from kpref.analysis.provenance import fingerprints
 from kpref.analysis.runs import evenly_spread
@@ -45,10 +46,6 @@ INPUT_KINDS = ("hold", "linear", "cubic")
 
 _LANCZOS_EXTRA = 24  # tensors beyond three for each mode that the analysis of a network holds at its peak
 _FLOW_TENSORS = 11  # of a network that is kept for comparisons: states, outputs, coefficients of the operators
-#: Leading modes of a report.
-MODES = 10
-#: Of one in short, and trials.
-FAST_MODES, FAST_TRIALS = 3, 20
 _SUFFIXES = (".safetensors", ".npz", ".pt")
 
 
@@ -81,7 +78,7 @@ class Request:
     # what was assumed, set aside or put together when the networks were read, in sentences
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]  # these, and what will be left out and why
-    fast: bool = False  # whether what takes long and says less is left out: Schmidt ranks
+    effort: Effort = DEFAULT
 
     __repr__ = short_repr
 
@@ -96,6 +93,7 @@ def prepare(
     measure: str = "mean",
     max_trials: int | None = None,
     fast: bool = False,
+    thorough: bool = False,
     seed: int = 0,
     nonlinearity: str | None = None,
     dt: float | None = None,
@@ -108,10 +106,10 @@ def prepare(
 ) -> Request:
     """Read what is asked for, and see that it fits.
 
-    `checkpoints`, `trials`, `loss`, `at`, `modes`, `measure`, `max_trials`, `fast`, `seed`, `nonlinearity`, `dt`,
-    `method`, `tau`, `input_kind`: as in `kpref.analyze`. `loading`: further arguments of `load_checkpoint`. `spell`:
-    how an argument is called where it was given: ``dt``, or ``--dt``. `called`: what the report says this was asked
-    with.
+    `checkpoints`, `trials`, `loss`, `at`, `modes`, `measure`, `max_trials`, `fast`, `thorough`, `seed`,
+    `nonlinearity`, `dt`, `method`, `tau`, `input_kind`: as in `kpref.analyze`. `loading`: further arguments of
+    `load_checkpoint`. `spell`: how an argument is called where it was given: ``dt``, or ``--dt``. `called`: what the
+    report says this was asked with.
     Raises TypeError, ValueError, OSError, MemoryError, ImportError if an argument is wrong, a file cannot be read, or
     things do not fit each other.
     """
@@ -119,8 +117,8 @@ def prepare(
     for name, value, allowed in choices:
         one_of(spell(name), value, allowed)
     integration = _choose_integration(dt, method, tau, input_kind, spell)
-    fast = flag(spell("fast"), fast)
-    modes = (FAST_MODES if fast else MODES) if modes is None else integer(spell("modes"), modes, least=1)
+    effort = chosen_effort(fast, thorough, spell)
+    modes = effort.modes if modes is None else integer(spell("modes"), modes, least=1)
     seed = integer(spell("seed"), seed, least=0, most=MOST_SEED)
     if max_trials is not None:
         max_trials = integer(spell("max_trials"), max_trials, least=1)
@@ -133,7 +131,7 @@ def prepare(
     if isinstance(source, Path):
         require_file("the trials file", source)
     whole = source if isinstance(source, Trials) else Trials.load(source)
-    used = _thinned(whole, FAST_TRIALS if fast and max_trials is None else max_trials)
+    used = _thinned(whole, effort.trials if max_trials is None else max_trials)
     networks, assumptions = _read_networks(sources, arguments)
     objective = _choose_objective(used, loss, at)
     for network in networks:
@@ -158,9 +156,11 @@ def prepare(
     # Paths may hold anything, and what is said of them goes into files and onto terminals.
     facts = {one_line(key): one_line(value) for key, value in facts.items()}
     told = tuple(one_line(note) for note in assumptions)
-    in_short = [_fast_note(whole, used, modes, spell)] if fast else []
+    in_short = [_fast_note(whole, used, modes, spell)] if effort is FAST else []
     notes = (*told, *(one_line(note) for note in (*in_short, *_notes(networks, used, objective))))
-    return Request(networks, used, objective, integration, modes, measure, seed, tuple(files), facts, told, notes, fast)
+    return Request(
+        networks, used, objective, integration, modes, measure, seed, tuple(files), facts, told, notes, effort
+    )
 
 
 def _in_a_row(names: str | Sequence[str]) -> str:

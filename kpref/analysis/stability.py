@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from kpref._reprs import short_repr
 from kpref._types import Array
 from kpref.flow import Flow
@@ -51,14 +53,22 @@ def measure_stability(
     """
     largest, residual = float(propagator_modes.values[0]), float(propagator_modes.residuals[0])
     root = max(largest, 0.0) ** 0.5
+    own = _known_norms(propagator_modes) if len(part_trials) == len(propagator_modes.largest) else None
     return Stability(
         norm=Estimate(root, residual * root / 2, propagator_modes.n_products, "Lanczos", bound=True),
         trials=part_trials,
-        trial_norms=trial_norms(part, seed, NORM_TOLERANCE),
+        trial_norms=trial_norms(part, seed, NORM_TOLERANCE) if own is None else own,
         growth=propagator_growth(few),
         growth_trials=few_trials,
         exponents=lyapunov_exponents(part, min(part.space.shape[2], _EXPONENTS), seed=seed),
     )
+
+
+def _known_norms(modes: BlockEigen) -> Array | None:
+    """Norms of P on all trials where the iteration for the leading modes of ``P P*`` has found them in passing."""
+    if (modes.defects > NORM_TOLERANCE * modes.largest).any():
+        return None
+    return np.asarray(np.sqrt(np.maximum(modes.largest, 0.0)))
 
 
 def stability_trials(space: TrajectorySpace) -> int:

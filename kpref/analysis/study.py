@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from kpref._reprs import short_repr
 from kpref._types import Array
 from kpref.analysis.alignments import aligned
+from kpref.analysis.effort import DEFAULT
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.settings import Integration, Objective
 from kpref.spectra import principal_angles
@@ -63,12 +64,16 @@ class Study:
     integration: Integration | None  # None for maps
     facts: dict[str, str]  # where it all came from, for the report: command line, files, seed, time
     notes: tuple[str, ...]  # what was left out and why, in sentences
+    seconds: Mapping[str, float] = field(default_factory=dict)  # how long what concerns several networks took
 
     __repr__ = short_repr
 
 
-def compare(before: Analysis, after: Analysis, seed: int = 0) -> Comparison | None:
-    """Compare two checkpoints; None if their numbers of trials, steps or units differ. `seed`: of random vectors."""
+def compare(before: Analysis, after: Analysis, seed: int = 0, probes: int = DEFAULT.probes) -> Comparison | None:
+    """Compare two checkpoints; None if their numbers of trials, steps or units differ.
+
+    `seed`, `probes`: of random vectors, and how many.
+    """
     space = before.space
     if after.space != space:
         return None
@@ -85,16 +90,16 @@ def compare(before: Analysis, after: Analysis, seed: int = 0) -> Comparison | No
         outputs,
         angles,
         float(np.mean(np.cos(angles) ** 2)),
-        _alignments(before, after, seed),
+        _alignments(before, after, seed, probes),
     )
 
 
-def compare_all(analyses: Sequence[Analysis], seed: int = 0) -> tuple[Comparison, ...]:
+def compare_all(analyses: Sequence[Analysis], seed: int = 0, probes: int = DEFAULT.probes) -> tuple[Comparison, ...]:
     """The first checkpoint with each later one, leaving out those of another shape."""
     found: list[Comparison | None] = [None] * (len(analyses) - 1)
 
     def task(index: int) -> None:
-        found[index] = compare(analyses[0], analyses[1 + index], seed)
+        found[index] = compare(analyses[0], analyses[1 + index], seed, probes)
 
     run_blocks(task, len(found), here=not _thread_safe(analyses))
     return tuple(comparison for comparison in found if comparison is not None)
@@ -105,13 +110,13 @@ def _thread_safe(analyses: Sequence[Analysis]) -> bool:
     return all(analysis.flow.model.thread_safe for analysis in analyses)
 
 
-def _alignments(before: Analysis, after: Analysis, seed: int) -> Alignments:
+def _alignments(before: Analysis, after: Analysis, seed: int, probes: int) -> Alignments:
     found = {(0, 2): before.kernel_ntk, (1, 3): after.kernel_ntk}
     pairs = {(0, 1): (before.flow.K, after.flow.K), (2, 3): (before.flow.NTK, after.flow.NTK)}
 
     def task(index: int) -> None:
         place = list(pairs)[index]
-        found[place] = aligned(*pairs[place], seed)
+        found[place] = aligned(*pairs[place], probes, seed)
 
     run_blocks(task, len(pairs), here=not _thread_safe((before, after)))
     names = tuple(f"{symbol}, {analysis.name}" for symbol in ("K", "NTK") for analysis in (before, after))

@@ -24,8 +24,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``kpref analyze``."""
+    from kpref.analysis.effort import DEFAULT, FAST, THOROUGH
     from kpref.analysis.report_files import FIGURE_FORMATS
-    from kpref.analysis.request import AT, FAST_MODES, FAST_TRIALS, INPUT_KINDS, MEASURES, MODES
+    from kpref.analysis.request import AT, INPUT_KINDS, MEASURES
     from kpref.commands.network_options import add_network_arguments
     from kpref.integrate import TABLEAUS
     from kpref.loss import LOSSES
@@ -55,13 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--modes",
         type=positive_integer,
         metavar="K",
-        help=f"leading modes (default: {MODES}, {FAST_MODES} with --fast)",
+        help=f"leading modes (default: {DEFAULT.modes}; {FAST.modes} with --fast, {THOROUGH.modes} with --thorough)",
     )
     add("--measure", choices=MEASURES, default="mean", help="weights of trials and steps")
     text = "use N trials, evenly spread over the file"
     add("--max-trials", type=positive_integer, metavar="N", help=text)
-    text = f"a first look: {FAST_TRIALS} trials, {FAST_MODES} modes, no Schmidt ranks"
+    text = f"a first look: {FAST.trials} trials, {FAST.modes} modes, no Schmidt ranks"
     add("--fast", action="store_true", help=text)
+    times = THOROUGH.probes // DEFAULT.probes
+    text = f"{THOROUGH.modes} modes, {times} times the random vectors, and Schmidt ranks on more of the trials"
+    add("--thorough", action="store_true", help=text)
     add("--seed", type=seed, default=0, help="of starting and test vectors (default: %(default)s)")
     text = "of an RNN or a rate network; by default what the file recorded, or tanh"
     add("--nonlinearity", choices=NONLINEARITIES, help=text)
@@ -103,9 +107,9 @@ def run(args: argparse.Namespace) -> int:
     out = require_replaceable(args.out)
     request = prepare(
         chosen_networks(args), args.trials, loss=args.loss, at=args.at, modes=args.modes, measure=args.measure,
-        max_trials=args.max_trials, fast=args.fast, seed=args.seed, nonlinearity=args.nonlinearity, dt=args.dt,
-        method=args.method, tau=args.tau, input_kind=args.input_kind, loading=loading(args), spell=_spell,
-        called=shlex.join(["kpref", *args.argv]),
+        max_trials=args.max_trials, fast=args.fast, thorough=args.thorough, seed=args.seed,
+        nonlinearity=args.nonlinearity, dt=args.dt, method=args.method, tau=args.tau, input_kind=args.input_kind,
+        loading=loading(args), spell=_spell, called=shlex.join(["kpref", *args.argv]),
     )  # fmt: skip
     if args.plan:
         _print_plan(request, out)

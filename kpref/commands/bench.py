@@ -37,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=("float64", "float32"), default="float64", help="of kpref and JAX (default %(default)s)")
     add("--repeats", type=positive_integer, default=7, metavar="N", help="rounds of timings (default %(default)s)")
     add("--no-peers", action="store_true", help="leave JAX, diffrax and PyTorch out")
+    text = "time a report on the networks that come with kpref, part by part, in place of operators"
+    add("--report", action="store_true", help=text)
+    add("--fast", action="store_true", help="with --report: a first look")
+    add("--thorough", action="store_true", help="with --report: a thorough one")
     add("--quiet", action="store_true", help="show no progress")
     add("--json", type=path, metavar="FILE", help="write all timings to this file too")
 
@@ -57,6 +61,10 @@ def is_installed(package: str | None) -> bool:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``kpref bench``: print the table, and write the JSON file if one is asked for."""
+    if args.report:
+        return _run_report(args)
+    if args.fast or args.thorough:
+        raise ValueError("--fast and --thorough are for --report")
     if args.json is not None:
         require_writable(args.json)
     problem = read_problem(args)
@@ -73,4 +81,21 @@ def run(args: argparse.Namespace) -> int:
     say(format_report(benchmark))
     if args.json is not None:
         write_json(benchmark, args.json)
+    return 0
+
+
+def _run_report(args: argparse.Namespace) -> int:
+    """On the networks that come with kpref, compiled code and matplotlib loaded by a small analysis before."""
+    import kpref.analysis.figures  # noqa: F401
+    from kpref.analysis.api import perform
+    from kpref.analysis.request import prepare
+    from kpref.bench.reports import time_report
+
+    if args.json is not None:
+        raise ValueError("--json holds timings of operators; --report prints those of a report")
+    request = prepare(fast=args.fast, thorough=args.thorough, spell="--{}".format)
+    with Progress(not args.quiet) as bar:
+        perform(prepare(max_trials=2, fast=True), 0.0, bar.phase, str)
+        found = time_report(request, bar.phase)
+    say(str(found))
     return 0

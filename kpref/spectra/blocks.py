@@ -38,6 +38,10 @@ class BlockEigen:
     blocks: Array  # (k,): which block each belongs to
     residuals: Array  # (k,): ``||A v - lambda v|| / lambda_1``, as in `kpref.spectra.Eigen`
     n_products: int  # products with the operator that were needed
+    # largest, defects: (number of blocks,): the largest eigenvalue of each block, from below, and its residual by the
+    # iteration's own account, which may be far above those of the pairs: only the largest of all were waited for
+    largest: Array
+    defects: Array
 
     __repr__ = short_repr
 
@@ -85,7 +89,7 @@ def block_eigh(
 
     shape = (number, space.size // number)
     require_memory(8.0 * space.size * (min(shape[1], k + _EXTRA) + k + 4), f"the Lanczos bases of {op.name}")
-    values, blocks, rows = _lanczos(symmetric, shape, k, np.random.default_rng(seed), tol, op.name)
+    values, blocks, rows, tops = _lanczos(symmetric, shape, k, np.random.default_rng(seed), tol, op.name)
     residuals, vectors = np.empty(len(values)), np.empty((len(values), *inner))
     for index, block in enumerate(blocks):
         whole = np.zeros(shape)
@@ -93,7 +97,7 @@ def block_eigh(
         residuals[index] = np.linalg.norm(symmetric(whole) - values[index] * whole) / (values[0] or 1.0)
         vectors[index] = np.moveaxis(space.scale(tensor(whole), -0.5), axis, 0)[block]
         vectors[index] *= np.sign(vectors[index].flat[np.abs(vectors[index]).argmax()]) or 1.0
-    return BlockEigen(values, vectors, blocks, residuals, products)
+    return BlockEigen(values, vectors, blocks, residuals, products, *tops)
 
 
 def _lanczos(
@@ -103,8 +107,8 @@ def _lanczos(
     generator: np.random.Generator,
     tol: float,
     name: str,
-) -> tuple[Array, Array, Array]:
-    """Values of the k largest pairs of all blocks, their blocks, and vectors (k, size)."""
+) -> tuple[Array, Array, Array, tuple[Array, Array]]:
+    """Values of the k largest pairs, their blocks, and vectors (k, size); of each block the largest, and its defect."""
     number, size = shape
     kept = min(k, size)
     width = min(size, kept + _EXTRA)
@@ -122,7 +126,7 @@ def _lanczos(
             blocks, columns = np.unravel_index(order, ritz.shape)
             pairs = zip(blocks, columns, strict=True)
             rows = [rotations[block, :, column] @ basis[block, :width] for block, column in pairs]
-            return ritz.flat[order], blocks, np.array(rows)
+            return ritz.flat[order], blocks, np.array(rows), (ritz[:, 0], defects[:, 0])
         basis[:, :kept] = rotations.swapaxes(1, 2) @ basis[:, :width]
         basis[:, kept] = basis[:, width]
         projected[...] = 0.0
