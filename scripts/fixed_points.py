@@ -7,7 +7,7 @@ starts, the learning rate lowered on a plateau, until every q is below 1e-12 or 
 has seconds by the clock and of the processor, the share of starts that settled (of Adam: q below 1e-12), and the speed
 |F(z) - z| there: ours the largest, Adam's the median of all starts.
 
-    python scripts/fixed_points.py [--steps 1500] [--starts 1024] [--figure fixed_points.png]
+    python scripts/fixed_points.py [--steps 1500] [--starts 128] [--figure fixed_points.png]
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def main() -> None:
     """Train, search, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1500, help="of the training")
-    parser.add_argument("--starts", type=int, default=1024)
+    parser.add_argument("--starts", type=int, default=128)
     parser.add_argument("--figure", help="where to write the figure")
     arguments = parser.parse_args()
     model, readout = train(arguments.steps)

@@ -13,7 +13,7 @@ statistics depend on it. A step of the rule is ``dtheta = -eta G Err``, so that 
 """
 
 from kpref.rules.approximate import feedback_alignment, local_online, truncated
-from kpref.rules.comparison import RuleComparison, compare_rules
+from kpref.rules.compared import RuleComparison, compare_rules
 from kpref.rules.descent import (
     Rule,
     backpropagation,
