@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from kpref._version import __version__
 
 if TYPE_CHECKING:
-    from kpref import data, models, oracle, plots, spectra, tasks, training
+    from kpref import data, learning, models, oracle, plots, rules, spectra, tasks, training
     from kpref.analysis.api import analyze
     from kpref.checkpoints import load_checkpoint, save_checkpoint
+    from kpref.equilibria import FixedPoints, fixed_points
     from kpref.flow import Flow
     from kpref.operators import TensorOperator, average, partial_trace, submatrix
     from kpref.readout import Readout
@@ -39,6 +40,8 @@ _HOMES = {
     "analyze": "kpref.analysis.api",
     "load_checkpoint": "kpref.checkpoints",
     "save_checkpoint": "kpref.checkpoints",
+    "FixedPoints": "kpref.equilibria",
+    "fixed_points": "kpref.equilibria",
     "Flow": "kpref.flow",
     "TensorOperator": "kpref.operators",
     "average": "kpref.operators",
@@ -68,11 +71,12 @@ _HOMES = {
     "Trials": "kpref.trials",
 }
 
-_PACKAGES = ("data", "models", "oracle", "plots", "spectra", "tasks", "training")
+_PACKAGES = ("data", "learning", "models", "oracle", "plots", "rules", "spectra", "tasks", "training")
 
 __all__ = [
     "Estimate",
     "EuclideanSpace",
+    "FixedPoints",
     "Flow",
     "Readout",
     "TensorOperator",
@@ -86,9 +90,11 @@ __all__ = [
     "diagonal",
     "effective_dimension",
     "eigh",
+    "fixed_points",
     "get_num_threads",
     "inverse",
     "kernel_spectrum",
+    "learning",
     "load_checkpoint",
     "lyapunov_exponents",
     "models",
@@ -97,6 +103,7 @@ __all__ = [
     "partial_trace",
     "plots",
     "principal_angles",
+    "rules",
     "save_checkpoint",
     "schmidt_spectrum",
     "set_num_threads",

@@ -28,7 +28,8 @@ from kpref.step_form import StepForm, Variable, allot
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
 __all__ = [
-    "DenseForm", "Form", "empty_step_form", "linearize", "require_finite", "require_form", "with_states", "written_out",
+    "DenseForm", "Form", "dense_by_states", "empty_step_form", "linearize", "require_finite", "require_form",
+    "with_states", "written_out",
 ]  # fmt: skip
 
 #: Entries of a (rows, B, H) tensor that one block of the linearisation handles: its temporaries stay in cache.
@@ -276,20 +277,20 @@ def _product_form(model: ProductModel, states: Array, inputs: Array, dtype: npt.
         states.copy(),
         inputs.copy(),
         np.dtype(dtype),
-        None if "state" in model.products else _by_states(model, states, inputs, dtype),
+        None if "state" in model.products else dense_by_states(model, states, inputs, dtype),
         None if "parameter" in model.products else _by_parameters(model, states, inputs, dtype),
     )
 
 
 def _dense_form(model: DenseModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> DenseForm:
     return DenseForm(
-        _by_states(model, states, inputs, dtype),
+        dense_by_states(model, states, inputs, dtype),
         _by_parameters(model, states, inputs, dtype),
     )
 
 
 @serial_blas
-def _by_states(model: DenseModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> Array:
+def dense_by_states(model: DenseModel, states: Array, inputs: Array, dtype: npt.DTypeLike) -> Array:
     """``dF/dz``, stored; that of a class of the user's checked and copied."""
     with np.errstate(all="ignore"):  # what is not finite is reported below, with its place
         value = model.state_jacobian(read_only(states), read_only(inputs))

@@ -25,7 +25,7 @@ from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.threads import serial_blas
 
-__all__ = ["DRIVEN_BY", "LOSSES", "LossValue", "evaluate_loss", "pointwise_loss"]
+__all__ = ["DRIVEN_BY", "LOSSES", "LossValue", "density", "evaluate_loss", "pointwise_loss"]
 
 LOSSES = ("mse", "cross_entropy")
 
@@ -106,7 +106,7 @@ def evaluate_loss(
         if not isinstance(choice, str):
             raise TypeError(f"{name} must be a string; got {short(choice)}")
     outputs = _existing(readout(states), space)
-    factor = _density(space, mask, at)[:, :, None]
+    factor = density(space, mask, at)[:, :, None]
     if loss == "mse":
         if targets is None or labels is not None:
             raise ValueError('loss "mse" takes targets, and no labels')
@@ -136,7 +136,7 @@ def pointwise_loss(loss: str, outputs: Array, wanted: Array) -> tuple[Array, Arr
     return _cross_entropy(outputs, wanted)
 
 
-def _density(space: TrajectorySpace, mask: npt.ArrayLike | None, at: str) -> Array:
+def density(space: TrajectorySpace, mask: npt.ArrayLike | None, at: str) -> Array:
     """s: the mask, scaled to have mean one in the measure."""
     shape = space.shape[:2]
     density = np.ones(shape)

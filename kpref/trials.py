@@ -179,7 +179,7 @@ class Trials(Frozen):
             If `path` is not one.
         """
         with replacing(path_like("path", path)) as file:
-            np.savez_compressed(file, **self._arrays())  # type: ignore[arg-type]  # of arrays by their names
+            np.savez_compressed(file, **self.arrays)  # type: ignore[arg-type]  # of arrays by their names
 
     @property
     def n_trials(self) -> int:

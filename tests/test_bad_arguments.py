@@ -606,10 +606,86 @@ def build_stability():
         ("seed", SEEDS),
     ):
         yield from rows("lyapunov_exponents", lambda **k: kpref.lyapunov_exponents(FLOW, **k), argument, values)
+    learned = over(kpref.learning.linearised_training, flow=FLOW, readout=READOUT, targets=TARGETS)
+    for function in (kpref.learning.output_ntk, kpref.learning.readout_sensitivity, learned):
+        label = getattr(function, "__name__", "")
+        yield from rows(label, over(function, readout=READOUT), "flow", NOT_FLOWS)
+        readouts = (None, "Wout", np.ones((2, H)), MODEL, Readout(np.ones((2, H + 1))))
+        yield from rows(label, over(function, flow=FLOW), "readout", readouts)
+    yield from rows("linearised_training", learned, "targets", (*bad_arrays(TARGETS), None))
+    yield from rows("linearised_training", learned, "mask", (np.ones(9), -np.ones(T), np.zeros(T), "abc"))
+    yield from rows("linearised_training", learned, "at", ("first", None, 3))
+    yield from rows("linearised_training", learned, "trainable_readout", ("yes", 1, None))
+    yield from rows("linearised_training", learned, "modes", (0, 99, "a", 1.5, True))
+    yield from build_rules()
+    linear = learned()
+    yield from rows("parameters", linear.parameters, "time", (*NOT_NUMBERS, -1.0, None))
+    yield from rows("loss", linear.loss, "times", ("abc", [np.nan], 1j))
+    yield from rows("deviation", over(linear.deviation, time=1.0), "outputs", (None, "abc", TARGETS[0]))
+    search = over(kpref.fixed_points, model=MODEL, starts=np.ones((2, H)))
+    yield from rows("fixed_points", search, "model", (None, "GRU", FLOW, READOUT))
+    yield from rows("fixed_points", search, "inputs", (*bad_arrays(np.ones(N_IN)), np.ones((3, N_IN)), 1.0))
+    starts = (
+        *bad_arrays(np.ones((2, H))),
+        np.ones(H),
+        np.ones((2, H + 1)),
+        Flow(models.GRU.init(2, 3, 0), INPUTS),
+        None,
+    )
+    yield from rows("fixed_points", search, "starts", starts)
+    for argument, values in (
+        ("n_starts", COUNTS),
+        ("seed", SEEDS),
+        ("tol", (*TOLERANCES, 0)),
+        ("distance", TOLERANCES),
+        ("max_iterations", COUNTS),
+    ):
+        yield from rows("fixed_points", search, argument, values)
+    found = search()
+    yield from rows("unstable_directions", found.unstable_directions, "point", (-1, 99, "a", 1.5, None, True))
+    yield from rows("plot_fixed_points", kpref.plots.plot_fixed_points, "found", (None, FLOW, np.ones((2, H))))
+    lines = over(kpref.plots.plot_fixed_points, found=found)
+    yield from rows("plot_fixed_points", lines, "trajectories", bad_arrays(INPUTS))
+    yield from rows("plot_fixed_points", lines, "ax", ("a", 3, pyplot))
     yield from rows("propagator_growth", spectra.propagator_growth, "flow", NOT_FLOWS)
     yield from rows("trial_norms", spectra.trial_norms, "flow", NOT_FLOWS)
     yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "seed", SEEDS)
     yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "tol", TOLERANCES)
+
+
+def build_rules():
+    err, rules = np.ones((B, T, H)), kpref.rules
+    # How many numbers there must be is known with the flow.
+    vectors = [bad for bad in bad_arrays(np.ones(5)) if not (isinstance(bad, np.ndarray) and bad.shape == (0,))]
+    for function in (rules.direction, rules.phi):
+        call = over(function, rule=rules.backpropagation, flow=FLOW, err=err)
+        yield from rows(function.__name__, call, "flow", NOT_FLOWS)
+        yield from rows(function.__name__, call, "err", bad_arrays(err))
+        yield from rows(function.__name__, call, "rule", (None, "adam", FLOW.NTK.T, lambda flow, err: err))
+    for rule, argument, values in (
+        (rules.truncated, "steps", COUNTS),
+        (rules.gauss_newton, "damping", (*NOT_NUMBERS, -1.0)),
+        (rules.one_step_gauss_newton, "tol", (*TOLERANCES, 0.0)),
+        (rules.feedback_alignment, "seed", SEEDS),
+        (rules.feedback_alignment, "weights", ("a", np.eye(H), 3)),
+        (rules.local_online, "readout", ("a", np.eye(H), 3)),
+        (rules.local_online, "feedback", (np.eye(H),)),
+        (rules.local_online, "seed", SEEDS),
+        (rules.diagonal, "scales", (*vectors, -np.ones(5))),
+        (rules.adagrad, "squares", (*vectors, -np.ones(5))),
+        (rules.adagrad, "epsilon", (*NOT_NUMBERS, 0.0)),
+        (rules.shampoo, "damping", (*NOT_NUMBERS, 0.0)),
+        (rules.kronecker_factored, "damping", (*NOT_NUMBERS, 0.0)),
+    ):
+        yield from rows(rule.__name__, rule, argument, values)
+    adam = over(rules.adam, second=np.ones(5), step=1)
+    yield from rows("adam", adam, "second", (*vectors, -np.ones(5)))
+    yield from rows("adam", adam, "step", COUNTS)
+    yield from rows("adam", adam, "beta", (*NOT_NUMBERS, 1.0, -0.1))
+    compare = over(rules.compare_rules, flow=FLOW, err=err, rules={"a": rules.backpropagation})
+    yield from rows("compare_rules", compare, "flow", NOT_FLOWS)
+    yield from rows("compare_rules", compare, "rules", (None, [rules.backpropagation], {}, {"a": FLOW.D}))
+    yield from rows("compare_rules", compare, "k", (*COUNTS, 999))
 
 
 NOT_PATHS = (None, 3, MODEL, FLOW, [], b"a")

@@ -255,6 +255,14 @@ def reduced(flow):
     return found
 
 
+def fixed_points(flow):
+    found = kpref.fixed_points(flow.model, starts=flow, n_starts=TRIALS, max_iterations=20)
+    return [
+        found.points, found.residuals, found.eigenvalues, found.labels, found.ends, found.iterations,
+        found.input_sensitivity, [found.unstable_directions(point) for point in range(len(found))],
+    ]  # fmt: skip
+
+
 TABLE = {
     "spaces": spaces,
     "forward passes": forward_passes,
@@ -309,6 +317,7 @@ TABLE = {
         spectra.propagator_growth(map_flow()),
         spectra.trial_norms(map_flow()),
     ],
+    "fixed points": lambda: fixed_points(map_flow(units=40)),
     "comparisons": lambda: comparisons(map_flow(units=40, trials=70)),
 }
 
@@ -359,6 +368,7 @@ def test_everything_public_is_in_the_table():
     without_numbers = {
         "Diagonal",
         "Estimate",
+        "FixedPoints",
         "NoConvergence",
         "Eigen",
         "Singular",

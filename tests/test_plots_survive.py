@@ -53,6 +53,9 @@ DRAWERS = {
         np.arange(1, T + 1), numbers(T, 4), ax=ax
     ),
     "plot_growth": lambda numbers, names, ax: plots.plot_growth([(name, numbers(B, T)) for name in names], ax=ax),
+    "plot_lazy_or_rich": lambda numbers, names, ax: plots.plot_lazy_or_rich(
+        [(name, np.arange(T), numbers(T), numbers(T)) for name in names], ax=ax
+    ),
     "plot_trial_norms": lambda numbers, names, ax: plots.plot_trial_norms(
         [(name, numbers(B)) for name in names], ax=ax
     ),
@@ -133,7 +136,8 @@ def words(ax):
 
 def test_every_public_function_is_here():
     public = {name for name in plots.__all__ if name.startswith(("plot_", "shade_"))}
-    assert public == {*DRAWERS, "plot_legend_of_trials", "shade_unscored"}
+    # What kpref.fixed_points returns is finite: its figure is tested with it.
+    assert public == {*DRAWERS, "plot_fixed_points", "plot_legend_of_trials", "shade_unscored"}
 
 
 @pytest.mark.parametrize("kind", NUMBERS)

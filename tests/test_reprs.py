@@ -64,6 +64,7 @@ def test_results_are_one_line(flow):
         kpref.svd(flow.P, 2),
         kpref.kernel_spectrum(flow),
         block_eigh(flow.K, 2, axis=2),
+        kpref.fixed_points(flow.model, starts=flow),
         taylor_test(np.sin, lambda d: np.cos(np.ones(3)) * d, np.ones(3), np.ones(3)),
     ]
     for result in results:

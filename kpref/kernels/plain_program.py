@@ -55,13 +55,19 @@ def run_transposed(
     x: Array,
     changes: Mapping[str, Array] | None = None,
     lift: Callable[[Array], Array] = np.asarray,
+    cotangents: dict[str, Array] | None = None,
 ) -> Array:
-    """``A[step]^T x`` for x of shape (v, B, H); ``J_theta[step]^T x`` is added into `changes`, if given."""
+    """``A[step]^T x`` for x of shape (v, B, H); ``J_theta[step]^T x`` is added into `changes`, if given.
+
+    `cotangents` gets, for each weight, those of what its operation goes to, (v, B, outputs).
+    """
     program = form.program
     registers = [lift(np.zeros((*x.shape[:2], width), form.dtype)) for width in program.widths]
     _enter(registers, program.new, x)
     for op, to, of in program.reversed():
         source = _columns(registers, of)
+        if cotangents is not None and op.variable is not None:
+            cotangents[op.name] = source.copy()
         if changes is not None and op.name in changes and op.variable is not None:
             m = lift(form.variable(op.variable)[step])
             if op.kind == "product":

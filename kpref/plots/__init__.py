@@ -15,6 +15,8 @@ from kpref.coloring import TrialColoring, color_trials
 from kpref.plots.channels import plot_channels
 from kpref.plots.curves import plot_angles, plot_cumulative, plot_errors, plot_spectrum
 from kpref.plots.densities import plot_spectral_density
+from kpref.plots.fixed_points import plot_fixed_points
+from kpref.plots.lazy_or_rich import plot_lazy_or_rich
 from kpref.plots.parts import plot_parts
 from kpref.plots.style import STYLE, checkpoint_colors
 from kpref.plots.summaries import (
@@ -41,7 +43,9 @@ __all__ = [
     "plot_dimension_against_training",
     "plot_errors",
     "plot_exponents",
+    "plot_fixed_points",
     "plot_growth",
+    "plot_lazy_or_rich",
     "plot_legend_of_trials",
     "plot_modes_over_time",
     "plot_outputs",
