@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from kpref.integrate import TABLEAUS
     from kpref.loss import LOSSES
     from kpref.models.registry import registered
+    from kpref.rules import RULES
     from kpref.training import OPTIMIZERS
     from kpref.training.objective import AT
 
@@ -50,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"trials of a step: by default {_BATCH} of a task, all of a file"
     add("--batch-size", type=positive_integer, metavar="B", help=text)
     add("--optimizer", choices=OPTIMIZERS, default="adam", help="(default %(default)s)")
+    text = "a learning rule, whose direction the optimiser takes in place of the gradient by the network's parameters"
+    add("--rule", choices=RULES, help=text)
     text = "learning rate (default %(default)s)"
     add("--learning-rate", type=number_above(0), default=1e-3, metavar="RATE", help=text)
     add("--clip", type=number_above(0), metavar="NORM", help="the largest norm of a gradient")
@@ -74,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     Raises ValueError, TypeError, OSError, MemoryError for bad input, before anything is written; TrainingDiverged, a
     RuntimeError, if a number is not finite any more.
     """
+    from kpref import rules
     from kpref.training import train
 
     source, first, about = _chosen(args)
@@ -84,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
             model, readout, source, steps=args.steps, optimizer=args.optimizer, learning_rate=args.learning_rate,
             batch_size=_BATCH if args.batch_size is None and args.task else args.batch_size, seed=args.seed,
             dtype=args.dtype, trainable=args.trainable, weight_decay=args.weight_decay, activity=args.activity,
-            clip=args.clip, folder=args.out, checkpoint_every=args.checkpoint_every,
-            progress=_telling(bar, args.steps), **about, **options,
+            clip=args.clip, rule=rules.get(args.rule) if args.rule else None, folder=args.out,
+            checkpoint_every=args.checkpoint_every, progress=_telling(bar, args.steps), **about, **options,
         )  # fmt: skip
     if not args.quiet:
         history = result.history

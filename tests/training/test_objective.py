@@ -234,7 +234,7 @@ def test_what_overflows_is_an_error():
         ({"trainable": "z0"}, TypeError, "sequence of names"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay must be a finite number of at least 0"),
         ({"dtype": "float16"}, ValueError, "float64 or float32"),
-        ({"rule": "hebb"}, TypeError, "direction"),
+        ({"rule": "hebb"}, TypeError, "rule must be a function of a flow and an error"),
         ({"z0": np.zeros(7)}, ValueError, "z0 must have shape"),
         ({"readout": Readout(np.ones((2, 4)))}, ValueError, "targets must have 2 channels"),
         ({"readout": Readout(np.ones((3, 5)))}, ValueError, "readout must take the 4 observed states"),
