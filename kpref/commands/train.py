@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.epilog = (
         "The folder of a training that was stopped is gone on with; with other settings it is refused. "
-        "`kpref analyze RUN` analyzes its first and its last checkpoint."
+        "`kpref analyze RUN` analyzes its first and its last checkpoint, `kpref analyze RUN --run` all of them."
     )
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)

@@ -184,8 +184,7 @@ def train(
         **_settings(objective, batches, options), "optimizer": repr(way), "learning_rate": learning_rate, "clip": clip,
         "rule": None if rule is None else _rule_as_text(rule), "activity": activity, "z0": _digest(objective.start.z0),
     }  # fmt: skip
-    given = trials if trials is batches.first else None
-    with nullcontext() if folder is None else RunFolder(folder, settings, given, resume) as place:
+    with nullcontext() if folder is None else RunFolder(folder, settings, batches.first, resume) as place:
         run = _Run(objective, way, learning_rate, clip, place)
         run.go(batches, steps, every, progress)
     network = objective.network(run.vector)

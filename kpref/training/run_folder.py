@@ -1,7 +1,7 @@
 """A training's folder: settings, checkpoints, and the table of metrics, such that a kill at any moment loses no bits.
 
     run.json                        settings, and the versions that wrote them
-    trials.npz                      the trials, where they were given and not drawn
+    trials.npz                      the trials; where they are drawn, those of the first step
     step_00001000.safetensors       network and readout after 1,000 steps, as `kpref.save_checkpoint` writes them
     optimizer/step_00001000.safetensors
                                     the vector of parameters and the arrays of the optimiser, exactly
@@ -60,7 +60,7 @@ class RunFolder:
         If it cannot be written, or another process trains in it.
     """
 
-    def __init__(self, path: Any, settings: Mapping[str, Any], trials: Trials | None, resume: bool) -> None:
+    def __init__(self, path: Any, settings: Mapping[str, Any], trials: Trials, resume: bool) -> None:
         self.path = path_like("folder", path)
         settings = json.loads(json.dumps(settings))
         if self.path.is_dir() and any(self.path.iterdir()):
@@ -75,8 +75,8 @@ class RunFolder:
             os.close(self._lock)
             raise
 
-    def _write_once(self, settings: Mapping[str, Any], trials: Trials | None) -> None:
-        if trials is not None and not (self.path / "trials.npz").exists():
+    def _write_once(self, settings: Mapping[str, Any], trials: Trials) -> None:
+        if not (self.path / "trials.npz").exists():
             arrays: dict[str, Any] = trials.arrays
             with replacing(self.path / "trials.npz") as file:
                 np.savez(file, **arrays)
