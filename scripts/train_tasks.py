@@ -52,7 +52,7 @@ ROWS = {
     "digits-gru": Row("digits", lambda n: GRU.init(n, 64, SEED), 1500, 3e-3, "right > 95 %"),
     "digits-lstm": Row("digits", lambda n: LSTM.init(n, 64, SEED), 1500, 3e-3, "right > 95 %"),
     "flip-flop": Row("flip_flop", lambda n: GRU.init(n, 64, SEED), 1000, 3e-3, "bits > 95 %"),
-    "sine": Row("sine_generation", lambda n: Rate.init(n, 64, SEED, gain=1.5), 1500, 3e-3, "loss",
+    "sine": Row("sine_generation", lambda n: Rate.init(n, 64, SEED, gain=1.5), 4000, 3e-3, "loss",
                 {"dt": 0.2, "method": "euler"}),
     "memory-pro": Row("memory_pro", lambda n: held(n, 128, 90), 3000, 1e-3, "loss < 0.005"),
 }  # fmt: skip
@@ -61,17 +61,16 @@ ROWS = {
 def train(row: Row) -> tuple[TrainingResult, Trials]:
     """Train, and draw the trials to be tried on."""
     task = tasks.get(row.task)
-    source: Any = task.trials
-    fresh = {"n_trials": FRESH, "seed": SEED + 1}
-    if row.task == "digits":  # so many there are, and no more
-        source, fresh = task.trials(1500), {"n_trials": 297, "part": "test"}
+    fresh: dict[str, Any] = {"n_trials": FRESH, "seed": SEED + 1}
+    if task.held_out:
+        fresh = {"n_trials": task.held_out, "part": "test"}
     first = task.trials(1)
     model = row.network(first.n_inputs)
     seen = model.observed.stop - model.observed.start
     weight = np.random.default_rng(SEED).uniform(-1, 1, (len(task.outputs), seen)) / np.sqrt(seen)
     result = kpref.train(
-        model, Readout(weight, np.zeros(len(weight))), source, steps=row.steps, learning_rate=row.rate, batch_size=64,
-        clip=1.0, loss=task.loss, at=task.at, **row.options,
+        model, Readout(weight, np.zeros(len(weight))), task.trials, steps=row.steps, learning_rate=row.rate,
+        batch_size=64, clip=1.0, loss=task.loss, at=task.at, **row.options,
     )  # fmt: skip
     return result, task.trials(**fresh)
 

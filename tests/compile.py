@@ -40,7 +40,7 @@ def matrices(dtype):
 
 
 def training(dtype):
-    """The passes of a training, which ends with what no operator does: a forward pass that linearises."""
+    """The passes of a training, which need what no operator does: a forward pass that linearises on its way."""
     trials = kpref.Trials(np.ones((TRIALS, 4, 2)), targets=np.ones((TRIALS, 4, 1)))
     for kind in (models.GRU, models.LSTM, models.RNN):
         model = kind.init(2, 3, 0)

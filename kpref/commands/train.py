@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         history = result.history
         say(f"{model}: loss {history.loss[0]:.4g} at first, {history.loss[-1]:.4g} after {args.steps} steps")
         if args.task:
-            say(_fresh(args, source, result, about | options))
+            say(_fresh(args, result, about | options))
         say(f"training: {args.out}")
     return 0
 
@@ -132,17 +132,19 @@ def _network(args: argparse.Namespace, trials: Trials, outputs: int) -> tuple[Mo
     return model, Readout(rng.uniform(-largest, largest, (outputs, seen)), rng.uniform(-largest, largest, outputs))
 
 
-def _fresh(args: argparse.Namespace, source: Any, result: Any, about: dict[str, Any]) -> str:
+def _fresh(args: argparse.Namespace, result: Any, about: dict[str, Any]) -> str:
     """The loss on trials that the network has not seen."""
+    from kpref import tasks
     from kpref.training import Objective
 
-    trials = source(_FRESH, args.seed + 1)
+    task = tasks.get(args.task)
+    trials = task.trials(task.held_out, part="test") if task.held_out else task.trials(_FRESH, args.seed + 1)
     objective = Objective(
         result.model, result.readout, trials, z0=result.z0, trainable=args.trainable, dtype=args.dtype, **about
     )
     found = objective.metrics(objective.vector)
     right = "" if found.accuracy is None else f", {found.accuracy:.1%} right"
-    return f"on {_FRESH:,} fresh trials: loss {found.loss:.4g}{right}"
+    return f"on {trials.n_trials:,} fresh trials: loss {found.loss:.4g}{right}"
 
 
 def _telling(bar: Progress, steps: int) -> Callable[[int, float], None]:

@@ -49,7 +49,7 @@ def test_a_task_is_trained_and_tried_on_fresh_trials(name, tmp_path, capsys):
     words = f"train --task {name} -o {tmp_path}/run --units 4 --steps 2 --batch-size 3 --rule feedback_alignment"
     assert cli.main(words.split()) == 0
     out, _ = capsys.readouterr()
-    assert "fresh trials: loss " in out
+    assert f"on {'297' if name == 'digits' else '1,000'} fresh trials: loss " in out
     assert (" right" in out) == (name == "digits")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert "feedback_alignment" in record["settings"]["rule"]

@@ -170,7 +170,7 @@ def test_rules_that_are_the_gradient_train_as_it_does(rule):
 @pytest.mark.parametrize("name", rules.RULES)
 def test_rules_by_name_train_and_resume(name, tmp_path):
     """The settings of a rule are the same in every process, though its function is not."""
-    options = {"steps": 4, "checkpoint_every": 1}
+    options = {"steps": 3, "checkpoint_every": 1}
     with pytest.raises(Stopped):
         run(tmp_path / "run", rule=rules.get(name), progress=stopping(2), **options)
     same(run(tmp_path / "run", rule=rules.get(name), **options), run(rule=rules.get(name), **options))
