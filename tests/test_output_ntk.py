@@ -166,3 +166,8 @@ def test_training_leaves_the_linearised_one_with_time():
     assert 0 < found[0] < 0.1
     with pytest.raises(ValueError, match="have not moved"):
         linear.deviation(outputs, 0.0)
+    with pytest.raises(ValueError, match="outputs holds nan at trial 0, step 0, output 0"):
+        linear.deviation(outputs * np.nan, time)
+    for loss in (linear.loss, linear.least_loss):
+        with pytest.raises(ValueError, match=r"times must be at least 0; got -1\.0"):
+            loss([0.0, -1.0])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from kpref import Readout, Trials, load_checkpoint
 from kpref.models import GRU, RNN, LowRankRNN, Rate
@@ -175,6 +176,36 @@ def test_divergence_names_step_and_rate_and_keeps_the_checkpoint(tmp_path):
     assert len(lines) == 1 + error.step
 
 
+@pytest.mark.parametrize(
+    ("inputs", "targets", "options", "words"),
+    [
+        (1e300, 1.0, {}, "overflow"),
+        (1.0, 1e30, {}, "the loss or its gradient is not finite in float32 before the first step"),
+        (1.0, 1e300, {"dtype": "float64"}, "the loss or its gradient is not finite in float64 before the first step"),
+    ],
+)
+def test_what_cannot_begin_has_not_diverged(inputs, targets, options, words, tmp_path):
+    """No learning rate is to blame, and nothing is written; nor does NumPy warn."""
+    trials = Trials(np.full((2, T, N_IN), inputs), targets=np.full((2, T, N_OUT), targets))
+    with pytest.raises(ValueError, match=words):
+        train(*network(), trials, steps=3, folder=tmp_path / "run", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_fewer_steps_than_were_taken(tmp_path):
+    run(tmp_path / "run", steps=5)
+    with pytest.raises(ValueError, match="steps must be at least the 5 that the training has taken already; got 4"):
+        run(tmp_path / "run", steps=4)
+
+
+@pytest.mark.parametrize("options", [{"dt": -1.0}, {"dt": 0.1, "method": "euclid"}])
+def test_bad_options_of_a_field_are_refused_before_anything_is_written(options, tmp_path):
+    readout = Readout(np.ones((N_OUT, H)))
+    with pytest.raises(ValueError, match=r"dt must be|unknown method"):
+        train(Rate.init(N_IN, H, 0), readout, drawn(), steps=2, folder=tmp_path / "run", **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     run(tmp_path / "run", steps=4)
 
@@ -219,9 +250,37 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / "run" / "optimizer" / "step_00000012.safetensors").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"step_00000012.safetensors is damaged"):
         run(tmp_path / "run")
-    (tmp_path / "run" / "run.json").write_text("{")
-    with pytest.raises(ValueError, match=r"run.json is no record of a training"):
-        run(tmp_path / "run")
+    for text in ("{", "[]", '{"settings": []', '{"settings": 3}', "[" * 100_000):
+        (tmp_path / "run" / "run.json").write_text(text)
+        with pytest.raises(ValueError, match=r"run.json is no record of a training"):
+            run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: arrays.pop("vector"),
+        lambda arrays: arrays.pop("mean"),
+        lambda arrays: arrays.update(vector=np.zeros(3, np.float32)),
+        lambda arrays: arrays.update(square=arrays["square"].astype(np.float64)),
+    ],
+)
+def test_arrays_of_another_training_are_refused(change, tmp_path):
+    run(tmp_path / "run")
+    file = tmp_path / "run" / "optimizer" / "step_00000012.safetensors"
+    arrays = load_file(file)
+    change(arrays)
+    save_file(arrays, file)
+    with pytest.raises(ValueError, match=r"step_00000012.safetensors is not of this training: it should hold mean "):
+        run(tmp_path / "run", steps=13)
+
+
+def test_trials_of_others_are_neither_used_nor_overwritten(tmp_path):
+    """Not even where they stand alone, as after a kill before the settings were written."""
+    drawn(seed=1).save(tmp_path / "trials.npz")
+    with pytest.raises(ValueError, match=r"trials.npz holds other trials than those to train on"):
+        run(tmp_path)
+    np.testing.assert_array_equal(Trials.load(tmp_path / "trials.npz").inputs, drawn(seed=1).inputs)
 
 
 @pytest.mark.parametrize(
