@@ -200,6 +200,19 @@ def test_memory_that_is_used_again_holds_nothing_of_the_step_before():
     np.testing.assert_array_equal(again[1], first[1])
 
 
+def test_batches_that_are_scored_at_other_steps_hold_nothing_of_each_other():
+    """Of one shape, so that they share memory: the second is not scored at the last steps, where the first was."""
+    whole = drawn(np.random.default_rng(12), "mse")
+    early = drawn(np.random.default_rng(13), "mse")
+    early = Trials(early.inputs, early.targets, mask=[0.0, 1.0, 1.0, 0.0, 0.0], lengths=[T] * B)
+    alone = objective(MAPS["GRU"](0), np.random.default_rng(11), early, "mse", "all", activity=0.0)
+    of = objective(MAPS["GRU"](0), np.random.default_rng(11), whole, "mse", "all", activity=0.0)
+    of.value_and_gradient(of.vector)
+    np.testing.assert_array_equal(
+        of.value_and_gradient(of.vector, of.batch(early))[1], alone.value_and_gradient(of.vector)[1]
+    )
+
+
 @pytest.mark.parametrize(
     "names", [("readout.weight",), ("z0",), ("weight_hh", "readout.bias"), ("weight_hh", "weight_ih", "bias_ih")]
 )

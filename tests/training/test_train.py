@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from kpref import Readout, Trials, load_checkpoint
 from kpref.models import GRU, RNN, LowRankRNN, Rate
 from kpref.training import Objective, TrainingDiverged, run_folder, train
+from kpref.training.batches import Batches
 
 B, T, N_IN, H, N_OUT = 5, 4, 2, 4, 1
 STEPS = 12
@@ -151,6 +152,45 @@ def test_networks_without_names_in_pytorch_and_fields_resume_too(tmp_path):
         )
 
 
+def test_every_step_draws_trials_of_its_own():
+    seeds = []
+
+    def source(number, seed):
+        seeds.append(seed)
+        return drawn(number, seed)
+
+    run(trials=source, steps=6)
+    assert len(set(seeds)) == 6
+
+
+def test_every_epoch_sees_each_trial_once_in_an_order_of_its_own():
+    class Numbers:
+        @staticmethod
+        def batch(chosen):
+            return chosen
+
+    batches = Batches(drawn(12), 3, seed=0)
+    epochs = [np.concatenate([batches.at(4 * epoch + step, Numbers) for step in range(4)]) for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(12))
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert list(batches.at(1, Numbers)) == list(epochs[0][3:6])  # of the step alone, whatever came before
+
+
+def test_a_step_is_no_longer_than_the_clip_allows():
+    """One step of plain gradient descent at rate 1: as long as the clipped gradient."""
+    options = {"optimizer": "gradient", "learning_rate": 1.0, "steps": 1, "dtype": "float64"}
+    result = run(clip=1e-3, **options)
+    (model, readout), after = network(), result.model
+    moved = np.concatenate([
+        after.vector - model.vector, (result.readout.weight - readout.weight).ravel(),
+        result.readout.bias - readout.bias,
+    ])  # fmt: skip
+    assert result.history.gradient_norm[0] > 0.01
+    # PyTorch, and so we, divide by the norm plus 1e-6.
+    assert np.linalg.norm(moved) == pytest.approx(1e-3, rel=1e-6 / result.history.gradient_norm[0] + 1e-9)
+
+
 def test_a_rule_takes_the_place_of_the_gradient():
     class Still:
         def direction(self, flow, err):
@@ -225,6 +265,13 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     [
         ({"learning_rate": 0.02}, "another learning_rate: 0.01 there, 0.02 here"),
         ({"seed": 4}, "another seed: 3 there, 4 here"),
+        ({"activity": 0.1}, "another activity: 0.0 there, 0.1 here"),
+        ({"weight_decay": 0.1}, "another weight_decay: 0.0 there, 0.1 here"),
+        ({"clip": 1.0}, "another clip: None there, 1.0 here"),
+        ({"dtype": "float64"}, "another dtype: 'float32' there, 'float64' here"),
+        ({"z0": np.ones(H)}, "another z0"),
+        ({"trainable": ["weight_hh"]}, "another trainable"),
+        ({"batch_size": 3}, "another batch_size: 2 there, 3 here"),
         ({"trials": drawn(6)}, "another trials"),
         ({"optimizer": "adamw"}, "another optimizer"),
         ({"resume": False}, "holds a training already"),
