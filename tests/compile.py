@@ -39,6 +39,16 @@ def matrices(dtype):
     return stages(kpref.Flow(models.VanDerPol(1.0), None, np.ones((2, 2)), times=0.1 * np.arange(4), dtype=dtype))
 
 
+def training(dtype):
+    """The passes of a training, which need what no operator does: a forward pass that linearises on its way."""
+    trials = kpref.Trials(np.ones((TRIALS, 4, 2)), targets=np.ones((TRIALS, 4, 1)))
+    for kind in (models.GRU, models.LSTM, models.RNN):
+        model = kind.init(2, 3, 0)
+        seen = model.observed.stop - model.observed.start
+        kpref.train(model, kpref.Readout(np.ones((1, seen))), trials, steps=1, dtype=dtype)
+    return []
+
+
 def stages(flow):
     return [flow.P, flow.J, flow.D, flow.D_z0, flow.stage.P, flow.adjoint()]
 
@@ -46,7 +56,7 @@ def stages(flow):
 def main(precision):
     dtype = np.dtype(precision)
     # What does not depend on the precision is compiled by one process and found by the other, which starts elsewhere.
-    kinds = (maps, networks, matrices, matrices_of_maps)
+    kinds = (maps, networks, matrices, matrices_of_maps, training)
     for kind in kinds if dtype == np.float64 else reversed(kinds):
         for operator in kind(dtype):
             for side in (operator, operator.T):

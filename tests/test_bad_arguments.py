@@ -16,6 +16,7 @@ from scipy.sparse.linalg import aslinearoperator
 
 import kpref
 from kpref import EuclideanSpace, Flow, Readout, TensorOperator, TrajectorySpace, Trials, models, operators, spectra
+from kpref.course import analyze_run
 from kpref.differences import complex_step, finite_difference, taylor_test
 from kpref.integrate import (
     InputSignal,
@@ -28,6 +29,7 @@ from kpref.integrate import (
 )
 from kpref.operators import Structure, identity
 from kpref.spectra.blocks import block_eigh
+from kpref.training import Objective
 
 B, T, H, N_IN = 3, 6, 4, 2
 RNG = np.random.default_rng(0)
@@ -893,6 +895,38 @@ def build_plots():
     yield from rows("TrialColoring", colors, "colormap", (None, "viridis"))
 
 
+def build_training():
+    trials = Trials(INPUTS, targets=TARGETS)
+    arguments = {"model": MODEL, "readout": READOUT, "trials": trials}
+    objective, train = over(Objective, **arguments), over(kpref.train, **arguments, steps=1)
+    for name, call in (("Objective", objective), ("train", train)):
+        yield from rows(name, call, "model", (None, 3, READOUT, "GRU"))
+        yield from rows(name, call, "readout", (None, 3, MODEL, np.ones((2, H))))
+        yield from rows(name, call, "trials", (None, 3, INPUTS, "abc"))
+        yield from rows(name, call, "loss", ("hinge", None, 3, ["mse"]))
+        yield from rows(name, call, "at", ("first", None, 3))
+        yield from rows(name, call, "trainable", ("z0", [], ["weight"], 3, [None]))
+        yield from rows(name, call, "z0", (*bad_arrays(np.ones(H)),))
+        yield from rows(name, call, "weight_decay", (-1.0, np.nan, "a", None))
+        yield from rows(name, call, "activity", (-1.0, np.nan, "a", None))
+        yield from rows(name, call, "rule", ("hebb", 3, [1]))
+    yield from rows("train", train, "steps", (-1, 1.5, "a", None))
+    yield from rows("train", train, "optimizer", ("sgd", None, 3, ["adam"]))
+    yield from rows("train", train, "learning_rate", (0.0, -1.0, np.inf, "a", None))
+    yield from rows("train", train, "batch_size", (0, 9, 1.5, "a"))
+    yield from rows("train", train, "seed", (-1, 1.5, "a", None))
+    yield from rows("train", train, "clip", (0.0, np.nan, "a"))
+    yield from rows("train", train, "folder", (3, [], b"run"))
+    yield from rows("train", train, "checkpoint_every", (0, 1.5, "a"))
+    yield from rows("train", train, "resume", ("yes", 1, None))
+    yield from rows("train", train, "progress", (3, "a"))
+    yield from rows("rules.get", over(kpref.rules.get, name="shampoo"), "name", ("hebb", None, 3, ["adagrad"]), "rule")
+    yield from rows("analyze_run", over(analyze_run, folder="run"), "folder", (3, None, b"run"))
+    yield from rows("analyze_run", over(analyze_run, folder="run"), "checkpoints", (0, 1.5, "a"))
+    yield from rows("analyze_run", over(analyze_run, folder="run"), "progress", (3, "a"))
+    yield from rows("analyze_run", over(analyze_run, folder="run"), "fast", ("yes", 1, None))
+
+
 TABLE = [
     *build(),
     *build_forms_and_flags(),
@@ -901,6 +935,7 @@ TABLE = [
     *build_estimates_and_data(),
     *build_stability(),
     *build_tasks(),
+    *build_training(),
 ]
 
 #: What Python and NumPy say of such values on their own.

@@ -16,7 +16,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import kpref
-from kpref import EuclideanSpace, Flow, Readout, TensorOperator, TrajectorySpace, Trials, models, spectra
+from kpref import EuclideanSpace, Flow, Readout, TensorOperator, TrajectorySpace, Trials, models, rules, spectra
 from kpref.differences import complex_step, dot_test, finite_difference, taylor_test
 from kpref.integrate import adaptive, fixed_steps
 from kpref.operators import identity
@@ -263,7 +263,20 @@ def fixed_points(flow):
     ]  # fmt: skip
 
 
+def trainings():
+    """The compiled pass in both precisions, over several blocks of trials, and by a rule."""
+    trials = Trials(random(TRIALS, STEPS, INPUTS), targets=random(TRIALS, STEPS, 2))
+    readout, found = Readout(random(2, UNITS), random(2)), []
+    kinds = [("GRU", {}), ("LSTM", {}), ("GRU", {"dtype": "float64"}), ("GRU", {"rule": rules.truncated(2)})]
+    for kind, options in kinds:
+        model = getattr(models, kind).init(INPUTS, UNITS, 0)
+        result = kpref.train(model, readout, trials, steps=3, clip=1.0, **options)
+        found += [result.model.vector, result.readout.weight, result.history.loss, result.history.gradient_norm]
+    return found
+
+
 TABLE = {
+    "trainings": trainings,
     "spaces": spaces,
     "forward passes": forward_passes,
     "integration": integrations,

@@ -14,6 +14,9 @@ from kpref._reprs import html_table, short_repr
 from kpref.differences import taylor_test
 from kpref.models import GRU, Rate
 from kpref.spectra.blocks import block_eigh
+from kpref.training import Objective
+
+TRIALS = kpref.Trials(np.ones((4, 5, 2)), targets=np.ones((4, 5, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,9 @@ def test_results_are_one_line(flow):
         kpref.kernel_spectrum(flow),
         block_eigh(flow.K, 2, axis=2),
         kpref.fixed_points(flow.model, starts=flow),
+        kpref.train(flow.model, kpref.Readout(np.ones((1, 3))), TRIALS, steps=2),
+        kpref.train(flow.model, kpref.Readout(np.ones((1, 3))), TRIALS, steps=2).history,
+        Objective(flow.model, kpref.Readout(np.ones((1, 3))), TRIALS),
         taylor_test(np.sin, lambda d: np.cos(np.ones(3)) * d, np.ones(3), np.ones(3)),
     ]
     for result in results:

@@ -51,6 +51,7 @@ __all__ = [
     "Profile",
     "StepTest",
     "analyze_checkpoint",
+    "error_shares",
     "leading_profile",
 ]
 
@@ -339,14 +340,15 @@ def _with_loss(
         error_norm=space.norm(gradient.err),
         loss_rate=gradient.loss_rate,
         outputs=value.outputs,
-        shares=_error_shares(analysis.ntk_modes, gradient, space),
+        shares=error_shares(analysis.ntk_modes, gradient, space),
         step=step,
         tasks=align_tasks(gradient, trials) if moving else None,
         check=analysis.check.extended(checks),
     )
 
 
-def _error_shares(modes: Eigen, gradient: GradientFlow, space: TrajectorySpace) -> ErrorShares | None:
+def error_shares(modes: Eigen, gradient: GradientFlow, space: TrajectorySpace) -> ErrorShares | None:
+    """Shares of the error and of the fall of the loss in modes of the NTK; None if one of the two is zero."""
     size, rate = space.norm(gradient.err) ** 2, -gradient.loss_rate
     if size == 0 or rate == 0:  # or so small that their squares are
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -22,7 +22,7 @@ from kpref.analysis.tables import alignment_table, breakable, quantity_table, ta
 from kpref.analysis.wording import LEVEL, number, percent, with_interval
 from kpref.spectra import Estimate
 
-__all__ = ["render"]
+__all__ = ["exhibit_as_html", "facts_as_html", "page", "render"]
 
 _GLOSSARY = (
     ("states", "the activity of all units at all steps of all trials"),
@@ -82,7 +82,11 @@ def render(study: Study, exhibits: Sequence[Exhibit], beside: Sequence[str] = ()
         *(f'<section id="{key}"><h2>{escape(title)}</h2>{content}</section>' for key, title, content in sections),
         _provenance(study, beside),
     ]
-    title = f"kpref report: {', '.join(analysis.name for analysis in study.analyses)}"
+    return page(f"kpref report: {', '.join(analysis.name for analysis in study.analyses)}", body)
+
+
+def page(title: str, body: Sequence[str]) -> str:
+    """A page of these parts, with the style of a report."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -100,7 +104,7 @@ def _sections(study: Study, exhibits: Sequence[Exhibit]) -> Iterator[tuple[str, 
 
     def section(title: str, key: str, *extra: str, lead: str = "") -> tuple[str, str, str] | None:
         own, said = shown.get(key, []), [exhibit.caption for exhibit in shown.get(key, [])]
-        parts = [_exhibit(exhibit, exhibit.caption not in said[:index]) for index, exhibit in enumerate(own)]
+        parts = [exhibit_as_html(exhibit, exhibit.caption not in said[:index]) for index, exhibit in enumerate(own)]
         parts += [text for text in extra if text]
         return (key, title, lead + "".join(parts)) if parts else None
 
@@ -173,7 +177,8 @@ def _findings(study: Study) -> str:
     )
 
 
-def _exhibit(exhibit: Exhibit, with_caption: bool) -> str:
+def exhibit_as_html(exhibit: Exhibit, with_caption: bool = True) -> str:
+    """Its pictures, embedded, and how to read them."""
     caption = exhibit.caption if with_caption else "Read as the figure above."
     images = "".join(_picture(panel) for panel in exhibit.panels)
     return (
@@ -357,7 +362,6 @@ def _verdict(study: Study) -> str:
 
 def _provenance(study: Study, beside: Sequence[str]) -> str:
     facts = {"kpref": __version__, **study.facts}
-    rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
     files = {
         "metrics.json": "all numbers of this page",
         "metrics.csv": "the metrics as a table, with errors and intervals",
@@ -367,7 +371,14 @@ def _provenance(study: Study, beside: Sequence[str]) -> str:
     kinds = sorted({name.rsplit(".")[-1].upper() for name in beside if name.endswith((".png", ".svg", ".pdf"))})
     said += [f"each figure as {' and '.join(kinds)}"] if kinds else []
     return (
-        '<footer id="provenance"><h2>Where this comes from</h2><dl class="facts">' + rows + "</dl>"
-        f"<p>Beside this page: {escape('; '.join(said))}. "
+        '<footer id="provenance"><h2>Where this comes from</h2>'
+        + facts_as_html(facts)
+        + f"<p>Beside this page: {escape('; '.join(said))}. "
         "Theory: J. Hazelden and others, KPFlow (arXiv:2507.06381).</p></footer>"
     )
+
+
+def facts_as_html(facts: Mapping[str, str]) -> str:
+    """Where a page comes from, as a list."""
+    rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
+    return f'<dl class="facts">{rows}</dl>'

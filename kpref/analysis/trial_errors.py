@@ -28,7 +28,7 @@ from kpref.spectra.closed_form import kernel_block_squares, kernel_group_matrice
 from kpref.spectra.deflated import Deflated
 from kpref.spectra.symmetric import Coordinates
 
-__all__ = ["errors_of_blocks", "errors_of_kernel", "errors_of_modes", "trial_groups"]
+__all__ = ["errors_of_blocks", "errors_of_kernel", "errors_of_modes", "jackknife_error", "trial_groups"]
 
 #: Groups of trials, one of which is left out at a time.
 GROUPS = 10
@@ -110,9 +110,10 @@ def _errors(traces: Array, squares: Array, space: TrajectorySpace, groups: Array
     weights = np.array([space.mu[groups == group].sum() for group in range(len(traces))])
     scaled = traces * weights.sum() / (weights.sum() - weights)
     dimensions = np.divide(traces**2, squares, out=np.zeros_like(traces), where=squares > 0)
-    return _spread(scaled), _spread(dimensions)
+    return jackknife_error(scaled), jackknife_error(dimensions)
 
 
-def _spread(values: Array) -> float:
+def jackknife_error(values: Array) -> float:
+    """Standard error of a number from its values without each group in turn."""
     count = len(values)
     return float(np.sqrt((count - 1) / count * np.square(values - values.mean()).sum()))

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "run"]
 
 
+#: Options that --run takes from the training, or does not know.
+_NOT_OF_RUNS = (
+    "model", "loss", "at", "measure", "save_modes", "plan", "nonlinearity", "dt", "method", "tau", "input_kind",
+    "readout", "z0", "ignore", "map", "alpha", "leak", "trainable",
+)  # fmt: skip
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``kpref analyze``."""
     from kpref.analysis.effort import DEFAULT, FAST, THOROUGH
@@ -46,6 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="MODULE:FACTORY", help=text)
     text = "npz file with inputs, targets or labels, and lengths, conditions, mask; by default trials.npz of the folder"
     add("--trials", type=path, metavar="FILE", help=text)
+    text = "CHECKPOINT is a folder of kpref train: quantities against training steps, for all of its checkpoints"
+    add("--run", dest="whole_run", action="store_true", help=text)
+    text = "with --run: so many of its checkpoints, evenly spread"
+    add("--checkpoints", dest="n_checkpoints", type=positive_integer, metavar="N", help=text)
     text = "folder to write (default: %(default)s)"
     add("--out", type=path, default=Path("kpref-report"), metavar="DIR", help=text)
     text = "by default mse for targets, cross_entropy for labels"
@@ -100,6 +111,9 @@ def run(args: argparse.Namespace) -> int:
     from kpref.analysis.api import perform
     from kpref.analysis.folders import require_replaceable, sweep
     from kpref.analysis.request import prepare
+
+    if args.whole_run or args.n_checkpoints is not None:
+        return _run_of_training(args)
     from kpref.analysis.symptoms import rising_loss
     from kpref.commands.network_options import chosen_networks, loading
 
@@ -127,6 +141,31 @@ def run(args: argparse.Namespace) -> int:
         failed = [line for analysis, lines in found.items() if not analysis.check.passed for line in lines]
         print(*failed, sep="\n", end="\n" if failed else "", file=sys.stderr)
     return 0 if report.passed else 1
+
+
+def _run_of_training(args: argparse.Namespace) -> int:
+    """Analyze all checkpoints of a training, and write the folder.
+
+    Raises ValueError for options that have no meaning there.
+    """
+    from kpref.course import analyze_run
+
+    if not args.whole_run:
+        raise ValueError("--checkpoints is for --run, the analysis of all checkpoints of a training")
+    if len(args.checkpoints) != 1:
+        raise ValueError(f"--run takes one CHECKPOINT, the folder of a training; got {len(args.checkpoints)}")
+    unused = [_spell(name) for name in _NOT_OF_RUNS if getattr(args, name) not in (None, False, [], "auto", "mean")]
+    if unused:
+        raise ValueError(f"{unused[0]} has no meaning with --run: what the training was made with holds")
+    with Progress(not args.quiet) as bar:
+        course = analyze_run(
+            args.checkpoints[0], args.trials, out=args.out, checkpoints=args.n_checkpoints, modes=args.modes,
+            max_trials=args.max_trials, fast=args.fast, thorough=args.thorough, seed=args.seed, figures=args.figures,
+            progress=bar.phase, spell=_spell, called=shlex.join(["kpref", *args.argv]),
+        )  # fmt: skip
+    if not args.quiet:
+        say(f"{course}\nreport: {Path(args.out).resolve() / 'report.html'}")
+    return 0
 
 
 def _findings(analysis: Analysis) -> list[str]:

@@ -31,12 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from kpref.integrate import TABLEAUS
     from kpref.loss import LOSSES
     from kpref.models.registry import registered
+    from kpref.rules import RULES
     from kpref.training import OPTIMIZERS
     from kpref.training.objective import AT
 
     parser.epilog = (
         "The folder of a training that was stopped is gone on with; with other settings it is refused. "
-        "`kpref analyze RUN` analyzes its first and its last checkpoint."
+        "`kpref analyze RUN` analyzes its first and its last checkpoint, `kpref analyze RUN --run` all of them."
     )
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)
@@ -50,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"trials of a step: by default {_BATCH} of a task, all of a file"
     add("--batch-size", type=positive_integer, metavar="B", help=text)
     add("--optimizer", choices=OPTIMIZERS, default="adam", help="(default %(default)s)")
+    text = "a learning rule, whose direction the optimiser takes in place of the gradient by the network's parameters"
+    add("--rule", choices=RULES, help=text)
     text = "learning rate (default %(default)s)"
     add("--learning-rate", type=number_above(0), default=1e-3, metavar="RATE", help=text)
     add("--clip", type=number_above(0), metavar="NORM", help="the largest norm of a gradient")
@@ -74,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     Raises ValueError, TypeError, OSError, MemoryError for bad input, before anything is written; TrainingDiverged, a
     RuntimeError, if a number is not finite any more.
     """
+    from kpref import rules
     from kpref.training import train
 
     source, first, about = _chosen(args)
@@ -84,14 +88,14 @@ def run(args: argparse.Namespace) -> int:
             model, readout, source, steps=args.steps, optimizer=args.optimizer, learning_rate=args.learning_rate,
             batch_size=_BATCH if args.batch_size is None and args.task else args.batch_size, seed=args.seed,
             dtype=args.dtype, trainable=args.trainable, weight_decay=args.weight_decay, activity=args.activity,
-            clip=args.clip, folder=args.out, checkpoint_every=args.checkpoint_every,
-            progress=_telling(bar, args.steps), **about, **options,
+            clip=args.clip, rule=rules.get(args.rule) if args.rule else None, folder=args.out,
+            checkpoint_every=args.checkpoint_every, progress=_telling(bar, args.steps), **about, **options,
         )  # fmt: skip
     if not args.quiet:
         history = result.history
         say(f"{model}: loss {history.loss[0]:.4g} at first, {history.loss[-1]:.4g} after {args.steps} steps")
         if args.task:
-            say(_fresh(args, source, result, about | options))
+            say(_fresh(args, result, about | options))
         say(f"training: {args.out}")
     return 0
 
@@ -128,17 +132,19 @@ def _network(args: argparse.Namespace, trials: Trials, outputs: int) -> tuple[Mo
     return model, Readout(rng.uniform(-largest, largest, (outputs, seen)), rng.uniform(-largest, largest, outputs))
 
 
-def _fresh(args: argparse.Namespace, source: Any, result: Any, about: dict[str, Any]) -> str:
+def _fresh(args: argparse.Namespace, result: Any, about: dict[str, Any]) -> str:
     """The loss on trials that the network has not seen."""
+    from kpref import tasks
     from kpref.training import Objective
 
-    trials = source(_FRESH, args.seed + 1)
+    task = tasks.get(args.task)
+    trials = task.trials(task.held_out, part="test") if task.held_out else task.trials(_FRESH, args.seed + 1)
     objective = Objective(
         result.model, result.readout, trials, z0=result.z0, trainable=args.trainable, dtype=args.dtype, **about
     )
     found = objective.metrics(objective.vector)
     right = "" if found.accuracy is None else f", {found.accuracy:.1%} right"
-    return f"on {_FRESH:,} fresh trials: loss {found.loss:.4g}{right}"
+    return f"on {trials.n_trials:,} fresh trials: loss {found.loss:.4g}{right}"
 
 
 def _telling(bar: Progress, steps: int) -> Callable[[int, float], None]:

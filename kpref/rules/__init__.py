@@ -23,9 +23,11 @@ from kpref.rules.descent import (
     one_step_gauss_newton,
     phi,
 )
+from kpref.rules.named import RULES, get
 from kpref.rules.preconditioned import adagrad, adam, diagonal, kronecker_factored, shampoo
 
 __all__ = [
+    "RULES",
     "Rule",
     "RuleComparison",
     "adagrad",
@@ -37,6 +39,7 @@ __all__ = [
     "feedback_alignment",
     "functional_descent",
     "gauss_newton",
+    "get",
     "kronecker_factored",
     "local_online",
     "one_step_gauss_newton",

@@ -34,6 +34,8 @@ class Task:
         Whether it is taken over all steps, of which the trials may mask some, or over the last of each trial.
     sources : tuple of str
         Who described the task, and whose numbers its options have.
+    held_out : int
+        Trials that are set apart from those to train on, drawn with ``part="test"``; 0 where every trial is new.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Task:
     loss: str
     at: str
     sources: tuple[str, ...]
+    held_out: int = 0
 
     @property
     def summary(self) -> str:
@@ -98,12 +101,13 @@ def task(
     sources: Sequence[str],
     loss: str = "mse",
     at: str = "all",
+    held_out: int = 0,
 ) -> Callable[[Callable[..., Trials]], Callable[..., Trials]]:
     """Enter a function among the tasks, under its own name; for what the arguments are see `Task`."""
 
     def enter(function: Callable[..., Trials]) -> Callable[..., Trials]:
         name = function.__name__
-        TASKS[name] = Task(name, function, tuple(inputs), tuple(outputs), loss, at, tuple(sources))
+        TASKS[name] = Task(name, function, tuple(inputs), tuple(outputs), loss, at, tuple(sources), held_out)
         return function
 
     return enter

@@ -34,6 +34,7 @@ _TESTED = 297
         "Alpaydin, Kaynak, Optical recognition of handwritten digits, UCI Machine Learning Repository 1998, "
         "doi:10.24432/C50P49, CC BY 4.0, in the copy of scikit-learn's load_digits",
     ),
+    held_out=_TESTED,
 )
 def digits(n_trials: int = 100, *, seed: int = 0, part: str = "train", noise: float = 0.0) -> Trials:
     """Tell which digit was seen, row by row of its pixels.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +24,11 @@ from kpref.readout import Readout
 from kpref.training.batches import Batches, Source
 from kpref.training.objective import Objective
 from kpref.training.optimizers import Optimizer, State, clip_norm, get_optimizer
-from kpref.training.plain_pass import Rule
 from kpref.training.run_folder import Row, RunFolder
 from kpref.trials import Trials
+
+if TYPE_CHECKING:
+    from kpref.rules import Rule
 
 __all__ = ["History", "TrainingDiverged", "TrainingResult", "train"]
 
@@ -163,7 +167,7 @@ def train(
         If an argument is not as said above, the loss is not finite at first, or the folder holds something else or a
         training with other settings.
     OSError
-        If a file cannot be written; it is named.
+        If a file cannot be written, or another process trains in the folder; it is named.
     """
     steps = integer("steps", steps, least=0)
     learning_rate = real_number("learning_rate", learning_rate, above=0)
@@ -179,12 +183,12 @@ def train(
     )  # fmt: skip
     settings = {
         **_settings(objective, batches, options), "optimizer": repr(way), "learning_rate": learning_rate, "clip": clip,
-        "rule": None if rule is None else repr(rule), "activity": activity, "z0": _digest(objective.start.z0),
+        "rule": None if rule is None else _rule_as_text(rule), "activity": activity, "z0": _digest(objective.start.z0),
     }  # fmt: skip
     _require_finite(objective, batches)  # before anything is written
-    place = None if folder is None else RunFolder(folder, settings, trials if trials is batches.first else None, resume)
-    run = _Run(objective, way, learning_rate, clip, place)
-    run.go(batches, steps, every, progress)
+    with nullcontext() if folder is None else RunFolder(folder, settings, batches.first, resume) as place:
+        run = _Run(objective, way, learning_rate, clip, place)
+        run.go(batches, steps, every, progress)
     network = objective.network(run.vector)
     return TrainingResult(network.model, network.readout, np.array(network.z0), run.history())
 
@@ -299,8 +303,18 @@ def _settings(objective: Objective, batches: Batches, options: dict[str, Any]) -
     }  # fmt: skip
 
 
+def _rule_as_text(rule: Rule) -> str:
+    """The name of a rule and the values that it was made with, the same in every process."""
+    if not inspect.isfunction(rule):
+        return f"{type(rule).__module__}.{type(rule).__qualname__}"
+    made_with = {name: value for name, value in inspect.getclosurevars(rule).nonlocals.items() if not callable(value)}
+    return f"{rule.__module__}.{rule.__qualname__} {_as_text(made_with)}"
+
+
 def _as_text(value: Any) -> str:
     """A setting as text."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_as_text(item)}" for name, item in value.items()) + "}"
     return repr(np.asarray(value).tolist() if isinstance(value, np.ndarray) else value)
 
 

@@ -11,18 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref._types import Array
-from kpref._validate import finite_array, instance, numeric_array, one_of, precision, real_number, short
+from kpref._validate import finite_array, function, instance, numeric_array, one_of, precision, real_number, short
+from kpref.flow_inputs import state_noise
 from kpref.loss import DRIVEN_BY, LOSSES
 from kpref.models.base import Field, Map, Model
 from kpref.readout import Readout
-from kpref.training.plain_pass import Evaluated, Network, Pass, PlainPass, Rule
+from kpref.training.plain_pass import Evaluated, Network, Pass, PlainPass
 from kpref.trials import Trials
+
+if TYPE_CHECKING:
+    from kpref.rules import Rule
 
 __all__ = ["AT", "Metrics", "Objective"]
 
@@ -64,7 +68,8 @@ class Objective:
         Of all states, or of the observed ones alone, such as the h of an LSTM.
     trials : Trials
         With targets or labels. Steps after the end of a trial and steps that the mask leaves out count as in
-        `kpref.Flow`: padding is invisible.
+        `kpref.Flow`: padding is invisible. Noise in the states is added after each step of a map, by the operators of
+        a flow: it takes longer.
     loss : {"mse", "cross_entropy"}
     at : {"all", "last"}
         Observe all steps or only the last of each trial.
@@ -78,8 +83,9 @@ class Objective:
     dtype : {float64, float32}
         Precision of the forward pass and the gradient of compiled maps. Of fields, whose states are always computed in
         float64, of the operators.
-    rule : object with a method ``direction(flow, err) -> (M,)``, optional
-        What takes the place of the gradient by the model's parameters; backpropagation by default.
+    rule : callable, optional
+        A rule of `kpref.rules`, whose direction takes the place of the gradient by the model's parameters;
+        backpropagation by default.
     **options
         Of a field, what `kpref.Flow` takes: dt or times, method, input_kind.
 
@@ -131,8 +137,8 @@ class Objective:
         one_of("loss", loss, LOSSES)
         one_of("at", at, AT)
         _check_options(model, options)
-        if rule is not None and not callable(getattr(rule, "direction", None)):
-            raise TypeError(f"rule must have a method direction(flow, err), as those of kpref.rules; got {short(rule)}")
+        if rule is not None:
+            function("rule", rule, "a flow and an error")
         self.loss, self.at, self.dtype = loss, at, precision(dtype)
         self.weight_decay = real_number("weight_decay", weight_decay, least=0)
         self._activity = real_number("activity", activity, least=0)
@@ -145,6 +151,8 @@ class Objective:
         self._shapes = {name: array.shape for name, array in self._arrays(self.start).items()}
         self.vector: Array = self._flat(self._arrays(self.start))
         self.vector.flags.writeable = False
+        instance("trials", trials, Trials, "kpref.Trials")
+        self._is_noisy = trials.state_noise is not None
         self.require_trials(trials)
         self._pass = self._way(rule, options)
         self.trials, self._batch = trials, self._pass.prepared(trials)
@@ -152,7 +160,7 @@ class Objective:
     def _way(self, rule: Rule | None, options: dict[str, Any]) -> Pass:
         from kpref.training.compiled_pass import CompiledPass, can_compile
 
-        if rule is None and not options and can_compile(self._model):
+        if rule is None and not options and not self._is_noisy and can_compile(self._model):
             return CompiledPass(self._model, self.loss, self.at, self._activity, self.dtype)  # type: ignore[arg-type]
         return PlainPass(self.loss, self.at, self._activity, self.dtype, options, rule)
 
@@ -162,6 +170,11 @@ class Objective:
         model, readout = self.start.model, self.start.readout
         if trials.n_inputs != model.n_inputs:
             raise ValueError(f"trials must have {model.n_inputs} inputs for {model}; got {trials.n_inputs}")
+        if (state_noise(trials, model) is not None) != self._is_noisy:
+            raise ValueError(
+                f"trials must {'' if self._is_noisy else 'not '}have state_noise, as those that the objective was made "
+                f"with; got {trials}"
+            )
         seen = model.observed.stop - model.observed.start
         if readout.n_states not in (model.n_states, seen):
             raise ValueError(f"readout must take the {seen} observed states of {model}; got {readout}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +24,10 @@ from kpref.models.base import Model
 from kpref.readout import Readout
 from kpref.trials import Trials
 
-__all__ = ["Evaluated", "Network", "Pass", "PlainPass", "Rule"]
+if TYPE_CHECKING:
+    from kpref.rules import Rule
 
-
-class Rule(Protocol):
-    """A learning rule: what takes the place of the gradient by the model's parameters."""
-
-    def direction(self, flow: Flow, err: Array) -> Array:
-        """A vector (M,) that an optimiser subtracts a multiple of, for the error ``Err = s dl/dz``."""
+__all__ = ["Evaluated", "Network", "Pass", "PlainPass"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +103,7 @@ class PlainPass:
         weighed, outputs = flow.space.weigh(err), mu * value.output_gradient
         model = None
         if "model" in wanted:
-            model = flow.D.T(weighed) if self.rule is None else self.rule.direction(flow, err)
+            model = flow.D.T(weighed) if self.rule is None else _by_rule(self.rule, flow, err)
         seen = flow.states if network.readout.n_states == network.model.n_states else states
         return Evaluated(
             loss,
@@ -117,3 +113,10 @@ class PlainPass:
             outputs.sum(axis=(0, 1)),
             np.asarray(flow.D_z0.T(weighed)).sum(axis=0) if "z0" in wanted else np.zeros_like(network.z0),
         )
+
+
+def _by_rule(rule: Rule, flow: Flow, err: Array) -> Array:
+    """What takes the place of the gradient by the model's parameters: an optimiser subtracts it, as the gradient."""
+    from kpref.rules import direction  # which few trainings need
+
+    return direction(rule, flow, err)

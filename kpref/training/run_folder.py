@@ -1,11 +1,12 @@
 """A training's folder: settings, checkpoints, and the table of metrics, such that a kill at any moment loses no bits.
 
     run.json                        settings, and the versions that wrote them
-    trials.npz                      the trials, where they were given and not drawn
+    trials.npz                      the trials; where they are drawn, those of the first step
     step_00001000.safetensors       network and readout after 1,000 steps, as `kpref.save_checkpoint` writes them
     optimizer/step_00001000.safetensors
                                     the vector of parameters and the arrays of the optimiser, exactly
     metrics.csv                     step, loss, accuracy, gradient_norm, seconds, one line a step
+    lock                            empty, locked as long as a process trains here
 
 Every file but the table appears whole or not at all, and of a checkpoint that of the optimiser last: the newest of
 these is where training goes on. Lines of the table that later steps wrote, or half of one, are dropped then.
@@ -13,7 +14,9 @@ these is where training goes on. Lines of the table that later steps wrote, or h
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +28,7 @@ import safetensors.numpy
 import scipy
 
 from kpref._archives import open_file, reason, replacing
+from kpref._locks import LOCK, take
 from kpref._types import Array
 from kpref._validate import path_like, short
 from kpref._version import __version__
@@ -45,7 +49,7 @@ _NAME = re.compile(r"step_(\d{8,})\.safetensors")
 
 
 class RunFolder:
-    """The folder of a training with these settings, made or found.
+    """The folder of a training with these settings, made or found; a context that keeps other processes out.
 
     Raises
     ------
@@ -53,24 +57,31 @@ class RunFolder:
         If a run with other settings is there, which the error names, or one that is not to be resumed, or something
         else altogether.
     OSError
-        If it cannot be written.
+        If it cannot be written, or another process trains in it.
     """
 
-    def __init__(self, path: Any, settings: Mapping[str, Any], trials: Trials | None, resume: bool) -> None:
+    def __init__(self, path: Any, settings: Mapping[str, Any], trials: Trials, resume: bool) -> None:
         self.path = path_like("folder", path)
         settings = json.loads(json.dumps(settings))
         if self.path.is_dir() and any(self.path.iterdir()):
             self._require_same(settings, resume)
         else:
             (self.path / _STATES).mkdir(parents=True, exist_ok=True)
-        if trials is not None:
-            self._keep(trials)
+        self._pending: list[str] = []
+        self._lock = _locked(self.path / LOCK)
+        try:
+            self._write_once(settings, trials)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _write_once(self, settings: Mapping[str, Any], trials: Trials) -> None:
+        self._keep(trials)
         if not (self.path / _SETTINGS).exists():
             versions = {"kpref": __version__, "numpy": np.__version__, "scipy": scipy.__version__,
                         "python": platform.python_version()}  # fmt: skip
             with replacing(self.path / _SETTINGS) as file:
                 file.write((json.dumps({"settings": settings, "versions": versions}, indent=2) + "\n").encode())
-        self._pending: list[str] = []
 
     def _keep(self, trials: Trials) -> None:
         """Write the trials; ValueError if others are there, which somebody may need."""
@@ -87,7 +98,7 @@ class RunFolder:
     def _require_same(self, settings: Mapping[str, Any], resume: bool) -> None:
         file = self.path / _SETTINGS
         if not file.is_file():
-            begun = {"trials.npz", _STATES}  # a kill before the settings were there
+            begun = {"trials.npz", _STATES, LOCK}  # a kill before the settings were there
             if {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")} <= begun:
                 (self.path / _STATES).mkdir(exist_ok=True)
                 return
@@ -104,6 +115,12 @@ class RunFolder:
                     f"the training in {self.path} has another {name}: {short(found.get(name))} there, "
                     f"{short(settings.get(name))} here; name a new folder"
                 )
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._lock)
 
     def newest(self, like: Mapping[str, Array]) -> tuple[int, dict[str, Array]] | None:
         """The newest checkpoint: after how many steps, and its arrays; None if there is none yet.
@@ -183,6 +200,15 @@ class RunFolder:
 
 def _kinds(arrays: Mapping[str, Array]) -> str:
     return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in sorted(arrays.items()))
+
+
+def _locked(file: Path) -> int:
+    """An open file that no other process has locked."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    if take(descriptor) is False:
+        os.close(descriptor)
+        raise OSError(errno.EBUSY, "another process trains in this folder: wait for it, or name another", str(file))
+    return descriptor
 
 
 def _file(step: int) -> str:

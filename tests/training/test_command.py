@@ -1,5 +1,7 @@
 """``kpref train``: what it writes is what the rest of the command line reads."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,17 @@ def test_other_settings_are_refused_by_name(files, capsys):
     assert capsys.readouterr().out == ""
     assert command(files, "--steps", "2", "--optimizer", "momentum") == 2
     assert "has another optimizer: 'Adam(" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["flip_flop", "digits", "memory_pro"])
+def test_a_task_is_trained_and_tried_on_fresh_trials(name, tmp_path, capsys):
+    words = f"train --task {name} -o {tmp_path}/run --units 4 --steps 2 --batch-size 3 --rule feedback_alignment"
+    assert cli.main(words.split()) == 0
+    out, _ = capsys.readouterr()
+    assert f"on {'297' if name == 'digits' else '1,000'} fresh trials: loss " in out
+    assert (" right" in out) == (name == "digits")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert "feedback_alignment" in record["settings"]["rule"]
 
 
 def test_what_diverges_is_said_in_a_sentence(files, capsys):

@@ -6,13 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS, examples
 
-from kpref import Flow, Readout, Trials
+from kpref import Flow, Readout, Trials, tasks
 from kpref.models import GRU, LSTM, RNN, LeakyRNN, Linear, LowRankRNN, Rate, Stacked
 from kpref.training import Objective
 from kpref.training.compiled_pass import CompiledPass
 from kpref.training.plain_pass import PlainPass
 
 B, T, N_IN, H, N_OUT = 3, 5, 2, 4, 3
+READOUT = ("readout.weight", "readout.bias")
 MAPS = {
     "GRU": lambda seed: GRU.init(N_IN, H, seed),
     "LSTM": lambda seed: LSTM.init(N_IN, H, seed),
@@ -50,6 +51,7 @@ def objective(model, rng, trials, loss, at, **options):
 def plain_loss(model, trials, arrays, loss, at, dt=None):
     """The whole objective in one function of complex arrays: trial by trial, step by step."""
     own = {name: arrays[name] for name in model.parameters}
+    noise = trials.state_noise
     total = scale = squares = 0.0
     mu_sum = 0.0
     for trial, length in enumerate(trials.lengths):
@@ -57,7 +59,7 @@ def plain_loss(model, trials, arrays, loss, at, dt=None):
         states = [] if dt is None else [z]
         for x in trials.inputs[trial, : length if dt is None else length - 1]:
             if dt is None:
-                z = model.step(z, x, own)
+                z = model.step(z, x, own) + (0.0 if noise is None else noise[trial, len(states)])
             else:  # the classical Runge-Kutta method, inputs held
                 k1 = model.velocity(z, x, own)
                 k2 = model.velocity(z + dt / 2 * k1, x, own)
@@ -73,7 +75,8 @@ def plain_loss(model, trials, arrays, loss, at, dt=None):
         if loss == "mse":
             points = ((y - trials.targets[trial, :length]) ** 2).mean(axis=1)
         else:
-            points = np.log(np.exp(y).sum(axis=1)) - y[:, trials.labels[trial]]
+            labels = np.broadcast_to(trials.labels[trial], trials.n_steps)[:length]
+            points = np.log(np.exp(y).sum(axis=1)) - y[np.arange(length), labels]
         weights = mu * (1.0 if trials.mask is None else trials.mask[trial, :length])
         if at == "last":
             weights = np.where(np.arange(length) == length - 1, weights, 0.0)
@@ -153,22 +156,46 @@ def test_float32_is_float64_to_its_rounding(kind):
     assert 0 < np.abs(rough - gradient).max() < 3e-5 * np.abs(gradient).max()
 
 
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_gradients_of_tasks_are_exact(name):
+    """As the tasks score them: masks, lengths, losses at the last step, labels of trials and of steps."""
+    task, rng = tasks.get(name), np.random.default_rng(0)
+    trials = task.trials(3, seed=1)
+    model = GRU.init(trials.n_inputs, H, 0)
+    n_outputs = len(task.outputs)
+    readout = Readout(rng.normal(size=(n_outputs, H)), rng.normal(size=n_outputs))
+    of = Objective(
+        model, readout, trials, loss=task.loss, at=task.at, trainable=[*model.parameters, *READOUT, "z0"],
+        z0=0.5 * rng.normal(size=H), weight_decay=0.1, activity=0.3,
+    )  # fmt: skip
+    check_against_complex_steps(of, model, trials, task.loss, task.at, rng)
+
+
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
-@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
-def test_padding_is_invisible(kind, loss):
-    """A loss over all points is the mean of those of groups of equal length, weighted by their points."""
+def test_gradients_with_noise_in_the_states_are_exact(loss):
+    rng = np.random.default_rng(11)
+    model = MAPS["LSTM"](0)
+    trials = tasks.with_state_noise(drawn(rng, loss, [T, 3, 1], True), model.n_states, noise=0.3, seed=2)
+    check_against_complex_steps(objective(model, rng, trials, loss, "all"), model, trials, loss, "all", rng)
+
+
+@pytest.mark.parametrize("at", ["all", "last"])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("kind", MAPS)
+def test_padding_is_invisible(kind, loss, at):
+    """A loss is the mean of those of groups of equal length, weighted by their points, or by trials at the last."""
     lengths = np.array([4, 2, 4])
     rng = np.random.default_rng(3)
     trials = drawn(rng, loss, lengths)
-    options = {"weight_decay": 0.0}
-    whole = objective(MAPS[kind](0), np.random.default_rng(4), trials, loss, "all", **options)
+    options = {"weight_decay": 0.0} | ({"activity": 0.0} if at == "last" else {})  # which is a mean over all points
+    whole = objective(MAPS[kind](0), np.random.default_rng(4), trials, loss, at, **options)
     value, gradient = whole.value_and_gradient(whole.vector)
     sums = [0.0, np.zeros(whole.size), 0.0]
     for length in (2, 4):
         group = trials.subset(lengths == length).trimmed()
         assert group.n_steps == length
-        alone = objective(MAPS[kind](0), np.random.default_rng(4), group, loss, "all", **options)
-        share = group.n_points / trials.n_points
+        alone = objective(MAPS[kind](0), np.random.default_rng(4), group, loss, at, **options)
+        share = group.n_points / trials.n_points if at == "all" else group.n_trials / trials.n_trials
         metrics, part = alone.evaluate(alone.vector)
         sums = [sums[0] + share * metrics.loss, sums[1] + share * part, sums[2] + share * (metrics.accuracy or 0.0)]
     assert value == pytest.approx(sums[0], rel=1e-14)
@@ -247,7 +274,7 @@ def test_what_overflows_is_an_error():
         ({"trainable": "z0"}, TypeError, "sequence of names"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay must be a finite number of at least 0"),
         ({"dtype": "float16"}, ValueError, "float64 or float32"),
-        ({"rule": "hebb"}, TypeError, "direction"),
+        ({"rule": "hebb"}, TypeError, "rule must be a function of a flow and an error"),
         ({"z0": np.zeros(7)}, ValueError, "z0 must have shape"),
         ({"readout": Readout(np.ones((2, 4)))}, ValueError, "targets must have 2 channels"),
         ({"readout": Readout(np.ones((3, 5)))}, ValueError, "readout must take the 4 observed states"),

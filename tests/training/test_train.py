@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 from contextlib import suppress
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from kpref import Readout, Trials, load_checkpoint
+from kpref import Flow, Readout, Trials, load_checkpoint, rules, tasks
 from kpref.models import GRU, RNN, LowRankRNN, Rate
 from kpref.training import Objective, TrainingDiverged, run_folder, train
 from kpref.training.batches import Batches
@@ -192,13 +193,78 @@ def test_a_step_is_no_longer_than_the_clip_allows():
 
 
 def test_a_rule_takes_the_place_of_the_gradient():
-    class Still:
-        def direction(self, flow, err):
-            return np.zeros(flow.model.n_parameters)
+    still = run(rule=rules.diagonal(np.zeros(network()[0].n_parameters)), optimizer="gradient", dtype="float64")
+    np.testing.assert_array_equal(still.model.vector, network()[0].vector)
+    assert (still.readout.weight != network()[1].weight).all()
 
-    result = run(rule=Still(), optimizer="gradient", dtype="float64")
-    np.testing.assert_array_equal(result.model.vector, network()[0].vector)
-    assert (result.readout.weight != network()[1].weight).all()
+
+@pytest.mark.parametrize("rule", [rules.backpropagation, rules.truncated(T), rules.diagonal(np.ones(96))])
+def test_rules_that_are_the_gradient_train_as_it_does(rule):
+    """With its sign: twelve steps along the same sums in another order, each right to some 1e-15."""
+    options = {"optimizer": "momentum", "dtype": "float64"}
+    one, other = run(rule=rule, **options), run(**options)
+    assert np.abs(other.model.vector - network()[0].vector).max() > 1e-3
+    np.testing.assert_allclose(one.model.vector, other.model.vector, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(one.history.loss, other.history.loss, rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", rules.RULES)
+def test_rules_by_name_train_and_resume(name, tmp_path):
+    """The settings of a rule are the same in every process, though its function is not."""
+    options = {"steps": 3, "checkpoint_every": 1}
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", rule=rules.get(name), progress=stopping(2), **options)
+    same(run(tmp_path / "run", rule=rules.get(name), **options), run(rule=rules.get(name), **options))
+    with pytest.raises(ValueError, match="another rule"):
+        run(tmp_path / "run", rule=rules.truncated(1), **options)
+
+
+def test_a_rule_of_another_network_is_no_divergence():
+    with pytest.raises(ValueError, match=r"scales must have shape \(96,\); got \(7,\)"):
+        run(rule=rules.diagonal(np.ones(7)))
+
+
+def test_values_of_a_rule_tell_it_from_others(tmp_path):
+    run(tmp_path / "run", rule=rules.feedback_alignment(1), steps=1)
+    with pytest.raises(ValueError, match="another rule"):
+        run(tmp_path / "run", rule=rules.feedback_alignment(2), steps=1)
+
+
+def test_noise_of_states_is_honoured():
+    """Along the noisy trajectory, with the gradient of what was drawn; other trials must have noise too."""
+    model, readout = network()
+    trials = tasks.with_state_noise(drawn(), H, noise=0.3, seed=1)
+    of = Objective(model, readout, trials)
+    value, gradient = of.value_and_gradient(of.vector)
+    noisy = Flow(model, trials).gradient_flow(readout, targets=trials.targets)
+    assert value == noisy.loss
+    np.testing.assert_array_equal(gradient[: model.n_parameters], noisy.grad_theta)
+    assert abs(value - Objective(model, readout, drawn()).metrics(of.vector).loss) > 1e-3
+    with pytest.raises(ValueError, match="trials must have state_noise"):
+        of.batch(drawn())
+    with pytest.raises(ValueError, match="trials must not have state_noise"):
+        Objective(model, readout, drawn()).batch(trials)
+    with pytest.raises(ValueError, match="state_noise must be of the 4 states"):
+        Objective(model, readout, tasks.with_state_noise(drawn(), 3, 0.1))
+
+
+def test_noise_of_states_is_part_of_what_resumes(tmp_path):
+    trials = tasks.with_state_noise(drawn(), H, noise=0.3, seed=1)
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", trials, progress=stopping(9))
+    same(run(tmp_path / "run", trials), run(trials=trials))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    """A lock is one of an open file, not of a process: another that is opened here stands for another process."""
+
+    def meet(step, loss):
+        with pytest.raises(OSError, match="another process trains in this folder") as caught:
+            run(tmp_path / "run")
+        assert caught.value.filename == str(tmp_path / "run" / "lock")
+
+    same(run(tmp_path / "run", progress=meet), run(tmp_path / "run"))
 
 
 def test_divergence_names_step_and_rate_and_keeps_the_checkpoint(tmp_path):
