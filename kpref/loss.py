@@ -181,8 +181,10 @@ def _labels(array: Array, shape: tuple[int, ...]) -> Array:
     if array.shape not in ((trials,), (trials, steps)):
         raise ValueError(f"labels must have shape ({trials},) or ({trials}, {steps}); got {array.shape}")
     if array.min() < 0 or array.max() >= classes:
+        hint = ": give steps that do not count any class, and 0 in the mask" if array.min() < 0 else ""
         raise ValueError(
-            f"labels must lie in 0, ..., {classes - 1}, one for each readout output; got {array.min()} to {array.max()}"
+            f"labels must lie in 0, ..., {classes - 1}, one for each readout output; got {array.min()} to "
+            f"{array.max()}{hint}"
         )
     return np.broadcast_to(array if array.ndim == 2 else array[:, None], (trials, steps))
 

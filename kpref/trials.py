@@ -225,13 +225,21 @@ class Trials(Frozen):
         ValueError
             If there is no such trial, or none is left.
         """
+        chosen = self.numbers(indices)
+        return self._part({name: array[chosen] for name, array in self.arrays.items()})
+
+    def numbers(self, indices: ArrayLike) -> NDArray[np.int64]:
+        """Numbers of the trials that `indices` choose, (k,); arguments and errors as for `subset`."""
         chosen = numeric_array("indices", indices, "biu") if np.size(indices) else np.zeros(0, dtype=np.int64)
         check_shape("indices", chosen, shape=(self.n_trials,) if chosen.dtype.kind == "b" else ("k",))
-        if chosen.dtype.kind != "b" and chosen.size:
-            outside = (chosen < -self.n_trials) | (chosen >= self.n_trials)
-            if outside.any():
-                raise ValueError(f"there is no trial {chosen[first_index(outside)]} among {self.n_trials} trials")
-        return self._part({name: array[chosen] for name, array in self.arrays.items()})
+        if chosen.dtype.kind == "b":
+            chosen = np.flatnonzero(chosen)
+        if not chosen.size:
+            raise ValueError(f"indices must choose at least one trial of {self.n_trials}; got {short(indices)}")
+        outside = (chosen < -self.n_trials) | (chosen >= self.n_trials)
+        if outside.any():
+            raise ValueError(f"there is no trial {chosen[first_index(outside)]} among {self.n_trials} trials")
+        return np.asarray(chosen, dtype=np.int64) % self.n_trials
 
     def trimmed(self) -> Trials:
         """Leave out the steps after the end of the longest trial: the same trials in smaller arrays."""
@@ -376,7 +384,7 @@ def _checked_labels(given: NDArray[Any], n_trials: int, n_steps: int) -> NDArray
     if bad.any():
         index = first_index(bad)
         where = place(index, _CHANNELS[: given.ndim])
-        hint = ": leave steps out by a mask" if given.ndim == 2 else ""
+        hint = ": give steps that do not count any class, and 0 in the mask" if given.ndim == 2 else ""
         raise ValueError(f"labels holds {given[index]} at {where}; a label is a class counted from 0{hint}")
     checked.setflags(write=False)
     return checked

@@ -4,8 +4,9 @@ Tanh RNNs of growing width learn random targets by gradient descent on all weigh
 steps (a twentieth of the fastest mode's time) until the linearised network, of which everything is known in closed
 form, has lost half of the loss that it can lose. A row has the width; the steps; the loss before and after, and after
 by the linearisation; the *deviation* of outputs, |y - y_lin| / |y_lin - y0|, which is the number that tells lazy from
-rich; and the alignment of the output NTK after training with that before. The NTK of a wide network moves by a multiple
-of 1 / width (Dyer and Gur-Ari 2019): so should the deviation fall, by 4 for each 4 in width.
+rich; and the alignment of the output NTK after training with that before. The NTK of a wide feedforward network moves
+by a multiple of 1 / width (Dyer and Gur-Ari, arXiv:1909.11304): if that of a recurrent one does too, the deviation
+falls by 4 for each 4 in width.
 
     python scripts/lazy_or_rich.py [--widths 16 64 256] [--figure lazy_or_rich.png]
 """

@@ -412,7 +412,7 @@ TRAIN = [
     ("train --trials {d}/class_-1.npz -o {out} --steps 3", "labels holds -1"),
     ("train --trials {d}/zero.npz -o {out} --steps 3", "mask is zero everywhere"),
     ("train --trials {d}/no_trials.npz -o {out} --steps 3", "at least one trial"),
-    ("train --trials {d}/not_last.npz -o {out} --steps 3 --at last", "leaves nothing to observe at the last steps"),
+    ("train --trials {d}/not_last.npz -o {out} --steps 3 --at last", "leaves nothing to score at the last steps"),
     ("train --trials {d}/pipe.npz -o {out} --steps 3", "is a pipe"),
     ("train --trials {d}/targets.npz -o {d}/foreign --steps 3", "holds something else than a training"),
     ("train --trials {d}/targets.npz -o {d}/file --steps 3", "{d}/file"),

@@ -232,7 +232,7 @@ def test_figure():
     figure = Figure()
     ax = kpref.plots.plot_fixed_points(found, flow, figure.add_subplot())
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == ["stable (2)", "saddle (1)"]
+    assert labels == ["trajectories", "stable (2)", "saddle (1)", "unstable directions"]
     assert len(ax.lines) == 3 + 1  # trials, and the unstable direction
     stable, saddle = ax.collections
     assert not np.array_equal(stable.get_facecolor(), saddle.get_facecolor())

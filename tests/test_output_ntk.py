@@ -122,6 +122,17 @@ def test_closed_form_is_the_solution(seed, masked, few):
     assert found.loss(0.0) == pytest.approx(start.loss, rel=1e-12)
 
 
+def test_the_last_step_alone_is_as_a_mask_of_it():
+    rng = np.random.default_rng(6)
+    flow = Flow(models.GRU.init(2, 3, 0), rng.normal(size=(2, 4, 2)), lengths=[4, 3])
+    readout, targets = readout_for(flow), rng.normal(size=(2, 4, 2))
+    last = linearised_training(flow, readout, targets, at="last")
+    masked = linearised_training(flow, readout, targets, mask=np.eye(4)[[3, 2]])
+    times = [0.0, 0.5, 2.0]
+    assert last.loss(times) == pytest.approx(masked.loss(times), rel=1e-12)
+    assert last.loss(0.0) == pytest.approx(flow.gradient_flow(readout, targets=targets, at="last").loss, rel=1e-12)
+
+
 @given(seed=SEEDS, modes=st.integers(1, 8))
 @examples(10)
 def test_few_modes_bound_the_loss(seed, modes):
@@ -166,3 +177,8 @@ def test_training_leaves_the_linearised_one_with_time():
     assert 0 < found[0] < 0.1
     with pytest.raises(ValueError, match="have not moved"):
         linear.deviation(outputs, 0.0)
+    with pytest.raises(ValueError, match="outputs holds nan at trial 0, step 0, output 0"):
+        linear.deviation(outputs * np.nan, time)
+    for loss in (linear.loss, linear.least_loss):
+        with pytest.raises(ValueError, match=r"times must be at least 0; got -1\.0"):
+            loss([0.0, -1.0])

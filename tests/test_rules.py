@@ -201,22 +201,25 @@ def test_shampoo():
 
 
 def test_kronecker_factors():
-    flow, err = made("rnn")
+    flow, err = made("rnn", measure=np.random.default_rng(4).uniform(0.1, 1, (B, T)))
     a, _ = jacobians(flow)
-    delta = (costates(a, err) * (1 - flow.states**2)).reshape(-1, H)  # of the density: without the measure
+    mu = flow.space.mu.reshape(-1, 1)
+    share = mu / mu.sum()
+    # Of the density: without the measure of its own point.
+    delta = (costates(a, flow.space.weigh(err)) * (1 - flow.states**2)).reshape(-1, H) / mu
     hidden = np.concatenate([flow.z0[:, None], flow.states[:, :-1]], axis=1).reshape(-1, H)
     drive = np.concatenate([flow.inputs.reshape(-1, 2), np.ones((B * T, 1))], axis=1)
 
     def damped(matrix):
         return matrix + 1e-2 * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
 
-    gamma = np.linalg.inv(damped(delta.T @ delta / (B * T)))
+    gamma = np.linalg.inv(damped((share * delta).T @ delta))
     found = flow.model.unflatten(rules.direction(rules.kronecker_factored(1e-2), flow, err))
     for names, m in ((["weight_hh"], hidden), (["weight_ih", "bias_ih", "bias_hh"], drive)):
-        slopes = delta.T @ m / (B * T)
+        slopes = (mu * delta).T @ m
         if len(names) > 1:
             slopes[:, -1] *= 2  # two biases with the same gradient, each of which moves the same current
-        wanted = gamma @ slopes @ np.linalg.inv(damped(m.T @ m / (B * T)))
+        wanted = gamma @ slopes @ np.linalg.inv(damped((share * m).T @ m))
         close(found[names[0]], wanted[:, :2] if len(names) > 1 else wanted, 1e-10)
         for name in names[1:]:
             close(found[name], wanted[:, -1], 1e-10)

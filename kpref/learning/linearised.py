@@ -92,11 +92,11 @@ class LinearisedTraining:
 
     def loss(self, times: npt.ArrayLike) -> Array:
         """The loss at times (...): what is outside of the modes standing still, and so an upper bound."""
-        return self._decayed(times) + 0.5 * self.rest
+        return self._decayed(_times(times)) + 0.5 * self.rest
 
     def least_loss(self, times: npt.ArrayLike) -> Array:
         """A lower bound of the loss at times (...): what is outside of the modes as fast as the slowest of them."""
-        at = finite_array("times", times)
+        at = _times(times)
         return self._decayed(at) + 0.5 * self.rest * np.exp(-2 * self.rest_rate * at)
 
     def deviation(self, outputs: npt.ArrayLike, time: float) -> float:
@@ -112,12 +112,20 @@ class LinearisedTraining:
             raise ValueError(
                 "the linearised outputs have not moved: take a time above zero, and an error to learn from"
             )
-        return space.norm(space.tensor("outputs", outputs) - predicted) / moved
+        found = finite_array("outputs", outputs, shape=predicted.shape, axes=("trial", "step", "output"))
+        return space.norm(found - predicted) / moved
 
-    def _decayed(self, times: npt.ArrayLike) -> Array:
-        at = finite_array("times", times)
-        decay = np.exp(-2 * np.maximum(self.rates, 0.0) * at[..., None])
+    def _decayed(self, times: Array) -> Array:
+        decay = np.exp(-2 * np.maximum(self.rates, 0.0) * times[..., None])
         return np.asarray(0.5 * (decay * np.square(self.coefficients)).sum(axis=-1))
+
+
+def _times(times: npt.ArrayLike) -> Array:
+    """Times, checked."""
+    at = finite_array("times", times)
+    if (at < 0).any():
+        raise ValueError(f"times must be at least 0; got {at.min()}")
+    return at
 
 
 def linearised_training(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from kpref._types import Array
 from kpref._validate import finite_array, instance
@@ -54,11 +55,12 @@ def plot_fixed_points(
     cloud = np.concatenate(lines) if lines else found.points
     center, axes, shares = _components(cloud, found.points.shape[1])
     project = _Plane(center, axes)
-    for line in lines:
-        ax.plot(*project(line).T, color=MUTED, linewidth=0.6, alpha=0.5, zorder=1)
+    for number, line in enumerate(lines):
+        name = "_" if number else "trajectories"
+        ax.plot(*project(line).T, color=MUTED, linewidth=0.6, alpha=0.5, zorder=1, label=name)
     drawn = np.concatenate([*map(project, lines), project(found.points)])
     reach = _REACH * float((drawn.max(axis=0) - drawn.min(axis=0)).max() or 1.0) if len(drawn) else 0.0
-    kinds = np.array(found.kinds, dtype=str)
+    kinds, directions = np.array(found.kinds, dtype=str), list[Line2D]()
     for kind, color in _COLORS.items():
         which = np.flatnonzero(kinds == kind)
         if not len(which):
@@ -71,7 +73,9 @@ def plot_fixed_points(
         )
         if not filled:
             for point in which:
-                _draw_directions(ax, project, found, int(point), reach, color)
+                directions += _drawn_directions(ax, project, found, int(point), reach, color)
+    if directions:
+        directions[0].set_label("unstable directions")
     names = [f"principal component {number}" for number in (1, 2)]
     if lines:
         names = [f"{name} ({share:.0%} of the variance)" for name, share in zip(names, shares, strict=True)]
@@ -92,11 +96,14 @@ class _Plane:
         return np.asarray((states - self.center) @ self.axes.T)
 
 
-def _draw_directions(ax: Axes, project: _Plane, found: FixedPoints, point: int, reach: float, color: str) -> None:
-    state = found.points[point]
+def _drawn_directions(
+    ax: Axes, project: _Plane, found: FixedPoints, point: int, reach: float, color: str
+) -> list[Line2D]:
+    state, drawn = found.points[point], list[Line2D]()
     for direction in found.unstable_directions(point):
         ends = project(state + reach * np.array([-1.0, 1.0])[:, None] * direction)
-        ax.plot(*ends.T, color=color, linewidth=1.2, zorder=2)
+        drawn += ax.plot(*ends.T, color=color, linewidth=1.2, zorder=2)
+    return drawn
 
 
 def _lines(trajectories: Flow | npt.ArrayLike | None, width: int) -> list[Array]:

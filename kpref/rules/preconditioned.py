@@ -203,6 +203,8 @@ def _by_arrays(flow: Flow, blocks: Blocks, vectors: Array) -> Array:
 
 def _power(matrix: Array, exponent: float, damping: float) -> Array:
     """A power of a symmetric positive matrix, damped; the identity in place of one that is zero."""
+    if not np.isfinite(matrix).all():
+        raise ValueError("the squares of the gradient overflow: make the error smaller")
     values, vectors = np.linalg.eigh(matrix)
     mean = float(np.trace(matrix)) / len(matrix)
     if mean == 0:

@@ -53,7 +53,8 @@ class Batches:
                 raise ValueError(f"batch_size must be at most the {source.n_trials} trials; got {size}")
         elif not callable(source):
             raise TypeError(
-                f"trials must be kpref.Trials or a function (n_trials, seed) -> Trials; got {short(source)}"
+                "trials must be kpref.Trials or a function (n_trials, seed) -> Trials, as the method trials of a task; "
+                f"got {short(source)}"
             )
         elif size is None:
             raise ValueError("batch_size is needed where trials are drawn: how many each step")
@@ -73,11 +74,7 @@ class Batches:
             return objective.batch(drawn(self.source, self.size, self.seed, step))
         if self.size is None or self.size == self.source.n_trials:
             return None
-        chosen = self._chosen(step)
-        mask = self.source.mask
-        if mask is not None and not mask[chosen].any():
-            raise ValueError(f"the mask leaves nothing to score in the batch of step {step}: take a larger batch_size")
-        return objective.batch(chosen)
+        return objective.batch(self._chosen(step))
 
     def _chosen(self, step: int) -> Array:
         assert self.size is not None

@@ -164,7 +164,8 @@ def train(
     TrainingDiverged
         If a number is not finite any more. What was written until then stays.
     ValueError, TypeError
-        If an argument is not as said above, or the folder holds something else or a training with other settings.
+        If an argument is not as said above, the loss is not finite at first, or the folder holds something else or a
+        training with other settings.
     OSError
         If a file cannot be written, or another process trains in the folder; it is named.
     """
@@ -184,6 +185,7 @@ def train(
         **_settings(objective, batches, options), "optimizer": repr(way), "learning_rate": learning_rate, "clip": clip,
         "rule": None if rule is None else _rule_as_text(rule), "activity": activity, "z0": _digest(objective.start.z0),
     }  # fmt: skip
+    _require_finite(objective, batches)  # before anything is written
     with nullcontext() if folder is None else RunFolder(folder, settings, batches.first, resume) as place:
         run = _Run(objective, way, learning_rate, clip, place)
         run.go(batches, steps, every, progress)
@@ -203,7 +205,7 @@ class _Run:
         self.done, self.rows, self.saved = 0, list[Row](), -1
         if folder is None:
             return
-        found = folder.newest()
+        found = folder.newest({"vector": self.vector, **self.state})
         if found is not None:
             self.done, arrays = found
             self.saved = self.done
@@ -212,7 +214,12 @@ class _Run:
         self.rows = folder.rows(self.done)
 
     def go(self, batches: Batches, steps: int, every: int, progress: Callable[[int, float], object] | None) -> None:
-        """Take steps until there have been `steps`."""
+        """Take steps until there have been `steps`.
+
+        Raises ValueError if there have been more already.
+        """
+        if self.done > steps:
+            raise ValueError(f"steps must be at least the {self.done} that the training has taken already; got {steps}")
         while self.done < steps:
             if self.done % every == 0:
                 self.save()
@@ -221,7 +228,8 @@ class _Run:
             norm = clip_norm(gradient, self.clip)
             if not math.isfinite(metrics.loss) or not math.isfinite(norm):
                 raise self._diverged(f"the {'gradient' if math.isfinite(metrics.loss) else 'loss'} is not finite")
-            self.way.update(self.vector, gradient, self.state, self.rate)
+            with np.errstate(all="ignore"):  # what is not finite any more is told at the next step
+                self.way.update(self.vector, gradient, self.state, self.rate)
             row = (self.done, metrics.loss, metrics.accuracy, norm, time.perf_counter() - began)
             self.rows.append(row)
             if self.folder is not None:
@@ -233,11 +241,9 @@ class _Run:
 
     def _evaluated(self, batch: Any) -> Any:
         try:
-            return self.objective.evaluate(self.vector, batch)
-        except ValueError as error:
-            if self.done == 0:  # nothing has been trained: an argument is to blame, such as a rule for another network
-                raise
-            # All else has been checked by now: numbers are not finite.
+            with np.errstate(over="ignore", invalid="ignore"):
+                return self.objective.evaluate(self.vector, batch)
+        except ValueError as error:  # of numbers that are not finite: all else has been checked
             raise self._diverged(str(error)) from error
 
     def _diverged(self, reason: str) -> TrainingDiverged:
@@ -263,6 +269,18 @@ class _Run:
             np.array(step, np.int64), np.array(loss, float), np.array(accuracy, float), np.array(norm, float),
             np.array(seconds, float),
         )  # fmt: skip
+
+
+def _require_finite(objective: Objective, batches: Batches) -> None:
+    """ValueError if the first step cannot be taken: no learning rate is to blame for that."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        metrics, gradient = objective.evaluate(objective.vector, batches.at(0, objective))
+        if math.isfinite(metrics.loss) and math.isfinite(clip_norm(gradient, None)):
+            return
+    raise ValueError(
+        f"the loss or its gradient is not finite in {objective.dtype} before the first step: make inputs, targets or "
+        "initial parameters smaller"
+    )
 
 
 def _settings(objective: Objective, batches: Batches, options: dict[str, Any]) -> dict[str, Any]:

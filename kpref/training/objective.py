@@ -185,12 +185,19 @@ class Objective:
             raise ValueError(f"targets must have {readout.n_outputs} channels for {readout}; got {answers.shape[2]}")
         if self.loss == "cross_entropy" and answers.max() >= readout.n_outputs:
             raise ValueError(
-                f"labels must lie in 0, ..., {readout.n_outputs - 1}, one for each readout output; got "
-                f"{answers.max()}: leave steps out by a mask"
+                f"labels must lie in 0, ..., {readout.n_outputs - 1}, one for each readout output; got {answers.max()}"
             )
-        if self.at == "last" and trials.mask is not None:
-            if not trials.mask[np.arange(trials.n_trials), trials.lengths - 1].any():
-                raise ValueError('the mask leaves nothing to observe at the last steps; take at="all"')
+        self._require_scored(trials, np.arange(trials.n_trials))
+
+    def _require_scored(self, trials: Trials, chosen: npt.NDArray[np.int64]) -> None:
+        """ValueError if the mask leaves nothing of some of the trials."""
+        if trials.mask is None:
+            return
+        if self.at == "last":
+            if not trials.mask[chosen, trials.lengths[chosen] - 1].any():
+                raise ValueError('the mask leaves nothing to score at the last steps: take at="all", or more trials')
+        elif not trials.mask[chosen].any():
+            raise ValueError("the mask leaves nothing to score: take more trials")
 
     @property
     def size(self) -> int:
@@ -236,18 +243,20 @@ class Objective:
         network = self.network(vector)
         return network.model, network.readout
 
-    def batch(self, trials: Trials | npt.NDArray[np.intp]) -> Any:
+    def batch(self, trials: Trials | npt.ArrayLike) -> Any:
         """Other trials, or some of the objective's by their numbers, as `value_and_gradient` takes them.
 
         Raises
         ------
         ValueError, TypeError
-            As the constructor, for other trials; if nothing of them is scored.
+            As the constructor, for other trials, and as `Trials.subset`; if nothing of them is scored.
         """
         if isinstance(trials, Trials):
             self.require_trials(trials)
             return self._pass.prepared(trials)
-        return self._batch.subset(trials)
+        chosen = self.trials.numbers(trials)
+        self._require_scored(self.trials, chosen)
+        return self._batch.subset(chosen)
 
     def value_and_gradient(self, vector: npt.ArrayLike, batch: Any = None) -> tuple[float, Array]:
         """The loss and its gradient, as `scipy.optimize` takes them with ``jac=True``.
@@ -274,7 +283,7 @@ class Objective:
 
     def evaluate(self, vector: npt.ArrayLike, batch: Any = None) -> tuple[Metrics, Array]:
         """As `value_and_gradient`, with the accuracy beside the loss."""
-        found = self._pass.evaluate(self.network(vector), self._batch if batch is None else batch, self._wanted)
+        found = self._pass.evaluate(self.network(vector), self._given(batch), self._wanted)
         given = np.asarray(vector)
         gradient = self._flat(self._gradients(found), self.dtype)
         loss = found.loss
@@ -285,9 +294,15 @@ class Objective:
 
     def metrics(self, vector: npt.ArrayLike, batch: Any = None) -> Metrics:
         """Loss and accuracy alone, for a forward pass."""
-        found = self._pass.evaluate(self.network(vector), self._batch if batch is None else batch, frozenset())
+        found = self._pass.evaluate(self.network(vector), self._given(batch), frozenset())
         decay = 0.5 * self.weight_decay * float(np.square(np.asarray(vector), dtype=np.float64).sum())
         return Metrics(found.loss + decay, found.accuracy)
+
+    def _given(self, batch: Any) -> Any:
+        if batch is None:
+            return self._batch
+        instance("batch", batch, type(self._batch), "what the method batch gives")
+        return batch
 
     def _arrays(self, network: Network) -> dict[str, Array]:
         parts = {**network.model.parameters, "readout.weight": network.readout.weight, "z0": network.z0}

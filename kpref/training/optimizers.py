@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from kpref._types import Array
-from kpref._validate import one_of, real_number
+from kpref._validate import flag, instance, one_of, real_number, short
 
 __all__ = ["OPTIMIZERS", "Adam", "GradientDescent", "Optimizer", "State", "clip_norm", "get_optimizer"]
 
@@ -48,13 +48,16 @@ class GradientDescent:
     momentum : float
         In [0, 1).
     nesterov : bool
+        Only with momentum.
     """
 
     momentum: float = 0.0
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        real_number("momentum", self.momentum, least=0, below=1)
+        momentum = real_number("momentum", self.momentum, least=0, below=1)
+        if flag("nesterov", self.nesterov) and not momentum:
+            raise ValueError(f"nesterov needs a momentum above 0; got {self.momentum}")
 
     def start(self, vector: Array) -> State:
         """See `Optimizer`."""
@@ -154,7 +157,17 @@ def clip_norm(gradient: Array, most: float | None) -> float:
     """Scale a gradient in place to a norm of at most `most`, as PyTorch's ``clip_grad_norm_``; returns its norm before.
 
     None leaves it as it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the gradient is no array of floating-point numbers with one axis, or `most` is not above 0.
     """
+    instance("gradient", gradient, np.ndarray, "an array, which is scaled in place")
+    if gradient.ndim != 1 or gradient.dtype.kind != "f":
+        raise ValueError(f"gradient must be one row of floating-point numbers; got {short(gradient)}")
+    if most is not None:
+        real_number("most", most, above=0)
     norm = math.sqrt(float(np.einsum("i,i->", gradient, gradient, dtype=np.float64)))
     if most is not None and norm > most:
         gradient *= gradient.dtype.type(most / (norm + 1e-6))

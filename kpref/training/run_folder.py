@@ -76,15 +76,24 @@ class RunFolder:
             raise
 
     def _write_once(self, settings: Mapping[str, Any], trials: Trials) -> None:
-        if not (self.path / "trials.npz").exists():
-            arrays: dict[str, Any] = trials.arrays
-            with replacing(self.path / "trials.npz") as file:
-                np.savez(file, **arrays)
+        self._keep(trials)
         if not (self.path / _SETTINGS).exists():
             versions = {"kpref": __version__, "numpy": np.__version__, "scipy": scipy.__version__,
                         "python": platform.python_version()}  # fmt: skip
             with replacing(self.path / _SETTINGS) as file:
                 file.write((json.dumps({"settings": settings, "versions": versions}, indent=2) + "\n").encode())
+
+    def _keep(self, trials: Trials) -> None:
+        """Write the trials; ValueError if others are there, which somebody may need."""
+        arrays: dict[str, Any] = trials.arrays
+        file = self.path / "trials.npz"
+        if not file.exists():
+            with replacing(file) as new:
+                np.savez(new, **arrays)
+            return
+        there = Trials.load(file).arrays
+        if there.keys() != arrays.keys() or not all(np.array_equal(there[name], arrays[name]) for name in arrays):
+            raise ValueError(f"{file} holds other trials than those to train on; name a new folder")
 
     def _require_same(self, settings: Mapping[str, Any], resume: bool) -> None:
         file = self.path / _SETTINGS
@@ -97,11 +106,10 @@ class RunFolder:
         if not resume:
             raise ValueError(f"the folder {self.path} holds a training already; resume it, or name a new folder")
         try:
-            found = json.loads(file.read_bytes())["settings"]
-            names = list(dict.fromkeys([*settings, *found]))
-        except (ValueError, KeyError, TypeError) as error:
+            found = dict(json.loads(file.read_bytes())["settings"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{file} is no record of a training: {reason(error)}") from error
-        for name in names:
+        for name in dict.fromkeys([*settings, *found]):
             if found.get(name) != settings.get(name):
                 raise ValueError(
                     f"the training in {self.path} has another {name}: {short(found.get(name))} there, "
@@ -114,13 +122,14 @@ class RunFolder:
     def __exit__(self, *error: object) -> None:
         os.close(self._lock)
 
-    def newest(self) -> tuple[int, dict[str, Array]] | None:
+    def newest(self, like: Mapping[str, Array]) -> tuple[int, dict[str, Array]] | None:
         """The newest checkpoint: after how many steps, and its arrays; None if there is none yet.
 
         Raises
         ------
         ValueError
-            If the file is damaged.
+            If the file is damaged, or its arrays are not of the names, shapes and dtypes of those that they should be
+            `like`.
         """
         steps = [int(match[1]) for entry in (self.path / _STATES).iterdir() if (match := _NAME.fullmatch(entry.name))]
         if not steps:
@@ -128,11 +137,14 @@ class RunFolder:
         file = self._state(max(steps))
         with open_file(file) as opened:
             try:
-                return max(steps), safetensors.numpy.load(opened.read())
+                arrays = safetensors.numpy.load(opened.read())
             except Exception as error:  # what a decoder raises
                 raise ValueError(
                     f"{file} is damaged: {reason(error)}; remove it to go on from the one before"
                 ) from error
+        if _kinds(arrays) != _kinds(like):
+            raise ValueError(f"{file} is not of this training: it should hold {_kinds(like)}; got {_kinds(arrays)}")
+        return max(steps), arrays
 
     def save(self, step: int, network: Network, arrays: Mapping[str, Array], trains_z0: bool) -> None:
         """Write a checkpoint, the table first.
@@ -184,6 +196,10 @@ class RunFolder:
 
     def _state(self, step: int) -> Path:
         return self.path / _STATES / _file(step)
+
+
+def _kinds(arrays: Mapping[str, Array]) -> str:
+    return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in sorted(arrays.items()))
 
 
 def _locked(file: Path) -> int:

@@ -65,11 +65,10 @@ def scored(model: StepModel, trials: Trials, loss: str, at: str, dtype: np.dtype
         weights[np.arange(trials.n_steps) != trials.lengths[:, None] - 1] = 0
     drives = list(model.drives(trials.inputs.swapaxes(0, 1)).values())
     drive = aligned_zeros((*drives[0].shape[:2], sum(part.shape[2] for part in drives)), dtype)
-    np.concatenate(drives, axis=2, out=drive, casting="same_kind")
     given = getattr(trials, DRIVEN_BY[loss])
-    if loss == "mse":
-        wanted = np.ascontiguousarray(given.swapaxes(0, 1), dtype)
-    else:
-        labels = given if given.ndim == 2 else np.broadcast_to(given[:, None], exist.shape)
-        wanted = np.ascontiguousarray(labels.T)
+    if given.ndim == 1:  # a label of the whole trial
+        given = np.broadcast_to(given[:, None], exist.shape)
+    with np.errstate(over="ignore"):  # what is too large for float32 shows in the loss
+        np.concatenate(drives, axis=2, out=drive, casting="same_kind")
+        wanted = np.ascontiguousarray(given.swapaxes(0, 1), dtype if loss == "mse" else None)
     return Scored(drive, wanted, np.ascontiguousarray(weights.T), np.array(trials.lengths))

@@ -216,6 +216,23 @@ class TestLowRankForecast:
         # Else what is left after 60 steps is 0.6^60 = 5e-14 of numbers of some 10, the same in all trials.
         assert rests or np.ptp(trials.inputs[:, -1], axis=0).max() < 1e-11
 
+    def test_targets_are_of_the_step_that_follows(self):
+        """By loops over the formulas of the docstring; numbers are drawn in the order in which it names them."""
+        sizes = {"steps": 3, "n_inputs": 4, "n_outputs": 5, "latent": 2, "dimension": 3}
+        trials = tasks.low_rank_forecast(2, seed=1, system_seed=2, noise=0.0, **sizes)
+        system = np.random.default_rng(2)
+        turn, seen = np.linalg.qr(system.standard_normal((2, 2)))[0], system.standard_normal((3, 2))
+        (v_in, b_in), (v_out, b_out) = (
+            (system.standard_normal((size, 3)), system.standard_normal(size)) for size in (4, 5)
+        )
+        for trial, z in enumerate(np.random.default_rng(1).standard_normal((2, 2))):
+            for step in range(3):
+                after = 0.8 * z + 0.2 * turn @ z
+                # Sines of sums of at most 3 numbers of some 10.
+                assert trials.inputs[trial, step] == pytest.approx(np.sin(v_in @ (seen @ z) + b_in), abs=1e-13)
+                assert trials.targets[trial, step] == pytest.approx(np.sin(v_out @ (seen @ after) + b_out), abs=1e-13)
+                z = after
+
     def test_the_system_is_one_for_all_seeds_and_has_its_own(self):
         """Few latent dimensions: inputs and targets of new trials lie near those of trials that were seen."""
         options = {"latent": 1, "dimension": 1, "n_inputs": 4, "n_outputs": 4, "noise": 0.0, "steps": 1}

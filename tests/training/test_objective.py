@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS, examples
 
-from kpref import Readout, Trials, tasks
+from kpref import Flow, Readout, Trials, tasks
 from kpref.models import GRU, LSTM, RNN, LeakyRNN, Linear, LowRankRNN, Rate, Stacked
 from kpref.training import Objective
 from kpref.training.compiled_pass import CompiledPass
@@ -227,6 +227,19 @@ def test_memory_that_is_used_again_holds_nothing_of_the_step_before():
     np.testing.assert_array_equal(again[1], first[1])
 
 
+def test_batches_that_are_scored_at_other_steps_hold_nothing_of_each_other():
+    """Of one shape, so that they share memory: the second is not scored at the last steps, where the first was."""
+    whole = drawn(np.random.default_rng(12), "mse")
+    early = drawn(np.random.default_rng(13), "mse")
+    early = Trials(early.inputs, early.targets, mask=[0.0, 1.0, 1.0, 0.0, 0.0], lengths=[T] * B)
+    alone = objective(MAPS["GRU"](0), np.random.default_rng(11), early, "mse", "all", activity=0.0)
+    of = objective(MAPS["GRU"](0), np.random.default_rng(11), whole, "mse", "all", activity=0.0)
+    of.value_and_gradient(of.vector)
+    np.testing.assert_array_equal(
+        of.value_and_gradient(of.vector, of.batch(early))[1], alone.value_and_gradient(of.vector)[1]
+    )
+
+
 @pytest.mark.parametrize(
     "names", [("readout.weight",), ("z0",), ("weight_hh", "readout.bias"), ("weight_hh", "weight_ih", "bias_ih")]
 )
@@ -267,9 +280,9 @@ def test_what_overflows_is_an_error():
         ({"readout": Readout(np.ones((3, 5)))}, ValueError, "readout must take the 4 observed states"),
         ({"trials": np.ones((2, 2))}, TypeError, "kpref.Trials"),
         ({"trials": Trials(np.ones((1, 2, 3)), targets=np.ones((1, 2, 3)))}, ValueError, "must have 2 inputs"),
-        ({"trials": Trials(np.ones((1, 2, 2)), labels=[3]), "loss": "cross_entropy"}, ValueError, "by a mask"),
+        ({"trials": Trials(np.ones((1, 2, 2)), labels=[3]), "loss": "cross_entropy"}, ValueError, "got 3$"),
         ({"trials": Trials(np.ones((1, 2, 2)), targets=np.ones((1, 2, 3)), mask=[1, 0], lengths=[2]), "at": "last"},
-         ValueError, "leaves nothing to observe"),
+         ValueError, "leaves nothing to score at the last steps"),
         ({"dt": 0.1}, ValueError, "dt is for models in continuous time"),
         ({"model": Rate.init(N_IN, H, 0)}, ValueError, "needs dt or times"),
         ({"model": Rate.init(N_IN, H, 0), "tau": 1.0}, TypeError, "unknown option"),
@@ -283,5 +296,36 @@ def test_bad_arguments(change, error, words):
 
 
 def test_minus_hundred_is_no_label():
-    with pytest.raises(ValueError, match="by a mask"):
+    with pytest.raises(ValueError, match="-100 at trial 0, step 1; .* 0 in the mask"):
         Trials(np.ones((1, 2, 2)), labels=[[0, -100]])
+    with pytest.raises(ValueError, match="-100 to 0: .* 0 in the mask"):
+        Flow(MAPS["GRU"](0), np.ones((1, 2, 2))).gradient_flow(
+            Readout(np.ones((3, H))), labels=[[0, -100]], loss="cross_entropy"
+        )
+
+
+@pytest.mark.parametrize("kind", ["GRU", "Rate"])
+@pytest.mark.parametrize(
+    ("chosen", "error", "words"),
+    [
+        ([0, 2], None, ""),
+        ([True, False, False], None, ""),
+        ([1], ValueError, "the mask leaves nothing to score: take more trials"),
+        ([3], ValueError, "there is no trial 3 among 3 trials"),
+        ([0.5], ValueError, "indices must be an array of booleans, integers"),
+        ([], ValueError, "indices must choose at least one trial of 3"),
+    ],
+)
+def test_batches_of_numbers(kind, chosen, error, words):
+    """By both passes: what is right is scored, and all else is refused before any arithmetic."""
+    mask = np.ones((B, T)) * [[1], [0], [1]]
+    trials = Trials(np.ones((B, T, N_IN)), targets=np.ones((B, T, N_OUT)), mask=mask, lengths=[T] * B)
+    model, options = (Rate.init(N_IN, H, 0), {"dt": 0.1}) if kind == "Rate" else (MAPS[kind](0), {})
+    of = Objective(model, Readout(np.ones((N_OUT, H))), trials, **options)
+    if error is None:
+        assert np.isfinite(of.value_and_gradient(of.vector, of.batch(chosen))[0])
+        return
+    with pytest.raises(error, match=words):
+        of.batch(chosen)
+    with pytest.raises(TypeError, match="batch must be what the method batch gives; got 'all'"):
+        of.metrics(of.vector, "all")

@@ -94,6 +94,9 @@ def test_clipping():
     ("make", "words"),
     [
         (lambda: get_optimizer("sgd"), "optimizer must be one of gradient, momentum"),
+        (lambda: GradientDescent(nesterov=True), "nesterov needs a momentum above 0; got 0.0"),
+        (lambda: clip_norm(np.ones(2), 0), "most must be a finite number above 0; got 0"),
+        (lambda: clip_norm(np.ones(2, int), 1), "gradient must be one row of floating-point numbers"),
         (lambda: GradientDescent(1.0), "momentum must be a finite number of at least 0 below 1"),
         (lambda: Adam(beta2=-0.1), "beta2 must be"),
         (lambda: Adam(epsilon=0.0), "epsilon must be a finite number above 0"),

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from kpref import Flow, Readout, Trials, load_checkpoint, rules, tasks
 from kpref.models import GRU, RNN, LowRankRNN, Rate
 from kpref.training import Objective, TrainingDiverged, run_folder, train
+from kpref.training.batches import Batches
 
 B, T, N_IN, H, N_OUT = 5, 4, 2, 4, 1
 STEPS = 12
@@ -151,6 +153,45 @@ def test_networks_without_names_in_pytorch_and_fields_resume_too(tmp_path):
         )
 
 
+def test_every_step_draws_trials_of_its_own():
+    seeds = []
+
+    def source(number, seed):
+        seeds.append(seed)
+        return drawn(number, seed)
+
+    run(trials=source, steps=6)
+    assert len(set(seeds)) == 6
+
+
+def test_every_epoch_sees_each_trial_once_in_an_order_of_its_own():
+    class Numbers:
+        @staticmethod
+        def batch(chosen):
+            return chosen
+
+    batches = Batches(drawn(12), 3, seed=0)
+    epochs = [np.concatenate([batches.at(4 * epoch + step, Numbers) for step in range(4)]) for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(12))
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert list(batches.at(1, Numbers)) == list(epochs[0][3:6])  # of the step alone, whatever came before
+
+
+def test_a_step_is_no_longer_than_the_clip_allows():
+    """One step of plain gradient descent at rate 1: as long as the clipped gradient."""
+    options = {"optimizer": "gradient", "learning_rate": 1.0, "steps": 1, "dtype": "float64"}
+    result = run(clip=1e-3, **options)
+    (model, readout), after = network(), result.model
+    moved = np.concatenate([
+        after.vector - model.vector, (result.readout.weight - readout.weight).ravel(),
+        result.readout.bias - readout.bias,
+    ])  # fmt: skip
+    assert result.history.gradient_norm[0] > 0.01
+    # PyTorch, and so we, divide by the norm plus 1e-6.
+    assert np.linalg.norm(moved) == pytest.approx(1e-3, rel=1e-6 / result.history.gradient_norm[0] + 1e-9)
+
+
 def test_a_rule_takes_the_place_of_the_gradient():
     still = run(rule=rules.diagonal(np.zeros(network()[0].n_parameters)), optimizer="gradient", dtype="float64")
     np.testing.assert_array_equal(still.model.vector, network()[0].vector)
@@ -241,6 +282,36 @@ def test_divergence_names_step_and_rate_and_keeps_the_checkpoint(tmp_path):
     assert len(lines) == 1 + error.step
 
 
+@pytest.mark.parametrize(
+    ("inputs", "targets", "options", "words"),
+    [
+        (1e300, 1.0, {}, "overflow"),
+        (1.0, 1e30, {}, "the loss or its gradient is not finite in float32 before the first step"),
+        (1.0, 1e300, {"dtype": "float64"}, "the loss or its gradient is not finite in float64 before the first step"),
+    ],
+)
+def test_what_cannot_begin_has_not_diverged(inputs, targets, options, words, tmp_path):
+    """No learning rate is to blame, and nothing is written; nor does NumPy warn."""
+    trials = Trials(np.full((2, T, N_IN), inputs), targets=np.full((2, T, N_OUT), targets))
+    with pytest.raises(ValueError, match=words):
+        train(*network(), trials, steps=3, folder=tmp_path / "run", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_fewer_steps_than_were_taken(tmp_path):
+    run(tmp_path / "run", steps=5)
+    with pytest.raises(ValueError, match="steps must be at least the 5 that the training has taken already; got 4"):
+        run(tmp_path / "run", steps=4)
+
+
+@pytest.mark.parametrize("options", [{"dt": -1.0}, {"dt": 0.1, "method": "euclid"}])
+def test_bad_options_of_a_field_are_refused_before_anything_is_written(options, tmp_path):
+    readout = Readout(np.ones((N_OUT, H)))
+    with pytest.raises(ValueError, match=r"dt must be|unknown method"):
+        train(Rate.init(N_IN, H, 0), readout, drawn(), steps=2, folder=tmp_path / "run", **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     run(tmp_path / "run", steps=4)
 
@@ -260,6 +331,13 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     [
         ({"learning_rate": 0.02}, "another learning_rate: 0.01 there, 0.02 here"),
         ({"seed": 4}, "another seed: 3 there, 4 here"),
+        ({"activity": 0.1}, "another activity: 0.0 there, 0.1 here"),
+        ({"weight_decay": 0.1}, "another weight_decay: 0.0 there, 0.1 here"),
+        ({"clip": 1.0}, "another clip: None there, 1.0 here"),
+        ({"dtype": "float64"}, "another dtype: 'float32' there, 'float64' here"),
+        ({"z0": np.ones(H)}, "another z0"),
+        ({"trainable": ["weight_hh"]}, "another trainable"),
+        ({"batch_size": 3}, "another batch_size: 2 there, 3 here"),
         ({"trials": drawn(6)}, "another trials"),
         ({"optimizer": "adamw"}, "another optimizer"),
         ({"resume": False}, "holds a training already"),
@@ -285,9 +363,37 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / "run" / "optimizer" / "step_00000012.safetensors").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"step_00000012.safetensors is damaged"):
         run(tmp_path / "run")
-    (tmp_path / "run" / "run.json").write_text("{")
-    with pytest.raises(ValueError, match=r"run.json is no record of a training"):
-        run(tmp_path / "run")
+    for text in ("{", "[]", '{"settings": []', '{"settings": 3}', "[" * 100_000):
+        (tmp_path / "run" / "run.json").write_text(text)
+        with pytest.raises(ValueError, match=r"run.json is no record of a training"):
+            run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: arrays.pop("vector"),
+        lambda arrays: arrays.pop("mean"),
+        lambda arrays: arrays.update(vector=np.zeros(3, np.float32)),
+        lambda arrays: arrays.update(square=arrays["square"].astype(np.float64)),
+    ],
+)
+def test_arrays_of_another_training_are_refused(change, tmp_path):
+    run(tmp_path / "run")
+    file = tmp_path / "run" / "optimizer" / "step_00000012.safetensors"
+    arrays = load_file(file)
+    change(arrays)
+    save_file(arrays, file)
+    with pytest.raises(ValueError, match=r"step_00000012.safetensors is not of this training: it should hold mean "):
+        run(tmp_path / "run", steps=13)
+
+
+def test_trials_of_others_are_neither_used_nor_overwritten(tmp_path):
+    """Not even where they stand alone, as after a kill before the settings were written."""
+    drawn(seed=1).save(tmp_path / "trials.npz")
+    with pytest.raises(ValueError, match=r"trials.npz holds other trials than those to train on"):
+        run(tmp_path)
+    np.testing.assert_array_equal(Trials.load(tmp_path / "trials.npz").inputs, drawn(seed=1).inputs)
 
 
 @pytest.mark.parametrize(
