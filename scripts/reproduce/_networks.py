@@ -11,7 +11,7 @@ from kpref.models import GRU, RNN
 
 
 def pytorch_network(kind: type[GRU] | type[RNN], n_inputs: int, units: int, gain: float, seed: int) -> Any:
-    """All parameters uniform in +-H^(-1/2), as PyTorch draws them, without biases; the recurrent ones times the gain."""
+    """Parameters uniform in +-H^(-1/2), as PyTorch draws them, without biases; the recurrent ones times the gain."""
     model = kind.init(n_inputs, units, seed, bias=False)
     rng = np.random.default_rng([seed, units])
     drawn = {name: rng.uniform(-1, 1, value.shape) / units**0.5 for name, value in model.parameters.items()}

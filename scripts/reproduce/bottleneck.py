@@ -18,8 +18,8 @@ ENTRY = Entry(
     title="K is low-rank, P is not",
     source=KPFLOW,
     claim="of the two operators K is of low rank and a bottleneck of learning, while P is of high rank",
-    setting=f"GRU at initialisation, B {TRIALS}, T 30, H {UNITS} (the source: H 256, T 90), memory-pro without noise, g "
-    f"0.5 to 4; {SEEDS} seeds",
+    setting=f"GRU at initialisation, B {TRIALS}, T 30, H {UNITS} (the source: H 256, T 90), memory-pro without noise, "
+    f"g 0.5 to 4; {SEEDS} seeds",
     reports=UNKNOWN,
     quantity="effective dimension of P P* over that of K, smallest over g",
 )

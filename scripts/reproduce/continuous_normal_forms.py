@@ -16,7 +16,7 @@ RATES = np.array([-0.8, -0.4, -0.1, -0.05, 0.05, 0.1, 0.4, 0.8])
 ENTRY = Entry(
     title="normal forms of fields",
     source=COLLAPSE,
-    claim="kernels near the saddle-node, transcritical, pitchfork and Hopf bifurcations are those of their normal forms",
+    claim="kernels near the saddle-node, transcritical, pitchfork and Hopf bifurcations are those of normal forms",
     setting=f"r from {RATES[0]:g} to {RATES[-1]:g}, t up to {END:g} (saddle-node: r < 0), rk4 with 40 and 80 steps",
     reports=UNKNOWN,
     quantity="largest difference of dz/dr from the closed form, relative, 80 steps",
@@ -78,8 +78,8 @@ def find() -> Finding:
     order = np.log2(errors[0] / errors[1])
     return Finding(
         float(errors[1]), 0.0, errors[1] < 1e-3 and abs(order - 4) < 0.5,
-        f"all four agree with the closed forms at the order of the method ({order:.2f}); at the end of the interval the "
-        f"largest derivatives are {', '.join(peaks)}",
+        f"all four agree with the closed forms at the order of the method ({order:.2f}); at the end of the interval "
+        f"the largest derivatives are {', '.join(peaks)}",
         Panel(curves, "r", f"|dz({END:g})/dr|", "y"),
     )  # fmt: skip
 

@@ -13,8 +13,8 @@ TRIALS, STEPS, INPUTS, UNITS, SEEDS = 4, 12, 3, 10, 5
 ENTRY = Entry(
     title="Kronecker core of K",
     source=GLOBAL_NTK,
-    claim="K is known exactly from the forward pass: the Gram matrix V V^T of the variables that weights multiply, times "
-    "the identity over units",
+    claim="K is known exactly from the forward pass: the Gram matrix V V^T of the variables that weights multiply, "
+    "times the identity over units",
     setting=f"linear map, leaky and tanh network with biases; B {TRIALS}, T {STEPS}, H {UNITS}, measure 'sum'; {SEEDS} "
     "seeds, dense matrices",
     reports="a theorem",

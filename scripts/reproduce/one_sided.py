@@ -15,9 +15,9 @@ PRODUCTS = np.array([6, 12, 24, 48])
 ENTRY = Entry(
     title="one-sided estimators",
     source=TRACES,
-    claim="from few samples, |D g|^2 or |D^T g|^2 alone do better than Hutch++, if states and parameters differ in number",
-    setting=f"GRU, B {TRIALS}, T {STEPS}, H {UNITS}, {INPUTS} inputs; 6 to 48 products, a pass in one direction counting "
-    f"one half; {SEEDS} seeds",
+    claim="from few samples, |D g|^2 or |D^T g|^2 alone do better than Hutch++, if states and parameters differ",
+    setting=f"GRU, B {TRIALS}, T {STEPS}, H {UNITS}, {INPUTS} inputs; 6 to 48 products, a pass in one direction "
+    f"counting one half; {SEEDS} seeds",
     reports=UNKNOWN,
     quantity="error of Hutch++ over that of the better one-sided estimator, 6 products",
 )

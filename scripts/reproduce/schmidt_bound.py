@@ -32,8 +32,8 @@ def find() -> Finding:
     value, error = mean_and_error(dimensions)
     return Finding(
         value, error, value <= max(ranks),
-        f"K = (V V^T) (x) I has Schmidt rank {max(ranks):.6g} and {UNITS} times the dimension of V V^T; the identity is "
-        "of Schmidt rank 1 and full rank: separability says nothing of rank",
+        f"K = (V V^T) (x) I has Schmidt rank {max(ranks):.6g} and {UNITS} times the dimension of V V^T; the identity "
+        "is of Schmidt rank 1 and full rank: separability says nothing of rank",
     )  # fmt: skip
 
 

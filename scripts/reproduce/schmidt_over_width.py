@@ -37,8 +37,8 @@ def find() -> Finding:
     mean = excess.mean(axis=0)
     return Finding(
         value, error, value + 3 * error < -0.5,
-        f"the rank is {1 + mean[0]:.4f} at H {WIDTHS[0]} and {1 + mean[-1]:.4f} at H {WIDTHS[-1]}: with PyTorch's weights "
-        "currents, and so the differences between the gates of units, shrink with H",
+        f"the rank is {1 + mean[0]:.4f} at H {WIDTHS[0]} and {1 + mean[-1]:.4f} at H {WIDTHS[-1]}: with PyTorch's "
+        "weights currents, and so the differences between the gates of units, shrink with H",
         Panel([Curve("GRU", WIDTHS, mean, excess.std(axis=0, ddof=1), "o-")], "H", "Schmidt rank - 1", "xy"),
     )  # fmt: skip
 

@@ -40,10 +40,12 @@ def find() -> Finding:
     value, error = mean_and_error(fewer.mean(axis=(1, 2)))
     change, of_error, _ = np.moveaxis(table.mean(axis=0), -1, 0)
     by_inputs = change.mean(axis=1)
+    few = ", ".join(map(str, SIZES[~fewer.all(axis=(0, 1))]))
     return Finding(
         value, error, value > 0.8,
-        f"dz has {change.min():.1f} to {change.max():.1f} dimensions, Err {of_error.min():.1f} to {of_error.max():.1f}; "
-        f"where Err has fewer than dz, D_targ is {SIZES[~fewer.all(axis=(0, 1))].tolist()}; from D_inp 1 to 400 those "
+        f"dz has {change.min():.1f} to {change.max():.1f} dimensions, Err {of_error.min():.1f} to "
+        f"{of_error.max():.1f}: an error of D_targ channels has at most D_targ dimensions, and P K P* gives it more "
+        f"where these are few (D_targ {few}), fewer only where they are many; from D_inp 1 to 400 those "
         f"of dz go from {by_inputs[0]:.1f} to {by_inputs[-1]:.1f} (mean over D_targ), from D_targ 1 to 400 from "
         f"{change[:, 0].mean():.1f} to {change[:, -1].mean():.1f} (mean over D_inp)",
         Panel([Curve(f"dz, D_inp {size}", SIZES, row, style="o-") for size, row in zip(SIZES, change, strict=True)]

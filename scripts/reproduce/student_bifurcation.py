@@ -18,8 +18,8 @@ ENTRY = Entry(
     title="first learned bifurcation of a student",
     source=f"{COLLAPSE}; github.com/meeree/kpflow, examples/rnn_student_teacher",
     claim="the first learned bifurcation comes with a sharp fall of the effective rank of the state NTK",
-    setting=f"tanh student, W orthogonal times {START:g}, teacher of gain {TARGET:g}, H {UNITS}, T 40, B 32; W alone by "
-    f"gradient descent, {PARTS * STEPS} steps; {SEEDS} seeds (the source: H 64, B 128, 9000 steps of rate 0.01)",
+    setting=f"tanh student, W orthogonal times {START:g}, teacher of gain {TARGET:g}, H {UNITS}, T 40, B 32; W alone "
+    f"by gradient descent, {PARTS * STEPS} steps; {SEEDS} seeds (the source: H 64, B 128, 9000 steps of rate 0.01)",
     reports=UNKNOWN,
     quantity="effective dimension of the NTK at the crossing over that at the start",
 )
