@@ -37,6 +37,8 @@ __all__ = ["CompiledPass", "can_compile"]
 
 #: The most shapes of batches whose memory is kept.
 _MOST_ROOMS = 4
+#: Multiply-adds of a forward pass below which one thread is faster than several: some milliseconds.
+_SMALL = 20_000_000
 
 
 def can_compile(model: Model) -> bool:
@@ -56,6 +58,7 @@ class _Room:
     initial: Array  # (1, B, S): dL/dz0 of each trial
     blocks: list[slice]
     changes: list[Changes]  # of each block
+    small: bool  # it would be over before other threads had taken part of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +134,7 @@ class CompiledPass:
                 )
 
         with np.errstate(all="ignore"):  # what is not finite shows in the loss
-            run_blocks(task, len(room.blocks))
+            run_blocks(task, len(room.blocks), here=room.small)
         if any(share is None for share in shares):
             raise ValueError("the trajectory overflows: a state or a coefficient of its linearisation is not finite")
         gradient = None
@@ -221,6 +224,7 @@ class CompiledPass:
             form, CompiledProgram(form), target(form, self._compiled.functions), trajectory,
             aligned_zeros((1, trials, steps, units), self.dtype), aligned_zeros((1, trials, units), self.dtype),
             blocks, [zero_changes(packing, 1) for _ in blocks],
+            steps * trials * sum(weight.size for weight in form.weights.values()) < _SMALL,
         )  # fmt: skip
 
     def _enter(self, room: _Room, model: StepModel, batch: Scored, z0: Array) -> Packing:
