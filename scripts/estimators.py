@@ -229,7 +229,12 @@ def _said(found: Sequence[Estimate | float], truth: float) -> list[str]:
     products, forward, backward = (
         np.mean([getattr(one, name) for one in told]) for name in ("n_products", "forward", "backward")
     )
-    return [f"{stated:.2f} %", f"{hold:.0%}", f"{products:.1f}", f"{forward:.1f}, {backward:.1f}" if backward > 0 else ""]
+    return [
+        f"{stated:.2f} %",
+        f"{hold:.0%}",
+        f"{products:.1f}",
+        f"{forward:.1f}, {backward:.1f}" if backward > 0 else "",
+    ]
 
 
 def priced(op: TensorOperator) -> Iterator[tuple[str, Callable[[int], Estimate | float]]]:

@@ -51,7 +51,7 @@ def find() -> Finding:
                       for (before, after, _), gain in zip(mean, GAINS, strict=True))  # fmt: skip
     return Finding(
         value, error, value - 2 * error > 1,
-        f"from {steps}; losses {mean[:, 2].min():.4f} to {mean[:, 2].max():.4f}",
+        f"from {steps}: what begins with few gains some; losses {mean[:, 2].min():.4f} to {mean[:, 2].max():.4f}",
         Panel([Curve("before", GAINS, mean[:, 0], spread[:, 0], "o--"),
                Curve("after", GAINS, mean[:, 1], spread[:, 1], "s-")], "g", "dimensions of states"),
     )  # fmt: skip

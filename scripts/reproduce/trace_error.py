@@ -19,7 +19,7 @@ ENTRY = Entry(
     source=TRACES,
     claim="50 samples give the trace to about 1 % in a third of a second",
     setting=f"GRU, B {TRIALS}, T {STEPS}, H {UNITS}, {INPUTS} inputs; {SAMPLES} products, Hutch++ as the source and "
-    f"the methods of kpref; {SEEDS} seeds",
+    f"by Krylov spaces; {SEEDS} seeds",
     reports="0.33 s and 1 %",
     quantity="error of Hutch++, root of the mean square, relative",
 )
