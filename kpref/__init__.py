@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from kpref._version import __version__
 
 if TYPE_CHECKING:
-    from kpref import data, learning, models, oracle, plots, rules, spectra, tasks, training
+    from kpref import data, distributed, learning, models, oracle, plots, rules, spectra, tasks, training
     from kpref.analysis.api import analyze
     from kpref.checkpoints import load_checkpoint, save_checkpoint
     from kpref.equilibria import FixedPoints, fixed_points
@@ -71,7 +71,7 @@ _HOMES = {
     "Trials": "kpref.trials",
 }
 
-_PACKAGES = ("data", "learning", "models", "oracle", "plots", "rules", "spectra", "tasks", "training")
+_PACKAGES = ("data", "distributed", "learning", "models", "oracle", "plots", "rules", "spectra", "tasks", "training")
 
 __all__ = [
     "Estimate",
@@ -88,6 +88,7 @@ __all__ = [
     "average",
     "data",
     "diagonal",
+    "distributed",
     "effective_dimension",
     "eigh",
     "fixed_points",

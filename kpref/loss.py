@@ -25,7 +25,7 @@ from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.threads import serial_blas
 
-__all__ = ["DRIVEN_BY", "LOSSES", "LossValue", "density", "evaluate_loss", "pointwise_loss"]
+__all__ = ["DRIVEN_BY", "LOSSES", "LossValue", "density", "evaluate_loss", "pointwise_loss", "scores"]
 
 LOSSES = ("mse", "cross_entropy")
 
@@ -138,29 +138,35 @@ def pointwise_loss(loss: str, outputs: Array, wanted: Array) -> tuple[Array, Arr
 
 def density(space: TrajectorySpace, mask: npt.ArrayLike | None, at: str) -> Array:
     """s: the mask, scaled to have mean one in the measure."""
+    scored = scores(space, mask, at)
+    observed = float((space.mu * scored).sum())
+    if observed == 0:
+        raise ValueError("the mask and the measure leave no point to observe")
+    return scored * (space.mu.sum() / observed)
+
+
+def scores(space: TrajectorySpace, mask: npt.ArrayLike | None, at: str) -> Array:
+    """The mask (B, T) as it is given, zero where nothing exists or is observed."""
     shape = space.shape[:2]
-    density = np.ones(shape)
+    scored = np.ones(shape)
     if mask is not None:
         given = numeric_array("mask", mask, "biuf")
         try:
-            density = np.broadcast_to(given, shape)
+            scored = np.broadcast_to(given, shape)
         except ValueError:
             raise ValueError(
                 f"mask must be broadcastable to (trials, time) = {tuple(shape)}; got {given.shape}"
             ) from None
-        density = finite_array("mask", _existing(density, space)).copy()
-        if (density < 0).any():
+        scored = finite_array("mask", _existing(scored, space)).copy()
+        if (scored < 0).any():
             raise ValueError("mask must not be negative")
-    density = _existing(density, space)
+    scored = _existing(scored, space)
     if at == "last":
         ends = np.full(shape[0], shape[1]) if space.lengths is None else space.lengths
-        density[np.arange(shape[1]) != ends[:, None] - 1] = 0
+        scored[np.arange(shape[1]) != ends[:, None] - 1] = 0
     elif at != "all":
         raise ValueError(f'at must be "all" or "last"; got {short(at)}')
-    observed = float((space.mu * density).sum())
-    if observed == 0:
-        raise ValueError("the mask and the measure leave no point to observe")
-    return density * (space.mu.sum() / observed)
+    return scored
 
 
 def _existing(array: Array, space: TrajectorySpace) -> Array:

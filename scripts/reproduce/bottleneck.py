@@ -41,8 +41,8 @@ def find() -> Finding:
     return Finding(
         value, error, value - 2 * error > 1,
         f"of {TRIALS * 30 * UNITS} dimensions K uses {mean[:, 0].min():.0f} to {mean[:, 0].max():.0f}, P P* "
-        f"{mean[:, 1].min():.0f} to {mean[:, 1].max():.0f}: at g = 4, in {fewer} of {SEEDS} seeds, fewer than K, where a "
-        "few directions that grow dominate it",
+        f"{mean[:, 1].min():.0f} to {mean[:, 1].max():.0f}: at g = 4, in {fewer} of {SEEDS} seeds, fewer than K, where "
+        "a few directions that grow dominate it",
         Panel([Curve("K", GAINS, mean[:, 0], spread[:, 0], "o-"),
                Curve("P P*", GAINS, mean[:, 1], spread[:, 1], "s-")], "g", "effective dimension", "xy"),
     )  # fmt: skip

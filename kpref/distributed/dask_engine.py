@@ -1,0 +1,201 @@
+"""Shards on the workers of a Dask cluster.
+
+Each worker holds a range of consecutive shards (`Group`), and gets one task for a product: it adds up its range as
+far as the tree over all shards allows, and the rest of the tree is added here. So of M parameters a product moves M
+numbers to each worker and M back, for each largest node of the tree within its range: one, if there are as many workers
+as a power of two and shards a multiple of them, and a logarithm of the number of shards at most.
+
+Workers hold nothing that is nowhere else. Groups, models and vectors are scattered, never embedded in a graph; if a
+worker is lost, and with it what it held, everything is placed anew on the workers that there are, and the product is
+done again, to the same bits. There are no actors.
+
+The threads of a worker would share what is compiled, and BLAS: clusters must have one thread for tasks a worker. How
+many threads kpref itself uses in a worker is said by KPREF_NUM_THREADS in its environment.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from importlib import import_module
+from typing import Any, TypeVar
+
+from kpref._types import Array
+from kpref._validate import short
+from kpref.distributed.shards import Group, Shard, Task
+from kpref.distributed.tree import Node, largest_nodes, tree_sum
+from kpref.models.base import Model
+
+__all__ = ["DaskEngine"]
+
+#: How often a product is begun anew on the workers that there are.
+_ATTEMPTS = 8
+#: Seconds to wait for a worker where there is none, as when one that died is being restarted.
+_PATIENCE = 60
+#: Shards whose results may wait on the workers while they are fetched one by one.
+_AHEAD = 2
+
+Result = TypeVar("Result")
+
+
+class DaskEngine:
+    """Workers of a cluster of Dask's.
+
+    `client`: a `distributed.Client`. `keep`: bytes for flows on each worker.
+    """
+
+    def __init__(self, client: Any, shards: Sequence[Shard], keep: float) -> None:
+        try:
+            distributed = import_module("distributed")
+        except ImportError as error:
+            raise ImportError("a client needs the package distributed (pip install 'kpref[distributed]')") from error
+        if not isinstance(client, distributed.Client):
+            raise TypeError(f"client must be a distributed.Client, or None for this process; got {short(client)}")
+        if client.asynchronous:
+            raise TypeError("client must be one that waits for results; got an asynchronous one")
+        self._client, self._shards, self._keep = client, tuple(shards), keep
+        self._lost = (CancelledError, distributed.KilledWorker, distributed.comm.CommClosedError, OSError, TimeoutError)
+        self._places: dict[str, tuple[Node, Any]] = {}  # what each worker holds: the range, and the group's future
+        self._models: list[tuple[Model, Any]] = []
+        self._turn = 0
+        self._place()
+
+    def total(self, task: Task, models: Sequence[Model], *arguments: Any) -> Array:
+        """See `Engine`."""
+
+        def attempt() -> Array:
+            shared, given = self._shared(models), self._scattered(arguments)
+            futures = []
+            for worker, (held, group) in self._places.items():
+                nodes = largest_nodes(self._root, held)
+                futures.append(self._submit(worker, _totals, group, nodes, task, shared, *given))
+            found: dict[Node, Array] = {}
+            for totals in self._client.gather(futures):
+                found |= totals
+            return tree_sum(self._root, found.get)
+
+        return self._again(attempt)
+
+    def each(
+        self, task: Task, models: Sequence[Model], arguments: Sequence[Any], own: Iterator[Any] | None = None
+    ) -> Iterator[Any]:
+        """See `Engine`. Some shards are worked on ahead of the one that is waited for, two a worker."""
+        waiting: list[tuple[Shard, tuple[Any, ...], list[Any]]] = []
+        remaining = iter(self._shards)
+        while True:
+            while len(waiting) < _AHEAD * len(self._places) and (shard := next(remaining, None)) is not None:
+                waiting.append((shard, () if own is None else (next(own),), []))
+            if not waiting:
+                return
+
+            def attempt() -> Any:
+                shared, given = self._shared(models), self._scattered(arguments)
+                for shard, more, future in waiting:
+                    if not future or future[0].status in ("cancelled", "lost", "error"):
+                        worker, group = self._holder(shard.index)
+                        mine = self._scattered(more)
+                        future[:] = [self._submit(worker, _run, group, shard.index, task, shared, *given, *mine)]
+                return self._client.gather(waiting[0][2][0])
+
+            yield self._again(attempt)
+            del waiting[0]
+
+    @property
+    def _root(self) -> Node:
+        return 0, len(self._shards)
+
+    def _submit(self, worker: str, *call: Any) -> Any:
+        """A task where its shards are, or elsewhere if this worker is lost."""
+        return self._client.submit(*call, workers=[worker], allow_other_workers=True, pure=False)
+
+    def _holder(self, index: int) -> tuple[str, Any]:
+        return next((worker, group) for worker, (held, group) in self._places.items() if held[0] <= index < held[1])
+
+    def _again(self, attempt: Callable[[], Result]) -> Result:
+        """What a function returns, called again with everything placed anew if a worker is lost meanwhile."""
+        for _ in range(_ATTEMPTS):
+            try:
+                if set(self._places) - set(self._client.nthreads()):
+                    self._place()
+                return attempt()
+            except self._lost as error:
+                last = error
+                self._place()
+        raise RuntimeError(
+            f"workers were lost in each of {_ATTEMPTS} attempts at one product, the last one by {last!r}: see their "
+            "logs, and whether a shard and its flow fit into their memory"
+        ) from last
+
+    def _place(self) -> None:
+        """Give each worker its range of shards."""
+        if not self._client.nthreads():
+            self._client.wait_for_workers(1, timeout=_PATIENCE)
+        threads = self._client.nthreads()
+        for worker, number in threads.items():
+            if number != 1:
+                raise ValueError(
+                    f"each worker must have one thread for tasks; {worker} has {number}: start the cluster with "
+                    "threads_per_worker=1 (dask worker --nthreads 1)"
+                )
+        workers = sorted(threads)[: len(self._shards)]
+        bounds = [len(self._shards) * place // len(workers) for place in range(len(workers) + 1)]
+        self._models, self._places = [], {}
+        for worker, first, last in zip(workers, bounds, bounds[1:], strict=False):
+            group = Group([shard.detached() for shard in self._shards[first:last]], self._keep)
+            self._places[worker] = (first, last), self._client.scatter(_Boxed(group), workers=[worker], hash=False)
+
+    def _shared(self, models: Sequence[Model]) -> list[Any]:
+        """Futures of models; each is sent once, as flows that are kept know it by identity."""
+        found = []
+        for model in models:
+            future = next((future for known, future in self._models if known is model), None)
+            if future is None:
+                future = self._scatter(model)
+                self._models.append((model, future))
+            found.append(future)
+        return found
+
+    def _scattered(self, arguments: Sequence[Any]) -> list[Any]:
+        """Futures of arguments."""
+        return [self._scatter(argument) for argument in arguments]
+
+    def _scatter(self, value: Any) -> Any:
+        """A value on one worker, of which the others fetch it: to broadcast it would wait for workers that are lost."""
+        self._turn += 1
+        workers = list(self._places)
+        return self._client.scatter(_Boxed(value), workers=[workers[self._turn % len(workers)]], hash=False)
+
+
+class _Boxed:
+    """A value that a worker gets in memory of NumPy's own.
+
+    Arrays that Dask sends begin at any byte of what it received, and NumPy multiplies those that are not aligned in
+    another way, to other last bits.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Protocol 5 would let Dask take the arrays out of the pickle.
+        return _opened, (import_module("cloudpickle").dumps(self.value, protocol=4),)
+
+
+def _opened(pickled: bytes) -> _Boxed:
+    """What a worker makes of it; it comes from the client, whose functions it runs anyway."""
+    return _Boxed(pickle.loads(pickled))
+
+
+def _values(boxed: Sequence[_Boxed]) -> list[Any]:
+    return [box.value for box in boxed]
+
+
+def _totals(
+    group: _Boxed, nodes: list[Node], task: Task, models: Sequence[_Boxed], *arguments: _Boxed
+) -> dict[Node, Array]:
+    return {node: group.value.total(node, task, _values(models), *_values(arguments)) for node in nodes}
+
+
+def _run(group: _Boxed, index: int, task: Task, models: Sequence[_Boxed], *arguments: _Boxed) -> Any:
+    return group.value.run(index, task, _values(models), *_values(arguments))

@@ -1,0 +1,455 @@
+"""`ShardedFlow`: a flow over more trials than fit into memory, or into one computer.
+
+With D_s the rows of ``D = dZ/dtheta`` at the trials of a shard s, and the measure mu over all trials,
+
+    D* D = sum_s D_s^T Mu_s D_s            M x M, self-adjoint and positive,
+    NTK = D D*,                            with the eigenvalues of D* D, and eigenfunctions D v / sigma.
+
+So whatever the spectrum of the NTK tells is found from products of D* D with vectors of as many numbers as there are
+parameters, each a sum over shards; and eigenfunctions, which have as many numbers as the states, are made shard by
+shard at the end. A residual ``r = D* D v - sigma^2 v`` becomes ``NTK u - sigma^2 u = D r / sigma``, of at most the
+length ``(sigma_1 / sigma) |r|``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref._types import Array
+from kpref._validate import finite_array, instance, integer, one_of, path_like, precision, real_number, short
+from kpref.distributed import tasks_of_shards as tasks
+from kpref.distributed.dask_engine import DaskEngine
+from kpref.distributed.engines import Engine, InProcess
+from kpref.distributed.shards import Shard
+from kpref.distributed.stored_trials import trial_source
+from kpref.distributed.tree import Node, tree_sum
+from kpref.flow_inputs import time_grid
+from kpref.integrate import Tableau
+from kpref.memory import available_memory
+from kpref.models.base import Field, Map, Model
+from kpref.operators import Structure, TensorOperator
+from kpref.readout import Readout
+from kpref.space import EuclideanSpace, TrajectorySpace
+from kpref.spectra import Eigen, Estimate, effective_dimension, eigh, frobenius_squared
+from kpref.trials import Trials
+
+__all__ = ["ShardedFlow", "ShardedGradient"]
+
+#: Numbers in the states of a shard, unless its size is given: a choice by the problem alone, as bits depend on it.
+_NUMBERS = 1 << 21
+#: Share of the memory that flows are kept in, unless that is given.
+_SHARE = 0.5
+
+
+class ShardedGradient(NamedTuple):
+    """A loss over all trials and its gradient by the parameters; see `kpref.Flow.gradient_flow`.
+
+    Attributes
+    ----------
+    loss : float
+    grad_theta : ndarray, shape (M,)
+    accuracy : float or None
+        None for a regression.
+    """
+
+    loss: float
+    grad_theta: Array
+    accuracy: float | None
+
+
+class ShardedFlow:
+    """A model on trials that are worked on in shards, one after the other or on the workers of a Dask cluster.
+
+    Numbers are those of `kpref.Flow` over all trials, to rounding; their bits depend on the problem and on the size of
+    a shard, and on nothing else: neither on the number of workers or of threads, nor on what is kept in memory, nor on
+    workers that are lost on the way.
+
+    Parameters
+    ----------
+    model : Model
+    trials : Trials or path
+        Of a folder of npy files, of an npz file without compression, or of a Zarr store, with arrays named as the
+        parameters of `Trials`. Workers read files themselves, of which a few trials at a time are in memory: the path
+        has to lead there from each of them.
+    client : distributed.Client, optional
+        Of a cluster whose workers have one thread for tasks each. None: shard after shard in this process.
+    shard_size : int, optional
+        Trials of a shard, at most; shards differ by one. By default so many that their states have two million numbers.
+    z0, measure, dtype : optional
+        As for `Flow`: a measure says how much each trial counts among all of them.
+    dt, times, method : optional
+        As for `Flow`, of models in continuous time.
+    keep : float, optional
+        Bytes of flows that a process keeps from one product to the next; of the others the model is run anew each time.
+        Half the memory available by default, of a worker on a cluster nothing.
+
+    Attributes
+    ----------
+    model : Model
+    shape : tuple of int
+        (B, T, H), of the states.
+    bounds : tuple of slice
+        The trials of each shard.
+    gram : TensorOperator
+        ``D* D`` on parameters: for `kpref.eigh`, `kpref.spectral_density` and whatever else takes a self-adjoint
+        operator.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `Flow`, of which a shard's errors name its trials; or if the workers have more than one thread.
+    OSError
+        If files cannot be opened.
+    ImportError
+        If a client or a Zarr store is given and its package is not there.
+
+    Examples
+    --------
+    >>> import numpy as np, kpref
+    >>> from kpref.distributed import ShardedFlow
+    >>> model = kpref.models.GRU.init(n_inputs=2, n_states=8, seed=0)
+    >>> trials = kpref.Trials(np.random.default_rng(0).normal(size=(10, 6, 2)))
+    >>> sharded, flow = ShardedFlow(model, trials, shard_size=3), kpref.Flow(model, trials)
+    >>> np.allclose(sharded.eigh(2).values, kpref.eigh(flow.NTK, 2).values)
+    True
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        trials: Trials | str | os.PathLike[str],
+        client: Any = None,
+        shard_size: int | None = None,
+        *,
+        z0: npt.ArrayLike | None = None,
+        measure: str | npt.ArrayLike = "mean",
+        dtype: npt.DTypeLike = np.float64,
+        dt: float | None = None,
+        times: npt.ArrayLike | None = None,
+        method: str | Tableau | None = None,
+        keep: float | None = None,
+    ) -> None:
+        instance("model", model, Map | Field, "one of kpref.models")
+        self.model, self._source, self.dtype = model, trial_source(trials), precision(dtype)
+        n_trials, n_steps, _ = self._source.shape
+        self.shape = (n_trials, n_steps, model.n_states)
+        options: dict[str, Any] = {"dtype": self.dtype}
+        grid = None
+        if isinstance(model, Field):
+            grid = time_grid(times, dt, np.broadcast_to(0.0, (1, n_steps, 1)))
+            options |= {"times": grid, "method": method}
+        elif not (dt is times is method is None):
+            raise ValueError(f"dt, times and method are for models in continuous time; {model} is a map")
+        self._mu = TrajectorySpace((n_trials, n_steps, 1), measure, grid, self._source.lengths).mu
+        self._z0 = _starts(z0, n_trials, model.n_states)
+        size = max(1, _NUMBERS // (n_steps * model.n_states)) if shard_size is None else shard_size
+        number = -(-n_trials // integer("shard_size", size, 1))
+        ends = [n_trials * index // number for index in range(number + 1)]
+        self.bounds = tuple(map(slice, ends, ends[1:]))
+        each = self._z0 is not None and self._z0.ndim == 2
+        shards = [
+            Shard(index, part, self._source, part, self._mu[part], self._z0[part] if each else self._z0, options)  # type: ignore[index]
+            for index, part in enumerate(self.bounds)
+        ]
+        room = None if keep is None else real_number("keep", keep, least=0)
+        if client is None:
+            self._engine: Engine = InProcess(shards, _SHARE * (available_memory() or 0) if room is None else room)
+        else:
+            self._engine = DaskEngine(client, shards, 0.0 if room is None else room)
+        parameters = EuclideanSpace((model.n_parameters,))
+        known = Structure(self_adjoint=True, positive=True)
+        self.gram = TensorOperator(self._gram, self._gram, parameters, parameters, self.dtype, "D* D", known)
+
+    # Spectra
+
+    def eigh(self, k: int, seed: int = 0, tol: float = 1e-10, **options: Any) -> Eigen:
+        """The k largest eigenvalues of the NTK, and the directions of parameters v that its eigenfunctions come of.
+
+        Parameters
+        ----------
+        k : int
+            At most the number of parameters.
+        seed, tol, \\*\\*options
+            See `kpref.eigh`.
+
+        Returns
+        -------
+        Eigen
+            Of `gram`: its vectors (k, M) are orthonormal; `modes` gives the eigenfunctions.
+        """
+        return eigh(self.gram, k, seed, tol, **options)
+
+    def modes(self, pairs: Eigen) -> Iterator[Array]:
+        """Eigenfunctions ``u = D v / sigma`` of the NTK, shard by shard.
+
+        They are orthonormal in the measure over all trials. The sign is that of v, whose entry of largest magnitude is
+        positive.
+
+        Parameters
+        ----------
+        pairs : Eigen
+            Of `eigh`.
+
+        Yields
+        ------
+        ndarray, shape (k, b, T, H)
+
+        Raises
+        ------
+        ValueError
+            If an eigenvalue is zero to rounding, whose eigenfunctions are arbitrary.
+        """
+        return self._engine.each(tasks.lift, (self.model,), self._lifted(pairs))
+
+    def save_modes(self, pairs: Eigen, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write eigenfunctions into a new folder, one npy file a shard, by whoever has the shard.
+
+        Parameters
+        ----------
+        pairs : Eigen
+            Of `eigh`.
+        folder : path
+            Must not exist; its parent must, and lead to the same place from each worker. The folder is there once all
+            of it is.
+
+        Returns
+        -------
+        list of Path
+            Files ``modes-000000.npy``, ... of shape (k, b, T, H), in the order of the trials.
+
+        Raises
+        ------
+        OSError
+            If the folder exists, or a file cannot be written; nothing is left then.
+        ValueError
+            See `modes`.
+        """
+        target, vectors = path_like("folder", folder).absolute(), self._lifted(pairs)
+        if target.exists():
+            raise FileExistsError(f"{target} exists: modes are written into a new folder")
+        if not target.parent.is_dir():
+            raise FileNotFoundError(f"cannot make the folder {target}: {target.parent} does not exist")
+        staging = tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            names = list(self._engine.each(tasks.save_lifted, (self.model,), (*vectors, staging)))
+            os.rename(staging, target)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        return [target / name for name in names]
+
+    def trace(self, probes: int = 64, tol: float | None = None, seed: int = 0) -> Estimate:
+        """Trace of the NTK: the sum of those over shards, which are estimated independently.
+
+        Each shard is gone through once. Terms between shards are no part of the noise; variances and third cumulants
+        add up, and the degrees of freedom are those of Welch and Satterthwaite.
+
+        Parameters
+        ----------
+        probes, tol
+            Of each shard; see `kpref.trace`. The relative error of the sum is smaller than the largest of theirs.
+        seed : int
+            Of the random vectors, which are others in each shard.
+
+        Returns
+        -------
+        Estimate
+        """
+        options = {"probes": probes, "tol": None if tol is None else real_number("tol", tol, above=0)}
+        integer("probes", probes, 1)
+        found = self._engine.total(tasks.trace_terms, (self.model,), options, integer("seed", seed, 0))
+        value, variance, spread, third, products, forward, backward = map(float, found)
+        if variance == 0.0:
+            return Estimate(value, 0.0, int(products), "exact", forward=int(forward), backward=int(backward))
+        degrees, skewness = variance**2 / spread if spread else math.inf, third / variance**1.5
+        return Estimate(
+            value, math.sqrt(variance), int(products), "shards", degrees=degrees, skewness=skewness, least=0.0,
+            forward=int(forward), backward=int(backward),
+        )  # fmt: skip
+
+    def effective_dimension(self, probes: int = 60, seed: int = 0) -> Estimate:
+        """Effective dimension ``tr(NTK)^2 / tr(NTK^2)``, see `kpref.effective_dimension`."""
+        return effective_dimension(self.gram, probes=probes, seed=seed)
+
+    def alignment(self, other: ShardedFlow, probes: int = 60, seed: int = 0) -> Estimate:
+        """Alignment of the NTK with that of another model on the same trials, as `kpref.alignment` defines it.
+
+        With D and E the sensitivities of the two, ``tr(D D* E E*) = |D* E|^2`` in the norm of Hilbert and Schmidt, so
+
+            |D* E|^2 / (|D* D| |E* E|)
+
+        needs products with matrices of parameters alone.
+
+        Parameters
+        ----------
+        other : ShardedFlow
+            On the same trials, initial states and measure, with as many states and shards of the same trials.
+        probes : int
+            Products with each of the three matrices, at least 6.
+        seed : int
+            Of the random vectors, others for each of the three.
+
+        Returns
+        -------
+        Estimate
+            From 0 to 1; exact if all three are.
+
+        Raises
+        ------
+        ValueError
+            If the two differ in more than the model, or one of the kernels is zero.
+        """
+        instance("other", other, ShardedFlow, "a ShardedFlow")
+        self._require_same_trials(other)
+        count, first = integer("probes", probes, 6), integer("seed", seed, 0)
+        seeds = [int(part) for part in np.random.SeedSequence(first).generate_state(3)]
+        forward, transpose = (partial(self._cross, other.model, transposed) for transposed in (False, True))
+        spaces = other.gram.space_in, self.gram.space_in
+        cross = TensorOperator(forward, transpose, *spaces, self.dtype, "D* E")
+        matrices = (cross, self.gram, other.gram)
+        parts = [frobenius_squared(op, count, seed=own) for op, own in zip(matrices, seeds, strict=True)]
+        if not (parts[1].value and parts[2].value):
+            raise ValueError("the alignment with a kernel that is zero is not defined")
+        value = parts[0].value / math.sqrt(parts[1].value * parts[2].value)
+        powers = (1.0, 0.5, 0.5)
+        shares = [
+            (power * part.relative_error) ** 2 for power, part in zip(powers, parts, strict=True) if part.value
+        ]  # of independent errors, to first order
+        products = sum(part.n_products for part in parts)
+        if not any(shares):
+            return Estimate(value, 0.0, products, "exact", least=0.0, most=1.0)
+        degrees = sum(shares) ** 2 / sum(
+            share**2 / part.degrees for share, part in zip(shares, (p for p in parts if p.value), strict=True)
+        )
+        error = value * math.sqrt(sum(shares))
+        return Estimate(value, error, products, "random vectors", degrees=degrees, least=0.0, most=1.0)
+
+    # Products
+
+    def gradient(self, readout: Readout, at: str = "all") -> ShardedGradient:
+        """Loss of a readout over all trials, and its gradient by the parameters.
+
+        Parameters
+        ----------
+        readout : Readout
+        at : {"all", "last"}
+            See `kpref.Flow.gradient_flow`. Targets or labels, of which the loss follows, and the mask are those of the
+            trials.
+
+        Returns
+        -------
+        ShardedGradient
+        """
+        instance("readout", readout, Readout, "a kpref.Readout")
+        one_of("at", at, ("all", "last"))
+        sums = self._engine.total(tasks.gradient_terms, (self.model,), readout, at)
+        gradient, (loss, accuracy, measure, scored) = sums[:-4], sums[-4:]
+        if scored == 0.0:
+            raise ValueError("the mask and the measure leave no point to observe")
+        share = measure / scored
+        correct = None if math.isnan(accuracy) else float(accuracy / scored)
+        return ShardedGradient(float(share * loss), (share * gradient).astype(self.dtype), correct)
+
+    def states(self) -> Iterator[Array]:
+        """States, shard by shard: (b, T, H)."""
+        return self._engine.each(tasks.states, (self.model,), ())
+
+    def P(self, q: Any) -> Iterator[Array]:
+        """``P q``, shard by shard, of an array (B, T, H) whose slices are read when they are needed."""
+        return self._engine.each(tasks.propagate, (self.model,), (), self._parts(q))
+
+    def J(self, theta: npt.ArrayLike) -> Iterator[Array]:
+        """``J theta``, shard by shard, of a vector (M,)."""
+        return self._factor("J", theta)
+
+    def D(self, theta: npt.ArrayLike) -> Iterator[Array]:
+        """``D theta``, shard by shard, of a vector (M,): what a step of the parameters does to the states."""
+        return self._factor("D", theta)
+
+    def J_star(self, q: Any) -> Array:
+        """``J* q``, shape (M,), of an array (B, T, H) whose slices are read when they are needed."""
+        return self._pulled("J", q)
+
+    def D_star(self, q: Any) -> Array:
+        """``D* q``, shape (M,), of an array (B, T, H) whose slices are read when they are needed."""
+        return self._pulled("D", q)
+
+    def K(self, q: Any) -> Iterator[Array]:
+        """``K q = J J* q``, shard by shard: all shards are gone through once before the first result."""
+        return self.J(self.J_star(q))
+
+    def NTK(self, q: Any) -> Iterator[Array]:
+        """``NTK q = D D* q``, shard by shard: all shards are gone through once before the first result."""
+        return self.D(self.D_star(q))
+
+    def __repr__(self) -> str:
+        return f"ShardedFlow({self.model}, states {self.shape}, {len(self.bounds)} shards, {self.dtype})"
+
+    def _gram(self, batch: Array) -> Array:
+        return self._engine.total(tasks.gram, (self.model,), batch)
+
+    def _cross(self, model: Model, transposed: bool, batch: Array) -> Array:
+        return self._engine.total(tasks.cross_gram, (self.model, model), batch, transposed)
+
+    def _factor(self, name: str, theta: npt.ArrayLike) -> Iterator[Array]:
+        vector = finite_array("theta", theta, shape=(self.model.n_parameters,))
+        return self._engine.each(tasks.apply_factor, (self.model,), (name, vector))
+
+    def _pulled(self, name: str, q: Any) -> Array:
+        parts = self._engine.each(tasks.pull, (self.model,), (name,), self._parts(q))
+
+        def known(node: Node) -> Array | None:
+            return np.asarray(next(parts), np.float64) if node[1] - node[0] == 1 else None
+
+        return tree_sum((0, len(self.bounds)), known).astype(self.dtype)
+
+    def _parts(self, q: Any) -> Iterator[Array]:
+        if tuple(getattr(q, "shape", ())) != self.shape:
+            shown = tuple(q.shape) if hasattr(q, "shape") else short(q)
+            raise ValueError(f"q must be an array of shape {self.shape}; got {shown}")
+        return (np.ascontiguousarray(q[part]) for part in self.bounds)
+
+    def _lifted(self, pairs: Eigen) -> tuple[Array, Array]:
+        """Directions (k, M), and the singular values (k,)."""
+        instance("pairs", pairs, Eigen, "what eigh of this flow returned")
+        vectors = finite_array("the vectors of pairs", pairs.vectors, shape=("k", self.model.n_parameters))
+        rounding = float(np.finfo(self.dtype).eps) * self.model.n_parameters * max(float(pairs.values[0]), 0.0)
+        if not float(pairs.values.min()) > rounding:
+            raise ValueError(
+                f"modes need eigenvalues above rounding, {rounding:.2g}; got {float(pairs.values.min()):.2g}: ask for "
+                "fewer"
+            )
+        return vectors, np.sqrt(pairs.values)
+
+    def _require_same_trials(self, other: ShardedFlow) -> None:
+        starts = [np.zeros(1) if flow._z0 is None else flow._z0 for flow in (self, other)]
+        same: Mapping[str, bool] = {
+            "trials": self._source.same(other._source),  # type: ignore[arg-type]
+            "states": self.shape == other.shape,
+            "shards": self.bounds == other.bounds,
+            "initial states": bool(np.all(starts[0] == starts[1])) if self.shape == other.shape else True,
+            "measure": self._mu.shape == other._mu.shape and bool((self._mu == other._mu).all()),
+            "precision": self.dtype == other.dtype,
+        }
+        for what, agrees in same.items():
+            if not agrees:
+                raise ValueError(f"two flows that are aligned must have the same {what}; got {self} and {other}")
+
+
+def _starts(z0: npt.ArrayLike | None, trials: int, units: int) -> Array | None:
+    if z0 is None:
+        return None
+    starts = finite_array("z0", z0)
+    if starts.shape not in ((units,), (trials, units)):
+        raise ValueError(f"z0 must have shape ({units},) or ({trials}, {units}); got {starts.shape}")
+    return starts

@@ -1,0 +1,146 @@
+"""Shards: flows over some of the trials, with the weights that these have among all of them.
+
+P does not mix trials, and K couples them by a sum over trials of vectors of as many numbers as there are parameters.
+So a flow over all trials is one for each shard, whose measure is that of the whole, cut (an explicit array of weights),
+and sums over shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kpref._types import Array
+from kpref.distributed.stored_trials import StoredTrials, TrialSource
+from kpref.distributed.tree import Node, tree_sum
+from kpref.flow import Flow
+from kpref.models.base import Model
+
+__all__ = ["Group", "LoadedShard", "Shard", "Task"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedShard:
+    """What a task is given of its shard: flows of each model, the mask of the loss, and the place among all trials."""
+
+    flows: tuple[Flow, ...]
+    trials: slice
+    index: int
+    _source: TrialSource | StoredTrials
+    _within: slice
+
+    def answers(self) -> tuple[Mapping[str, Any], Array | None]:
+        """Targets and labels, whichever there are, and the mask."""
+        trials, mask = self._source.take(self._within)
+        found = {name: getattr(trials, name) for name in ("targets", "labels") if getattr(trials, name) is not None}
+        return found, mask
+
+
+#: What is done with each shard; a function that a pickle can tell by its name. It may not keep what it is given.
+Task = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Some of the trials, and all that their flows need but the model."""
+
+    index: int
+    trials: slice  # among all trials
+    source: TrialSource | StoredTrials
+    within: slice  # among those of the source
+    weights: Array  # (b, T), of the measure over all trials
+    z0: Array | None  # (H,) or (b, H)
+    options: Mapping[str, Any]  # of `Flow`, the same for all shards
+
+    def detached(self) -> Shard:
+        """The same without the trials of others."""
+        source = self.source.cut(self.within)
+        within = self.within if source is self.source else slice(0, self.within.stop - self.within.start)
+        return Shard(self.index, self.trials, source, within, self.weights, self.z0, self.options)
+
+    def flow(self, model: Model) -> Flow:
+        """Run the model over the trials."""
+        try:
+            trials, _ = self.source.take(self.within)
+            return Flow(model, trials, self.z0, self.weights, **self.options)
+        except ValueError as error:
+            raise ValueError(
+                f"in the shard of trials {self.trials.start} to {self.trials.stop - 1}: {error}"
+            ) from error
+
+
+class Group:
+    """Consecutive shards that one process works on, and the flows that it keeps while there is room for them.
+
+    Shards are gone through in the same order again and again: those that came first stay, and no other takes the place
+    of one of them. What is kept changes no bit, and is not in a pickle.
+
+    `keep`: bytes.
+    """
+
+    def __init__(self, shards: Sequence[Shard], keep: float) -> None:
+        self.shards, self.keep = tuple(shards), keep
+        self._kept: dict[int, tuple[Flow, ...]] = {}
+        self._size = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shards": self.shards, "keep": self.keep, "_kept": {}, "_size": 0.0}
+
+    @property
+    def held(self) -> Node:
+        """The range of its shards."""
+        return self.shards[0].index, self.shards[-1].index + 1
+
+    def total(self, node: Node, task: Task, models: Sequence[Model], *arguments: Any) -> Array:
+        """The sum over the shards of a node of what a task makes of each, in float64."""
+
+        def known(part: Node) -> Array | None:
+            if part[1] - part[0] > 1:
+                return None
+            return np.asarray(self.run(part[0], task, models, *arguments), np.float64)
+
+        return tree_sum(node, known)
+
+    def run(self, index: int, task: Task, models: Sequence[Model], *arguments: Any) -> Any:
+        """What a task makes of one shard."""
+        shard = self.shards[index - self.shards[0].index]
+        loaded = LoadedShard(self._flows(shard, models), shard.trials, index, shard.source, shard.within)
+        return task(loaded, *arguments)
+
+    def _flows(self, shard: Shard, models: Sequence[Model]) -> tuple[Flow, ...]:
+        kept = self._kept.get(shard.index, ())
+        found = tuple(
+            next((flow for flow in kept if flow.model is model), None) or shard.flow(model) for model in models
+        )
+        new = [flow for flow in found if all(flow is not other for other in kept)]
+        size = sum(map(_bytes_of, new)) if self.keep > self._size else 0.0
+        if new and self._size + size <= self.keep:
+            self._kept[shard.index] = (*kept, *new)
+            self._size += size
+        return found
+
+
+def _bytes_of(flow: Flow) -> float:
+    """Bytes of the arrays that a flow holds, each counted once."""
+    found: dict[int, int] = {}
+    seen: set[int] = set()
+    waiting: list[Any] = [flow.dynamics, flow.inputs]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen or thing is flow.model:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, np.ndarray):
+            while isinstance(thing.base, np.ndarray):
+                thing = thing.base
+            found[id(thing)] = thing.nbytes
+        elif isinstance(thing, Mapping):
+            waiting.extend(thing.values())
+        elif isinstance(thing, tuple | list):
+            waiting.extend(thing)
+        elif type(thing).__module__.startswith("kpref."):
+            waiting.extend(getattr(thing, "__dict__", {}).values())
+    return float(sum(found.values()))

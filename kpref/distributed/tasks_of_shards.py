@@ -1,0 +1,106 @@
+"""What is done with each shard: functions that a pickle can tell by their names, and that remember nothing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kpref._archives import replacing
+from kpref._types import Array
+from kpref.distributed.shards import LoadedShard
+from kpref.loss import DRIVEN_BY, scores
+from kpref.readout import Readout
+from kpref.spectra import trace
+
+__all__ = [
+    "apply_factor", "cross_gram", "gradient_terms", "gram", "lift", "propagate", "pull", "save_lifted", "states",
+    "trace_terms",
+]  # fmt: skip
+
+
+def gram(shard: LoadedShard, batch: Array) -> Array:
+    """The part of ``D* D v`` that comes of a shard, for a batch (v, M)."""
+    (flow,) = shard.flows
+    return flow.D.star.gram().apply(batch)
+
+
+def cross_gram(shard: LoadedShard, batch: Array, transposed: bool) -> Array:
+    """That of ``D_1* D_2 v`` of two flows over the same trials, or of its transpose."""
+    first, second = shard.flows[::-1] if transposed else shard.flows
+    return first.D.star.apply(second.D.apply(batch))
+
+
+def pull(shard: LoadedShard, name: str, tensor: Array) -> Array:
+    """That of ``J* q`` or ``D* q``, of the part (b, T, H) of q, shape (M,)."""
+    (flow,) = shard.flows
+    return np.asarray(getattr(flow, name).star(tensor))
+
+
+def apply_factor(shard: LoadedShard, name: str, vector: Array) -> Array:
+    """``J v`` or ``D v`` at the trials of a shard, (b, T, H)."""
+    (flow,) = shard.flows
+    return np.asarray(getattr(flow, name)(vector))
+
+
+def propagate(shard: LoadedShard, tensor: Array) -> Array:
+    """``P q`` at the trials of a shard, (b, T, H)."""
+    (flow,) = shard.flows
+    return np.asarray(flow.P(tensor))
+
+
+def states(shard: LoadedShard) -> Array:
+    """States (b, T, H)."""
+    (flow,) = shard.flows
+    return np.array(flow.states)
+
+
+def lift(shard: LoadedShard, vectors: Array, scales: Array) -> Array:
+    """``D v / sigma`` at the trials of a shard, (k, b, T, H)."""
+    (flow,) = shard.flows
+    return flow.D.apply(vectors) / scales[:, None, None, None].astype(flow.dtype)
+
+
+def save_lifted(shard: LoadedShard, vectors: Array, scales: Array, folder: str) -> str:
+    """The same into a file of a folder, wholly or not at all; its name."""
+    name = f"modes-{shard.index:06d}.npy"
+    with replacing(Path(folder) / name) as file:
+        np.save(file, lift(shard, vectors, scales), allow_pickle=False)
+    return name
+
+
+def gradient_terms(shard: LoadedShard, readout: Readout, at: str) -> Array:
+    """Sums over the points of a shard from which `ShardedFlow.gradient` is made, shape (M + 4,).
+
+    Weights of the points in the loss have the mean one in the measure over all trials, which nobody knows before the
+    sums are there (`kpref.loss`). A flow over the shard alone scales them by ``c = m / s``, m its measure and s that of
+    what it scores: so the terms are its gradient, its loss and its accuracy over c, and m and s themselves.
+    """
+    (flow,) = shard.flows
+    answers, mask = shard.answers()
+    if not answers:
+        raise ValueError("the trials have neither targets nor labels, of one of which a loss needs to know")
+    measure, scored = float(flow.space.mu.sum()), float((flow.space.mu * scores(flow.space, mask, at)).sum())
+    if scored == 0.0:
+        return np.array([*np.zeros(flow.D.shape_in), 0.0, 0.0, measure, 0.0])
+    loss = next(name for name, driver in DRIVEN_BY.items() if driver in answers)
+    found = flow.gradient_flow(readout, loss=loss, mask=mask, at=at, **answers)
+    share, accuracy = scored / measure, found.loss_value.accuracy
+    sums = [share * found.loss, math.nan if accuracy is None else scored * accuracy, measure, scored]
+    return np.concatenate([share * found.grad_theta.astype(np.float64), sums])
+
+
+def trace_terms(shard: LoadedShard, options: dict[str, Any], seed: int) -> Array:
+    """Of an estimate of the trace over a shard: what adds up for independent ones (see `ShardedFlow.trace`)."""
+    (flow,) = shard.flows
+    own = int(np.random.SeedSequence([seed, shard.index]).generate_state(1)[0])
+    found = trace(flow.NTK, seed=own, **options)
+    variance = found.standard_error**2
+    return np.array(
+        [
+            found.value, variance, variance**2 / found.degrees, found.skewness * found.standard_error**3,
+            found.n_products, found.forward, found.backward,
+        ]
+    )  # fmt: skip

@@ -1,0 +1,95 @@
+"""The leading eigenpairs of the NTK of more trials than memory holds, with the memory that may be used enforced.
+
+Inputs are written to npy files; states, linearisations and products are made shard by shard (`kpref.distributed`). The
+address space of the process is limited by the kernel (RLIMIT_AS), libraries and compiled code included: what does not
+fit ends in a MemoryError.
+
+    scripts/out_of_core.py --trials 5000 --steps 100 --states 256 --pairs 5 --memory 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from kpref import get_num_threads
+from kpref.distributed import ShardedFlow
+from kpref.models import GRU
+
+N_INPUTS = 3
+
+
+def main() -> None:
+    """Limit the memory, write the inputs, find the pairs, and say what it took."""
+    options = arguments()
+    resource.setrlimit(resource.RLIMIT_AS, (int(options.memory * 2**30),) * 2)
+    with tempfile.TemporaryDirectory() as folder:
+        write_inputs(Path(folder), options.trials, options.steps)
+        model = GRU.init(N_INPUTS, options.states, seed=0)
+        flow = ShardedFlow(model, folder, shard_size=options.shard, keep=options.keep * 2**30)
+        describe(options, flow)
+        report(flow, options)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, value in {"trials": 5000, "steps": 100, "states": 256, "pairs": 5, "shard": 50}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--memory", type=float, default=4.0, help="GiB of address space")
+    parser.add_argument("--keep", type=float, default=1.0, help="GiB for flows that are kept between products")
+    parser.add_argument("--tol", type=float, default=1e-6, help="residual over the largest eigenvalue")
+    parser.add_argument("--products", type=int, help="stop after so many, and say what one takes")
+    return parser.parse_args()
+
+
+def write_inputs(folder: Path, trials: int, steps: int) -> None:
+    """Smooth random inputs, of which a thousand trials at a time are in memory."""
+    file = np.lib.format.open_memmap(folder / "inputs.npy", "w+", np.float64, (trials, steps, N_INPUTS))
+    generator = np.random.default_rng(0)
+    for start in range(0, trials, 1000):
+        part = file[start : start + 1000]
+        part[:] = np.cumsum(generator.standard_normal(part.shape), axis=1) / np.sqrt(steps)
+    file.flush()
+
+
+def describe(options: argparse.Namespace, flow: ShardedFlow) -> None:
+    """The problem, and what its arrays would take at once."""
+    points, states = options.trials * options.steps, options.states
+    print(flow)
+    print(f"states {8 * points * states / 1e9:.3g} GB, stored Jacobians {8 * points * states**2 / 1e9:.3g} GB")
+    print(f"address space {options.memory:g} GiB, of which {options.keep:g} for flows; {get_num_threads()} threads")
+
+
+def report(flow: ShardedFlow, options: argparse.Namespace) -> None:
+    """Eigenpairs, or a few products and what one takes."""
+    begun, done = time.perf_counter(), 0
+
+    def progress(products: int) -> None:
+        nonlocal done
+        done += products
+        print(f"  {done} products, {time.perf_counter() - begun:.0f} s", flush=True)
+
+    if options.products is not None:
+        vector = np.random.default_rng(1).standard_normal(flow.gram.shape[0])
+        for _ in range(options.products):
+            vector = flow.gram(vector / np.linalg.norm(vector))
+            progress(1)
+    else:
+        pairs = flow.eigh(options.pairs, tol=options.tol, copies=False, precision="full", progress=progress)
+        print("eigenvalues", pairs.values)
+        print("residuals  ", pairs.residuals)
+        first = next(flow.modes(pairs))
+        print(f"modes of the first shard {first.shape}")
+    seconds = time.perf_counter() - begun
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{seconds:.0f} s, {seconds / done:.1f} s a product; largest resident memory {resident:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""Sharded flows: the numbers of one flow over all trials, and the same bits whoever works on them."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import kpref
+from kpref.distributed import ShardedFlow
+from kpref.distributed.tree import largest_nodes, tree_sum
+
+B, T, H = 13, 7, 4
+RNG = np.random.default_rng(0)
+MODEL = kpref.models.GRU.init(2, H, seed=0)
+READOUT = kpref.Readout(RNG.normal(size=(3, H)), RNG.normal(size=3))
+#: Ends of trials, a mask that scores nothing of the first shards, and initial states: whatever may go astray in cuts.
+TRIALS = kpref.Trials(
+    RNG.normal(size=(B, T, 2)),
+    targets=RNG.normal(size=(B, T, 3)),
+    mask=np.where(np.arange(B)[:, None] < 4, 0.0, RNG.random((B, T))),
+    lengths=RNG.integers(3, T + 1, B),
+)
+Z0 = RNG.normal(size=(B, H))
+FLOW = kpref.Flow(MODEL, TRIALS, Z0)
+#: Sums of some hundred numbers of order one, in another order.
+ROUNDING = 1e-13
+
+
+def sharded(trials=TRIALS, **options):
+    return ShardedFlow(MODEL, trials, **{"shard_size": 3, "z0": Z0} | options)
+
+
+def close(a, b):
+    return np.allclose(a, b, rtol=ROUNDING, atol=ROUNDING)
+
+
+# The tree
+
+
+@given(st.integers(1, 200), st.data())
+def test_whoever_holds_what_adds_up_the_same_tree(number, data):
+    values = np.random.default_rng(number).normal(size=number) * 10.0 ** np.arange(number) ** 0.3
+
+    def known(node):
+        return values[node[0]] if node[1] - node[0] == 1 else None
+
+    whole = tree_sum((0, number), known)
+    cuts = sorted({0, number, *data.draw(st.lists(st.integers(0, number), max_size=6))})
+    parts = {
+        node: tree_sum(node, known)
+        for held in zip(cuts, cuts[1:], strict=False)
+        for node in largest_nodes((0, number), held)
+    }
+    assert tree_sum((0, number), parts.get) == whole
+    # Each level of the tree has two nodes that end at no border of the range above, at most.
+    assert len(parts) <= 2 * number.bit_length() * (len(cuts) - 1)
+    assert np.isclose(whole, values.sum(), rtol=1e-12)
+
+
+def test_ranges_of_a_power_of_two_are_one_node():
+    assert [largest_nodes((0, 12), (first, first + 4)) for first in (0, 4, 8)] == [[(0, 4)], [(4, 8)], [(8, 12)]]
+
+
+# The numbers of one flow
+
+
+@pytest.mark.parametrize("measure", ["mean", "sum", RNG.random((B, T)) + 0.1])
+@pytest.mark.parametrize("size", [1, 4, B])
+def test_products_are_those_of_one_flow(measure, size):
+    flow, shards = kpref.Flow(MODEL, TRIALS, Z0, measure), sharded(measure=measure, shard_size=size)
+    q, theta = RNG.normal(size=(B, T, H)), RNG.normal(size=MODEL.n_parameters)
+    for name, argument in {"P": q, "K": q, "NTK": q, "J": theta, "D": theta}.items():
+        assert close(np.concatenate(list(getattr(shards, name)(argument))), getattr(flow, name)(argument)), name
+    assert close(shards.J_star(q), flow.J.star(q))
+    assert close(shards.D_star(q), flow.D.star(q))
+    assert close(shards.gram @ theta, flow.D.star(flow.D(theta)))
+    assert np.array_equal(np.concatenate(list(shards.states())), flow.states)
+
+
+def test_eigenpairs_are_those_of_one_flow():
+    shards = sharded()
+    pairs, wanted = shards.eigh(4), kpref.eigh(FLOW.NTK, 4)
+    assert close(pairs.values, wanted.values)
+    modes = np.concatenate(list(shards.modes(pairs)), axis=1)
+    overlaps = [[FLOW.space.inner(u, w) for w in wanted.vectors] for u in modes]
+    # Vectors are known to the residual over the gap between values, 1e-10 over 1e-2.
+    assert np.allclose(np.abs(overlaps), np.eye(4), atol=1e-7)
+
+
+@pytest.mark.parametrize("at", ["all", "last"])
+def test_the_gradient_is_that_of_one_flow(at):
+    mask = np.where(TRIALS.mask > 0, TRIALS.mask, 0) + (np.arange(B)[:, None] == 5)
+    trials = kpref.Trials(TRIALS.inputs, targets=TRIALS.targets, mask=mask, lengths=TRIALS.lengths)
+    found = sharded(trials).gradient(READOUT, at)
+    wanted = FLOW.gradient_flow(READOUT, targets=trials.targets, mask=mask, at=at)
+    assert close(found.loss, wanted.loss)
+    assert close(found.grad_theta, wanted.grad_theta)
+    assert found.accuracy is None
+
+
+def test_the_gradient_of_labels_is_that_of_one_flow():
+    labels = RNG.integers(0, 3, B)
+    trials = kpref.Trials(TRIALS.inputs, labels=labels, mask=TRIALS.mask, lengths=TRIALS.lengths)
+    found = sharded(trials).gradient(READOUT)
+    wanted = FLOW.gradient_flow(READOUT, labels=labels, mask=TRIALS.mask, loss="cross_entropy")
+    assert close(found.grad_theta, wanted.grad_theta)
+    assert close([found.loss, found.accuracy], [wanted.loss, wanted.loss_value.accuracy])
+
+
+def test_traces_dimensions_and_alignments_are_those_of_one_flow():
+    shards, many = sharded(), 4 * MODEL.n_parameters
+    other = kpref.models.GRU.init(2, H, seed=1)
+    assert close(shards.trace(many).value, kpref.trace(FLOW.NTK, "krylov", many).value)
+    assert close(shards.effective_dimension().value, kpref.effective_dimension(FLOW.NTK).value)
+    found = shards.alignment(ShardedFlow(other, TRIALS, shard_size=3, z0=Z0), many)
+    assert found.exact
+    assert close(found.value, kpref.alignment(FLOW.NTK, kpref.Flow(other, TRIALS, Z0).NTK, many).value)
+    assert close(shards.alignment(shards, many).value, 1.0)
+
+
+def test_an_estimated_trace_keeps_its_interval():
+    exact = kpref.trace(FLOW.NTK, "krylov", 4 * MODEL.n_parameters).value
+    found = sharded(shard_size=B).trace(probes=8)
+    low, high = found.interval(0.9999)
+    assert not found.exact
+    assert low <= exact <= high
+
+
+def test_a_field_in_shards_is_one_flow():
+    model = kpref.models.Rate.init(2, H, seed=0)
+    flow = kpref.Flow(model, TRIALS, Z0, dt=0.1, method="heun")
+    shards = ShardedFlow(model, TRIALS, shard_size=5, z0=Z0, dt=0.1, method="heun")
+    theta = RNG.normal(size=model.n_parameters)
+    assert close(shards.gram @ theta, flow.D.star(flow.D(theta)))
+
+
+# Bits
+
+
+def test_what_is_kept_changes_no_bit():
+    theta = RNG.normal(size=(2, MODEL.n_parameters))
+    one = sharded()
+    wanted = one.gram.apply(theta)
+    for keep in (0.0, 1e4, 1e9):
+        assert np.array_equal(sharded(keep=keep).gram.apply(theta), wanted)
+    assert np.array_equal(one.gram.apply(theta), wanted)
+
+
+def test_threads_and_batches_of_engines_change_no_bit():
+    theta, before = RNG.normal(size=(2, MODEL.n_parameters)), kpref.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            kpref.set_num_threads(threads)
+            found.append((sharded().gram.apply(theta), sharded().gradient(READOUT).grad_theta))
+    finally:
+        kpref.set_num_threads(before)
+    assert np.array_equal(found[0][0], found[1][0])
+    assert np.array_equal(found[0][1], found[1][1])
+
+
+def test_shards_that_were_sent_away_give_the_same_bits():
+    from kpref.distributed import tasks_of_shards as tasks
+    from kpref.distributed.shards import Group
+
+    here = sharded()._engine._group
+    there = pickle.loads(pickle.dumps(Group([shard.detached() for shard in here.shards], 1e9)))
+    model, readout = pickle.loads(pickle.dumps((MODEL, READOUT)))
+    theta = RNG.normal(size=(1, MODEL.n_parameters))
+    for task, mine, theirs in (
+        (tasks.gram, (theta,), (theta,)),
+        (tasks.gradient_terms, (READOUT, "all"), (readout, "all")),
+    ):
+        a = here.total(here.held, task, (MODEL,), *mine)
+        b = there.total(there.held, task, (model,), *theirs)
+        assert np.array_equal(a, b, equal_nan=True), task.__name__
+
+
+# Files
+
+
+def npy_folder(path):
+    path.mkdir()
+    for name, array in TRIALS.arrays.items():
+        np.save(path / f"{name}.npy", array)
+    return path
+
+
+def mapped_npz(path):
+    np.savez(path, **TRIALS.arrays)
+    return path
+
+
+def zarr_store(path):
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(path, mode="w")
+    for name, array in TRIALS.arrays.items():
+        group.create_array(name, data=np.array(array), chunks=(5, *array.shape[1:]))
+    return path
+
+
+@pytest.mark.parametrize("write", [npy_folder, mapped_npz, zarr_store])
+def test_trials_of_files_give_the_same_bits(write, tmp_path):
+    path = write(tmp_path / "trials.npz")
+    stored, held = sharded(path), sharded()
+    assert np.array_equal(stored.gradient(READOUT).grad_theta, held.gradient(READOUT).grad_theta)
+    assert stored.alignment(sharded(path), 4 * MODEL.n_parameters).exact
+
+
+def test_files_that_are_no_trials_are_refused_in_words(tmp_path):
+    TRIALS.save(tmp_path / "small.npz")
+    with pytest.raises(ValueError, match=r"compressed.*Trials\.load"):
+        sharded(tmp_path / "small.npz")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="neither npy files nor a Zarr group"):
+        sharded(tmp_path / "empty")
+    folder = npy_folder(tmp_path / "short")
+    file = folder / "inputs.npy"
+    file.write_bytes(file.read_bytes()[:-80])
+    with pytest.raises(ValueError, match="cannot be read"):
+        sharded(folder)
+    folder = npy_folder(tmp_path / "wrong")
+    inputs = np.array(TRIALS.inputs)
+    inputs[7, 1, 0] = np.nan
+    np.save(folder / "inputs.npy", inputs)
+    with pytest.raises(ValueError, match=r"shard of trials 7 to 9: .*inputs"):
+        sharded(folder).gram @ np.ones(MODEL.n_parameters)
+    np.save(folder / "others.npy", inputs)
+    with pytest.raises(ValueError, match="'others'"):
+        sharded(folder)
+    with pytest.raises(FileNotFoundError):
+        sharded(tmp_path / "nothing")
+
+
+def test_modes_are_written_wholly_or_not_at_all(tmp_path, monkeypatch):
+    from kpref.distributed import tasks_of_shards as tasks
+
+    shards = sharded()
+    pairs = shards.eigh(2)
+    files = shards.save_modes(pairs, tmp_path / "modes")
+    for file, part in zip(files, shards.modes(pairs), strict=True):
+        assert np.array_equal(np.load(file), part)
+    with pytest.raises(FileExistsError, match="new folder"):
+        shards.save_modes(pairs, tmp_path / "modes")
+
+    def full(shard, *arguments):
+        if shard.index == 2:
+            raise OSError(28, "No space left on device")
+        return save(shard, *arguments)
+
+    save = tasks.save_lifted
+    monkeypatch.setattr(tasks, "save_lifted", full)
+    with pytest.raises(OSError, match="No space"):
+        shards.save_modes(pairs, tmp_path / "others")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["modes"]
+
+
+# Bad arguments
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: sharded(shard_size=0), "shard_size must be"),
+        (lambda: sharded(keep=-1), "keep must be"),
+        (lambda: sharded(dt=0.1), "dt, times and method are for models in continuous time"),
+        (lambda: sharded(z0=np.ones((2, H))), "z0 must have shape"),
+        (lambda: sharded(trials=3), "trials must be"),
+        (lambda: sharded().P(np.ones((B, T))), "q must be an array of shape"),
+        (lambda: sharded().D(np.ones(3)), "theta"),
+        (lambda: sharded().gradient(3), "readout must be"),
+        (lambda: sharded().gradient(READOUT, "first"), "at must be"),
+        (lambda: sharded().alignment(sharded(shard_size=4)), "the same shards"),
+        (lambda: sharded().alignment(sharded(measure="sum")), "the same measure"),
+        (lambda: sharded().alignment(FLOW), "other must be"),
+        (lambda: sharded(measure=np.arange(B)[:, None] >= 3.0).gram @ np.ones(MODEL.n_parameters), "trials 0 to 1"),
+        (lambda: ShardedFlow(3, TRIALS), "model must be"),
+        (lambda: ShardedFlow(MODEL, kpref.Trials(TRIALS.inputs)).gradient(READOUT), "neither targets nor labels"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(call, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        call()
+
+
+def test_repr():
+    assert repr(sharded()) == "ShardedFlow(GRU(2 inputs, 4 states, 96 trainable), states (13, 7, 4), 5 shards, float64)"
