@@ -229,17 +229,8 @@ def _said(found: Sequence[Estimate | float], truth: float) -> list[str]:
     products, forward, backward = (
         np.mean([getattr(one, name) for one in told]) for name in ("n_products", "forward", "backward")
     )
-<<<<<<< HEAD
-    return [
-        f"{stated:.2f} %",
-        f"{hold:.0%}",
-        f"{products:.1f}",
-        f"{forward:.1f}, {backward:.1f}" if backward > 0 else "",
-    ]
-=======
     passes = f"{forward:.1f}, {backward:.1f}" if backward > 0 else ""
     return [f"{stated:.2f} %", f"{hold:.0%}", f"{products:.1f}", passes]
->>>>>>> ed24558ed80612c0348ec1dc97e8b6436ca09bc8
 
 
 def priced(op: TensorOperator) -> Iterator[tuple[str, Callable[[int], Estimate | float]]]:
