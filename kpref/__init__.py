@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from kpref._version import __version__
 
 if TYPE_CHECKING:
-    from kpref import data, distributed, learning, models, oracle, plots, rules, spectra, tasks, training
+    from kpref import course, data, distributed, learning, models, oracle, plots, rules, spectra, tasks, training
     from kpref.analysis.api import analyze
     from kpref.checkpoints import load_checkpoint, save_checkpoint
     from kpref.equilibria import FixedPoints, fixed_points
@@ -71,7 +71,19 @@ _HOMES = {
     "Trials": "kpref.trials",
 }
 
-_PACKAGES = ("data", "distributed", "learning", "models", "oracle", "plots", "rules", "spectra", "tasks", "training")
+_PACKAGES = (
+    "course",
+    "data",
+    "distributed",
+    "learning",
+    "models",
+    "oracle",
+    "plots",
+    "rules",
+    "spectra",
+    "tasks",
+    "training",
+)
 
 __all__ = [
     "Estimate",
@@ -86,6 +98,7 @@ __all__ = [
     "alignment",
     "analyze",
     "average",
+    "course",
     "data",
     "diagonal",
     "distributed",
