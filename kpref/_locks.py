@@ -7,6 +7,7 @@ did not make has found what a dead process left.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -27,6 +28,7 @@ __all__ = [
     "create_temporary",
     "create_temporary_folder",
     "dead_folders",
+    "held",
     "prefix_for",
     "sweep_temporaries",
     "temporary_name",
@@ -49,6 +51,21 @@ def take(descriptor: int) -> bool | None:
     except OSError:
         return None
     return True
+
+
+def held(file: Path, doing: str) -> int:
+    """Open a file, made if need be, that no other process has locked, and lock it; returns its descriptor.
+
+    `doing`: what is done under the lock, as in "trains".
+    Raises OSError if another process does, or the file cannot be opened.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    if take(descriptor) is False:
+        os.close(descriptor)
+        raise OSError(
+            errno.EBUSY, f"another process {doing} in this folder: wait for it, or name another", str(file)
+        )  # fmt: skip
+    return descriptor
 
 
 def prefix_for(path: Path) -> str:

@@ -6,6 +6,7 @@ import math
 import operator
 import os
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
 from types import UnionType
@@ -89,6 +90,12 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> None:
     """Raise ValueError if a value is none of the words that are allowed."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {short(value)}")
+
+
+def near(name: object, known: Collection[str]) -> str:
+    """What may have been meant by a name that is not known, inside a sentence; nothing if none is like it."""
+    found = get_close_matches(name, list(known), n=1, cutoff=0.75) if isinstance(name, str) else []
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def path_like(name: str, value: object) -> Path:

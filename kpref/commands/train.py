@@ -8,21 +8,15 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kpref._arguments import names, number_above, path, positive_integer, seed
 from kpref._terminal import Progress, say
 
-if TYPE_CHECKING:
-    from kpref.models.base import Model
-    from kpref.readout import Readout
-    from kpref.training.batches import Source
-    from kpref.trials import Trials
-
 __all__ = ["add_arguments", "run"]
 
-#: Trials that a task is trained on at each step, and tried on at the end.
-_BATCH, _FRESH = 64, 1000
+#: Trials that a network is tried on at the end.
+_FRESH = 1000
 _BETWEEN_LINES = 0.2  # seconds
 
 
@@ -33,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from kpref.models.registry import registered
     from kpref.rules import RULES
     from kpref.training import OPTIMIZERS
+    from kpref.training.ingredients import BATCH
     from kpref.training.objective import AT
 
     parser.epilog = (
@@ -48,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--units", type=positive_integer, default=64, metavar="H", help="units of each layer (default %(default)s)")
     add("--gain", type=number_above(0), default=1.0, help="of the initial recurrent weights (default %(default)s)")
     add("--steps", type=positive_integer, required=True, metavar="N", help="steps of the optimiser, in all")
-    text = f"trials of a step: by default {_BATCH} of a task, all of a file"
+    text = f"trials of a step: by default {BATCH} of a task, all of a file"
     add("--batch-size", type=positive_integer, metavar="B", help=text)
     add("--optimizer", choices=OPTIMIZERS, default="adam", help="(default %(default)s)")
     text = "a learning rule, whose direction the optimiser takes in place of the gradient by the network's parameters"
@@ -79,14 +74,18 @@ def run(args: argparse.Namespace) -> int:
     """
     from kpref import rules
     from kpref.training import train
+    from kpref.training.ingredients import BATCH, given, random_network
 
-    source, first, about = _chosen(args)
-    model, readout = _network(args, first, about.pop("outputs"))
-    options = {name: getattr(args, name) for name in ("dt", "method") if getattr(args, name) is not None}
+    what = given(args.task, args.trials, args.loss, args.at)
+    about: dict[str, Any] = {"loss": what.loss, "at": what.at}
+    model, readout = random_network(args.model, what, args.units, args.seed, args.gain)
+    options: dict[str, Any] = {
+        name: getattr(args, name) for name in ("dt", "method") if getattr(args, name) is not None
+    }
     with Progress(not args.quiet) as bar:
         result = train(
-            model, readout, source, steps=args.steps, optimizer=args.optimizer, learning_rate=args.learning_rate,
-            batch_size=_BATCH if args.batch_size is None and args.task else args.batch_size, seed=args.seed,
+            model, readout, what.source, steps=args.steps, optimizer=args.optimizer, learning_rate=args.learning_rate,
+            batch_size=BATCH if args.batch_size is None and args.task else args.batch_size, seed=args.seed,
             dtype=args.dtype, trainable=args.trainable, weight_decay=args.weight_decay, activity=args.activity,
             clip=args.clip, rule=rules.get(args.rule) if args.rule else None, folder=args.out,
             checkpoint_every=args.checkpoint_every, progress=_telling(bar, args.steps), **about, **options,
@@ -100,45 +99,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(args: argparse.Namespace) -> tuple[Source, Trials, dict[str, Any]]:
-    """What is trained on, some of it, and its number of outputs, loss and `at`."""
-    from kpref.trials import Trials
-
-    if args.task:
-        from kpref import tasks  # type: ignore[attr-defined]
-
-        task = tasks.get(args.task)
-        about = {"outputs": len(task.outputs), "loss": args.loss or task.loss, "at": args.at or task.at}
-        return task.trials, task.trials(1, args.seed), about
-    trials = Trials.load(args.trials)
-    if trials.targets is None and trials.labels is None:
-        raise ValueError(f"{args.trials} has neither targets nor labels to train on")
-    outputs = int(trials.labels.max()) + 1 if trials.targets is None else trials.targets.shape[2]  # type: ignore[union-attr]
-    loss = args.loss or ("cross_entropy" if trials.targets is None else "mse")
-    return trials, trials, {"outputs": outputs, "loss": loss, "at": args.at or "all"}
-
-
-def _network(args: argparse.Namespace, trials: Trials, outputs: int) -> tuple[Model, Readout]:
-    """A random network, and a readout as PyTorch's linear layers begin."""
-    import numpy as np
-
-    from kpref.models.registry import registered
-    from kpref.readout import Readout
-
-    model = registered()[args.model].init(trials.n_inputs, args.units, args.seed, gain=args.gain)
-    seen = model.observed.stop - model.observed.start
-    rng = np.random.default_rng([args.seed, 1])
-    largest = 1 / np.sqrt(seen)
-    return model, Readout(rng.uniform(-largest, largest, (outputs, seen)), rng.uniform(-largest, largest, outputs))
-
-
 def _fresh(args: argparse.Namespace, result: Any, about: dict[str, Any]) -> str:
     """The loss on trials that the network has not seen."""
-    from kpref import tasks
     from kpref.training import Objective
+    from kpref.training.ingredients import fresh_trials
 
-    task = tasks.get(args.task)
-    trials = task.trials(task.held_out, part="test") if task.held_out else task.trials(_FRESH, args.seed + 1)
+    trials = fresh_trials(args.task, _FRESH, args.seed)
     objective = Objective(
         result.model, result.readout, trials, z0=result.z0, trainable=args.trainable, dtype=args.dtype, **about
     )

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +23,7 @@ from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 
+from kpref._processes import has_ended, kill_group, status_in_words
 from kpref._types import Array
 from kpref.flow import Flow
 from kpref.oracle.arithmetic import Arithmetic, get_arithmetic
@@ -143,17 +142,17 @@ class Worker:
         thread.start()
         try:
             end = time.monotonic() + timeout
-            while thread.is_alive() and (left := end - time.monotonic()) > 0 and not _has_ended(process):
+            while thread.is_alive() and (left := end - time.monotonic()) > 0 and not has_ended(process):
                 thread.join(min(left, _LOOK))
-            if thread.is_alive() and not _has_ended(process):
+            if thread.is_alive() and not has_ended(process):
                 raise timeout_fault(operator, timeout)
             if thread.is_alive():  # what it still said is in the pipe, whose end comes when no other process holds it
-                _kill_group(process)
+                kill_group(process)
                 thread.join(_PATIENCE)
             if not outcome:
                 raise BackendFault("crashed", operator, f"{operator} ended the process{_reason(process)}")
         except BaseException:
-            _kill_group(process)
+            kill_group(process)
             thread.join(_PATIENCE)
             raise
         return outcome[0]
@@ -163,7 +162,7 @@ class Worker:
         process, self._process = self._process, None
         if process is None:
             return
-        _kill_group(process)
+        kill_group(process)
         process.wait()
         if self._thread is not None and self._thread.is_alive():  # it has the pipes, which another process holds open
             return
@@ -172,39 +171,15 @@ class Worker:
                 cast(BinaryIO, pipe).close()
 
 
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process is over; its number stays its own, so that its group can still be named."""
-    if process.returncode is None and hasattr(os, "waitid"):
-        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    return process.poll() is not None
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and all others of its group."""
-    if process.returncode is not None:
-        return
-    if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError, PermissionError):  # nothing is left of it that runs
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-
-
 def _reason(process: subprocess.Popen[bytes]) -> str:
     """How a process ended, as the end of a sentence."""
     end = time.monotonic() + _PATIENCE
-    while not _has_ended(process):
+    while not has_ended(process):
         if time.monotonic() > end:
             return ": it closed its end of the pipe"
         time.sleep(0.01)
-    _kill_group(process)  # while its number is its own
-    status = process.wait()
-    if status >= 0:
-        return f" with exit status {status}"
-    try:
-        return f" by signal {signal.Signals(-status).name}"
-    except ValueError:
-        return f" by signal {-status}"
+    kill_group(process)  # while its number is its own
+    return status_in_words(process.wait())
 
 
 class IsolatedBackend(Backend):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
-from kpref._validate import short
+from kpref._validate import near, short
 from kpref.trials import Trials
 
 __all__ = ["TASKS", "Task", "get", "task"]
@@ -84,7 +83,7 @@ class Task:
         unknown = [name for name in options if name not in known]
         if unknown:
             raise TypeError(
-                f"the task {self.name} has no option {unknown[0]!r}{_near(unknown[0], list(known))}; "
+                f"the task {self.name} has no option {unknown[0]!r}{near(unknown[0], known)}; "
                 f"it takes {', '.join(known)}"
             )
         return self.function(n_trials, seed=seed, **options)
@@ -137,11 +136,5 @@ def get(name: str) -> Task:
     Trials(5 trials of 90 steps: 3 inputs, 3 targets)
     """
     if not isinstance(name, str) or name not in TASKS:
-        near = _near(name, list(TASKS)) if isinstance(name, str) else ""
-        raise ValueError(f"there is no task {short(name)}{near}; the tasks are {', '.join(TASKS)}")
+        raise ValueError(f"there is no task {short(name)}{near(name, TASKS)}; the tasks are {', '.join(TASKS)}")
     return TASKS[name]
-
-
-def _near(name: str, names: list[str]) -> str:
-    found = get_close_matches(name, names, n=1, cutoff=0.75)
-    return f" (did you mean {found[0]}?)" if found else ""

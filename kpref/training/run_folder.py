@@ -14,7 +14,6 @@ these is where training goes on. Lines of the table that later steps wrote, or h
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -28,7 +27,7 @@ import safetensors.numpy
 import scipy
 
 from kpref._archives import open_file, reason, replacing
-from kpref._locks import LOCK, take
+from kpref._locks import LOCK, held
 from kpref._types import Array
 from kpref._validate import path_like, short
 from kpref._version import __version__
@@ -68,7 +67,7 @@ class RunFolder:
         else:
             (self.path / _STATES).mkdir(parents=True, exist_ok=True)
         self._pending: list[str] = []
-        self._lock = _locked(self.path / LOCK)
+        self._lock = held(self.path / LOCK, "trains")
         try:
             self._write_once(settings, trials)
         except BaseException:
@@ -200,15 +199,6 @@ class RunFolder:
 
 def _kinds(arrays: Mapping[str, Array]) -> str:
     return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in sorted(arrays.items()))
-
-
-def _locked(file: Path) -> int:
-    """An open file that no other process has locked."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    if take(descriptor) is False:
-        os.close(descriptor)
-        raise OSError(errno.EBUSY, "another process trains in this folder: wait for it, or name another", str(file))
-    return descriptor
 
 
 def _file(step: int) -> str:
