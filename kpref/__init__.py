@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Any
 from kpref._version import __version__
 
 if TYPE_CHECKING:
-    from kpref import course, data, distributed, learning, models, oracle, plots, rules, spectra, tasks, training
+    from kpref import (
+        course,
+        data,
+        distributed,
+        learning,
+        models,
+        oracle,
+        plots,
+        rules,
+        spectra,
+        sweeps,
+        tasks,
+        training,
+    )
     from kpref.analysis.api import analyze
     from kpref.checkpoints import load_checkpoint, save_checkpoint
     from kpref.equilibria import FixedPoints, fixed_points
@@ -81,6 +94,7 @@ _PACKAGES = (
     "plots",
     "rules",
     "spectra",
+    "sweeps",
     "tasks",
     "training",
 )
@@ -125,6 +139,7 @@ __all__ = [
     "spectral_density",
     "submatrix",
     "svd",
+    "sweeps",
     "task_alignment",
     "tasks",
     "trace",

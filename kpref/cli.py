@@ -1,4 +1,4 @@
-"""The command line: ``kpref analyze``, ``train``, ``bench``, ``verify``, ``golden``, ``tasks``, ``kpref --version``.
+"""The command line: ``kpref analyze``, ``train``, ``sweep``, ``bench``, ``verify``, ``golden``, ``tasks``.
 
 A subcommand is a module of `kpref.commands`. It is imported when it is asked for and not before, so that
 ``kpref --help`` answers at once.
@@ -27,6 +27,7 @@ from kpref._version import __version__
 COMMANDS = {
     "analyze": "write a report on what gradient descent does to the states of a trained network",
     "train": "train a network on a task or on trials, in a folder that resumes",
+    "sweep": "train and measure networks for all combinations of settings in a grid, each in a process of its own",
     "bench": "time the operators against the speed of the machine's matrix products, JAX and PyTorch",
     "verify": "certify somebody else's operators, and say where they are wrong",
     "golden": "write a problem for a backend in another language, and judge its answers",

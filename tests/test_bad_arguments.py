@@ -6,6 +6,7 @@ of Python's or NumPy's own comes through.
 
 import re
 from fractions import Fraction
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from kpref.integrate import (
 )
 from kpref.operators import Structure, identity
 from kpref.spectra.blocks import block_eigh
+from kpref.sweeps import Grid, read_grid
 from kpref.training import Objective
 
 B, T, H, N_IN = 3, 6, 4, 2
@@ -925,6 +927,13 @@ def build_training():
     yield from rows("analyze_run", over(analyze_run, folder="run"), "checkpoints", (0, 1.5, "a"))
     yield from rows("analyze_run", over(analyze_run, folder="run"), "progress", (3, "a"))
     yield from rows("analyze_run", over(analyze_run, folder="run"), "fast", ("yes", 1, None))
+    yield from rows("read_grid", read_grid, "file", (3, None, b"grid.toml"))
+    sweep = over(kpref.sweeps.sweep, grid=Grid({"seed": (0,)}, {}, ("loss",), None, None, Path(), {}), folder="run")
+    yield from rows("sweep", sweep, "grid", (None, 3, "grid.toml", {"seed": [0]}))
+    yield from rows("sweep", sweep, "folder", (3, None, b"run"))
+    yield from rows("sweep", sweep, "workers", (0, 1.5, "a", None))
+    yield from rows("sweep", sweep, "retry_failed", ("yes", 1, None))
+    yield from rows("sweep", sweep, "progress", (3, "a"))
 
 
 TABLE = [

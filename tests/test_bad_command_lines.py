@@ -87,6 +87,38 @@ def later():
 """
 
 
+#: A grid for `kpref sweep`, and by the names of files what is changed in it.
+GRID = """\
+metrics = ["loss"]
+[grid]
+gain = [0.5, 1.0]
+[fixed]
+task = "flip_flop"
+steps = 2
+"""
+GRIDS = {
+    "good": ("", ""),
+    "no_toml": ("[grid]", "[grid"),
+    "twice": ("steps = 2", "steps = 2\nsteps = 3"),
+    "deep": ("2", "[" * 100_000),
+    "table": ("[fixed]", "[fixd]"),
+    "grid_number": ("[grid]\ngain = [0.5, 1.0]", "grid = 3"),
+    "no_metrics": ('metrics = ["loss"]', ""),
+    "metric": ('"loss"', '"dimension_k"'),
+    "unfit": ('"loss"', '"accuracy"'),
+    "setting": ("gain", "gains"),
+    "empty": ("[0.5, 1.0]", "[]"),
+    "number": ("[0.5, 1.0]", "0.5"),
+    "word": ("[0.5, 1.0]", '[0.5, "1"]'),
+    "large": ("[0.5, 1.0]", f"[0.5, 1.0]\nunits = {list(range(1, 1001))}\nseed = {list(range(51))}"),
+    "task": ("flip_flop", "flop_flip"),
+    "both": ("steps = 2", 'steps = 2\ntrials = "../targets.npz"'),
+    "no_file": ('task = "flip_flop"', 'trials = "no.npz"'),
+    "bare": ('task = "flip_flop"', 'trials = "../inputs.npz"'),
+    "limits": ("steps = 2", "steps = 2\n[limits]\nminutes = 2"),
+}
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """Good files, and all the ways in which they can be bad."""
@@ -177,6 +209,10 @@ def prepared(tmp_path_factory):
     trials("not_last.npz", labels=np.array([0, 1, 0]), mask=np.array([[1, 1, 1, 0.0], [1, 0, 1, 0], [0, 1, 1, 0]]))
     np.savez(d / "objects.npz", inputs=np.array([[1], None], dtype=object))
 
+    (d / "grids").mkdir()
+    for name, (old, new) in GRIDS.items():
+        (d / "grids" / f"{name}.toml").write_text(GRID.replace(old, new))
+    (d / "grids" / "latin.toml").write_bytes(b"# \xff")
     (d / "model.py").write_text(FACTORIES)
     (d / "broken.py").write_text("def make(:\n")
     (d / "fails.py").write_text("import not_there\n")
@@ -418,6 +454,43 @@ TRAIN = [
     ("train --trials {d}/targets.npz -o {d}/file --steps 3", "{d}/file"),
 ]  # fmt: skip
 
+SWEEP = [
+    ("sweep", "GRID.toml, -o/--out"),
+    ("sweep {d}/grids/good.toml", "-o/--out"),
+    *((f"sweep {{d}}/grids/good.toml -o {{out}} --workers={value}", "--workers: expected a positive integer")
+      for value in COUNTS),
+    ("sweep {d}/grids/good.toml -o {out} --retry", "did you mean --retry-failed?"),
+    *((f"sweep {{d}}/{name} -o {{out}}", expected) for name, expected in {
+        "grids/no.toml": "No such file or directory: {d}/grids/no.toml",
+        "grids": "{d}/grids is a folder; expected a file",
+        "pipe.npz": "is a pipe",
+        "targets.npz": "is not a TOML file",
+        "grids/latin.toml": "is not a TOML file",
+        "grids/no_toml.toml": "grids/no_toml.toml is not a TOML file",
+        "grids/twice.toml": "is not a TOML file: Cannot overwrite a value (at line 7, column 10)",
+        "grids/deep.toml": "is not a TOML file",
+        "grids/table.toml": "expected metrics, [grid], [fixed] and [limits]; got 'fixd' (did you mean fixed?)",
+        "grids/grid_number.toml": "grid must be a table, [grid]; got 3",
+        "grids/no_metrics.toml": "metrics must name what is measured of each cell",
+        "grids/metric.toml": "there is no metric 'dimension_k' (did you mean dimension_K?)",
+        "grids/unfit.toml": "the metric accuracy is of a classification",
+        "grids/setting.toml": "there is no setting 'gains', which stands in [grid] (did you mean gain?)",
+        "grids/empty.toml": "gain of [grid] must hold at least one value",
+        "grids/number.toml": "gain of [grid] must be a list (what does not vary stands in [fixed]); got 0.5",
+        "grids/word.toml": "gain[1] of [grid] must be a real number above 0; got '1'",
+        "grids/large.toml": "[grid] must make at most 100,000 cells; got 2 x 1000 x 51 = 102,000",
+        "grids/task.toml": "task of [fixed] must be one of",
+        "grids/both.toml": "either task or trials must be given, in [grid] or [fixed]; both are",
+        "grids/no_file.toml": "No such file or directory: {d}/grids/no.npz",
+        "grids/bare.toml": "neither targets nor labels to train on",
+        "grids/limits.toml": "[limits] are seconds and memory; got 'minutes'",
+    }.items()),
+    ("sweep {d}/grids/good.toml -o {d}/foreign", "holds something else than a sweep"),
+    ("sweep {d}/grids/good.toml -o {d}/run --list", "holds something else than a sweep"),
+    ("sweep {d}/grids/good.toml -o {d}/file", "{d}/file"),
+    ("sweep {d}/grids/good.toml -o /proc/kpref", "/proc/kpref"),
+]  # fmt: skip
+
 VERIFY = [
     ("verify", "MODULE:FACTORY"),
     *((f"verify m:f --{name} {value}", f"--{name}: expected a positive integer")
@@ -537,7 +610,7 @@ TASKS = [
     ("tasks save digits -o a.npz --trials 2000", "n_trials must be at most 1500"),
 ]
 
-TABLE = [*TASKS, *ITSELF, *OPTIONS, *FILES, *ARRAYS, *MODELS, *OUTPUTS, *TRAIN, *VERIFY, *GOLDEN, *BENCH]
+TABLE = [*TASKS, *ITSELF, *OPTIONS, *FILES, *ARRAYS, *MODELS, *OUTPUTS, *TRAIN, *SWEEP, *VERIFY, *GOLDEN, *BENCH]
 
 
 @pytest.fixture
