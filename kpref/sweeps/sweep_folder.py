@@ -1,10 +1,11 @@
 """The folder of a sweep: what was asked for, one file for each cell that is over, and the table of all.
 
     sweep.json              grid, fixed settings, metrics, digests of files and version: what all cells share
-    cells/DIGEST.json       a cell: its settings, and its metrics or its failure; by the digest of the settings
+    cells/DI/GEST.json      a cell: its settings, and its metrics or its failure; by the digest of the settings
     table.csv               a line for each cell of the grid, in its order
     lock                    empty, locked as long as a process sweeps here
 
+Cells lie in 256 folders, so that none has too many for one that looks through it, as whoever writes a file there does.
 Every file appears whole or not at all. One of a cell that is damaged counts as missing.
 """
 
@@ -79,7 +80,9 @@ class SweepFolder:
 
     def commit(self, cell: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
         """Keep the outcome of a cell."""
-        self._write(self._file(cell), {"settings": cell, **outcome})
+        file = self._file(cell)
+        file.parent.mkdir(exist_ok=True)
+        self._write(file, {"settings": cell, **outcome})
 
     def write_table(self) -> Path:
         """Write the table of what is kept."""
@@ -89,7 +92,8 @@ class SweepFolder:
         return file
 
     def _file(self, cell: Mapping[str, Any]) -> Path:
-        return self.path / _CELLS / f"{self._grid.key(cell)}.json"
+        key = self._grid.key(cell)
+        return self.path / _CELLS / key[:2] / f"{key[2:]}.json"
 
     @staticmethod
     def _write(file: Path, content: Mapping[str, Any]) -> None:

@@ -108,7 +108,7 @@ def test_only_what_is_missing_is_run(grid, tmp_path):
     assert len(Instant.started) == 6
     sweep(grid, out, retry_failed=True)
     assert [(cell["gain"], cell["seed"]) for cell in Instant.started[6:]] == [(1.0, 1)]
-    damaged = sorted((out / "cells").iterdir())[2]
+    damaged = sorted((out / "cells").glob("*/*.json"))[2]
     damaged.write_text(damaged.read_text()[:-20])
     sweep(grid, out)
     assert len(Instant.started) == 8
@@ -213,3 +213,19 @@ def test_a_process_does_not_outlive_the_sweep():
     process = CellProcess(whole, ("loss",), None, None, True)
     process._input.close()  # as the system does when a process is killed
     assert outcome_of(process)["error"] == "its process ended with exit status 1"
+
+
+@pytest.mark.parametrize("alone, threads", [(True, "7"), (False, "1")])
+def test_cells_that_run_side_by_side_have_one_thread_each(monkeypatch, alone, threads):
+    seen = {}
+
+    def stopped(command, env, **options):
+        seen.update(env)
+        raise OSError("no process")
+
+    monkeypatch.setenv("KPREF_NUM_THREADS", "7")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+    monkeypatch.setattr("subprocess.Popen", stopped)
+    with pytest.raises(OSError, match="no process"):
+        CellProcess({}, (), None, None, alone)
+    assert (seen["KPREF_NUM_THREADS"], seen["OPENBLAS_NUM_THREADS"]) == (threads, threads)
