@@ -198,7 +198,7 @@ def analyze(
         Few trials and modes, and no Schmidt ranks: a first look, in about a third of the time.
     thorough : bool
         More modes, four times as many random vectors behind each estimate, and Schmidt ranks on more of the trials:
-        half the standard errors, in about three times the time.
+        half the standard errors, for more time.
     seed : int
         Of starting vectors and probes.
     nonlinearity, tau

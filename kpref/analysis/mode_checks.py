@@ -74,7 +74,7 @@ def mode_check(operator: TensorOperator, values: Array, vectors: Array, longest_
 def kernel_checks(
     operator: TensorOperator, exact: KernelSpectrum, modes: Eigen, longest_sum: int, seed: int
 ) -> list[Check]:
-    """K, its exact spectrum, and its iterated modes, each against the others.
+    """K, its exact spectrum, and its modes, each against the others.
 
     `operator`: K of the flow. `longest_sum`: terms in the longest sum of a product with K and an inner product. `seed`:
     of random vectors.
@@ -86,25 +86,25 @@ def kernel_checks(
     ]
 
 
-def _values_check(exact: KernelSpectrum, iterated: Array) -> Check:
-    known = np.zeros(len(iterated))
+def _values_check(exact: KernelSpectrum, values: Array) -> Check:
+    known = np.zeros(len(values))
     count = min(len(known), len(exact.values))
     known[:count] = exact.values[:count]
-    scale = max(float(np.abs(known).max()), float(np.abs(iterated).max()))
-    gap = np.abs(known - iterated)
+    scale = max(float(np.abs(known).max()), float(np.abs(values).max()))
+    gap = np.abs(known - values)
     terms = exact.unit_values.shape[1]
     worst = int(gap.argmax())
-    # Weyl: an iterated eigenvalue is within its residual of an exact one; the dense ones within n units of rounding.
+    # Weyl: the eigenvalue of a mode is within its residual of an exact one; the dense ones within n units of rounding.
     bound = ASKED + 8 * terms * np.finfo(float).eps
     error = float(gap.max()) / (scale or 1.0)
     verdict = "all eigenvalues of K are zero" if scale == 0 else ""
     if not error <= bound:
         verdict = (
-            f"eigenvalue {worst + 1} of K is {known[worst]:.6g} by dense blocks and {iterated[worst]:.6g} by iteration"
+            f"eigenvalue {worst + 1} of K is {known[worst]:.6g} by dense blocks and {values[worst]:.6g} by its mode"
         )
     return Check(
         "leading eigenvalues of K",
-        "iterated = exact spectrum",
+        "⟨vᵢ, K vᵢ⟩ = exact spectrum",
         error,
         bound,
         f"residual asked for, {ASKED:g}, and 8 n u for matrices of n = {terms:,} columns",

@@ -257,7 +257,7 @@ def _eigenvalue_table(analysis: Analysis) -> str:
     exact, propagator, ntk, shares = (
         analysis.kernel, analysis.propagator_modes, analysis.ntk_modes, analysis.shares
     )  # fmt: skip
-    head = [*([] if exact is None else ["K, exact"]), "K, iterated", "residual"]
+    head = [*([] if exact is None else ["K, exact"]), "K, of its mode", "residual"]
     head = ["mode", *head, "P P*", "trial", "residual", "NTK", "residual"]
     head += ["share of |Err|²", "of the loss rate"] if shares is not None else []
     rows = []
@@ -277,7 +277,7 @@ def _eigenvalue_table(analysis: Analysis) -> str:
             cells += [percent(shares.error[index], 2), percent(shares.rate[index], 2)]
         rows.append(cells)
     note = (
-        "An iterated eigenvalue is off by at most residual × largest eigenvalue. P does not mix "
+        "The eigenvalue of a mode is off by at most residual × largest eigenvalue. P does not mix "
         "trials, so that each of its modes belongs to one trial (counted from 0)."
     )
     return table(f"Leading eigenvalues of {analysis.name}", head, rows, note, folded=True)

@@ -27,7 +27,8 @@ HOW = {
     "loss": "exact to rounding",
     "kernel": "exact to rounding, all nonzero eigenvalues coming from one dense problem for each unit; where K couples "
     "units, leading eigenvalues are iterated and the rest is estimated, see metrics",
-    "eigenvalues": "iterated (Lanczos): each is within residual * largest eigenvalue of an exact one",
+    "eigenvalues": "of the modes, by iteration (Lanczos) or, of K where it has an exact spectrum, by its factors: each "
+    "is within residual * largest eigenvalue of an exact one",
     "ntk_trace": "estimated: leading eigenvalues plus random vectors for the rest, with its standard error",
     "metrics": "each with words of its own; standard_error is 0 for exact values, null where nothing tells it; "
     "interval: 95 %, over random vectors; trial_error: standard error from the finite number of trials, by a jackknife "

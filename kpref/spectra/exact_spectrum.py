@@ -172,16 +172,16 @@ def _unit_spectra(units: UnitForm, progress: Callable[[int], object] | None) -> 
     needed = units.n_units * size + (3 + at_once) * size**2 + rows * (columns if wide else 0)
     require_memory(8 * needed, "the spectrum of K")
     unit_values = np.empty((units.n_units, size))
-    parts = [slice(start, start + at_once) for start in range(0, units.n_units, at_once)]
+    parts = [range(units.n_units)[start : start + at_once] for start in range(0, units.n_units, at_once)]
 
     def task(index: int) -> None:
-        part = range(*parts[index].indices(units.n_units))
+        part = parts[index]
         grams = np.stack([_gram(units, unit, wide) for unit in part])
-        unit_values[parts[index]] = np.maximum(np.linalg.eigvalsh(grams), 0.0)[:, ::-1]
+        unit_values[part.start : part.stop] = np.maximum(np.linalg.eigvalsh(grams), 0.0)[:, ::-1]
 
     def done(index: int) -> None:
         if progress is not None:
-            progress(len(range(*parts[index].indices(units.n_units))))
+            progress(len(parts[index]))
 
     run_blocks(task, len(parts), done=done)
     return unit_values
