@@ -1,11 +1,11 @@
 """Fixed points of a trained 3-bit flip-flop: what is found, and how long it takes beside Adam on the joint objective.
 
-A GRU of 64 units learns to hold three bits, the task flip_flop (Sussillo and Barak 2013). Its fixed points under no input
-are searched from the same states by `kpref.fixed_points`, and, where PyTorch is installed, as FixedPointFinder does by
-default (Golub and Sussillo 2018): Adam on the sum of ``q = |F(z) - z|^2 / 2`` over all starts, the learning rate
-lowered on a plateau, until every q is below 1e-12 or 5,000 iterations have gone by. The table has seconds by the clock
-and of the processor, the share of starts that settled (of Adam: q below 1e-12), and the speed |F(z) - z| there: ours
-the largest of fixed points, Adam's the median of all starts.
+A GRU of 64 units learns to hold three bits, the task flip_flop (Sussillo and Barak 2013). Its fixed points under no
+input are searched from the same states by `kpref.fixed_points`, and, where PyTorch is installed, as FixedPointFinder
+does by default (Golub and Sussillo 2018): Adam on the sum of ``q = |F(z) - z|^2 / 2`` over all starts, the learning
+rate lowered on a plateau, until every q is below 1e-12 or 5,000 iterations have gone by. The table has seconds by the
+clock and of the processor, the share of starts that settled (of Adam: q below 1e-12), and the speed |F(z) - z| there:
+ours the largest of fixed points, Adam's the median of all starts.
 
     python scripts/fixed_points.py [--steps 1000] [--starts 128] [--figure fixed_points.png]
 """
