@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from kpref import Flow, Readout, Trials, cli, train
+from kpref import Flow, Readout, Trials, cli, save_checkpoint, train
 from kpref.analysis.settings import Objective
 from kpref.course import analyze_run, run_analysis
-from kpref.models import GRU, LowRankRNN
+from kpref.models import GRU, LSTM, LowRankRNN
 from kpref.space import TrajectorySpace
 
 B, T, N_IN, H, N_OUT = 4, 5, 2, 3, 1
@@ -210,6 +210,20 @@ def test_what_is_refused_on_the_command_line(words, message, run, tmp_path, caps
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.parametrize("other", [GRU.init(N_IN, H + 1, 0), LSTM.init(N_IN, H, 0)])
+def test_checkpoints_of_different_shapes_are_named(other, tmp_path):
+    """Before anything is computed, and all files stay."""
+    folder = tmp_path / "run"
+    train(GRU.init(N_IN, H, 0), Readout(np.ones((N_OUT, H))), drawn(), steps=2, checkpoint_every=1, folder=folder)
+    seen = other.observed.stop - other.observed.start
+    save_checkpoint(folder / "step_00000001.safetensors", other, Readout(np.ones((N_OUT, seen))))
+    words = r"step_00000001\.safetensors is of another network, .* than step_00000000\.safetensors, GRU\(2 inputs, 3"
+    with pytest.raises(ValueError, match=words):
+        analyze_run(folder)
+    assert not (folder / "course").exists()
+    assert len(list(folder.glob("step_*"))) == 3
+
+
 def test_folders_that_cannot_be_read(tmp_path):
     train(LowRankRNN.init(N_IN, H, 1, 0), Readout(np.ones((1, H))), drawn(), steps=1, folder=tmp_path / "rank")
     with pytest.raises(ValueError, match="no names in PyTorch"):
@@ -218,6 +232,8 @@ def test_folders_that_cannot_be_read(tmp_path):
     (tmp_path / "run" / "step_00000001.safetensors").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"step_00000001.safetensors is damaged"):
         analyze_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="folder must be a path without null characters"):
+        analyze_run(f"{tmp_path}\0")
     (tmp_path / "run" / "run.json").write_text("[]")
     with pytest.raises(ValueError, match=r"run.json is no record of a training"):
         analyze_run(tmp_path / "run")
