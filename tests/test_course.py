@@ -133,12 +133,16 @@ def test_errors_of_the_choice_of_trials_are_those_of_leaving_each_out(course):
     [first] = networks([0])
     trials, states = drawn(), Flow(first.model, drawn()).states
     space = TrajectorySpace(states.shape, lengths=trials.lengths)
-    objective, left = Objective("mse", "all"), {"dimension_states": [], "loss": []}
+    names = ("dimension_states", "loss", "alignment_PK_NTK", "alignment_PP_NTK")
+    objective, left = Objective("mse", "all"), {name: [] for name in names}
     for trial in range(B):
         rest = np.arange(B) != trial
         left["dimension_states"].append(over_units(states[rest], space.mu[rest]))
         part = trials.subset(rest)
-        flow = Flow(first.model, part)
+        flow = Flow(first.model.with_trainable(["weight_ih", "weight_hh"]), part)
+        ntk = dense(flow.NTK, flow.space)
+        left["alignment_PK_NTK"].append(cosine(dense(flow.P @ flow.K, flow.space), ntk))
+        left["alignment_PP_NTK"].append(cosine(dense(flow.P.gram(), flow.space), ntk))
         left["loss"].append(flow.gradient_flow(first.readout, **objective.arguments(part)).loss)
     for name, values in left.items():
         spread = np.sqrt((B - 1) / B * np.square(values - np.mean(values)).sum())
