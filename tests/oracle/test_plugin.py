@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from apparatus.kept_worker import KeptWorker
 
 import kpref
 from kpref.oracle import flow_backend, verify
@@ -81,12 +82,20 @@ def _imported():
     assert verify(flow_backend(flow), flow).passed
 
 
+@pytest.fixture(scope="module")
+def worker():
+    worker = KeptWorker()
+    yield worker
+    worker.end()
+
+
 @pytest.fixture
-def run(pytester, monkeypatch):
+def run(pytester, monkeypatch, worker):
     """Run pytest in a project that has the backend and no test: in this process, where that is not the question."""
     monkeypatch.setenv("PYTHONPATH", str(Path(kpref.__file__).parents[1]))
     pytester.makepyfile(scratch=BACKEND)
     pytester.syspathinsert()
+    monkeypatch.setattr("kpref.oracle.isolation.Worker", worker.importing_from)
     installed = any(point.name == "kpref" for point in entry_points(group="pytest11"))
 
     def run(*arguments, alone=False):
