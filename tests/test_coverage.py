@@ -62,7 +62,7 @@ def test_rows_do_not_depend_on_the_number_of_workers(capsys):
     """Nor on which seeds of a cell end: of these, some do not reach their tolerance, some never do."""
     printed = []
     for workers in (1, 2):
-        assert table([spectrum_cells], 3, "decay 0.7^i, tol 0.03", workers) == 0
+        assert table([spectrum_cells], 5, "decay 0.7^i, tol 0.03", workers) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     assert "trace hutchinson, decay 0.7^i, tol 0.03 | 0 | tolerance not reached" in printed[0]
