@@ -85,9 +85,9 @@ class ExcitatoryInhibitory(Field, LeakyNetwork):
         """A random network, four fifths of its units excitatory by default.
 
         As the authors begin: ``|V_ij|`` of a gamma distribution of shape 2, as much larger from inhibitory units as
-        there are fewer of these, so that both kinds balance. The radius of the spectrum, but for the balanced mean, is
-        then the root of the sum of the variances of a row (Rajan and Abbott, Phys. Rev. Lett. 97, 2006): `gain`. Inputs
-        are N(0, 1 / n_inputs).
+        there are fewer of these, so that both kinds balance on average. The variances of a row add up to `gain`
+        squared: the radius of the spectrum, but for what does not balance (Rajan and Abbott, Phys. Rev. Lett. 97,
+        2006). Inputs are N(0, 1 / n_inputs).
         """
         n_inputs, n_units = integer("n_inputs", n_inputs, 1), integer("n_units", n_units, 1)
         gain, bias = real_number("gain", gain, least=0), flag("bias", bias)
