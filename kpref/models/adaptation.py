@@ -96,7 +96,7 @@ class AdaptiveRate(Field, CurrentNetwork):
     ) -> Self:
         """A random network; see `kpref.models.initial.initial_parameters`."""
         parameters = initial_parameters(cls.__name__, n_inputs, n_units, seed, gain, bias)
-        own = {"strength": strength, "tau": tau, "tau_a": tau_a, "nonlinearity": nonlinearity}
+        own: dict[str, Any] = {"strength": strength, "tau": tau, "tau_a": tau_a, "nonlinearity": nonlinearity}
         return cls(**parameters, **own, mask=mask, dale=dale)
 
     def _options(self) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class ShortTermPlasticity(Field, CurrentNetwork):
     ) -> Self:
         """A random network; see `kpref.models.initial.initial_parameters`."""
         parameters = initial_parameters(cls.__name__, n_inputs, n_units, seed, gain, bias)
-        own = {"use": use, "tau": tau, "tau_f": tau_f, "tau_d": tau_d, "nonlinearity": nonlinearity}
+        own: dict[str, Any] = {"use": use, "tau": tau, "tau_f": tau_f, "tau_d": tau_d, "nonlinearity": nonlinearity}
         return cls(**parameters, **own, mask=mask, dale=dale)
 
     def _options(self) -> dict[str, Any]:
