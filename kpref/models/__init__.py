@@ -1,11 +1,14 @@
 """Models: recurrent networks and small dynamical systems, each with its linearisation, and fields of the user's own."""
 
 from kpref.models.adaptation import AdaptiveRate
+from kpref.models.antisymmetric import AntisymmetricRNN
 from kpref.models.base import DenseField, DenseModel, Field, Map, Model, ProductModel
+from kpref.models.cornn import CoRNN
 from kpref.models.dynamical_systems import Hopf, Lorenz63, Pitchfork, SaddleNode, Transcritical, VanDerPol
 from kpref.models.excitatory_inhibitory import ExcitatoryInhibitory
+from kpref.models.gated_state import MGU, ContinuousGRU, ResetBeforeGRU
 from kpref.models.hodgkin_huxley import HodgkinHuxley
-from kpref.models.layers import GRU, LSTM, RNN, Stacked
+from kpref.models.layers import GRU, LSTM, RNN, UGRNN, Stacked
 from kpref.models.leaky import LeakyRNN, Linear, LinearSystem, Rate
 from kpref.models.low_rank import LowRankRNN
 from kpref.models.short_term_plasticity import ShortTermPlasticity
@@ -14,32 +17,38 @@ from kpref.models.user import UserField, UserMap, UserModel
 from kpref.models.wilson_cowan import WilsonCowan
 
 __all__ = [
-    "GRU",
-    "LSTM",
-    "RNN",
     "AdaptiveRate",
+    "AntisymmetricRNN",
+    "CoRNN",
+    "ContinuousGRU",
     "DenseField",
     "DenseModel",
     "ExcitatoryInhibitory",
     "Field",
+    "GRU",
     "HodgkinHuxley",
     "Hopf",
+    "LSTM",
     "LeakyRNN",
     "Linear",
     "LinearSystem",
     "Lorenz63",
     "LowRankRNN",
+    "MGU",
     "Map",
     "Model",
     "Pitchfork",
     "ProductModel",
+    "RNN",
     "Rate",
+    "ResetBeforeGRU",
     "SaddleNode",
     "ShortTermPlasticity",
     "Stacked",
     "StepMap",
     "StepModel",
     "Transcritical",
+    "UGRNN",
     "UserField",
     "UserMap",
     "UserModel",
