@@ -5,13 +5,18 @@ from kpref.models.dynamical_systems import Hopf, Lorenz63, Pitchfork, SaddleNode
 from kpref.models.layers import GRU, LSTM, RNN, Stacked
 from kpref.models.leaky import LeakyRNN, Linear, LinearSystem, Rate
 from kpref.models.low_rank import LowRankRNN
+from kpref.models.lru import LRU
+from kpref.models.neural_ode import NeuralODE
+from kpref.models.s4d import S4D
 from kpref.models.step import StepMap, StepModel
 from kpref.models.user import UserField, UserMap, UserModel
 
 __all__ = [
     "GRU",
+    "LRU",
     "LSTM",
     "RNN",
+    "S4D",
     "DenseField",
     "DenseModel",
     "Field",
@@ -23,6 +28,7 @@ __all__ = [
     "LowRankRNN",
     "Map",
     "Model",
+    "NeuralODE",
     "Pitchfork",
     "ProductModel",
     "Rate",

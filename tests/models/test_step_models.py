@@ -214,7 +214,12 @@ def test_what_acts_on_operators_alone_works(name):
     assert exponents.values.shape == (4, flow.model.n_states)
     if isinstance(flow.model, Field):
         return  # what a step does to volumes is the method's
-    determinants = np.linalg.slogdet(step_jacobians(flow)).logabsdet.mean(axis=0)
+    steps = step_jacobians(flow)
+    unread = np.count_nonzero(~steps.any(axis=(0, 1, 2)))  # what the next step does not look at vanishes in one
+    if unread:
+        assert (exponents.values[:, -unread:] <= np.log(10 * np.finfo(float).eps)).all()
+        return
+    determinants = np.linalg.slogdet(steps).logabsdet.mean(axis=0)
     assert exponents.values.sum(axis=1) == pytest.approx(determinants, rel=1e-6)
 
 
