@@ -6,6 +6,8 @@ from kpref.models.layers import GRU, LSTM, RNN, Stacked
 from kpref.models.leaky import LeakyRNN, Linear, LinearSystem, Rate
 from kpref.models.low_rank import LowRankRNN
 from kpref.models.lru import LRU
+from kpref.models.mlp import MLP
+from kpref.models.multi_plasticity import MPN
 from kpref.models.neural_ode import NeuralODE
 from kpref.models.s4d import S4D
 from kpref.models.step import StepMap, StepModel
@@ -15,6 +17,8 @@ __all__ = [
     "GRU",
     "LRU",
     "LSTM",
+    "MLP",
+    "MPN",
     "RNN",
     "S4D",
     "DenseField",

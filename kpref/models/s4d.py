@@ -12,7 +12,7 @@ from kpref._validate import finite_array, integer
 from kpref.models.base import Array, Parameters
 from kpref.models.registry import register
 from kpref.models.state_space import StateSpaceNetwork, random_mixing
-from kpref.models.step import StepNumbers
+from kpref.models.step import StepNumbers, gathered
 from kpref.program import Builder, View
 from kpref.step_form import Entry
 
@@ -122,7 +122,7 @@ class S4D(StateSpaceNetwork):
         new_im = own.kept[1] * re + own.kept[0] * im + own.driven[1] * u
         c_re, c_im = (_flat(parameters[name]) for name in ("C_re", "C_im"))
         seen = c_re * new_re - c_im * new_im
-        y = 2.0 * sum(seen[..., state::states] for state in range(states)) + parameters["D"] * s
+        y = 2.0 * gathered(seen, states) + parameters["D"] * s
         return new_re, new_im, y
 
     def _write(self, build: Builder, layer: int, s: View, old: Sequence[View], new: Sequence[View], y: View) -> None:
@@ -214,8 +214,8 @@ def _flat(array: Array) -> Array:
 
 
 def _init(n_inputs: int, n_units: int, seed: int, gain: float = 1.0, **options: Any) -> S4D:
-    """A random network of so many features, each with two complex states in each layer."""
-    return S4D.init(n_inputs, n_units, 2, seed, gain, **options)
+    """A random network of so many features, each with two complex states in each layer, or one of one."""
+    return S4D.init(n_inputs, n_units, min(n_units, 2), seed, gain, **options)
 
 
 register(

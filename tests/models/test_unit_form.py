@@ -26,7 +26,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 TOLERANCE = 1e-12
 
 #: A trained weight acts on states that go through another product in the same step.
-MIXED = ("low-rank", "stacked-", "lru", "s4d")
+MIXED = ("low-rank", "stacked-", "lru", "s4d", "mpn")
 
 
 class Written:
