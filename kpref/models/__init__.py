@@ -11,6 +11,11 @@ from kpref.models.hodgkin_huxley import HodgkinHuxley
 from kpref.models.layers import GRU, LSTM, RNN, UGRNN, Stacked
 from kpref.models.leaky import LeakyRNN, Linear, LinearSystem, Rate
 from kpref.models.low_rank import LowRankRNN
+from kpref.models.lru import LRU
+from kpref.models.mlp import MLP
+from kpref.models.multi_plasticity import MPN
+from kpref.models.neural_ode import NeuralODE
+from kpref.models.s4d import S4D
 from kpref.models.short_term_plasticity import ShortTermPlasticity
 from kpref.models.step import StepMap, StepModel
 from kpref.models.user import UserField, UserMap, UserModel
@@ -28,6 +33,7 @@ __all__ = [
     "GRU",
     "HodgkinHuxley",
     "Hopf",
+    "LRU",
     "LSTM",
     "LeakyRNN",
     "Linear",
@@ -35,13 +41,17 @@ __all__ = [
     "Lorenz63",
     "LowRankRNN",
     "MGU",
+    "MLP",
+    "MPN",
     "Map",
     "Model",
+    "NeuralODE",
     "Pitchfork",
     "ProductModel",
     "RNN",
     "Rate",
     "ResetBeforeGRU",
+    "S4D",
     "SaddleNode",
     "ShortTermPlasticity",
     "Stacked",
