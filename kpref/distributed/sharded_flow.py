@@ -107,11 +107,14 @@ class ShardedFlow:
     Raises
     ------
     ValueError, TypeError
-        As for `Flow`, of which a shard's errors name its trials; or if the workers have more than one thread.
+        As for `Flow`, of which a shard's errors name its trials; if the workers have more than one thread, or share a
+        process.
     OSError
         If files cannot be opened.
     ImportError
         If a client or a Zarr store is given and its package is not there.
+    RuntimeError
+        Here and of all methods: if the scheduler of a cluster is lost, or workers are lost again and again.
 
     Examples
     --------
