@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from kpref import Flow, Readout, Trials, cli, save_checkpoint, train
+from kpref import Flow, Readout, Trials, cli, load_checkpoint, save_checkpoint, train
 from kpref.analysis.settings import Objective
 from kpref.course import analyze_run, run_analysis
-from kpref.models import GRU, LSTM, LowRankRNN
+from kpref.models import GRU, LSTM, LowRankRNN, Rate
 from kpref.space import TrajectorySpace
 
 B, T, N_IN, H, N_OUT = 4, 5, 2, 3, 1
@@ -228,9 +228,28 @@ def test_checkpoints_of_different_shapes_are_named(other, tmp_path):
     assert len(list(folder.glob("step_*"))) == 3
 
 
+@pytest.mark.parametrize(
+    ("model", "options"), [(LowRankRNN.init(N_IN, H, 1, 0), {}), (Rate.init(N_IN, H, 0), {"dt": 0.1})]
+)
+def test_networks_of_other_names_and_fields(model, options, tmp_path):
+    """Of each checkpoint the loss that the training saw, before its step, in float64 as here."""
+    trained = train(
+        model, Readout(np.ones((N_OUT, H))), drawn(), steps=3, checkpoint_every=1, dtype="float64",
+        folder=tmp_path / "run", **options,
+    )  # fmt: skip
+    found = analyze_run(tmp_path / "run")
+    np.testing.assert_allclose(found["loss"].values[:-1], trained.history.loss, rtol=1e-13)
+    for name in ("alignment_first", "alignment_PK_NTK"):
+        assert np.isfinite(found[name].trial_errors).all()
+
+
 def test_folders_that_cannot_be_read(tmp_path):
     train(LowRankRNN.init(N_IN, H, 1, 0), Readout(np.ones((1, H))), drawn(), steps=1, folder=tmp_path / "rank")
-    with pytest.raises(ValueError, match="no names in PyTorch"):
+    (checkpoint, last) = sorted((tmp_path / "rank").glob("step_*"))
+    assert load_checkpoint(last).model.rank == 1
+    for file in (checkpoint, last):
+        file.unlink()  # as of a class of the user's, of which there are none
+    with pytest.raises(ValueError, match="a class of your own, which kpref has no file for"):
         analyze_run(tmp_path / "rank")
     train(GRU.init(N_IN, H, 0), Readout(np.ones((1, H))), drawn(), steps=1, folder=tmp_path / "run")
     (tmp_path / "run" / "step_00000001.safetensors").write_bytes(b"half")

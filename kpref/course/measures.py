@@ -133,7 +133,7 @@ def measure(
     apart = {name: pair for name, pair in pairs.items() if pair[0] is not pair[1]}
     errors = {} if groups is None else errors_of_alignments(apart, groups, probes, seed)
     for name, (one, other) in pairs.items():
-        found[name] = Number(1.0)
+        found[name] = Number(1.0, 0.0, 0.0)
         if name in apart:
             found[name] = _estimated(aligned(one, other, probes, seed), errors.get(name, math.nan))
     return found | _by_group(request, flow), modes.vectors
