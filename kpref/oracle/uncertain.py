@@ -348,6 +348,13 @@ def _split(like: Uncertain, array: Uncertain, sections: Any, axis: int = 0) -> l
     return [like._made(value, Spread(*sizes)) for value, *sizes in zip(*pieces, strict=True)]
 
 
+def _repeated(like: Uncertain, array: Uncertain, repeats: int, axis: int) -> Uncertain:
+    value, deviation, worst = (
+        np.repeat(part, repeats, axis) for part in (array.value, array.spread.deviation, array.spread.worst)
+    )
+    return like._made(value, Spread(deviation, worst))
+
+
 def _where(like: Uncertain, condition: Array, one: Any, other: Any) -> Uncertain:
     a, b = like._lifted(one), like._lifted(other)
     sizes = [
@@ -361,6 +368,7 @@ _MOVES: dict[Any, Callable[..., Any]] = {
     np.concatenate: _concatenated,
     np.split: _split,
     np.where: _where,
+    np.repeat: _repeated,
     np.ones_like: lambda like, array: np.ones(array.shape),
     np.zeros_like: lambda like, array: np.zeros(array.shape),
     np.shape: lambda like, array: array.shape,
