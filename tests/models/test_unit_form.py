@@ -27,7 +27,18 @@ SEEDS = st.integers(0, 2**32 - 1)
 TOLERANCE = 1e-12
 
 #: A trained weight acts on states that go through another product in the same step, or enters two currents.
-MIXED = ("low-rank", "stacked-", "gru-reset-before", "mgu", "antisymmetric", "lru", "s4d", "mpn")
+MIXED = (
+    "low-rank",
+    "stacked-",
+    "gru-reset-before",
+    "gru-continuous",
+    "mgu",
+    "antisymmetric",
+    "lru",
+    "s4d",
+    "mpn",
+    "neural-ode",
+)
 
 
 class Written:
