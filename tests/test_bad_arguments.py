@@ -594,6 +594,7 @@ def build_estimates_and_data():
         "mask",
         (np.ones(9), -np.ones(T), np.zeros(T), "abc", np.full(T, np.nan), masked(np.ones(T))),
     )
+    yield from rows("load_checkpoint", over(kpref.load_checkpoint, source={}), "reset", ("middle", 3, True, "", []))
     for load in (kpref.load_checkpoint, Trials.load):
         yield from rows(load.__qualname__, load, "path", (None, 3, "", "no such file.npz", "/", b"\0"), "")
     estimate = kpref.trace(FLOW.K)
@@ -758,6 +759,9 @@ def build_forms_and_flags():
         (models.LSTM, {"n_units": 2}),
         (models.Stacked, {"cell": "gru", "n_units": 2, "n_layers": 2}),
         (models.LowRankRNN, {"n_states": 2, "rank": 1}),
+        (models.ResetBeforeGRU, {"n_states": 2}),
+        (models.UGRNN, {"n_states": 2}),
+        (models.CoRNN, {"n_units": 2}),
     ):
         init = over(kind.init, n_inputs=1, seed=0, **more)
         yield from rows(f"{kind.__name__}.init", init, "seed", SEEDS)
