@@ -114,6 +114,19 @@ class Program:
         first = int(self.offsets[view.register]) + view.start
         return slice(first, first + view.width)
 
+    def reached(self, from_state: bool, from_parameters: bool) -> list[Operation]:
+        """Operations that read what comes from the old state, or from changes of weights that have a variable."""
+        columns, found = np.zeros(self.offsets[-1], dtype=bool), []
+        for view in self.old if from_state else ():
+            columns[self.columns(view)] = True
+        for op in self.operations:
+            reads = op.source is not None and bool(columns[self.columns(op.source)].any())
+            if reads:
+                found.append(op)
+            if reads or (from_parameters and op.variable is not None):
+                columns[self.columns(op.out)] = True
+        return found
+
     def reversed(self) -> Iterator[tuple[Operation, View | None, View]]:
         """Operations in the order of the transpose, with what each writes to and reads there."""
         for op in reversed(self.operations):
