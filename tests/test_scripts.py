@@ -8,7 +8,7 @@ from pathlib import Path
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 #: Packages that a script may need beyond an installation: it is then not tried any further.
-OPTIONAL = ("diffrax", "jax", "primme", "torch", "torchdiffeq")
+OPTIONAL = ("dask", "diffrax", "distributed", "jax", "primme", "torch", "torchdiffeq")
 
 # Each begins with the path that Python gives to a script, and with no module of another script's or of the tests.
 RUNNER = """

@@ -234,6 +234,47 @@ def test_files_that_are_no_trials_are_refused_in_words(tmp_path):
         sharded(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_chunks_that_are_lost_or_damaged_are_no_zeros(zarr_format, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(tmp_path / "store", mode="w", zarr_format=zarr_format)
+    arrays = {"inputs": np.array(TRIALS.inputs), "lengths": np.array(TRIALS.lengths)}
+    for name, array in arrays.items():
+        group.create_array(name, data=array, chunks=(5, *array.shape[1:]))
+    chunks = {}  # of trials 0 to 4, 5 to 9 and 10 to 12
+    for name in arrays:
+        files = [path for path in (tmp_path / "store" / name).rglob("*") if path.is_file()]
+        chunks[name] = sorted(path for path in files if not path.name.startswith((".z", "zarr")))
+        assert len(chunks[name]) == 3
+    theta = np.ones(MODEL.n_parameters)
+    wanted = ShardedFlow(MODEL, tmp_path / "store", shard_size=3).gram @ theta
+    damaged = chunks["inputs"][1]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"shard of trials 5 to 6: .*inputs cannot be read"):
+        ShardedFlow(MODEL, tmp_path / "store", shard_size=3).gram @ theta
+    damaged.unlink()
+    with pytest.raises(ValueError, match=r"shard of trials 5 to 6: .*inputs lacks 1 of its chunks.*write_empty_chunks"):
+        ShardedFlow(MODEL, tmp_path / "store", shard_size=3).gram @ theta
+    damaged.write_bytes(whole)
+    assert np.array_equal(ShardedFlow(MODEL, tmp_path / "store", shard_size=3).gram @ theta, wanted)
+    chunks["lengths"][2].unlink()
+    with pytest.raises(ValueError, match=r"store: lengths lacks 1 of its chunks"):
+        ShardedFlow(MODEL, tmp_path / "store")
+
+
+def test_chunks_of_zeros_that_were_written_are_read(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    for kept in (True, False):
+        group = zarr.open_group(tmp_path / str(kept), mode="w")
+        zeros = np.zeros(TRIALS.inputs.shape)
+        group.create_array("inputs", data=zeros, chunks=(5, T, 2), config={"write_empty_chunks": kept})
+    stored, held = (ShardedFlow(MODEL, where, shard_size=3) for where in (tmp_path / "True", kpref.Trials(zeros)))
+    assert np.array_equal(np.concatenate(list(stored.states())), np.concatenate(list(held.states())))
+    with pytest.raises(ValueError, match="lacks"):
+        list(ShardedFlow(MODEL, tmp_path / "False", shard_size=3).states())
+
+
 def test_modes_are_written_wholly_or_not_at_all(tmp_path, monkeypatch):
     from kpref.distributed import tasks_of_shards as tasks
 

@@ -7,18 +7,21 @@ as a power of two and shards a multiple of them, and a logarithm of the number o
 
 Workers hold nothing that is nowhere else. Groups, models and vectors are scattered, never embedded in a graph; if a
 worker is lost, and with it what it held, everything is placed anew on the workers that there are, and the product is
-done again, to the same bits. There are no actors.
+done again, to the same bits. There are no actors. What is lost with the scheduler cannot be made up for, and is told.
 
 The threads of a worker would share what is compiled, and BLAS: clusters must have one thread for tasks a worker. How
-many threads kpref itself uses in a worker is said by KPREF_NUM_THREADS in its environment.
+many threads kpref itself uses in a worker is said by KPREF_NUM_THREADS in its environment; `WORKER_ENVIRONMENT` is for
+workers of one thread each, as many as there are cores.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from kpref._types import Array
@@ -27,7 +30,19 @@ from kpref.distributed.shards import Group, Shard, Task
 from kpref.distributed.tree import Node, largest_nodes, tree_sum
 from kpref.models.base import Model
 
-__all__ = ["DaskEngine"]
+__all__ = ["WORKER_ENVIRONMENT", "DaskEngine"]
+
+#: Environment of workers, to be there before they start: Dask's setting ``distributed.nanny.pre-spawn-environ``. One
+#: thread each for kpref, Numba and BLAS; and memory that is freed stays with the process, where Dask's own setting
+#: gives it back to the system, which clears it anew for each array of the next product: a fifth of the time of some.
+WORKER_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("KPREF_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"), "1"),
+        **dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 25),  # the largest that glibc takes
+    }
+)
 
 #: How often a product is begun anew on the workers that there are.
 _ATTEMPTS = 8
@@ -35,6 +50,8 @@ _ATTEMPTS = 8
 _PATIENCE = 60
 #: Shards whose results may wait on the workers while they are fetched one by one.
 _AHEAD = 2
+#: Share of a worker's memory for flows, unless that is given: Dask begins to move data to disk at seven tenths.
+_SHARE = 0.4
 
 Result = TypeVar("Result")
 
@@ -42,10 +59,11 @@ Result = TypeVar("Result")
 class DaskEngine:
     """Workers of a cluster of Dask's.
 
-    `client`: a `distributed.Client`. `keep`: bytes for flows on each worker.
+    `client`: a `distributed.Client`. `keep`: bytes for flows on each worker; None: a share of its memory limit, nothing
+    if it has none.
     """
 
-    def __init__(self, client: Any, shards: Sequence[Shard], keep: float) -> None:
+    def __init__(self, client: Any, shards: Sequence[Shard], keep: float | None) -> None:
         try:
             distributed = import_module("distributed")
         except ImportError as error:
@@ -56,6 +74,7 @@ class DaskEngine:
             raise TypeError("client must be one that waits for results; got an asynchronous one")
         self._client, self._shards, self._keep = client, tuple(shards), keep
         self._lost = (CancelledError, distributed.KilledWorker, distributed.comm.CommClosedError, OSError, TimeoutError)
+        self._address = str(client.scheduler.address)
         self._places: dict[str, tuple[Node, Any]] = {}  # what each worker holds: the range, and the group's future
         self._models: list[tuple[Model, Any]] = []
         self._turn = 0
@@ -84,7 +103,7 @@ class DaskEngine:
         waiting: list[tuple[Shard, tuple[Any, ...], list[Any]]] = []
         remaining = iter(self._shards)
         while True:
-            while len(waiting) < _AHEAD * len(self._places) and (shard := next(remaining, None)) is not None:
+            while len(waiting) < _AHEAD * max(1, len(self._places)) and (shard := next(remaining, None)) is not None:
                 waiting.append((shard, () if own is None else (next(own),), []))
             if not waiting:
                 return
@@ -116,12 +135,13 @@ class DaskEngine:
         """What a function returns, called again with everything placed anew if a worker is lost meanwhile."""
         for _ in range(_ATTEMPTS):
             try:
-                if set(self._places) - set(self._client.nthreads()):
+                if not self._places or set(self._places) - set(self._threads()):
                     self._place()
                 return attempt()
+            except _OfTask as error:
+                raise error.args[0] from None
             except self._lost as error:
-                last = error
-                self._place()
+                last, self._places = error, {}
         raise RuntimeError(
             f"workers were lost in each of {_ATTEMPTS} attempts at one product, the last one by {last!r}: see their "
             "logs, and whether a shard and its flow fit into their memory"
@@ -129,21 +149,41 @@ class DaskEngine:
 
     def _place(self) -> None:
         """Give each worker its range of shards."""
-        if not self._client.nthreads():
-            self._client.wait_for_workers(1, timeout=_PATIENCE)
-        threads = self._client.nthreads()
+        if not self._threads():
+            try:
+                self._client.wait_for_workers(1, timeout=_PATIENCE)
+            except TimeoutError as error:
+                raise RuntimeError(
+                    f"the cluster at {self._address} has had no worker for {_PATIENCE} s: see their logs"
+                ) from error
+        threads = self._threads()
         for worker, number in threads.items():
             if number != 1:
                 raise ValueError(
                     f"each worker must have one thread for tasks; {worker} has {number}: start the cluster with "
                     "threads_per_worker=1 (dask worker --nthreads 1)"
                 )
+        if sum(worker.startswith("inproc:") for worker in threads) > 1:
+            raise ValueError(
+                "workers must be processes of their own, as what is compiled is entered by one thread at a time; got "
+                f"{len(threads)} that are threads of one process: start the cluster with processes=True"
+            )
         workers = sorted(threads)[: len(self._shards)]
         bounds = [len(self._shards) * place // len(workers) for place in range(len(workers) + 1)]
         self._models, self._places = [], {}
         for worker, first, last in zip(workers, bounds, bounds[1:], strict=False):
             group = Group([shard.detached() for shard in self._shards[first:last]], self._keep)
             self._places[worker] = (first, last), self._client.scatter(_Boxed(group), workers=[worker], hash=False)
+
+    def _threads(self) -> Mapping[str, int]:
+        """The workers that there are, and how many threads for tasks each has."""
+        try:
+            return dict(self._client.nthreads())
+        except Exception as error:  # of connections, of time, of a client that has closed itself: half a dozen types
+            raise RuntimeError(
+                f"the scheduler at {self._address} does not answer, and what its workers had is lost: start the "
+                "cluster anew, and a flow on it"
+            ) from error
 
     def _shared(self, models: Sequence[Model]) -> list[Any]:
         """Futures of models; each is sent once, as flows that are kept know it by identity."""
@@ -165,6 +205,10 @@ class DaskEngine:
         self._turn += 1
         workers = list(self._places)
         return self._client.scatter(_Boxed(value), workers=[workers[self._turn % len(workers)]], hash=False)
+
+
+class _OfTask(Exception):  # noqa: N818
+    """An error of the system's that a task met with: raised as itself, it would pass for that of a lost worker."""
 
 
 class _Boxed:
@@ -194,8 +238,27 @@ def _values(boxed: Sequence[_Boxed]) -> list[Any]:
 def _totals(
     group: _Boxed, nodes: list[Node], task: Task, models: Sequence[_Boxed], *arguments: _Boxed
 ) -> dict[Node, Array]:
-    return {node: group.value.total(node, task, _values(models), *_values(arguments)) for node in nodes}
+    held = _opened_group(group)
+    with _told_apart():
+        return {node: held.total(node, task, _values(models), *_values(arguments)) for node in nodes}
 
 
 def _run(group: _Boxed, index: int, task: Task, models: Sequence[_Boxed], *arguments: _Boxed) -> Any:
-    return group.value.run(index, task, _values(models), *_values(arguments))
+    with _told_apart():
+        return _opened_group(group).run(index, task, _values(models), *_values(arguments))
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _OfTask(error) from error
+
+
+def _opened_group(boxed: _Boxed) -> Group:
+    """The shards of this worker, which knows how much memory it has."""
+    group: Group = boxed.value
+    if group.keep is None:
+        group.keep = _SHARE * (import_module("distributed").get_worker().memory_manager.memory_limit or 0)
+    return group

@@ -91,7 +91,7 @@ class ShardedFlow:
         As for `Flow`, of models in continuous time.
     keep : float, optional
         Bytes of flows that a process keeps from one product to the next; of the others the model is run anew each time.
-        Half the memory available by default, of a worker on a cluster nothing.
+        By default half the memory available; on a cluster two fifths of each worker's limit, nothing without a limit.
 
     Attributes
     ----------
@@ -107,11 +107,14 @@ class ShardedFlow:
     Raises
     ------
     ValueError, TypeError
-        As for `Flow`, of which a shard's errors name its trials; or if the workers have more than one thread.
+        As for `Flow`, of which a shard's errors name its trials; if the workers have more than one thread, or share a
+        process.
     OSError
         If files cannot be opened.
     ImportError
         If a client or a Zarr store is given and its package is not there.
+    RuntimeError
+        Here and of all methods: if the scheduler of a cluster is lost, or workers are lost again and again.
 
     Examples
     --------
@@ -165,7 +168,7 @@ class ShardedFlow:
         if client is None:
             self._engine: Engine = InProcess(shards, _SHARE * (available_memory() or 0) if room is None else room)
         else:
-            self._engine = DaskEngine(client, shards, 0.0 if room is None else room)
+            self._engine = DaskEngine(client, shards, room)
         parameters = EuclideanSpace((model.n_parameters,))
         known = Structure(self_adjoint=True, positive=True)
         self.gram = TensorOperator(self._gram, self._gram, parameters, parameters, self.dtype, "D* D", known)

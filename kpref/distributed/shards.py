@@ -78,10 +78,10 @@ class Group:
     Shards are gone through in the same order again and again: those that came first stay, and no other takes the place
     of one of them. What is kept changes no bit, and is not in a pickle.
 
-    `keep`: bytes.
+    `keep`: bytes; None until the process that works on them has said how many.
     """
 
-    def __init__(self, shards: Sequence[Shard], keep: float) -> None:
+    def __init__(self, shards: Sequence[Shard], keep: float | None) -> None:
         self.shards, self.keep = tuple(shards), keep
         self._kept: dict[int, tuple[Flow, ...]] = {}
         self._size = 0.0
@@ -116,8 +116,9 @@ class Group:
             next((flow for flow in kept if flow.model is model), None) or shard.flow(model) for model in models
         )
         new = [flow for flow in found if all(flow is not other for other in kept)]
-        size = sum(map(_bytes_of, new)) if self.keep > self._size else 0.0
-        if new and self._size + size <= self.keep:
+        room = (self.keep or 0.0) - self._size
+        size = sum(map(_bytes_of, new)) if room > 0 else 0.0
+        if new and size <= room:
             self._kept[shard.index] = (*kept, *new)
             self._size += size
         return found

@@ -4,7 +4,8 @@ Files hold arrays under the names of the parameters of `Trials`, unpadded sequen
 
     a folder       of npy files, ``inputs.npy``, ``lengths.npy``, ..., mapped into memory
     an npz file    whose entries are not compressed (`numpy.savez`), mapped as well; checksums are not compared
-    a Zarr store   a group, read chunk by chunk; needs the package zarr
+    a Zarr store   a group, read chunk by chunk; needs the package zarr. A chunk that is not there would be read as
+                   zeros, which nothing tells from data: it is refused
 
 Nothing is unpickled. An object that stands for files holds their path alone, so that whoever gets it opens them anew.
 The mask says nothing about lengths here, which all trials have to agree on: without an array of lengths all trials are
@@ -13,6 +14,7 @@ as long as the arrays.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import zipfile
@@ -102,7 +104,10 @@ class StoredTrials:
         for name, array in arrays.items():
             if array.shape[:1] != shape[:1] and not (name == "mask" and array.shape == shape[1:2]):
                 raise ValueError(f"{name} of {path} must be of {shape[0]} trials; got shape {tuple(array.shape)}")
-        lengths = np.asarray(arrays["lengths"][:]) if "lengths" in arrays else np.full(shape[0], shape[1])
+        try:
+            lengths = np.asarray(arrays["lengths"][:]) if "lengths" in arrays else np.full(shape[0], shape[1])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         return cls(path, (shape[0], shape[1], shape[2]), check_lengths(lengths, shape[0], shape[1]))
 
     def take(self, part: slice) -> tuple[Trials, Array | None]:
@@ -165,7 +170,33 @@ def _zarr(path: Path) -> dict[str, Any]:
         zarr = import_module("zarr")
     except ImportError as error:
         raise ImportError(f"reading {path} needs the package zarr (pip install 'kpref[distributed]')") from error
-    return dict(zarr.open_group(path, mode="r").arrays())
+    return {name: _ZarrArray(path, array) for name, array in zarr.open_group(path, mode="r").arrays()}
+
+
+class _ZarrArray:
+    """An array of a Zarr store whose slices along the first axis are read if all their chunks are there."""
+
+    def __init__(self, store: Path, array: Any) -> None:
+        self.shape: tuple[int, ...] = tuple(array.shape)
+        self._folder, self._array = store / array.path, array
+
+    def __getitem__(self, part: slice) -> Any:
+        stored = self._array.shards or self._array.chunks
+        first, last, _ = part.indices(self.shape[0])
+        ranges = [range(first // stored[0], -(-last // stored[0]))]
+        ranges += [range(-(-length // chunk)) for length, chunk in zip(self.shape[1:], stored[1:], strict=True)]
+        keys = (self._array.metadata.encode_chunk_key(place) for place in itertools.product(*ranges))
+        missing = [key for key in keys if not (self._folder / key).is_file()]
+        if missing:
+            raise ValueError(
+                f"{self._array.path} lacks {len(missing)} of its chunks, the first one {missing[0]}, which Zarr would "
+                f"read as {self._array.fill_value}: write it anew, by "
+                'config={"write_empty_chunks": True} if that is what the data are'
+            )
+        try:
+            return self._array[part]
+        except Exception as error:  # of whichever codec finds that it was given something else
+            raise ValueError(f"{self._array.path} cannot be read: {reason(error)}") from error
 
 
 def _mapped_npz(path: Path) -> dict[str, Any]:

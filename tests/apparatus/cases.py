@@ -41,6 +41,9 @@ _GROWING: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 #: Drawn where they are named, so that what a seed draws from all does not change with every network that is added.
 _NAMED: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((name, {}) for name in ("gru-reset-before", "mgu", "ugrnn")),
+    *(("cornn", {"dt": step}) for step in (0.042, 0.2)),
+    *(("antisymmetric", {"epsilon": step}) for step in (0.1, 0.5)),
     *(("lru", {"n_layers": layers, "nonlinearity": name}) for layers, name in ((1, "tanh"), (2, "softplus"))),
     *(("s4d", {"n_layers": layers, "nonlinearity": name}) for layers, name in ((1, "tanh"), (2, "erf"))),
     *(("mpn", {"modulation": kind}) for kind in ("multiplied", "added")),
@@ -62,7 +65,10 @@ PROFILES: dict[str, Arithmetic] = {
     },
 }
 #: Units of a layer are fewer where there are several states to each.
-_PARTS = {"lstm": 2, "lru": 4, "s4d": 5, "mpn": 4, "stacked-gru": 2, "stacked-rnn": 2, "stacked-lstm": 6}
+_PARTS = {
+    **{"lstm": 2, "cornn": 2, "lru": 4, "s4d": 5, "mpn": 4},
+    **{"stacked-gru": 2, "stacked-rnn": 2, "stacked-lstm": 6},
+}
 
 
 def random_flow(seed: int, names: Sequence[str] = ()) -> Flow:
