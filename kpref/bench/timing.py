@@ -225,7 +225,8 @@ def measure_rate(dtype: str, threads: int) -> float:
 
 def measure_bandwidth(threads: int) -> float:
     """Bytes per second, read and written, of one copy of a large array by this many threads."""
-    source, target = np.ones(COPIED), np.zeros(COPIED)
+    source = np.ones(COPIED)
+    target = source.copy()  # memory that has been written to: the first time, the system has to find it
     ends = [COPIED * part // threads for part in range(threads + 1)]
 
     def task(index: int) -> None:
