@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -107,7 +108,7 @@ class Program:
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
         """First column of each register where all stand side by side, and the total."""
-        return np.concatenate([[0], np.cumsum(self.widths)]).astype(np.int64)
+        return _offsets(self.widths)
 
     def columns(self, view: View) -> slice:
         """Columns of a view where all registers stand side by side."""
@@ -225,6 +226,14 @@ class Builder:
 
     def _columns(self, view: View) -> Columns:
         return self._written[view.register][view.start : view.start + view.width]
+
+
+@lru_cache(maxsize=256)
+def _offsets(widths: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Asked for each view of each operation where programs are lowered."""
+    offsets = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
+    offsets.setflags(write=False)
+    return offsets
 
 
 def _overlap(one: View, other: View) -> bool:
