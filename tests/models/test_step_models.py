@@ -67,7 +67,7 @@ def roundings(flow, image):
 
 
 @NAMES
-@examples(50)
+@examples(20)
 @given(SIZES)
 def test_derivatives_agree_with_complex_steps(name, sizes):
     flow, rng = random_flow(name, sizes)
@@ -84,7 +84,7 @@ def test_derivatives_agree_with_complex_steps(name, sizes):
 
 
 @NAMES
-@examples(50)
+@examples(20)
 @given(SIZES)
 def test_dot_tests_and_inverses(name, sizes):
     flow, rng = random_flow(name, sizes)
