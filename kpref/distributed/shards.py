@@ -19,7 +19,7 @@ from kpref.distributed.tree import Node, tree_sum
 from kpref.flow import Flow
 from kpref.models.base import Model
 
-__all__ = ["Group", "LoadedShard", "Shard", "Task"]
+__all__ = ["Group", "LoadedShard", "Shard", "Task", "bytes_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,14 +117,14 @@ class Group:
         )
         new = [flow for flow in found if all(flow is not other for other in kept)]
         room = (self.keep or 0.0) - self._size
-        size = sum(map(_bytes_of, new)) if room > 0 else 0.0
+        size = sum(map(bytes_of, new)) if room > 0 else 0.0
         if new and size <= room:
             self._kept[shard.index] = (*kept, *new)
             self._size += size
         return found
 
 
-def _bytes_of(flow: Flow) -> float:
+def bytes_of(flow: Flow) -> float:
     """Bytes of the arrays that a flow holds, each counted once."""
     found: dict[int, int] = {}
     seen: set[int] = set()
