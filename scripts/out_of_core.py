@@ -81,7 +81,8 @@ def report(flow: ShardedFlow, options: argparse.Namespace) -> None:
             vector = flow.gram(vector / np.linalg.norm(vector))
             progress(1)
     else:
-        pairs = flow.eigh(options.pairs, tol=options.tol, copies=False, precision="full", progress=progress)
+        pairs = flow.eigh(options.pairs, tol=options.tol, copies=False, progress=progress)
+        print(f"{pairs.n_products} products, {pairs.n_single} of them in float32")
         print("eigenvalues", pairs.values)
         print("residuals  ", pairs.residuals)
         first = next(flow.modes(pairs))

@@ -18,6 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,7 +172,8 @@ class ShardedFlow:
             self._engine = DaskEngine(client, shards, room)
         parameters = EuclideanSpace((model.n_parameters,))
         known = Structure(self_adjoint=True, positive=True)
-        self.gram = TensorOperator(self._gram, self._gram, parameters, parameters, self.dtype, "D* D", known)
+        products = partial(_gram, _Factor(self._engine, model))
+        self.gram = TensorOperator(products, products, parameters, parameters, self.dtype, "D* D", known)
 
     # Spectra
 
@@ -398,9 +400,6 @@ class ShardedFlow:
     def __repr__(self) -> str:
         return f"ShardedFlow({self.model}, states {self.shape}, {len(self.bounds)} shards, {self.dtype})"
 
-    def _gram(self, batch: Array) -> Array:
-        return self._engine.total(tasks.gram, (self.model,), batch)
-
     def _cross(self, model: Model, transposed: bool, batch: Array) -> Array:
         return self._engine.total(tasks.cross_gram, (self.model, model), batch, transposed)
 
@@ -447,6 +446,23 @@ class ShardedFlow:
         for what, agrees in same.items():
             if not agrees:
                 raise ValueError(f"two flows that are aligned must have the same {what}; got {self} and {other}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Factor:
+    """D over all shards, whose products have the precision of what they are given."""
+
+    engine: Engine
+    model: Model
+
+    def in_precision(self, dtype: npt.DTypeLike) -> _Factor:
+        """Another one, as `kpref.operators.precision` asks for."""
+        return _Factor(self.engine, self.model)
+
+
+def _gram(factor: _Factor, batch: Array) -> Array:
+    """``D* D v`` for a batch (v, M)."""
+    return factor.engine.total(tasks.gram, (factor.model,), batch)
 
 
 def _starts(z0: npt.ArrayLike | None, trials: int, units: int) -> Array | None:

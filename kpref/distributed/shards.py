@@ -125,7 +125,10 @@ class Group:
 
 
 def bytes_of(flow: Flow) -> float:
-    """Bytes of the arrays that a flow holds, each counted once."""
+    """Bytes of the arrays that a flow holds, each counted once, and of those in float32 that products keep beside them.
+
+    The latter are there once such products have been asked for (`kpref.operators.precision`).
+    """
     found: dict[int, int] = {}
     seen: set[int] = set()
     waiting: list[Any] = [flow.dynamics, flow.inputs]
@@ -144,4 +147,4 @@ def bytes_of(flow: Flow) -> float:
             waiting.extend(thing)
         elif type(thing).__module__.startswith("kpref."):
             waiting.extend(getattr(thing, "__dict__", {}).values())
-    return float(sum(found.values()))
+    return (1.5 if flow.dtype == np.float64 else 1.0) * sum(found.values())
