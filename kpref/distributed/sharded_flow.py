@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,10 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._types import Array
-from kpref._validate import finite_array, instance, integer, one_of, path_like, precision, real_number, short
+from kpref._validate import finite_array, instance, integer, one_of, precision, real_number, short
 from kpref.distributed import tasks_of_shards as tasks
 from kpref.distributed.dask_engine import DaskEngine
 from kpref.distributed.engines import Engine, InProcess
+from kpref.distributed.gram_alignment import gram_alignment
+from kpref.distributed.saved_modes import save_all
 from kpref.distributed.shards import Shard
 from kpref.distributed.stored_trials import trial_source
 from kpref.distributed.tree import Node, tree_sum
@@ -41,7 +41,7 @@ from kpref.models.base import Field, Map, Model
 from kpref.operators import Structure, TensorOperator
 from kpref.readout import Readout
 from kpref.space import EuclideanSpace, TrajectorySpace
-from kpref.spectra import Eigen, Estimate, effective_dimension, eigh, frobenius_squared
+from kpref.spectra import Eigen, Estimate, effective_dimension, eigh
 from kpref.trials import Trials
 
 __all__ = ["ShardedFlow", "ShardedGradient"]
@@ -239,19 +239,12 @@ class ShardedFlow:
         ValueError
             See `modes`.
         """
-        target, vectors = path_like("folder", folder).absolute(), self._lifted(pairs)
-        if target.exists():
-            raise FileExistsError(f"{target} exists: modes are written into a new folder")
-        if not target.parent.is_dir():
-            raise FileNotFoundError(f"cannot make the folder {target}: {target.parent} does not exist")
-        staging = tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            names = list(self._engine.each(tasks.save_lifted, (self.model,), (*vectors, staging)))
-            os.rename(staging, target)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-        return [target / name for name in names]
+        vectors = self._lifted(pairs)
+
+        def write(staging: str) -> Iterator[str]:
+            return self._engine.each(tasks.save_lifted, (self.model,), (*vectors, staging))
+
+        return save_all(folder, write)
 
     def trace(self, probes: int = 64, tol: float | None = None, seed: int = 0) -> Estimate:
         """Trace of the NTK: the sum of those over shards, which are estimated independently.
@@ -289,11 +282,7 @@ class ShardedFlow:
     def alignment(self, other: ShardedFlow, probes: int = 60, seed: int = 0) -> Estimate:
         """Alignment of the NTK with that of another model on the same trials, as `kpref.alignment` defines it.
 
-        With D and E the sensitivities of the two, ``tr(D D* E E*) = |D* E|^2`` in the norm of Hilbert and Schmidt, so
-
-            |D* E|^2 / (|D* D| |E* E|)
-
-        needs products with matrices of parameters alone.
+        From products with matrices of parameters alone: see `kpref.distributed.gram_alignment`.
 
         Parameters
         ----------
@@ -302,12 +291,12 @@ class ShardedFlow:
         probes : int
             Products with each of the three matrices, at least 6.
         seed : int
-            Of the random vectors, others for each of the three.
+            Of the random vectors, the same for all three.
 
         Returns
         -------
         Estimate
-            From 0 to 1; exact if all three are.
+            From 0 to 1; exact up to 400 parameters, or as many as probes.
 
         Raises
         ------
@@ -316,28 +305,11 @@ class ShardedFlow:
         """
         instance("other", other, ShardedFlow, "a ShardedFlow")
         self._require_same_trials(other)
-        count, first = integer("probes", probes, 6), integer("seed", seed, 0)
-        seeds = [int(part) for part in np.random.SeedSequence(first).generate_state(3)]
+        count, seed = integer("probes", probes, 6), integer("seed", seed, 0)
         forward, transpose = (partial(self._cross, other.model, transposed) for transposed in (False, True))
         spaces = other.gram.space_in, self.gram.space_in
         cross = TensorOperator(forward, transpose, *spaces, self.dtype, "D* E")
-        matrices = (cross, self.gram, other.gram)
-        parts = [frobenius_squared(op, count, seed=own) for op, own in zip(matrices, seeds, strict=True)]
-        if not (parts[1].value and parts[2].value):
-            raise ValueError("the alignment with a kernel that is zero is not defined")
-        value = parts[0].value / math.sqrt(parts[1].value * parts[2].value)
-        powers = (1.0, 0.5, 0.5)
-        shares = [
-            (power * part.relative_error) ** 2 for power, part in zip(powers, parts, strict=True) if part.value
-        ]  # of independent errors, to first order
-        products = sum(part.n_products for part in parts)
-        if not any(shares):
-            return Estimate(value, 0.0, products, "exact", least=0.0, most=1.0)
-        degrees = sum(shares) ** 2 / sum(
-            share**2 / part.degrees for share, part in zip(shares, (p for p in parts if p.value), strict=True)
-        )
-        error = value * math.sqrt(sum(shares))
-        return Estimate(value, error, products, "random vectors", degrees=degrees, least=0.0, most=1.0)
+        return gram_alignment(cross, self.gram, other.gram, count, seed)
 
     # Products
 
