@@ -343,3 +343,7 @@ def test_bad_arguments(call, words):
 
 def test_repr():
     assert repr(sharded()) == "ShardedFlow(GRU(2 inputs, 4 states, 96 trainable), states (13, 7, 4), 5 shards, float64)"
+    shown = repr(sharded().gradient(READOUT))
+    assert shown.startswith("ShardedGradient(loss=")
+    assert shown.endswith("(96), accuracy=None)")
+    assert "\n" not in shown

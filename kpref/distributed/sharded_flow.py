@@ -13,13 +13,12 @@ length ``(sigma_1 / sigma) |r|``.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +32,7 @@ from kpref.distributed.gram_alignment import gram_alignment
 from kpref.distributed.saved_modes import save_all
 from kpref.distributed.shards import Shard
 from kpref.distributed.stored_trials import trial_source
+from kpref.distributed.totals import ShardedGradient, gradient_of, trace_of
 from kpref.distributed.tree import Node, tree_sum
 from kpref.flow_inputs import time_grid
 from kpref.integrate import Tableau
@@ -50,22 +50,6 @@ __all__ = ["ShardedFlow", "ShardedGradient"]
 _NUMBERS = 1 << 21
 #: Share of the memory that flows are kept in, unless that is given.
 _SHARE = 0.5
-
-
-class ShardedGradient(NamedTuple):
-    """A loss over all trials and its gradient by the parameters; see `kpref.Flow.gradient_flow`.
-
-    Attributes
-    ----------
-    loss : float
-    grad_theta : ndarray, shape (M,)
-    accuracy : float or None
-        None for a regression.
-    """
-
-    loss: float
-    grad_theta: Array
-    accuracy: float | None
 
 
 class ShardedFlow:
@@ -249,8 +233,7 @@ class ShardedFlow:
     def trace(self, probes: int = 64, tol: float | None = None, seed: int = 0) -> Estimate:
         """Trace of the NTK: the sum of those over shards, which are estimated independently.
 
-        Each shard is gone through once. Terms between shards are no part of the noise; variances and third cumulants
-        add up, and the degrees of freedom are those of Welch and Satterthwaite.
+        Each shard is gone through once. Terms between shards are no part of the noise.
 
         Parameters
         ----------
@@ -265,15 +248,7 @@ class ShardedFlow:
         """
         options = {"probes": probes, "tol": None if tol is None else real_number("tol", tol, above=0)}
         integer("probes", probes, 1)
-        found = self._engine.total(tasks.trace_terms, (self.model,), options, integer("seed", seed, 0))
-        value, variance, spread, third, products, forward, backward = map(float, found)
-        if variance == 0.0:
-            return Estimate(value, 0.0, int(products), "exact", forward=int(forward), backward=int(backward))
-        degrees, skewness = variance**2 / spread if spread else math.inf, third / variance**1.5
-        return Estimate(
-            value, math.sqrt(variance), int(products), "shards", degrees=degrees, skewness=skewness, least=0.0,
-            forward=int(forward), backward=int(backward),
-        )  # fmt: skip
+        return trace_of(self._engine.total(tasks.trace_terms, (self.model,), options, integer("seed", seed, 0)))
 
     def effective_dimension(self, probes: int = 60, seed: int = 0) -> Estimate:
         """Effective dimension ``tr(NTK)^2 / tr(NTK^2)``, see `kpref.effective_dimension`."""
@@ -329,13 +304,7 @@ class ShardedFlow:
         """
         instance("readout", readout, Readout, "a kpref.Readout")
         one_of("at", at, ("all", "last"))
-        sums = self._engine.total(tasks.gradient_terms, (self.model,), readout, at)
-        gradient, (loss, accuracy, measure, scored) = sums[:-4], sums[-4:]
-        if scored == 0.0:
-            raise ValueError("the mask and the measure leave no point to observe")
-        share = measure / scored
-        correct = None if math.isnan(accuracy) else float(accuracy / scored)
-        return ShardedGradient(float(share * loss), (share * gradient).astype(self.dtype), correct)
+        return gradient_of(self._engine.total(tasks.gradient_terms, (self.model,), readout, at), self.dtype)
 
     def states(self) -> Iterator[Array]:
         """States, shard by shard: (b, T, H)."""
