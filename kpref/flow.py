@@ -45,7 +45,7 @@ class Flow(MadeOfFunctions):
         Arrays (T_b, n_inputs) of different lengths are padded, and `lengths` is then theirs.
         For a field it may be a function of time that returns (B, n_inputs), and None if the field has no inputs.
     z0 : array_like, shape (H,) or (B, H), optional
-        Initial states, shared or one a trial; zero by default.
+        Initial states, shared or one a trial; by default where the model starts, zero for most (`Model.start`).
     measure : {"mean", "sum"} or array_like
         Weights of trials and time in the inner product; see `TrajectorySpace`. A weight of zero takes a point out of
         sums, and out of the adjoint of P; steps that are only not scored belong into the mask of `gradient_flow`.
@@ -134,7 +134,7 @@ class Flow(MadeOfFunctions):
                 verb = "is" if len(given) == 1 else "are"
                 raise ValueError(f"{' and '.join(given)} {verb} for models in continuous time; {model} is a map")
             self.inputs: Any = map_inputs(inputs, model, self.dtype)
-            self.z0: Array = initial_states(z0, self.inputs.shape[0], model.n_states)
+            self.z0: Array = initial_states(z0, self.inputs.shape[0], model)
             self._dynamics: Dynamics = MapDynamics(
                 model, self.inputs, self.z0, measure, self.dtype, ends, self.state_noise
             )

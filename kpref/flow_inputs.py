@@ -60,9 +60,10 @@ def map_inputs(inputs: Any, model: Model, dtype: np.dtype[Any]) -> Array:
     return finite_array("inputs", given, axes=("trial", "step", "channel"))
 
 
-def initial_states(z0: npt.ArrayLike | None, trials: int, units: int) -> Array:
-    """Initial states (B, H), zero unless given, for all trials or for each."""
-    array = np.zeros(units) if z0 is None else finite_array("z0", z0)
+def initial_states(z0: npt.ArrayLike | None, trials: int, model: Model) -> Array:
+    """Initial states (B, H), where the model starts unless given, for all trials or for each."""
+    units = model.n_states
+    array = model.start if z0 is None else finite_array("z0", z0)
     if array.shape not in ((units,), (trials, units)):
         raise ValueError(f"z0 must have shape ({units},) or ({trials}, {units}); got {array.shape}")
     return np.broadcast_to(array, (trials, units))  # read-only
@@ -121,7 +122,7 @@ def field_inputs(inputs: Any, z0: Any, model: Field, times: Array, dtype: np.dty
         if source.shape[1] != length:
             raise ValueError(f"inputs must have one row for each of the {length} times; got shape {source.shape}")
     _check_memory(model, trials, length, dtype)
-    return source, initial_states(z0, trials, model.n_states)
+    return source, initial_states(z0, trials, model)
 
 
 def _trials_of_function(inputs: Callable[[float], npt.ArrayLike], model: Field, start: float) -> int:

@@ -20,8 +20,7 @@ parameters: ``G = J``, v = 1. So is any other whose J is written out.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +43,8 @@ Integers = npt.NDArray[np.intp]
 _MOST_ENTRIES = 1 << 22
 #: Columns of the variables that the entries of one current multiply, and their factors.
 Picks = tuple[Integers, Array]
+#: The same, and which numbers of the parameter vector they are.
+Entered = tuple[Integers, Array, Integers]
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,25 +297,47 @@ def _by_units(form: StepForm) -> UnitForm | None:
 
 
 def current_derivatives(form: StepForm) -> Iterator[tuple[Array, Array]]:
-    """For each row: derivative of the new state by all currents (B, H, k), and |v_g|^2 of each (B, k).
+    """For each row: derivative of the new state by all currents, G (B, H, k), and ``G C``, (B, H, k).
 
-    Of any network, units mixed or not: the diagonal block of K at a point is ``G diag(|v_g|^2) G^T``.
-
-    Raises ValueError if one trained number enters two currents: there would be terms between these.
+    C is the product of what the trained entries of currents multiply, by pairs of currents: diagonal, but for numbers
+    that enter two currents. Of any network, units mixed or not: the block of K at a point is ``G C G^T``.
     """
-    picks = _picks(form)
-    if picks is None:
-        raise ValueError(
-            "a trained number enters two currents of this network, so that the trace of K has no closed form by "
-            "currents: kpref.trace(flow.K) estimates it"
-        )
-    columns = np.unique(np.concatenate([np.empty(0, dtype=np.intp), *(own for own, _ in picks.values())]))
-    taken, seeds = np.zeros((len(columns), len(picks))), _seeds(form, picks)
-    for current, (own, factors) in enumerate(picks.values()):
-        np.add.at(taken[:, current], np.searchsorted(columns, own), np.square(factors))
+    entered = _entered(form)
+    columns = np.unique(np.concatenate([np.empty(0, dtype=np.intp), *(own for own, _, _ in entered.values())]))
+    taken, seeds = np.zeros((len(columns), len(entered))), _seeds(form, entered)
+    places = {current: np.searchsorted(columns, own) for current, (own, _, _) in entered.items()}
+    for slot, (current, (_, factors, _)) in enumerate(entered.items()):
+        np.add.at(taken[:, slot], places[current], np.square(factors))
+    first, second = _shared(entered, list(places.values()))
     for row in range(form.n_steps):
-        squares = np.square(_pool(form.rows(slice(row, row + 1)), columns))
-        yield written_at(form, row, slice(None), seeds, len(picks)), squares @ taken
+        pool = _pool(form.rows(slice(row, row + 1)), columns)
+        gates = written_at(form, row, slice(None), seeds, len(entered))
+        weighted = gates * (np.square(pool) @ taken)[:, None, :]
+        if len(first[0]):
+            crossed = np.zeros((len(entered) ** 2, form.n_trials))
+            products = pool[:, first[1]] * first[2] * pool[:, second[1]] * second[2]
+            np.add.at(crossed, first[0] * len(entered) + second[0], products.T)
+            weighted += gates @ crossed.T.reshape(form.n_trials, len(entered), len(entered))
+        yield gates, weighted
+
+
+def _shared(entered: dict[int, Entered], places: list[Integers]) -> tuple[list[Any], list[Any]]:
+    """Pairs of entries of one trained number: the current's slot, the column, and the factor of each of the two."""
+    own = entered.values()
+    slots = np.concatenate([np.empty(0, int), *(np.full(len(place), slot) for slot, place in enumerate(places))])
+    at = np.concatenate([np.empty(0, int), *places])
+    factors = np.concatenate([np.empty(0), *(factors for _, factors, _ in own)])
+    numbers = np.concatenate([np.empty(0, int), *(numbers for _, _, numbers in own)])
+    order = np.argsort(numbers, kind="stable")
+    ordered = numbers[order]
+    pairs = [np.empty((2, 0), dtype=np.intp)]
+    distance = 1
+    while (same := np.flatnonzero(ordered[distance:] == ordered[:-distance])).size:
+        one, other = order[same], order[same + distance]
+        pairs += [np.stack([one, other]), np.stack([other, one])]
+        distance += 1
+    both = np.concatenate(pairs, axis=1)
+    return [values[both[0]] for values in (slots, at, factors)], [values[both[1]] for values in (slots, at, factors)]
 
 
 def _picks(form: StepForm) -> dict[int, Picks] | None:
@@ -322,9 +345,17 @@ def _picks(form: StepForm) -> dict[int, Picks] | None:
 
     None if a trained number enters twice.
     """
-    found: dict[int, list[Picks]] = {}
-    entered = {name: np.zeros((shape[0] if shape else 1, math.prod(shape[1:])), int)
-               for name, shape in form.shapes.items()}  # fmt: skip
+    found = _entered(form)
+    numbers = np.concatenate([np.empty(0, int), *(own for _, _, own in found.values())])
+    if len(np.unique(numbers)) < len(numbers):
+        return None
+    return {current: (columns, factors) for current, (columns, factors, _) in found.items()}
+
+
+def _entered(form: StepForm) -> dict[int, Entered]:
+    """The same, and which numbers of the parameter vector the entries are."""
+    found: dict[int, list[Entered]] = {}
+    vector = form.split(np.arange(form.n_parameters)[None])
     for op in form.program.operations:
         if op.variable is None or op.name not in form.trained:
             continue
@@ -333,23 +364,24 @@ def _picks(form: StepForm) -> dict[int, Picks] | None:
         for entry in form.entries:
             if entry.weight != op.name:
                 continue
-            factor = _factor(form, entry)
-            entered[entry.parameter][entry.part] += (factor.T if entry.transposed else factor) != 0
+            factor, numbers = _factor(form, entry), vector[entry.parameter][0, entry.part]
+            numbers = numbers.T if entry.transposed else numbers
             if op.kind == "unit":
                 found_in = range(entry.columns.start, entry.columns.stop)
-                rows = [(column, slice(column, column + 1), factor[0, [at]]) for at, column in enumerate(found_in)]
+                rows = [
+                    (column, slice(column, column + 1), factor[0, [at]], numbers[0, [at]])
+                    for at, column in enumerate(found_in)
+                ]
             else:
-                rows = [(entry.rows.start + at, entry.columns, factor[at]) for at in range(len(factor))]
-            for row, columns, own in rows:
+                rows = [(entry.rows.start + at, entry.columns, factor[at], numbers[at]) for at in range(len(factor))]
+            for row, columns, own, which in rows:
                 picked = np.flatnonzero(own)
-                found.setdefault(first + row, []).append((offset + columns.start + picked, own[picked]))
-    if any((count > 1).any() for count in entered.values()):
-        return None
-    joined = {}
+                found.setdefault(first + row, []).append((offset + columns.start + picked, own[picked], which[picked]))
+    joined: dict[int, Entered] = {}
     for current, parts in sorted(found.items()):
-        picks = np.concatenate([of for of, _ in parts]), np.concatenate([factor for _, factor in parts])
-        if len(picks[0]):
-            joined[current] = picks
+        if sum(len(part[0]) for part in parts):
+            of, by, numbered = (np.concatenate(part) for part in zip(*parts, strict=True))
+            joined[current] = of, by, numbered
     return joined
 
 
@@ -370,7 +402,7 @@ def _pool(form: StepForm, columns: Integers) -> Array:
     return pool
 
 
-def _seeds(form: StepForm, currents: dict[int, Picks]) -> dict[int, list[Block]]:
+def _seeds(form: StepForm, currents: Collection[int]) -> dict[int, list[Block]]:
     """Ones for each current, in runs of adjacent columns of a register, numbered in the order of `currents`."""
     seeds: dict[int, list[Block]] = {}
     at, offsets = np.fromiter(currents, dtype=np.intp), form.program.offsets

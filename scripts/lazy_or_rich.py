@@ -6,9 +6,10 @@ form, has lost half of the loss that it can lose. A row has the width; the steps
 by the linearisation; the *deviation* of outputs, |y - y_lin| / |y_lin - y0|, which is the number that tells lazy from
 rich; and the alignment of the output NTK after training with that before. The NTK of a wide feedforward network moves
 by a multiple of 1 / width (Dyer and Gur-Ari, arXiv:1909.11304): if that of a recurrent one does too, the deviation
-falls by 4 for each 4 in width.
+falls as the width to the power -1. The last line has that power: the slope of the logarithm of the deviation, by least
+squares over all widths and seeds, with its standard error.
 
-    python scripts/lazy_or_rich.py [--widths 16 64 256] [--figure lazy_or_rich.png]
+    python scripts/lazy_or_rich.py [--widths 16 32 64 128 256] [--figure lazy_or_rich.png]
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 from typing import Any
 
 import numpy as np
+from scipy.stats import linregress
 
 import kpref
 from kpref import Flow, Readout
@@ -59,13 +61,13 @@ def train(flow: Flow, readout: Readout, targets: Any, rate: float, steps: int) -
 def main() -> None:
     """Train all widths, print the table, draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--widths", type=int, nargs="+", default=[16, 64, 256])
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 128, 256])
     parser.add_argument("--figure", help="where to write the figure")
     arguments = parser.parse_args()
     print(
         f"{'width':>6} {'seed':>5} {'steps':>6} {'before':>8} {'after':>8} {'linear':>8} {'deviation':>10} {'NTKs':>6}"
     )
-    curves = []
+    curves, found = [], []
     for width in arguments.widths:
         deviations = []
         for seed in range(SEEDS):
@@ -83,8 +85,12 @@ def main() -> None:
                 times = np.linspace(0, time, steps + 1)
                 share = times * linear.rates[0]  # so that widths share an axis
                 curves.append((f"{width} units", share, np.array(losses), linear.loss(times)))
+        found += [(width, deviation) for deviation in deviations]
         error = np.std(deviations, ddof=1) / SEEDS**0.5
         print(f"{width:6}  mean deviation {np.mean(deviations):.4f} (standard error {error:.4f})")
+    if len(set(arguments.widths)) > 1:
+        fit = linregress(*np.log(np.array(found)).T)
+        print(f"deviation ~ width^({fit.slope:.3f} +- {fit.stderr:.3f})")
     if arguments.figure:
         import matplotlib.pyplot as plt
 

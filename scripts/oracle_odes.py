@@ -4,7 +4,7 @@ The first shows it correct backends that take the steps of a flow, over all meth
 planted in them; the third continuous adjoints in NumPy and by SciPy, right and with a defect each; the last diffrax and
 torchdiffeq, as far as they are installed, with the orders of their states and gradients.
 
-    python scripts/oracle_odes.py [--cases N] [--methods NAME ...] [--tables NAME ...]
+    python scripts/oracle_odes.py [--cases N] [--methods NAME ...] [--tables NAME ...] [--models NAME ...]
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from apparatus.stage_mutants import STAGE_MUTANTS
 from kpref import Flow
 from kpref.integrate import TABLEAUS
 from kpref.models import Rate
+from kpref.models.registry import registered
 from kpref.oracle import verify, verify_convergence
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.verdict import Report
@@ -37,7 +38,7 @@ from kpref.oracle.verdict import Report
 STEPS, TOLERANCES = (0.25, 0.125, 0.0625, 0.03125), (1e-4, 1e-6, 1e-8)
 
 
-def correct(cases: int, methods: list[str]) -> None:
+def correct(cases: int, methods: list[str], models: list[str]) -> None:
     """Correct backends, each of another problem, by arithmetic."""
     columns = ("states", "P_s", "P_s_T", "J_s", "D", "D_T")
     print(f"{'':<10}{'cases':>7}{'accused':>9}{'no run':>8}{'':>2}" + "".join(f"{name:>7}" for name in columns))
@@ -47,7 +48,7 @@ def correct(cases: int, methods: list[str]) -> None:
     accused = []
     for case in tqdm(range(cases), disable=None):
         name, method = names[case % len(names)], methods[case // len(names) % len(methods)]
-        flow = field_flow(case, method)
+        flow = field_flow(case, method, name=models[case % len(models)] if models else None)
         words, backend = correct_stage_backend(flow, ARITHMETICS[name], case)
         report = verify(backend, flow, seed=case)
         verdict = "accused" if report.defects else "passed" if report.passed else "no run"
@@ -63,9 +64,17 @@ def correct(cases: int, methods: list[str]) -> None:
     print("\n".join(accused))
 
 
-def mutant_flow(method: str, input_kind: str) -> Flow:
-    """The problem that defects are planted in: uneven steps."""
+def mutant_flow(method: str, input_kind: str, name: str | None = None) -> Flow:
+    """The problem that defects are planted in: uneven steps, of a rate network or of the one that is named."""
     rng = np.random.default_rng(21)
+    if name is not None:
+        known = registered()[name]
+        network = known.init(2, 5, 0, gain=1.2)
+        biases = {key: value + rng.normal(size=5) for key, value in network.parameters.items() if key == "bias"}
+        network = network.with_parameters(biases)
+        times, inputs = np.append(0.0, known.dt * np.cumsum(rng.uniform(0.5, 2.0, size=8))), rng.normal(size=(3, 9, 2))
+        z0 = network.start + 0.2 * rng.normal(size=(3, network.n_states))
+        return Flow(network, inputs, z0, times=times, method=method, input_kind=input_kind)
     model = Rate(
         rng.normal(size=(5, 2)), rng.normal(size=(5, 5)) / 2, rng.normal(size=5), tau=rng.uniform(0.5, 1.0, size=5)
     )
@@ -73,8 +82,8 @@ def mutant_flow(method: str, input_kind: str) -> Flow:
     return Flow(model, inputs, rng.normal(size=(3, 5)), times=times, method=method, input_kind=input_kind)
 
 
-def planted(methods: list[str]) -> None:
-    """Defects, by arithmetic; of those that are not caught, what they are."""
+def planted(methods: list[str], model: str | None) -> None:
+    """Defects in a model, by arithmetic; of those that are not caught, what they are."""
     print(f"{'':<10}{'planted':>9}{'caught':>8}{'operator':>10}{'class':>7}")
     for name in ("float64", "float32", "tf32", "bfloat16"):
         tasks = [(method, mutant) for method in methods for mutant in STAGE_MUTANTS.values()]
@@ -82,7 +91,7 @@ def planted(methods: list[str]) -> None:
         for method, mutant in tqdm(tasks, disable=None):
             if mutant.several and TABLEAUS[method].stages == 1:
                 continue
-            flow = mutant_flow(method, "hold" if "jump" in mutant.classes else "linear")
+            flow = mutant_flow(method, "hold" if "jump" in mutant.classes else "linear", model)
             right = StageBackend(flow, ARITHMETICS[name])
             backend = mutant.plant(right)
             offered = {} if mutant.operator == "states" else {mutant.operator: getattr(backend, mutant.operator)}
@@ -184,13 +193,17 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(TABLEAUS), choices=[*TABLEAUS])
     tables = ("correct", "planted", "adjoints", "packages")
     parser.add_argument("--tables", nargs="+", default=tables, choices=tables)
+    fields = [name for name, known in registered().items() if known.is_continuous]
+    parser.add_argument("--models", nargs="+", choices=fields, help="in the first two tables (default: rate, linear)")
     arguments = parser.parse_args()
+    models = arguments.models or []
     if "correct" in arguments.tables:
         print("Correct backends of the same steps, and their largest figures")
-        correct(arguments.cases, arguments.methods)
+        correct(arguments.cases, arguments.methods, models)
     if "planted" in arguments.tables:
-        print("\nPlanted defects")
-        planted(arguments.methods)
+        for name in models or [None]:
+            print(f"\nPlanted defects{f' in {name}' if name else ''}")
+            planted(arguments.methods, name)
     if "adjoints" in arguments.tables:
         print(f"\nContinuous adjoints{'':<15}{'states':>7}{'theta':>7}{'z0':>7}")
         adjoints()

@@ -98,7 +98,7 @@ class Alarm:
 
 def mutant_flow(kind: str, weighted: bool, seed: int = 0, shape: tuple[int, int] = (3, 12), units: int = 6) -> Flow:
     """The problem that mutants are planted in."""
-    model: Any = MODELS[kind].init(2, units, seed, gain=1.2, **KINDS[kind])
+    model: Any = MODELS[kind].init(2, units, seed, gain=1.2, **KINDS.get(kind, {}))
     weights = np.random.default_rng([seed, 4]).uniform(0.1, 2.0, size=shape)
     return make_flow(model, shape, seed, weights if weighted else "mean")
 
@@ -153,12 +153,16 @@ def _alone(name: str, flow: Flow, arithmetic: str, seed: int) -> Report:
 def mutant_tasks(
     arithmetics: Iterable[str] = NAMES, problems: int = 1, kinds: Collection[str] = tuple(KINDS)
 ) -> list[tuple[str, str, str, int]]:
-    """Every mutant in every kind of network and arithmetic that it can exist in, in a number of problems each."""
+    """Every mutant in every kind of network and arithmetic that it can exist in, in a number of problems each.
+
+    In networks beyond `KINDS` are those planted that make sense for all of these.
+    """
+    further = tuple(kind for kind in kinds if kind not in KINDS)
     return [
         (name, kind, arithmetic, seed)
         for (name, mutant), arithmetic in itertools.product(MUTANTS.items(), arithmetics)
         if arithmetic in mutant.arithmetics
-        for kind in mutant.models
+        for kind in (*mutant.models, *(further if set(mutant.models) == set(KINDS) else ()))
         if kind in kinds
         for seed in range(problems)
     ]

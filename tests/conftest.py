@@ -7,7 +7,8 @@ with ``--hypothesis-seed``); otherwise examples are derived from the test alone,
 
 import os
 import random
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,6 +20,7 @@ settings.register_profile("ci", derandomize=True, max_examples=20, deadline=None
 settings.register_profile(
     "thorough", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=SLOW_CHECKS
 )
+Case = TypeVar("Case")
 PROFILE = os.environ.get("KPREF_HYPOTHESIS", "ci")
 REQUIRE_BACKENDS = os.environ.get("KPREF_REQUIRE_BACKENDS") == "1"
 
@@ -33,6 +35,21 @@ def coarse_pictures() -> Generator[None, None, None]:
         patch.setitem(STYLE, "figure.dpi", 40)
         patch.setattr(exhibits, "fit_axes", lambda figure: None)
         yield
+
+
+@pytest.fixture(scope="module")
+def blank_pictures() -> Generator[None, None, None]:
+    """Nothing is drawn: for reports whose words, numbers and files are the question; test_report.py draws them."""
+    from kpref.analysis.exhibits import Panel
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Panel, "picture", lambda panel, kind: b"\x89PNG, not drawn")
+        yield
+
+
+def in_turn(cases: Iterable[Case], every: int) -> list[Case]:
+    """Every so manieth of cases that are all of one law; in the thorough profile all of them."""
+    return list(cases)[:: 1 if PROFILE == "thorough" else every]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from kpref import Flow, Readout, cli, save_checkpoint
 from kpref.models import GRU, RNN, Rate
 from kpref.trials import Trials
 
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 B, T, N_IN, H, N_OUT = 3, 6, 2, 3, 2
 DT, TAU, MODES = 0.2, 0.5, 4

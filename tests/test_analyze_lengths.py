@@ -12,7 +12,7 @@ from kpref.analysis.quantities import quantities
 from kpref.analysis.settings import Objective
 from kpref.models import GRU
 
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 LENGTHS = [4, 6, 3, 5]
 
@@ -50,7 +50,7 @@ def test_padding_changes_nothing(network):
 
 
 def test_report_of_ragged_trials(network, arrays, tmp_path):
-    """Figures are drawn; the head says how many steps there are and which count, the notes how that is known."""
+    """The head says how many steps there are and which count, the notes how that is known."""
     save_checkpoint(tmp_path / "n.safetensors", *network)
     np.savez(tmp_path / "t.npz", **arrays)
     argv = ["analyze", tmp_path / "n.safetensors", "--trials", tmp_path / "t.npz", "--out", tmp_path / "out"]

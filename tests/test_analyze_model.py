@@ -9,7 +9,7 @@ import pytest
 from kpref import Flow, Readout, Trials, analyze, cli
 from kpref.models import GRU, UserField, UserMap
 
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 MODULE = """
 import numpy as np

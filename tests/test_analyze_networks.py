@@ -10,7 +10,7 @@ from kpref.checkpoints import save_checkpoint
 from kpref.loss import evaluate_loss
 from kpref.models import RNN
 
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 B, T, N_IN, H, N_OUT = 3, 4, 2, 3, 2
 HEADS = {"fc.weight": (N_OUT, H), "critic.weight": (1, H)}

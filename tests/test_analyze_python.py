@@ -26,7 +26,7 @@ from kpref.coloring import color_trials
 from kpref.models import GRU, RNN, Rate
 from kpref.threads import blas_libraries
 
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 B, T, N_IN, H, N_OUT = 4, 5, 2, 3, 2
 OPTIONS = {"modes": 2, "seed": 3}

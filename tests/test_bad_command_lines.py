@@ -667,7 +667,7 @@ def test_the_table_is_long_enough_and_names_no_line_twice():
 
 
 # The table is tried in this process: here it is what a process ends with.
-PROCESSES = [OPTIONS[0], OUTPUTS[0], VERIFY[0], BENCH[0]]
+PROCESSES = [OUTPUTS[0], VERIFY[0]]
 
 
 @pytest.mark.parametrize("line, expected", PROCESSES, ids=[f"{index}" for index in range(len(PROCESSES))])
@@ -684,17 +684,28 @@ def test_bad_command_line_as_a_process(line, expected, module, prepared, tmp_pat
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("line", ["analyze {d}/run", "golden export answers", "verify m:f --json report.json"])
-def test_current_folder_that_has_gone(line, prepared, tmp_path):
+GONE = "the current folder has been removed; change to one that exists"
+
+
+@pytest.mark.parametrize("line", ["golden export answers", "verify m:f --json report.json"])
+def test_current_folder_that_has_gone(line, prepared, tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.main(words_of(line, prepared, "")) == 2
+    check_message(capsys.readouterr().err, GONE, prepared, "")
+
+
+def test_a_process_whose_folder_has_gone(prepared, tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()
-    words = shlex.join([sys.executable, "-m", "kpref", *words_of(line, prepared, "")])
+    words = shlex.join([sys.executable, "-m", "kpref", *words_of("analyze {d}/run", prepared, "")])
     done = subprocess.run(
         f"rmdir ../gone; exec {words}", shell=True, cwd=gone, env=os.environ | {"KPREF_DEBUG": "0"},
         capture_output=True, text=True, timeout=LONGEST,
     )  # fmt: skip
     assert done.returncode == 2
-    check_message(done.stderr, "the current folder has been removed; change to one that exists", prepared, "")
+    check_message(done.stderr, GONE, prepared, "")
 
 
 @pytest.mark.parametrize(

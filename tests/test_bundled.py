@@ -10,7 +10,7 @@ from kpref.checkpoints import load_checkpoint
 from kpref.data import EXAMPLES, example_folder
 from kpref.trials import Trials
 
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 WORDS = {
     "memory_pro_gru_h128": "GRU of 128 units with 3 inputs",

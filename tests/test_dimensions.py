@@ -170,8 +170,8 @@ def test_estimates_of_the_operators_themselves(large):
         found = effective_dimension(op, keep, probes=90, seed=4)
         # Four numbers; the scores are those of Student's t with 15 degrees of freedom or more: 6 in 1e-5 of cases.
         assert abs(found.value - dense_dimension(gram, op.shape_out, keep)) < 6 * found.standard_error
-        again = effective_dimension(op, keep, probes=90, seed=4)
-        assert (again.value, again.standard_error) == (found.value, found.standard_error)
+    again = effective_dimension(op, keep, probes=90, seed=4)
+    assert (again.value, again.standard_error) == (found.value, found.standard_error)
 
 
 def test_zero_is_of_dimension_zero():

@@ -12,6 +12,7 @@ from kpref import Flow, fixed_points, models
 from kpref.differences import complex_step, finite_difference
 from kpref.equilibria.jacobians import state_jacobians
 from kpref.equilibria.points import unique_states
+from kpref.equilibria.solver import ROOT, UNSETTLED, descend
 from kpref.models.registry import registered
 
 EPS = np.finfo(float).eps
@@ -102,7 +103,7 @@ def test_a_linear_network_rests_where_its_inverse_says(seed, size):
     found = fixed_points(linear(matrix, driven, bias), x, starts=5 * rng.normal(size=(3, size)))
     assert len(found) == 3  # one for each input
     wanted = (x @ driven.T + bias) @ resolvent.T
-    assert np.abs(found.points[found.labels] - wanted).max() < 1e-11
+    assert np.abs(found.points[found.labels] - wanted).max() < 1e-12
     assert np.abs(found.input_sensitivity - resolvent @ driven).max() < 1e-12
     assert (found.inputs[found.labels] == x).all()
 
@@ -118,10 +119,51 @@ def test_a_line_of_fixed_points_is_met_at_the_nearest_point(seed, size):
     starts = root + rng.normal(size=(4, size))
     found = fixed_points(linear(matrix, np.zeros((size, 1)), root - matrix @ root), starts=starts)
     nearest = root + np.outer((starts - root) @ line, line)
-    assert np.abs(found.ends - nearest).max() < 1e-11  # residuals below 1e-12, I - W off the line above 0.1
+    assert np.abs(found.ends - nearest).max() < 1e-12
     assert found.kinds == ["marginal"] * 4
     assert list(found.n_marginal) == [1] * 4
     assert np.isnan(found.input_sensitivity).all()
+
+
+@pytest.mark.parametrize(
+    "residual, slope",
+    [
+        (lambda z: np.exp(-z), lambda z: -np.exp(-z)),  # the distance is 1 everywhere
+        (lambda z: 1 / z, lambda z: -1 / z**2),  # and here z
+    ],
+)
+def test_what_falls_for_ever_has_no_root(residual, slope):
+    """It falls below any tolerance at last, and is flat there: neither a root nor a slow point."""
+    found = descend(lambda z, _: residual(z), lambda z, _: slope(z)[:, :, None], np.array([[1.0], [2.0]]), 1e-12, 200)
+    assert (np.abs(found.residuals) <= 1e-12).all()
+    assert (found.kinds == UNSETTLED).all()
+    assert found.iterations.max() < 200
+
+
+def test_a_state_that_crawls_to_infinity_is_given_up():
+    """Along a parabola, whose bend keeps Newton's steps from halving |r|: damped ones would take thousands."""
+
+    def residual(z, _):
+        return np.stack([np.exp(-z[:, 0]), z[:, 1] - 0.01 * z[:, 0] ** 2], axis=1)
+
+    def jacobian(z, _):
+        along = np.stack([-np.exp(-z[:, 0]), np.zeros(len(z))], axis=1)
+        return np.stack([along, np.stack([-0.02 * z[:, 0], np.ones(len(z))], axis=1)], axis=1)
+
+    found = descend(residual, jacobian, np.array([[3.0, 0.0], [0.0, 0.0]]), 1e-12, 200)
+    assert (found.kinds == UNSETTLED).all()
+    assert found.iterations.max() < 50
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_roots_of_any_order_are_told(order):
+    """|r| < 1e-12 leaves z within 1e-12^(1 / order), though the slope vanishes there."""
+    found = descend(
+        lambda z, _: (z - 0.5) ** order, lambda z, _: (order * (z - 0.5) ** (order - 1))[:, :, None],
+        np.array([[0.9]]), 1e-12, 200,
+    )  # fmt: skip
+    assert list(found.kinds) == [ROOT]
+    assert abs(found.states[0, 0] - 0.5) <= 1e-12 ** (1 / order)
 
 
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm", "low-rank", "stacked-lstm", "stacked-gru"])

@@ -16,6 +16,7 @@ import kpref
 from kpref import kernels
 from kpref.kernels import panels
 from kpref.kernels.lowering import Structure, lower
+from tests.conftest import in_turn
 
 NAMES = {
     "P": kernels.tangent,
@@ -210,7 +211,7 @@ for module in sorted(found.name for found in pkgutil.iter_modules(kernels.__path
 """
 
 
-@pytest.mark.parametrize("changed", ["kernels/blas.py", "kernels/jacobian.py", "models/units.py"])
+@pytest.mark.parametrize("changed", in_turn(["kernels/blas.py", "kernels/jacobian.py", "models/units.py"], 2))
 def test_compiled_code_on_disk_goes_stale_with_what_it_calls(changed, tmp_path):
     """Numba looks at the file of the outermost function only: a change of what it calls must reach it otherwise.
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from kpref import Readout, Trials, __version__, cli, save_checkpoint
+from kpref import Flow, Readout, Trials, __version__, cli, fixed_points, save_checkpoint
+from kpref.analysis import numbers
+from kpref.analysis.effort import DEFAULT, FAST
 from kpref.analysis.exhibits import Panel, exhibit, with_own_names
 from kpref.analysis.figures import draw_exhibits
 from kpref.analysis.numbers import analyze_checkpoint
@@ -24,7 +26,8 @@ from kpref.analysis.runs import until_end
 from kpref.analysis.settings import Objective
 from kpref.analysis.study import Study, compare_all
 from kpref.analysis.tables import quantity_table
-from kpref.models import GRU, RNN
+from kpref.analysis.wording import number
+from kpref.models import GRU, RNN, UserMap
 
 pytestmark = pytest.mark.usefixtures("coarse_pictures")
 
@@ -83,6 +86,32 @@ def test_contents_lead_to_every_section(page):
     linked = re.findall(r'<a href="#(\w+)">', page)
     assert [key for key in sections if key != "findings"] == linked
     assert {"outputs", "modes", "dimensions", "check", "provenance"} <= set(linked)
+
+
+def test_fixed_points_have_a_section(study, files, page):
+    """By the search alone: the same points, in the picture, the table and the numbers."""
+    section = page.split('<section id="points">')[1].split("</section>")[0]
+    assert section.count("<img ") == section.count("<table>") == 2
+    for analysis, kept in zip(study.analyses, json.loads(files["metrics.json"])["checkpoints"], strict=True):
+        wanted = fixed_points(analysis.flow.model, starts=analysis.flow, n_starts=32, max_iterations=50)
+        assert len(wanted.starts) == B * T
+        assert np.array_equal(analysis.points.points, wanted.points)
+        assert kept["points"]["states"] == wanted.points.tolist()
+        assert kept["points"]["kinds"] == wanted.kinds
+        for kind, q in zip(wanted.kinds, wanted.q, strict=True):
+            assert f">{kind}<" in section
+            assert number(float(q), 2) in section
+
+
+@pytest.mark.parametrize("effort, units", [(FAST, 4), (DEFAULT, 600)])
+def test_fixed_points_are_left_out_of_a_first_look_and_of_wide_networks(effort, units):
+    flow = Flow(GRU.init(N_IN, units, seed=0), INPUTS)
+    assert numbers._points(flow, effort, 0) is None
+
+
+def test_a_network_that_overflows_without_input_has_no_points_to_show():
+    model = UserMap(lambda z, x, p: p["w"] * np.cos(z) + np.log(x**2), 1, 1, parameters={"w": 0.5})
+    assert numbers._points(Flow(model, np.ones((2, 3, 1))), DEFAULT, 0) is None
 
 
 def test_panels_have_the_letters_that_captions_speak_of(page):

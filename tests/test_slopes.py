@@ -72,6 +72,7 @@ def test_kinks_are_left_out_and_named():
     check = verdict(errors, 1e-18 / STEPS, crossings)
     assert check.passed
     assert not check.idle
+    assert f"of the {(crossings > 0).sum()} that do no power is claimed" in check.verdict
     all_but_two = np.where(STEPS > STEPS[-2], 1, 0)
     check = verdict(errors, crossings=all_but_two)
     assert check.idle

@@ -8,7 +8,7 @@ import pytest
 from kpref import Flow, Readout
 from kpref.analysis.step_test import measure_steps, step_checks
 from kpref.flow import GradientFlow
-from kpref.models import GRU, RNN, Rate
+from kpref.models import GRU, RNN, Rate, Stacked
 
 RNG = np.random.default_rng(0)
 INPUTS, TARGETS = RNG.normal(size=(4, 10, 3)), RNG.normal(size=(4, 10, 2))
@@ -81,7 +81,18 @@ def test_kinks_are_counted_and_kept_out_of_the_slope():
     assert all(check.passed for check in step_checks(step))
     clean = step.crossings == 0
     assert step.fit.crossed == (~clean).sum()
-    assert step.slope is None or step.slope == pytest.approx(2.0, abs=0.1)
+    assert step.slope == pytest.approx(2.0, abs=0.1)
+    for check in step_checks(step):
+        assert check.verdict.endswith(f"of the {step.fit.crossed} that do no power is claimed")
+
+
+def test_kinks_of_layers_are_those_of_their_cells():
+    stacked = measure_steps(gradient_of(Stacked.init("rnn", 3, 3, 2, seed=0, nonlinearity="relu")), READOUT, ARGUMENTS)
+    assert stacked.crossings[0] > 0
+    for model in (Stacked.init("gru", 3, 3, 2, seed=0), GRU.init(3, 6, seed=0)):
+        step = measure_steps(gradient_of(model), READOUT, ARGUMENTS)
+        assert not step.crossings.any()
+        assert "kink" not in step_checks(step)[0].verdict
 
 
 def test_nothing_moves():

@@ -1,7 +1,8 @@
 """How much work goes into a report: a first look, the usual, or everything.
 
 What is exact stays exact, and iterations converge to the same residuals. Effort decides how many trials and modes there
-are, how many random vectors stand behind an estimate, and on how many trials Schmidt ranks are taken.
+are, how many random vectors stand behind an estimate, on how many trials Schmidt ranks are taken, and where the search
+for fixed points begins.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ class Effort:
     trials: int | None  # at most; None for all
     probes: int  # random vectors beside the leading modes
     schmidt: int  # times the usual work for Schmidt ranks, 0 for none
+    starts: int  # of the search for fixed points, at most; 0 for none
 
 
-FAST = Effort("fast", modes=3, trials=20, probes=18, schmidt=0)
-DEFAULT = Effort("default", modes=10, trials=None, probes=18, schmidt=1)
+FAST = Effort("fast", modes=3, trials=20, probes=18, schmidt=0, starts=0)
+DEFAULT = Effort("default", modes=10, trials=None, probes=18, schmidt=1, starts=32)
 #: Standard errors fall with the root of the number of vectors: to half.
-THOROUGH = Effort("thorough", modes=20, trials=None, probes=72, schmidt=4)
+THOROUGH = Effort("thorough", modes=20, trials=None, probes=72, schmidt=4, starts=256)
 
 
 def chosen_effort(fast: object, thorough: object, spell: Callable[[str], str] = str) -> Effort:

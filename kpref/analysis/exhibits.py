@@ -70,8 +70,8 @@ class Panel:
 class Exhibit:
     """Pictures that belong together."""
 
-    # of the page: "outputs", "modes", "spectra", "dimensions", "stability", "alignments", "shares", "steps", "changes"
-    # or "check"
+    # of the page: "outputs", "modes", "spectra", "dimensions", "stability", "points", "alignments", "shares", "steps",
+    # "changes" or "check"
     section: str
     title: str
     caption: str  # how to read them

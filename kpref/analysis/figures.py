@@ -14,6 +14,7 @@ from kpref.analysis.exhibits import Exhibit, Panel, exhibit, key_panel, with_own
 from kpref.analysis.metric_figures import alignments, dimensions, size_of, stability
 from kpref.analysis.numbers import Analysis, StepTest
 from kpref.analysis.profile import Profile
+from kpref.analysis.resting_points import resting_points
 from kpref.analysis.runs import ends_in_words, scored, until_end
 from kpref.analysis.study import Study
 from kpref.analysis.wording import number, percent
@@ -47,7 +48,8 @@ def draw_exhibits(study: Study, progress: Callable[[str], object] | None = None)
     """
     coloring = color_trials(study.trials)
     makers = [
-        _spectra, _modes, dimensions, stability, alignments, _shares, _steps, _changes, _outputs, _angles, _differences,
+        _spectra, _modes, dimensions, stability, resting_points, alignments, _shares, _steps, _changes, _outputs,
+        _angles, _differences,
     ]  # fmt: skip
     exhibits = with_own_names([made for maker in makers for made in maker(study, coloring)])
     for made in exhibits:

@@ -129,6 +129,9 @@ def _prediction(study: Study) -> str:
     if slopes:
         low, high = f"{min(slopes):.3f}", f"{max(slopes):.3f}"
         text += f": the difference falls as η to the power {low if low == high else f'{low} to {high}'} (theory: 2)"
+        crossed = max(step.fit.crossed for name, step in steps if name in measured)
+        if crossed:
+            text += f", over the steps that cross no kink of relu (of the {crossed} that do no power is claimed)"
     if limits:
         text += f", and it stays below 10 % of the change up to {' and '.join(limits)}"
     unmeasured = [f"in {name} {check.verdict}" for name, check in tests if check.idle]

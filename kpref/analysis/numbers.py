@@ -31,6 +31,7 @@ from kpref.analysis.settings import Integration, Objective
 from kpref.analysis.stability import Stability, growth_trials, measure_stability, stability_trials
 from kpref.analysis.step_size import measure_step_size
 from kpref.analysis.step_test import StepTest, measure_steps, step_checks
+from kpref.equilibria import FixedPoints, fixed_points
 from kpref.flow import Flow, GradientFlow
 from kpref.models import Field, Model
 from kpref.readout import Readout
@@ -56,9 +57,11 @@ __all__ = [
 ]
 
 #: Stages that `analyze_checkpoint` reports as its progress.
-PHASES = 8
+PHASES = 9
 #: Eighth powers of what is larger overflow: effective ranks are made of fourth powers of K and the NTK.
 _LARGEST = 1e35
+#: Floating-point operations that the search for fixed points may take, and for each start, of S^3: 15 Jacobians.
+_POINTS_WORK, _START_WORK = 5e10, 375.0
 #: Eigenfunctions of the NTK that are drawn.
 SHOWN_MODES = 3
 
@@ -115,6 +118,9 @@ class Analysis:
     outputs : ndarray, shape (B, T, n_out), or None
     shares : ErrorShares or None
     step : StepTest or None
+    points : FixedPoints or None
+        Where the network rests under no input, from a few states of its trials; None where that is not looked for, or
+        the network is too wide to do so quickly.
     tasks : TaskAlignment or None
         Alignment of the sub-tasks that conditions or labels stand for; None without one for each trial, or with more
         than `kpref.analysis.alignments.MOST_TASKS` of them.
@@ -145,6 +151,7 @@ class Analysis:
     outputs: Array | None = None
     shares: ErrorShares | None = None
     step: StepTest | None = None
+    points: FixedPoints | None = None
     tasks: TaskAlignment | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -276,6 +283,8 @@ def analyze_checkpoint(
         check=check,
         discretisation=_discretisation(flow, ntk_modes) if isinstance(model, Field) else None,
     )
+    tell("fixed points")
+    analysis = replace(analysis, points=_points(flow, effort, seed))
     tell("gradient flow and steps")
     if objective is not None and readout is not None:
         with np.errstate(over="ignore"):  # a loss that overflows is refused
@@ -291,6 +300,18 @@ def _checks_of_kernel(
         known = modes.values, modes.vectors, longest_sum
         return [mode_check(flow.K, *known), missed_check(flow.K, *known, seed)]
     return [*kernel_checks(flow.K, exact, modes, longest_sum, seed), kernel_sums(exact, flow)]
+
+
+def _points(flow: Flow, effort: Effort, seed: int) -> FixedPoints | None:
+    """As many starts as the effort and the work that is meant for them allow."""
+    number = min(effort.starts, int(_POINTS_WORK / (_START_WORK * flow.model.n_states**3)))
+    if number == 0:
+        return None
+    try:
+        with np.errstate(all="ignore"):  # of a user's function where it is given no input
+            return fixed_points(flow.model, starts=flow, n_starts=number, seed=seed, max_iterations=50)
+    except ValueError:  # of all that could be wrong there is left a model that overflows where it has no input
+        return None
 
 
 def _require_moderate(name: str, flow: Flow, seed: int) -> None:

@@ -16,6 +16,7 @@ from kpref._version import __version__
 from kpref.analysis.exhibits import Exhibit, Panel
 from kpref.analysis.findings import findings
 from kpref.analysis.numbers import Analysis
+from kpref.analysis.resting_points import points_tables
 from kpref.analysis.study import Study
 from kpref.analysis.style_sheet import STYLE_SHEET
 from kpref.analysis.tables import alignment_table, breakable, quantity_table, table
@@ -49,6 +50,11 @@ _GLOSSARY = (
         "Lyapunov exponent",
         "the rate, in nats a step, at which small differences grow (above zero) or fade (below): a factor e for each "
         "nat. Finite-time: over the length of a trial, not for ever",
+    ),
+    (
+        "fixed point",
+        "a state that stays as it is under no input. Stable if small differences from it fade in all directions, a "
+        "saddle if they grow in some. Slow point: the speed is least there, but not zero",
     ),
     (
         "alignment",
@@ -113,6 +119,7 @@ def _sections(study: Study, exhibits: Sequence[Exhibit]) -> Iterator[tuple[str, 
     yield section("How strong the leading ways are", "spectra", *map(_eigenvalue_table, study.analyses))
     yield section("How many ways there are", "dimensions", quantity_table(study, "dimensions"))
     yield section("Does the network forget or amplify?", "stability", quantity_table(study, "stability"))
+    yield section("Where the dynamics rest", "points", *points_tables(study))
     yield section(
         "What points the same way",
         "alignments",

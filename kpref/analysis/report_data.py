@@ -15,6 +15,7 @@ from kpref.analysis.quantities import interval_of, quantities
 from kpref.analysis.stability import NORM_TOLERANCE
 from kpref.analysis.study import Comparison, Study
 from kpref.analysis.wording import LEVEL
+from kpref.equilibria import FixedPoints
 from kpref.spectra import Lyapunov
 from kpref.spectra.lyapunov import TooShort
 
@@ -38,6 +39,8 @@ HOW = {
     "trial_norms": f"iterated (Lanczos), relative residual of the square at most {NORM_TOLERANCE:g}, on "
     "stability_trials, as lyapunov",
     "growth": "log of a singular value, exact to rounding, on the trials listed",
+    "points": "fixed points under no input, by Newton's method to rounding, from a few states of the trials: there may "
+    "be more; null where they were not looked for",
     "tasks": "exact to rounding: a product with the NTK for each label",
     "alignments": "of K and the NTK of the two checkpoints: estimated from random vectors, with standard errors "
     "(jackknife), or exact where those are zero",
@@ -171,6 +174,7 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
         "stability_trials": stability.trials,
         "trial_norms": stability.trial_norms,
         "growth": {"trials": stability.growth_trials, "log": stability.growth},
+        "points": _points(analysis.points),
         "tasks": None
         if tasks is None
         else {"labels": tasks.labels, "rates": tasks.rates, "alignment": tasks.alignment},
@@ -190,6 +194,22 @@ def _checkpoint(analysis: Analysis) -> dict[str, Any]:
             "drawn_share": step.predicted_profile.share,
         },
         "self_check": _self_check(analysis),
+    }
+
+
+def _points(found: FixedPoints | None) -> dict[str, Any] | None:
+    """Fixed and slow points; None where they were not looked for."""
+    if found is None:
+        return None
+    return {
+        "kinds": found.kinds,
+        "speeds": found.residuals,
+        "q": found.q,
+        "unstable_directions": found.n_unstable,
+        "largest_growth": found.growth[:, :1].ravel(),
+        "starts": found.counts,
+        "starts_without_a_point": int((~found.settled).sum()),
+        "states": found.points,
     }
 
 

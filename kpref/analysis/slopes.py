@@ -25,10 +25,11 @@ from kpref.dynamics import FieldDynamics, MapDynamics
 from kpref.flow import Flow
 from kpref.linearize import Form, linearize
 from kpref.models import Model
+from kpref.models.nonlinearity import Nonlinearity
 from kpref.runge_kutta import StageSystem
 from kpref.step_form import StepForm
 
-__all__ = ["Slope", "fit_slope", "has_kinks", "kinks_crossed", "slope_check"]
+__all__ = ["Slope", "fit_slope", "has_kinks", "kinks_crossed", "nonlinearity_of", "slope_check"]
 
 #: Errors above this share of the change itself are no expansion in small steps.
 _SMALL = 0.1
@@ -101,6 +102,8 @@ def slope_check(name: str, identity: str, slope: Slope, what: str) -> Check:
         gap, bound = abs(slope.value - expected), 2 * slope.error + _SLACK
         power = f"{slope.value:.3f} ± {slope.error:.1g}"
         verdict = f"{what} falls as the step to the power {power} (a right derivative: {expected:.0f})"
+        if slope.crossed:
+            verdict += f", over steps that cross no kink of relu; of the {slope.crossed} that do no power is claimed"
         return Check(name, identity, gap, bound, reason, verdict)
     if slope.clean < 3 and slope.crossed:
         verdict = f"{slope.crossed} steps take currents across the kink of relu, where no power is to be expected"
@@ -118,9 +121,14 @@ def slope_check(name: str, identity: str, slope: Slope, what: str) -> Check:
     return Check(name, identity, slope.smallest, _SMALL, "the prediction must hold for small steps", verdict)
 
 
+def nonlinearity_of(model: Model) -> Nonlinearity | None:
+    """The function that bends the currents of a model, its own or its cell's; None if there are gates alone."""
+    return getattr(model, "nonlinearity", None) or getattr(getattr(model, "cell", None), "nonlinearity", None)
+
+
 def has_kinks(model: Model) -> bool:
     """Whether a model's nonlinearity has a kink."""
-    return getattr(getattr(model, "nonlinearity", None), "name", None) == "relu"
+    return getattr(nonlinearity_of(model), "name", None) == "relu"
 
 
 def kinks_crossed(flow: Flow, one: Model, one_states: Array, other: Model, other_states: Array) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kpref.analysis.numbers import Analysis
+from kpref.analysis.slopes import nonlinearity_of
 from kpref.analysis.wording import percent
 from kpref.step_form import StepForm
 
@@ -67,7 +68,7 @@ def _saturation(analysis: Analysis) -> str:
     model, form = analysis.flow.model, analysis.flow.linearization
     if not isinstance(form, StepForm):
         return ""
-    bend = getattr(model, "nonlinearity", None) or getattr(getattr(model, "cell", None), "nonlinearity", None)
+    bend = nonlinearity_of(model)
     name = "tanh" if bend is None else bend.name
     slopes = [form.channel(channel) for channel in form.places if channel.endswith("slope")]
     if slopes and name in _STEEPEST:

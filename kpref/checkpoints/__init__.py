@@ -1,8 +1,8 @@
 """Trained networks from files, mappings and modules, and into files.
 
 From the source to the network: `sources` makes one flat mapping of names to arrays of it, `composed` puts together
-weights that are kept in parts, `layers` finds the recurrent layer, `heads` the readout, and `load` sees that every
-array is accounted for.
+weights that are kept in parts, `recurrent` finds the recurrent layer by PyTorch's names, `foreign` by those of other
+libraries, `own_names` by kpref's own, `heads` finds the readout, and `load` sees that every array is accounted for.
 """
 
 from kpref.checkpoints.load import Checkpoint, load_checkpoint

@@ -23,6 +23,7 @@ import safetensors
 from numpy.typing import NDArray
 
 from kpref._archives import open_file, open_zip, read_entries, reason, require_unique
+from kpref.checkpoints.hdf5 import MAGIC, read_hdf5
 from kpref.memory import require_memory
 
 __all__ = ["read_file"]
@@ -38,14 +39,15 @@ SAVE_TENSORS = "save its tensors, torch.save(model.state_dict(), path), or write
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[Mapping[Any, Any], dict[str, str]]:
-    """Read an npz, safetensors or PyTorch (zip) file.
+    """Read an npz, safetensors, PyTorch (zip) or HDF5 file.
 
     `path`: the file; its suffix does not matter.
     Returns the arrays by their names, in the file's order (of a PyTorch file the dictionary that was saved, whatever it
     holds), and texts by theirs: the metadata of a safetensors file, the string scalars of an npz file.
     Raises OSError if it is not a file or cannot be opened; ValueError if it is of another format, truncated or damaged,
     holds two things of one name, or would need unpickling; ImportError if it is a PyTorch file and PyTorch (2.6 or
-    later) is not installed; MemoryError if it is larger, unpacked, than the memory available.
+    later) is not installed, or an HDF5 file and h5py is not; MemoryError if it is larger, unpacked, than the memory
+    available.
     """
     path = Path(path)
     with open_file(path) as file:
@@ -55,6 +57,8 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Mapping[Any, Any], dict[str
                 if any(name.endswith("/data.pkl") or name == "data.pkl" for name in archive.namelist()):
                     return _read_torch(path, archive), {}
                 return read_entries(path, archive)
+        if head.startswith(MAGIC):
+            return read_hdf5(path, file), {}
         if head[8:9] == b"{":
             return _read_safetensors(path, file, int.from_bytes(head[:8], "little"))
     if not head:

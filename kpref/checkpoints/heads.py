@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kpref._archives import Arrays
 from kpref._validate import finite_array
+from kpref.checkpoints.foreign import parts_of
 from kpref.checkpoints.recurrent import Recurrent, taken, untransposed
 from kpref.checkpoints.sources import listed
 from kpref.readout import Readout
@@ -73,11 +74,16 @@ def choose_readout(
     if bias is not None:
         bias = finite_array(str(chosen.bias), bias[None] if alone and not bias.ndim else bias, shape=(len(weight),))
     used = {untransposed(rest, name) for name in chosen if name is not None}
-    others = [name for head in candidates for name in head if name is not None and name not in used]
+    offered = [untransposed(rest, name) for head in candidates for name in head if name is not None]
+    others = [name for name in offered if name not in used]
     notes = [f"not read, because another readout was chosen: {listed(others)}"] if others else []
     if alone:
         notes.append(f"{chosen.weight} of shape {given.shape} is read as a readout of one output")
-    if wanted is None and not assigned.keys() & HEAD and not _is_called_readout(chosen.weight, layer):
+    if (
+        wanted is None
+        and not assigned.keys() & HEAD
+        and not _is_called_readout(untransposed(rest, chosen.weight), layer)
+    ):
         notes.append(
             f"the readout is assumed to be {chosen.weight}, of which only the shape speaks for one: readout= "
             "(--readout) and ignore= (--ignore) say otherwise"
@@ -92,15 +98,17 @@ def _chosen(
         if wanted is not None:
             raise ValueError(f"the readout is said twice: readout={wanted!r} and {assigned['readout.weight']!r} by map")
         weight = assigned["readout.weight"]
-        return Head(weight, assigned.get("readout.bias") or _bias_of(rest, weight))
+        return Head(weight, assigned.get("readout.bias") or _bias_of(rest, untransposed(rest, weight)))
     if wanted is not None:
-        names = [name for name in (wanted, f"{wanted}.weight") if name in rest]
-        if not names or not reads(rest[names[0]], n_units):
+        names = [
+            name for name in (wanted, *(wanted + end for end in (".weight", ".kernel", "/kernel"))) if name in rest
+        ]
+        if not names or not reads(taken(rest, _upright(names[0])), n_units):
             raise ValueError(
                 f"there is no readout {wanted!r}, a matrix of {n_units} columns or a vector of as many entries; the "
                 f"candidates are {listed(head.weight for head in candidates)}"
             )
-        chosen = Head(names[0], _bias_of(rest, names[0]))
+        chosen = Head(_upright(names[0]), _bias_of(rest, names[0]))
     elif len(candidates) > 1:
         raise ValueError(
             f"the readout is ambiguous: pick one of {listed(head.weight for head in candidates)} with the argument "
@@ -120,31 +128,37 @@ def reads(array: NDArray[Any], n_units: int) -> bool:
 
 def _head(rest: Arrays, name: str, layer: Recurrent) -> Head | None:
     """The readout that this array is the weight of, if its name and shape say so."""
-    array = rest[name]
+    weight, array = _upright(name), rest[name]
+    array = array if weight == name else array.T
     if not reads(array, layer.n_units):
         return None
     bias = _bias_of(rest, name)
-    module, _, last = _below(layer.module, name).rpartition(".")
-    if _words(f"{module}.{last}") & _OTHER_WORDS:
+    *module, last = _below(layer.module, name)
+    if _words(".".join([*module, last])) & _OTHER_WORDS:
         return None
-    if last == "weight":
+    if last in ("weight", "kernel"):
         # A linear layer of another name, with as many rows as there are inputs, might as well stand before the network.
         is_linear = array.ndim == 2 and bias is not None and rest[bias].shape == (len(array),) != (layer.n_inputs,)
-        return Head(name, bias) if module and (is_linear or _is_called_readout(name, layer)) else None
+        return Head(weight, bias) if module and (is_linear or _is_called_readout(name, layer)) else None
     words = _words(last)
-    return Head(name, bias) if words & _BARE_WORDS and words <= _BARE_WORDS | {"w", "weight"} else None
+    return Head(weight, bias) if words & _BARE_WORDS and words <= _BARE_WORDS | {"w", "weight"} else None
+
+
+def _upright(name: str) -> str:
+    """How the array is taken as a weight (out, in): those of Keras and Flax, called ``kernel``, are transposed."""
+    return f"{name}.T" if parts_of(name)[-1] == "kernel" else name
 
 
 def _is_called_readout(name: str, layer: Recurrent) -> bool:
-    module, _, last = _below(layer.module, name).rpartition(".")
-    return bool(_words(module if last == "weight" else last) & _READOUT_WORDS)
+    *module, last = _below(layer.module, name)
+    return bool(_words(".".join(module) if last in ("weight", "kernel") else last) & _READOUT_WORDS)
 
 
-def _below(module: str, name: str) -> str:
-    """The part of a name that it does not share with the recurrent layer: of "a.fc" beside "a.rnn" it is "fc"."""
-    parts, others = name.split("."), module.split(".")
+def _below(module: str, name: str) -> list[str]:
+    """The parts of a name that it does not share with the recurrent layer: of "a.fc" beside "a.rnn" it is "fc"."""
+    parts, others = parts_of(name), module.split(".")
     shared = os.path.commonprefix([parts[:-1], others])
-    return ".".join(parts[len(shared) :])
+    return parts[len(shared) :]
 
 
 def _words(name: str) -> set[str]:
@@ -155,7 +169,10 @@ def _words(name: str) -> set[str]:
 
 def _bias_of(rest: Arrays, weight: str) -> str | None:
     """Name of the bias beside a weight: ``fc.weight`` -> ``fc.bias``, ``Wout`` -> ``Wout.bias`` or ``bout``."""
-    if weight.endswith(".weight") or weight == "weight":
+    before, kernel, after = weight.rpartition("kernel")
+    if kernel and parts_of(weight)[-1] == kernel:
+        names = [f"{before}bias{after}"]
+    elif weight.endswith(".weight") or weight == "weight":
         names = [weight.removesuffix("weight") + "bias"]
     else:
         layer, dot, last = weight.rpartition(".")

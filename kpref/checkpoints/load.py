@@ -13,9 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from kpref._archives import Arrays
 from kpref._validate import flag, short
 from kpref.checkpoints.composed import put_together
+from kpref.checkpoints.foreign import find_foreign, parts_of, with_reset_before
 from kpref.checkpoints.heads import HEAD, choose_readout, reads
 from kpref.checkpoints.initial_states import initial_shape, initial_states
-from kpref.checkpoints.recurrent import LAYER, Recurrent, find_recurrent, place_of
+from kpref.checkpoints.own_names import find_described
+from kpref.checkpoints.recurrent import LAYER, Recurrent, find_recurrent, has_layers, place_of, untransposed
 from kpref.checkpoints.sources import Source, listed, read_source
 from kpref.models import Model
 from kpref.models.registry import Registration, registered
@@ -29,13 +31,17 @@ __all__ = ["Checkpoint", "load_checkpoint"]
 _TEXTS = ("nonlinearity", "leak")
 """Options of a network that are words."""
 
+_KERAS = ["recurrent_kernel"]
+"""The last part of the name of a weight whose gates are in another order."""
+
 
 class Checkpoint(tuple[Model, Readout | None]):
     """A network that was read: ``model, readout = load_checkpoint(path)``, and what else is to be known of it.
 
     Attributes
     ----------
-    model : RNN, GRU, LSTM, Stacked, LeakyRNN or Rate
+    model : Model
+        RNN, GRU, LSTM, Stacked, LeakyRNN or Rate by the names of PyTorch; any registered one that kpref saved.
     readout : Readout or None
         Of the observed states: all, or the h of the last layer.
     z0 : ndarray, shape (n_states,) or (B, n_states), or None
@@ -94,6 +100,7 @@ def load_checkpoint(
     map: Mapping[str, str] | None = None,
     alpha: ArrayLike | None = None,
     leak: str | None = None,
+    reset: str | None = None,
 ) -> Checkpoint:
     """Read a recurrent network, and its linear readout if it has one.
 
@@ -106,7 +113,8 @@ def load_checkpoint(
         A safetensors, npz or PyTorch (zip) file, recognised by its content; or in memory a module of PyTorch, its
         ``state_dict``, or any mapping from names to arrays of NumPy, PyTorch or JAX. The mapping may stand under one
         key of a dictionary ("model", "state_dict", ...), beside other things. A PyTorch file needs PyTorch 2.6 or
-        later and is read with ``weights_only=True``. Files never run code: pickles and Python objects are refused.
+        later and is read with ``weights_only=True``; an HDF5 file, such as Keras' ``.weights.h5``, needs h5py. Files
+        never run code: pickles and Python objects are refused.
     trainable : sequence of str, optional
         Names of the trainable parameters, as the model calls them (``weight_hh``; ``weight_hh_l1`` of several layers);
         all by default.
@@ -131,13 +139,16 @@ def load_checkpoint(
         Which array is which, where the names are not PyTorch's: from ``weight_ih``, ``weight_hh``, ``bias_ih``,
         ``bias_hh`` (``weight_ih_l1``, ... of further layers), ``readout.weight`` or ``readout.bias`` to a name, with
         ``.T`` after it for the transpose: ``{"weight_hh": "cell.kernel.T"}``. Blocks of rows must stand in PyTorch's
-        order: reset, update, new of a GRU; input, forget, cell, output of an LSTM.
-
+        order: reset, update, new of a GRU; input, forget, cell, output of an LSTM. Layers of Keras, Flax and equinox,
+        ``input2h`` and ``h2h``, and ``wi``, ``m``, ``n`` of low rank are known by their own names, without it.
     alpha : float or array_like of shape (H,), optional
         Take weights of an RNN's shape as a leaky network of this leak, in (0, 1]; see `kpref.models.LeakyRNN`.
     leak : {"outside", "inside"}, optional
         Of a leaky network: whether its nonlinearity is around the states (default) or around the currents. Beside
         an array ``alpha`` (H,) it says that this is the trained leak, as ``tau`` (H,) is of a rate network.
+    reset : {"before", "after"}, optional
+        Where the reset gate of a GRU stands: before the product with the recurrent weight (`ResetBeforeGRU`, Keras'
+        ``reset_after=False``) or after it. Needed for a GRU of Keras without biases alone; else names or shapes tell.
 
     Returns
     -------
@@ -167,15 +178,17 @@ def load_checkpoint(
         raise TypeError(f"readout must be the name of an array; got {short(readout)}")
     found = read_source(source, ignored, {name.removesuffix(".T") for name in assigned.values()})
     try:
-        arrays, notes = put_together(found.arrays)
-        network = find_recurrent(arrays, assigned)
+        network, arrays, notes = _network(found, assigned, _where(reset))
         timed = leak is not None and _beside(network, "alpha") in arrays
-        kind = _choose_kind(found, network, continuous, alpha is not None or timed)
-        assert kind.torch is not None
+        leaky = alpha is not None or timed
+        kind = registered()[network.kind] if network.kind else _choose_kind(found, network, continuous, leaky)
+        if continuous and not kind.is_continuous:
+            raise ValueError(f"{network.name!r} is of {kind.in_words}, which is a map in discrete time")
         given = {"nonlinearity": nonlinearity, "tau": tau, "alpha": alpha, "leak": leak}
-        times = _time_constants(kind.torch.timed, arrays, network, given, starts)
+        times = _time_constants(kind.torch.timed if kind.torch else "", arrays, network, given, starts)
         options, assumed = _options(kind, found, network, given)
-        model = kind.kind(**kind.torch.to_model(network.layers), **options, trainable=trainable)  # type: ignore[arg-type]
+        layer = network.layers[0] if kind.torch is None else kind.torch.to_model(network.layers)
+        model = kind.kind(**layer, **options, trainable=trainable)  # type: ignore[arg-type]
         rest = {name: array for name, array in arrays.items() if name not in (*network.used, times)}
         initial = initial_states(rest, starts, model) if starts else None
         rest = {name: array for name, array in rest.items() if name not in starts}
@@ -195,6 +208,38 @@ def load_checkpoint(
     if found.ignored:
         notes.append(f"set aside as asked: {listed(found.ignored)}")
     return Checkpoint(model, head, initial, assumed, notes)
+
+
+def _where(reset: str | None) -> str | None:
+    if reset not in (None, "before", "after"):
+        raise ValueError(f"reset must be 'before' or 'after' the product; got {short(reset)}")
+    return reset
+
+
+def _network(found: Source, assigned: Mapping[str, str], reset: str | None) -> tuple[Recurrent, Arrays, list[str]]:
+    """The network, by the names of kpref, of PyTorch, or of another library; all arrays, put together, and notes."""
+    by_map = [key for key in assigned if key not in HEAD]
+    network = find_described(found)
+    if network is not None:
+        if by_map or reset is not None:
+            raise ValueError(f"the file says which arrays are what; got {f'map of {by_map[0]}' if by_map else 'reset'}")
+        return network, found.arrays, []
+    arrays, notes = put_together(found.arrays)
+    if not by_map and not has_layers(arrays):
+        network = find_foreign(arrays, reset)
+    if network is None:
+        network = find_recurrent(arrays, assigned)
+        of_keras = [name for key, name in assigned.items() if parts_of(untransposed(arrays, name))[-1:] == _KERAS]
+        if network.blocks == 3 and of_keras:
+            raise ValueError(
+                f"{of_keras[0]!r} has the name of a weight of Keras, whose GRU has its gates in the order update, "
+                "reset, new, unlike that of map= (--map): it is read without map, beside its kernel and bias"
+            )
+        if reset == "before":
+            network = with_reset_before(network)
+    if reset is not None and network.kind != "gru-reset-before" and network.blocks != 3:
+        raise ValueError(f"reset= (--reset) is about a GRU; {network.name!r} is of another network")
+    return network, arrays, notes
 
 
 def _names(argument: str, given: Any) -> list[str]:
@@ -281,16 +326,24 @@ def _options(
     kind: Registration, found: Source, network: Recurrent, given: Mapping[str, Any]
 ) -> tuple[dict[str, Any], bool]:
     """Arguments of the model that its arrays do not tell, and whether its nonlinearity is an assumption."""
-    assert kind.torch is not None
-    wanted = kind.torch.options
+    wanted = kind.torch.options if kind.torch is not None and not network.kind else network.wanted
+    missing = [name for name in network.asked if given[name] is None and not kind.is_continuous]
+    if missing:
+        ways = ", ".join(f"{name}= (--{name})" for name in missing)
+        raise ValueError(
+            f"{network.name!r} is of a network whose {' and '.join(missing)} nothing tells: say so with {ways}; where "
+            "there is no leak, alpha is 1"
+        )
     for name, value in given.items():
         if value is None or name in wanted or name.startswith("train_"):
             continue
+        if network.options:
+            raise ValueError(f"the file says what network it holds, {kind.in_words}; got {name}={short(value)}")
         if name == "tau":
             raise ValueError(f"tau is for networks in continuous time, and this one is not; got {value!r}")
         raise ValueError(f"{kind.in_words} has no {name} to choose; got {value!r}")
-    options = {**kind.fixed, **{name: value for name, value in given.items() if value is not None}}
-    if found.recorded.get("model") == kind.name:
+    options = {**kind.fixed, **network.options, **{name: value for name, value in given.items() if value is not None}}
+    if found.recorded.get("model") == kind.name and kind.torch is not None:
         there = [name for name in kind.torch.optional if name in found.recorded]
         for name in (*wanted, *there):
             if name not in options and name not in _TEXTS:
@@ -328,7 +381,7 @@ def _require_explained(left: Arrays, network: Recurrent) -> None:
     if any(initial_shape(array, n_units, n_layers) is not None for array in numbers.values()):
         ways.insert(0, "named as the initial state with z0= (--z0)")
     biases = [name for name, array in numbers.items() if array.shape == (rows,)]
-    free = [parameter for parameter in ("bias_ih", "bias_hh") if parameter not in network.layers[0]]
+    free = [key for key in ("bias_ih", "bias_hh") if network.blocks and key not in network.layers[0]]
     if biases and free:
         ways.insert(0, f"read as a bias with map= (--map {free[0]}={biases[0]})")
     turned = [name for name, array in left.items() if array.ndim == 2 and len(array) == n_units != array.shape[1]]

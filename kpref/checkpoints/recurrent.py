@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from kpref._validate import check_shape, finite_array
 from kpref.checkpoints.sources import listed
 from kpref.models.registry import Registration, registered
 
-__all__ = ["LAYER", "Recurrent", "find_recurrent", "place_of", "taken", "untransposed"]
+__all__ = ["LAYER", "Recurrent", "find_recurrent", "has_layers", "place_of", "taken", "untransposed"]
 
 LAYER = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 """Parameters of a recurrent layer, by the names that ``map`` assigns."""
@@ -41,27 +42,29 @@ class Recurrent:
     """A recurrent network."""
 
     layers: tuple[Arrays, ...]  # of each layer: parameter -> array, finite, in float64, of matching shapes
-    blocks: int  # blocks of H rows of the recurrent weights
+    n_units: int  # of each layer, as readouts see them
+    n_inputs: int
     name: str  # of the recurrent weight of the first layer in the checkpoint
     used: frozenset[str]  # names of all arrays that it was made from
-    module: str  # the name of the module that it was found in, "" for the outermost
+    module: str = ""  # the name of the module that it was found in, "" for the outermost
     notes: tuple[str, ...] = ()
-
-    @property
-    def n_units(self) -> int:
-        """Number H of units of each layer."""
-        return int(self.layers[0]["weight_hh"].shape[1])
-
-    @property
-    def n_inputs(self) -> int:
-        """Number of inputs."""
-        return int(self.layers[0]["weight_ih"].shape[1])
+    blocks: int = 0  # blocks of H rows of the recurrent weights, where they are PyTorch's
+    # by which name it is registered, where that is known: the layer then has the parameters of this kind
+    kind: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)  # arguments of it that are known
+    wanted: tuple[str, ...] = ()  # and those that may be given
+    asked: tuple[str, ...] = ()  # options that have to be given, as nothing tells them
 
 
 def place_of(key: str) -> Place | None:
     """Parameter and layer that a key of ``map`` means, ``weight_hh`` being that of the first; None if it means none."""
     match = _PLACE.fullmatch(key)
     return None if match is None else (match[1], int(match[2] or 0))
+
+
+def has_layers(arrays: Arrays) -> bool:
+    """Whether any of the names is one of PyTorch's for a recurrent weight."""
+    return any((match := _RECURRENT.fullmatch(name)) is not None and "weight" in match["parameter"] for name in arrays)
 
 
 def find_recurrent(arrays: Arrays, assigned: Mapping[str, str]) -> Recurrent:
@@ -99,7 +102,10 @@ def find_recurrent(arrays: Arrays, assigned: Mapping[str, str]) -> Recurrent:
             }
         )
     assert known.torch is not None
-    return Recurrent(tuple(layers), known.torch.blocks, first, frozenset(used), prefix.removesuffix("."), tuple(notes))
+    return Recurrent(
+        tuple(layers), n_units, layers[0]["weight_ih"].shape[1], first, frozenset(used), prefix.removesuffix("."),
+        tuple(notes), known.torch.blocks,
+    )  # fmt: skip
 
 
 def taken(arrays: Arrays, name: str) -> NDArray:

@@ -215,7 +215,9 @@ def _text(value: Any) -> str | None:
 
 def _fits(name: str, patterns: Collection[str]) -> bool:
     """Whether a name is one of the patterns, fits one with ``*`` and ``?``, or lies below it: ``fc`` -> ``fc.bias``."""
-    return any(name == each or name.startswith(f"{each}.") or fnmatchcase(name, each) for each in patterns)
+    return any(
+        name == each or name.startswith((f"{each}.", f"{each}/")) or fnmatchcase(name, each) for each in patterns
+    )
 
 
 def _nonlinearities(module: Any) -> dict[str, str]:

@@ -53,6 +53,11 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a leaky network: its nonlinearity is around the states (default), or around the currents",
     )
     options.add_argument(
+        "--reset",
+        choices=("before", "after"),
+        help="of a GRU of Keras without biases: where its reset gate stands, before or after the recurrent product",
+    )
+    options.add_argument(
         "--trainable",
         metavar="NAME[,NAME]",
         type=names,
@@ -71,7 +76,7 @@ def loading(args: argparse.Namespace) -> dict[str, Any]:
         if key in assigned:
             raise ValueError(f"--map says twice what {key} is: {assigned[key]!r} and {name!r}")
         assigned[key] = name
-    names = ("trainable", "readout", "z0", "ignore", "alpha", "leak")
+    names = ("trainable", "readout", "z0", "ignore", "alpha", "leak", "reset")
     return {"map": assigned, **{name: getattr(args, name) for name in names}}
 
 

@@ -67,7 +67,7 @@ def read_run(folder: Any) -> RunRecord:
         raise ValueError(f"{file} is no record of a training: {reason(error)}") from error
     found = {int(match[1]): entry for entry in path.iterdir() if (match := _NAME.fullmatch(entry.name))}
     if not found:
-        why = "none was written yet, or its network has no names in PyTorch under which kpref could load one"
+        why = "none was written yet, or its network is a class of your own, which kpref has no file for"
         raise ValueError(f"the folder {path} holds no checkpoint step_*.safetensors: {why}")
     return RunRecord(path, settings, dict(sorted(found.items())))
 

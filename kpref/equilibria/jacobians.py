@@ -72,8 +72,9 @@ def _written(form: StepForm) -> Array:
         if len(target) < len(image):  # from here on it differs between the points
             target = registers[op.out.register] = np.repeat(target, len(image), axis=0)
         target[:, op.out.start : op.out.start + op.out.width] += image
-    found = np.concatenate(np.broadcast_arrays(*(registers[view.register] for view in program.new)), axis=1)
-    return found if len(found) == form.n_trials else np.repeat(found, form.n_trials, axis=0)
+    points = form.n_trials
+    parts = [registers[view.register] for view in program.new]
+    return np.concatenate([np.broadcast_to(part, (points, *part.shape[1:])) for part in parts], axis=1)
 
 
 def _image(form: StepForm, op: Operation, read: Array) -> Array:

@@ -55,7 +55,8 @@ def fixed_points(
     distance : float
         Points that are no further apart, relative to 1 + |z|, are one.
     max_iterations : int
-        Jacobians for each start; one that has not settled then is told (`FixedPoints.settled`).
+        Jacobians for each start. One that has not settled then, or has run off before, is told
+        (`FixedPoints.settled`).
 
     Returns
     -------

@@ -85,6 +85,11 @@ class Model(MadeOfFunctions, ABC):
         return slice(0, self.n_states)
 
     @property
+    def start(self) -> Array:
+        """Where trials start unless somebody says otherwise, (H,): zero, where that is a state like others."""
+        return np.zeros(self.n_states)
+
+    @property
     def parts(self) -> dict[str, slice]:
         """Columns of the state by what they are, each with one for each unit: of an LSTM "h" and "c"."""
         return {"z": slice(0, self.n_states)}

@@ -1,8 +1,8 @@
-"""The cells of PyTorch's recurrent layers, as parts of a program: RNN, GRU and LSTM, one layer or several.
+"""The cells of recurrent layers of PyTorch's kind, as parts of a program: RNN, GRU, LSTM, UGRNN.
 
 A layer has a weight on its own old state, ``weight_hh``, one on what comes from below (the inputs, or the new state of
 the layer below), ``weight_ih``, and two biases. A cell says how many currents they make for each unit and what becomes
-of them; all else is the same for the three and stands in `kpref.models.layers`.
+of them; all else is the same for all and stands in `kpref.models.layers`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kpref.models.base import Array
 from kpref.models.nonlinearity import Nonlinearity, sigmoid, sigmoid_pair, tanh_slope
 from kpref.program import Builder, View
 
-__all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell"]
+__all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell", "UGRNNCell"]
 
 
 class Cell(Protocol):
@@ -51,8 +51,8 @@ class Cell(Protocol):
         """Coefficients of what `write` wrote, without `name`, in the order of its compiled function."""
 
     @property
-    def function(self) -> str:
-        """Its compiled function, of `kpref.models.units`."""
+    def function(self) -> str | None:
+        """Its compiled function, of `kpref.models.units`, if it has one."""
 
 
 @dataclass(frozen=True)
@@ -196,3 +196,51 @@ class LSTMCell:
     def function(self) -> str:
         """Five currents and states in, as `write` reads them."""
         return "lstm"
+
+
+@dataclass(frozen=True)
+class UGRNNCell:
+    """The update gate network (Collins, Sohl-Dickstein, Sussillo, ICLR 2017), candidate n and gate g.
+
+    With the sums a of both currents,
+
+        n = tanh(a_n),  g = sigmoid(a_g),  h' = g * h + (1 - g) * n.
+
+    Differentiating,
+
+        dh' = g * dh + (1 - g) (1 - n**2) * da_n + (h - n) g (1 - g) * da_g.
+    """
+
+    parts: ClassVar[int] = 1
+    rows: ClassVar[int] = 2
+    width: ClassVar[int] = 2
+    recurrent: ClassVar[tuple[int, ...]] = (0, 1)
+    driven: ClassVar[tuple[int, ...]] = (0, 1)
+
+    def step(self, recurrent: Array, driven: Array, state: Sequence[Array]) -> list[Array]:
+        """The new state."""
+        a_n, a_g = np.split(recurrent + driven, 2, axis=-1)
+        g, complement = sigmoid_pair(a_g)
+        return [complement * np.tanh(a_n) + g * state[0]]
+
+    def write(self, build: Builder, name: str, old: Sequence[View], new: Sequence[View], currents: View) -> None:
+        """Three scales."""
+        units = new[0].width
+        build.scale(new[0], old[0], f"{name}update")
+        for index, gate in enumerate(("candidate", "update_gate")):
+            build.scale(new[0], currents.part(index, units), f"{name}{gate}")
+
+    def channels(self, recurrent: Array, driven: Array, state: Sequence[Array]) -> dict[str, Array]:
+        """As the class derives them."""
+        a_n, a_g = np.split(recurrent + driven, 2, axis=-1)
+        g, complement = sigmoid_pair(a_g)
+        return {
+            "update": g,
+            "candidate": complement * tanh_slope(a_n),
+            "update_gate": (state[0] - np.tanh(a_n)) * (g * complement),
+        }
+
+    @property
+    def function(self) -> None:
+        """None: plain code serves."""
+        return None

@@ -10,7 +10,7 @@ import numpy as np
 from kpref._validate import flag, integer, real_number
 from kpref.memory import require_memory
 
-__all__ = ["initial_parameters"]
+__all__ = ["initial_parameters", "random_network"]
 
 
 def initial_parameters(
@@ -56,3 +56,20 @@ def initial_parameters(
         parameters[f"weight_hh{suffix}"] = generator.normal(size=(rows, n_states)) * (gain / np.sqrt(n_states))
         parameters |= {f"{name}{suffix}": np.zeros(rows) for name in biases if bias}
     return parameters
+
+
+def random_network(
+    kind: Any,
+    n_inputs: int,
+    n_units: int,
+    seed: int,
+    gain: float = 1.0,
+    constrained: bool = False,
+    **options: Any,
+) -> Any:
+    """A random network of a class that has such constraints; constrained, of sparse connectivity and by Dale's law."""
+    if constrained:
+        generator = np.random.default_rng(seed)
+        options["mask"] = generator.random((n_units, n_units)) < 0.7
+        options["dale"] = generator.choice([-1.0, 1.0], n_units)
+    return kind.init(n_inputs, n_units, seed, gain, **options)

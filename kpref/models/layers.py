@@ -1,4 +1,4 @@
-"""Recurrent layers of PyTorch's kind: RNN, GRU and LSTM of one layer, and of several above each other."""
+"""Recurrent layers of PyTorch's kind: RNN, GRU, LSTM and UGRNN of one layer, and of several above each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from kpref._validate import finite_array, integer, short
 from kpref.models.base import Array, Parameters
-from kpref.models.cells import Cell, GRUCell, LSTMCell, RNNCell
+from kpref.models.cells import Cell, GRUCell, LSTMCell, RNNCell, UGRNNCell
 from kpref.models.initial import initial_parameters
 from kpref.models.nonlinearity import get_nonlinearity, sigmoid, sigmoid_pair
 from kpref.models.registry import TorchLayout, register
@@ -20,7 +20,7 @@ from kpref.models.step import Pointwise, StepMap, StepNumbers, network_sizes
 from kpref.program import Builder, Program, View
 from kpref.step_form import Entry
 
-__all__ = ["GRU", "LSTM", "RNN", "Stacked"]
+__all__ = ["GRU", "LSTM", "RNN", "UGRNN", "Stacked"]
 
 _BIASES = ("bias_ih", "bias_hh")
 _NAMES = ("weight_ih", "weight_hh", *_BIASES)
@@ -170,11 +170,13 @@ class _Layers(StepMap):
         return tuple(entry for entry in found if entry.parameter in self.parameters)
 
     @property
-    def pointwise(self) -> tuple[Pointwise, ...]:
-        """The cell of every layer."""
-        names = list(self.program.channels)
+    def pointwise(self) -> tuple[Pointwise, ...] | None:
+        """The cell of every layer, where it is compiled."""
+        function, names = self.cell.function, list(self.program.channels)
+        if function is None:
+            return None
         layers = ([name for name in names if name.startswith(f"layer{layer}_")] for layer in range(self.n_layers))
-        return tuple(Pointwise(self.cell.function, tuple(channels)) for channels in layers)
+        return tuple(Pointwise(function, tuple(channels)) for channels in layers)
 
     def drives(self, x: Array) -> dict[str, Array]:
         """``(x, 1)`` for the first layer, 1 for the others; x alone, and nothing, where there are no biases."""
@@ -252,7 +254,7 @@ class RNN(_Layers):
 class _GatedLayer(_Layers):
     """One layer of a gated cell."""
 
-    _cell: ClassVar[type[GRUCell] | type[LSTMCell]]
+    _cell: ClassVar[type[GRUCell] | type[LSTMCell] | type[UGRNNCell]]
 
     def __init__(
         self,
@@ -319,6 +321,37 @@ class LSTM(_GatedLayer):
     def init(cls, n_inputs: int, n_units: int, seed: int, gain: float = 1.0, bias: bool = True) -> Self:
         """A random network; see `kpref.models.initial.initial_parameters`."""
         return cls(**initial_parameters(cls.__name__, n_inputs, n_units, seed, gain, bias, _BIASES, LSTMCell.rows))
+
+
+class UGRNN(_GatedLayer):
+    """The update gate network of Collins, Sohl-Dickstein and Sussillo; see `kpref.models.cells.UGRNNCell`.
+
+    Parameters
+    ----------
+    weight_ih : array_like, shape (2 H, n_inputs)
+        Blocks of H rows in the order candidate, gate.
+    weight_hh : array_like, shape (2 H, H)
+    bias_ih, bias_hh : array_like, shape (2 H,), optional
+        Only their sum counts; a random network has the first.
+    trainable : sequence of str, optional
+        Names of the trainable parameters; all by default.
+    """
+
+    _cell = UGRNNCell
+
+    @classmethod
+    def init(cls, n_inputs: int, n_states: int, seed: int, gain: float = 1.0, bias: bool = True) -> Self:
+        """A random network; see `kpref.models.initial.initial_parameters`."""
+        rows = UGRNNCell.rows
+        return cls(**initial_parameters(cls.__name__, n_inputs, n_states, seed, gain, bias, ("bias_ih",), rows))
+
+    def variants(self, z: Array, x: Array) -> Iterator[tuple[str, Array]]:
+        """The gate complemented, and the nonlinearity left out."""
+        recurrent, driven = self._currents(self.parameters, 0, z, x)
+        a_n, a_g = np.split(recurrent + driven, 2, axis=-1)
+        g, complement = sigmoid_pair(a_g)
+        yield "gate: the update gate complemented", g * np.tanh(a_n) + complement * z
+        yield "slope: the nonlinearity left out", complement * a_n + g * z
 
 
 class Stacked(_Layers):
@@ -399,3 +432,4 @@ for _name, _kind, _layout in (
         variants=({}, {"n_layers": 3, "bias": False}),
         torch=replace(_layout, several=True),
     )
+register("ugrnn", UGRNN, UGRNN.init, variants=({}, {"bias": False}))

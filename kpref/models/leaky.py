@@ -12,12 +12,7 @@ currents and old state to the new one. The other convention has the nonlinearity
 
 and phi' scales the currents there.
 
-W is the trained array V itself, or V under constraints: ``W = V * mask`` (sparse connectivity), and by Dale's law
-``W_ij = |V_ij| sign_j``, all that unit j sends having its sign. Both are ``W = V * c``, ``dW = dV * c`` with the same
-
-    c = mask * sign(V) * sign_j,
-
-for the slope of ``|V|`` is ``sign(V)``, zero at zero as in PyTorch.
+W is the trained array itself, or that under constraints (`kpref.models.currents`).
 
 Time constants may be trained, one a unit. With c the currents, ``phi(a)`` where the leak is inside,
 
@@ -33,7 +28,7 @@ parametrisation is this one times a factor a unit. A field has no dt, and its ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -42,29 +37,24 @@ import numpy.typing as npt
 
 from kpref._validate import finite_array, flag, real_number, short
 from kpref.models.base import Array, Field, Map, Parameters
-from kpref.models.initial import initial_parameters
-from kpref.models.nonlinearity import get_nonlinearity
+from kpref.models.currents import CurrentNetwork, each_unit
+from kpref.models.initial import initial_parameters, random_network
 from kpref.models.registry import TorchLayout, register
-from kpref.models.step import Pointwise, StepModel, StepNumbers, network_sizes
+from kpref.models.step import Pointwise, StepNumbers
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
 
 __all__ = ["LeakyRNN", "Linear", "LinearSystem", "Rate"]
 
 
-class LeakyNetwork(StepModel):
+class LeakyNetwork(CurrentNetwork):
     """What the four share.
 
     Attributes
     ----------
     decay, gate : ndarray, shape (H,)
-    nonlinearity : Nonlinearity
     inside : bool
         Whether phi is of the currents, and not of the states.
-    mask : ndarray, shape (H, H), or None
-        What each entry of the recurrent array is multiplied by.
-    dale : ndarray, shape (H,), or None
-        Sign of all that each unit sends.
     timed : str
         Parameter that holds trained time constants, "alpha" or "tau"; empty where there is none.
     """
@@ -73,50 +63,10 @@ class LeakyNetwork(StepModel):
     gate: Array
     inside = False
     timed = ""
-    mask: Array | None = None
-    dale: Array | None = None
-
-    def __init__(
-        self,
-        given: Mapping[str, npt.ArrayLike | None],
-        nonlinearity: str,
-        trainable: Sequence[str] | None,
-    ) -> None:
-        self.nonlinearity = get_nonlinearity(nonlinearity)
-        self.n_states, self.n_inputs = network_sizes(type(self).__name__, given["weight_hh"], given["weight_ih"])
-        units = self.n_states
-        shapes = {"weight_ih": (units, self.n_inputs), "weight_hh": (units, units)}
-        checked = {
-            name: finite_array(name, value, shape=shapes.get(name, (units,)))
-            for name, value in given.items()
-            if value is not None
-        }
-        super().__init__(checked, trainable)
-
-    def _constrain(self, mask: npt.ArrayLike | None, dale: npt.ArrayLike | None) -> None:
-        """Set `mask` and `dale`."""
-        units = self.n_states
-        if mask is not None:
-            self.mask = finite_array("mask", mask, shape=(units, units))
-        if dale is not None:
-            self.dale = finite_array("dale", dale, shape=(units,))
-            if not (np.abs(self.dale) == 1).all():
-                raise ValueError(f"dale must hold the sign of each unit, 1 or -1; got {short(self.dale.tolist())}")
 
     @property
     def _has_slope(self) -> bool:
         return self.nonlinearity.name != "identity"
-
-    def _factor(self, array: Array) -> Array | float:
-        """What the recurrent array is multiplied by to give W; and a change of it, to give that of W."""
-        factor: Array | float = 1.0 if self.mask is None else self.mask
-        return factor if self.dale is None else factor * np.sign(array.real) * self.dale
-
-    def _current(self, parameters: Parameters, source: Array, x: Array) -> Array:
-        array = parameters["weight_hh"]
-        weight = array if self.mask is None and self.dale is None else array * self._factor(array)
-        current = source @ weight.T + x @ parameters["weight_ih"].T
-        return current + parameters["bias"] if "bias" in parameters else current
 
     def _gate(self, parameters: Parameters) -> Array:
         """Trained alpha, or 1 / tau."""
@@ -141,9 +91,7 @@ class LeakyNetwork(StepModel):
         if self._has_slope and not self.inside:
             source = build.register(units)
             build.scale(source, old, "slope")
-        current = build.register(units)
-        build.product(current, source, "recurrent", "rates")
-        build.product(current, None, "driven", "drive")
+        current = self._write_current(build, source)
         if self._has_slope and self.inside:
             driven, current = current, build.register(units)
             build.scale(current, driven, "slope")
@@ -159,14 +107,11 @@ class LeakyNetwork(StepModel):
 
     def entries(self) -> tuple[Entry, ...]:
         """W, ``(U, b)``, and time constants."""
-        units, inputs = slice(0, self.n_states), self.n_inputs
-        found = (
-            Entry("weight_ih", "driven", units, units, slice(0, inputs)),
-            Entry("weight_hh", "recurrent", units, units, units, factor=self._factor(self.parameters["weight_hh"])),
-            Entry("bias", "driven", units, units, slice(inputs, inputs + 1)),
-        )
-        timed = [Entry(self.timed, "gate", units, slice(0, 1), units, transposed=True, factor=self._gate_slope())]
-        return tuple(entry for entry in (*found, *timed) if entry.parameter in self.parameters)
+        if not self.timed:
+            return super().entries()
+        units = slice(0, self.n_states)
+        timed = Entry(self.timed, "gate", units, slice(0, 1), units, transposed=True, factor=self._gate_slope())
+        return (*super().entries(), timed)
 
     def _gate_slope(self) -> Array | float:
         """Slope of the gate by the trained time constants, (H, 1)."""
@@ -185,11 +130,6 @@ class LeakyNetwork(StepModel):
     def pointwise(self) -> tuple[Pointwise, ...]:
         """phi, of the old state or of the currents, if it is not the identity."""
         return (Pointwise(self.nonlinearity.name, ("slope",)),) if self._has_slope else ()
-
-    def drives(self, x: Array) -> dict[str, Array]:
-        """``(x, 1)``, or x where there is no bias."""
-        ones = np.ones((*x.shape[:-1], 1))
-        return {"drive": np.concatenate([x, ones], axis=-1) if "bias" in self.parameters else x}
 
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Slope, decay and gate; rates phi(z), ``(x, 1)``, and what trained time constants multiply."""
@@ -394,11 +334,7 @@ class Rate(Field, LeakyNetwork):
             given["tau"] = _for_each_unit(tau, weight_hh)
         super().__init__(given, nonlinearity, trainable)
         self._constrain(mask, dale)
-        self.tau: Array = self.parameters["tau"] if self.timed else finite_array("tau", tau)
-        if self.tau.shape not in ((), (self.n_states,)):
-            raise ValueError(f"tau must be a number or have shape ({self.n_states},); got shape {self.tau.shape}")
-        if (self.tau <= 0).any():
-            raise ValueError(f"tau must be positive; got {self.tau.min()}")
+        self.tau: Array = each_unit("tau", self.parameters["tau"] if self.timed else tau, self.n_units)
         self.gate = np.broadcast_to(1.0 / self.tau, (self.n_states,)).copy()
         self.decay = -self.gate
 
@@ -453,29 +389,12 @@ def _leak(alpha: npt.ArrayLike, units: int) -> float | Array:
     return leaks
 
 
-def _init(
-    kind: type[LeakyRNN] | type[Rate],
-    n_inputs: int,
-    n_units: int,
-    seed: int,
-    gain: float = 1.0,
-    constrained: bool = False,
-    **options: Any,
-) -> StepModel:
-    """A random network; constrained, of sparse connectivity and by Dale's law."""
-    if constrained:
-        generator = np.random.default_rng(seed)
-        options["mask"] = generator.random((n_units, n_units)) < 0.7
-        options["dale"] = generator.choice([-1.0, 1.0], n_units)
-    return kind.init(n_inputs, n_units, seed, gain, **options)
-
-
 register("linear", Linear, Linear.init, variants=({}, {"bias": False}))
 register("linear-system", LinearSystem, LinearSystem.init, variants=({}, {"bias": False}))
 register(
     "leaky",
     LeakyRNN,
-    partial(_init, LeakyRNN),
+    partial(random_network, LeakyRNN),
     variants=(
         {},
         {"nonlinearity": "softplus", "bias": False, "constrained": True},
@@ -495,7 +414,7 @@ register(
 register(
     "rate",
     Rate,
-    partial(_init, Rate),
+    partial(random_network, Rate),
     variants=({}, {"nonlinearity": "softplus", "bias": False, "constrained": True}, {"train_tau": True}),
     torch=TorchLayout(
         blocks=1,

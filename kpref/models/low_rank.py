@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kpref._validate import finite_array, flag, integer, real_number
 from kpref.memory import require_memory
 from kpref.models.base import Array, Parameters
+from kpref.models.currents import with_one
 from kpref.models.nonlinearity import get_nonlinearity
 from kpref.models.registry import register
 from kpref.models.step import Pointwise, StepMap, StepNumbers
@@ -134,8 +135,7 @@ class LowRankRNN(StepMap):
 
     def drives(self, x: Array) -> dict[str, Array]:
         """``(x, 1)``, or x where there is no bias."""
-        ones = np.ones((*x.shape[:-1], 1))
-        return {"drive": np.concatenate([x, ones], axis=-1) if "bias" in self.parameters else x}
+        return {"drive": with_one(x) if "bias" in self.parameters else x}
 
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Slope and leak; rates phi(z), kappa, and ``(x, 1)``."""

@@ -22,6 +22,8 @@ __all__ = [
     "NONLINEARITIES",
     "Nonlinearity",
     "get_nonlinearity",
+    "linoid",
+    "linoid_slope",
     "sigmoid",
     "sigmoid_pair",
     "sigmoid_slope",
@@ -109,6 +111,51 @@ def erf(a: Array) -> Array:
 def erf_slope(a: Array) -> Array:
     with np.errstate(under="ignore"):
         return 2.0 / np.sqrt(np.pi) * _decaying(-np.square(np.minimum(np.abs(a), _SATURATED)))
+
+
+#: B_2k / (2 k)! for k = 1, 2, ..., B being Bernoulli's numbers: what is left out is below 1e-17 for ``|a| < 1``.
+_BERNOULLI = (
+    1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 1307674368000, 1 / 74724249600,
+    -3617 / 10670622842880000, 43867 / 5109094217170944000, -174611 / 802857662698291200000,
+)  # fmt: skip
+
+
+@_elementary
+def linoid(a: Array) -> Array:
+    """``a / (1 - exp(-a))``, 1 at zero: a rate of Hodgkin and Huxley's channels.
+
+    Near zero by the series ``1 + a / 2 + sum_k B_2k / (2 k)! a**(2 k)``, of convergence radius 2 pi: the derivative by
+    a complex step would lose digits to the cancellation of numerator and denominator.
+    """
+    near, positive = np.abs(a.real) < 1, a.real > 0
+    size = np.where(near, 1, np.where(positive, a, -a))
+    decay = _decaying(-size)
+    with np.errstate(under="ignore"):
+        rising = size / (1 - decay)
+        value = np.where(positive, rising, rising * decay)
+    if not near.any():
+        return value
+    small = np.where(near, a, 0)
+    square, series = small * small, np.zeros_like(small)
+    for coefficient in reversed(_BERNOULLI):
+        series = (series + coefficient) * square
+    return np.where(near, 1 + small / 2 + series, value)
+
+
+@_elementary
+def linoid_slope(a: Array) -> Array:
+    """Derivative of `linoid`, f: ``f(a) (1 - f(-a)) / a``, as ``f' / f = 1 / a - 1 / (exp(a) - 1)``; or a series."""
+    near = np.abs(a) < 1
+    far = np.where(near, 1.0, a)
+    with np.errstate(under="ignore"):
+        slope = linoid(far) * ((1 - linoid(-far)) / far)
+    if not near.any():
+        return slope
+    small = np.where(near, a, 0.0)
+    square, series = small * small, np.zeros_like(small)
+    for power, coefficient in zip(range(20, 0, -2), reversed(_BERNOULLI), strict=True):
+        series = series * square + power * coefficient
+    return np.where(near, 0.5 + small * series, slope)
 
 
 def _identity(a: Array) -> Array:

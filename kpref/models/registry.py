@@ -85,6 +85,8 @@ class Registration:
         Further arguments of `init`; the networks that they make take all ways through the model's file.
     torch : TorchLayout or None
         None for a network that PyTorch has no names for.
+    dt : float
+        Of a field, a step that the classical Runge-Kutta method resolves it with, in its unit of time.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Registration:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     variants: tuple[Mapping[str, Any], ...] = ({},)
     torch: TorchLayout | None = None
+    dt: float = 0.2
 
     @property
     def in_words(self) -> str:

@@ -16,7 +16,7 @@ from kpref.models.base import Array, Map, Model
 from kpref.program import Program
 from kpref.step_form import Entry
 
-__all__ = ["Pointwise", "StepMap", "StepModel", "StepNumbers", "network_sizes"]
+__all__ = ["Pointwise", "StepMap", "StepModel", "StepNumbers", "gathered", "network_sizes"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,14 @@ class StepModel(Model):
 
 class StepMap(Map, StepModel):
     """A network in discrete time."""
+
+
+def gathered(wide: Array, count: int) -> Array:
+    """Sums over `count` adjacent columns, what gather makes of values: shape (..., width / count)."""
+    total = wide[..., ::count]
+    for column in range(1, count):
+        total = total + wide[..., column::count]
+    return total
 
 
 def network_sizes(

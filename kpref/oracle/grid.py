@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,9 @@ def _width(model: str) -> int:
 
 def _large(problem: Problem) -> Problem:
     """More than 2^16 numbers in the states."""
-    return replace(problem, trials=16, steps=129, states=-(-33 // _width(problem.model)), gain=0.9)
+    init, inputs = MODELS[problem.model].init, problem.inputs
+    units = next(units for units in count(-(-33 // _width(problem.model))) if init(inputs, units, 0).n_states > 32)
+    return replace(problem, trials=16, steps=129, states=units, gain=0.9)
 
 
 _KINDS: dict[str, Callable[[Problem], Problem]] = {

@@ -437,10 +437,15 @@ def _whole(values: Array, bits: int) -> Array:
 
 
 def _is_piecewise_affine(model: str) -> bool:
-    """Whether a network, of relu if it can be, is affine around a point where no pre-activation is zero."""
+    """Whether a network, of relu if it can be, is affine around points where no pre-activation is zero.
+
+    Of both signs, so that what is behind a relu is seen too.
+    """
     rng = np.random.default_rng(0)
     network, _ = _network(model, 1, 1, rng, {})
-    return not _at_zero(network, np.full((1, network.n_states), 0.3125), np.full((1, 1), 0.78125), rng)[0]
+    signs = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    states, inputs = 0.3125 * np.tile(signs[:, :1], network.n_states), 0.78125 * signs[:, 1:]
+    return not _at_zero(network, states, inputs, rng).any()
 
 
 #: Networks that `integer_flow` makes problems of: those of relu, and linear ones.

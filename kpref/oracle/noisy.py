@@ -66,6 +66,9 @@ class Noisy(np.ndarray):
             own, factor = {"sigmoid_slope": ("sigmoid", 1.0), "tanh_slope": ("tanh", 2.0)}.get(name, ("exp", 1.0))
             units = max(4.0, factor * max(arithmetic.error_of(own)))
             return self._off(found, 0.5 * units * arithmetic.unit)
+        if name == "linoid":  # four roundings beside the error of its exponential
+            error = np.hypot(self._error(found, "exp"), 2.0 * arithmetic.unit * np.abs(found))
+            return self._off(found, error)
         return self._off(found, self._error(found, name) if name in ("erf", "softplus") else 0.0)
 
     def _error(self, values: Array, function: str) -> Array:

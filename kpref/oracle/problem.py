@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kpref._types import Array
 from kpref.flow import Flow
 from kpref.models.base import Map
+from kpref.models.described import described, rebuilt
 from kpref.models.registry import Registration, registered, registration_of
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
@@ -31,10 +32,9 @@ def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
     Returns
     -------
     description : dict
-        As JSON takes it: ``model``, ``options`` (as of the class), ``parameters`` (names in order), ``trainable``.
+        Of the model; see `kpref.models.described.described`.
     arrays : dict of str to ndarray
-        ``inputs`` (B, T, n_in), ``z0`` (B, H), ``mu`` (B, T), ``parameter/<name>``, and ``option/<name>`` of options
-        that are arrays.
+        ``inputs`` (B, T, n_in), ``z0`` (B, H), ``mu`` (B, T), and those of the model.
 
     Raises
     ------
@@ -45,16 +45,9 @@ def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
     known = registration_of(model)
     if known is None or known.name not in MODELS:
         raise TypeError(f"only flows of {', '.join(MODELS)} can be handed to another process; got {model}")
-    large = {name: value for name, value in model.options.items() if isinstance(value, np.ndarray)}
-    description = {
-        "model": known.name,
-        "options": {name: value for name, value in model.options.items() if name not in large},
-        "parameters": list(model.parameters),
-        "trainable": list(model.trainable),
-    }
-    arrays = {"inputs": np.asarray(flow.inputs, dtype=float), "z0": np.asarray(flow.z0), "mu": flow.space.mu}
-    arrays |= {f"option/{key}": np.asarray(value, dtype=float) for key, value in large.items()}
-    return description, arrays | {f"parameter/{key}": value for key, value in model.parameters.items()}
+    description, arrays = described(model)
+    own = {"inputs": np.asarray(flow.inputs, dtype=float), "z0": np.asarray(flow.z0), "mu": flow.space.mu}
+    return description, own | arrays
 
 
 def rebuild(description: Mapping[str, Any], arrays: Mapping[str, Array]) -> Flow:
@@ -63,11 +56,7 @@ def rebuild(description: Mapping[str, Any], arrays: Mapping[str, Array]) -> Flow
     Raises ValueError if something is missing or does not fit.
     """
     try:
-        kind: Any = MODELS[description["model"]].kind
-        parameters = {name: arrays[f"parameter/{name}"] for name in description["parameters"]}
-        large = {name.removeprefix("option/"): value for name, value in arrays.items() if name.startswith("option/")}
-        model = kind(**parameters, **description["options"], **large, trainable=description["trainable"])
-        return Flow(model, arrays["inputs"], arrays["z0"], arrays["mu"])
+        return Flow(rebuilt(description, arrays), arrays["inputs"], arrays["z0"], arrays["mu"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of a problem is incomplete or of another kind: {error}") from error
 

@@ -43,8 +43,8 @@ class RungeKuttaMap(StepMap):
     """
 
     def __init__(self, field: Any, a: Array, b: Array, frozen: bool = False) -> None:
-        if not (isinstance(field, StepModel) and isinstance(field, Field) and len(field.program.old) == 1):
-            raise TypeError(f"a step is a program where its field is one, with a state of one part; got {field}")
+        if not (isinstance(field, StepModel) and isinstance(field, Field)):
+            raise TypeError(f"a step is a program where its field is one; got {field}")
         self.field, self.a, self.b, self.frozen = field, a, b, frozen
         self.n_states, self.n_stages = field.n_states, len(b)
         self.n_inputs = self.n_stages * field.n_inputs + 1
@@ -137,10 +137,15 @@ class RungeKuttaMap(StepMap):
 
     @staticmethod
     def _copy(build: Builder, stage: int, program: Program, start: View) -> View:
-        """The program of the field, from a register of its state to one of its value."""
-        registers = [View(-1, 0, 0)] * len(program.widths)
-        for index, width in enumerate(program.widths):
-            registers[index] = start if index == program.old[0].register else build.register(width)
+        """The program of the field, from a register of its state to one of its value, parts side by side in both."""
+        slope = build.register(program.n_states)
+        places: dict[int, View] = {}
+        for parts, whole in ((program.old, start), (program.new, slope)):
+            first = 0
+            for part in parts:
+                places[part.register] = View(whole.register, first, part.width)
+                first += part.width
+        registers = [places.get(index) or build.register(width) for index, width in enumerate(program.widths)]
 
         def moved(view: View) -> View:
             place = registers[view.register]
@@ -159,7 +164,7 @@ class RungeKuttaMap(StepMap):
 
         for op in program.operations:
             add(op)
-        return registers[program.new[0].register]
+        return slope
 
     def _program(self) -> Program:
         return self._written[0]

@@ -22,7 +22,14 @@ import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from kpref._types import Array
-from kpref.models.nonlinearity import get_nonlinearity, sigmoid_pair, sigmoid_slope, tanh_slope
+from kpref.models.nonlinearity import (
+    get_nonlinearity,
+    linoid,
+    linoid_slope,
+    sigmoid_pair,
+    sigmoid_slope,
+    tanh_slope,
+)
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.spreads import Spread, Weight, approximated, combined, no_error, relative, weighted
 
@@ -300,6 +307,14 @@ def _erf_second(a: Array) -> Array:
     return 4.0 / np.sqrt(np.pi) * np.abs(a) * np.exp(-np.square(a))
 
 
+def _linoid(arithmetic: Arithmetic, a: Uncertain) -> tuple[Array, Spread]:
+    """A quotient of what is left of an exponential: four roundings beside its error."""
+    value = linoid(a.value)
+    error = arithmetic.error_of("exp")
+    own = approximated(value, arithmetic.unit, (error[0] + 4.0, error[1]))
+    return value, a.spread.times(linoid_slope(_top(a))) + own
+
+
 _erf, _softplus = get_nonlinearity("erf"), get_nonlinearity("softplus")
 
 _ELEMENTARY: dict[str, Callable[..., Any]] = {
@@ -309,6 +324,8 @@ _ELEMENTARY: dict[str, Callable[..., Any]] = {
     "relu": _relu,
     "relu_slope": _relu_slope,
     "softplus": _smooth("softplus", _softplus.value, _softplus.slope),
+    "linoid": _linoid,
+    "linoid_slope": _bell("exp", linoid_slope, lambda a: np.full_like(a, 1 / 6), 0.0, 2.0),  # steepest at zero
     "erf": _smooth("erf", _erf.value, _erf.slope, 0.0),
     "erf_slope": _bell("exp", _erf.slope, _erf_second, 0.7071, 1.0),
 }
@@ -331,6 +348,13 @@ def _split(like: Uncertain, array: Uncertain, sections: Any, axis: int = 0) -> l
     return [like._made(value, Spread(*sizes)) for value, *sizes in zip(*pieces, strict=True)]
 
 
+def _repeated(like: Uncertain, array: Uncertain, repeats: int, axis: int) -> Uncertain:
+    value, deviation, worst = (
+        np.repeat(part, repeats, axis) for part in (array.value, array.spread.deviation, array.spread.worst)
+    )
+    return like._made(value, Spread(deviation, worst))
+
+
 def _where(like: Uncertain, condition: Array, one: Any, other: Any) -> Uncertain:
     a, b = like._lifted(one), like._lifted(other)
     sizes = [
@@ -344,6 +368,7 @@ _MOVES: dict[Any, Callable[..., Any]] = {
     np.concatenate: _concatenated,
     np.split: _split,
     np.where: _where,
+    np.repeat: _repeated,
     np.ones_like: lambda like, array: np.ones(array.shape),
     np.zeros_like: lambda like, array: np.zeros(array.shape),
     np.shape: lambda like, array: array.shape,

@@ -79,8 +79,8 @@ def kernel_group_matrices(form: Form, mu: Array, groups: Array | None) -> Array:
     if units is None:
         assert isinstance(form, StepForm)
         total = np.zeros((len(member), form.n_states, form.n_states))
-        for row, (gates, lengths) in enumerate(current_derivatives(form)):
-            each = (weights[:, row, None, None] * gates * lengths[:, None, :]) @ gates.swapaxes(1, 2)
+        for row, (gates, weighted) in enumerate(current_derivatives(form)):
+            each = (weights[:, row, None, None] * weighted) @ gates.swapaxes(1, 2)
             total += np.tensordot(member, each, 1)
         return total
     blocks = np.zeros((units.n_trials, units.parts, units.parts, units.n_units))

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from kpref.analysis.settings import Objective
 from kpref.checkpoints import load_checkpoint
 from kpref.rules import get as get_rule
@@ -45,7 +43,7 @@ def _trained(settings: Mapping[str, Any], what: Given) -> Measured:
     )  # fmt: skip
     history = result.history.loss
     return Measured(
-        result.model, result.readout, result.z0, first=model, first_z0=np.zeros(model.n_states),
+        result.model, result.readout, result.z0, first=model, first_z0=model.start,
         training_loss=float(history[-1]) if len(history) else math.nan, **_shared(settings, what),
     )  # fmt: skip
 

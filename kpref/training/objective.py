@@ -77,7 +77,7 @@ class Objective:
         Names of what is trained, some of the model's parameters, "readout.weight", "readout.bias" and "z0", an initial
         state that all trials share. By default the model's trainable parameters and the readout.
     z0 : array_like, shape (H,), optional
-        Where z0 starts, or stays; zero by default.
+        Where z0 starts, or stays; by default where the model does, zero for most.
     weight_decay, activity : float
         Factors of the regularisers.
     dtype : {float64, float32}
@@ -142,7 +142,7 @@ class Objective:
         self.loss, self.at, self.dtype = loss, at, precision(dtype)
         self.weight_decay = real_number("weight_decay", weight_decay, least=0)
         self._activity = real_number("activity", activity, least=0)
-        start = np.zeros(model.n_states) if z0 is None else finite_array("z0", z0, shape=(model.n_states,))
+        start = model.start if z0 is None else finite_array("z0", z0, shape=(model.n_states,))
         self.names = _trained(model, readout, trainable)
         own = [name for name in self.names if name in model.parameters]
         self._model = model.with_trainable(own or None)

@@ -154,8 +154,7 @@ class RunFolder:
             If the disk is full, or a file cannot be written; it is named.
         """
         self.flush()
-        known = registration_of(network.model)
-        if known is not None and known.torch is not None:
+        if registration_of(network.model) is not None:
             z0 = network.z0 if trains_z0 or network.z0.any() else None
             save_checkpoint(self.path / _file(step), network.model, network.readout, z0)
         with replacing(self._state(step)) as file:
@@ -189,7 +188,7 @@ class RunFolder:
         return rows
 
     def checkpoint(self, step: int) -> Path:
-        """The file of that of a step: of a network without names in PyTorch that of its parameters as a vector."""
+        """The file of that of a step: of a network of the user's own that of its parameters as a vector."""
         file = self.path / _file(step)
         return file if file.exists() else self._state(step)
 

@@ -39,8 +39,20 @@ _GROWING: tuple[tuple[str, dict[str, Any]], ...] = (
     *(("leaky", {"nonlinearity": name}) for name in ("relu", "softplus", "identity")),
     ("low-rank", {"nonlinearity": "softplus"}),
 )
-#: Names of all that `random_flow` draws from.
-NETWORKS = tuple(dict.fromkeys(name for name, _ in _SATURATING + _GROWING))
+#: Drawn where they are named, so that what a seed draws from all does not change with every network that is added.
+_NAMED: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((name, {}) for name in ("gru-reset-before", "mgu", "ugrnn")),
+    *(("cornn", {"dt": step}) for step in (0.042, 0.2)),
+    *(("antisymmetric", {"epsilon": step}) for step in (0.1, 0.5)),
+    *(("lru", {"n_layers": layers, "nonlinearity": name}) for layers, name in ((1, "tanh"), (2, "softplus"))),
+    *(("s4d", {"n_layers": layers, "nonlinearity": name}) for layers, name in ((1, "tanh"), (2, "erf"))),
+    *(("mpn", {"modulation": kind}) for kind in ("multiplied", "added")),
+    *(("mlp", {"residual": residual}) for residual in (False, True)),
+)
+#: Those whose arrays are logarithms, or multiply states: not to be spread over powers of ten.
+_EXPONENTIAL = ("lru", "s4d", "mpn", "mlp")
+#: Names of all that `random_flow` can draw from.
+NETWORKS = tuple(dict.fromkeys(name for name, _ in _SATURATING + _GROWING + _NAMED))
 #: Arithmetics that have names, and others that accelerators have: what autocast makes of float32, sums that are kept in
 #: float16, and a tanh that is off by 5 to 1365 units, as those of several accelerators are.
 PROFILES: dict[str, Arithmetic] = {
@@ -53,7 +65,10 @@ PROFILES: dict[str, Arithmetic] = {
     },
 }
 #: Units of a layer are fewer where there are several states to each.
-_PARTS = {"lstm": 2, "stacked-gru": 2, "stacked-rnn": 2, "stacked-lstm": 6}
+_PARTS = {
+    **{"lstm": 2, "cornn": 2, "lru": 4, "s4d": 5, "mpn": 4},
+    **{"stacked-gru": 2, "stacked-rnn": 2, "stacked-lstm": 6},
+}
 
 
 def random_flow(seed: int, names: Sequence[str] = ()) -> Flow:
@@ -89,9 +104,9 @@ def _kind(rng: np.random.Generator, names: Sequence[str]) -> tuple[str, dict[str
         kinds = _SATURATING if saturating else _GROWING
         return *kinds[rng.integers(len(kinds))], saturating
     chosen = names[int(rng.integers(len(names)))]
-    known = [kind for kind in _SATURATING + _GROWING if kind[0] == chosen]
+    known = [kind for kind in _SATURATING + _GROWING + _NAMED if kind[0] == chosen]
     name, options = known[rng.integers(len(known))]
-    return name, options, (name, options) in _SATURATING
+    return name, options, (name, options) not in _GROWING and name not in _EXPONENTIAL
 
 
 def _disturbed(model: StepModel, rng: np.random.Generator, spread: bool) -> StepModel:

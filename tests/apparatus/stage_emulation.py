@@ -17,6 +17,7 @@ from kpref.flow import Flow
 from kpref.integrate import TABLEAUS
 from kpref.models import LinearSystem, Rate
 from kpref.models.nonlinearity import NONLINEARITIES
+from kpref.models.registry import registered
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.runge_kutta import interpolation
 from kpref.space import EuclideanSpace
@@ -230,22 +231,20 @@ class StageBackend:
         return self.D(self.D_T(self.weigh(q)))
 
 
-def field_flow(seed: int, method: str | None = None, input_kind: str | None = None) -> Flow:
-    """The problem of a seed: a rate network or a linear system, of one unit to nine, of any method, on any grid."""
+def field_flow(seed: int, method: str | None = None, input_kind: str | None = None, name: str | None = None) -> Flow:
+    """The problem of a seed: one to nine units, any method, any grid; of a rate network or a linear system, or of the
+    network that is named."""
     rng = np.random.default_rng([seed, 11])
     trials, steps, inputs, units = (int(n) for n in rng.integers([1, 2, 1, 1], [4, 9, 4, 10]))
-    arrays = {
-        "weight_ih": rng.normal(size=(units, inputs)),
-        "weight_hh": float(rng.choice([0.3, 1.0, 2.0])) * rng.normal(size=(units, units)) / np.sqrt(units),
-        "bias": rng.normal(size=units) if rng.random() < 0.8 else None,
-    }
-    kind = str(rng.choice(["linear", *NONLINEARITIES]))
-    tau = rng.uniform(0.4, 2.0, size=units if rng.random() < 0.5 else ())
-    timed = bool(rng.random() < 0.25)
-    model: Any = LinearSystem(**arrays) if kind == "linear" else Rate(
-        **arrays, tau=tau, nonlinearity=kind, train_tau=timed
-    )  # fmt: skip
-    h = float(rng.choice([0.02, 0.1, 0.3]))
+    step = 1.0
+    if name is None:
+        model: Any = _rate_or_linear(rng, inputs, units)
+    else:
+        known = registered()[name]
+        variant = known.variants[int(rng.integers(len(known.variants)))]
+        model = known.init(inputs, units, seed, float(rng.choice([0.3, 1.0, 2.0])), **variant)
+        step = known.dt / 0.1
+    h = step * float(rng.choice([0.02, 0.1, 0.3]))
     sizes = np.full(steps, h) if rng.random() < 0.5 else h * rng.uniform(0.2, 1.8, size=steps)
     times = rng.choice([0.0, 1.3]) + np.append(0.0, np.cumsum(sizes))
     measure: Any = (
@@ -255,13 +254,27 @@ def field_flow(seed: int, method: str | None = None, input_kind: str | None = No
     return Flow(
         model,
         drive * rng.normal(size=(trials, steps + 1, inputs)),
-        rng.normal(size=(trials, units)),
+        model.start + (1.0 if name is None else 0.2) * rng.normal(size=(trials, model.n_states)),
         measure if isinstance(measure, np.ndarray) else str(measure),
         times=times,
         method=method or str(rng.choice(list(TABLEAUS))),
         input_kind=input_kind or str(rng.choice(["hold", "linear", "cubic"])),
         forcing=str(rng.choice(["linear", "cubic"])),
     )
+
+
+def _rate_or_linear(rng: np.random.Generator, inputs: int, units: int) -> Any:
+    arrays = {
+        "weight_ih": rng.normal(size=(units, inputs)),
+        "weight_hh": float(rng.choice([0.3, 1.0, 2.0])) * rng.normal(size=(units, units)) / np.sqrt(units),
+        "bias": rng.normal(size=units) if rng.random() < 0.8 else None,
+    }
+    kind = str(rng.choice(["linear", *NONLINEARITIES]))
+    tau = rng.uniform(0.4, 2.0, size=units if rng.random() < 0.5 else ())
+    timed = bool(rng.random() < 0.25)
+    if kind == "linear":
+        return LinearSystem(**arrays)
+    return Rate(**arrays, tau=tau, nonlinearity=kind, train_tau=timed)
 
 
 def correct_stage_backend(flow: Flow, arithmetic: Arithmetic, seed: int) -> tuple[str, StageBackend]:

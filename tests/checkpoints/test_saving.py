@@ -1,5 +1,7 @@
 """Saving: what is written is read back bit by bit."""
 
+import json
+
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpref.checkpoints import load_checkpoint, save_checkpoint
-from kpref.models import GRU, RNN, LowRankRNN, Rate
+from kpref.models import GRU, RNN, Lorenz63, LowRankRNN, Rate
 from kpref.models.registry import registered
 from kpref.readout import Readout
 
@@ -76,13 +78,11 @@ def test_round_trip_of_a_rate_network_is_exact(folder, suffix, tau, nonlinearity
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-@pytest.mark.parametrize(
-    "known", [known for known in registered().values() if known.torch], ids=lambda known: known.name
-)
-def test_every_network_under_pytorchs_names_comes_back(folder, suffix, known):
+@pytest.mark.parametrize("known", registered().values(), ids=lambda known: known.name)
+def test_every_registered_network_comes_back(folder, suffix, known):
     for variant in known.variants:
         model = known.init(N_IN, H, 0, **variant)
-        readout = Readout(np.ones((N_OUT, H)))
+        readout = Readout(np.ones((N_OUT, model.observed.stop - model.observed.start)))
         path = folder / f"{known.name}{suffix}"
         save_checkpoint(path, model, readout)
         loaded = load_checkpoint(path)
@@ -95,6 +95,62 @@ def test_every_network_under_pytorchs_names_comes_back(folder, suffix, known):
         }
         assert same(loaded.readout.weight, readout.weight)
         assert not loaded.nonlinearity_assumed
+        assert not loaded.notes
+
+
+class TestNamesOfKpref:
+    """What stands in a file of a network that PyTorch has no names for, and what is refused of it."""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        model = LowRankRNN.init(N_IN, H, rank=2, seed=0, nonlinearity="erf", alpha=1 / 3)
+        save_checkpoint(tmp_path / "rank.safetensors", model, Readout(np.ones((N_OUT, H))), np.arange(1.0, H + 1))
+        return tmp_path / "rank.safetensors"
+
+    def test_what_is_read(self, path):
+        with safetensors.safe_open(path, "numpy") as file:
+            assert file.metadata()["model"] == "low-rank"
+            assert json.loads(file.metadata()["options"]) == {"alpha": 1 / 3, "nonlinearity": "erf"}
+        found = load_checkpoint(path, trainable=["m", "weight_ih"], z0="z0")
+        assert (found.model.alpha, found.model.nonlinearity.name) == (1 / 3, "erf")
+        assert found.model.trainable == ("m", "weight_ih")
+        assert same(found.z0, np.arange(1.0, H + 1))
+        with pytest.raises(ValueError, match=r"found 'z0' \(4,\).*named as the initial state with z0="):
+            load_checkpoint(path)
+
+    @pytest.mark.parametrize(
+        "options, message",
+        [
+            ({"nonlinearity": "tanh"}, "the file says what network it holds, a LowRankRNN; got nonlinearity='tanh'"),
+            ({"alpha": 0.5}, "the file says what network it holds, a LowRankRNN; got alpha=0.5"),
+            ({"continuous": True}, "is of a LowRankRNN, which is a map in discrete time"),
+            ({"map": {"weight_hh": "parameter/m"}}, "the file says which arrays are what; got map of weight_hh"),
+            ({"reset": "before"}, "the file says which arrays are what; got reset"),
+            ({"ignore": "parameter/m"}, "the description of a network is incomplete or of another kind: .*'m'"),
+            ({"trainable": ["weight_hh"]}, "trainable must name some of m, n, weight_ih, bias"),
+        ],
+    )
+    def test_what_the_file_says_is_not_said_otherwise(self, path, options, message):
+        with pytest.raises(ValueError, match=f"rank.safetensors: .*{message}"):
+            load_checkpoint(path, z0="z0", **options)
+
+    @pytest.mark.parametrize(
+        "changed, message",
+        [
+            ({"model": "perceptron"}, "the recorded model 'perceptron' is none of"),
+            ({"options": "[1"}, "the recorded options must be an object of JSON"),
+            ({"options": '{"beta": 1}'}, "the description of a network is incomplete or of another kind: .*'beta'"),
+            ({"options": '{"alpha": 3}'}, "alpha must be"),
+            ({"options": '{"trainable": ["m"]}'}, ".* incomplete or of another kind: .*trainable"),
+            ({"model": "cornn"}, ".* incomplete or of another kind"),
+        ],
+    )
+    def test_damaged_records(self, folder, changed, message):
+        arrays = {f"parameter/{name}": array for name, array in LowRankRNN.init(N_IN, H, 2, 0).parameters.items()}
+        recorded = {"model": "low-rank", "options": "{}"} | changed
+        np.savez(folder / "damaged.npz", **arrays, **recorded)
+        with pytest.raises(ValueError, match=f"damaged.npz: {message}"):
+            load_checkpoint(folder / "damaged.npz")
 
 
 @pytest.mark.parametrize("tau", [None, "fast", "[1.0"])
@@ -146,9 +202,9 @@ def test_refuses(tmp_path):
     model = GRU.init(N_IN, H, seed=0)
     with pytest.raises(ValueError, match=r"must be called \*.safetensors or \*.npz; got .*network.pt"):
         save_checkpoint(tmp_path / "network.pt", model)
-    with pytest.raises(TypeError, match="only RNN, .*LSTM, .*Rate can be saved .*got a LowRankRNN"):
-        save_checkpoint(tmp_path / "network.npz", LowRankRNN.init(N_IN, H, rank=1, seed=0))
-    with pytest.raises(TypeError, match="got a str"):
+    with pytest.raises(TypeError, match=r"only a network of kpref.models \(.*low-rank.*\) can be saved; got Lorenz63"):
+        save_checkpoint(tmp_path / "network.npz", Lorenz63())
+    with pytest.raises(TypeError, match="got 'gru'"):
         save_checkpoint(tmp_path / "network.npz", "gru")
     with pytest.raises(FileNotFoundError, match=r"cannot write .*network.npz: the folder .*absent does not exist"):
         save_checkpoint(tmp_path / "absent" / "network.npz", model)

@@ -1,6 +1,10 @@
+from itertools import product
+
 import numpy as np
 import pytest
 from apparatus.detest import PROBLEMS, SCIPY_METHODS, compare, reference, table
+
+from tests.conftest import in_turn
 
 PUBLISHED = {
     # End states to 16 digits in the tables of Enright and Pryce (1987): independent of this package and of SciPy.
@@ -53,8 +57,7 @@ def test_end_states_in_closed_form(name, exact):
     np.testing.assert_allclose(reference(name), exact, rtol=0.0, atol=1e-11)
 
 
-@pytest.mark.parametrize("method", SCIPY_METHODS)
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name, method", in_turn(product(PROBLEMS, SCIPY_METHODS), 2))
 def test_as_accurate_as_scipy_for_the_same_work(name, method):
     """At rtol = atol = 1e-8: errors within 10 times SciPy's, for at most 1.3 times its evaluations."""
     comparison = compare(name, method)

@@ -25,7 +25,6 @@ NAMES = pytest.mark.parametrize("name", MODELS)
 MAPS = pytest.mark.parametrize("name", [name for name, (known, _) in MODELS.items() if not known.is_continuous])
 SIZES = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**31))
 STEP = 1e-30  # complex steps have no cancellation: any size will do
-STEP_SIZE = 0.2  # of fields
 
 
 def random_flow(name, sizes, **options):
@@ -34,13 +33,14 @@ def random_flow(name, sizes, **options):
     known, variant = MODELS[name]
     model = known.init(inputs, units, seed, **variant)
     model = model.with_vector(model.vector + 0.3 * rng.normal(size=model.n_parameters))
-    z0 = 0.5 * rng.normal(size=(trials, model.n_states))
+    z0 = model.start + 0.2 * rng.normal(size=(trials, model.n_states))
     steps += known.is_continuous  # a grid has one time more than steps
     return flow_of(model, rng.normal(size=(trials, steps, inputs)), z0, **options), rng
 
 
 def flow_of(model, inputs, z0, **options):
-    return kpref.Flow(model, inputs, z0=z0, **({"dt": STEP_SIZE} if isinstance(model, Field) else {}), **options)
+    grid = {"dt": registration_of(model).dt} if isinstance(model, Field) else {}
+    return kpref.Flow(model, inputs, z0=z0, **grid, **options)
 
 
 def plain_states(flow, z0, parameters=None):
@@ -48,7 +48,7 @@ def plain_states(flow, z0, parameters=None):
     model, x = flow.model, flow.inputs.swapaxes(0, 1)
     if not isinstance(model, Field):
         return model.iterate(z0, flow.inputs, parameters)
-    states, h = [z0], STEP_SIZE
+    states, h = [z0], flow.solution.h[0]
     for held in x[:-1]:
         z = states[-1]
         first = model.velocity(z, held, parameters)
@@ -67,7 +67,7 @@ def roundings(flow, image):
 
 
 @NAMES
-@examples(50)
+@examples(20)
 @given(SIZES)
 def test_derivatives_agree_with_complex_steps(name, sizes):
     flow, rng = random_flow(name, sizes)
@@ -84,7 +84,7 @@ def test_derivatives_agree_with_complex_steps(name, sizes):
 
 
 @NAMES
-@examples(50)
+@examples(20)
 @given(SIZES)
 def test_dot_tests_and_inverses(name, sizes):
     flow, rng = random_flow(name, sizes)
@@ -202,19 +202,25 @@ def test_a_readout_of_observed_states_gives_the_gradient():
 
 @NAMES
 def test_what_acts_on_operators_alone_works(name):
-    flow, _ = random_flow(name, (2, 3, 4, 6, 9))
-    dense = flow.NTK.to_dense()
-    largest = np.linalg.eigvals(dense).real.max()
+    flow, _ = random_flow(name, (2, 2, 3, 6, 9))
+    root = flow.space.scale(np.ones(flow.space.shape), 0.5).reshape(-1)
+    dense, propagator = (root[:, None] * op.to_dense() / root for op in (flow.NTK, flow.P))
+    largest = np.linalg.eigvalsh(dense)[-1]
+    assert np.abs(dense - dense.T).max() <= 1e-12 * largest
     assert kpref.eigh(flow.NTK, 2).values[0] == pytest.approx(largest, rel=1e-9)
     assert float(kpref.trace(flow.NTK, probes=1000)) == pytest.approx(np.trace(dense), rel=1e-10)
-    root = flow.space.scale(np.ones(flow.space.shape), 0.5).reshape(-1)
-    in_the_measure = root[:, None] * flow.P.to_dense() / root
-    assert float(kpref.operator_norm(flow.P)) == pytest.approx(np.linalg.norm(in_the_measure, 2), rel=1e-9)
+    norm = np.sqrt(np.linalg.eigvalsh(propagator.T @ propagator)[-1])
+    assert float(kpref.operator_norm(flow.P)) == pytest.approx(norm, rel=1e-9)
     exponents = kpref.lyapunov_exponents(flow)
-    assert exponents.values.shape == (4, flow.model.n_states)
+    assert exponents.values.shape == (3, flow.model.n_states)
     if isinstance(flow.model, Field):
         return  # what a step does to volumes is the method's
-    determinants = np.linalg.slogdet(step_jacobians(flow)).logabsdet.mean(axis=0)
+    steps = step_jacobians(flow)
+    unread = np.count_nonzero(~steps.any(axis=(0, 1, 2)))  # what the next step does not look at vanishes in one
+    if unread:
+        assert (exponents.values[:, -unread:] <= np.log(10 * np.finfo(float).eps)).all()
+        return
+    determinants = np.linalg.slogdet(steps).logabsdet.mean(axis=0)
     assert exponents.values.sum(axis=1) == pytest.approx(determinants, rel=1e-6)
 
 

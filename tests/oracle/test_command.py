@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from apparatus.kept_worker import KeptWorker
 
 import kpref
 from kpref import cli, save_checkpoint
@@ -87,6 +88,19 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def worker():
+    worker = KeptWorker()
+    yield worker
+    worker.end()
+
+
+@pytest.fixture
+def one_process(worker, monkeypatch):
+    """For all commands whose process is not the question."""
+    monkeypatch.setattr("kpref.commands.verify.Worker", lambda: worker)
+
+
 def arguments(*words):
     return cli.build_parser("verify").parse_args(["verify", "m:f", *words])
 
@@ -104,6 +118,7 @@ def test_a_pass_prints_the_report_and_nothing_else(capfd, folder):
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("one_process")
 def test_an_arithmetic_coarser_than_declared_is_an_outcome_of_its_own(capfd, folder):
     """Declared in full, in a process of its own: what is stored in float32 is no arithmetic of 53 bits."""
     assert cli.main(["verify", "others:coarser", *SMALL, "--json", "report.json"]) == 3
@@ -116,6 +131,7 @@ def test_an_arithmetic_coarser_than_declared_is_an_outcome_of_its_own(capfd, fol
     assert cli.main(["verify", "others:coarser", *SMALL, "--accept-measured"]) == 0
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_defect_is_placed(capfd, folder):
     assert cli.main(["verify", "others:wrong", *SMALL, "--json", "report.json"]) == 1
     assert "first at trial 1, step 3, unit 2" in capfd.readouterr().out
@@ -123,6 +139,7 @@ def test_a_defect_is_placed(capfd, folder):
     assert (check["first"]["trial"], check["first"]["step"], check["first"]["unit"]) == (1, 3, 2)
 
 
+@pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize(
     "factory, message",
     [
@@ -228,6 +245,7 @@ def test_options_of_a_random_network():
     assert make_flow(arguments("--exact")).states.shape == (3, 5, 8)
 
 
+@pytest.mark.usefixtures("one_process")
 def test_every_bit_of_whole_numbers(capfd):
     assert cli.main(["verify", "others:right", "--exact", "--no-bias", "--trials", "2"]) == 0
     assert "NTK.exact" in capfd.readouterr().out

@@ -18,7 +18,7 @@ from kpref.oracle.arithmetic import ARITHMETICS, get_arithmetic
 from kpref.oracle.backend import OPERATORS, Backend
 from kpref.oracle.grid import PROBLEMS
 from kpref.oracle.problem import describe, rebuild, rounded
-from tests.conftest import PROFILE
+from tests.conftest import PROFILE, in_turn
 
 TRAJECTORY = [operator for operator, (_, space) in OPERATORS.items() if space == "trajectory"]
 
@@ -39,7 +39,7 @@ def exported(tmp_path, name="gru-weights", arithmetic="float64"):
     return folder, rounded(flow, get_arithmetic(arithmetic))
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", in_turn(PROBLEMS, 3))
 def test_a_flow_survives_as_plain_data(name):
     flow = PROBLEMS[name].build()
     description, arrays = describe(flow)
