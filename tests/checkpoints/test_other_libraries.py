@@ -364,7 +364,9 @@ class TestLibraries:
             ("LSTM", {"dropout": 0.1}, None),
         ],
     )
-    def test_keras(self, tmp_path, kind, options, reset, as_file):
+    def test_keras(self, tmp_path, monkeypatch, kind, options, reset, as_file):
+        monkeypatch.setenv("KERAS_BACKEND", "jax")  # when it is imported first; by itself it looks for TensorFlow
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))  # where it writes its settings
         keras = pytest.importorskip("keras")
         layer = getattr(keras.layers, kind)(H, return_sequences=True, **options)
         network = keras.Sequential([keras.Input((STEPS, N_IN)), layer, keras.layers.Dense(N_OUT)])
