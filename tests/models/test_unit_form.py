@@ -27,7 +27,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 TOLERANCE = 1e-12
 
 #: A trained weight acts on states that go through another product in the same step, or enters two currents.
-MIXED = ("low-rank", "stacked-", "gru-reset-before", "mgu", "antisymmetric", "lru", "s4d", "mpn")
+MIXED = ("low-rank", "stacked-", "gru-reset-before", "mgu", "antisymmetric", "lru", "s4d", "mpn",
+         "gru-continuous", "neural-ode n_hidden=2")  # fmt: skip
 
 
 class Written:
@@ -121,7 +122,8 @@ def test_K_of_networks(name, sizes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unit_form, "_MOST_ENTRIES", 0)
         units = check(flow.linearization, sizes[-1])
-    assert (units is None) == (name.startswith(MIXED))
+    mixed = name.startswith(MIXED) or name == "neural-ode"  # of one hidden layer; without one it is local
+    assert (units is None) == mixed
     if units is not None:
         assert units.n_units == sizes[1]
         # Units have features of their own under constraints, and where a vector of one number each is trained.
@@ -130,7 +132,7 @@ def test_K_of_networks(name, sizes):
         )
         assert own or isinstance(flow.model, Field) or all(features.shared for _, features in units.groups)
     parameters = [p for p in flow.model.trainable if rng.random() < 0.5] or None
-    if not name.startswith(MIXED):
+    if not mixed:
         check(flow_of(flow.model.with_trainable(parameters), flow.inputs, flow.z0).linearization, sizes[-1])
 
 
