@@ -107,7 +107,7 @@ def test_kernel_is_cut_exactly(kind):
 
 
 def test_random_vectors_tell_the_errors_of_alignments(monkeypatch):
-    """Of a thousand vectors: their own noise is some 1 / sqrt(1000) of the norms, and that of shared modes cancels."""
+    """Of 400 vectors: their own noise is some 1 / sqrt(400) of the norms, and that of shared modes cancels."""
     flow = make_flow("RNN-tanh", (10, 3, 3), seed=3, gain=1.5)
     groups = trial_groups(flow.space, 0)
     pairs = {"PK": (flow.P @ flow.K, flow.NTK), "PP": (flow.P.gram(), flow.NTK), "NTK": (flow.NTK, flow.NTK)}
@@ -115,6 +115,6 @@ def test_random_vectors_tell_the_errors_of_alignments(monkeypatch):
     assert exact["NTK"] < 1e-12
     assert min(exact["PK"], exact["PP"]) > 1e-3
     monkeypatch.setattr("kpref.analysis.trial_errors.DENSE_SIZE", 0)
-    sampled = errors_of_alignments(pairs, groups, 1000, 0)
+    sampled = errors_of_alignments(pairs, groups, 400, 0)
     for name in ("PK", "PP"):
-        assert sampled[name] == pytest.approx(exact[name], rel=0.15)
+        assert sampled[name] == pytest.approx(exact[name], rel=0.2)

@@ -39,6 +39,7 @@ from kpref.spectra.closed_form import kernel_block_squares, kernel_group_matrice
 from kpref.spectra.deflated import Deflated
 from kpref.spectra.paired_probes import DENSE_SIZE
 from kpref.spectra.symmetric import Coordinates, RectangularForm
+from kpref.threads import serial_blas
 
 __all__ = [
     "errors_of_alignments",
@@ -114,6 +115,7 @@ def errors_of_kernel(flow: Flow, groups: Array) -> tuple[float, float, float]:
     return trace, dimension / (whole or 1.0), along_units
 
 
+@serial_blas
 def errors_of_alignments(
     pairs: Mapping[str, tuple[TensorOperator, TensorOperator]], groups: Array, probes: int, seed: int
 ) -> dict[str, float]:
