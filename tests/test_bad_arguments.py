@@ -251,6 +251,12 @@ def build():
     yield from rows(
         "LeakyRNN", over(models.LeakyRNN, **weights), "alpha", (0.0, -1.0, 2.0, float("nan"), "a", None, 1j)
     )
+    for kind, names in (
+        (models.AdaptiveRate, ("tau", "tau_a")),
+        (models.ShortTermPlasticity, ("use", "tau_f", "tau_d")),
+    ):
+        for argument in names:
+            yield from rows(kind.__name__, over(kind, **weights), argument, (0.0, -1.0, float("nan"), "a", None, 1j))
     yield from rows("Lorenz63", models.Lorenz63, "sigma", ("a", float("nan"), [1.0, 2.0], None, 1j))
     step = over(MODEL.step, z=np.ones(H), x=np.ones(N_IN))
     yield from rows("step", step, "z", (np.ones(3), "abc", None, 1.0, masked(np.ones(H))))
@@ -791,6 +797,9 @@ def build_forms_and_flags():
         (models.LSTM, {"n_units": 2}),
         (models.Stacked, {"cell": "gru", "n_units": 2, "n_layers": 2}),
         (models.LowRankRNN, {"n_states": 2, "rank": 1}),
+        (models.HodgkinHuxley, {"n_units": 2}),
+        (models.ExcitatoryInhibitory, {"n_units": 2}),
+        (models.WilsonCowan, {"n_units": 2}),
         (models.ResetBeforeGRU, {"n_states": 2}),
         (models.UGRNN, {"n_states": 2}),
         (models.CoRNN, {"n_units": 2}),

@@ -164,5 +164,5 @@ register(
     "adaptive",
     AdaptiveRate,
     partial(random_network, AdaptiveRate),
-    variants=({}, {"nonlinearity": "softplus", "bias": False, "constrained": True}),
+    variants=({"constrained": True},),
 )

@@ -114,5 +114,5 @@ register(
     "excitatory-inhibitory",
     ExcitatoryInhibitory,
     ExcitatoryInhibitory.init,
-    variants=({"nonlinearity": "softplus"}, {"nonlinearity": "relu", "bias": False}),
+    variants=({"nonlinearity": "softplus"},),
 )

@@ -176,6 +176,6 @@ register(
     "short-term-plasticity",
     ShortTermPlasticity,
     partial(random_network, ShortTermPlasticity),
-    variants=({}, {"nonlinearity": "sigmoid", "bias": False, "constrained": True}),
+    variants=({"constrained": True},),
     dt=0.02,
 )

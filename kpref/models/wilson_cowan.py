@@ -156,4 +156,4 @@ class WilsonCowan(Field, CurrentNetwork):
         return StepNumbers(channels, self.drives(x))
 
 
-register("wilson-cowan", WilsonCowan, WilsonCowan.init, variants=({}, {"bias": False}))
+register("wilson-cowan", WilsonCowan, WilsonCowan.init)

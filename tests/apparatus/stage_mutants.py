@@ -111,7 +111,9 @@ def _frozen(backend: StageBackend) -> None:
 
 def _transposed(backend: StageBackend) -> None:
     points = backend.points = copy.copy(backend.points)
-    weights = {name: w.T.copy() for name, w in points.form.weights.items() if name == "recurrent"}
+    sourced = {op.name for op in points.form.program.operations if op.kind == "product" and op.source is not None}
+    square = {name: w for name, w in points.form.weights.items() if name in sourced and w.shape[0] == w.shape[1]}
+    weights = {name: w.T.copy() for name, w in square.items()}
     points.form = points.form.changed(weights=weights)
 
 
