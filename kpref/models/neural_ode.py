@@ -102,7 +102,7 @@ class NeuralODE(Field, StepModel):
     ) -> Self:
         """A random field with hidden layers of these widths: entries N(0, gain**2 / columns), zero biases."""
         n_inputs, n_states = integer("n_inputs", n_inputs, 1), integer("n_states", n_states, 1)
-        if isinstance(hidden, str) or not isinstance(hidden, Iterable):
+        if not isinstance(hidden, Iterable):
             raise TypeError(f"hidden must be widths of hidden layers, such as [64, 64]; got {short(hidden)}")
         widths = [n_states, *(integer("hidden", width, 1) for width in hidden), n_states]
         gain, bias = real_number("gain", gain), flag("bias", bias)
