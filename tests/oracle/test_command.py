@@ -193,7 +193,7 @@ def test_a_backend_that_leaves_a_process_behind_holds_nobody_up():
         (["--checkpoint", "nowhere.npz", "--no-bias"], "--no-bias is about a random network"),
         (["--model", "gru", "--layers", "3"], "--layers is an option that a gru network does not have"),
         (["--model", "rnn", "--nonlinearity", "erf"], "nonlinearity must be one of tanh, relu, identity"),
-        (["--exact", "--model", "gru"], "problems of whole numbers are of rnn"),
+        (["--exact", "--model", "gru"], "problems of whole numbers are of linear, "),
         (["--exact", "--measure", "mean"], "has the measure sum"),
     ],
 )
