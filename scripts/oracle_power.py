@@ -126,13 +126,16 @@ def try_mutant(
             for check in verify(offered(emulate(flow, ARITHMETICS[arithmetic])), flow, seed=seed).checks
         }
         excess = max(
-            (c.figure or 0.0) / own[c.identifier]
-            for c in alone.checks
-            if c.operator == mutant.operator and own.get(c.identifier)
+            (
+                (c.figure or 0.0) / own[c.identifier]
+                for c in alone.checks
+                if c.operator == mutant.operator and own.get(c.identifier)
+            ),
+            default=0.0,  # a network that has nothing of the kind: what was planted is a right backend, to the last bit
         )
         hidden = not any(check.operator == mutant.operator for check in alone.defects)
         outcome = "hidden" if hidden else "escaped"
-        return Catch(name, kind, arithmetic, outcome, False, False, "", max(figures), seed, excess)
+        return Catch(name, kind, arithmetic, outcome, False, False, "", max(figures, default=0.0), seed, excess)
     right = mutant.operator in accused and accused <= mutant.affected
     guess = next((check.guess for check in found if check.guess), "")
     classes = guess.split(":")[0] in mutant.classes

@@ -800,6 +800,10 @@ def build_forms_and_flags():
         (models.HodgkinHuxley, {"n_units": 2}),
         (models.ExcitatoryInhibitory, {"n_units": 2}),
         (models.WilsonCowan, {"n_units": 2}),
+        (models.LRU, {"n_features": 2, "n_states": 2}),
+        (models.S4D, {"n_features": 2, "n_states": 2}),
+        (models.NeuralODE, {"n_states": 2, "hidden": [2]}),
+        (models.MPN, {"n_units": 2}),
         (models.ResetBeforeGRU, {"n_states": 2}),
         (models.UGRNN, {"n_states": 2}),
         (models.CoRNN, {"n_units": 2}),
@@ -808,6 +812,25 @@ def build_forms_and_flags():
         yield from rows(f"{kind.__name__}.init", init, "seed", SEEDS)
         yield from rows(f"{kind.__name__}.init", init, "gain", (*NOT_FINITE[:2], "a", None, 1j))
         yield from rows(f"{kind.__name__}.init", init, "n_inputs", (*COUNTS[:5], 10**12))
+    for kind in (models.LRU, models.S4D):
+        init = over(kind.init, n_inputs=1, n_features=2, n_states=2, seed=0)
+        for argument in ("n_features", "n_states", "n_layers"):
+            yield from rows(f"{kind.__name__}.init", init, argument, (*COUNTS[:5], 10**12))
+    lru = over(models.LRU.init, n_inputs=1, n_features=2, n_states=2, seed=0)
+    yield from rows("LRU.init", lru, "radii", (0.5, (0.5,), (0.0, 0.5), (0.6, 0.5), (0.5, 1.0), "ab"))
+    yield from rows("LRU.init", lru, "largest_phase", (0.0, -1.0, *NOT_FINITE[:2], "a"))
+    neural = over(models.NeuralODE.init, n_inputs=1, n_states=2, hidden=[2], seed=0)
+    yield from rows("NeuralODE.init", neural, "hidden", (3, None, [0], ["a"], [1.5]))
+    yield from rows("NeuralODE.init", neural, "inputs", ("both", None, ["added"]))
+    mlp = over(models.MLP.init, n_layers=2, n_units=2, seed=0)
+    for argument in ("n_layers", "n_units"):
+        yield from rows("MLP.init", mlp, argument, (*COUNTS[:5], 10**12))
+    yield from rows("MLP.init", mlp, "residual", NOT_FLAGS)
+    yield from rows("MLP.depth", models.MLP.init(2, 2, 0).depth, "n_trials", COUNTS[:5])
+    mpn = over(models.MPN.init, n_inputs=1, n_units=2, seed=0)
+    yield from rows("MPN.init", mpn, "modulation", ("divided", None, []))
+    for argument in ("decay", "rate"):
+        yield from rows("MPN.init", mpn, argument, (*NOT_FINITE[:2], "a", None))
     stacked = over(models.Stacked.init, n_inputs=1, n_units=2, n_layers=1, seed=0)
     yield from rows("Stacked.init", stacked, "cell", ("rnnn", ["gru"], None, {}))
     operator = over(TensorOperator, forward=abs, transpose=abs, space_in=VECTORS, space_out=VECTORS)

@@ -91,9 +91,10 @@ class LRU(StateSpaceNetwork):
         Mixing weights are N(0, gain**2 / n_features), biases zero; `n_states` counts complex states of a layer.
         """
         generator = np.random.default_rng(integer("seed", seed, 0))
-        parameters = random_mixing(cls.__name__, n_inputs, n_features, n_layers, n_states, generator, gain, bias)
-        inner = real_number("radii[0]", radii[0], above=0)
-        outer = real_number("radii[1]", radii[1], least=inner, below=1)
+        parameters = random_mixing(n_inputs, n_features, n_layers, n_states, generator, gain, bias)
+        inner, outer = finite_array("radii", radii, shape=(2,))
+        inner = real_number("radii[0]", inner, above=0)
+        outer = real_number("radii[1]", outer, least=inner, below=1)
         phase = real_number("largest_phase", largest_phase, above=0)
         for layer in range(n_layers):
             parameters |= {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -102,10 +102,14 @@ class NeuralODE(Field, StepModel):
     ) -> Self:
         """A random field with hidden layers of these widths: entries N(0, gain**2 / columns), zero biases."""
         n_inputs, n_states = integer("n_inputs", n_inputs, 1), integer("n_states", n_states, 1)
+        if not isinstance(hidden, Iterable):
+            raise TypeError(f"hidden must be widths of hidden layers, such as [64, 64]; got {short(hidden)}")
         widths = [n_states, *(integer("hidden", width, 1) for width in hidden), n_states]
         gain, bias = real_number("gain", gain), flag("bias", bias)
         entries = sum(above * below for above, below in zip(widths[1:], widths[:-1], strict=True))
-        require_memory(8.0 * (entries + max(widths) * n_inputs), f"a {cls.__name__} of widths {widths}")
+        require_memory(
+            8.0 * (entries + max(widths) * n_inputs), f"a {cls.__name__} of widths {widths} and {n_inputs = }"
+        )
         generator, parameters = np.random.default_rng(integer("seed", seed, 0)), {}
         for layer, (above, below) in enumerate(zip(widths[1:], widths[:-1], strict=True)):
             parameters[f"weight_l{layer}"] = generator.normal(size=(above, below)) * (gain / below**0.5)

@@ -87,10 +87,8 @@ class S4D(StateSpaceNetwork):
         C is normal, D one; mixing weights are N(0, gain**2 / n_features), biases zero.
         """
         generator = np.random.default_rng(integer("seed", seed, 0))
-        states = integer("n_states", n_states, 1)
-        parameters = random_mixing(
-            cls.__name__, n_inputs, n_features, n_layers, n_features * states, generator, gain, bias
-        )
+        size, states = integer("n_features", n_features, 1), integer("n_states", n_states, 1)
+        parameters = random_mixing(n_inputs, n_features, n_layers, size * states, generator, gain, bias)
         for layer in range(n_layers):
             c = generator.normal(size=(2, n_features, states)) / (2 * states) ** 0.5
             parameters |= {

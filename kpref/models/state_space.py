@@ -245,7 +245,6 @@ class StateSpaceNetwork(StepMap):
 
 
 def random_mixing(
-    network: str,
     n_inputs: int,
     n_features: int,
     n_layers: int,
@@ -262,7 +261,8 @@ def random_mixing(
     inputs, layers = integer("n_inputs", n_inputs, 1), integer("n_layers", n_layers, 1)
     scale, biased = real_number("gain", gain) / size**0.5, flag("bias", bias)
     per_layer = 2 * size**2 + 4 * size * integer("n_states", n_states, 1)
-    require_memory(8.0 * (size * inputs + layers * per_layer), f"a {network} with {n_features = }, {n_states = }")
+    what = f"a network with {n_inputs = }, {n_features = }, {n_states = } and {n_layers = }"
+    require_memory(8.0 * (size * inputs + layers * per_layer), what)
     found = {"weight_ih": generator.normal(size=(size, inputs)) / inputs**0.5}
     if biased:
         found["bias_ih"] = np.zeros(size)
