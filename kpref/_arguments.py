@@ -71,12 +71,15 @@ def require_file(name: str, file: Path) -> None:
     """See that there is a file to be read, and not something that would never end or answer, such as a pipe.
 
     `name`: what the error calls it.
-    Raises OSError if there is none, or it is a folder, a pipe, a socket or a device.
+    Raises OSError if there is none, or it is a folder, a pipe, a socket or a device; ValueError if `file` cannot be the
+    name of a file.
     """
     try:
         mode = os.stat(file).st_mode
     except OSError as error:
         raise type(error)(error.errno, f"{name} cannot be read: {error.strerror}", str(file)) from error
+    except ValueError as error:  # a null character
+        raise ValueError(f"{name} cannot be read: {str(file)!r} is not the name of a file: {error}") from None
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{name} {file} is a folder; a file was expected")
     if not stat.S_ISREG(mode):

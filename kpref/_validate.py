@@ -99,9 +99,11 @@ def near(name: object, known: Collection[str]) -> str:
 
 
 def path_like(name: str, value: object) -> Path:
-    """A path, or TypeError."""
-    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+    """A path, or TypeError; ValueError for one that no system has."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(text := os.fspath(value), str):
         raise TypeError(f"{name} must be a path; got {short(value)}")
+    if "\0" in text:
+        raise ValueError(f"{name} must be a path without null characters; got {short(value)}")
     return Path(value)
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -107,12 +108,25 @@ class Program:
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
         """First column of each register where all stand side by side, and the total."""
-        return np.concatenate([[0], np.cumsum(self.widths)]).astype(np.int64)
+        return _offsets(self.widths)
 
     def columns(self, view: View) -> slice:
         """Columns of a view where all registers stand side by side."""
         first = int(self.offsets[view.register]) + view.start
         return slice(first, first + view.width)
+
+    def reached(self, from_state: bool, from_parameters: bool) -> list[Operation]:
+        """Operations that read what comes from the old state, or from changes of weights that have a variable."""
+        columns, found = np.zeros(self.offsets[-1], dtype=bool), []
+        for view in self.old if from_state else ():
+            columns[self.columns(view)] = True
+        for op in self.operations:
+            reads = op.source is not None and bool(columns[self.columns(op.source)].any())
+            if reads:
+                found.append(op)
+            if reads or (from_parameters and op.variable is not None):
+                columns[self.columns(op.out)] = True
+        return found
 
     def reversed(self) -> Iterator[tuple[Operation, View | None, View]]:
         """Operations in the order of the transpose, with what each writes to and reads there."""
@@ -212,6 +226,14 @@ class Builder:
 
     def _columns(self, view: View) -> Columns:
         return self._written[view.register][view.start : view.start + view.width]
+
+
+@lru_cache(maxsize=256)
+def _offsets(widths: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Asked for each view of each operation where programs are lowered."""
+    offsets = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
+    offsets.setflags(write=False)
+    return offsets
 
 
 def _overlap(one: View, other: View) -> bool:

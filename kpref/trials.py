@@ -384,8 +384,9 @@ def _checked_labels(given: NDArray[Any], n_trials: int, n_steps: int) -> NDArray
     if bad.any():
         index = first_index(bad)
         where = place(index, _CHANNELS[: given.ndim])
-        hint = ": give steps that do not count any class, and 0 in the mask" if given.ndim == 2 else ""
-        raise ValueError(f"labels holds {given[index]} at {where}; a label is a class counted from 0{hint}")
+        what = "steps" if given.ndim == 2 else "trials"
+        hint = f"give {what} that do not count any class, and 0 in the mask"
+        raise ValueError(f"labels holds {given[index]} at {where}; a label is a class counted from 0: {hint}")
     checked.setflags(write=False)
     return checked
 

@@ -1,10 +1,11 @@
 """The leading eigenpairs of the NTK of more trials than memory holds, with the memory that may be used enforced.
 
-Inputs are written to npy files; states, linearisations and products are made shard by shard (`kpref.distributed`). The
-address space of the process is limited by the kernel (RLIMIT_AS), libraries and compiled code included: what does not
-fit ends in a MemoryError.
+Inputs are written to npy files, or a Zarr store; states, linearisations and products are made shard by shard
+(`kpref.distributed`). The address space of the process is limited by the kernel (RLIMIT_AS), libraries and compiled
+code included: what does not fit ends in a MemoryError.
 
-    scripts/out_of_core.py --trials 5000 --steps 100 --states 256 --pairs 5 --memory 4
+    python scripts/out_of_core.py --trials 5000 --steps 100 --states 256 --pairs 5 --memory 4
+    python scripts/out_of_core.py --trials 20000 --zarr [--products 1]
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import resource
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ def main() -> None:
     options = arguments()
     resource.setrlimit(resource.RLIMIT_AS, (int(options.memory * 2**30),) * 2)
     with tempfile.TemporaryDirectory() as folder:
-        write_inputs(Path(folder), options.trials, options.steps)
+        write_inputs(Path(folder), options)
         model = GRU.init(N_INPUTS, options.states, seed=0)
         flow = ShardedFlow(model, folder, shard_size=options.shard, keep=options.keep * 2**30)
         describe(options, flow)
@@ -44,18 +46,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--memory", type=float, default=4.0, help="GiB of address space")
     parser.add_argument("--keep", type=float, default=1.0, help="GiB for flows that are kept between products")
     parser.add_argument("--tol", type=float, default=1e-6, help="residual over the largest eigenvalue")
+    parser.add_argument("--zarr", action="store_true", help="inputs in a Zarr store, a chunk for each shard")
     parser.add_argument("--products", type=int, help="stop after so many, and say what one takes")
     return parser.parse_args()
 
 
-def write_inputs(folder: Path, trials: int, steps: int) -> None:
+def write_inputs(folder: Path, options: argparse.Namespace) -> None:
     """Smooth random inputs, of which a thousand trials at a time are in memory."""
-    file = np.lib.format.open_memmap(folder / "inputs.npy", "w+", np.float64, (trials, steps, N_INPUTS))
-    generator = np.random.default_rng(0)
+    trials, steps = options.trials, options.steps
+    shape, generator = (trials, steps, N_INPUTS), np.random.default_rng(0)
+    if options.zarr:
+        group = import_module("zarr").open_group(folder, mode="w")
+        file = group.create_array("inputs", shape=shape, dtype="f8", chunks=(options.shard, steps, N_INPUTS))
+    else:
+        file = np.lib.format.open_memmap(folder / "inputs.npy", "w+", np.float64, shape)
     for start in range(0, trials, 1000):
-        part = file[start : start + 1000]
-        part[:] = np.cumsum(generator.standard_normal(part.shape), axis=1) / np.sqrt(steps)
-    file.flush()
+        steps_of = generator.standard_normal((min(1000, trials - start), steps, N_INPUTS))
+        file[start : start + 1000] = np.cumsum(steps_of, axis=1) / np.sqrt(steps)
 
 
 def describe(options: argparse.Namespace, flow: ShardedFlow) -> None:
@@ -68,7 +75,7 @@ def describe(options: argparse.Namespace, flow: ShardedFlow) -> None:
 
 def report(flow: ShardedFlow, options: argparse.Namespace) -> None:
     """Eigenpairs, or a few products and what one takes."""
-    begun, done = time.perf_counter(), 0
+    begun, used, done = time.perf_counter(), time.process_time(), 0
 
     def progress(products: int) -> None:
         nonlocal done
@@ -81,14 +88,16 @@ def report(flow: ShardedFlow, options: argparse.Namespace) -> None:
             vector = flow.gram(vector / np.linalg.norm(vector))
             progress(1)
     else:
-        pairs = flow.eigh(options.pairs, tol=options.tol, copies=False, precision="full", progress=progress)
+        pairs = flow.eigh(options.pairs, tol=options.tol, copies=False, progress=progress)
+        print(f"{pairs.n_products} products, {pairs.n_single} of them in float32")
         print("eigenvalues", pairs.values)
         print("residuals  ", pairs.residuals)
         first = next(flow.modes(pairs))
         print(f"modes of the first shard {first.shape}")
-    seconds = time.perf_counter() - begun
+    seconds, used = time.perf_counter() - begun, time.process_time() - used
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{seconds:.0f} s, {seconds / done:.1f} s a product; largest resident memory {resident:.2f} GiB")
+    print(f"{seconds:.0f} s, {seconds / done:.1f} s a product, {used / done:.1f} s of all cores")
+    print(f"largest resident memory {resident:.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -394,3 +394,8 @@ def test_progress_that_cannot_be_written_is_given_up(monkeypatch):
 
 def test_it_is_where_everything_else_is():
     assert kpref.analyze is analyze
+
+
+def test_a_name_that_no_file_has():
+    with pytest.raises(ValueError, match=r"the checkpoint cannot be read: 'a\\x00b' is not the name of a file"):
+        analyze("a\0b", trials="x")

@@ -19,6 +19,7 @@ import kpref
 from kpref import EuclideanSpace, Flow, Readout, TensorOperator, TrajectorySpace, Trials, models, operators, spectra
 from kpref.course import analyze_run
 from kpref.differences import complex_step, finite_difference, taylor_test
+from kpref.distributed import ShardedFlow
 from kpref.integrate import (
     InputSignal,
     Tableau,
@@ -594,6 +595,7 @@ def build_estimates_and_data():
         "mask",
         (np.ones(9), -np.ones(T), np.zeros(T), "abc", np.full(T, np.nan), masked(np.ones(T))),
     )
+    yield from rows("load_checkpoint", over(kpref.load_checkpoint, source={}), "reset", ("middle", 3, True, "", []))
     for load in (kpref.load_checkpoint, Trials.load):
         yield from rows(load.__qualname__, load, "path", (None, 3, "", "no such file.npz", "/", b"\0"), "")
     estimate = kpref.trace(FLOW.K)
@@ -655,6 +657,37 @@ def build_stability():
     yield from rows("trial_norms", spectra.trial_norms, "flow", NOT_FLOWS)
     yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "seed", SEEDS)
     yield from rows("trial_norms", lambda **k: spectra.trial_norms(FLOW, **k), "tol", TOLERANCES)
+
+
+def build_shards():
+    trials = Trials(INPUTS, targets=TARGETS)
+    made = over(ShardedFlow, model=MODEL, trials=trials)
+    yield from rows("ShardedFlow", made, "model", (None, "GRU", models.GRU, FLOW))
+    yield from rows("ShardedFlow", made, "trials", (None, 3, INPUTS, FLOW))
+    yield Row("ShardedFlow(no files)", lambda: made(trials="/nowhere/trials.npz"), "/nowhere/trials.npz")
+    for argument, values in (
+        ("shard_size", tuple(value for value in COUNTS if value is not None)),
+        ("z0", (*bad_arrays(np.ones((B, H))), np.ones((B + 1, H)), 1.0)),
+        ("measure", ("median", -np.ones(T), np.ones((B, T, 2)), 3j)),
+        ("dtype", (int, complex, np.float16, 3.5)),
+        ("keep", (-1.0, *NOT_NUMBERS, float("nan"))),
+    ):
+        yield from rows("ShardedFlow", made, argument, values)
+    flow = made()
+    for name in ("P", "K", "NTK", "J_star", "D_star"):
+        yield from rows(f"ShardedFlow.{name}", getattr(flow, name), "q", (None, "abc", INPUTS, np.ones((B, T, H + 1))))
+    for name in ("J", "D"):
+        yield from rows(f"ShardedFlow.{name}", getattr(flow, name), "theta", bad_arrays(np.ones(MODEL.n_parameters)))
+    yield from rows("ShardedFlow.gradient", over(flow.gradient, readout=READOUT), "at", ("first", None, 3))
+    yield from rows("ShardedFlow.gradient", flow.gradient, "readout", (None, "Wout", np.ones((2, H)), MODEL))
+    for argument, values in (("probes", COUNTS), ("tol", tuple(TOLERANCES)), ("seed", SEEDS)):
+        yield from rows("ShardedFlow.trace", flow.trace, argument, values)
+    aligned = over(flow.alignment, other=made())
+    for argument, values in (("other", (None, FLOW, MODEL)), ("probes", (3, *COUNTS)), ("seed", SEEDS)):
+        yield from rows("ShardedFlow.alignment", aligned, argument, values)
+    for name in ("modes", "save_modes"):
+        call = over(getattr(flow, name), **({"folder": "/nowhere/modes"} if name == "save_modes" else {}))
+        yield from rows(f"ShardedFlow.{name}", call, "pairs", (None, "abc", np.ones((2, MODEL.n_parameters)), FLOW))
 
 
 def build_rules():
@@ -758,6 +791,9 @@ def build_forms_and_flags():
         (models.LSTM, {"n_units": 2}),
         (models.Stacked, {"cell": "gru", "n_units": 2, "n_layers": 2}),
         (models.LowRankRNN, {"n_states": 2, "rank": 1}),
+        (models.ResetBeforeGRU, {"n_states": 2}),
+        (models.UGRNN, {"n_states": 2}),
+        (models.CoRNN, {"n_units": 2}),
     ):
         init = over(kind.init, n_inputs=1, seed=0, **more)
         yield from rows(f"{kind.__name__}.init", init, "seed", SEEDS)
@@ -943,6 +979,7 @@ TABLE = [
     *build_files_and_verification(),
     *build_estimates_and_data(),
     *build_stability(),
+    *build_shards(),
     *build_tasks(),
     *build_training(),
 ]

@@ -18,7 +18,7 @@ from kpref.bench.contender_process import measure_memory
 from kpref.bench.peers import CONTENDERS
 from kpref.bench.reports import time_report
 from kpref.bench.timing import Record, Worker
-from kpref.bench.workload import Problem, count_operations
+from kpref.bench.workload import Problem, count_bytes, count_operations
 from kpref.commands import bench
 from kpref.models import GRU
 
@@ -51,6 +51,22 @@ def test_operations_are_those_of_the_products_by_hand():
     p, j = 2 * 12 * 75, 2 * 12 * (75 + 30)
     assert counted == {"build": j, "P": p, "P^T": p, "K": 2 * j, "NTK": 2 * p + 2 * j}
     assert count_operations(replace(TINY, model="rnn"))["P"] == p // 3
+
+
+def test_bytes_are_those_of_what_is_read_and_written_by_hand():
+    """A GRU of 5 units: 4 channels that states go through, 4 that parameters do, 5 in all; (x, 1) and states."""
+    points, tensor = 12, 12 * 5
+    p, j, d = (points * each for each in (4 * 5, 4 * 5 + 3 + 5, 5 * 5 + 3 + 5))
+    counted = {"build": d + tensor, "P": p + 2 * tensor, "P^T": p + 2 * tensor, "K": 2 * (j + tensor)}
+    assert count_bytes(TINY) == {key: 8 * value for key, value in {**counted, "NTK": 2 * (d + tensor)}.items()}
+    assert count_bytes(replace(TINY, dtype="float32"))["P"] == 4 * counted["P"]
+
+
+def test_operations_that_no_state_reaches_are_not_counted():
+    """Of an LRU of 5 features and 3 complex states: not B, which inputs alone go through, but C, V and W."""
+    counted, rows = count_operations(replace(TINY, model="lru")), 2 * 12
+    assert counted["P"] == rows * (5 * 6 + 2 * 5 * 5)
+    assert counted["K"] == 2 * rows * (5 * 2 + 2 * 5 * 6 + 2 * 5 * 5 + 6 * 5 + 5 * 6 + 2 * 5 * 5)
 
 
 def test_operations_of_layers_by_hand():
@@ -117,8 +133,8 @@ def test_run_without_peers(capsys, tmp_path):
     seconds = content["records"]["kpref"]["seconds"]
     assert [len(seconds[column]) for column in TINY.columns] == [2, 3, 3, 3, 3]
     assert all(value > 0 for column in seconds.values() for value in column)
-    # The printed ratio pairs the only round's seconds with the rate before them (one for each column), to two decimals.
-    floor = content["operations"]["P"] / content["rates"][1]
+    # The printed ratio pairs the only round's seconds with the rates before them, one for each column: two decimals.
+    floor = max(content["operations"]["P"] / content["rates"][1], content["bytes"]["P"] / content["bandwidths"][1])
     assert len(content["rates"]) == len(TINY.columns)
     assert float(rows["over the floor"][1]) == pytest.approx(np.median(seconds["P"]) / floor, abs=0.006)
 

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 import kpref
 from kpref import EuclideanSpace, Flow, Readout, TensorOperator, TrajectorySpace, Trials, models, rules, spectra
 from kpref.differences import complex_step, dot_test, finite_difference, taylor_test
+from kpref.distributed import ShardedFlow
 from kpref.integrate import adaptive, fixed_steps
 from kpref.operators import identity
 
@@ -275,6 +276,17 @@ def trainings():
     return found
 
 
+def shards(units):
+    """Their products are in float32 too; the alignment is estimated beyond 400 parameters."""
+    trials = Trials(random(TRIALS, STEPS, INPUTS), targets=random(TRIALS, STEPS, 2))
+    one, other = (ShardedFlow(models.GRU.init(INPUTS, units, seed), trials, shard_size=15) for seed in (0, 1))
+    tensor = random(TRIALS, STEPS, units)
+    return [
+        one.eigh(3), one.eigh(3, tol=1e-6), one.trace(8), one.effective_dimension(12), one.alignment(other, 12),
+        vars(one.gradient(Readout(random(2, units)))), list(one.NTK(tensor)), list(one.P(tensor)),
+    ]  # fmt: skip
+
+
 TABLE = {
     "trainings": trainings,
     "spaces": spaces,
@@ -332,6 +344,7 @@ TABLE = {
     ],
     "fixed points": lambda: fixed_points(map_flow(units=40)),
     "comparisons": lambda: comparisons(map_flow(units=40, trials=70)),
+    "shards": lambda: shards(UNITS),
 }
 
 

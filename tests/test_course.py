@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from kpref import Flow, Readout, Trials, cli, load_checkpoint, train
+from kpref import Flow, Readout, Trials, cli, load_checkpoint, save_checkpoint, train
 from kpref.analysis.settings import Objective
 from kpref.course import analyze_run, run_analysis
-from kpref.models import GRU, LowRankRNN
+from kpref.models import GRU, LSTM, LowRankRNN, Rate
 from kpref.space import TrajectorySpace
 
 B, T, N_IN, H, N_OUT = 4, 5, 2, 3, 1
@@ -133,12 +133,16 @@ def test_errors_of_the_choice_of_trials_are_those_of_leaving_each_out(course):
     [first] = networks([0])
     trials, states = drawn(), Flow(first.model, drawn()).states
     space = TrajectorySpace(states.shape, lengths=trials.lengths)
-    objective, left = Objective("mse", "all"), {"dimension_states": [], "loss": []}
+    names = ("dimension_states", "loss", "alignment_PK_NTK", "alignment_PP_NTK")
+    objective, left = Objective("mse", "all"), {name: [] for name in names}
     for trial in range(B):
         rest = np.arange(B) != trial
         left["dimension_states"].append(over_units(states[rest], space.mu[rest]))
         part = trials.subset(rest)
-        flow = Flow(first.model, part)
+        flow = Flow(first.model.with_trainable(["weight_ih", "weight_hh"]), part)
+        ntk = dense(flow.NTK, flow.space)
+        left["alignment_PK_NTK"].append(cosine(dense(flow.P @ flow.K, flow.space), ntk))
+        left["alignment_PP_NTK"].append(cosine(dense(flow.P.gram(), flow.space), ntk))
         left["loss"].append(flow.gradient_flow(first.readout, **objective.arguments(part)).loss)
     for name, values in left.items():
         spread = np.sqrt((B - 1) / B * np.square(values - np.mean(values)).sum())
@@ -210,6 +214,35 @@ def test_what_is_refused_on_the_command_line(words, message, run, tmp_path, caps
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.parametrize("other", [GRU.init(N_IN, H + 1, 0), LSTM.init(N_IN, H, 0)])
+def test_checkpoints_of_different_shapes_are_named(other, tmp_path):
+    """Before anything is computed, and all files stay."""
+    folder = tmp_path / "run"
+    train(GRU.init(N_IN, H, 0), Readout(np.ones((N_OUT, H))), drawn(), steps=2, checkpoint_every=1, folder=folder)
+    seen = other.observed.stop - other.observed.start
+    save_checkpoint(folder / "step_00000001.safetensors", other, Readout(np.ones((N_OUT, seen))))
+    words = r"step_00000001\.safetensors is of another network, .* than step_00000000\.safetensors, GRU\(2 inputs, 3"
+    with pytest.raises(ValueError, match=words):
+        analyze_run(folder)
+    assert not (folder / "course").exists()
+    assert len(list(folder.glob("step_*"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "options"), [(LowRankRNN.init(N_IN, H, 1, 0), {}), (Rate.init(N_IN, H, 0), {"dt": 0.1})]
+)
+def test_networks_of_other_names_and_fields(model, options, tmp_path):
+    """Of each checkpoint the loss that the training saw, before its step, in float64 as here."""
+    trained = train(
+        model, Readout(np.ones((N_OUT, H))), drawn(), steps=3, checkpoint_every=1, dtype="float64",
+        folder=tmp_path / "run", **options,
+    )  # fmt: skip
+    found = analyze_run(tmp_path / "run")
+    np.testing.assert_allclose(found["loss"].values[:-1], trained.history.loss, rtol=1e-13)
+    for name in ("alignment_first", "alignment_PK_NTK"):
+        assert np.isfinite(found[name].trial_errors).all()
+
+
 def test_folders_that_cannot_be_read(tmp_path):
     train(LowRankRNN.init(N_IN, H, 1, 0), Readout(np.ones((1, H))), drawn(), steps=1, folder=tmp_path / "rank")
     (checkpoint, last) = sorted((tmp_path / "rank").glob("step_*"))
@@ -222,6 +255,8 @@ def test_folders_that_cannot_be_read(tmp_path):
     (tmp_path / "run" / "step_00000001.safetensors").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"step_00000001.safetensors is damaged"):
         analyze_run(tmp_path / "run")
+    with pytest.raises(ValueError, match="folder must be a path without null characters"):
+        analyze_run(f"{tmp_path}\0")
     (tmp_path / "run" / "run.json").write_text("[]")
     with pytest.raises(ValueError, match=r"run.json is no record of a training"):
         analyze_run(tmp_path / "run")

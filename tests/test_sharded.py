@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import kpref
 from kpref.distributed import ShardedFlow
 from kpref.distributed.tree import largest_nodes, tree_sum
+from kpref.operators.precision import in_single
 
 B, T, H = 13, 7, 4
 RNG = np.random.default_rng(0)
@@ -87,6 +88,20 @@ def test_eigenpairs_are_those_of_one_flow():
     overlaps = [[FLOW.space.inner(u, w) for w in wanted.vectors] for u in modes]
     # Vectors are known to the residual over the gap between values, 1e-10 over 1e-2.
     assert np.allclose(np.abs(overlaps), np.eye(4), atol=1e-7)
+
+
+def test_products_in_float32_are_those_of_one_flow_and_certified():
+    theta = RNG.normal(size=MODEL.n_parameters)
+    exact, single = sharded().gram @ theta, in_single(sharded().gram)
+    # Some tens of units of rounding, 6e-8, of sums whose terms do not cancel to more than a tenth.
+    assert 0 < np.abs(single @ theta - exact).max() < 1e-5 * np.abs(exact).max()
+    wanted, options = kpref.eigh(FLOW.NTK, 4), {"tol": 1e-6, "method": "lanczos"}
+    found = sharded().eigh(4, **options)
+    # An eigenvalue is as near as the residual, computed anew in float64, says of the largest one.
+    assert 0 < found.n_single < found.n_products
+    assert np.abs(found.values - wanted.values).max() <= found.residuals.max() * wanted.values[0] + ROUNDING
+    for keep in (0.0, 1e9):
+        assert np.array_equal(sharded(keep=keep).eigh(4, **options).vectors, found.vectors)
 
 
 @pytest.mark.parametrize("at", ["all", "last"])
@@ -328,3 +343,7 @@ def test_bad_arguments(call, words):
 
 def test_repr():
     assert repr(sharded()) == "ShardedFlow(GRU(2 inputs, 4 states, 96 trainable), states (13, 7, 4), 5 shards, float64)"
+    shown = repr(sharded().gradient(READOUT))
+    assert shown.startswith("ShardedGradient(loss=")
+    assert shown.endswith("(96), accuracy=None)")
+    assert "\n" not in shown

@@ -80,6 +80,13 @@ def test_files_that_vanish_are_no_lost_worker(cluster, tmp_path):
             flow.gram @ THETA
 
 
+@pytest.mark.parametrize("client", ["tcp://127.0.0.1:8786", 3, MODEL])
+def test_clients_that_are_none_are_refused(client):
+    pytest.importorskip("distributed")
+    with pytest.raises(TypeError, match=r"client must be a distributed\.Client"):
+        ShardedFlow(MODEL, TRIALS, client)
+
+
 def test_workers_that_share_a_process_are_refused(cluster):
     with cluster.get_client() as client:
         cluster.scale(2)

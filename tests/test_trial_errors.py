@@ -6,7 +6,14 @@ from continuous.fields import make_flow as make_field_flow
 from strategies import make_flow
 
 from kpref import Flow
-from kpref.analysis.trial_errors import GROUPS, errors_of_blocks, errors_of_kernel, errors_of_modes, trial_groups
+from kpref.analysis.trial_errors import (
+    GROUPS,
+    errors_of_alignments,
+    errors_of_blocks,
+    errors_of_kernel,
+    errors_of_modes,
+    trial_groups,
+)
 from kpref.models import RNN
 from kpref.spectra import eigh
 from kpref.spectra.deflated import beside_modes
@@ -97,3 +104,17 @@ def test_kernel_is_cut_exactly(kind):
     assert found[1] * whole == pytest.approx(dimension, rel=1e-8, abs=1e-12)
     if kind != "Lorenz63":  # whose K mixes units
         assert found[2] == pytest.approx(spread(along), rel=1e-8, abs=1e-12)
+
+
+def test_random_vectors_tell_the_errors_of_alignments(monkeypatch):
+    """Of a thousand vectors: their own noise is some 1 / sqrt(1000) of the norms, and that of shared modes cancels."""
+    flow = make_flow("RNN-tanh", (10, 3, 3), seed=3, gain=1.5)
+    groups = trial_groups(flow.space, 0)
+    pairs = {"PK": (flow.P @ flow.K, flow.NTK), "PP": (flow.P.gram(), flow.NTK), "NTK": (flow.NTK, flow.NTK)}
+    exact = errors_of_alignments(pairs, groups, 1, 0)
+    assert exact["NTK"] < 1e-12
+    assert min(exact["PK"], exact["PP"]) > 1e-3
+    monkeypatch.setattr("kpref.analysis.trial_errors.DENSE_SIZE", 0)
+    sampled = errors_of_alignments(pairs, groups, 1000, 0)
+    for name in ("PK", "PP"):
+        assert sampled[name] == pytest.approx(exact[name], rel=0.15)

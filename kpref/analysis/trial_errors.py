@@ -15,20 +15,39 @@ Nothing is computed anew: on the trials S that remain, an operator is the block 
 
 from the products that are there already. Some of the noise of random vectors is counted in. A trace is scaled to the
 weight of all trials; a dimension does not depend on the scale.
+
+An alignment is made of three inner products ``<A, C> = tr(A^T C)``. Without group g
+
+    <A_SS, C_SS> = <A, C> - sum_h <A_gh, C_gh> - sum_h <A_hg, C_hg> + <A_gg, C_gg>,
+    sum_h <A_gh, C_gh> = E (A u)_g.(C u)_g,      sum_h <A_hg, C_hg> = E (A^T u)_g.(C^T u)_g,
+    <A_gg, C_gg> = E (u_g.(A u')_g)(u'_g.(C^T u)_g).
+
+What random vectors get wrong of a mode that all groups share is a factor of all three, and cancels.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
 from kpref._types import Array
 from kpref.flow import Flow
+from kpref.operators import TensorOperator
 from kpref.space import TrajectorySpace
 from kpref.spectra.closed_form import kernel_block_squares, kernel_group_matrices
 from kpref.spectra.deflated import Deflated
-from kpref.spectra.symmetric import Coordinates
+from kpref.spectra.paired_probes import DENSE_SIZE
+from kpref.spectra.symmetric import Coordinates, RectangularForm
 
-__all__ = ["errors_of_blocks", "errors_of_kernel", "errors_of_modes", "jackknife_error", "trial_groups"]
+__all__ = [
+    "errors_of_alignments",
+    "errors_of_blocks",
+    "errors_of_kernel",
+    "errors_of_modes",
+    "jackknife_error",
+    "trial_groups",
+]
 
 #: Groups of trials, one of which is left out at a time.
 GROUPS = 10
@@ -93,6 +112,59 @@ def errors_of_kernel(flow: Flow, groups: Array) -> tuple[float, float, float]:
     _, dimension = _errors(by_state[:, states].sum(axis=1), _without(squares), space, groups)
     whole = np.diagonal(each.sum(axis=0))[states].sum() ** 2 / (squares.sum() or 1.0)
     return trace, dimension / (whole or 1.0), along_units
+
+
+def errors_of_alignments(
+    pairs: Mapping[str, tuple[TensorOperator, TensorOperator]], groups: Array, probes: int, seed: int
+) -> dict[str, float]:
+    """Of the alignment of each pair of operators on one trajectory space, by the same names; NaN where one is zero.
+
+    All see the same `probes` random vectors, once each and their transposes once more where they are not self-adjoint;
+    of few dimensions all is exact.
+    """
+    first = next(iter(pairs.values()))[0]
+    coordinates = Coordinates(first.space_in)
+    exact = coordinates.size <= DENSE_SIZE
+    size = coordinates.size
+    vectors = np.eye(size) if exact else np.random.default_rng(seed).standard_normal((probes, size))
+    operators = {id(op): op for pair in pairs.values() for op in pair}
+    images = {key: _images(op, vectors, coordinates) for key, op in operators.items()}
+    seen = _by_trial(vectors, coordinates)
+    found = {}
+    for name, (one, other) in pairs.items():
+        a, c = images[id(one)], images[id(other)]
+        crossed, own, others = (_inner(seen, *both, groups, exact) for both in ((a, c), (a, a), (c, c)))
+        scale = own * others
+        known = (scale > 0).all()
+        found[name] = jackknife_error(crossed / np.sqrt(scale)) if known else float("nan")
+    return found
+
+
+def _images(op: TensorOperator, vectors: Array, coordinates: Coordinates) -> tuple[Array, Array]:
+    """By trial, A u and A^T u."""
+    form = RectangularForm(op)
+    image = _by_trial(form(vectors.astype(op.dtype)), coordinates)
+    if op.structure.self_adjoint:
+        return image, image
+    return image, _by_trial(form.transpose(vectors.astype(op.dtype)), coordinates)
+
+
+def _inner(vectors: Array, one: tuple[Array, Array], other: tuple[Array, Array], groups: Array, exact: bool) -> Array:
+    """``<A_SS, C_SS>`` without each group, (G,)."""
+    number, count = int(groups.max()) + 1, len(vectors)
+    rows, columns, own = np.empty((3, number))
+    for group in range(number):
+        u, a, a_t, c, c_t = (
+            each[:, groups == group].reshape(count, -1).astype(np.float64) for each in (vectors, *one, *other)
+        )
+        rows[group], columns[group] = np.vdot(a, c), np.vdot(a_t, c_t)
+        first, second = u @ a.T, u @ c_t.T
+        own[group] = np.vdot(first, second.T)
+        if not exact:  # a vector does not meet itself
+            own[group] -= np.diagonal(first) @ np.diagonal(second)
+    if not exact:
+        rows, columns, own = rows / count, columns / count, own / (count * (count - 1))
+    return np.asarray(rows.sum() - rows - columns + own)
 
 
 def _without(squares: Array) -> Array:

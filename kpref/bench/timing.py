@@ -1,7 +1,9 @@
-"""How fast the operators are, against the machine's matrix products, JAX, diffrax and PyTorch.
+"""How fast the operators are, against the machine's matrix products and memory, JAX, diffrax and PyTorch.
 
 The *floor* of a column is the time that its matrix products alone would take at the rate at which this machine
-multiplies large square matrices. With B trials and n evaluations of the network in each of them (N steps of a map; s N
+multiplies large square matrices, or, if that is longer, the time in which it copies the bytes that have to be moved:
+what decides for networks without products, such as diagonal ones and those with states as wide as a weight. With B
+trials and n evaluations of the network in each of them (N steps of a map; s N
 stages of a Runge-Kutta method of s stages),
 
     forward    2 B n f                      the network itself, f entries of all its weights
@@ -13,8 +15,12 @@ stages of a Runge-Kutta method of s stages),
 
 with p = k H^2 and j = f = k H (H + n_in) for k gates, H units and n_in inputs; for other networks see
 `kpref.models.Model.multiplications`. These are floating-point operations (a multiplication and an addition are two).
-The rate is measured right before each timing of kpref, and the ratio to the floor pairs the two, so that other work on
-the machine slows down both. All figures are medians. `kpref.bench.workload` says what the columns are.
+Bytes are those of coefficients that vary along trajectories, of what the weights multiply, and of the tensors: P and
+P^T read the coefficients that states go through, and read and write a tensor; K reads twice those that parameters go
+through, with what their weights multiply; NTK, in two sweeps, twice all of them; and both read a tensor and write one.
+
+The rates are measured right before each timing of kpref, and the ratio to the floor pairs the two, so that other work
+on the machine slows down both. All figures are medians. `kpref.bench.workload` says what the columns are.
 """
 
 from __future__ import annotations
@@ -39,12 +45,15 @@ from kpref._archives import replacing
 from kpref._terminal import Progress
 from kpref._version import __version__
 from kpref.bench.peers import CONTENDERS
-from kpref.bench.workload import Problem, count_operations
-from kpref.threads import blas_names, get_num_threads
+from kpref.bench.workload import Problem, count_bytes, count_operations
+from kpref.threads import blas_names, get_num_threads, run_blocks
 
 AGREEMENT = {"float64": 1e-10, "float32": 3e-4}
 """Difference from kpref, over the largest entry, from which a contender is wrong. The operators can be
 ill-conditioned, so that right ones differ by many roundings; a wrong one has no digit right."""
+
+COPIED = 1 << 23
+"""Numbers in the array whose copy gives the bandwidth: more than caches hold."""
 
 SQUARE = 2000
 """Size of the matrices whose product gives the rate: the product is large enough for all threads to be busy."""
@@ -93,12 +102,18 @@ class Benchmark:
     records: dict[str, Record]  # by contender
     # floating-point operations per second of a product of square matrices, as often as it was measured
     rates: list[float] = field(default_factory=list)
+    # bytes per second, read and written, of a copy, as often
+    bandwidths: list[float] = field(default_factory=list)
     # by column, kpref's seconds over the floor at the rate measured right before them
     ratios: dict[str, list[float]] = field(default_factory=dict)
 
     def floor(self, column: str) -> float:
-        """Seconds that the matrix products of a column take at the median rate."""
-        return count_operations(self.problem)[column] / float(np.median(self.rates))
+        """Seconds that the matrix products of a column take at the median rate, or its bytes, if that is longer."""
+        return _floor(self.problem, column, float(np.median(self.rates)), float(np.median(self.bandwidths)))
+
+
+def _floor(problem: Problem, column: str, rate: float, bandwidth: float) -> float:
+    return max(count_operations(problem)[column] / rate, count_bytes(problem)[column] / bandwidth)
 
 
 class Worker:
@@ -175,11 +190,12 @@ def measure(problem: Problem, names: Sequence[str], repeats: int, bar: Progress)
                 for column in worker.record.seconds:
                     if name == "kpref":
                         benchmark.rates.append(measure_rate(problem.dtype, benchmark.threads))
+                        benchmark.bandwidths.append(measure_bandwidth(benchmark.threads))
                         time.sleep(SETTLE)
                     seconds = time_column(worker, column)
                     if name == "kpref" and seconds:
-                        operations = benchmark.rates[-1] * float(np.median(seconds))
-                        benchmark.ratios[column].append(operations / count_operations(problem)[column])
+                        floor = _floor(problem, column, benchmark.rates[-1], benchmark.bandwidths[-1])
+                        benchmark.ratios[column].append(float(np.median(seconds)) / floor)
                 time.sleep(SETTLE)
     return benchmark
 
@@ -205,6 +221,21 @@ def measure_rate(dtype: str, threads: int) -> float:
         start = time.perf_counter()
         np.dot(matrix, matrix, out=product)
         return 2 * SQUARE**3 / (time.perf_counter() - start)
+
+
+def measure_bandwidth(threads: int) -> float:
+    """Bytes per second, read and written, of one copy of a large array by this many threads."""
+    source = np.ones(COPIED)
+    target = source.copy()  # memory that has been written to: the first time, the system has to find it
+    ends = [COPIED * part // threads for part in range(threads + 1)]
+
+    def task(index: int) -> None:
+        part = slice(ends[index], ends[index + 1])
+        np.copyto(target[part], source[part])
+
+    start = time.perf_counter()
+    run_blocks(task, threads)
+    return 2 * source.nbytes / (time.perf_counter() - start)
 
 
 def compare(workers: Mapping[str, Worker]) -> None:
@@ -242,6 +273,7 @@ def format_report(benchmark: Benchmark) -> str:
         f"states, {problem.inputs} inputs, {problem.dtype}, {benchmark.threads} threads",
         f"matrix products: {np.median(benchmark.rates) / 1e9:.1f} GFLOP/s "
         f"({library} of size {SQUARE}, median of {len(benchmark.rates)} between the timings)",
+        f"memory: {np.median(benchmark.bandwidths) / 1e9:.1f} GB/s (copies of {COPIED >> 17} MiB, between the timings)",
         f"libraries: {benchmark.libraries}",
         "",
         _row("milliseconds", columns, "peak memory (tensors)"),
@@ -298,6 +330,11 @@ def _milliseconds(seconds: float) -> str:
 
 def write_json(benchmark: Benchmark, path: Path) -> None:
     """Write all that was measured, in seconds, bytes and operations per second, whole or not at all."""
-    content = {"kpref": __version__, "operations": count_operations(benchmark.problem), **asdict(benchmark)}
+    content = {
+        "kpref": __version__,
+        "operations": count_operations(benchmark.problem),
+        "bytes": count_bytes(benchmark.problem),
+        **asdict(benchmark),
+    }
     with replacing(path) as file:
         file.write(json.dumps(content, indent=1).encode())

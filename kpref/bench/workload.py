@@ -17,14 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from kpref._types import Array
-from kpref.bench.steps import STEPS
 from kpref.integrate import Tableau, get_tableau
 from kpref.models import Model
 from kpref.models.registry import registered
+from kpref.models.step import StepModel
 from kpref.space import TrajectorySpace
 
-MODELS = {name: known for name, known in registered().items() if name in STEPS}
-"""Networks that are timed."""
+MODELS = {name: known for name, known in registered().items() if issubclass(known.kind, StepModel)}
+"""Networks that are timed; other libraries have those of `kpref.bench.steps.STEPS`."""
 
 COLUMNS_OF_MAPS = ("build", "P", "P^T", "K", "NTK")
 COLUMNS_OF_FIELDS = ("forward", "build", "P", "P^T", "NTK", "gradient")
@@ -101,6 +101,27 @@ def count_operations(problem: Problem) -> dict[str, int]:
     f = 2 * evaluations * sum(array.size for array in model.parameters.values() if array.ndim == 2)
     counted = {"forward": f, "build": f, "P": p, "P^T": p, "K": 2 * j, "NTK": 2 * p + 2 * j, "gradient": f + p + j}
     return {column: counted[column] for column in problem.columns}
+
+
+def count_bytes(problem: Problem) -> dict[str, int]:
+    """Bytes that cannot stay in a cache from one evaluation to the next, by column; see `kpref.bench.timing`."""
+    model: Any = problem.make_model()
+    evaluations = problem.trials * problem.steps * (1 if problem.tableau is None else problem.tableau.stages)
+    states, program = model.n_states, model.program
+    numbers = model.numbers(np.zeros((1, 1, states)), np.zeros((1, 1, model.n_inputs)))
+    varying = {name for name, value in numbers.channels.items() if value.ndim > 1}
+
+    def read(from_state: bool, from_parameters: bool) -> int:
+        return sum(op.out.width for op in program.reached(from_state, from_parameters) if op.name in varying)
+
+    kept = sum(value.shape[-1] for value in numbers.variables.values()) + (states if model.state_variables else 0)
+    tensor = problem.trials * problem.shape[1] * states
+    p, j, d = (evaluations * each for each in (read(True, False), read(False, True) + kept, read(True, True) + kept))
+    counted = {
+        "forward": tensor, "build": d + tensor, "P": p + 2 * tensor, "P^T": p + 2 * tensor, "K": 2 * (j + tensor),
+        "NTK": 2 * (d + tensor), "gradient": 2 * d + tensor,
+    }  # fmt: skip
+    return {column: np.dtype(problem.dtype).itemsize * counted[column] for column in problem.columns}
 
 
 class Contender(Protocol):

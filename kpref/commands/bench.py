@@ -11,6 +11,7 @@ import importlib.util
 from kpref._arguments import path, positive_integer, require_writable
 from kpref._terminal import Progress, say
 from kpref.bench.peers import CONTENDERS
+from kpref.bench.steps import STEPS
 from kpref.bench.timing import format_report, measure, write_json
 from kpref.bench.workload import MODELS, Problem
 from kpref.integrate import TABLEAUS
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     numbers = 10 * problem.trials * problem.steps * sizes + 4 * problem.units * sizes  # tensors, and weights
     require_memory(8.0 * numbers, f"a {problem.model} of {problem.units} units on {problem.trials} trials")
     names = ["kpref"]
-    if not args.no_peers:
+    if not args.no_peers and problem.model in STEPS:
         names += [name for name, kind in CONTENDERS.items() if kind.columns(problem) and is_installed(kind.package)]
     with Progress(not args.quiet) as bar:
         benchmark = measure(problem, names, args.repeats, bar)

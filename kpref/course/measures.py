@@ -34,7 +34,7 @@ from kpref.analysis.operator_sizes import Dimensions, measure_dimensions
 from kpref.analysis.parameter_operator import exact_spectrum, kernel_modes
 from kpref.analysis.request import Request
 from kpref.analysis.settings import Objective
-from kpref.analysis.trial_errors import jackknife_error, trial_groups
+from kpref.analysis.trial_errors import errors_of_alignments, jackknife_error, trial_groups
 from kpref.flow import Flow, GradientFlow
 from kpref.loss import evaluate_loss
 from kpref.readout import Readout
@@ -130,8 +130,12 @@ def measure(
         "alignment_PK_NTK": (flow.P @ flow.K, flow.NTK),
         "alignment_PP_NTK": (flow.P.gram(), flow.NTK),
     }
+    apart = {name: pair for name, pair in pairs.items() if pair[0] is not pair[1]}
+    errors = {} if groups is None else errors_of_alignments(apart, groups, probes, seed)
     for name, (one, other) in pairs.items():
-        found[name] = Number(1.0) if one is other else _estimated(aligned(one, other, probes, seed))
+        found[name] = Number(1.0, 0.0, 0.0)
+        if name in apart:
+            found[name] = _estimated(aligned(one, other, probes, seed), errors.get(name, math.nan))
     return found | _by_group(request, flow), modes.vectors
 
 

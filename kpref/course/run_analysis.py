@@ -156,11 +156,28 @@ def analyze_run(
     }  # fmt: skip
     whole = given if isinstance(given, Trials) else Trials.load(given)
     requests = {step: request_of(run, step, whole, spell, **options) for step in run.checkpoints}
+    _require_one_network(run, requests)
     found = dict(_numbers(run, requests, progress or (lambda _: None)))
     course = Course(run.path, _curves(found), requests[max(requests)], time.monotonic() - began)
     if place is not None:
         course.save(place, figures)
     return course
+
+
+def _require_one_network(run: RunRecord, requests: Mapping[int, Request]) -> None:
+    """ValueError, naming the file, unless the arrays of all checkpoints have the shapes of the first one's."""
+    (first, *others), kinds = requests, {}
+    for step, request in requests.items():
+        model, readout = request.networks[0].model, request.networks[0].readout
+        shapes = {name: array.shape for name, array in model.parameters.items()}
+        kinds[step] = type(model), shapes, None if readout is None else readout.weight.shape
+    for step in others:
+        if kinds[step] != kinds[first]:
+            here, there = (requests[each].networks[0] for each in (step, first))
+            raise ValueError(
+                f"{run.checkpoints[step]} is of another network, {here.model} with {here.readout}, than "
+                f"{run.checkpoints[first].name}, {there.model} with {there.readout}; remove it to analyze the others"
+            )
 
 
 def _numbers(run: RunRecord, requests: Mapping[int, Request], tell: Tell) -> Iterator[tuple[int, dict[str, Number]]]:

@@ -13,25 +13,26 @@ length ``(sigma_1 / sigma) |r|``.
 
 from __future__ import annotations
 
-import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref._types import Array
-from kpref._validate import finite_array, instance, integer, one_of, path_like, precision, real_number, short
+from kpref._validate import finite_array, instance, integer, one_of, precision, real_number, short
 from kpref.distributed import tasks_of_shards as tasks
 from kpref.distributed.dask_engine import DaskEngine
 from kpref.distributed.engines import Engine, InProcess
+from kpref.distributed.gram_alignment import gram_alignment
+from kpref.distributed.saved_modes import save_all
 from kpref.distributed.shards import Shard
 from kpref.distributed.stored_trials import trial_source
+from kpref.distributed.totals import ShardedGradient, gradient_of, trace_of
 from kpref.distributed.tree import Node, tree_sum
 from kpref.flow_inputs import time_grid
 from kpref.integrate import Tableau
@@ -40,7 +41,7 @@ from kpref.models.base import Field, Map, Model
 from kpref.operators import Structure, TensorOperator
 from kpref.readout import Readout
 from kpref.space import EuclideanSpace, TrajectorySpace
-from kpref.spectra import Eigen, Estimate, effective_dimension, eigh, frobenius_squared
+from kpref.spectra import Eigen, Estimate, effective_dimension, eigh
 from kpref.trials import Trials
 
 __all__ = ["ShardedFlow", "ShardedGradient"]
@@ -49,22 +50,6 @@ __all__ = ["ShardedFlow", "ShardedGradient"]
 _NUMBERS = 1 << 21
 #: Share of the memory that flows are kept in, unless that is given.
 _SHARE = 0.5
-
-
-class ShardedGradient(NamedTuple):
-    """A loss over all trials and its gradient by the parameters; see `kpref.Flow.gradient_flow`.
-
-    Attributes
-    ----------
-    loss : float
-    grad_theta : ndarray, shape (M,)
-    accuracy : float or None
-        None for a regression.
-    """
-
-    loss: float
-    grad_theta: Array
-    accuracy: float | None
 
 
 class ShardedFlow:
@@ -171,7 +156,8 @@ class ShardedFlow:
             self._engine = DaskEngine(client, shards, room)
         parameters = EuclideanSpace((model.n_parameters,))
         known = Structure(self_adjoint=True, positive=True)
-        self.gram = TensorOperator(self._gram, self._gram, parameters, parameters, self.dtype, "D* D", known)
+        products = partial(_gram, _Factor(self._engine, model))
+        self.gram = TensorOperator(products, products, parameters, parameters, self.dtype, "D* D", known)
 
     # Spectra
 
@@ -237,25 +223,17 @@ class ShardedFlow:
         ValueError
             See `modes`.
         """
-        target, vectors = path_like("folder", folder).absolute(), self._lifted(pairs)
-        if target.exists():
-            raise FileExistsError(f"{target} exists: modes are written into a new folder")
-        if not target.parent.is_dir():
-            raise FileNotFoundError(f"cannot make the folder {target}: {target.parent} does not exist")
-        staging = tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            names = list(self._engine.each(tasks.save_lifted, (self.model,), (*vectors, staging)))
-            os.rename(staging, target)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-        return [target / name for name in names]
+        vectors = self._lifted(pairs)
+
+        def write(staging: str) -> Iterator[str]:
+            return self._engine.each(tasks.save_lifted, (self.model,), (*vectors, staging))
+
+        return save_all(folder, write)
 
     def trace(self, probes: int = 64, tol: float | None = None, seed: int = 0) -> Estimate:
         """Trace of the NTK: the sum of those over shards, which are estimated independently.
 
-        Each shard is gone through once. Terms between shards are no part of the noise; variances and third cumulants
-        add up, and the degrees of freedom are those of Welch and Satterthwaite.
+        Each shard is gone through once. Terms between shards are no part of the noise.
 
         Parameters
         ----------
@@ -270,15 +248,7 @@ class ShardedFlow:
         """
         options = {"probes": probes, "tol": None if tol is None else real_number("tol", tol, above=0)}
         integer("probes", probes, 1)
-        found = self._engine.total(tasks.trace_terms, (self.model,), options, integer("seed", seed, 0))
-        value, variance, spread, third, products, forward, backward = map(float, found)
-        if variance == 0.0:
-            return Estimate(value, 0.0, int(products), "exact", forward=int(forward), backward=int(backward))
-        degrees, skewness = variance**2 / spread if spread else math.inf, third / variance**1.5
-        return Estimate(
-            value, math.sqrt(variance), int(products), "shards", degrees=degrees, skewness=skewness, least=0.0,
-            forward=int(forward), backward=int(backward),
-        )  # fmt: skip
+        return trace_of(self._engine.total(tasks.trace_terms, (self.model,), options, integer("seed", seed, 0)))
 
     def effective_dimension(self, probes: int = 60, seed: int = 0) -> Estimate:
         """Effective dimension ``tr(NTK)^2 / tr(NTK^2)``, see `kpref.effective_dimension`."""
@@ -287,11 +257,7 @@ class ShardedFlow:
     def alignment(self, other: ShardedFlow, probes: int = 60, seed: int = 0) -> Estimate:
         """Alignment of the NTK with that of another model on the same trials, as `kpref.alignment` defines it.
 
-        With D and E the sensitivities of the two, ``tr(D D* E E*) = |D* E|^2`` in the norm of Hilbert and Schmidt, so
-
-            |D* E|^2 / (|D* D| |E* E|)
-
-        needs products with matrices of parameters alone.
+        From products with matrices of parameters alone: see `kpref.distributed.gram_alignment`.
 
         Parameters
         ----------
@@ -300,12 +266,12 @@ class ShardedFlow:
         probes : int
             Products with each of the three matrices, at least 6.
         seed : int
-            Of the random vectors, others for each of the three.
+            Of the random vectors, the same for all three.
 
         Returns
         -------
         Estimate
-            From 0 to 1; exact if all three are.
+            From 0 to 1; exact up to 400 parameters, or as many as probes.
 
         Raises
         ------
@@ -314,28 +280,11 @@ class ShardedFlow:
         """
         instance("other", other, ShardedFlow, "a ShardedFlow")
         self._require_same_trials(other)
-        count, first = integer("probes", probes, 6), integer("seed", seed, 0)
-        seeds = [int(part) for part in np.random.SeedSequence(first).generate_state(3)]
+        count, seed = integer("probes", probes, 6), integer("seed", seed, 0)
         forward, transpose = (partial(self._cross, other.model, transposed) for transposed in (False, True))
         spaces = other.gram.space_in, self.gram.space_in
         cross = TensorOperator(forward, transpose, *spaces, self.dtype, "D* E")
-        matrices = (cross, self.gram, other.gram)
-        parts = [frobenius_squared(op, count, seed=own) for op, own in zip(matrices, seeds, strict=True)]
-        if not (parts[1].value and parts[2].value):
-            raise ValueError("the alignment with a kernel that is zero is not defined")
-        value = parts[0].value / math.sqrt(parts[1].value * parts[2].value)
-        powers = (1.0, 0.5, 0.5)
-        shares = [
-            (power * part.relative_error) ** 2 for power, part in zip(powers, parts, strict=True) if part.value
-        ]  # of independent errors, to first order
-        products = sum(part.n_products for part in parts)
-        if not any(shares):
-            return Estimate(value, 0.0, products, "exact", least=0.0, most=1.0)
-        degrees = sum(shares) ** 2 / sum(
-            share**2 / part.degrees for share, part in zip(shares, (p for p in parts if p.value), strict=True)
-        )
-        error = value * math.sqrt(sum(shares))
-        return Estimate(value, error, products, "random vectors", degrees=degrees, least=0.0, most=1.0)
+        return gram_alignment(cross, self.gram, other.gram, count, seed)
 
     # Products
 
@@ -355,13 +304,7 @@ class ShardedFlow:
         """
         instance("readout", readout, Readout, "a kpref.Readout")
         one_of("at", at, ("all", "last"))
-        sums = self._engine.total(tasks.gradient_terms, (self.model,), readout, at)
-        gradient, (loss, accuracy, measure, scored) = sums[:-4], sums[-4:]
-        if scored == 0.0:
-            raise ValueError("the mask and the measure leave no point to observe")
-        share = measure / scored
-        correct = None if math.isnan(accuracy) else float(accuracy / scored)
-        return ShardedGradient(float(share * loss), (share * gradient).astype(self.dtype), correct)
+        return gradient_of(self._engine.total(tasks.gradient_terms, (self.model,), readout, at), self.dtype)
 
     def states(self) -> Iterator[Array]:
         """States, shard by shard: (b, T, H)."""
@@ -397,9 +340,6 @@ class ShardedFlow:
 
     def __repr__(self) -> str:
         return f"ShardedFlow({self.model}, states {self.shape}, {len(self.bounds)} shards, {self.dtype})"
-
-    def _gram(self, batch: Array) -> Array:
-        return self._engine.total(tasks.gram, (self.model,), batch)
 
     def _cross(self, model: Model, transposed: bool, batch: Array) -> Array:
         return self._engine.total(tasks.cross_gram, (self.model, model), batch, transposed)
@@ -447,6 +387,23 @@ class ShardedFlow:
         for what, agrees in same.items():
             if not agrees:
                 raise ValueError(f"two flows that are aligned must have the same {what}; got {self} and {other}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Factor:
+    """D over all shards, whose products have the precision of what they are given."""
+
+    engine: Engine
+    model: Model
+
+    def in_precision(self, dtype: npt.DTypeLike) -> _Factor:
+        """Another one, as `kpref.operators.precision` asks for."""
+        return _Factor(self.engine, self.model)
+
+
+def _gram(factor: _Factor, batch: Array) -> Array:
+    """``D* D v`` for a batch (v, M)."""
+    return factor.engine.total(tasks.gram, (factor.model,), batch)
 
 
 def _starts(z0: npt.ArrayLike | None, trials: int, units: int) -> Array | None:

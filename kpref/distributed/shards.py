@@ -19,7 +19,7 @@ from kpref.distributed.tree import Node, tree_sum
 from kpref.flow import Flow
 from kpref.models.base import Model
 
-__all__ = ["Group", "LoadedShard", "Shard", "Task"]
+__all__ = ["Group", "LoadedShard", "Shard", "Task", "bytes_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,15 +117,18 @@ class Group:
         )
         new = [flow for flow in found if all(flow is not other for other in kept)]
         room = (self.keep or 0.0) - self._size
-        size = sum(map(_bytes_of, new)) if room > 0 else 0.0
+        size = sum(map(bytes_of, new)) if room > 0 else 0.0
         if new and size <= room:
             self._kept[shard.index] = (*kept, *new)
             self._size += size
         return found
 
 
-def _bytes_of(flow: Flow) -> float:
-    """Bytes of the arrays that a flow holds, each counted once."""
+def bytes_of(flow: Flow) -> float:
+    """Bytes of the arrays that a flow holds, each counted once, and of those in float32 that products keep beside them.
+
+    The latter are there once such products have been asked for (`kpref.operators.precision`).
+    """
     found: dict[int, int] = {}
     seen: set[int] = set()
     waiting: list[Any] = [flow.dynamics, flow.inputs]
@@ -144,4 +147,4 @@ def _bytes_of(flow: Flow) -> float:
             waiting.extend(thing)
         elif type(thing).__module__.startswith("kpref."):
             waiting.extend(getattr(thing, "__dict__", {}).values())
-    return float(sum(found.values()))
+    return (1.5 if flow.dtype == np.float64 else 1.0) * sum(found.values())

@@ -12,6 +12,7 @@ from kpref._archives import replacing
 from kpref._types import Array
 from kpref.distributed.shards import LoadedShard
 from kpref.loss import DRIVEN_BY, scores
+from kpref.operators.precision import in_single
 from kpref.readout import Readout
 from kpref.spectra import trace
 
@@ -22,9 +23,11 @@ __all__ = [
 
 
 def gram(shard: LoadedShard, batch: Array) -> Array:
-    """The part of ``D* D v`` that comes of a shard, for a batch (v, M)."""
+    """The part of ``D* D v`` that comes of a shard, for a batch (v, M): in float32 if the batch is."""
     (flow,) = shard.flows
-    return flow.D.star.gram().apply(batch)
+    own = flow.D.star.gram()
+    single = in_single(own) if batch.dtype == np.float32 else None
+    return (own if single is None else single).apply(batch)
 
 
 def cross_gram(shard: LoadedShard, batch: Array, transposed: bool) -> Array:

@@ -88,7 +88,10 @@ def fixed_steps(
     z = _check_start(z0)
     counted = _Checked(rhs, z.shape)
     a, c, b = tableau.a.tolist(), tableau.c.tolist(), tableau.b.tolist()
-    states = [z]
+    # Of real z0 the states may be complex: a list takes what comes, `out` is filled without a second copy of all.
+    listed = [z]
+    if out is not None:
+        out[0] = z
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for n, (start, end) in enumerate(zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True)):
             derivatives = stage_derivatives(counted, a, c, start, end - start, end, n, z)
@@ -96,13 +99,16 @@ def fixed_steps(
             if not np.all(np.isfinite(z_next)):
                 raise _not_finite(start, z, [*derivatives, z_next])
             z = z_next
-            states.append(z)
+            if out is None:
+                listed.append(z)
+            else:
+                out[n + 1] = z
     steps = len(grid) - 1
     return Solution(
         tableau=tableau,
         times=grid,
         t_steps=grid,
-        z_steps=np.stack(states, out=out),
+        z_steps=np.stack(listed) if out is None else out,
         interval=np.arange(steps),
         jump_ends=np.zeros(steps, dtype=bool),
         grid_index=np.arange(steps + 1),

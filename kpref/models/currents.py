@@ -80,6 +80,11 @@ class CurrentNetwork(StepModel):
         """H."""
         return self.n_units
 
+    @property
+    def in_words(self) -> str:
+        """Units, and their nonlinearity."""
+        return f"{type(self).__name__} of {self.n_units} units ({self.nonlinearity.name})"
+
     def _columns(self, part: int) -> slice:
         """Columns of the state of a part."""
         return slice(part * self.n_units, (part + 1) * self.n_units)

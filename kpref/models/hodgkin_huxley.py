@@ -341,4 +341,4 @@ def _init(n_inputs: int, n_units: int, seed: int, gain: float = 1.0, inhibitory:
     return HodgkinHuxley.init(n_inputs, n_units, seed, gain, n_inhibitory=others, **options)
 
 
-register("hodgkin-huxley", HodgkinHuxley, _init, variants=({}, {"inhibitory": True, "bias": False}), dt=0.01)
+register("hodgkin-huxley", HodgkinHuxley, _init, variants=({}, {"inhibitory": True, "bias": False}), dt=0.025)

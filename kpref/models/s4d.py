@@ -265,5 +265,5 @@ register(
     "s4d",
     S4D,
     _init,
-    variants=({}, {"n_layers": 2, "nonlinearity": "erf", "bias": False}),
+    variants=({}, {"nonlinearity": "erf", "bias": False}),
 )

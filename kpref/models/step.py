@@ -89,14 +89,11 @@ class StepModel(Model):
 
     @property
     def multiplications(self) -> tuple[int, int]:
-        """Of A: all products that read something; of J: all arrays of two axes, and products behind them."""
-        read, behind, changed = 0, 0, set()
-        for op in self.program.operations:
-            if op.source is not None and op.kind == "product":
-                read += op.out.width * op.source.width
-                behind += op.out.width * op.source.width * (op.source.register in changed)
-            if op.variable is not None or (op.source is not None and op.source.register in changed):
-                changed.add(op.out.register)
+        """Of A: all products that states reach; of J: all arrays of two axes, and products that their changes reach."""
+        read, behind = (
+            sum(op.out.width * op.source.width for op in reached if op.kind == "product" and op.source is not None)
+            for reached in (self.program.reached(True, False), self.program.reached(False, True))
+        )
         return read, behind + sum(array.size for array in self.parameters.values() if array.ndim == 2)
 
     def variants(self, z: Array, x: Array) -> Iterator[tuple[str, Array]]:

@@ -99,14 +99,16 @@ class WilsonCowan(Field, CurrentNetwork):
     ) -> Self:
         """A random network, half of its populations excitatory by default, with parameters around the paper's.
 
-        Weights are uniform, those from each kind of population adding up to 16 `gain` on average, slopes and thresholds
-        those of the paper's limit cycle (figure 11).
+        Weights are uniform, those from each kind of population adding up to 16 `gain` on average; slopes, thresholds
+        and biases are those of the paper's limit cycle (figure 11).
         """
         parameters = initial_parameters(cls.__name__, n_inputs, n_units, seed, gain, bias)
         excitatory = excitatory_units(-(-n_units // 2) if n_excitatory is None else n_excitatory, n_units)
         generator = np.random.default_rng([seed, 1])
         parameters["weight_hh"] = generator.uniform(0, 64 * gain / max(n_units, 2), size=(n_units, n_units))
         first = np.arange(n_units) < excitatory
+        if bias:
+            parameters["bias"] = np.where(first, 1.25, 0.0)
         slope, threshold = np.where(first, 1.3, 2.0), np.where(first, 4.0, 3.7)
         return cls(**parameters, n_excitatory=excitatory, slope=slope, threshold=threshold)
 

@@ -10,20 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, Self, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 
 from kpref._foreign import is_ours
-from kpref.linearize import Form
 from kpref.operators.products import Factor, Leaf, Map, Power, Product, Side, Sum
 from kpref.operators.tensor import TensorOperator
-from kpref.runge_kutta import StageSystem
 
-__all__ = ["in_single"]
+__all__ = ["Coefficients", "in_single"]
 
-Coefficients = Form | StageSystem
+
+@runtime_checkable
+class Coefficients(Protocol):
+    """What a map of ours is made of, in one precision or another: a linearisation, or those of many shards."""
+
+    def in_precision(self, dtype: npt.DTypeLike) -> Self | None:
+        """The same in another precision; None if a number has no place there."""
+
 
 #: What has been rounded already; None where it cannot be.
 _leaves: WeakKeyDictionary[Leaf, Leaf | None] = WeakKeyDictionary()

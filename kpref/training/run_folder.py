@@ -61,6 +61,10 @@ class RunFolder:
 
     def __init__(self, path: Any, settings: Mapping[str, Any], trials: Trials, resume: bool) -> None:
         self.path = path_like("folder", path)
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(
+                f"the folder of a training, {self.path}, is a file; name another folder, or a new one"
+            )
         settings = json.loads(json.dumps(settings))
         if self.path.is_dir() and any(self.path.iterdir()):
             self._require_same(settings, resume)

@@ -6,9 +6,10 @@ import numpy as np
 from _networks import dimension, pytorch_network, pytorch_readout
 from entry import KPFLOW, Curve, Entry, Finding, Panel, mean_and_error, report
 
-from kpref import Flow, Trials, train
+from kpref import Flow, Readout, Trials, train
 from kpref.models import GRU
 from kpref.tasks import memory_pro
+from kpref.training import TrainingResult
 
 UNITS, TRAINING, SEEDS = 64, 300, 3
 GAINS = (0.5, 2.0, 8.0)
@@ -30,13 +31,21 @@ def task(n_trials: int, seed: int, noise: float = 0.1 * 2**0.5) -> Trials:
     return memory_pro(n_trials, seed=seed, noise=noise, stimulus=10, delay=10, response=10)
 
 
+def network(gain: float, seed: int) -> tuple[GRU, Readout]:
+    """At initialisation."""
+    return pytorch_network(GRU, 3, UNITS, gain, seed), pytorch_readout(3, UNITS, seed)
+
+
+def train_on_task(model: GRU, readout: Readout, seed: int) -> TrainingResult:
+    """By the gradient of the parameters."""
+    return train(model, readout, task, steps=TRAINING, batch_size=50, learning_rate=5e-3, clip=1.0, seed=seed)
+
+
 def trained(gain: float, seed: int) -> list[float]:
     """Dimensions of the states before and after, and the loss on fresh trials."""
-    model, readout = pytorch_network(GRU, 3, UNITS, gain, seed), pytorch_readout(3, UNITS, seed)
+    model, readout = network(gain, seed)
     fresh = task(100, 10_000 + seed, noise=0.0)
-    result = train(
-        model, readout, task, steps=TRAINING, batch_size=50, learning_rate=5e-3, clip=1.0, seed=seed,
-    )  # fmt: skip
+    result = train_on_task(model, readout, seed)
     after = Flow(result.model, fresh)
     loss = after.gradient_flow(result.readout, targets=fresh.targets).loss
     return [dimension(Flow(model, fresh).states), dimension(after.states), loss]

@@ -348,3 +348,63 @@ def test_the_reset_gate_of_arrays_under_pytorchs_names():
         for reset in ("before", "after"):
             with pytest.raises(ValueError, match=r"reset= \(--reset\)"):
                 load_checkpoint(network(gates), reset=reset)
+
+
+@pytest.mark.backends
+class TestLibraries:
+    """The states of the libraries themselves, where they are installed."""
+
+    X = np.random.default_rng(1).normal(size=(TRIALS, STEPS, N_IN)).astype("f4")
+
+    def same_states(self, found, outputs):
+        states = Flow(found.model, self.X).states[:, :, found.model.observed]
+        assert np.abs(states - np.asarray(outputs)).max() <= TOLERANCE
+
+    @pytest.mark.parametrize("as_file", [True, False])
+    @pytest.mark.parametrize(
+        "kind, options, reset",
+        [
+            ("SimpleRNN", {}, None),
+            ("GRU", {}, None),
+            ("GRU", {"reset_after": False}, None),
+            ("GRU", {"use_bias": False}, "after"),
+            ("LSTM", {"dropout": 0.1}, None),
+        ],
+    )
+    def test_keras(self, tmp_path, kind, options, reset, as_file):
+        keras = pytest.importorskip("keras")
+        layer = getattr(keras.layers, kind)(H, return_sequences=True, **options)
+        network = keras.Sequential([keras.Input((STEPS, N_IN)), layer, keras.layers.Dense(N_OUT)])
+        rng = np.random.default_rng(2)
+        layer.set_weights([0.6 * rng.normal(size=weight.shape) for weight in layer.get_weights()])
+        source = {weight.path: np.asarray(weight) for weight in network.weights}
+        if as_file:
+            pytest.importorskip("h5py")
+            source = tmp_path / "network.weights.h5"
+            network.save_weights(source)
+        found = load_checkpoint(source, reset=reset)
+        self.same_states(found, layer(self.X))
+        seen = Flow(found.model, self.X).states[:, :, found.model.observed]
+        assert np.abs(found.readout(seen) - np.asarray(network(self.X))).max() <= TOLERANCE
+
+    @pytest.mark.parametrize("kind", ["GRUCell", "LSTMCell", "OptimizedLSTMCell", "SimpleCell"])
+    def test_flax(self, kind):
+        jax, flax = pytest.importorskip("jax"), pytest.importorskip("flax")
+        cell = getattr(pytest.importorskip("flax.linen"), kind)(H)
+        layer = flax.linen.RNN(cell)
+        rng = np.random.default_rng(2)
+        start = layer.init(jax.random.key(0), self.X)
+        variables = jax.tree_util.tree_map(lambda array: array + 0.3 * rng.normal(size=array.shape), start)
+        self.same_states(load_checkpoint(variables), layer.apply(variables, self.X))
+        nnx = pytest.importorskip("flax.nnx")
+        layer = nnx.RNN(getattr(nnx, kind)(N_IN, H, rngs=nnx.Rngs(0)))
+        self.same_states(load_checkpoint(nnx.to_pure_dict(nnx.state(layer, nnx.Param))), layer(self.X))
+
+    def test_an_lstm_of_equinox(self):
+        equinox, jax = pytest.importorskip("equinox"), pytest.importorskip("jax")
+        cell = equinox.nn.LSTMCell(N_IN, H, key=jax.random.PRNGKey(0))
+        found = load_checkpoint({name: getattr(cell, name) for name in ("weight_ih", "weight_hh", "bias")})
+        rng = np.random.default_rng(0)
+        h, c, x = rng.normal(size=H), rng.normal(size=H), rng.normal(size=N_IN)
+        new = cell(x.astype("f4"), (h.astype("f4"), c.astype("f4")))
+        assert np.abs(found.model.step(np.concatenate([h, c]), x) - np.concatenate(new)).max() <= TOLERANCE

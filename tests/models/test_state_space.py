@@ -84,6 +84,15 @@ def test_s4d_solves_its_differential_equation():
     assert np.abs(flow.states[:, 0, 24:] - s - mixed(own, np.tanh(y))).max() <= 1e-13 * max(1, np.abs(y).max())
 
 
+def test_layers_of_s4d_are_differentiated_through_each_other():
+    """A complex step of the plain map, which has no cancellation."""
+    model = S4D.init(2, 3, 2, 1, n_layers=2)
+    flow, direction = flow_of(model, 3), np.random.default_rng(4).normal(size=model.n_parameters)
+    moved = model.unflatten(model.vector + 1e-30j * direction)
+    wanted = model.iterate(flow.z0, flow.inputs, moved).imag / 1e-30
+    assert np.abs(flow.D(direction) - wanted).max() <= 1e-12 * np.abs(wanted).max()
+
+
 def test_a_held_input_is_integrated_without_cancellation():
     """B = (exp(Delta a) - 1) / a for steps that are short: Delta + Delta^2 a / 2, where A - 1 would lose ten digits."""
     delta = 1e-6

@@ -183,33 +183,31 @@ def test_K_of_masked_networks(sizes, name):
     check(masked(flow.linearization, sizes[-1]), sizes[-1])
 
 
-def tied():
-    """``z' = c (w z + w x)``: one trained vector in two currents."""
-    build = Builder()
+def tied(times):
+    """``z' = sum_j c_j (w x_j)``, x_0 being z: one trained vector in so many currents."""
+    build, rng, everything = Builder(), np.random.default_rng(0), slice(0, 3)
     old, new = build.state(3)
-    one, other = build.register(3), build.register(3)
-    build.unit(one, old, "diagonal", "z")
-    build.unit(other, None, "driven", "x")
-    build.scale(new, one, "a")
-    build.scale(new, other, "b")
-    rng = np.random.default_rng(0)
-    widths = {"a": (4, 2, 3), "b": (4, 2, 3), "diagonal": (1, 1, 3), "driven": (1, 1, 3)}
+    names, known, widths, entries = [f"weight{j}" for j in range(times)], {}, {}, []
+    for j, name in enumerate(names):
+        current = build.register(3)
+        build.unit(current, old if j == 0 else None, name, f"x{j}")
+        build.scale(new, current, f"c{j}")
+        known[f"x{j}"] = Variable(j == 0, 3 * max(j - 1, 0), 3)
+        widths |= {f"c{j}": (4, 2, 3), name: (1, 1, 3)}
+        entries.append(Entry("w", name, everything, slice(0, 1), everything, transposed=True, factor=1.0 - 0.7 * j))
     places, total = allot(widths, 4, 2)
-    weight, everything = rng.normal(size=(1, 3)), slice(0, 3)
-    entries = [
-        Entry("w", name, everything, slice(0, 1), everything, transposed=True) for name in ("diagonal", "driven")
-    ]
+    weight = rng.normal(size=(1, 3))
     return StepForm(
-        build.program(), rng.normal(size=total), places, rng.normal(size=(4, 2, 3)), rng.normal(size=(4, 2, 3)),
-        {"z": Variable(True, 0, 3), "x": Variable(False, 0, 3)}, {"diagonal": weight, "driven": weight},
-        tuple(entries), {"w": (3,)},
+        build.program(), rng.normal(size=total), places, rng.normal(size=(4, 2, 3)),
+        rng.normal(size=(4, 2, 3 * (times - 1))), known, dict.fromkeys(names, weight), tuple(entries), {"w": (3,)},
     )  # fmt: skip
 
 
-def test_what_enters_twice_is_not_counted_twice(monkeypatch):
-    check(tied(), 0)  # J is small, and written out
+@pytest.mark.parametrize("times", [2, 3, 4])
+def test_what_enters_twice_is_not_counted_twice(monkeypatch, times):
+    check(tied(times), 0)  # J is small, and written out
     monkeypatch.setattr(unit_form, "_MOST_ENTRIES", 0)
-    assert check(tied(), 0) is None  # by currents, of which it couples pairs
+    assert check(tied(times), 0) is None  # by currents, of which it couples pairs
 
 
 def test_large_mixed_networks_go_by_products(monkeypatch):

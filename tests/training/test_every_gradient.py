@@ -25,7 +25,6 @@ NETWORKS = {
     for name, known in registered().items()
     for variant in known.variants
 }
-DT = 0.3
 
 
 def shortest(lengths, known):
@@ -45,7 +44,7 @@ def test_gradients_of_every_network_are_exact(name):
         rng = np.random.default_rng(seed)
         model = known.init(N_IN, H, seed % 1000, **variant)
         trials = drawn(rng, loss, shortest(lengths, known), masked)
-        time = {"dt": DT} if known.is_continuous else {}
+        time = {"dt": known.dt} if known.is_continuous else {}
         of = objective(model, rng, trials, loss, at, **time)
         check_against_complex_steps(of, model, trials, loss, at, rng, **time)
 

@@ -298,6 +298,10 @@ def test_bad_arguments(change, error, words):
 def test_minus_hundred_is_no_label():
     with pytest.raises(ValueError, match="-100 at trial 0, step 1; .* 0 in the mask"):
         Trials(np.ones((1, 2, 2)), labels=[[0, -100]])
+    with pytest.raises(
+        ValueError, match="-100 at trial 1; .* give trials that do not count any class, and 0 in the mask"
+    ):
+        Trials(np.ones((2, 2, 2)), labels=[0, -100])
     with pytest.raises(ValueError, match="-100 to 0: .* 0 in the mask"):
         Flow(MAPS["GRU"](0), np.ones((1, 2, 2))).gradient_flow(
             Readout(np.ones((3, H))), labels=[[0, -100]], loss="cross_entropy"

@@ -358,6 +358,13 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
+def test_a_file_in_the_place_of_the_folder_is_named_and_kept(tmp_path):
+    (tmp_path / "run").write_text("Dear")
+    with pytest.raises(NotADirectoryError, match="run, is a file; name another folder, or a new one"):
+        run(tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "Dear"
+
+
 def test_damaged_files_are_named(tmp_path):
     run(tmp_path / "run")
     (tmp_path / "run" / "optimizer" / "step_00000012.safetensors").write_bytes(b"half")
@@ -411,6 +418,7 @@ def test_trials_of_others_are_neither_used_nor_overwritten(tmp_path):
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be an integer of at least 1"),
         ({"progress": 1}, TypeError, "progress must be a function"),
         ({"folder": 1}, TypeError, "folder must be a path"),
+        ({"folder": "a\0b"}, ValueError, r"folder must be a path without null characters; got 'a\\x00b'"),
         ({"trials": Trials(np.ones((2, 3, N_IN)), targets=np.ones((2, 3, 1)), mask=[[1, 1, 1], [0, 0, 0]]),
           "batch_size": 1}, ValueError, "leaves nothing to score"),
     ],
