@@ -179,7 +179,8 @@ def _joined(
     children = [child if f"{child}.kernel" in group else f"{child}_" for child in children]  # nnx: if_
     missing = [child for child in children if f"{child}.kernel" not in group]
     if missing:
-        raise ValueError(f"beside {next(iter(group.values()))!r} there is no kernel of {listed(missing)}")
+        lost = listed(child.removesuffix("_") for child in missing)
+        raise ValueError(f"beside {next(iter(group.values()))!r} there is no kernel of {lost}")
     names = [group[f"{child}.kernel"] for child in children]
     columns = np.shape(arrays[names[0]])[-1]
     kernels = [_matrix(arrays, name, ("n_in" if side == "i" else columns, columns)) for name in names]
@@ -204,9 +205,15 @@ def _flax(letters: Sequence[str], kind: str) -> Callable[[Arrays, str, Group, st
         recurrent, biases_hh, used_hh = _joined(arrays, group, letters, "h")
         n_units, name = recurrent.shape[1], used_hh[0]
         notes = [f"{name} is read as part of the recurrent weight of Flax' {kind}"]
-        partial = [bias is None for bias in biases_hh]
-        if any(partial) and not all(partial):
-            notes.append(_partly_zero(f"the biases beside {name}", "bias_hh", sum(partial) * n_units))
+        for side, biases, alone in (("i", biases_ih, ()), ("h", biases_hh, ("n",))):
+            there = tuple(letter for letter, bias in zip(letters, biases, strict=True) if bias is not None)
+            if there not in ((), tuple(letters), alone):
+                raise ValueError(
+                    f"beside {name!r} there are biases of {listed(side + letter for letter in there)} alone, and Flax' "
+                    f"{kind} has others too, or none"
+                )
+        if kind == "GRUCell" and any(bias is None for bias in biases_hh) and biases_hh[-1] is not None:
+            notes.append(_partly_zero(f"the biases beside {name}", "bias_hh", 2 * n_units))
         layer = {
             "weight_ih": driven,
             "weight_hh": recurrent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from kpref.checkpoints.sources import listed
 from kpref.models import Model
 
 __all__ = ["initial_shape", "initial_states"]
+
+_OF_A_LAYER = re.compile(r"(.+)_l(\d+)")
 
 
 def initial_states(rest: Arrays, names: Sequence[str], model: Model) -> NDArray[np.float64]:
@@ -33,19 +36,22 @@ def initial_states(rest: Arrays, names: Sequence[str], model: Model) -> NDArray[
         whole = initial_shape(rest[names[0]], model.n_states, 1)
         if whole is not None:
             return finite_array(names[0], rest[names[0]].reshape(whole[1:]))
-    parts = tuple(model.parts)  # layer by layer: h_l0, c_l0, h_l1, c_l1
-    n_units = model.n_states // len(parts)
-    n_layers = model.n_units_in_all // n_units
-    letters = [part.partition("_")[0] for part in parts[: len(parts) // n_layers]]
-    if len(names) != len(letters):
+    parts, of_layers = model.parts, [_OF_A_LAYER.fullmatch(part) for part in model.parts]
+    n_layers = len({match[2] for match in of_layers if match}) if all(of_layers) else 1
+    one = dict(list(parts.items())[: len(parts) // n_layers])  # layer by layer: h_l0, c_l0, h_l1, c_l1
+    if len(names) != len(one):
+        called = [part.partition("_l")[0] if n_layers > 1 else part for part in one]
         raise ValueError(
-            f"z0 (--z0) must name {' and '.join(letters)}, the parts of the state of {model}, in this order, "
+            f"z0 (--z0) must name {' and '.join(called)}, the parts of the state of {model}, in this order, "
             f"separated by commas on the command line; got {listed(names)}"
         )
-    values = [_by_layer(name, rest[name], n_units, n_layers) for name in names]
+    values = [
+        _by_layer(name, rest[name], part.stop - part.start, n_layers)
+        for name, part in zip(names, one.values(), strict=True)
+    ]
     pieces = [value[layer] for layer in range(n_layers) for value in values]
     trials = np.broadcast_shapes(*(piece.shape[:-1] for piece in pieces))
-    return np.concatenate([np.broadcast_to(piece, (*trials, n_units)) for piece in pieces], axis=-1)
+    return np.concatenate([np.broadcast_to(piece, (*trials, piece.shape[-1])) for piece in pieces], axis=-1)
 
 
 def initial_shape(array: NDArray[Any], n_units: int, n_layers: int) -> tuple[int, ...] | None:

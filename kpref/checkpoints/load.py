@@ -339,7 +339,7 @@ def _options(
             continue
         if network.options:
             raise ValueError(f"the file says what network it holds, {kind.in_words}; got {name}={short(value)}")
-        if name == "tau":
+        if name == "tau" and not kind.is_continuous:
             raise ValueError(f"tau is for networks in continuous time, and this one is not; got {value!r}")
         raise ValueError(f"{kind.in_words} has no {name} to choose; got {value!r}")
     options = {**kind.fixed, **network.options, **{name: value for name, value in given.items() if value is not None}}

@@ -27,6 +27,8 @@ def find_described(found: Source) -> Recurrent | None:
         description = {"model": name, "options": dict(json.loads(options))}
     except (ValueError, TypeError, RecursionError):
         raise ValueError(f"the recorded options must be an object of JSON; got {options[:80]!r}") from None
+    if "parameters" in found.recorded:
+        description["parameters"] = _names(found.recorded["parameters"])
     model = rebuilt(description, arrays)
     return Recurrent(
         layers=(dict(model.parameters),),
@@ -37,3 +39,14 @@ def find_described(found: Source) -> Recurrent | None:
         kind=name,
         options=model.options,
     )
+
+
+def _names(recorded: str) -> list[str]:
+    """The names of parameters, as they are recorded."""
+    try:
+        names = json.loads(recorded)
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"the recorded parameters must be a list of names in JSON; got {recorded[:80]!r}")
+    return names

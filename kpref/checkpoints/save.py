@@ -29,9 +29,9 @@ def save_checkpoint(
     A network of a kind that PyTorch has names for (RNN, GRU, LSTM, Stacked, LeakyRNN, Rate) is written under these: the
     recurrent layers are called ``rnn``, the bias of a leaky or a rate network ``bias_ih``, trained time constants
     ``alpha`` or ``tau``. Any other has ``parameter/NAME`` for each parameter, and ``option/NAME`` for each option that
-    is an array. The readout is called ``Wout``. What kind of network it is, by the name that it is registered by, and
-    its other options are recorded beside the tensors (as metadata, or texts of an npz file); which parameters are
-    trainable is not.
+    is an array, none of which may be lost. The readout is called ``Wout``. What kind of network it is, by the name that
+    it is registered by, its other options and the names of its parameters are recorded beside the tensors (as metadata,
+    or texts of an npz file); which parameters are trainable is not.
 
     Parameters
     ----------
@@ -88,6 +88,6 @@ def _of_pytorch(model: Model, layout: TorchLayout) -> tuple[dict[str, Array], di
 
 
 def _own(model: Model) -> tuple[dict[str, Array], dict[str, str]]:
-    """Arrays under the names of the model, and all options that are none as one text."""
+    """Arrays under the names of the model; all options that are none, and the names of parameters, as texts."""
     description, arrays = described(model)
-    return arrays, {"options": json.dumps(description["options"])}
+    return arrays, {name: json.dumps(description[name]) for name in ("options", "parameters")}

@@ -362,10 +362,10 @@ def _not_finite(t: float, z: FloatArray, values: Sequence[FloatArray]) -> Integr
             continue
         trial, unit = np.argwhere(bad)[0]
         if np.isnan(value[trial, unit]):
-            reason = f"the derivative of unit {unit} is not a number"
+            reason = f"the derivative of state {unit} is not a number"
         else:
             reason = (
-                f"the derivative of unit {unit} overflows: the step is far too large, the solution blows up in finite "
+                f"the derivative of state {unit} overflows: the step is far too large, the solution blows up in finite "
                 "time, or a divisor is zero"
             )
         return IntegrationError(reason, int(trial), t, z[trial])

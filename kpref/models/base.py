@@ -127,6 +127,7 @@ class Model(MadeOfFunctions, ABC):
         ----------
         z : array_like, shape (..., H)
         x : array_like, shape (..., n_inputs)
+            The leading axes of both are broadcast: one input for many states, or one state under many inputs.
         parameters : mapping, optional
             Replaces some of the model's own; may be complex, as may z and x.
 
@@ -147,14 +148,23 @@ class Model(MadeOfFunctions, ABC):
         return returned(f"{type(self).__name__}._evaluate", value, shape, "biufc" if complex_ else "biuf")
 
     def _points(self, z: npt.ArrayLike, x: npt.ArrayLike) -> tuple[Array, Array]:
-        """States and inputs as arrays with the right last axes; a class of the user's cannot write to them."""
+        """States and inputs with the right last axes and the same leading ones; a user's class cannot write to them."""
         arrays = []
         for name, value, length in (("z", z, self.n_states), ("x", x, self.n_inputs)):
             array = numeric_array(name, value, "biufc")
             if array.ndim == 0 or array.shape[-1] != length:
                 raise ValueError(f"{name} must have shape (..., {length}) for {self}; got {array.shape}")
-            arrays.append(array if is_ours(type(self)) else read_only(array))
-        return arrays[0], arrays[1]
+            arrays.append(array)
+        try:
+            leading = np.broadcast_shapes(*(array.shape[:-1] for array in arrays))
+        except ValueError:
+            shapes = " and ".join(str(array.shape) for array in arrays)
+            raise ValueError(f"z and x must have leading axes that fit each other; got {shapes}") from None
+        states, inputs = (
+            array if array.shape[:-1] == leading else np.broadcast_to(array, (*leading, array.shape[-1]))
+            for array in arrays
+        )
+        return (states, inputs) if is_ours(type(self)) else (read_only(states), read_only(inputs))
 
     @property
     def thread_safe(self) -> bool:

@@ -118,6 +118,11 @@ class MPN(StepMap):
         return slice(0, self.n_units)
 
     @property
+    def n_units_in_all(self) -> int:
+        """H."""
+        return self.n_units
+
+    @property
     def multiplications(self) -> tuple[int, int]:
         """Sums over synapses stand for products: those of M, and for J of W too."""
         synapses = self.n_states - self.n_units

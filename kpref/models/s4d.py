@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import factorial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -34,6 +35,10 @@ class S4D(StateSpaceNetwork):
 
         dx' = A dx + B ds + Delta A (a x + s) ddelta + e (-exp(alpha) dalpha + i domega),
         e = Delta A x + (Delta A - B) s / a.
+
+    Poles may be as slow as they like: with w = Delta a these are ``B = Delta f(w)`` and ``(Delta A - B) / a = Delta^2
+    f'(w)`` of the entire function ``f(w) = (exp(w) - 1) / w``, which near zero, where the quotients lose all digits, is
+    summed by its series.
 
     In real arithmetic x = u + i v: the real part takes ``-exp(alpha) e_u`` and ``-e_v``, the imaginary part
     ``-exp(alpha) e_v`` and ``e_u``, and both the parts of ``g = Delta A (a x + s)``.
@@ -165,11 +170,7 @@ class S4D(StateSpaceNetwork):
         own, states = _discrete(parameters), parameters["log_A_real"].shape[1]
         (a_re, a_im), (b_re, b_im), delta, u = own.kept, own.driven, own.delta, np.repeat(s, states, axis=-1)
         turned_re, turned_im = a_re * re - a_im * im, a_im * re + a_re * im  # A x
-        # f = Delta A - B, and f / a
-        f_re, f_im = delta * a_re - b_re, delta * a_im - b_im
-        by_a_re = f_re * own.inverse[0] - f_im * own.inverse[1]
-        by_a_im = f_re * own.inverse[1] + f_im * own.inverse[0]
-        e_re, e_im = delta * turned_re + by_a_re * u, delta * turned_im + by_a_im * u
+        e_re, e_im = delta * turned_re + own.by_a[0] * u, delta * turned_im + own.by_a[1] * u
         g_re = delta * (-own.decay * turned_re - own.omega * turned_im + a_re * u)
         g_im = delta * (own.omega * turned_re - own.decay * turned_im + a_im * u)
         channels = {
@@ -181,15 +182,23 @@ class S4D(StateSpaceNetwork):
         return StepNumbers(channels, {"s": s, "re": turned_re + b_re * u, "im": turned_im + b_im * u})
 
 
+_Complex = tuple[Array, Array]
+"""Real and imaginary part."""
+
+#: Coefficients of f and f' of the class: what is left out is below 1e-18 for ``|w| < 1``.
+_SERIES = [1 / factorial(k + 1) for k in range(19)]
+_SLOPE_SERIES = [(k + 1) / factorial(k + 2) for k in range(19)]
+
+
 class _Discrete(NamedTuple):
     """Numbers of each state, feature by feature, (H n,)."""
 
     decay: Array  # exp(alpha)
     omega: Array
     delta: Array
-    kept: tuple[Array, Array]  # A, its real and imaginary part
-    driven: tuple[Array, Array]  # B
-    inverse: tuple[Array, Array]  # 1 / a
+    kept: _Complex  # A
+    driven: _Complex  # B
+    by_a: _Complex  # (Delta A - B) / a, the derivative of B by a
 
 
 def _discrete(parameters: Parameters) -> _Discrete:
@@ -197,13 +206,47 @@ def _discrete(parameters: Parameters) -> _Discrete:
     delta = np.repeat(np.exp(parameters["log_dt"]), parameters["log_A_real"].shape[1], axis=-1)
     modulus, phase = np.exp(-delta * decay), delta * omega
     re, im = modulus * np.cos(phase), modulus * np.sin(phase)
-    squared = decay * decay + omega * omega
-    # (A - 1) / a with 1 / a = (-exp(alpha) - i omega) / |a|^2, and A - 1 without cancellation where Delta is small
     half = np.sin(0.5 * phase)
-    less = np.expm1(-delta * decay) * np.cos(phase) - 2.0 * half * half
-    inverse = -decay / squared, -omega / squared
-    driven = less * inverse[0] - im * inverse[1], less * inverse[1] + im * inverse[0]
-    return _Discrete(decay, omega, delta, (re, im), driven, inverse)
+    less = np.expm1(-delta * decay) * np.cos(phase) - 2.0 * half * half  # A - 1, without cancellation
+    f, slope = _quotient_and_slope((-delta * decay, phase), (re, im), (less, im))
+    driven, by_a = (delta * f[0], delta * f[1]), (delta * delta * slope[0], delta * delta * slope[1])
+    return _Discrete(decay, omega, delta, (re, im), driven, by_a)
+
+
+def _quotient_and_slope(w: _Complex, exponential: _Complex, less: _Complex) -> tuple[_Complex, _Complex]:
+    """f and f' of the class at w, of exp(w) and of exp(w) less one."""
+    if hasattr(w[0], "elementary"):  # numbers with errors: those of the quotients, which other implementations have
+        return _by_quotients(w, exponential, less)
+    near = np.square(w[0].real) + np.square(w[1].real) < 1
+    small = np.where(near, w[0], 0), np.where(near, w[1], 0)
+    far = _by_quotients((np.where(near, 1, w[0]), w[1]), exponential, less)
+    series = _sum(_SERIES, small), _sum(_SLOPE_SERIES, small)
+    f, slope = (
+        (np.where(near, here[0], there[0]), np.where(near, here[1], there[1]))
+        for here, there in zip(series, far, strict=True)
+    )
+    return f, slope
+
+
+def _by_quotients(w: _Complex, exponential: _Complex, less: _Complex) -> tuple[_Complex, _Complex]:
+    """``f = (exp(w) - 1) / w`` and ``f' = (exp(w) - f) / w``."""
+    squared = w[0] * w[0] + w[1] * w[1]
+    inverse = w[0] / squared, -w[1] / squared
+    f = _product(less, inverse)
+    return f, _product((exponential[0] - f[0], exponential[1] - f[1]), inverse)
+
+
+def _sum(coefficients: Sequence[float], w: _Complex) -> _Complex:
+    """A power series."""
+    total = np.zeros_like(w[0]), np.zeros_like(w[1])
+    for coefficient in reversed(coefficients):
+        re, im = _product(total, w)
+        total = re + coefficient, im
+    return total
+
+
+def _product(a: _Complex, b: _Complex) -> _Complex:
+    return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
 
 
 def _flat(array: Array) -> Array:

@@ -257,8 +257,15 @@ class TestFlax:
             load_checkpoint({"MGUCell_0": self.gates("fn", ("if", "in", "hn"))})
         gates = self.gates("rzn", ("ir", "iz", "in", "hn"))
         del gates["iz"]["kernel"]
-        with pytest.raises(ValueError, match="there is no kernel of 'iz_'"):
+        with pytest.raises(ValueError, match="there is no kernel of 'iz'"):
             load_checkpoint(gates)
+        for letters, biased, alone in (
+            ("rzn", ("ir", "iz", "hn"), "'ir', 'iz'"),
+            ("rzn", ("ir", "iz", "in", "hr", "hn"), "'hr', 'hn'"),
+            ("ifgo", ("hi", "hf"), "'hi', 'hf'"),
+        ):
+            with pytest.raises(ValueError, match=f"there are biases of {alone} alone, and Flax' .* has others too"):
+                load_checkpoint(self.gates(letters, biased))
         gates = self.gates("rzn", ("ir", "iz", "in", "hn"))
         gates["hn"]["kernel"] = np.ones((H + 1, H))
         with pytest.raises(ValueError, match=r"hn.kernel must have shape \(4, 4\); got \(5, 4\)"):

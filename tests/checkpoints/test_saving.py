@@ -126,7 +126,7 @@ class TestNamesOfKpref:
             ({"continuous": True}, "is of a LowRankRNN, which is a map in discrete time"),
             ({"map": {"weight_hh": "parameter/m"}}, "the file says which arrays are what; got map of weight_hh"),
             ({"reset": "before"}, "the file says which arrays are what; got reset"),
-            ({"ignore": "parameter/m"}, "the description of a network is incomplete or of another kind: .*'m'"),
+            ({"ignore": "parameter/m"}, "the description of a network is incomplete: low-rank has m too"),
             ({"trainable": ["weight_hh"]}, "trainable must name some of m, n, weight_ih, bias"),
         ],
     )
@@ -151,6 +151,55 @@ class TestNamesOfKpref:
         np.savez(folder / "damaged.npz", **arrays, **recorded)
         with pytest.raises(ValueError, match=f"damaged.npz: {message}"):
             load_checkpoint(folder / "damaged.npz")
+
+
+@pytest.mark.parametrize(
+    "network, lost, said",
+    [
+        ("hodgkin-huxley", ["parameter/g_na"], "g_na"),  # which has a default
+        ("adaptive", ["parameter/bias"], "bias"),
+        ("adaptive", ["option/tau"], "tau"),
+        ("mlp", ["parameter/weight_l1", "parameter/bias_l1"], "weight_l1"),
+    ],
+)
+def test_no_array_of_a_network_is_lost_without_a_word(folder, network, lost, said):
+    path = folder / "whole.npz"
+    save_checkpoint(path, registered()[network].init(2, 3, 0))
+    with np.load(path) as whole:
+        content = {name: whole[name] for name in whole.files if name not in lost}
+    np.savez(folder / "less.npz", **content)
+    with pytest.raises(
+        ValueError, match=rf"less.npz: the description of a network is incomplete: {network} has {said}"
+    ):
+        load_checkpoint(folder / "less.npz")
+    np.savez(folder / "less.npz", **content | {"parameters": "bias"})
+    with pytest.raises(ValueError, match="the recorded parameters must be a list of names in JSON; got 'bias'"):
+        load_checkpoint(folder / "less.npz")
+
+
+def test_an_option_of_another_value_is_refused(folder):
+    """Options are those of the file: what there is of them with a default is not taken to be that."""
+    path = folder / "whole.npz"
+    save_checkpoint(path, registered()["antisymmetric"].init(2, 3, 0, epsilon=0.5))
+    with np.load(path) as whole:
+        content = {name: whole[name] for name in whole.files}
+    np.savez(path, **content | {"options": json.dumps({"gamma": 0.01})})
+    with pytest.raises(ValueError, match="incomplete: antisymmetric has epsilon too"):
+        load_checkpoint(path)
+
+
+def test_initial_states_of_parts_of_different_widths(folder):
+    """One array for each part of the state, as wide as it is, or one for all; no array of another shape."""
+    path = folder / "parts.npz"
+    save_checkpoint(path, registered()["mpn"].init(3, 2, 0))
+    with np.load(path) as whole:
+        content = {name: whole[name] for name in whole.files}
+    h, modulation, halves = np.arange(2.0), np.arange(6.0) + 2, np.zeros((2, 4))
+    np.savez(path, **content, h0=h, M0=modulation)
+    assert same(load_checkpoint(path, z0=("h0", "M0")).z0, np.arange(8.0))
+    np.savez(path, **content, h0=halves)
+    with pytest.raises(ValueError, match="must name h and M, the parts of the state"):
+        load_checkpoint(path, z0="h0")
 
 
 @pytest.mark.parametrize("tau", [None, "fast", "[1.0"])

@@ -172,6 +172,21 @@ def test_what_is_registered_describes_itself(name):
 
 
 @NAMES
+def test_leading_axes_are_broadcast(name):
+    """One state under many inputs and many states under one input are the same as each by itself."""
+    flow, rng = random_flow(name, (2, 3, 1, 1, 5))
+    model, x = flow.model, rng.normal(size=(2, 4, 2))
+    z = model.start + 0.2 * rng.normal(size=(2, 1, model.n_states))
+    found = model.evaluate(z, x)
+    assert found.shape == (2, 4, model.n_states)
+    for b, t in np.ndindex(2, 4):  # products with vectors and with matrices round apart; sums of at most 30 terms
+        wanted = model.evaluate(z[b, 0], x[b, t])
+        np.testing.assert_allclose(found[b, t], wanted, rtol=0, atol=1e-13 * max(1, np.abs(wanted).max()))
+    with pytest.raises(ValueError, match=r"leading axes that fit each other; got .* and \(3, 2\)"):
+        model.evaluate(np.zeros((2, model.n_states)), np.zeros((3, 2)))
+
+
+@NAMES
 def test_models_pickle_and_copy(name):
     flow, _ = random_flow(name, (2, 3, 2, 4, 5))
     for other in (pickle.loads(pickle.dumps(flow.model)), copy.deepcopy(flow.model)):
