@@ -282,7 +282,7 @@ class TestAdaptive:
         assert caught.value.state[0] == pytest.approx(1.0 + 2.0 / 3.0 * 0.5**1.5, rel=1e-4)
 
     def test_a_derivative_that_is_no_number_at_the_start(self):
-        with pytest.raises(IntegrationError, match="unit 1 is not a number; trial 1, last accepted state at t = 0.0"):
+        with pytest.raises(IntegrationError, match="state 1 is not a number; trial 1, last accepted state at t = 0.0"):
             adaptive(lambda t, z, n: np.where([[0, 0], [0, 1]], np.nan, z), [0.0, 1.0], np.ones((2, 2)))
 
     def test_underflow_at_a_jump_that_was_not_announced(self):
