@@ -16,7 +16,7 @@ from kpref.models import GRU, RNN
 from kpref.space import TrajectorySpace
 from kpref.trials import Trials
 
-pytestmark = pytest.mark.usefixtures("coarse_pictures")
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 B, T, N_IN, H, N_OUT = 4, 5, 2, 3, 2
 MODES = 4

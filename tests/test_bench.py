@@ -276,6 +276,7 @@ def test_jacobians_larger_than_memory_are_refused_before_they_are_made(monkeypat
         CONTENDERS["torch.func stored"](TINY)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_report_is_timed_part_by_part():
     model, trials = GRU.init(2, 3, seed=0), Trials(np.random.default_rng(0).normal(size=(2, 4, 2)))
     found = time_report(prepare([model, model], trials, fast=True))

@@ -17,6 +17,7 @@ from kpref.operators.reduced import AXES, kept_axes, partial_trace
 from kpref.space import EuclideanSpace, TrajectorySpace
 from kpref.spectra.dimensions import effective_dimension, kernel_effective_dimension, operator_norm
 from kpref.spectra.partial_probes import factored_dimension
+from tests.conftest import in_turn
 
 KEEPS = [None, *(keep for count in (1, 2, 3) for keep in itertools.combinations(AXES, count))]
 # Both sides are sums of fewer than 10^5 terms, those of the denominator non-negative: some 1000 units of rounding.
@@ -102,7 +103,9 @@ def large():
     return make_flow("GRU", (4, 11, 10), seed=1, measure=np.random.default_rng(2).uniform(0.2, 1.0, size=(4, 11)))
 
 
-@pytest.mark.parametrize("name, keep", [("NTK", None), ("P", None), ("NTK", "unit"), ("NTK", ("trial", "time"))])
+@pytest.mark.parametrize(
+    "name, keep", in_turn([("NTK", None), ("P", None), ("NTK", ("trial", "time")), ("NTK", "unit")], 2)
+)
 def test_estimates_have_the_standard_error_that_they_state(name, keep, monkeypatch):
     """200 estimates: their standard deviation is known to 5 %, and the bias to 7 % of it."""
     monkeypatch.setattr("kpref.spectra.dimensions.DENSE_SIZE", 0)

@@ -1,11 +1,14 @@
 """Intervals for exponents of a system contain them as often as they say, for growth that is known to the last term."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy.signal import lfilter
 from scipy.stats import binom
 
 from kpref.spectra.exponents import Stretch, TooShort, exponent_estimates
+from tests.conftest import in_turn
 
 GAPS = np.array([0.5, 0.0, -0.6])
 SEEDS = 120
@@ -64,8 +67,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("start", [None, 20])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name, start", in_turn(product(CASES, (None, 20)), 3))
 def test_coverage(name, start):
     make, trials, intervals = CASES[name]
     values, ends = [], []

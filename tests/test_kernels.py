@@ -88,9 +88,25 @@ def test_sensitivity_like_twin_in_small_blocks(kind, dtype, monkeypatch):
     check()
 
 
-@pytest.mark.parametrize("kind", STRUCTURES)
+SEVERAL_BLOCKS = ((50, 9, 5), 3), ((23, 4, 3), 70), ((1, 1300, 2), 2), ((300, 3, 2), 1), ((120, 1, 9), 2)
+
+
 @pytest.mark.parametrize(
-    "shape, count", [((50, 9, 5), 3), ((23, 4, 3), 70), ((1, 1300, 2), 2), ((300, 3, 2), 1), ((120, 1, 9), 2)]
+    "shape, count, kind",
+    in_turn(
+        (
+            (shape, count, kind)
+            for shape, count in (
+                ((50, 9, 5), 3),
+                ((23, 4, 3), 70),
+                ((1, 1300, 2), 2),
+                ((300, 3, 2), 1),
+                ((120, 1, 9), 2),
+            )
+            for kind in STRUCTURES
+        ),
+        3,
+    ),
 )
 def test_like_twin_over_several_blocks(kind, shape, count, rng):
     """More trials, vectors and rows than one block, or one chunk of it, holds; in numbers that blocks do not divide."""

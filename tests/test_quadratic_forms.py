@@ -1,6 +1,7 @@
 """The moments that inner products of random directions tell: exact cases, unbiasedness, the laws they must obey."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from kpref import Estimate
 from kpref.spectra.quadratic_forms import MOST_SKEWED, Mean, mean_of_forms
+from tests.conftest import in_turn
 
 SIZE = 60
 
@@ -78,8 +80,7 @@ def test_the_variance_is_unbiased(name):
     assert abs(variances.mean() - truth) < 4 * variances.std(ddof=1) / runs**0.5
 
 
-@pytest.mark.parametrize("name", ["one", "three", "tail", "even"])
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name, sign", in_turn(product(["one", "three", "tail", "even"], [1, -1]), 3))
 def test_many_directions_tell_the_skewness(name, sign):
     values = sign * spectrum(name)
     rest, count = values - values.mean(), 1000
@@ -89,8 +90,7 @@ def test_many_directions_tell_the_skewness(name, sign):
     assert found.skewness * count**0.5 == pytest.approx(expected, abs=0.25)
 
 
-@pytest.mark.parametrize("name", ["one", "three", "tail", "even"])
-@pytest.mark.parametrize("count", [3, 4, 8, 16])
+@pytest.mark.parametrize("name, count", in_turn(product(["one", "three", "tail", "even"], [3, 4, 8, 16]), 3))
 def test_intervals_contain_the_trace(name, count):
     values, runs = spectrum(name), 1000
     hits = 0

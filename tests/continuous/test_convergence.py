@@ -6,6 +6,7 @@ from apparatus.convergence import FLOOR, QUANTITIES, STEPS, errors, fitted_slope
 
 from continuous.fields import METHODS
 from kpref.integrate import TABLEAUS
+from tests.conftest import in_turn
 
 STEPS_OF_ORDER = {
     1: (256, 384),
@@ -19,7 +20,7 @@ STEPS_OF_ORDER = {
 for what converges at that order, many for what an interpolation limits to 2 or 4."""
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=in_turn(METHODS, 2))
 def measured(request):
     steps = STEPS_OF_ORDER[TABLEAUS[request.param].order]
     return request.param, steps, [errors(request.param, n) for n in steps]

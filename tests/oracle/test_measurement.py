@@ -12,6 +12,7 @@ from kpref.oracle import flow_backend, measure_profile, verify
 from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
 from kpref.oracle.measured import Profile
 from kpref.oracle.problem import MODELS
+from tests.conftest import in_turn
 
 #: What is said of each profile that is declared to be float32.
 REASONS = {
@@ -48,8 +49,8 @@ def starts(reasons):
 
 @pytest.mark.parametrize(
     "name, kind",
-    [(name, "rnn") for name in PROFILES]
-    + [("tf32", "gru"), ("autocast", "gru"), ("tanh-97", "gru"), ("tanh-5", "lstm")],
+    in_turn([(name, "rnn") for name in PROFILES], 2)
+    + in_turn([("tf32", "gru"), ("autocast", "gru"), ("tanh-5", "lstm"), ("tanh-97", "gru")], 2),
 )
 def test_profiles_are_measured(name, kind):
     true, flow = PROFILES[name], problem(kind, seed=len(name))

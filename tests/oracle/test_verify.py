@@ -20,7 +20,7 @@ from kpref.oracle.backend import OPERATORS
 from kpref.oracle.problem import MODELS
 from kpref.oracle.verdict import Check, Place, Report
 from kpref.oracle.verification import verify
-from tests.conftest import PROFILE
+from tests.conftest import PROFILE, in_turn
 from tests.strategies import examples, make_model
 
 NAMES = ("float64", "float32", "tf32", "bfloat16")
@@ -86,8 +86,17 @@ def test_what_is_not_offered_is_not_passed(operator):
     assert nothing.exit_status == 2
 
 
-@pytest.mark.parametrize("name, caught", [("float64", True), ("float32", True), ("bfloat16", False)])
-@pytest.mark.parametrize("operator", ["P", "P_T", "P_inverse", "J", "J_T"])
+@pytest.mark.parametrize(
+    "operator, name, caught",
+    in_turn(
+        (
+            (operator, name, caught)
+            for operator in ("P", "P_T", "P_inverse", "J", "J_T")
+            for name, caught in (("float64", True), ("float32", True), ("bfloat16", False))
+        ),
+        2,
+    ),
+)
 def test_a_constant_of_a_hundred_thousandth_in_one_gate(operator, name, caught):
     flow = gru_flow()
     backend = emulate(flow, ARITHMETICS[name])
