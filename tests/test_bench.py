@@ -18,7 +18,7 @@ from kpref.bench.contender_process import measure_memory
 from kpref.bench.peers import CONTENDERS
 from kpref.bench.reports import time_report
 from kpref.bench.timing import Record, Worker
-from kpref.bench.workload import Problem, count_bytes, count_operations
+from kpref.bench.workload import MODELS, Problem, count_bytes, count_operations
 from kpref.commands import bench
 from kpref.models import GRU
 
@@ -147,6 +147,16 @@ def test_run_of_a_rate_network_without_peers(capsys):
     rows = {line[:20].strip(): line[20:].split() for line in output.splitlines()}
     assert rows["milliseconds"][:6] == ["forward", "build", "P", "P^T", "NTK", "gradient"]
     assert all(float(ratio) > 0 for ratio in rows["over the floor"])
+
+
+@pytest.mark.parametrize("name", [name for name, known in MODELS.items() if known.is_continuous])
+def test_fields_start_and_step_where_they_run(name):
+    """Of voltages near zero, or steps of tens of milliseconds, nothing would be left."""
+    problem = Problem(name, 2, 20, 4, 2, "float64", "rk4")
+    flow = CONTENDERS["kpref"](problem).make_flow(0)
+    assert np.isfinite(flow.states).all()
+    if name == "hodgkin-huxley":
+        assert (np.abs(flow.states[:, 0, :4] + 65.0) < 1.0).all()
 
 
 @pytest.mark.backends

@@ -30,7 +30,7 @@ COLUMNS_OF_MAPS = ("build", "P", "P^T", "K", "NTK")
 COLUMNS_OF_FIELDS = ("forward", "build", "P", "P^T", "NTK", "gradient")
 
 STEP = 0.1
-"""Time step of a network in continuous time, in its time constants: no Runge-Kutta method finds that stiff."""
+"""Time step of a network in continuous time, in its time constants, or its own if that is shorter: not stiff."""
 
 RATE_GAIN = 1.5
 """Gain of the rate network: beyond one, where its activity does not die out."""
@@ -69,7 +69,7 @@ class Problem:
     @property
     def times(self) -> Array:
         """The time grid, (T,)."""
-        return STEP * np.arange(self.shape[1])
+        return min(STEP, MODELS[self.model].dt) * np.arange(self.shape[1])
 
     @property
     def weights(self) -> Array:
@@ -86,10 +86,14 @@ class Problem:
         return MODELS[self.model].init(self.inputs, self.units, 0, gain)
 
     def make_trials(self) -> tuple[Array, Array, Array]:
-        """Inputs (B, T, n_in), initial states (B, H), and the tensor (B, T, H) that is multiplied, or is Y."""
-        generator = np.random.default_rng(1)
+        """Inputs (B, T, n_in), initial states (B, H), and the tensor (B, T, H) that is multiplied, or is Y.
+
+        Trials start at random, or, where zero is no state to start from, where the network says.
+        """
+        generator, start = np.random.default_rng(1), self._model.start
         inputs = generator.normal(size=(*self.shape[:2], self.inputs))
-        return inputs, generator.normal(size=(self.trials, self.shape[2])), generator.normal(size=self.shape)
+        z0 = generator.normal(size=(self.trials, self.shape[2]))
+        return inputs, np.tile(start, (self.trials, 1)) if start.any() else z0, generator.normal(size=self.shape)
 
 
 def count_operations(problem: Problem) -> dict[str, int]:
