@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from entry import COLLAPSE, GLOBAL_NTK, UNKNOWN, Curve, Entry, Finding, Panel, mean_and_error, report
 
 from kpref import Flow, fixed_points, train
 from kpref.models import RNN
-from kpref.rules import direction, shampoo
+from kpref.rules import shampoo
 from kpref.tasks import fixed_point_teacher, teacher_fixed_points
 from kpref.training import GradientDescent
 
@@ -29,17 +27,6 @@ ENTRY = Entry(
 )
 
 
-@dataclass(frozen=True)
-class Shampoo:
-    """What `kpref.train` takes for a rule."""
-
-    damping: float = 1e-3
-
-    def direction(self, flow: Flow, err: np.ndarray) -> np.ndarray:
-        """The preconditioned gradient."""
-        return direction(shampoo(self.damping), flow, err)
-
-
 def trained(points: int, way: str, rate: float, seed: int) -> tuple[float, int]:
     """Loss relative to that before, and number of stable fixed points of the student."""
     teacher = fixed_point_teacher(points, n_states=UNITS, teacher_seed=seed)
@@ -51,7 +38,7 @@ def trained(points: int, way: str, rate: float, seed: int) -> tuple[float, int]:
     )  # fmt: skip
     result = train(
         student, teacher.readout, trials, steps=STEPS, optimizer=GradientDescent(), learning_rate=rate,
-        dtype="float64", trainable=["weight_hh", "bias_hh"], rule=Shampoo() if way == "Shampoo" else None,
+        dtype="float64", trainable=["weight_hh", "bias_hh"], rule=shampoo(1e-3) if way == "Shampoo" else None,
     )  # fmt: skip
     after = Flow(result.model, trials)
     found = fixed_points(result.model, starts=after.states[:, -1])
