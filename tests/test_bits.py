@@ -23,7 +23,7 @@ from kpref.integrate import adaptive, fixed_steps
 from kpref.operators import identity
 
 #: Of ours, and of the BLAS library.
-THREADS = (1, 1), (1, 2), (4, 2)
+THREADS = (1, 1), (2, 1), (4, 2)
 TRIALS, STEPS, UNITS, INPUTS = 40, 16, 20, 3
 BIG = 150
 

@@ -48,6 +48,17 @@ def test_cheap_entries_find_what_algebra_says(ledger, tmp_path, capsys):
     assert (tmp_path / "ledger.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("way", ["gradient descent", "Shampoo"])
+def test_students_of_planted_fixed_points_train(ledger, monkeypatch, way):
+    """A short training of a small student: what the entry hands to `kpref.train` is taken."""
+    module = import_module("planted_fixed_points")
+    for name, value in {"UNITS": 6, "TRIALS": 3, "STEPS": 2}.items():
+        monkeypatch.setattr(module, name, value)
+    loss, stable = module.trained(2, way, 0.02, 0)
+    assert 0 < loss < 2
+    assert stable >= 0
+
+
 def test_unknown_entries_are_told(ledger, capsys):
     with pytest.raises(SystemExit):
         ledger.main(["nothing"])
