@@ -63,7 +63,8 @@ def points_in_words(analysis: Analysis) -> str:
     counts = Counter(found.kinds)
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
     lost = int((~found.settled).sum())
-    return f"{kinds}, from {len(found.starts)} starts" + (f", of which {lost} came to no point" if lost else "")
+    still = f", of which {lost} came to no point: they moved on as long as was looked" if lost else ""
+    return f"{kinds}, from {len(found.starts)} starts{still}"
 
 
 def points_tables(study: Study) -> Sequence[str]:
