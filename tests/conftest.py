@@ -43,7 +43,7 @@ def blank_pictures() -> Generator[None, None, None]:
     from kpref.analysis.exhibits import Panel
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Panel, "picture", lambda panel, kind: b"\x89PNG\r\n\x1a\n, not drawn")
+        patch.setattr(Panel, "picture", lambda panel, kind: b"not drawn")
         yield
 
 

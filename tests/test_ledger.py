@@ -54,9 +54,8 @@ def test_students_of_planted_fixed_points_train(ledger, monkeypatch, way):
     module = import_module("planted_fixed_points")
     for name, value in {"UNITS": 6, "TRIALS": 3, "STEPS": 2}.items():
         monkeypatch.setattr(module, name, value)
-    loss, stable = module.trained(2, way, 0.02, 0)
-    assert 0 < loss < 2
-    assert stable >= 0
+    loss, _ = module.trained(2, way, 0.02, 0)
+    assert 0 < loss < 1  # of that before two steps downhill
 
 
 def test_unknown_entries_are_told(ledger, capsys):

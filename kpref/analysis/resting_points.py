@@ -63,8 +63,7 @@ def points_in_words(analysis: Analysis) -> str:
     counts = Counter(found.kinds)
     kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
     lost = int((~found.settled).sum())
-    still = f", of which {lost} came to no point: they moved on as long as was looked" if lost else ""
-    return f"{kinds}, from {len(found.starts)} starts{still}"
+    return f"{kinds}, from {len(found.starts)} starts" + (f", of which {lost} came to no point" if lost else "")
 
 
 def points_tables(study: Study) -> Sequence[str]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from kpref.models.base import Array, Field, Parameters
 from kpref.models.currents import CurrentNetwork, each_unit
-from kpref.models.initial import initial_parameters, random_network
+from kpref.models.initial import constrained_network, initial_parameters
 from kpref.models.registry import register
 from kpref.models.step import Pointwise, StepNumbers
 from kpref.program import Builder, Program
@@ -163,6 +163,6 @@ class AdaptiveRate(Field, CurrentNetwork):
 register(
     "adaptive",
     AdaptiveRate,
-    partial(random_network, AdaptiveRate),
+    partial(constrained_network, AdaptiveRate),
     variants=({"constrained": True},),
 )

@@ -10,7 +10,7 @@ import numpy as np
 from kpref._validate import flag, integer, real_number
 from kpref.memory import require_memory
 
-__all__ = ["initial_parameters", "random_network"]
+__all__ = ["initial_parameters", "constrained_network"]
 
 
 def initial_parameters(
@@ -58,7 +58,7 @@ def initial_parameters(
     return parameters
 
 
-def random_network(
+def constrained_network(
     kind: Any,
     n_inputs: int,
     n_units: int,
@@ -67,7 +67,7 @@ def random_network(
     constrained: bool = False,
     **options: Any,
 ) -> Any:
-    """A random network of a class that has such constraints; constrained, of sparse connectivity and by Dale's law."""
+    """A random network of a class that may have constraints: if `constrained`, sparse and by Dale's law."""
     if constrained:
         generator = np.random.default_rng(seed)
         options["mask"] = generator.random((n_units, n_units)) < 0.7

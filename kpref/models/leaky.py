@@ -38,7 +38,7 @@ import numpy.typing as npt
 from kpref._validate import finite_array, flag, real_number, short
 from kpref.models.base import Array, Field, Map, Parameters
 from kpref.models.currents import CurrentNetwork, each_unit
-from kpref.models.initial import initial_parameters, random_network
+from kpref.models.initial import constrained_network, initial_parameters
 from kpref.models.registry import TorchLayout, register
 from kpref.models.step import Pointwise, StepNumbers
 from kpref.program import Builder, Program
@@ -394,7 +394,7 @@ register("linear-system", LinearSystem, LinearSystem.init, variants=({}, {"bias"
 register(
     "leaky",
     LeakyRNN,
-    partial(random_network, LeakyRNN),
+    partial(constrained_network, LeakyRNN),
     variants=(
         {},
         {"nonlinearity": "softplus", "bias": False, "constrained": True},
@@ -414,7 +414,7 @@ register(
 register(
     "rate",
     Rate,
-    partial(random_network, Rate),
+    partial(constrained_network, Rate),
     variants=({}, {"nonlinearity": "softplus", "bias": False, "constrained": True}, {"train_tau": True}),
     torch=TorchLayout(
         blocks=1,

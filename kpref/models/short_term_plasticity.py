@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from kpref.models.base import Array, Field, Parameters
 from kpref.models.currents import CurrentNetwork, each_unit
-from kpref.models.initial import initial_parameters, random_network
+from kpref.models.initial import constrained_network, initial_parameters
 from kpref.models.registry import register
 from kpref.models.step import StepNumbers
 from kpref.program import Builder, Program
@@ -175,7 +175,7 @@ class ShortTermPlasticity(Field, CurrentNetwork):
 register(
     "short-term-plasticity",
     ShortTermPlasticity,
-    partial(random_network, ShortTermPlasticity),
+    partial(constrained_network, ShortTermPlasticity),
     variants=({"constrained": True},),
     dt=0.02,
 )

@@ -234,6 +234,7 @@ def _word(option: str, value: Any) -> str:
     return value if isinstance(value, str) else f"{option.replace('_', '-')}-{value:g}"
 
 
+@cache
 def _problems() -> dict[str, Problem]:
     special = {
         f"{model}-{kind}": change(Problem(f"{model}-{kind}", model))
@@ -250,8 +251,14 @@ def _problems() -> dict[str, Problem]:
     return special | {problem.name: problem for problem in whole + covered}
 
 
-#: The grid, by name.
-PROBLEMS: dict[str, Problem] = _problems()
+#: The grid, by name; covering all pairs of options takes a while, so that it is made when it is first looked at.
+PROBLEMS: dict[str, Problem]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PROBLEMS":
+        return _problems()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def check_names(problem: Problem) -> list[str]:
