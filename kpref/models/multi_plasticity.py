@@ -138,7 +138,7 @@ class MPN(StepMap):
         return self.modulation == "multiplied"
 
     def _current(self, parameters: Parameters, modulation: Array, x: Array) -> tuple[Array, Array]:
-        """a; and x at each synapse."""
+        """a; and x at each synapse: by what numbers that carry errors can do, which are not tiled or reshaped."""
         at_synapses = np.concatenate([x] * self.n_units, axis=-1)
         weight = parameters["weight_ih"]
         rows = np.concatenate([weight[unit] for unit in range(self.n_units)])

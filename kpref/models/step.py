@@ -134,7 +134,10 @@ class StepMap(Map, StepModel):
 
 
 def gathered(wide: Array, count: int) -> Array:
-    """Sums over `count` adjacent columns, what gather makes of values: shape (..., width / count)."""
+    """Sums over `count` adjacent columns, what gather makes of values: shape (..., width / count).
+
+    By slices, as numbers that carry their errors (`kpref.oracle.uncertain`) have no other shape to be summed in.
+    """
     total = wide[..., ::count]
     for column in range(1, count):
         total = total + wide[..., column::count]
