@@ -79,7 +79,7 @@ def find_recurrent(arrays: Arrays, assigned: Mapping[str, str]) -> Recurrent:
     names |= {place: name for key, name in assigned.items() if (place := place_of(key)) is not None}
     n_layers = _count_layers(arrays, names)
     first = names["weight_hh", 0]
-    known = _kind_of(first, taken(arrays, first))
+    known = _kind_of(first, taken(arrays, first), turned_name(arrays, first))
     values = {place: taken(arrays, name) for place, name in names.items()}
     rows, n_units = values["weight_hh", 0].shape
     used = {untransposed(arrays, name) for name in names.values()}
@@ -87,7 +87,9 @@ def find_recurrent(arrays: Arrays, assigned: Mapping[str, str]) -> Recurrent:
     for layer in range(n_layers):
         suffix = f"_l{layer}" if numbered else ""
         _add_single_bias(arrays, known, (prefix, suffix, layer), names, values, used, notes)
-    _check_driving(names["weight_ih", 0], values["weight_ih", 0], first, rows)
+    driving = names["weight_ih", 0]
+    turned = (turned_name(arrays, driving), turned_name(arrays, first))
+    _check_driving(driving, values["weight_ih", 0], rows, turned)
     layers = []
     for layer in range(n_layers):
         columns = "n_in" if layer == 0 else n_units
@@ -122,6 +124,12 @@ def taken(arrays: Arrays, name: str) -> NDArray:
 def untransposed(arrays: Arrays, name: str) -> str:
     """The name of the array that `taken` takes."""
     return name if name in arrays else name.removesuffix(".T")
+
+
+def turned_name(arrays: Arrays, name: str) -> str:
+    """What `map` calls the transpose of what `taken` takes."""
+    plain = untransposed(arrays, name)
+    return f"{name}.T" if plain == name else plain
 
 
 def _recognised(arrays: Arrays, assigned: Mapping[str, str]) -> tuple[str, bool, dict[Place, str]]:
@@ -173,8 +181,8 @@ def _count_layers(arrays: Arrays, names: Mapping[Place, str]) -> int:
     return n_layers
 
 
-def _kind_of(name: str, weight: NDArray) -> Registration:
-    """The network of one layer that a recurrent weight is of."""
+def _kind_of(name: str, weight: NDArray, turned_name: str) -> Registration:
+    """The network of one layer that a recurrent weight is of; `turned_name`: that of its transpose, for `map`."""
     check_shape(name, weight, ndim=2)
     rows, n_units = weight.shape
     layouts = ((known.torch, known) for known in registered().values() if known.torch is not None)
@@ -187,17 +195,17 @@ def _kind_of(name: str, weight: NDArray) -> Registration:
     ]
     raise ValueError(
         f"{name} must have shape {', '.join(shapes[:-1])} or {shapes[-1]}, H at least 1; got {(rows, n_units)}"
-        + (f", which is that of a transpose: map= (--map weight_hh={name}.T) reads it as one" if turned else "")
+        + (f", which is that of a transpose: map= (--map weight_hh={turned_name}) reads it as one" if turned else "")
     )
 
 
-def _check_driving(name: str, weight: NDArray, recurrent: str, rows: int) -> None:
-    """The weight of the inputs has the rows of the recurrent one."""
+def _check_driving(name: str, weight: NDArray, rows: int, turned: tuple[str, str]) -> None:
+    """The weight of the inputs has the rows of the recurrent one; `turned`: names of the transposes of both."""
     if weight.ndim == 2 and weight.shape[0] != rows == weight.shape[1]:
         raise ValueError(
             f"{name} must have shape ({rows}, n_in); got {weight.shape}, which is that of a transpose: map= (--map "
-            f"weight_ih={name}.T) reads it as one, and --map weight_hh={recurrent}.T the recurrent weight, whose shape "
-            "does not tell"
+            f"weight_ih={turned[0]}) reads it as one, and --map weight_hh={turned[1]} the recurrent weight, whose "
+            "shape does not tell"
         )
 
 

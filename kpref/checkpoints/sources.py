@@ -86,9 +86,8 @@ def read_source(source: Any, ignore: Collection[str] = (), wanted: Collection[st
         arrays = {name: _to_array(name, value) for name, value in named.items() if name not in ignored}
     except (ValueError, MemoryError) as error:
         raise type(error)(f"{origin}: {error}") from error
-    return Source(
-        origin, arrays, ignored, {**text, **recorded}, _nonlinearities(module), _about_functions(module, ignore)
-    )
+    notes = (*_about_functions(module, ignore), *_about_training(module, named.keys() - set(ignored)))
+    return Source(origin, arrays, ignored, {**text, **recorded}, _nonlinearities(module), notes)
 
 
 def _in_memory(content: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -248,6 +247,34 @@ def _about_functions(module: Any, ignore: Collection[str]) -> tuple[str, ...]:
     if not found:
         return ()
     return (f"not read, as there are no arrays in it: {', '.join(found)}; states and outputs are those without it",)
+
+
+def _about_training(module: Any, names: Collection[str]) -> tuple[str, ...]:
+    """Notes on how a module of PyTorch trains its parameters where that is not what a kernel of parameters counts.
+
+    It may hold some of them fixed, and have one parameter in two places. A network of which nothing at all is trained
+    is one that was made ready for use, and says nothing about training.
+    """
+    named_parameters = getattr(module, "named_parameters", None)
+    if not callable(named_parameters):
+        return ()
+    found = [(name, value) for name, value in named_parameters(remove_duplicate=False) if name in names]
+    held = [name for name, value in found if not value.requires_grad]
+    places: dict[int, list[str]] = {}
+    for name, value in found:
+        places.setdefault(id(value), []).append(name)
+    notes = []
+    if held and len(held) < len(found):
+        notes.append(
+            f"the module does not train {listed(held)} (requires_grad is False), which counts as trainable here all "
+            "the same: trainable= (--trainable) names what is trained"
+        )
+    notes += [
+        f"{' and '.join(map(repr, same))} are one parameter of the module, and count as parameters of their own here"
+        for same in places.values()
+        if len(same) > 1
+    ]
+    return tuple(notes)
 
 
 def _require_plain(module: Any, ignore: Collection[str]) -> None:

@@ -219,6 +219,8 @@ def require_outputs(args: argparse.Namespace) -> None:
     """Make sure, before any work, that the files of results can be put where they are wanted."""
     if args.json is not None and args.figure is not None and args.json.absolute() == args.figure.absolute():
         raise ValueError(f"--json and --figure are both {args.json}; name two files")
+    if args.figure is not None and args.figure.suffix.lower() != ".png":
+        raise ValueError(f"--figure is a picture in a file named *.png; got {args.figure}")
     for file in (args.json, args.figure):
         if file is not None:
             require_writable(file)

@@ -48,10 +48,16 @@ class SweepFolder:
     ValueError
         If a sweep is there whose cells are not among those of the grid, which the error tells by name, or something
         else altogether.
+    OSError
+        If there is a file.
     """
 
     def __init__(self, path: str | os.PathLike[str], grid: Grid) -> None:
         self.path, self._grid = path_like("folder", path), grid
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(
+                f"the folder of a sweep, {self.path}, is a file; name another folder, or a new one"
+            )
         if self.path.is_dir() and any(self.path.iterdir()):
             self._require_same()
 

@@ -81,3 +81,27 @@ def test_saved_networks_load_into_pytorch_and_run_there(tmp_path):
     inputs = np.random.default_rng(0).normal(size=(2, 6, N_IN))
     states = module["rnn"](torch.from_numpy(inputs))[0].detach().numpy()
     assert np.abs(model.iterate(np.zeros((2, H)), inputs) - states).max() < 1e-14
+
+
+@pytest.mark.backends
+def test_what_a_module_does_not_train_is_told():
+    """K counts every parameter unless `trainable` says otherwise: a module that trains fewer is not read in silence."""
+    torch = pytest.importorskip("torch")
+    module = torch.nn.ModuleDict({"rnn": torch.nn.GRU(N_IN, H), "Wout": torch.nn.Linear(H, N_OUT)})
+    assert load_checkpoint(module).notes == ()
+    module["rnn"].weight_ih_l0.requires_grad_(False)
+    for source in (module, {"epoch": 3, "model": module}):
+        (note,) = load_checkpoint(source).notes
+        assert "does not train 'rnn.weight_ih_l0' (requires_grad is False)" in note
+    module.requires_grad_(False)  # made ready for use: it says nothing about training
+    assert load_checkpoint(module).notes == ()
+    assert load_checkpoint(module.state_dict()).notes == ()
+
+
+@pytest.mark.backends
+def test_one_parameter_in_two_places_is_told():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.ModuleDict({"rnn": torch.nn.RNN(H, H), "Wout": torch.nn.Linear(H, N_OUT)})
+    module["rnn"].weight_ih_l0 = module["rnn"].weight_hh_l0
+    (note,) = load_checkpoint(module).notes
+    assert note.startswith("'rnn.weight_ih_l0' and 'rnn.weight_hh_l0' are one parameter of the module")

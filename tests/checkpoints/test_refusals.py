@@ -129,3 +129,16 @@ def test_says_where_a_parameter_is_not_finite(folder, name, value, data):
     place = str(index).replace("(", r"\(").replace(")", r"\)")
     with pytest.raises(ValueError, match=f"nan.safetensors: {name} holds {value} at index {place};"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["rnn.weight_hh_l0", "rnn.weight_hh_l0.T"])
+def test_the_way_out_of_a_wrong_transpose_works(name):
+    """Also where `map` is what turned the array: the error names what to give in its place."""
+    arrays = {
+        "rnn.weight_ih_l0": np.ones((12, 3)),
+        "rnn.weight_hh_l0": np.ones((12, 4) if name[-1] == "T" else (4, 12)),
+    }
+    with pytest.raises(ValueError, match=r"map= \(--map weight_hh=.*\) reads it as one") as caught:
+        load_checkpoint(arrays, map={"weight_hh": name})
+    way_out = str(caught.value).partition("--map weight_hh=")[2].partition(")")[0]
+    assert load_checkpoint(arrays, map={"weight_hh": way_out}).model.parameters["weight_hh"].shape == (12, 4)
