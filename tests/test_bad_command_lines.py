@@ -486,8 +486,9 @@ SWEEP = [
         "grids/limits.toml": "[limits] are seconds and memory; got 'minutes'",
     }.items()),
     ("sweep {d}/grids/good.toml -o {d}/foreign", "holds something else than a sweep"),
+    *((f"sweep {{d}}/grids/good.toml -o {{d}}/file{more}", "{d}/file, is a file; name another folder") for more in
+      ("", " --list")),
     ("sweep {d}/grids/good.toml -o {d}/run --list", "holds something else than a sweep"),
-    ("sweep {d}/grids/good.toml -o {d}/file", "{d}/file"),
     ("sweep {d}/grids/good.toml -o /proc/kpref", "/proc/kpref"),
 ]  # fmt: skip
 
@@ -509,6 +510,7 @@ VERIFY = [
     ("verify m:f --json {d}/file/below", "{d}/file is not a folder"),
     ("verify m:f --figure {out}/no/figure.png", "{out}/no is not a folder"),
     ("verify m:f --json {out} --figure {out}", "name two files"),
+    ("verify m:f --figure {out}/figure.gif", "--figure is a picture in a file named *.png; got {out}/figure.gif"),
     ("verify m:f --trials-file {d}/targets.npz", "--trials-file needs --checkpoint"),
     ("verify m:f --checkpoint {d}/no.npz", "No such file"),
     ("verify m:f --checkpoint {d}/pipe.npz", "is a pipe"),
