@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref._types import Array
 from kpref._validate import finite_array, instance, integer, one_of, real_number
 from kpref.distributed import tasks_of_shards as tasks
@@ -32,7 +34,7 @@ from kpref.distributed.gram_alignment import gram_alignment
 from kpref.distributed.gram_operator import gram_operator
 from kpref.distributed.saved_modes import save_all
 from kpref.distributed.sharded_problem import Problem
-from kpref.distributed.sharded_step import ShardedStep, after_step
+from kpref.distributed.sharded_step import after_step
 from kpref.distributed.totals import ShardedGradient, gradient_of, trace_of
 from kpref.distributed.tree import Node, tree_sum
 from kpref.integrate import Tableau
@@ -393,3 +395,33 @@ class ShardedFlow:
                 "fewer"
             )
         return vectors, np.sqrt(pairs.values)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardedStep:
+    """A network after a step of training, and what was found before it; see `ShardedFlow.training_step`.
+
+    Attributes
+    ----------
+    flow : ShardedFlow
+        Of the model after the step, on the same shards and workers.
+    readout : Readout
+        After the step.
+    state : dict of str to ndarray
+        Of the optimiser.
+    loss : float
+        Before the step.
+    accuracy : float or None
+        Before the step; None for a regression.
+    gradient_norm : float
+        Before it was clipped.
+    """
+
+    flow: ShardedFlow
+    readout: Readout
+    state: State
+    loss: float
+    accuracy: float | None
+    gradient_norm: float
+
+    __repr__ = short_repr

@@ -7,51 +7,16 @@ after any number of steps, whoever works on the shards.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kpref._reprs import short_repr
 from kpref._validate import instance, short
 from kpref.distributed.totals import ShardedGradient
 from kpref.models.base import Model
 from kpref.readout import Readout
 from kpref.training.optimizers import Optimizer, State, clip_norm
 
-if TYPE_CHECKING:
-    from kpref.distributed.sharded_flow import ShardedFlow
-
-__all__ = ["Moved", "ShardedStep", "after_step"]
-
-
-@dataclass(frozen=True, eq=False)
-class ShardedStep:
-    """A network after a step of training, and what was found before it; see `ShardedFlow.training_step`.
-
-    Attributes
-    ----------
-    flow : ShardedFlow
-        Of the model after the step, on the same shards and workers.
-    readout : Readout
-        After the step.
-    state : dict of str to ndarray
-        Of the optimiser.
-    loss : float
-        Before the step.
-    accuracy : float or None
-        Before the step; None for a regression.
-    gradient_norm : float
-        Before it was clipped.
-    """
-
-    flow: ShardedFlow
-    readout: Readout
-    state: State
-    loss: float
-    accuracy: float | None
-    gradient_norm: float
-
-    __repr__ = short_repr
+__all__ = ["Moved", "after_step"]
 
 
 @dataclass(frozen=True, eq=False)
