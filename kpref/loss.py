@@ -25,7 +25,16 @@ from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.threads import serial_blas
 
-__all__ = ["DRIVEN_BY", "LOSSES", "LossValue", "density", "evaluate_loss", "pointwise_loss", "scores"]
+__all__ = [
+    "DRIVEN_BY",
+    "LOSSES",
+    "LossValue",
+    "density",
+    "evaluate_loss",
+    "pointwise_loss",
+    "readout_gradient",
+    "scores",
+]
 
 LOSSES = ("mse", "cross_entropy")
 
@@ -134,6 +143,13 @@ def pointwise_loss(loss: str, outputs: Array, wanted: Array) -> tuple[Array, Arr
         residual = outputs - wanted
         return np.square(residual).mean(axis=-1), residual * (2.0 / outputs.shape[-1])
     return _cross_entropy(outputs, wanted)
+
+
+@serial_blas
+def readout_gradient(space: TrajectorySpace, value: LossValue, states: Array) -> tuple[Array, Array]:
+    """``dL/dW_out`` (n_out, H) and ``dL/db_out`` (n_out,), of the states (B, T, H) that the readout takes."""
+    outputs = space.mu[:, :, None] * value.output_gradient
+    return np.tensordot(outputs, states, axes=([0, 1], [0, 1])), outputs.sum(axis=(0, 1))
 
 
 def density(space: TrajectorySpace, mask: npt.ArrayLike | None, at: str) -> Array:

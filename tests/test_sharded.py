@@ -110,6 +110,8 @@ def test_the_gradient_is_that_of_one_flow(at):
     trials = kpref.Trials(TRIALS.inputs, targets=TRIALS.targets, mask=mask, lengths=TRIALS.lengths)
     found = sharded(trials).gradient(READOUT, at)
     wanted = FLOW.gradient_flow(READOUT, targets=trials.targets, mask=mask, at=at)
+    changes = np.einsum("bt,bto,bth->oh", FLOW.space.mu, wanted.loss_value.output_gradient, FLOW.states)
+    assert close(found.weight, changes)
     assert close(found.loss, wanted.loss)
     assert close(found.grad_theta, wanted.grad_theta)
     assert found.accuracy is None
@@ -345,5 +347,53 @@ def test_repr():
     assert repr(sharded()) == "ShardedFlow(GRU(2 inputs, 4 states, 96 trainable), states (13, 7, 4), 5 shards, float64)"
     shown = repr(sharded().gradient(READOUT))
     assert shown.startswith("ShardedGradient(loss=")
-    assert shown.endswith("(96), accuracy=None)")
+    assert "(96), accuracy=None, weight=float64 (3, 4), bias=[" in shown
     assert "\n" not in shown
+
+
+# Training
+
+
+def steps(flow, readout, count=3, **options):
+    state, losses = None, []
+    for _ in range(count):
+        step = flow.training_step(readout, state, learning_rate=0.01, **options)
+        flow, readout, state = step.flow, step.readout, step.state
+        losses.append(step.loss)
+    return flow.model, readout, losses
+
+
+@pytest.mark.parametrize("optimizer, clip", [("adam", None), ("nesterov", 0.1)])
+def test_training_steps_are_those_of_one_process(optimizer, clip):
+    options = {"optimizer": optimizer, "clip": clip}
+    flow = ShardedFlow(MODEL, TRIALS, shard_size=3)
+    before = MODEL.vector.copy()
+    model, readout, losses = steps(flow, READOUT, **options)
+    one = {"steps": 3, "dtype": "float64", "learning_rate": 0.01}
+    wanted = kpref.train(MODEL, READOUT, TRIALS, **one, **options)
+    assert close(model.vector, wanted.model.vector)
+    assert close(readout.weight, wanted.readout.weight)
+    assert close(readout.bias, wanted.readout.bias)
+    assert close(losses, wanted.history.loss)
+    assert np.array_equal(flow.model.vector, before)
+
+
+def test_training_steps_move_what_is_trainable_alone_and_keep_no_flow():
+    model = MODEL.with_trainable(["weight_hh"])
+    flow = ShardedFlow(model, TRIALS, shard_size=5, keep=1e9)
+    readout = kpref.Readout(READOUT.weight)
+    moved, after, _ = steps(flow, readout, 2)
+    assert after.bias is None
+    assert moved.trainable == model.trainable
+    assert not np.array_equal(moved.parameters["weight_hh"], model.parameters["weight_hh"])
+    assert np.array_equal(moved.parameters["weight_ih"], model.parameters["weight_ih"])
+    assert not flow._engine._group._kept
+
+
+def test_states_of_other_optimisers_and_steps_to_nowhere_are_refused():
+    flow = sharded()
+    state = flow.training_step(READOUT, optimizer="momentum").state
+    with pytest.raises(ValueError, match=r"state must be.*'mean'.*'velocity'"):
+        flow.training_step(READOUT, state)
+    with pytest.raises(ValueError, match="finite"):
+        flow.training_step(kpref.Readout(1e200 * READOUT.weight))

@@ -32,8 +32,11 @@ def results(flow):
     gradient, coarse = flow.gradient(READOUT), flow.eigh(3, tol=1e-6)
     assert coarse.n_single
     pulled = flow.D_star(np.ones((B, T, H)))
+    step = flow.training_step(READOUT)
+    step = step.flow.training_step(step.readout, step.state)
+    trained = step.flow.model.vector, step.readout.weight, step.loss
     spectrum = pairs.values, pairs.vectors, coarse.vectors, modes, flow.trace(16).value
-    return *spectrum, gradient.grad_theta, gradient.loss, pulled
+    return *spectrum, gradient.grad_theta, gradient.loss, pulled, *trained
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -45,22 +48,35 @@ def test_any_number_of_workers_gives_the_same_bits(workers):
     assert all(map(np.array_equal, found, wanted))
 
 
-def test_a_worker_killed_in_an_eigensolve_changes_no_bit():
-    wanted = ShardedFlow(MODEL, TRIALS, shard_size=4).eigh(3)
+def two_steps(flow, between=lambda: None):
+    step = flow.training_step(READOUT)
+    between()
+    return step.flow.training_step(step.readout, step.state).flow.model.vector
+
+
+def test_a_worker_killed_in_an_eigensolve_or_a_training_changes_no_bit():
+    here = ShardedFlow(MODEL, TRIALS, shard_size=4)
+    wanted = here.eigh(3)
     made, client = cluster(2)
     done = 0
+
+    def kill():
+        os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
 
     def kill_one(products):
         nonlocal done
         if done <= 5 < done + products:
-            os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+            kill()
         done += products
 
     with made, client:
-        found = ShardedFlow(MODEL, TRIALS, client, shard_size=4, keep=1e8).eigh(3, progress=kill_one)
+        flow = ShardedFlow(MODEL, TRIALS, client, shard_size=4, keep=1e8)
+        found = flow.eigh(3, progress=kill_one)
+        trained = two_steps(flow, kill)
     assert done > 5
     assert np.array_equal(found.values, wanted.values)
     assert np.array_equal(found.vectors, wanted.vectors)
+    assert np.array_equal(trained, two_steps(here))
 
 
 def test_workers_with_several_threads_are_refused():

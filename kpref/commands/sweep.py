@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from kpref._arguments import path, positive_integer
 from kpref._terminal import Progress, say
@@ -32,7 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("grid", type=path, metavar="GRID.toml", help="file of the grid")
     add("-o", "--out", type=path, required=True, metavar="FOLDER", help="folder of the sweep")
-    add("--workers", type=positive_integer, default=1, metavar="N", help="cells at a time (default %(default)s)")
+    text = "cells at a time (default 1; two for each thread of a cluster)"
+    add("--workers", type=positive_integer, metavar="N", help=text)
+    where = parser.add_mutually_exclusive_group()
+    text = "address of the scheduler of a Dask cluster, whose workers run the cells, such as tcp://10.0.0.1:8786"
+    where.add_argument("--cluster", metavar="ADDRESS", help=text)
+    text = "file in which that scheduler has written its address"
+    where.add_argument("--scheduler-file", type=path, metavar="FILE", help=text)
+    add("--parquet", action="store_true", help="write the table as table.parquet too (needs pyarrow)")
+    add("--figure", action="store_true", help="draw figure.png, the metrics against what varies")
     add("--retry-failed", action="store_true", help="run those cells again that failed")
     add("--list", action="store_true", help="list the cells and what came of them, and run none")
     add("--quiet", action="store_true", help="print nothing but errors")
@@ -41,21 +50,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sweep, and say what came of it.
 
-    Raises ValueError, TypeError, OSError for bad input, before anything is written.
+    Raises ValueError, TypeError, OSError, ImportError for bad input, before anything is written; RuntimeError if a
+    cluster is lost.
     """
     from kpref.sweeps import read_grid, sweep
 
     grid = read_grid(args.grid)
     if args.list:
         return _list(grid, args)
-    with Progress(not args.quiet) as bar:
+    with _client(args) as client, Progress(not args.quiet) as bar:
         found = sweep(
-            grid, args.out, workers=args.workers, retry_failed=args.retry_failed, progress=_telling(bar, len(grid))
-        )
+            grid, args.out, workers=args.workers, retry_failed=args.retry_failed, parquet=args.parquet,
+            figure=args.figure, client=client, progress=_telling(bar, len(grid)),
+        )  # fmt: skip
     if not args.quiet:
         failed = f", {found.failed:,} of them failed" if found.failed else ""
         say(f"{found.cells:,} cells{failed}: {found.table}")
     return _FAILED if found.failed else 0
+
+
+def _client(args: argparse.Namespace) -> AbstractContextManager[Any]:
+    """A client of the cluster that was named, or None."""
+    if args.cluster is None and args.scheduler_file is None:
+        return nullcontext()
+    from kpref.sweeps.cell_cluster import connected
+
+    return connected(args.cluster, args.scheduler_file)
 
 
 def _list(grid: Grid, args: argparse.Namespace) -> int:

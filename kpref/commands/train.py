@@ -8,10 +8,15 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kpref._arguments import names, number_above, path, positive_integer, seed
 from kpref._terminal import Progress, say
+
+if TYPE_CHECKING:
+    from kpref.training import History
 
 __all__ = ["add_arguments", "run"]
 
@@ -63,19 +68,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "steps from a checkpoint to the next (default: a tenth of all)"
     add("--checkpoint-every", type=positive_integer, metavar="N", help=text)
     add("--seed", type=seed, default=0, help="of initial weights and trials (default %(default)s)")
+    add("--parquet", action="store_true", help="write the metrics as metrics.parquet too, at the end (needs pyarrow)")
     add("--quiet", action="store_true", help="print nothing but errors")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, and say what came of it.
 
-    Raises ValueError, TypeError, OSError, MemoryError for bad input, before anything is written; TrainingDiverged, a
-    RuntimeError, if a number is not finite any more.
+    Raises ValueError, TypeError, OSError, ImportError, MemoryError for bad input, before anything is written;
+    TrainingDiverged, a RuntimeError, if a number is not finite any more.
     """
     from kpref import rules
+    from kpref._parquet import require_parquet
     from kpref.training import train
     from kpref.training.ingredients import BATCH, given, random_network
 
+    if args.parquet:
+        require_parquet()
     what = given(args.task, args.trials, args.loss, args.at)
     about: dict[str, Any] = {"loss": what.loss, "at": what.at}
     model, readout = random_network(args.model, what, args.units, args.seed, args.gain)
@@ -90,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
             clip=args.clip, rule=rules.get(args.rule) if args.rule else None, folder=args.out,
             checkpoint_every=args.checkpoint_every, progress=_telling(bar, args.steps), **about, **options,
         )  # fmt: skip
+    if args.parquet:
+        _save_metrics(result.history, args.out)
     if not args.quiet:
         history = result.history
         say(f"{model}: loss {history.loss[0]:.4g} at first, {history.loss[-1]:.4g} after {args.steps} steps")
@@ -97,6 +108,18 @@ def run(args: argparse.Namespace) -> int:
             say(_fresh(args, result, about | options))
         say(f"training: {args.out}")
     return 0
+
+
+def _save_metrics(history: History, folder: Path) -> None:
+    """The columns of metrics.csv, with nothing where an accuracy is not defined."""
+    from kpref._parquet import write_parquet
+
+    columns = {field.name: getattr(history, field.name).tolist() for field in fields(history)}
+    columns["accuracy"] = [None if value != value else value for value in columns["accuracy"]]
+    write_parquet(
+        folder / "metrics.parquet",
+        {name: (int if name == "step" else float, values) for name, values in columns.items()},
+    )
 
 
 def _fresh(args: argparse.Namespace, result: Any, about: dict[str, Any]) -> str:

@@ -16,10 +16,12 @@ workers of one thread each, as many as there are cores.
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from functools import cached_property, partial
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -84,11 +86,11 @@ class DaskEngine:
         """See `Engine`."""
 
         def attempt() -> Array:
-            shared, given = self._shared(models), self._scattered(arguments)
+            shared, given = self._shared(models), self._delivered(arguments)
             futures = []
             for worker, (held, group) in self._places.items():
                 nodes = largest_nodes(self._root, held)
-                futures.append(self._submit(worker, _totals, group, nodes, task, shared, *given))
+                futures.append(self._submit(worker, _totals, group, nodes, task, shared, *given[worker]))
             found: dict[Node, Array] = {}
             for totals in self._client.gather(futures):
                 found |= totals
@@ -196,6 +198,19 @@ class DaskEngine:
             found.append(future)
         return found
 
+    def _delivered(self, arguments: Sequence[Any]) -> Mapping[str, list[Any]]:
+        """Futures of arguments for each worker, of copies of its own.
+
+        So all begin at once, and none has to serve others while it works.
+        """
+        boxes, workers = [_Boxed(argument) for argument in arguments], list(self._places)
+
+        async def deliver() -> list[Any]:
+            scatter = partial(self._client.scatter, boxes, hash=False, asynchronous=True)
+            return await asyncio.gather(*(scatter(workers=[worker]) for worker in workers))
+
+        return dict(zip(workers, self._client.sync(deliver), strict=True))
+
     def _scattered(self, arguments: Sequence[Any]) -> list[Any]:
         """Futures of arguments."""
         return [self._scatter(argument) for argument in arguments]
@@ -221,9 +236,13 @@ class _Boxed:
     def __init__(self, value: Any) -> None:
         self.value = value
 
+    @cached_property
+    def _pickled(self) -> bytes:
+        """Made once for all workers. Protocol 5 would let Dask take the arrays out of the pickle."""
+        return bytes(import_module("cloudpickle").dumps(self.value, protocol=4))
+
     def __reduce__(self) -> tuple[Any, ...]:
-        # Protocol 5 would let Dask take the arrays out of the pickle.
-        return _opened, (import_module("cloudpickle").dumps(self.value, protocol=4),)
+        return _opened, (self._pickled,)
 
 
 def _opened(pickled: bytes) -> _Boxed:

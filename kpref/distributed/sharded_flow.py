@@ -13,8 +13,9 @@ length ``(sigma_1 / sigma) |r|``.
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,31 +24,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kpref._reprs import short_repr
 from kpref._types import Array
-from kpref._validate import finite_array, instance, integer, one_of, precision, real_number, short
+from kpref._validate import finite_array, instance, integer, one_of, real_number
 from kpref.distributed import tasks_of_shards as tasks
 from kpref.distributed.dask_engine import DaskEngine
 from kpref.distributed.engines import Engine, InProcess
 from kpref.distributed.gram_alignment import gram_alignment
+from kpref.distributed.gram_operator import gram_operator
 from kpref.distributed.saved_modes import save_all
-from kpref.distributed.shards import Shard
-from kpref.distributed.stored_trials import trial_source
+from kpref.distributed.sharded_problem import Problem
+from kpref.distributed.sharded_step import after_step
 from kpref.distributed.totals import ShardedGradient, gradient_of, trace_of
 from kpref.distributed.tree import Node, tree_sum
-from kpref.flow_inputs import time_grid
 from kpref.integrate import Tableau
 from kpref.memory import available_memory
-from kpref.models.base import Field, Map, Model
-from kpref.operators import Structure, TensorOperator
+from kpref.models.base import Model
+from kpref.operators import TensorOperator
 from kpref.readout import Readout
-from kpref.space import EuclideanSpace, TrajectorySpace
 from kpref.spectra import Eigen, Estimate, effective_dimension, eigh
+from kpref.training.objective import AT
+from kpref.training.optimizers import Optimizer, State, get_optimizer
 from kpref.trials import Trials
 
-__all__ = ["ShardedFlow", "ShardedGradient"]
+__all__ = ["ShardedFlow", "ShardedGradient", "ShardedStep"]
 
-#: Numbers in the states of a shard, unless its size is given: a choice by the problem alone, as bits depend on it.
-_NUMBERS = 1 << 21
 #: Share of the memory that flows are kept in, unless that is given.
 _SHARE = 0.5
 
@@ -127,37 +128,17 @@ class ShardedFlow:
         method: str | Tableau | None = None,
         keep: float | None = None,
     ) -> None:
-        instance("model", model, Map | Field, "one of kpref.models")
-        self.model, self._source, self.dtype = model, trial_source(trials), precision(dtype)
-        n_trials, n_steps, _ = self._source.shape
-        self.shape = (n_trials, n_steps, model.n_states)
-        options: dict[str, Any] = {"dtype": self.dtype}
-        grid = None
-        if isinstance(model, Field):
-            grid = time_grid(times, dt, np.broadcast_to(0.0, (1, n_steps, 1)))
-            options |= {"times": grid, "method": method}
-        elif not (dt is times is method is None):
-            raise ValueError(f"dt, times and method are for models in continuous time; {model} is a map")
-        self._mu = TrajectorySpace((n_trials, n_steps, 1), measure, grid, self._source.lengths).mu
-        self._z0 = _starts(z0, n_trials, model.n_states)
-        size = max(1, _NUMBERS // (n_steps * model.n_states)) if shard_size is None else shard_size
-        number = -(-n_trials // integer("shard_size", size, 1))
-        ends = [n_trials * index // number for index in range(number + 1)]
-        self.bounds = tuple(map(slice, ends, ends[1:]))
-        each = self._z0 is not None and self._z0.ndim == 2
-        shards = [
-            Shard(index, part, self._source, part, self._mu[part], self._z0[part] if each else self._z0, options)  # type: ignore[index]
-            for index, part in enumerate(self.bounds)
-        ]
-        room = None if keep is None else real_number("keep", keep, least=0)
+        self._problem = Problem(model, trials, shard_size, z0, measure, dtype, dt, times, method)
+        self.shape, self.bounds, self.dtype = self._problem.shape, self._problem.bounds, self._problem.dtype
+        shards, room = self._problem.shards(), None if keep is None else real_number("keep", keep, least=0)
         if client is None:
             self._engine: Engine = InProcess(shards, _SHARE * (available_memory() or 0) if room is None else room)
         else:
             self._engine = DaskEngine(client, shards, room)
-        parameters = EuclideanSpace((model.n_parameters,))
-        known = Structure(self_adjoint=True, positive=True)
-        products = partial(_gram, _Factor(self._engine, model))
-        self.gram = TensorOperator(products, products, parameters, parameters, self.dtype, "D* D", known)
+        self._look_at(model)
+
+    def _look_at(self, model: Model) -> None:
+        self.model, self.gram = model, gram_operator(self._engine, model, self.dtype)
 
     # Spectra
 
@@ -279,7 +260,9 @@ class ShardedFlow:
             If the two differ in more than the model, or one of the kernels is zero.
         """
         instance("other", other, ShardedFlow, "a ShardedFlow")
-        self._require_same_trials(other)
+        differ = self._problem.difference(other._problem)
+        if differ is not None:
+            raise ValueError(f"two flows that are aligned must have the same {differ}; got {self} and {other}")
         count, seed = integer("probes", probes, 6), integer("seed", seed, 0)
         forward, transpose = (partial(self._cross, other.model, transposed) for transposed in (False, True))
         spaces = other.gram.space_in, self.gram.space_in
@@ -303,8 +286,53 @@ class ShardedFlow:
         ShardedGradient
         """
         instance("readout", readout, Readout, "a kpref.Readout")
-        one_of("at", at, ("all", "last"))
-        return gradient_of(self._engine.total(tasks.gradient_terms, (self.model,), readout, at), self.dtype)
+        one_of("at", at, AT)
+        sums = self._engine.total(tasks.gradient_terms, (self.model,), readout, at)
+        return gradient_of(sums, self.model, readout, self.dtype)
+
+    def training_step(
+        self,
+        readout: Readout,
+        state: State | None = None,
+        *,
+        at: str = "all",
+        optimizer: str | Optimizer = "adam",
+        learning_rate: float = 1e-3,
+        clip: float | None = None,
+    ) -> ShardedStep:
+        """A step of an optimiser on all trials: the model's trainable parameters and the readout move.
+
+        Flows of the shards are made for the gradient and are not kept, as the parameters are others afterwards.
+
+        Parameters
+        ----------
+        readout, at
+            As for `gradient`.
+        state : dict of str to ndarray, optional
+            Of the optimiser, as the step before this one returned it; None at first.
+        optimizer, learning_rate, clip
+            See `kpref.train`.
+
+        Returns
+        -------
+        ShardedStep
+            Its `flow`, `readout` and `state` are what the next step begins with. This flow stays as it is.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is none of these, the state is that of another optimiser or network, or the loss or its
+            gradient is not finite.
+        """
+        instance("readout", readout, Readout, "a kpref.Readout")
+        one_of("at", at, AT)
+        way, rate = get_optimizer(optimizer), real_number("learning_rate", learning_rate, above=0)
+        sums = self._engine.total(tasks.step_terms, (), self.model, readout, at)
+        gradient = gradient_of(sums, self.model, readout, np.float64)
+        moved = after_step(self.model, readout, gradient, state, way, rate, clip)
+        after = copy.copy(self)
+        after._look_at(moved.model)
+        return ShardedStep(after, moved.readout, moved.state, gradient.loss, gradient.accuracy, moved.gradient_norm)
 
     def states(self) -> Iterator[Array]:
         """States, shard by shard: (b, T, H)."""
@@ -312,7 +340,7 @@ class ShardedFlow:
 
     def P(self, q: Any) -> Iterator[Array]:
         """``P q``, shard by shard, of an array (B, T, H) whose slices are read when they are needed."""
-        return self._engine.each(tasks.propagate, (self.model,), (), self._parts(q))
+        return self._engine.each(tasks.propagate, (self.model,), (), self._problem.parts(q))
 
     def J(self, theta: npt.ArrayLike) -> Iterator[Array]:
         """``J theta``, shard by shard, of a vector (M,)."""
@@ -349,18 +377,12 @@ class ShardedFlow:
         return self._engine.each(tasks.apply_factor, (self.model,), (name, vector))
 
     def _pulled(self, name: str, q: Any) -> Array:
-        parts = self._engine.each(tasks.pull, (self.model,), (name,), self._parts(q))
+        parts = self._engine.each(tasks.pull, (self.model,), (name,), self._problem.parts(q))
 
         def known(node: Node) -> Array | None:
             return np.asarray(next(parts), np.float64) if node[1] - node[0] == 1 else None
 
         return tree_sum((0, len(self.bounds)), known).astype(self.dtype)
-
-    def _parts(self, q: Any) -> Iterator[Array]:
-        if tuple(getattr(q, "shape", ())) != self.shape:
-            shown = tuple(q.shape) if hasattr(q, "shape") else short(q)
-            raise ValueError(f"q must be an array of shape {self.shape}; got {shown}")
-        return (np.ascontiguousarray(q[part]) for part in self.bounds)
 
     def _lifted(self, pairs: Eigen) -> tuple[Array, Array]:
         """Directions (k, M), and the singular values (k,)."""
@@ -374,42 +396,32 @@ class ShardedFlow:
             )
         return vectors, np.sqrt(pairs.values)
 
-    def _require_same_trials(self, other: ShardedFlow) -> None:
-        starts = [np.zeros(1) if flow._z0 is None else flow._z0 for flow in (self, other)]
-        same: Mapping[str, bool] = {
-            "trials": self._source.same(other._source),  # type: ignore[arg-type]
-            "states": self.shape == other.shape,
-            "shards": self.bounds == other.bounds,
-            "initial states": bool(np.all(starts[0] == starts[1])) if self.shape == other.shape else True,
-            "measure": self._mu.shape == other._mu.shape and bool((self._mu == other._mu).all()),
-            "precision": self.dtype == other.dtype,
-        }
-        for what, agrees in same.items():
-            if not agrees:
-                raise ValueError(f"two flows that are aligned must have the same {what}; got {self} and {other}")
-
 
 @dataclass(frozen=True, eq=False)
-class _Factor:
-    """D over all shards, whose products have the precision of what they are given."""
+class ShardedStep:
+    """A network after a step of training, and what was found before it; see `ShardedFlow.training_step`.
 
-    engine: Engine
-    model: Model
+    Attributes
+    ----------
+    flow : ShardedFlow
+        Of the model after the step, on the same shards and workers.
+    readout : Readout
+        After the step.
+    state : dict of str to ndarray
+        Of the optimiser.
+    loss : float
+        Before the step.
+    accuracy : float or None
+        Before the step; None for a regression.
+    gradient_norm : float
+        Before it was clipped.
+    """
 
-    def in_precision(self, dtype: npt.DTypeLike) -> _Factor:
-        """Another one, as `kpref.operators.precision` asks for."""
-        return _Factor(self.engine, self.model)
+    flow: ShardedFlow
+    readout: Readout
+    state: State
+    loss: float
+    accuracy: float | None
+    gradient_norm: float
 
-
-def _gram(factor: _Factor, batch: Array) -> Array:
-    """``D* D v`` for a batch (v, M)."""
-    return factor.engine.total(tasks.gram, (factor.model,), batch)
-
-
-def _starts(z0: npt.ArrayLike | None, trials: int, units: int) -> Array | None:
-    if z0 is None:
-        return None
-    starts = finite_array("z0", z0)
-    if starts.shape not in ((units,), (trials, units)):
-        raise ValueError(f"z0 must have shape ({units},) or ({trials}, {units}); got {starts.shape}")
-    return starts
+    __repr__ = short_repr

@@ -22,23 +22,6 @@ from kpref.models.base import Model
 __all__ = ["Group", "LoadedShard", "Shard", "Task", "bytes_of"]
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedShard:
-    """What a task is given of its shard: flows of each model, the mask of the loss, and the place among all trials."""
-
-    flows: tuple[Flow, ...]
-    trials: slice
-    index: int
-    _source: TrialSource | StoredTrials
-    _within: slice
-
-    def answers(self) -> tuple[Mapping[str, Any], Array | None]:
-        """Targets and labels, whichever there are, and the mask."""
-        trials, mask = self._source.take(self._within)
-        found = {name: getattr(trials, name) for name in ("targets", "labels") if getattr(trials, name) is not None}
-        return found, mask
-
-
 #: What is done with each shard; a function that a pickle can tell by its name. It may not keep what it is given.
 Task = Callable[..., Any]
 
@@ -70,6 +53,29 @@ class Shard:
             raise ValueError(
                 f"in the shard of trials {self.trials.start} to {self.trials.stop - 1}: {error}"
             ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedShard:
+    """What a task is given of a shard: flows of each model, the mask of the loss, and the place among all trials."""
+
+    flows: tuple[Flow, ...]
+    shard: Shard
+
+    @property
+    def index(self) -> int:
+        """Number of the shard."""
+        return self.shard.index
+
+    def flow(self, model: Model) -> Flow:
+        """A flow of another model, which nobody keeps."""
+        return self.shard.flow(model)
+
+    def answers(self) -> tuple[Mapping[str, Any], Array | None]:
+        """Targets and labels, whichever there are, and the mask."""
+        trials, mask = self.shard.source.take(self.shard.within)
+        found = {name: getattr(trials, name) for name in ("targets", "labels") if getattr(trials, name) is not None}
+        return found, mask
 
 
 class Group:
@@ -107,8 +113,7 @@ class Group:
     def run(self, index: int, task: Task, models: Sequence[Model], *arguments: Any) -> Any:
         """What a task makes of one shard."""
         shard = self.shards[index - self.shards[0].index]
-        loaded = LoadedShard(self._flows(shard, models), shard.trials, index, shard.source, shard.within)
-        return task(loaded, *arguments)
+        return task(LoadedShard(self._flows(shard, models), shard), *arguments)
 
     def _flows(self, shard: Shard, models: Sequence[Model]) -> tuple[Flow, ...]:
         kept = self._kept.get(shard.index, ())

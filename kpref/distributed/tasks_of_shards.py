@@ -11,14 +11,16 @@ import numpy as np
 from kpref._archives import replacing
 from kpref._types import Array
 from kpref.distributed.shards import LoadedShard
-from kpref.loss import DRIVEN_BY, scores
+from kpref.flow import Flow
+from kpref.loss import DRIVEN_BY, readout_gradient, scores
+from kpref.models.base import Model
 from kpref.operators.precision import in_single
 from kpref.readout import Readout
 from kpref.spectra import trace
 
 __all__ = [
     "apply_factor", "cross_gram", "gradient_terms", "gram", "lift", "propagate", "pull", "save_lifted", "states",
-    "trace_terms",
+    "step_terms", "trace_terms",
 ]  # fmt: skip
 
 
@@ -75,24 +77,37 @@ def save_lifted(shard: LoadedShard, vectors: Array, scales: Array, folder: str) 
 
 
 def gradient_terms(shard: LoadedShard, readout: Readout, at: str) -> Array:
-    """Sums over the points of a shard from which `ShardedFlow.gradient` is made, shape (M + 4,).
+    """Sums over the points of a shard that `kpref.distributed.totals.gradient_of` makes a gradient of.
 
-    Weights of the points in the loss have the mean one in the measure over all trials, which nobody knows before the
-    sums are there (`kpref.loss`). A flow over the shard alone scales them by ``c = m / s``, m its measure and s that of
-    what it scores: so the terms are its gradient, its loss and its accuracy over c, and m and s themselves.
+    Those are of shape (M + n_out H + n_out + 4,). Weights of the points in the loss have the mean one in the measure
+    over all trials, which nobody knows before the sums are there (`kpref.loss`). A flow over the shard alone scales
+    them by ``c = m / s``, m its measure and s that of what it scores: so the terms are its gradients by the model's
+    parameters, by the weights of the readout and by its bias, its loss and its accuracy over c, and m and s themselves.
     """
-    (flow,) = shard.flows
+    return _gradient_terms(shard, shard.flows[0], readout, at)
+
+
+def step_terms(shard: LoadedShard, model: Model, readout: Readout, at: str) -> Array:
+    """The same of a model whose flow nobody needs again."""
+    return _gradient_terms(shard, shard.flow(model), readout, at)
+
+
+def _gradient_terms(shard: LoadedShard, flow: Flow, readout: Readout, at: str) -> Array:
     answers, mask = shard.answers()
     if not answers:
         raise ValueError("the trials have neither targets nor labels, of one of which a loss needs to know")
     measure, scored = float(flow.space.mu.sum()), float((flow.space.mu * scores(flow.space, mask, at)).sum())
     if scored == 0.0:
-        return np.array([*np.zeros(flow.D.shape_in), 0.0, 0.0, measure, 0.0])
+        size = flow.model.n_parameters + readout.weight.size + readout.n_outputs
+        return np.array([*np.zeros(size), 0.0, 0.0, measure, 0.0])
     loss = next(name for name, driver in DRIVEN_BY.items() if driver in answers)
     found = flow.gradient_flow(readout, loss=loss, mask=mask, at=at, **answers)
     share, accuracy = scored / measure, found.loss_value.accuracy
+    seen = flow.states if readout.n_states == flow.model.n_states else flow.states[:, :, flow.model.observed]
+    weight, bias = readout_gradient(flow.space, found.loss_value, seen)
+    slopes = np.concatenate([found.grad_theta.astype(np.float64), weight.ravel(), bias])
     sums = [share * found.loss, math.nan if accuracy is None else scored * accuracy, measure, scored]
-    return np.concatenate([share * found.grad_theta.astype(np.float64), sums])
+    return np.concatenate([share * slopes, sums])
 
 
 def trace_terms(shard: LoadedShard, options: dict[str, Any], seed: int) -> Array:

@@ -12,12 +12,12 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from kpref._processes import has_ended, kill_group, status_in_words
 from kpref._terminal import one_line
 
-__all__ = ["CellProcess"]
+__all__ = ["CellProcess", "Outcome", "Running"]
 
 #: What the libraries of linear algebra and compilation, and ours, read at their start.
 _THREADS = (
@@ -29,6 +29,16 @@ _NO_MEMORY = re.compile(r"out of memory|bad_alloc|memory allocation|cannot alloc
 _LONGEST = 1 << 16  # bytes that are read of what a process has printed
 
 Outcome = dict[str, Any]
+
+
+class Running(Protocol):
+    """A cell that has been started, here or elsewhere."""
+
+    def outcome(self) -> Outcome | None:
+        """What came of it: ``metrics``, or ``failed`` and ``error``; None as long as it runs."""
+
+    def stop(self) -> None:
+        """End it, and all that it has started."""
 
 
 class CellProcess:
@@ -65,7 +75,7 @@ class CellProcess:
         return cast(BinaryIO, self._process.stdin)
 
     def outcome(self) -> Outcome | None:
-        """What came of it: ``metrics``, or ``failed`` and ``error``; None as long as it runs."""
+        """See `Running`."""
         if not has_ended(self._process):
             if time.monotonic() < self._end:
                 return None
@@ -84,7 +94,7 @@ class CellProcess:
         return cast(Outcome, answer)
 
     def stop(self) -> None:
-        """End the process, and all that it has started."""
+        """See `Running`."""
         kill_group(self._process)
         self._process.wait()
         for file in (self._input, self._answer, self._said):

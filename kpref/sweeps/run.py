@@ -7,12 +7,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kpref._parquet import require_parquet
 from kpref._validate import flag, function, instance, integer
+from kpref.sweeps.cell_cluster import Cluster
 from kpref.sweeps.cell_grid import Grid
-from kpref.sweeps.cell_process import CellProcess
+from kpref.sweeps.cell_process import CellProcess, Running
 from kpref.sweeps.sweep_folder import Kept, SweepFolder
 
 __all__ = ["SweepResult", "Tally", "states", "sweep"]
@@ -43,7 +46,7 @@ class SweepResult:
     Attributes
     ----------
     table : Path
-        CSV with a line for each cell, see `kpref.sweeps.sweep_folder.table`.
+        CSV with a line for each cell, see `kpref.sweeps.sweep_table`.
     cells, failed : int
         How many there are, and how many of them have no numbers.
     """
@@ -66,8 +69,11 @@ def sweep(
     grid: Grid,
     folder: str | os.PathLike[str],
     *,
-    workers: int = 1,
+    workers: int | None = None,
     retry_failed: bool = False,
+    parquet: bool = False,
+    figure: bool = False,
+    client: Any = None,
     progress: Callable[[Tally], object] | None = None,
 ) -> SweepResult:
     """Run the cells of a grid that a folder lacks, and write the table of all.
@@ -78,10 +84,18 @@ def sweep(
         As `read_grid` gives it.
     folder : path
         A new one, or that of a sweep whose cells are among those of the grid.
-    workers : int
-        Processes at a time; where there are several, each has one thread. Results do not depend on it.
+    workers : int, optional
+        Processes at a time, one by default; where there are several, each has one thread. Results do not depend on it.
+        On a cluster two for each of its threads by default, so that none has to wait.
     retry_failed : bool
         Run those cells too that failed before.
+    parquet : bool
+        Write the table as ``table.parquet`` too, which needs pyarrow.
+    figure : bool
+        Draw ``figure.png``, a panel for each metric, see `kpref.sweeps.sweep_figure`.
+    client : distributed.Client, optional
+        Of a Dask cluster whose workers run the processes, with the limits of the grid, each on the machine of the
+        worker. Files that settings name have to be there under the same paths. Outcomes are kept here.
     progress : callable, optional
         Called with a `Tally`, several times a second.
 
@@ -95,29 +109,48 @@ def sweep(
         If the folder holds something else, or another sweep, or an argument is wrong.
     OSError
         If the folder cannot be written, or another process sweeps there.
+    ImportError
+        If pyarrow or distributed is asked for and not there.
+    RuntimeError
+        If the scheduler of the cluster is lost; what is over is kept.
     """
     instance("grid", grid, Grid, "what kpref.sweeps.read_grid gives")
-    workers, retry_failed = integer("workers", workers, least=1, most=10_000), flag("retry_failed", retry_failed)
+    retry_failed, parquet, figure = (
+        flag(name, value)
+        for name, value in {"retry_failed": retry_failed, "parquet": parquet, "figure": figure}.items()
+    )
     if progress is not None:
         function("progress", progress, "a Tally")
+    if parquet:
+        require_parquet()
+    cluster = None if client is None else Cluster(client)
+    workers = (1 if cluster is None else cluster.width) if workers is None else workers
+    integer("workers", workers, least=1, most=10_000)
     place = SweepFolder(folder, grid)
     with place.opened():
-        run = _Run(place, grid, workers, retry_failed)
+        start = partial(CellProcess, alone=workers == 1) if cluster is None else cluster.start
+        run = _Run(place, grid, workers, start, retry_failed)
         try:
             run.go(progress or (lambda _: None))
         finally:
             run.stop()
-            file = place.write_table()
+            file = place.write_table(parquet)
+        if figure:
+            from kpref.sweeps.sweep_figure import save_figure  # matplotlib, which processes of cells need not load
+
+            save_figure(grid, place.table(), place.path)
     return SweepResult(file, len(grid), run.failed)
 
 
 class _Run:
     """A sweep as it goes: the cells that wait, those that run, and how many are over."""
 
-    def __init__(self, place: SweepFolder, grid: Grid, workers: int, retry_failed: bool) -> None:
-        self.place, self.grid, self.workers = place, grid, workers
+    def __init__(
+        self, place: SweepFolder, grid: Grid, workers: int, start: Callable[..., Running], retry_failed: bool
+    ) -> None:
+        self.place, self.grid, self.workers, self.start = place, grid, workers, start
         self.waiting: deque[dict[str, Any]] = deque()
-        self.running: list[tuple[Mapping[str, Any], CellProcess]] = []
+        self.running: list[tuple[Mapping[str, Any], Running]] = []
         self.done = self.failed = self.ended = 0
         self.began = time.monotonic()
         for cell in grid.cells():
@@ -145,7 +178,7 @@ class _Run:
 
     def _start(self, cell: dict[str, Any]) -> None:
         grid = self.grid
-        process = CellProcess(grid.located(cell), grid.metrics, grid.seconds, grid.memory, self.workers == 1)
+        process = self.start(grid.located(cell), grid.metrics, grid.seconds, grid.memory)
         self.running.append((cell, process))
 
     def _look(self) -> None:

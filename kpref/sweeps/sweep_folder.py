@@ -2,7 +2,9 @@
 
     sweep.json              grid, fixed settings, metrics, digests of files and version: what all cells share
     cells/DI/GEST.json      a cell: its settings, and its metrics or its failure; by the digest of the settings
-    table.csv               a line for each cell of the grid, in its order
+    table.csv               a line for each cell of the grid, in its order (`kpref.sweeps.sweep_table`)
+    table.parquet           the same, if it was asked for
+    figure.png              metrics against what varies, if it was asked for
     lock                    empty, locked as long as a process sweeps here
 
 Cells lie in 256 folders, so that none has too many for one that looks through it, as whoever writes a file there does.
@@ -11,8 +13,6 @@ Every file appears whole or not at all. One of a cell that is damaged counts as 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -22,13 +22,14 @@ from typing import Any
 
 from kpref._archives import open_file, reason, replacing
 from kpref._locks import LOCK, held
+from kpref._parquet import write_parquet
 from kpref._validate import path_like, short
 from kpref._version import __version__
 from kpref.sweeps.cell_grid import Grid
-from kpref.sweeps.cell_metrics import METRICS
 from kpref.sweeps.cell_settings import SETTINGS
+from kpref.sweeps.sweep_table import Column, as_csv, columns
 
-__all__ = ["FAILED", "TABLE", "SweepFolder", "table"]
+__all__ = ["FAILED", "TABLE", "SweepFolder"]
 
 #: Why a cell has no numbers.
 FAILED = ("raised", "memory", "time", "crashed")
@@ -90,11 +91,17 @@ class SweepFolder:
         file.parent.mkdir(exist_ok=True)
         self._write(file, {"settings": cell, **outcome})
 
-    def write_table(self) -> Path:
-        """Write the table of what is kept."""
-        file = self.path / TABLE
+    def table(self) -> dict[str, Column]:
+        """The table of what is kept."""
+        return columns(self._grid, (self.read(cell) for cell in self._grid.cells()))
+
+    def write_table(self, parquet: bool) -> Path:
+        """Write the table, and once more in Parquet if that is asked for."""
+        file, table = self.path / TABLE, self.table()
         with replacing(file) as opened:
-            opened.write(table(self._grid, (self.read(cell) for cell in self._grid.cells())).encode())
+            opened.write(as_csv(table).encode())
+        if parquet:
+            write_parquet(file.with_suffix(".parquet"), table)
         return file
 
     def _file(self, cell: Mapping[str, Any]) -> Path:
@@ -145,28 +152,6 @@ class SweepFolder:
                 raise ValueError(f"{name} is not what it was when the sweep in {self.path} began; name a new folder")
 
 
-def table(grid: Grid, kept: Iterator[Kept]) -> str:
-    """CSV with a line for each cell: what varies, then metrics with their standard errors, then what failed and why.
-
-    Nothing stands where a number is not defined, and "missing" in place of a failure where a cell has not run.
-    """
-    file = io.StringIO()
-    lines = csv.writer(file, lineterminator="\n")
-    columns = [
-        part for name in grid.metrics for part in ([name, f"{name}_error"] if METRICS[name].estimated else [name])
-    ]
-    lines.writerow([*grid.lists, *columns, "failed", "error"])
-    for cell, found in zip(grid.cells(), kept, strict=True):
-        row = [_as_text(cell[name]) for name in grid.lists]
-        numbers = {} if found is None else found.get("metrics", {})
-        for name in grid.metrics:
-            value, error = numbers.get(name, (None, None))
-            row += [_number(value), _number(error)] if METRICS[name].estimated else [_number(value)]
-        row += ["missing", ""] if found is None else [found.get("failed", ""), found.get("error", "")]
-        lines.writerow(row)
-    return file.getvalue()
-
-
 def _record(grid: Grid) -> dict[str, Any]:
     settings = {name: grid.values(name) for name in SETTINGS if grid.values(name)}
     record = {"kpref": __version__, "settings": settings, "metrics": grid.metrics, "files": dict(grid.digests)}
@@ -184,11 +169,3 @@ def _is_whole(found: Mapping[str, Any], grid: Grid) -> bool:
         and all(part is None or isinstance(part, int | float) for part in numbers[name])
         for name in grid.metrics
     )
-
-
-def _as_text(value: Any) -> str:
-    return " ".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else repr(float(value))

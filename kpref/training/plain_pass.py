@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from kpref._types import Array
 from kpref.flow import Flow
-from kpref.loss import DRIVEN_BY
+from kpref.loss import DRIVEN_BY, readout_gradient
 from kpref.models.base import Model
 from kpref.readout import Readout
 from kpref.trials import Trials
@@ -100,17 +100,18 @@ class PlainPass:
             loss += 0.5 * self.activity * float((mu * states**2).sum()) / states.shape[2]
             err = err.copy()
             err[:, :, observed] += self.activity / states.shape[2] * states
-        weighed, outputs = flow.space.weigh(err), mu * value.output_gradient
+        weighed = flow.space.weigh(err)
         model = None
         if "model" in wanted:
             model = flow.D.T(weighed) if self.rule is None else _by_rule(self.rule, flow, err)
         seen = flow.states if network.readout.n_states == network.model.n_states else states
+        weight, bias = readout_gradient(flow.space, value, seen)
         return Evaluated(
             loss,
             value.accuracy,
             None if model is None else np.asarray(model),
-            np.tensordot(outputs, seen, axes=([0, 1], [0, 1])),
-            outputs.sum(axis=(0, 1)),
+            weight,
+            bias,
             np.asarray(flow.D_z0.T(weighed)).sum(axis=0) if "z0" in wanted else np.zeros_like(network.z0),
         )
 
