@@ -4,23 +4,22 @@ The first table holds backends against `kpref.oracle.verify_exact` on problems o
 float64 and float32: kpref's own operators, and PyTorch and JAX where they are installed. The second plants the mutants
 of `apparatus.mutants` in a correct backend; one that is not caught on one problem is planted in the next.
 
-JAX compiles every operator of every problem anew, which takes minutes; JAX_DISABLE_JIT=1 leaves that out.
-
-    python scripts/exact.py [--problems N] [--backends NAME ...] [--defects N]
+    python scripts/exact.py [--problems N] [--backends NAME ...] [--defects N] [--rows FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
 sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))  # which holds the package `apparatus`
@@ -28,6 +27,7 @@ sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))  # which holds the 
 from apparatus.cases import emulate
 from apparatus.further import FURTHER
 from apparatus.mutants import MUTANTS
+from apparatus.rows import rows
 
 from kpref import Flow
 from kpref.oracle import NotExact, flow_backend, integer_flow, jax_backend, torch_backend, verify_exact
@@ -50,47 +50,65 @@ def of_torch(flow: Flow, precision: str) -> Any:
     return torch_backend(module, flow.inputs, flow.z0, "sum")
 
 
-def of_jax(flow: Flow, precision: str) -> Any:
-    """The relu network written in JAX."""
+def relu_step(p: Any, z: Any, x: Any) -> Any:
+    """One step in JAX; one function, which is compiled once for all problems."""
     import jax
 
+    return jax.nn.relu(z @ p["weight_hh"].T + x @ p["weight_ih"].T + p["bias_ih"] + p["bias_hh"])
+
+
+def of_jax(flow: Flow, precision: str) -> Any:
+    """The relu network written in JAX."""
     parameters = {name: np.asarray(value, precision) for name, value in flow.model.parameters.items()}
-
-    def step(p: Any, z: Any, x: Any) -> Any:
-        return jax.nn.relu(z @ p["weight_hh"].T + x @ p["weight_ih"].T + p["bias_ih"] + p["bias_hh"])
-
-    return jax_backend(step, parameters, flow.inputs, flow.z0, "sum")
+    return jax_backend(relu_step, parameters, flow.inputs, flow.z0, "sum")
 
 
 BACKENDS: dict[str, Callable[[Flow, str], Any]] = {"kpref": flow_backend, "torch": of_torch, "jax": of_jax}
 
 
-def problems(count: int) -> Iterator[Flow]:
-    """So many problems whose numbers fit into float32, each from the first seed that is left."""
-    seed = found = 0
-    while found < count:
+@dataclass(frozen=True)
+class Judged:
+    """Whether a backend is right on a problem, and how many of its answers are."""
+
+    backend: str
+    precision: str
+    seed: int
+    passed: bool
+    answers: int
+
+
+def seeds(count: int) -> list[int]:
+    """The first of so many problems whose numbers fit into float32."""
+    found: list[int] = []
+    for seed in itertools.count():
+        if len(found) == count:
+            return found
         flow = integer_flow("rnn", *SIZES, seed=seed)
-        seed += 1
         try:
             verify_exact(flow_backend(flow, "float32"), flow)
         except NotExact:
             continue
-        found += 1
-        yield flow
+        found.append(seed)
+    raise AssertionError
 
 
-def table(flows: list[Flow], names: list[str]) -> Iterator[str]:
-    """Lines: how many problems each backend is right on, and how many answers of its operators were equal."""
-    yield f"{'':<8}{'':<10}{'problems':>10}{'equal':>8}{'differ':>8}{'answers':>9}"
-    for name in names:
-        for precision in PRECISIONS:
-            counts: Counter[str] = Counter()
-            for flow in tqdm(flows, desc=f"{name}, {precision}", disable=None):
-                report = verify_exact(BACKENDS[name](flow, precision), flow)
-                counts["equal" if report.passed else "differ"] += 1
-                counts["answers"] += sum(check.verdict == "pass" for check in report.checks)
-            numbers = f"{len(flows):>10}{counts['equal']:>8}{counts['differ']:>8}{counts['answers']:>9}"
-            yield f"{name:<8}{precision:<10}{numbers}"
+def judge(task: tuple[str, str, int]) -> Judged:
+    """A backend, in a precision, on the problem of a seed."""
+    name, precision, seed = task
+    flow = integer_flow("rnn", *SIZES, seed=seed)
+    report = verify_exact(BACKENDS[name](flow, precision), flow)
+    return Judged(*task, report.passed, sum(check.verdict == "pass" for check in report.checks))
+
+
+def print_table(found: list[Judged]) -> None:
+    """How many problems each backend is right on, and how many answers of its operators were equal."""
+    print(f"{'':<8}{'':<10}{'problems':>10}{'equal':>8}{'differ':>8}{'answers':>9}")
+    for name, precision in dict.fromkeys((row.backend, row.precision) for row in found):
+        here = [row for row in found if (row.backend, row.precision) == (name, precision)]
+        equal, answers = sum(row.passed for row in here), sum(row.answers for row in here)
+        print(f"{name:<8}{precision:<10}{len(here):>10}{equal:>8}{len(here) - equal:>8}{answers:>9}")
+        wrong = [row.seed for row in here if not row.passed]
+        print(f"  seeds of those that differ: {wrong}\n" if wrong else "", end="")
 
 
 def planted(count: int | None) -> str:
@@ -138,11 +156,13 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=200, help="of each backend and precision (default: 200)")
     parser.add_argument("--backends", nargs="+", choices=tuple(BACKENDS), default=list(BACKENDS))
     parser.add_argument("--defects", type=int, help="how many are planted (default: all)")
+    parser.add_argument("--processes", type=int, default=2, help="for the first table (default: 2)")
+    parser.add_argument("--rows", type=Path, help="file that its rows are kept in, and taken from by the next run")
     arguments = parser.parse_args()
     os.environ.setdefault("JAX_ENABLE_X64", "1")
     print(f"Whole numbers: {' x '.join(map(str, SIZES))} trials, steps, units; equal to the last bit, or not")
-    for line in table(list(problems(arguments.problems)), arguments.backends):
-        print(line, flush=True)
+    tasks = list(itertools.product(arguments.backends, PRECISIONS, seeds(arguments.problems)))
+    print_table(rows(judge, tasks, Judged, arguments.processes, "exact", arguments.rows))
     print("\nPlanted defects, with no tolerance")
     print(planted(arguments.defects))
 

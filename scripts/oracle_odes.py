@@ -4,26 +4,28 @@ The first shows it correct backends that take the steps of a flow, over all meth
 planted in them; the third continuous adjoints in NumPy and by SciPy, right and with a defect each; the last diffrax and
 torchdiffeq, as far as they are installed, with the orders of their states and gradients.
 
-    python scripts/oracle_odes.py [--cases N] [--methods NAME ...] [--tables NAME ...] [--models NAME ...]
+    python scripts/oracle_odes.py [--cases N] [--methods NAME ...] [--tables NAME ...] [--models NAME ...] [--rows FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from collections import defaultdict
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
 sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))  # which holds the package `apparatus`
 
 from apparatus.adjoint_backends import ADJOINT_DEFECTS, AdjointBackend, held_flow
+from apparatus.rows import rows
 from apparatus.stage_emulation import StageBackend, correct_stage_backend, field_flow
 from apparatus.stage_mutants import STAGE_MUTANTS
 
@@ -38,30 +40,76 @@ from kpref.oracle.verdict import Report
 STEPS, TOLERANCES = (0.25, 0.125, 0.0625, 0.03125), (1e-4, 1e-6, 1e-8)
 
 
-def correct(cases: int, methods: list[str], models: list[str]) -> None:
+@dataclass(frozen=True)
+class Judged:
+    """What the oracle says of a correct backend."""
+
+    arithmetic: str
+    backend: str
+    verdict: str
+    accused: list[str]
+    largest: dict[str, float]  # figure, by operator
+
+
+@dataclass(frozen=True)
+class Caught:
+    """What the oracle says of a planted defect.
+
+    Attributes
+    ----------
+    arithmetic, title : str
+    shown : bool
+        Whether the method has stages in which the defect shows.
+    caught, operator, kind : bool
+        Whether anything is accused, that operator alone, and of that class.
+    figure : float
+    guess : str
+    """
+
+    arithmetic: str
+    title: str
+    shown: bool = False
+    caught: bool = False
+    operator: bool = False
+    kind: bool = False
+    figure: float = 0.0
+    guess: str = "no guess"
+
+
+def judge_correct(task: tuple[int, str, str, str | None]) -> Judged:
+    """The correct backend of a case: its arithmetic, method and field."""
+    case, name, method, field = task
+    flow = field_flow(case, method, name=field)
+    words, backend = correct_stage_backend(flow, ARITHMETICS[name], case)
+    report = verify(backend, flow, seed=case)
+    largest: dict[str, float] = {}
+    for check in report.checks:
+        largest[check.operator] = max(largest.get(check.operator, 0.0), check.figure or 0.0)
+    verdict = "accused" if report.defects else "passed" if report.passed else "no run"
+    title = f"case {case}, {name}, {method}, {field or 'rate or linear'}, {words}"
+    bad = [check.identifier for check in report.checks if check.verdict in ("defect", "could not run")]
+    return Judged(name, title, verdict, bad, largest)
+
+
+def correct(cases: int, methods: list[str], models: list[str], run: Any) -> None:
     """Correct backends, each of another problem, by arithmetic."""
-    columns = ("states", "P_s", "P_s_T", "J_s", "D", "D_T")
+    names, fields = list(ARITHMETICS), models or [None]
+    tasks = [
+        (case, names[case % len(names)], methods[case // len(names) % len(methods)], fields[case % len(fields)])
+        for case in range(cases)
+    ]
+    found = run(judge_correct, tasks, Judged, title="correct")
+    columns = ("states", "P_s", "P_s_T", "J_s", "D", "D_T", "D_z0")
     print(f"{'':<10}{'cases':>7}{'accused':>9}{'no run':>8}{'':>2}" + "".join(f"{name:>7}" for name in columns))
-    names = list(ARITHMETICS)
-    largest: dict[tuple[str, str], float] = defaultdict(float)
-    counts: dict[tuple[str, str], int] = defaultdict(int)
-    accused = []
-    for case in tqdm(range(cases), disable=None):
-        name, method = names[case % len(names)], methods[case // len(names) % len(methods)]
-        flow = field_flow(case, method, name=models[case % len(models)] if models else None)
-        words, backend = correct_stage_backend(flow, ARITHMETICS[name], case)
-        report = verify(backend, flow, seed=case)
-        verdict = "accused" if report.defects else "passed" if report.passed else "no run"
-        counts[name, verdict] += 1
-        for check in report.checks:
-            largest[name, check.operator] = max(largest[name, check.operator], check.figure or 0.0)
-        if verdict != "passed":
-            accused.append(f"case {case}, {name}, {method}, {words}: {[c.identifier for c in report.defects]}")
     for name in names:
-        each = [counts[name, verdict] for verdict in ("passed", "accused", "no run")]
-        shown = "".join(f"{largest[name, operator]:>7.2g}" for operator in columns)
-        print(f"{name:<10}{sum(each):>7}{each[1]:>9}{each[2]:>8}{'':>2}{shown}")
-    print("\n".join(accused))
+        here = [row for row in found if row.arithmetic == name]
+        each = [sum(row.verdict == verdict for row in here) for verdict in ("accused", "no run")]
+        largest = (max((row.largest.get(operator, 0.0) for row in here), default=0.0) for operator in columns)
+        shown = "".join(f"{value:>7.2g}" for value in largest)
+        print(f"{name:<10}{len(here):>7}{each[0]:>9}{each[1]:>8}{'':>2}{shown}")
+    for row in found:
+        if row.verdict != "passed":
+            print(f"{row.verdict}: {row.backend}: {row.accused}")
 
 
 def mutant_flow(method: str, input_kind: str, name: str | None = None) -> Flow:
@@ -82,31 +130,41 @@ def mutant_flow(method: str, input_kind: str, name: str | None = None) -> Flow:
     return Flow(model, inputs, rng.normal(size=(3, 5)), times=times, method=method, input_kind=input_kind)
 
 
-def planted(methods: list[str], model: str | None) -> None:
+def judge_planted(task: tuple[str, str, str], model: str | None = None) -> Caught:
+    """A defect, in a method and an arithmetic."""
+    name, method, title = task
+    mutant, row = STAGE_MUTANTS[title], Caught(name, f"{method:<9} {title:<28}")
+    if mutant.several and TABLEAUS[method].stages == 1:
+        return row
+    flow = mutant_flow(method, "hold" if "jump" in mutant.classes else "linear", model)
+    right = StageBackend(flow, ARITHMETICS[name])
+    backend = mutant.plant(right)
+    offered = {} if mutant.operator == "states" else {mutant.operator: getattr(backend, mutant.operator)}
+    if "jump" in mutant.classes and np.array_equal(backend.states, right.states):
+        return row  # no stage of this method sees a jump
+    report = verify(SimpleNamespace(arithmetic=name, states=backend.states, **offered), flow)
+    accused = {check.operator for check in report.defects}
+    guess = next((check.guess for check in report.defects if check.guess), "") or ""
+    found = bool(accused), accused == {mutant.operator}, guess.partition(":")[0] in mutant.classes
+    figure = max((check.figure or 0.0 for check in report.checks if check.operator == mutant.operator), default=0.0)
+    return Caught(name, row.title, True, *found, figure, guess or "no guess")
+
+
+def planted(methods: list[str], model: str | None, run: Any) -> None:
     """Defects in a model, by arithmetic; of those that are not caught, what they are."""
     print(f"{'':<10}{'planted':>9}{'caught':>8}{'operator':>10}{'class':>7}")
-    for name in ("float64", "float32", "tf32", "bfloat16"):
-        tasks = [(method, mutant) for method in methods for mutant in STAGE_MUTANTS.values()]
-        count, wrong = np.zeros(4, dtype=int), []
-        for method, mutant in tqdm(tasks, disable=None):
-            if mutant.several and TABLEAUS[method].stages == 1:
-                continue
-            flow = mutant_flow(method, "hold" if "jump" in mutant.classes else "linear", model)
-            right = StageBackend(flow, ARITHMETICS[name])
-            backend = mutant.plant(right)
-            offered = {} if mutant.operator == "states" else {mutant.operator: getattr(backend, mutant.operator)}
-            if "jump" in mutant.classes and np.array_equal(backend.states, right.states):
-                continue  # no stage of this method sees a jump
-            report = verify(SimpleNamespace(arithmetic=name, states=backend.states, **offered), flow)
-            accused = {check.operator for check in report.defects}
-            guess = next((check.guess for check in report.defects if check.guess), "") or ""
-            found = [True, bool(accused), accused == {mutant.operator}, guess.partition(":")[0] in mutant.classes]
-            count += found
-            if not all(found):
-                figure = max(check.figure or 0.0 for check in report.checks if check.operator == mutant.operator)
-                wrong.append(f"  {method:<9} {mutant.name:<28} {figure:8.3g}  {guess or 'no guess'}")
-        print(f"{name:<10}{count[0]:>9}{count[1]:>8}{count[2]:>10}{count[3]:>7}")
-        print("\n".join(wrong))
+    names = ("float64", "float32", "tf32", "bfloat16")
+    tasks = list(itertools.product(names, methods, STAGE_MUTANTS))
+    found = run(partial(judge_planted, model=model), tasks, Caught, title=f"planted {model or ''}")
+    for name in names:
+        here = [row for row in found if row.arithmetic == name and row.shown]
+        print(
+            f"{name:<10}{len(here):>9}{sum(row.caught for row in here):>8}"
+            f"{sum(row.operator for row in here):>10}{sum(row.kind for row in here):>7}"
+        )
+        for row in here:
+            if not (row.caught and row.operator and row.kind):
+                print(f"  {row.title} {row.figure:8.3g}  {row.guess}")
 
 
 def adjoints() -> None:
@@ -195,15 +253,17 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", default=tables, choices=tables)
     fields = [name for name, known in registered().items() if known.is_continuous]
     parser.add_argument("--models", nargs="+", choices=fields, help="in the first two tables (default: rate, linear)")
+    parser.add_argument("--processes", type=int, default=2, help="for the first two tables (default: 2)")
+    parser.add_argument("--rows", type=Path, help="file that rows of these are kept in, and taken from by the next run")
     arguments = parser.parse_args()
-    models = arguments.models or []
+    models, run = arguments.models or [], partial(rows, processes=arguments.processes, kept=arguments.rows)
     if "correct" in arguments.tables:
         print("Correct backends of the same steps, and their largest figures")
-        correct(arguments.cases, arguments.methods, models)
+        correct(arguments.cases, arguments.methods, models, run)
     if "planted" in arguments.tables:
         for name in models or [None]:
             print(f"\nPlanted defects{f' in {name}' if name else ''}")
-            planted(arguments.methods, name)
+            planted(arguments.methods, name, run)
     if "adjoints" in arguments.tables:
         print(f"\nContinuous adjoints{'':<15}{'states':>7}{'theta':>7}{'z0':>7}")
         adjoints()

@@ -7,31 +7,28 @@ hidden, above it as escaped, and as one of those beyond 30 if it is so many time
 right backend in the same check. The second shows correct backends, suspicious ones included, to the oracle, in these
 arithmetics or in others of `apparatus.cases.PROFILES` that they declare.
 
-    python scripts/oracle_power.py [--models NAME ...] [--arithmetics NAME ...] [--cases N] [--problems N]
+    python scripts/oracle_power.py [--models NAME ...] [--arithmetics NAME ...] [--cases N] [--problems N] [--rows FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
-import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
 sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))  # which holds the package `apparatus`
 
 from apparatus.cases import NETWORKS, PROFILES, correct_backend, emulate, make_flow, random_flow
 from apparatus.mutants import MUTANTS
+from apparatus.rows import rows
 
 from kpref import Flow
 from kpref.oracle.arithmetic import ARITHMETICS
@@ -92,8 +89,12 @@ class Alarm:
     backend: str
     arithmetic: str
     verdict: str
-    complaints: tuple[str, ...]
-    figures: tuple[tuple[str, float], ...]
+    complaints: Sequence[str]
+    largest: dict[str, float]  # figure, by kind of check
+
+
+#: Kinds of checks of a correct backend whose largest figures are shown.
+COLUMNS = ("residual", "value", "swept", "identity")
 
 
 def mutant_flow(kind: str, weighted: bool, seed: int = 0, shape: tuple[int, int] = (3, 12), units: int = 6) -> Flow:
@@ -178,9 +179,22 @@ def try_correct(task: tuple[str, int], names: Sequence[str] = ()) -> Alarm:
     name, backend = correct_backend(flow, PROFILES[arithmetic], seed)
     report = verify(backend, flow, seed=seed)
     complaints = tuple(str(check) for check in report.checks if check.verdict in ("defect", "could not run"))
-    figures = tuple((check.identifier, check.figure) for check in report.checks if check.figure is not None)
+    largest = dict.fromkeys(COLUMNS, 0.0)
+    for check in report.checks:
+        kind = kind_of(check.identifier)
+        largest[kind] = max(largest[kind], check.figure or 0.0)
     verdict = "defect" if report.defects else "pass" if report.passed else "could not run"
-    return Alarm(seed, f"{name}; {flow}", arithmetic, verdict, complaints, figures)
+    return Alarm(seed, f"{name}; {flow}", arithmetic, verdict, complaints, largest)
+
+
+def kind_of(identifier: str) -> str:
+    """The column of `COLUMNS` that a check belongs to."""
+    operator, kind = identifier.split(".")
+    if kind == "value" and operator in ("NTK", "gradient"):
+        return "swept"
+    if operator == "J" and kind.startswith(("weight", "bias")):
+        return "value"
+    return kind if kind in COLUMNS else "identity"
 
 
 def power_table(catches: list[Catch]) -> str:
@@ -222,17 +236,10 @@ def power_table(catches: list[Catch]) -> str:
 
 def alarm_table(alarms: list[Alarm]) -> str:
     """Counts for each arithmetic, the largest figures, and every accusation."""
-    columns = ("residual", "value", "swept", "identity")
-    lines = [f"{'':<10}{'cases':>8}{'accused':>9}{'no run':>8}" + "".join(f"{c:>10}" for c in columns)]
+    lines = [f"{'':<10}{'cases':>8}{'accused':>9}{'no run':>8}" + "".join(f"{c:>10}" for c in COLUMNS)]
     for name in dict.fromkeys(alarm.arithmetic for alarm in alarms):
         here = [alarm for alarm in alarms if alarm.arithmetic == name]
-        largest = dict.fromkeys(columns, 0.0)
-        for identifier, figure in itertools.chain.from_iterable(alarm.figures for alarm in here):
-            operator, kind = identifier.split(".")
-            kind = "swept" if operator in ("NTK", "gradient") and kind == "value" else kind
-            kind = "value" if operator == "J" and kind.startswith(("weight", "bias")) else kind
-            kind = kind if kind in columns else "identity"
-            largest[kind] = max(largest[kind], figure)
+        largest = {kind: max(alarm.largest.get(kind, 0.0) for alarm in here) for kind in COLUMNS}
         counts = [sum(alarm.verdict == verdict for alarm in here) for verdict in ("defect", "could not run")]
         lines.append(
             f"{name:<10}{len(here):>8}{counts[0]:>9}{counts[1]:>8}" + "".join(f"{v:>10.3g}" for v in largest.values())
@@ -244,21 +251,6 @@ def alarm_table(alarms: list[Alarm]) -> str:
     return "\n".join(lines)
 
 
-def run(function: Callable[[Any], Any], tasks: list[Any], processes: int, title: str) -> list[Any]:
-    """Results of all tasks, in order, with a progress bar."""
-    return list(tqdm(_results(function, tasks, processes), total=len(tasks), disable=None, desc=title, smoothing=0.02))
-
-
-def _results(function: Callable[[Any], Any], tasks: list[Any], processes: int) -> Iterator[Any]:
-    if processes == 1:
-        yield from map(function, tasks)
-        return
-    # One thread each; the variables are read when a new process starts its libraries.
-    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", KPREF_NUM_THREADS="1")
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(function, tasks, chunksize=8)
-
-
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
@@ -267,16 +259,23 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--arithmetics", nargs="+", default=NAMES, choices=[*PROFILES])
     parser.add_argument("--models", nargs="+", choices=NETWORKS, help="networks (default: all)")
+    tables = ("mutants", "correct")
+    parser.add_argument("--tables", nargs="+", default=tables, choices=tables)
+    parser.add_argument("--rows", type=Path, help="file that rows are kept in, and taken from by the next run")
     arguments = parser.parse_args()
-    chosen = [name for name in arguments.arithmetics if name in NAMES]
-    planted = mutant_tasks(chosen, arguments.problems, arguments.models or KINDS)
-    catches = run(try_mutant, planted, arguments.processes, "mutants")
-    print(f"Power: {len(MUTANTS)} mutants planted in correct backends")
-    print(power_table(catches), flush=True)
-    cases = list(itertools.product(arguments.arithmetics, range(arguments.cases)))
-    alarms = run(partial(try_correct, names=arguments.models or ()), cases, arguments.processes, "correct backends")
-    print("\nFalse alarms: correct backends, and the largest figure of each kind of check")
-    print(alarm_table(alarms))
+    names, kept = tuple(arguments.models or ()), arguments.rows
+    if "mutants" in arguments.tables:
+        chosen = [name for name in arguments.arithmetics if name in NAMES]
+        planted = mutant_tasks(chosen, arguments.problems, names or KINDS)
+        catches = rows(try_mutant, planted, Catch, arguments.processes, "mutants", kept)
+        print(f"Power: {len(MUTANTS)} mutants planted in correct backends")
+        print(power_table(catches), flush=True)
+    if "correct" in arguments.tables:
+        cases = list(itertools.product(arguments.arithmetics, range(arguments.cases)))
+        title = " ".join(("correct backends", *names))
+        alarms = rows(partial(try_correct, names=names), cases, Alarm, arguments.processes, title, kept)
+        print("\nFalse alarms: correct backends, and the largest figure of each kind of check")
+        print(alarm_table(alarms))
 
 
 if __name__ == "__main__":

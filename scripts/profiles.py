@@ -4,24 +4,26 @@ For each profile of `apparatus.cases.PROFILES` networks of several kinds are run
 the profile is found as it is, errors of functions to a factor of 1.5. Declared: how many are right as declared.
 Undeclared: how many of those that declare float32 are reported as coarser, with no reason that is not true.
 
-    python scripts/profiles.py [--seeds N] [--profiles NAME ...] [--models NAME ...]
+    python scripts/profiles.py [--seeds N] [--profiles NAME ...] [--models NAME ...] [--rows FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, wherever the script is started from
 sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))  # which holds the package `apparatus`
 
 from apparatus.cases import PROFILES, emulate, make_flow
 from apparatus.offered import offering
+from apparatus.rows import rows
 
 from kpref import Flow
 from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
@@ -104,37 +106,58 @@ def is_reported(report: Report, profile: str) -> bool:
     return said == reasons(profile) and report.outcome == "right as measured"
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Of one problem: what is right of the three, and what was said where it is not."""
+
+    profile: str
+    kind: str
+    measured: bool
+    declared: bool
+    undeclared: bool | None  # None where there is nothing to report
+    notes: list[str]
+
+
+def ask(task: tuple[str, str, int]) -> Answers:
+    """The three questions, of a profile, a kind of network and a seed."""
+    name, kind, seed = task
+    flow, notes = problem(kind, seed), []
+    profile = measure_profile(backends(name, seed), flow)
+    found = is_found(profile, PROFILES[name])
+    if not found:
+        notes.append(str(profile))
+    right = verify(None, flow, factory=backends(name, seed))
+    declared = right.outcome == "right as declared"
+    if not declared:
+        notes.append(f"declared: {right.outcome}; {right.coarser}; {[c.identifier for c in right.defects]}")
+    reported = None
+    if reasons(name):
+        report = verify(None, flow, factory=backends(name, seed, "float32"))
+        reported = is_reported(report, name)
+        if not reported:
+            notes.append(f"undeclared: {report.outcome}; {report.coarser}; {[c.identifier for c in report.defects]}")
+    return Answers(name, kind, found, declared, reported, [f"{name}, {kind}, seed {seed}: {note}" for note in notes])
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10, help="problems for each profile and kind (default: 10)")
     parser.add_argument("--profiles", nargs="+", default=[*PROFILES], choices=[*PROFILES])
     parser.add_argument("--models", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--rows", type=Path, help="file that rows are kept in, and taken from by the next run")
     arguments = parser.parse_args()
+    tasks = list(itertools.product(arguments.profiles, arguments.models, range(arguments.seeds)))
+    found = rows(ask, tasks, Answers, arguments.processes, "profiles", arguments.rows)
     print(f"{'profile':<12}{'network':<13}{'measured':>10}{'declared':>10}{'undeclared':>12}")
-    notes = []
-    tasks = [(name, kind) for name in arguments.profiles for kind in arguments.models]
-    for name, kind in tqdm(tasks, disable=None):
-        counts = np.zeros(3, dtype=int)
-        coarser = bool(reasons(name))
-        for seed in range(arguments.seeds):
-            flow = problem(kind, seed)
-            profile = measure_profile(backends(name, seed), flow)
-            right = verify(None, flow, factory=backends(name, seed))
-            outcomes = [is_found(profile, PROFILES[name]), right.outcome == "right as declared", False]
-            if coarser:
-                undeclared = verify(None, flow, factory=backends(name, seed, "float32"))
-                outcomes[2] = is_reported(undeclared, name)
-            if not outcomes[0]:
-                notes.append(f"{name}, {kind}, seed {seed}: {profile}")
-            if not outcomes[1]:
-                notes.append(f"{name}, {kind}, seed {seed}, declared: {right.outcome}; {right.coarser}")
-            if coarser and not outcomes[2]:
-                notes.append(f"{name}, {kind}, seed {seed}, undeclared: {undeclared.outcome}; {undeclared.coarser}")
-            counts += outcomes
-        shown = [f"{count}/{arguments.seeds}" for count in counts]
-        print(f"{name:<12}{kind:<13}{shown[0]:>10}{shown[1]:>10}{shown[2] if coarser else '':>12}", flush=True)
-    print("\n".join(notes))
+    for name, kind in itertools.product(arguments.profiles, arguments.models):
+        here = [row for row in found if (row.profile, row.kind) == (name, kind)]
+        right = [[row.measured for row in here], [row.declared for row in here]]
+        right.append([row.undeclared for row in here if row.undeclared is not None])
+        shown = [f"{sum(each)}/{len(each)}" if each else "" for each in right]
+        print(f"{name:<12}{kind:<13}{shown[0]:>10}{shown[1]:>10}{shown[2]:>12}")
+    print("\n".join(note for row in found for note in row.notes))
 
 
 if __name__ == "__main__":

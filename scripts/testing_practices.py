@@ -1,6 +1,7 @@
 """How implementations of gradients and products are tested, and what of it would have noticed: one table, one figure.
 
     python scripts/testing_practices.py [--models NAME ...] [--arithmetics NAME ...] [--cases N] [--figure PATH]
+                                        [--rows FILE]
 
 Every practice is shown the same backends: correct ones with a defect planted in them (`apparatus.mutants`; those that
 the rounding of their arithmetic hides are left out, see `oracle_power`), and correct ones, suspicious ones included, on
@@ -45,7 +46,8 @@ sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))  # which holds the 
 
 from apparatus.cases import NETWORKS, correct_backend, emulate, random_flow
 from apparatus.mutants import MUTANTS
-from oracle_power import KINDS, NAMES, mutant_flow, mutant_tasks, run, try_correct, try_mutant
+from apparatus.rows import rows
+from oracle_power import KINDS, NAMES, mutant_flow, mutant_tasks, try_correct, try_mutant
 
 from kpref import Flow
 from kpref.oracle.arithmetic import ARITHMETICS
@@ -219,6 +221,14 @@ PRACTICES: dict[str, Callable[[Subject], bool | None]] = {
 OURS = "kpref"
 
 
+@dataclass(frozen=True)
+class Noticed:
+    """By which practice a backend is accused; by none at all that is not shown to them."""
+
+    arithmetic: str
+    by: dict[str, bool | None]
+
+
 def failed(subject: Subject) -> dict[str, bool | None]:
     """For each practice whether a test of it fails; one that raises does."""
     found: dict[str, bool | None] = {}
@@ -234,12 +244,12 @@ def failed(subject: Subject) -> dict[str, bool | None]:
 # Who is tested
 
 
-def planted(task: tuple[str, str, str, int]) -> tuple[str, dict[str, bool | None]]:
-    """The arithmetic, and what notices a mutant; nothing for one that rounding hides."""
+def planted(task: tuple[str, str, str, int]) -> Noticed:
+    """What notices a mutant; nothing for one that rounding hides."""
     name, kind, arithmetic, seed = task
     catch = try_mutant(task)
     if catch.outcome == "hidden":
-        return arithmetic, {}
+        return Noticed(arithmetic, {})
     mutant = MUTANTS[name]
 
     def make(flow: Flow) -> Any:
@@ -248,31 +258,31 @@ def planted(task: tuple[str, str, str, int]) -> tuple[str, dict[str, bool | None
         return backend
 
     subject = Subject(make, mutant_flow(kind, mutant.weighted, seed), arithmetic, seed)
-    return arithmetic, {**failed(subject), OURS: catch.outcome == "caught"}
+    return Noticed(arithmetic, {**failed(subject), OURS: catch.outcome == "caught"})
 
 
-def correct(task: tuple[str, int], names: tuple[str, ...] = ()) -> tuple[str, dict[str, bool | None]]:
-    """The arithmetic, and what accuses a correct backend."""
+def correct(task: tuple[str, int], names: tuple[str, ...] = ()) -> Noticed:
+    """What accuses a correct backend."""
     arithmetic, seed = task
 
     def make(flow: Flow) -> Any:
         return correct_backend(flow, ARITHMETICS[arithmetic], seed)[1]
 
     subject = Subject(make, random_flow(seed, names), arithmetic, seed)
-    return arithmetic, {**failed(subject), OURS: try_correct(task, names).verdict == "defect"}
+    return Noticed(arithmetic, {**failed(subject), OURS: try_correct(task, names).verdict == "defect"})
 
 
 # What is shown
 
 
-def counts(
-    defects: list[tuple[str, dict[str, bool | None]]], right: list[tuple[str, dict[str, bool | None]]]
-) -> dict[tuple[str, str], tuple[int, int, int, int]]:
+def counts(defects: list[Noticed], right: list[Noticed]) -> dict[tuple[str, str], tuple[int, int, int, int]]:
     """Of a practice in an arithmetic: defects missed and shown, correct backends accused and shown."""
     table = {}
-    for practice, arithmetic in itertools.product((*PRACTICES, OURS), dict.fromkeys(name for name, _ in defects)):
-        seen = [r[practice] for name, r in defects if name == arithmetic and r.get(practice) is not None]
-        shown = [r[practice] for name, r in right if name == arithmetic and r.get(practice) is not None]
+    for practice, arithmetic in itertools.product((*PRACTICES, OURS), dict.fromkeys(d.arithmetic for d in defects)):
+        seen, shown = (
+            [each.by[practice] for each in them if each.arithmetic == arithmetic and each.by.get(practice) is not None]
+            for them in (defects, right)
+        )
         table[practice, arithmetic] = (seen.count(False), len(seen), shown.count(True), len(shown))
     return table
 
@@ -319,15 +329,18 @@ def main() -> None:
     parser.add_argument("--arithmetics", nargs="+", default=NAMES, choices=NAMES)
     parser.add_argument("--models", nargs="+", choices=NETWORKS, help="networks (default: all)")
     parser.add_argument("--figure", type=Path, help="where the figure goes")
+    parser.add_argument("--rows", type=Path, help="file that rows are kept in, and taken from by the next run")
     options = parser.parse_args()
+    names = tuple(options.models or ())
     tasks = [
         task
-        for task in mutant_tasks(options.arithmetics, 1, options.models or tuple(KINDS))
+        for task in mutant_tasks(options.arithmetics, 1, names or tuple(KINDS))
         if MUTANTS[task[0]].operator != "metrics"
     ]
-    defects = run(planted, tasks, options.processes, "mutants")
+    defects = rows(planted, tasks, Noticed, options.processes, "mutants", options.rows)
     cases = list(itertools.product(options.arithmetics, range(options.cases)))
-    right = run(partial(correct, names=tuple(options.models or ())), cases, options.processes, "correct backends")
+    title = " ".join(("correct backends", *names))
+    right = rows(partial(correct, names=names), cases, Noticed, options.processes, title, options.rows)
     table = counts(defects, right)
     print_table(table)
     if options.figure is not None:

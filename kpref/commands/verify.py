@@ -29,6 +29,7 @@ from kpref.oracle.exact import verify_exact
 from kpref.oracle.grid import MEASURES, Problem, choices
 from kpref.oracle.isolation import IsolatedBackend, Worker
 from kpref.oracle.problem import MODELS
+from kpref.oracle.session import REPEATS
 from kpref.oracle.verdict import Check, Report
 from kpref.oracle.verification import verify
 from kpref.trials import Trials
@@ -64,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         metavar="S",
         help="seconds for one call (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=positive_integer,
+        default=REPEATS,
+        metavar="N",
+        help="how often an answer is asked for again: an operator that is wrong in a tenth of its calls, at random, "
+        "passes in 28 of 100 runs with 8, in one with 40 (default: %(default)s)",
     )
     parser.add_argument(
         "--accept-measured", action="store_true", help="exit status 0, not 3, if errors are those of what was measured"
@@ -261,7 +270,7 @@ def _verify(args: argparse.Namespace, flow: Flow) -> Report:
             with Worker() as worker:
                 if args.exact:
                     return verify_exact(make(flow), flow, seed=args.seed)
-                return verify(None, flow, seed=args.seed, factory=make)
+                return verify(None, flow, seed=args.seed, factory=make, repeats=args.repeats)
         except BackendFault as fault:
             check = Check(
                 "backend.factory", "backend", "the factory makes a backend", "", "could not run", message=str(fault)

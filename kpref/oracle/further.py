@@ -18,7 +18,6 @@ import numpy as np
 from kpref import kernels
 from kpref._types import Array
 from kpref.kernels import reference
-from kpref.oracle import running_errors
 from kpref.oracle.certificates import Comparison, Judge, draw
 from kpref.oracle.evaluation import evaluate
 from kpref.oracle.spreads import Spread, relative
@@ -65,7 +64,7 @@ class FullJudge(Judge):
         first = next(iter(self.chunks()))
         arriving = np.zeros((first.form.n_steps, form.n_trials, form.n_states))
         arriving[0] = costate[:, 0]
-        own = running_errors.transposed(first, arriving)[1][0]
+        own = self._backward(first, arriving)[1][0]
         value = evaluate("D_z0_T", form, self.space, g)
 
         def swept(generator: np.random.Generator, count: int) -> Array:

@@ -19,7 +19,17 @@ from kpref.oracle.further import FullJudge
 from kpref.oracle.verdict import Check, Place, Verdict
 from kpref.threads import serial_blas
 
-__all__ = ["LOCAL_BOUND", "NOT_LINEAR", "SWEPT_BOUND", "Answer", "OutOfRange", "Session", "bound_of"]
+__all__ = [
+    "LOCAL_BOUND",
+    "NOT_DETERMINISTIC",
+    "NOT_LINEAR",
+    "REPEATS",
+    "SWEPT_BOUND",
+    "Answer",
+    "OutOfRange",
+    "Session",
+    "bound_of",
+]
 
 #: Bounds in standard deviations: of one product, and of errors that a sweep has carried along.
 LOCAL_BOUND = 10.0
@@ -27,6 +37,12 @@ SWEPT_BOUND = 15.0
 
 #: What is said of an answer that does not scale.
 NOT_LINEAR = "not linear: minus a sixteenth of the argument does not give minus a sixteenth of the answer"
+
+NOT_DETERMINISTIC = "not deterministic: the same argument does not always give the same answer"
+
+#: How often an answer is asked for again. With the calls for other reasons an operator of a map is called twelve times
+#: at least, so that an error in every tenth call does not escape, and one in a tenth of them, at random, not often.
+REPEATS = 8
 
 #: A coarser arithmetic explains errors only if they reach this part of a deviation of it.
 _IDLE = 0.05
@@ -64,6 +80,7 @@ class Session:
     backend: Backend
     flow: Flow
     generator: np.random.Generator  # of the tensors that operators are applied to
+    repeats: int = REPEATS
 
     def __post_init__(self) -> None:
         self.arithmetic = self.backend.arithmetic

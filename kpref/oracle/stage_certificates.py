@@ -33,6 +33,7 @@ from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.defects import driven_variables
 from kpref.oracle.evaluation import evaluate
+from kpref.oracle.further import FullJudge
 from kpref.oracle.random_steps import RandomSteps
 from kpref.oracle.runge_kutta_map import RungeKuttaMap, stage_name
 from kpref.oracle.spreads import Spread, Weight, no_error, relative
@@ -94,7 +95,7 @@ class Steps:
         return out
 
 
-class _StepJudge(Judge):
+class _StepJudge(FullJudge):
     """Of the step as a map: its inputs may carry errors."""
 
     def __init__(self, steps: Steps, model: RungeKuttaMap, starts: Array, space: Any, arithmetic: Arithmetic) -> None:
@@ -297,6 +298,8 @@ class StageJudge:
             forcing = np.zeros(shape)
             forcing[:, 0] = plain_program.run(form, 0, tensor[None])[0]
             return np.asarray(kernels.tangent(form, forcing[None])[0])
+        if operator == "D_z0_T":
+            return evaluate("D_z0_T", form, self.step.space, tensor[:, 1:]) + tensor[:, 0]
         return evaluate(operator, form, self.step.space, tensor)
 
     # Certificates
@@ -320,6 +323,9 @@ class StageJudge:
         if operator == "D_z0":
             nothing = np.zeros((trials, steps, self.model.n_stages, units))
             return self._propagator(nothing, nothing, answer, tensor)
+        if operator == "D_z0_T":
+            moved = self.step.initial_transpose(tensor[:, 1:], answer - tensor[:, 0])
+            return Comparison(moved.error, moved.spread + relative(answer, self.arithmetic.unit))
         return self._transpose(tensor, answer) if operator == "P_s_T" else self._grid_transpose(tensor, answer)
 
     def _of_map(self, operator: str, tensor: Array, answer: Array) -> Comparison:

@@ -8,7 +8,7 @@ With B trials, N steps of s stages, H units and M trainable parameters, a backen
     K_s              J_s J_s^T
     P, P_T           (B, N + 1, H) -> (B, N + 1, H): a forcing on the time grid, interpolated as the flow says
     D, D_T           (M,) -> (B, N + 1, H): dZ/dtheta = P_s J_s, and the transpose
-    D_z0             (B, H) -> (B, N + 1, H): dZ/dz0
+    D_z0, D_z0_T     (B, H) -> (B, N + 1, H): dZ/dz0, row 0 being the perturbation itself, and the transpose
     gradient         (B, N + 1, H) -> (M,): D^T Mu Err
     NTK              (B, N + 1, H) -> (B, N + 1, H): D D^T Mu
 
@@ -36,7 +36,7 @@ from kpref.oracle.certificates import Comparison
 from kpref.oracle.hypotheses import explain, pattern
 from kpref.oracle.names import OPERATORS
 from kpref.oracle.runge_kutta_map import RungeKuttaMap
-from kpref.oracle.session import LOCAL_BOUND, NOT_LINEAR, SWEPT_BOUND, Session
+from kpref.oracle.session import LOCAL_BOUND, NOT_DETERMINISTIC, NOT_LINEAR, SWEPT_BOUND, Session
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stage_certificates import StageJudge, Steps
 from kpref.oracle.trajectories import explain_states
@@ -57,6 +57,7 @@ STAGE_OPERATORS: dict[str, tuple[str, str]] = {
     "D": ("parameters", "trajectory"),
     "D_T": ("trajectory", "parameters"),
     "D_z0": ("starts", "trajectory"),
+    "D_z0_T": ("trajectory", "starts"),
     "gradient": ("trajectory", "parameters"),
     "NTK": ("trajectory", "trajectory"),
 }
@@ -73,12 +74,13 @@ _MEANING = {
     "D": ("the sensitivity of the states", "D = P_s J_s = dZ/dtheta"),
     "D_T": ("its transpose", "D^T g = J_s^T P_s^T g"),
     "D_z0": ("the sensitivity to initial states", "dZ/dz0"),
+    "D_z0_T": ("its transpose", "D_z0^T g = g[0] + R[0]^T l[0]"),
     "gradient": ("the gradient of a loss with this derivative by the states", "D^T Mu Err"),
     "NTK": ("the neural tangent kernel, measure included", "D D^T Mu"),
 }
 
 #: Certificates that look at each step alone; at values; and at what a sweep has carried along.
-_LOCAL, _SWEPT = ("P_s", "P_s_T", "P", "D_z0"), ("P_T", "D", "D_T", "gradient", "NTK")
+_LOCAL, _SWEPT = ("P_s", "P_s_T", "P", "D_z0"), ("P_T", "D", "D_T", "D_z0_T", "gradient", "NTK")
 
 #: Operators whose answers arise on the way to another's.
 _ON_THE_WAY = {"K_s": ("J_s_T",), "D": ("J_s",), "D_T": ("P_s_T",), "gradient": ("P_s_T",), "NTK": ("D_T",)}
@@ -88,13 +90,13 @@ _LEFT = 0.2
 
 
 def verify_stages(
-    backend: Any, flow: Flow, arithmetic: str | Arithmetic | None, seed: int, timeout: float | None
+    backend: Any, flow: Flow, arithmetic: str | Arithmetic | None, seed: int, timeout: float | None, repeats: int
 ) -> Report:
     """What `kpref.oracle.verify` does with the flow of a field. Parameters and errors as there."""
     model = _map_of(flow)
     wrapped = _StageBackend.around(backend, flow.states.shape, model.n_parameters, arithmetic, timeout)
     wrapped.stages = model.n_stages
-    session = _Stages(wrapped, flow, np.random.default_rng(seed))
+    session = _Stages(wrapped, flow, np.random.default_rng(seed), repeats)
     checks = session.trajectory()
     for position, operator in enumerate(STAGE_OPERATORS):
         session.generator = np.random.default_rng([seed, position])
@@ -209,7 +211,7 @@ class _Stages(Session):
             self.defective.add(operator)
             coarse = self.precision(lambda: self.judge.compare(operator, given, answer), bound)
             check = replace(check, guess=linear.guess or self._guess(operator, given, answer, comparison) or coarse)
-        checks = [check, linear]
+        checks = [check, linear, self._repeated(operator, tensor, answer, bound)]
         if STAGE_OPERATORS[operator][1] == "trajectory" and operator != "P_T":
             moved = tensor if operator == "D_z0" else 0.0
             words = "row 0 is the perturbation itself" if operator == "D_z0" else "nothing moves the initial state"
@@ -229,7 +231,7 @@ class _Stages(Session):
     def _without_start(self, operator: str, tensor: Array, *answers: Array) -> tuple[Array, list[Array]]:
         """What the judge takes of argument and answers: rows 1..N, where row 0 has no part."""
         of, to = STAGE_OPERATORS[operator]
-        given = tensor[:, 1:] if of == "trajectory" and operator != "P" else tensor
+        given = tensor[:, 1:] if of == "trajectory" and operator not in ("P", "D_z0_T") else tensor
         return given, [answer[:, 1:] if to == "trajectory" and operator != "P_T" else answer for answer in answers]
 
     def _linearity(self, operator: str, given: Array, small: Array, comparison: Comparison, bound: float) -> Check:
@@ -247,6 +249,26 @@ class _Stages(Session):
         lost = np.full(other.error.shape, 16 * self.judge.floor_of(operator))
         check = self.judged(blank, Comparison(other.error, other.spread + Spread(lost, lost)), bound)
         return replace(check, guess=NOT_LINEAR) if check.verdict == "defect" else check
+
+    def _repeated(self, operator: str, tensor: Array, answer: Array, bound: float) -> Check:
+        """The same argument many times: an answer that is not the first has its own certificate."""
+        check = Check(
+            f"{operator}.repeated", operator, "the same argument gives a right answer each time", "f(q) = f(q)", "pass",
+            figure=0.0, bound=bound,
+        )  # fmt: skip
+        try:
+            others = [self.backend(operator, tensor) for _ in range(self.repeats)]
+        except BackendFault as fault:
+            return faulty(check, fault)
+        given, others = self._without_start(operator, tensor, *others)
+        for other in others:
+            if not np.array_equal(other, answer):
+                found = self.judged(check, self.judge.compare(operator, given, other), bound)
+                check = found if (found.figure or 0.0) > (check.figure or 0.0) else check
+        if check.verdict == "defect" and operator not in self.defective:
+            self.defective.add(operator)
+            return replace(check, guess=NOT_DETERMINISTIC)
+        return check
 
     def _row(self, operator: str, difference: Array, meaning: str, equation: str) -> Check:
         """Row 0 of a trajectory, which no arithmetic need round."""
@@ -314,6 +336,8 @@ class _Stages(Session):
             yield "step: the answer is not multiplied by h", lambda: truth / h[None, :, None, None]
             yield "stages reversed: the answer", lambda: truth[:, :, ::-1]
             yield "time reversed: the answer", lambda: truth[:, ::-1]
+        if operator == "D_z0_T":
+            yield "start: row 0 of the argument is not seen", lambda: truth - given[:, 0]
         if operator in ("P_s", "K_s"):
             yield "stages reversed: the argument", partial(self.judge.value, operator, given[:, :, ::-1])
         if operator == "P_s":

@@ -32,7 +32,17 @@ from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
 from kpref.oracle.pooled import pooled_excess
 from kpref.oracle.probes import special_arguments
-from kpref.oracle.session import LOCAL_BOUND, NOT_LINEAR, SWEPT_BOUND, Answer, OutOfRange, Session, bound_of
+from kpref.oracle.session import (
+    LOCAL_BOUND,
+    NOT_DETERMINISTIC,
+    NOT_LINEAR,
+    REPEATS,
+    SWEPT_BOUND,
+    Answer,
+    OutOfRange,
+    Session,
+    bound_of,
+)
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stages import verify_stages
 from kpref.oracle.trajectories import explain_states
@@ -40,7 +50,6 @@ from kpref.oracle.verdict import Check, Report, faulty
 
 __all__ = ["verify"]
 
-_NOT_DETERMINISTIC = "not deterministic: the same argument does not always give the same answer"
 _NOT_EVERYWHERE = "not linear: right for one argument and wrong for another"
 _OTHER_POINT = (
     "other point: linear, and like the right answer, as with numbers of other parameters, states or inputs, or with "
@@ -53,10 +62,6 @@ _LEAKED = {
     "causality": "time: the wrong direction, or shifted",
     "zero": "offset: something is added to every answer",
 }
-
-#: How often an answer is asked for again. With the calls for other reasons an operator is called twelve times at least,
-#: so that an error in every tenth call does not escape, and one in a tenth of all calls, at random, not often.
-_REPEATS = 8
 
 #: Operators of which each trial, and the past or the future of each point, is by itself.
 _WITHIN_TRIALS = ("P", "P_T", "P_inverse", "P_inverse_T")
@@ -89,6 +94,7 @@ def verify(
     seed: int = 0,
     timeout: float | None = None,
     factory: Factory | None = None,
+    repeats: int = REPEATS,
 ) -> Report:
     """Check a backend's operators against the reference along a flow.
 
@@ -118,6 +124,9 @@ def verify(
         Function of a flow that makes a backend, such as this one. For a map its arithmetic is then measured
         (`kpref.oracle.measure_profile`), and where it is coarser than declared the report says in what; the checks are
         held to what was measured.
+    repeats : int
+        How often an answer is asked for again. An operator of a map that is wrong in a part p of its calls, at random,
+        passes with a chance of ``(1 - p)**(repeats + 4)`` at most: of a tenth 28 % with 8 and 1 % with 40.
 
     Returns
     -------
@@ -136,8 +145,10 @@ def verify(
     seed = integer("seed", seed, 0)
     if timeout is not None:
         timeout = real_number("timeout", timeout, above=0)
+    repeats = integer("repeats", repeats, 1)
     if isinstance(flow.model, Field):
-        return verify_stages(factory(flow) if backend is None and factory else backend, flow, arithmetic, seed, timeout)
+        backend = factory(flow) if backend is None and factory is not None else backend
+        return verify_stages(backend, flow, arithmetic, seed, timeout, repeats)
     if not isinstance(flow.model, StepModel):
         raise TypeError(f"verify takes flows of networks that state a program; got {flow.model}")
     shape = (flow.states.shape[0], flow.states.shape[1], flow.states.shape[2])
@@ -150,15 +161,15 @@ def verify(
     if profile is not None and coarser:
         wrapped.arithmetic = profile.arithmetic(declared)
     try:
-        checks = _checks(wrapped, flow, seed)
+        checks = _checks(wrapped, flow, seed, repeats)
     finally:
         wrapped.arithmetic = declared  # a `Backend` is the caller's
     return Report(tuple(checks), declared.name, repr(flow), profile, coarser)
 
 
-def _checks(backend: Backend, flow: Flow, seed: int) -> list[Check]:
+def _checks(backend: Backend, flow: Flow, seed: int, repeats: int) -> list[Check]:
     """All checks of a backend, in its arithmetic."""
-    session = _Verification(backend, flow, np.random.default_rng(seed))
+    session = _Verification(backend, flow, np.random.default_rng(seed), repeats)
     checks = session.states()
     for position, operator in enumerate(OPERATORS):
         # The same probes of an operator whatever else is offered: golden folders hold answers to them.
@@ -215,7 +226,7 @@ class _Verification(Session):
             bound=LOCAL_BOUND,
         )
         try:
-            for _ in range(_REPEATS):
+            for _ in range(self.repeats):
                 other = self.backend.states()
                 if not np.array_equal(other, states):
                     self.take_states(other)
@@ -224,7 +235,7 @@ class _Verification(Session):
                     self.take_states(states)
         except BackendFault as fault:
             return faulty(check, fault)
-        return replace(check, guess=_NOT_DETERMINISTIC) if check.verdict == "defect" else check
+        return replace(check, guess=NOT_DETERMINISTIC) if check.verdict == "defect" else check
 
     def operator(self, operator: str) -> list[Check]:
         """The certificate of one operator, of every answer that it gives, and the identities that it should obey."""
@@ -338,14 +349,14 @@ class _Verification(Session):
             f"{operator}.repeated", operator, "the same argument gives the same answer", "f(q) = f(q)", "pass"
         )
         check = self.judged(blank, Comparison(0 * own.error, own.spread), bound_of(operator))
-        for other in chain([again], (self.backend(operator, result.tensor) for _ in range(_REPEATS))):
+        for other in chain([again], (self.backend(operator, result.tensor) for _ in range(self.repeats))):
             if np.array_equal(other, result.answer):
                 continue
             error = self.judge.residual(operator, other - result.answer)
             self.keep_worst(replace(result, answer=other, comparison=replace(own, error=own.error + error)))
             found = self.judged(blank, Comparison(error, own.spread.times(np.sqrt(2.0))), bound_of(operator))
             check = found if (found.figure or 0.0) > (check.figure or 0.0) else check
-        return [replace(check, guess=_NOT_DETERMINISTIC) if check.verdict == "defect" else check]
+        return [replace(check, guess=NOT_DETERMINISTIC) if check.verdict == "defect" else check]
 
     def _varies(self, result: Answer, tensor: Array, answer: Array) -> bool:
         """Whether an argument, that of a result or a multiple of it, gives another answer when it is given again."""
@@ -371,7 +382,7 @@ class _Verification(Session):
             return [replace(check, guess=f"transpose: {way} is not {operator}")]
         same = np.array_equal(worst.tensor, result.tensor)  # to which the first answer was right
         if same or self._varies(worst, worst.tensor, worst.answer):
-            return [replace(check, guess=_NOT_DETERMINISTIC)]
+            return [replace(check, guess=NOT_DETERMINISTIC)]
         # A linear operator that errs here errs for most arguments, unless by little more than what rounding does.
         little = (check.figure or 0.0) < 5 * result.comparison.ratio().max()
         return [replace(check, guess=(self._guess(worst) if little else None) or _NOT_EVERYWHERE)]
@@ -429,7 +440,7 @@ class _Verification(Session):
         if check.verdict != "defect":
             return [check]
         varies = self._varies(result, result.tensor / -16, scaled)
-        return [replace(check, guess=_NOT_DETERMINISTIC if varies else NOT_LINEAR)]
+        return [replace(check, guess=NOT_DETERMINISTIC if varies else NOT_LINEAR)]
 
     def _causality(self, result: Answer) -> list[Check]:
         """P and its inverse move nothing into the past, their transposes nothing into the future."""

@@ -25,7 +25,7 @@ from kpref.program import Operation
 from kpref.space import TrajectorySpace
 from kpref.step_form import StepForm, allot
 
-__all__ = ["EmulatedBackend", "Formulas", "Product", "Rounded", "Summation"]
+__all__ = ["EmulatedBackend", "Formulas", "Product", "Rounded", "Summation", "once"]
 
 Array = npt.NDArray[Any]
 
@@ -179,7 +179,7 @@ def _quietly(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _once(method: Callable[[Any, Array], Array]) -> Callable[[Any, Array], Array]:
+def once(method: Callable[[Any, Array], Array]) -> Callable[[Any, Array], Array]:
     """A decorator: the answer to a tensor is computed once, and again only after `_ANSWERS` others.
 
     `kpref.oracle.verify` asks for many answers twice and more, and what is emulated is deterministic.
@@ -339,12 +339,12 @@ class EmulatedBackend:
 
     # Operators
 
-    @_once
+    @once
     def P(self, q: Array) -> Array:
         """``P q``."""
         return self._propagate(q[None])[0]
 
-    @_once
+    @once
     def P_T(self, g: Array) -> Array:
         """``P^T g``."""
         g, out = self.wrap(g), np.empty(g.shape)
@@ -355,7 +355,7 @@ class EmulatedBackend:
             out[:, step] = state[0]
         return out
 
-    @_once
+    @once
     def P_inverse(self, y: Array) -> Array:
         """``P^-1 y``."""
         y, out = self.wrap(y), np.array(self.wrap(y))
@@ -364,7 +364,7 @@ class EmulatedBackend:
             out[:, step] = self.wrap(y[None, :, step] - self.advance(step, before))[0]
         return out
 
-    @_once
+    @once
     def J(self, theta: Array) -> Array:
         """``J theta``."""
         return self._parameter_products(np.asarray(theta)[None])[0]
@@ -379,7 +379,7 @@ class EmulatedBackend:
         steps = np.asarray(rows).reshape(len(vectors), self.form.n_steps, self.form.n_trials, form.n_states)
         return np.ascontiguousarray(np.moveaxis(steps, 1, 2))
 
-    @_once
+    @once
     def J_T(self, g: Array) -> Array:
         """``J^T g``: of each weight one product over all points."""
         form, wrap = self.form, self.wrap

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from apparatus.emulation import EmulatedBackend, Formulas, Product, Rounded, Summation
+from apparatus.emulation import EmulatedBackend, Formulas, Product, Rounded, Summation, once
 from kpref.flow import Flow
 from kpref.integrate import TABLEAUS
 from kpref.models import LinearSystem, Rate
@@ -138,6 +138,10 @@ class StageBackend:
 
     # Operators. Tensors have a leading axis of one inside.
 
+    def _known(self, name: str, compute: Any) -> Any:
+        """What follows from the linearisation alone, computed once."""
+        return self.points._known(name, compute)
+
     def _row(self, step: int, stage: int) -> int:
         return step * len(self.b) + stage
 
@@ -154,16 +158,28 @@ class StageBackend:
             rows.append(np.asarray(dz)[0])
         return np.stack(rows, axis=1)
 
+    @once
     def P_s(self, q: Array) -> Array:
         """``P_s q``."""
         return self._sweep(np.zeros(self.states[:, 0].shape), q)
 
+    @once
     def D_z0(self, start: Array) -> Array:
         """``dZ/dz0``."""
         return self._sweep(self.arithmetic.round(start), np.zeros((*self.inputs.shape[:3], self.model.n_states)))
 
+    @once
     def P_s_T(self, g: Array) -> Array:
         """``P_s^T g``."""
+        return self._sweep_back(g)[0]
+
+    @once
+    def D_z0_T(self, g: Array) -> Array:
+        """``(dZ/dz0)^T g``."""
+        return np.asarray(self.wrap(self._sweep_back(g)[1] + self.wrap(g)[None, :, 0]))[0]
+
+    def _sweep_back(self, g: Array) -> tuple[Array, Any]:
+        """Costates of the stages, and that of the start (1, B, H) without what acts on it directly."""
         g = self.wrap(g)
         out, costate = np.zeros((*self.inputs.shape[:3], self.model.n_states)), self.wrap(0 * g[None, :, 0])
         for step in range(len(self.h) - 1, -1, -1):
@@ -176,16 +192,19 @@ class StageBackend:
                 pulled[stage] = self.wrap(self.points.retreat(self._row(step, stage), np.asarray(kappa)))
             for value in pulled.values():
                 costate = self.wrap(costate + value)
-        return out
+        return out, costate
 
+    @once
     def J_s(self, theta: Array) -> Array:
         """``J_s theta``."""
         return np.asarray(self.points.J(theta)).reshape(*self.inputs.shape[:3], -1)
 
+    @once
     def J_s_T(self, g: Array) -> Array:
         """``J_s^T g``."""
         return np.asarray(self.points.J_T(np.asarray(g).reshape(self.stage_states.shape)))
 
+    @once
     def K_s(self, q: Array) -> Array:
         """``J_s J_s^T q``."""
         return self.J_s(self.J_s_T(q))
@@ -195,6 +214,7 @@ class StageBackend:
         times = self.flow.solution.times
         return interpolation(times, dynamics.system.stage_times, self.flow.solution.interval, dynamics.forcing)
 
+    @once
     def P(self, q: Array) -> Array:
         """A forcing on the grid."""
         table, q, total = self._weights(), self.wrap(q), 0.0
@@ -202,6 +222,7 @@ class StageBackend:
             total = total + self.wrap(table.weight[None, :, :, term, None]) * q[:, table.source[:, :, term]]
         return self.P_s(np.asarray(total))
 
+    @once
     def P_T(self, g: Array) -> Array:
         """Its transpose."""
         table, kappa, out = self._weights(), self.wrap(self.P_s_T(g)), self.wrap(np.zeros(np.shape(g)))
@@ -210,10 +231,12 @@ class StageBackend:
             out[:, row] = out[:, row] + self.wrap(table.weight[step, stage, term]) * kappa[:, step, stage]
         return np.asarray(out)
 
+    @once
     def D(self, theta: Array) -> Array:
         """``P_s J_s theta``."""
         return self.P_s(self.J_s(theta))
 
+    @once
     def D_T(self, g: Array) -> Array:
         """``J_s^T P_s^T g``."""
         return self.J_s_T(self.P_s_T(g))
@@ -222,10 +245,12 @@ class StageBackend:
         """``Mu q``."""
         return np.asarray(self.wrap(self.flow.space.mu[:, :, None]) * self.wrap(q))
 
+    @once
     def gradient(self, err: Array) -> Array:
         """``D^T Mu Err``."""
         return self.D_T(self.weigh(err))
 
+    @once
     def NTK(self, q: Array) -> Array:
         """``D D^T Mu q``."""
         return self.D(self.D_T(self.weigh(q)))

@@ -159,6 +159,12 @@ def _cut(tensor: Array) -> Array:
     return cut
 
 
+def _no_first(tensor: Array) -> Array:
+    cut = np.array(tensor)
+    cut[:, 0] = 0.0
+    return cut
+
+
 def _averaged(tensor: Array) -> Array:
     return np.repeat(tensor.mean(axis=0, keepdims=True), len(tensor), axis=0)
 
@@ -217,6 +223,9 @@ STAGE_MUTANTS: dict[str, StageMutant] = {
         _m("D_T: frozen", ("stale",), _over("D_T", _frozen), True),
         _m("D_T: last time lost", ("step missing",), _operator("D_T", lambda b, g: b.D_T(_cut(g)))),
         _m("D_z0: transposed", ("transpose",), _over("D_z0", _transposed)),
+        _m("D_z0_T: transposed", ("transpose",), _over("D_z0_T", _transposed)),
+        _m("D_z0_T: frozen", ("stale",), _over("D_z0_T", _frozen), True),
+        _m("D_z0_T: row 0 lost", ("start",), _operator("D_z0_T", lambda b, g: b.D_z0_T(_no_first(g)))),
         _m("gradient: summed", ("measure", "factor"), _operator("gradient", lambda b, e: b.gradient(e) * b.h.size)),
         _m("gradient: frozen", ("stale",), _over("gradient", _frozen), True),
         _m(

@@ -119,3 +119,13 @@ def test_answers_to_special_arguments_are_certified(name):
     assert report.exit_status == 1
     assert {check.operator for check in report.defects} == {SPECIAL[name][0]}
     assert not any("deterministic" in (check.guess or "") for check in report.defects)
+
+
+def test_more_repeats_find_what_is_rarely_wrong():
+    # Wrong once, in a call that eight repeats do not come to; others are before, for other checks.
+    rare = wrong_at_times("K", lambda count: count == 30)
+    assert verify(rare, FLOW).exit_status == 0
+    report = verify(wrong_at_times("K", lambda count: count == 30), FLOW, repeats=40)
+    assert {check.guess.split(":")[0] for check in report.defects} == {"not deterministic"}
+    with pytest.raises(ValueError, match="repeats"):
+        verify(rare, FLOW, repeats=0)

@@ -127,3 +127,29 @@ def test_why_an_operator_is_not_offered_is_said():
     backend = SimpleNamespace(states=flow.states, not_offered={"D": "its kernels have no forward mode"})
     (check,) = (check for check in verify(backend, flow).checks if check.operator == "D")
     assert (check.verdict, check.message) == ("not offered", "its kernels have no forward mode")
+
+
+@pytest.mark.parametrize("operator", ["P_s", "J_s_T", "D_z0_T"])
+def test_every_answer_to_the_same_argument_is_certified(operator):
+    flow = make_flow()
+    backend = own_operators(flow)
+    right, count = getattr(backend, operator) if operator != "D_z0_T" else flow.D_z0.T, iter(range(1, 1000))
+
+    def at_times(tensor):
+        return right(tensor) * (1 + 1e-3 * (next(count) == 5))
+
+    setattr(backend, operator, at_times)
+    (check,) = verify(backend, flow).defects
+    assert check.identifier == f"{operator}.repeated"
+    assert check.guess.startswith("not deterministic")
+    # Sums in another order are as right.
+    setattr(backend, operator, lambda tensor: right(tensor) * (1 + 2.0**-52 * (next(count) % 2)))
+    assert verify(backend, flow).passed
+
+
+def test_the_transpose_of_the_response_to_initial_states_is_one():
+    """``<D_z0 a, g> = <a, D_z0^T g>``, row 0 included, of the emulated backend that the oracle is tried on."""
+    backend, rng = StageBackend(make_flow("bosh3"), ARITHMETICS["float64"]), np.random.default_rng(3)
+    start, g = rng.normal(size=(3, 4)), rng.normal(size=(3, 7, 4))
+    left, right = np.vdot(backend.D_z0(start), g), np.vdot(start, backend.D_z0_T(g))
+    assert abs(left - right) <= 1e-13 * np.linalg.norm(backend.D_z0(start)) * np.linalg.norm(g)

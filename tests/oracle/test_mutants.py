@@ -107,9 +107,7 @@ def test_the_tables_count(catches):
 
 
 def test_an_accusation_is_shown():
-    alarm = power.Alarm(
-        7, "plain", "float32", "defect", ("defect  P.residual\n  first at ...",), (("P.residual", 20.0),)
-    )
+    alarm = power.Alarm(7, "plain", "float32", "defect", ("defect  P.residual\n  first at ...",), {"residual": 20.0})
     table = power.alarm_table([alarm])
     assert "seed 7, float32, plain" in table
     assert "P.residual" in table
