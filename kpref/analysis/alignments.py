@@ -20,8 +20,8 @@ MOST_TASKS = 30
 def aligned(first: TensorOperator, second: TensorOperator, probes: int, seed: int) -> Estimate | None:
     """Alignment of two operators from so many products with each; None if one of them is zero."""
     try:
-        pair = (for_estimates(op, max(DENSE_SIZE, probes)) for op in (first, second))
-        return alignment(*pair, probes=probes, seed=seed)
+        one, other = (for_estimates(op, max(DENSE_SIZE, probes)) for op in (first, second))
+        return alignment(one, other, probes=probes, seed=seed)
     except ValueError:  # the spaces are equal wherever this is called: an operator is zero
         return None
 

@@ -42,7 +42,7 @@ class _Shared:
     currents: tuple[tuple[int, int], ...]  # pairs g <= h
     place: Integers  # (C, C): number of each pair of columns
     # sets of pairs of currents, and the pairs of columns (2, p) with their numbers (p,) that just these need
-    needs: tuple[tuple[list[int], Integers, Integers], ...]
+    needs: tuple[tuple[Integers, Integers, Integers], ...]
 
 
 def grams_of_units(units: UnitForm) -> Iterator[tuple[slice, Callable[[int], Array]]]:
@@ -64,29 +64,29 @@ def _shared(units: UnitForm) -> _Shared:
     found: dict[bytes, int] = {}
     rows: list[Array] = []
     columns: list[Integers] = []
-    for currents, features in units.groups:
+    for part, features in units.groups:
         own = []
         for row in np.ascontiguousarray(features.values.T):
-            place = found.setdefault(row.tobytes(), len(found))
-            if place == len(rows):
+            number = found.setdefault(row.tobytes(), len(found))
+            if number == len(rows):
                 rows.append(row)
-            own.append(place)
-        columns += [np.array(own, dtype=np.intp)] * (currents.stop - currents.start)
+            own.append(number)
+        columns += [np.array(own, dtype=np.intp)] * (part.stop - part.start)
     count = len(rows)
     currents = [(g, h) for g in range(len(columns)) for h in range(g, len(columns))]
-    asked = np.zeros((len(currents), count, count), bool)
-    for number, (g, h) in enumerate(currents):
-        asked[number][np.ix_(columns[g], columns[h])] = True
-    asked |= asked.swapaxes(1, 2)
+    asked = np.zeros((len(currents), count, count), dtype=np.bool_)
+    for index, (g, h) in enumerate(currents):
+        asked[index][np.ix_(columns[g], columns[h])] = True
+    asked = asked | asked.swapaxes(1, 2)
     upper = np.stack(np.triu_indices(count))
     kinds, kind = np.unique(asked[:, upper[0], upper[1]], axis=1, return_inverse=True)
     place = np.empty((count, count), np.intp)
     place[upper[0], upper[1]] = place[upper[1], upper[0]] = np.arange(upper.shape[1])
     needs = []
     for index, wanted in enumerate(kinds.T):
-        own = np.flatnonzero(kind.reshape(-1) == index)
+        numbers = np.flatnonzero(kind.reshape(-1) == index)
         if wanted.any():
-            needs.append((list(np.flatnonzero(wanted)), upper[:, own], own))
+            needs.append((np.flatnonzero(wanted), upper[:, numbers], numbers))
     values = np.stack(rows) if rows else np.zeros((0, units.n_steps * units.n_trials))
     return _Shared(values, tuple(columns), tuple(currents), place, tuple(needs))
 
@@ -110,7 +110,7 @@ def _sums(shared: _Shared, coefficients: Array, pairs: int) -> Array:
         (wanted, ends, numbers), block = tasks[index]
         products = shared.values[ends[0, block]] * shared.values[ends[1, block]]
         found = coefficients[wanted].reshape(-1, points) @ products.T
-        sums[np.ix_(wanted, range(number), numbers[block])] = found.reshape(len(wanted), number, -1)
+        sums[np.ix_(wanted, np.arange(number), numbers[block])] = found.reshape(len(wanted), number, -1)
 
     run_blocks(task, len(tasks))
     return sums
