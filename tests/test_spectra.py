@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import STRUCTURES, examples, flows
 
 from kpref import Flow, models
 from kpref.operators import TensorOperator
 from kpref.space import TrajectorySpace
 from kpref.spectra import eigh, kernel_spectrum
+from kpref.spectra.unit_grams import grams_of_units
+from kpref.unit_form import unit_form
 
 KINDS = {
     "gru": lambda seed: models.GRU.init(2, 5, seed),
@@ -126,3 +129,22 @@ def test_progress_counts_products_and_units():
     counts.clear()
     kernel_spectrum(flow, progress=counts.append)
     assert sum(counts) == 5
+
+
+@examples(20)
+@given(kind=st.sampled_from(STRUCTURES), data=st.data())
+def test_gram_matrices_of_all_units_are_those_of_each(kind, data):
+    """Products of features that units and currents share, against ``F_u^T F_u`` from the written factor."""
+    flow, _ = data.draw(flows(kind, max_states=6))
+    units = unit_form(flow.linearization)
+    if units is None or not all(features.shared for _, features in units.groups):
+        return
+    units = units.weighted(np.sqrt(flow.space.mu.T))
+    seen = 0
+    for part, gram in grams_of_units(units):
+        for unit in range(part.start, part.stop):
+            factor = units.factor(unit).reshape(-1, units.width)
+            terms, sizes = len(factor), np.abs(factor).T @ np.abs(factor)
+            assert (np.abs(gram(unit) - factor.T @ factor) <= 4 * (terms + 4) * np.finfo(float).eps * sizes).all()
+            seen += 1
+    assert seen == units.n_units

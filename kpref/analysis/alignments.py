@@ -6,7 +6,9 @@ import numpy as np
 
 from kpref.flow import GradientFlow
 from kpref.operators import TensorOperator
+from kpref.operators.precision import for_estimates
 from kpref.spectra import Estimate, TaskAlignment, alignment, task_alignment
+from kpref.spectra.paired_probes import DENSE_SIZE
 from kpref.trials import Trials
 
 __all__ = ["MOST_TASKS", "align_tasks", "aligned"]
@@ -18,7 +20,8 @@ MOST_TASKS = 30
 def aligned(first: TensorOperator, second: TensorOperator, probes: int, seed: int) -> Estimate | None:
     """Alignment of two operators from so many products with each; None if one of them is zero."""
     try:
-        return alignment(first, second, probes=probes, seed=seed)
+        one, other = (for_estimates(op, max(DENSE_SIZE, probes)) for op in (first, second))
+        return alignment(one, other, probes=probes, seed=seed)
     except ValueError:  # the spaces are equal wherever this is called: an operator is zero
         return None
 

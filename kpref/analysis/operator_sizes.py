@@ -18,6 +18,7 @@ from kpref.analysis.trial_errors import errors_of_blocks, errors_of_kernel, erro
 from kpref.flow import Flow
 from kpref.models import Field
 from kpref.operators import TensorOperator
+from kpref.operators.precision import for_estimates
 from kpref.space import TrajectorySpace
 from kpref.spectra import (
     Eigen,
@@ -32,6 +33,7 @@ from kpref.spectra.blocks import BlockEigen
 from kpref.spectra.deflated import beside_modes
 from kpref.spectra.paired_probes import DENSE_SIZE
 from kpref.spectra.schmidt import schmidt_flops
+from kpref.spectra.schmidt_sampling import DENSE_SIZE as SCHMIDT_DENSE_SIZE
 from kpref.spectra.symmetric import SymmetricForm
 from kpref.threads import serial_blas
 
@@ -171,7 +173,9 @@ def _sizes(
         found = [Estimate(each, 0.0, form.size, "exact") for each in (trace, trace**2 / square if square else 0.0)]
         spread = None if groups is None else errors_of_blocks(matrix, form.coordinates, space, groups)
     else:
-        seen = beside_modes(form, values, modes, probes, seed)
+        # P P* in float64: of 1e6 similar directions so little scatter is left that rounding would be above it.
+        own = form if key == "PP*" else SymmetricForm(for_estimates(op, DENSE_SIZE))
+        seen = beside_modes(own, values, modes, probes, seed)
         found = [seen.trace(), seen.dimension()]
         spread = None if groups is None else errors_of_modes(seen, values, form.coordinates, space, groups)
     if spread is not None:
@@ -204,6 +208,7 @@ def _kernel_schmidt(flow: Flow, seed: int) -> Estimate | None:
 
 def _sampled_rank(op: TensorOperator, seed: int) -> Estimate | None:
     """The effective Schmidt rank, or None where the products that a report takes do not tell it."""
+    op = for_estimates(op, SCHMIDT_DENSE_SIZE)
     try:
         return effective_schmidt_rank(op, probes=schmidt_probes(op.shape_in[-1]), seed=seed)
     except RuntimeError:

@@ -40,6 +40,7 @@ from kpref.flow import Flow
 from kpref.kernels.reference import jacobian
 from kpref.models import Field
 from kpref.operators import TensorOperator
+from kpref.operators.precision import in_single
 from kpref.threads import serial_blas
 
 __all__ = [
@@ -345,7 +346,16 @@ def _terms(flow: Flow) -> int:
 
 def _largest_singular_value(operator: TensorOperator, rng: np.random.Generator) -> float:
     """Euclidean operator norm by power iteration on ``A^T A``: from below, close enough for a factor in a bound."""
-    x, value = rng.standard_normal(operator.shape_in), 0.0
+    single, x = in_single(operator), rng.standard_normal(operator.shape_in)
+    if single is not None:  # a bound needs few digits
+        found = _by_iteration(single, x)
+        if math.isfinite(found) and found:
+            return found
+    return _by_iteration(operator, x)
+
+
+def _by_iteration(operator: TensorOperator, x: Array) -> float:
+    value = 0.0
     for _ in range(_NORM_ITERATIONS):
         image = operator(x / (_norm(x) or 1.0))
         value = _norm(image)

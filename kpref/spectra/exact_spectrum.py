@@ -27,6 +27,7 @@ from kpref._validate import function, within_floats
 from kpref.flow import Flow, require_flow
 from kpref.linearize import Form
 from kpref.memory import require_memory
+from kpref.spectra.unit_grams import grams_of_units
 from kpref.threads import per_call, run_blocks, serial_blas
 from kpref.unit_form import UnitForm, unit_form
 
@@ -172,18 +173,23 @@ def _unit_spectra(units: UnitForm, progress: Callable[[int], object] | None) -> 
     needed = units.n_units * size + (3 + at_once) * size**2 + rows * (columns if wide else 0)
     require_memory(8 * needed, "the spectrum of K")
     unit_values = np.empty((units.n_units, size))
-    parts = [range(units.n_units)[start : start + at_once] for start in range(0, units.n_units, at_once)]
 
-    def task(index: int) -> None:
-        part = parts[index]
-        grams = np.stack([_gram(units, unit, wide) for unit in part])
-        unit_values[part.start : part.stop] = np.maximum(np.linalg.eigvalsh(grams), 0.0)[:, ::-1]
+    def solve(some: slice, gram: Callable[[int], Array]) -> None:
+        units_of = range(some.start, some.stop)
+        parts = [units_of[start : start + at_once] for start in range(0, len(units_of), at_once)]
 
-    def done(index: int) -> None:
-        if progress is not None:
-            progress(len(parts[index]))
+        def task(index: int) -> None:
+            part = parts[index]
+            grams = np.stack([gram(unit) for unit in part])
+            unit_values[part.start : part.stop] = np.maximum(np.linalg.eigvalsh(grams), 0.0)[:, ::-1]
 
-    run_blocks(task, len(parts), done=done)
+        run_blocks(task, len(parts), done=None if progress is None else lambda index: progress(len(parts[index])))
+
+    if not wide and all(features.shared for _, features in units.groups):
+        for some, gram in grams_of_units(units):
+            solve(some, gram)
+    else:
+        solve(slice(0, units.n_units), lambda unit: _gram(units, unit, wide))
     return unit_values
 
 

@@ -49,10 +49,10 @@ from kpref.spectra.quadratic_forms import Mean
 from kpref.spectra.symmetric import RectangularForm, require_operator
 from kpref.threads import run_blocks, serial_blas
 
-__all__ = ["SchmidtSketch", "effective_schmidt_rank", "schmidt_sketch"]
+__all__ = ["DENSE_SIZE", "SchmidtSketch", "effective_schmidt_rank", "schmidt_sketch"]
 
 #: Operators up to this size are realigned as they are.
-_DENSE_SIZE = 600
+DENSE_SIZE = 600
 #: Most vectors over (trials, time) that each probe is contracted with; they cost no products.
 _ROWS_PER_PROBE = 32
 #: Dimension of the range in which the operator serves as its own control.
@@ -121,7 +121,7 @@ def effective_schmidt_rank(op: TensorOperator, probes: int = 16, seed: int = 0) 
     16 MiB or of one tensor.
     """
     probes, seed = _check(op, probes), integer("seed", seed, 0)
-    if op.space_in.size <= _DENSE_SIZE:
+    if op.space_in.size <= DENSE_SIZE:
         values = svdvals(within_floats(op.name, _realigned(op)))
         total, square = np.square(values).sum(), (values**4).sum()
         return Estimate(float(total**2 / square) if square else 0.0, 0.0, op.space_in.size, "exact")
@@ -194,7 +194,7 @@ def schmidt_sketch(op: TensorOperator, k: int, probes: int = 16, seed: int = 0) 
     """
     probes, seed = _check(op, probes), integer("seed", seed, 0)
     k = integer("k", k, 1, min(op.shape_in[-1] ** 2, probes))
-    if op.space_in.size <= _DENSE_SIZE:
+    if op.space_in.size <= DENSE_SIZE:
         exact = svdvals(within_floats(op.name, _realigned(op)))[:k]
         return SchmidtSketch(np.pad(exact, (0, k - len(exact))), np.zeros(k), op.space_in.size)
     samples, _ = _samples(op, probes, seed)

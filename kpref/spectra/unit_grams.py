@@ -1,0 +1,131 @@
+"""Gram matrices ``F_u^T F_u`` of the factors of K, those of many units in one go.
+
+With the features v that all units share, the block of two currents g and h of unit u is
+
+    (F_u^T F_u)[(g, i), (h, j)] = sum_a c[g, h, u](a) v_i(a) v_j(a),      c[g, h, u] = sum_s G[s, g, u] G[s, h, u].
+
+The products ``v_i v_j`` are the same for all units and currents, and for (i, j) and (j, i): formed once, they meet all
+c in one matrix product. For k currents that multiply the same n features this takes ``k (k + 1) n (n + 1) / 2``
+multiplications a point and unit; ``F_u^T F_u`` by itself has ``(k n)^2`` of them, half of which a symmetric product
+saves, and F_u has to be written out first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kpref._types import Array
+from kpref.memory import require_memory
+from kpref.threads import even_blocks, run_blocks
+from kpref.unit_form import UnitForm
+
+__all__ = ["grams_of_units"]
+
+Integers = npt.NDArray[np.intp]
+
+#: Entries of the products ``v_i v_j`` that a task forms.
+_TASK_ENTRIES = 1 << 21
+#: Entries of the sums over points of some units, and the fewest units that share the products.
+_SUMS, _FEWEST = 1 << 24, 16
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """What all units have in common."""
+
+    values: Array  # (C, A): the different columns of the features, one a row
+    columns: tuple[Integers, ...]  # of each current
+    currents: tuple[tuple[int, int], ...]  # pairs g <= h
+    place: Integers  # (C, C): number of each pair of columns
+    # sets of pairs of currents, and the pairs of columns (2, p) with their numbers (p,) that just these need
+    needs: tuple[tuple[Integers, Integers, Integers], ...]
+
+
+def grams_of_units(units: UnitForm) -> Iterator[tuple[slice, Callable[[int], Array]]]:
+    """Some units at a time, and a function that has ``F_u^T F_u`` of one of these, from several threads.
+
+    Their features must be shared, `kpref.unit_form.Features.shared`.
+    """
+    shared = _shared(units)
+    pairs = int(shared.place.max(initial=-1)) + 1
+    each = len(shared.currents) * max(pairs, 1)
+    for part in even_blocks(units.n_units, min(units.n_units, max(_FEWEST, _SUMS // each))):
+        number = part.stop - part.start
+        require_memory(8.0 * (number * each + len(shared.currents) * number * shared.values.shape[1]),
+                       "the Gram matrices of K")  # fmt: skip
+        yield part, _assembled(shared, _sums(shared, _coefficients(units, shared, part), pairs), part.start)
+
+
+def _shared(units: UnitForm) -> _Shared:
+    found: dict[bytes, int] = {}
+    rows: list[Array] = []
+    columns: list[Integers] = []
+    for part, features in units.groups:
+        own = []
+        for row in np.ascontiguousarray(features.values.T):
+            number = found.setdefault(row.tobytes(), len(found))
+            if number == len(rows):
+                rows.append(row)
+            own.append(number)
+        columns += [np.array(own, dtype=np.intp)] * (part.stop - part.start)
+    count = len(rows)
+    currents = [(g, h) for g in range(len(columns)) for h in range(g, len(columns))]
+    asked = np.zeros((len(currents), count, count), dtype=np.bool_)
+    for index, (g, h) in enumerate(currents):
+        asked[index][np.ix_(columns[g], columns[h])] = True
+    asked = asked | asked.swapaxes(1, 2)
+    upper = np.stack(np.triu_indices(count))
+    kinds, kind = np.unique(asked[:, upper[0], upper[1]], axis=1, return_inverse=True)
+    place = np.empty((count, count), np.intp)
+    place[upper[0], upper[1]] = place[upper[1], upper[0]] = np.arange(upper.shape[1])
+    needs = []
+    for index, wanted in enumerate(kinds.T):
+        numbers = np.flatnonzero(kind.reshape(-1) == index)
+        if wanted.any():
+            needs.append((np.flatnonzero(wanted), upper[:, numbers], numbers))
+    values = np.stack(rows) if rows else np.zeros((0, units.n_steps * units.n_trials))
+    return _Shared(values, tuple(columns), tuple(currents), place, tuple(needs))
+
+
+def _coefficients(units: UnitForm, shared: _Shared, part: slice) -> Array:
+    """c for some units, (pairs of currents, units, A)."""
+    given = units.gates[..., part]
+    gates = np.broadcast_to(given, (units.n_steps, units.n_trials, *given.shape[2:])).transpose(3, 2, 4, 0, 1)
+    own = np.ascontiguousarray(gates).reshape(*gates.shape[:3], -1)  # (k, S, units, A)
+    return np.stack([(own[g] * own[h]).sum(axis=0) for g, h in shared.currents])
+
+
+def _sums(shared: _Shared, coefficients: Array, pairs: int) -> Array:
+    """``sum_a c(a) v_i(a) v_j(a)``, (pairs of currents, units, pairs of columns), where they are needed."""
+    number, points = coefficients.shape[1:]
+    sums = np.zeros((len(shared.currents), number, pairs))
+    width = max(1, _TASK_ENTRIES // max(1, points))
+    tasks = [(need, block) for need in shared.needs for block in even_blocks(len(need[2]), width)]
+
+    def task(index: int) -> None:
+        (wanted, ends, numbers), block = tasks[index]
+        products = shared.values[ends[0, block]] * shared.values[ends[1, block]]
+        found = coefficients[wanted].reshape(-1, points) @ products.T
+        sums[np.ix_(wanted, np.arange(number), numbers[block])] = found.reshape(len(wanted), number, -1)
+
+    run_blocks(task, len(tasks))
+    return sums
+
+
+def _assembled(shared: _Shared, sums: Array, first: int) -> Callable[[int], Array]:
+    starts = np.cumsum([0, *map(len, shared.columns)])
+    places = [shared.place[np.ix_(shared.columns[g], shared.columns[h])] for g, h in shared.currents]
+
+    def gram(unit: int) -> Array:
+        matrix = np.empty((starts[-1], starts[-1]))
+        for (g, h), place, own in zip(shared.currents, places, sums[:, unit - first], strict=True):
+            block = own[place]
+            matrix[starts[g] : starts[g + 1], starts[h] : starts[h + 1]] = block
+            matrix[starts[h] : starts[h + 1], starts[g] : starts[g + 1]] = block.T
+        return matrix
+
+    return gram
