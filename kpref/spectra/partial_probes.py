@@ -42,9 +42,13 @@ the noise of M: where ``h_ij = <S(q_i), S(q_j)>_F`` without the effects of i and
 all that there is where M is close to a multiple of the identity, and skewed: with g_ij what is left of
 ``h_ij / tr M^2`` the logarithm's third cumulant has
 
-    -8 E g_ij g_jk g_ki / p^3,
+    -8 E g_ij g_jk g_ki / p^3.
 
-which is stated as skewness beside that of the forms.
+The skewness that an `Estimate` states is that of a mean whose deviation grows with it (as of chi-square): an interval
+reaches further on the side to which the estimate itself is skewed. The deviation of the sum over pairs does not depend
+on what is sought, so that its interval reaches further on the *other* side: to first order in 1 / p^(1/2) a mean of the
+first kind with minus half the skewness has the same (the third cumulant of the studentised mean is minus twice that
+of the mean in the one case, and that of the mean in the other; Hall, Ann. Statist. 16, 1988).
 """
 
 from __future__ import annotations
@@ -174,7 +178,8 @@ def _second_order(spread: Mean, pairs: Array) -> Mean:
     if not error:
         return spread
     cubes = max(0.0, float(np.vdot(left @ left, left)) / (count * (count - 1) * (count - 2)))
-    skewness = float(np.clip(spread.skewness - 8 * cubes / (count * error) ** 3, -MOST_SKEWED, MOST_SKEWED))
+    # Minus half of the cumulant -8: an interval about what has the same deviation everywhere.
+    skewness = float(np.clip(spread.skewness + 4 * cubes / (count * error) ** 3, -MOST_SKEWED, MOST_SKEWED))
     return spread._replace(standard_error=error, skewness=skewness)
 
 
