@@ -29,18 +29,20 @@ def test_leading_modes_pass(kind, data):
     assert kernel_sums(kernel_spectrum(flow), flow).passed
 
 
+@pytest.mark.parametrize("shape", [(4, 6, 5), (6, 10, 8)])  # products in float64, and beyond 400 states in float32
 @pytest.mark.parametrize("lost", [0, 1, 2])
-def test_a_mode_that_was_missed_is_found(lost):
+def test_a_mode_that_was_missed_is_found(lost, shape):
     """Whichever of the first three it is, with a fourth in its place: all of them are eigenpairs."""
-    flow = make_flow("GRU", (4, 6, 5))
+    flow = make_flow("GRU", shape)
     modes = eigh(flow.NTK, 4)
+    assert missed(flow, modes.values, modes.vectors).passed
     kept = np.delete(np.arange(4), lost)
     check = missed(flow, modes.values[kept], modes.vectors[kept])
     assert not check.passed
     assert "the modes of NTK leave out an eigenvalue of" in check.verdict
     # Ritz values approach the one that was lost from below.
     left = check.error * max(modes.values[kept].max(), modes.values[lost]) + modes.values[3]
-    assert modes.values[3] < left <= modes.values[lost] * (1 + 1e-12)
+    assert modes.values[3] < left <= modes.values[lost] * (1 + (1e-12 if flow.space.size <= 400 else 1e-5))
 
 
 @pytest.mark.parametrize("name", ["values", "unit_values", "trace", "frobenius", "effective_dimension"])

@@ -75,10 +75,12 @@ def test_eigenvalues_that_are_too_large_are_found(factor):
     assert not checks_of(flow, exact=both, modes=wrong)["modes of K"].passed  # wrong together
 
 
-def test_a_lost_part_of_the_exact_spectrum_is_found():
+@pytest.mark.parametrize("shape", [(4, 6, 6), (6, 10, 8)])  # products in float64, and beyond 400 states in float32
+def test_a_lost_part_of_the_exact_spectrum_is_found(shape):
     """Half of the units forgotten: the leading values may agree, the sum does not."""
-    flow = make_flow("GRU", (4, 6, 6))
+    flow = make_flow("GRU", shape)
     exact = kernel_spectrum(flow)
+    assert checks_of(flow)["trace of K"].passed
     less = dataclasses.replace(exact, values=exact.values[::2], trace=exact.trace / 2)
     check = checks_of(flow, exact=less)["trace of K"]
     assert not check.passed
@@ -96,6 +98,20 @@ def test_ghosts_and_loose_modes_are_found():
     assert not mode_check(flow.NTK, modes.values, modes.vectors + 1e-7 * noise, terms).passed
     assert not mode_check(flow.NTK, np.full(3, np.nan), modes.vectors, terms).passed
     assert not mode_check(flow.NTK, np.zeros(3), modes.vectors, terms).passed  # zero is claimed, and is not there
+
+
+@pytest.mark.parametrize("wrong", range(5))
+def test_one_wrong_mode_of_several_is_found(wrong):
+    """Its residual is looked for in random sums of all: none of them leaves it out, and it is named."""
+    flow = make_flow("GRU", (6, 10, 8))
+    modes, terms = eigh(flow.NTK, 5, tol=ASKED), longest_sum(flow)
+    assert mode_check(flow.NTK, modes.values, modes.vectors, terms).passed
+    values = modes.values * np.where(np.arange(5) == wrong, 1 + 1e-8 * modes.values[0] / modes.values[wrong], 1.0)
+    check = mode_check(flow.NTK, values, modes.vectors, terms)
+    assert not check.passed
+    assert f"mode {wrong + 1} of NTK is none" in check.verdict
+    swapped = np.roll(modes.vectors, 1, axis=0)
+    assert not mode_check(flow.NTK, modes.values, swapped, terms).passed
 
 
 def test_zero_operators_have_nothing_to_test():
