@@ -999,7 +999,7 @@ def build_training():
     sweep = over(kpref.sweeps.sweep, grid=Grid({"seed": (0,)}, {}, ("loss",), None, None, Path(), {}), folder="run")
     yield from rows("sweep", sweep, "grid", (None, 3, "grid.toml", {"seed": [0]}))
     yield from rows("sweep", sweep, "folder", (3, None, b"run"))
-    yield from rows("sweep", sweep, "workers", (0, 1.5, "a", None))
+    yield from rows("sweep", sweep, "workers", (0, 1.5, "a"))
     yield from rows("sweep", sweep, "retry_failed", ("yes", 1, None))
     yield from rows("sweep", sweep, "progress", (3, "a"))
 

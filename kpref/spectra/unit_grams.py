@@ -50,9 +50,12 @@ def grams_of_units(units: UnitForm) -> Iterator[tuple[slice, Callable[[int], Arr
 
     Their features must be shared, `kpref.unit_form.Features.shared`.
     """
+    if not units.groups:  # nothing is trained: factors have no columns
+        yield slice(0, units.n_units), lambda unit: np.zeros((0, 0))
+        return
     shared = _shared(units)
     pairs = int(shared.place.max(initial=-1)) + 1
-    each = len(shared.currents) * max(pairs, 1)
+    each = max(1, len(shared.currents) * pairs)
     for part in even_blocks(units.n_units, min(units.n_units, max(_FEWEST, _SUMS // each))):
         number = part.stop - part.start
         require_memory(8.0 * (number * each + len(shared.currents) * number * shared.values.shape[1]),
