@@ -459,6 +459,8 @@ SWEEP = [
     ("sweep {d}/grids/good.toml", "-o/--out"),
     *((f"sweep {{d}}/grids/good.toml -o {{out}} --workers={value}", "--workers: expected a positive integer")
       for value in COUNTS),
+    *((f"sweep {{d}}/grids/good.toml -o {{out}} --list {option}", f"takes no {option.split()[0]}") for option in
+      ("--retry-failed", "--figure", "--parquet", "--workers 2", "--cluster tcp://127.0.0.1:9")),
     ("sweep {d}/grids/good.toml -o {out} --retry", "did you mean --retry-failed?"),
     *((f"sweep {{d}}/{name} -o {{out}}", expected) for name, expected in {
         "grids/no.toml": "No such file or directory: {d}/grids/no.toml",
@@ -501,6 +503,7 @@ VERIFY = [
       for value in ("0", "-1", "nan", "inf", "x", "1e300")),
     ("verify m:f --seed=-1", "--seed: expected a non-negative integer"),
     ("verify m:f --arithmetic float8", "--arithmetic: invalid choice"),
+    ("verify m:f --exact --repeats 40", "--repeats 40 is for certificates"),
     ("verify m:f --measure median", "--measure: invalid choice"),
     ("verify m:f --checkpoint ''", "--checkpoint: expected a path"),
     ("verify m:f --json {out}/no/report.json", "{out}/no is not a folder"),

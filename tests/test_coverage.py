@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from kpref import Estimate
+from kpref.spectra import effective_dimension
 from kpref.spectra.traces import adjoint_trace, frobenius_squared, trace
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 from calibration import Cell, Row, dense_copy, diagonal, holm, measure, networks, spectra, symmetrised, table
+from ratio_cells import dimension, partial_trace
+from ratio_cells import networks as ratio_networks
 from trace_cells import spectrum_cells, trace_cells
 from trial_cells import trial_cells
 
@@ -116,6 +119,18 @@ def test_intervals_of_traces_are_true(name):
     assert row.seeds == SEEDS
     assert row.covered > 132, row
     assert row.width < 1.5, row
+
+
+def test_next_to_the_largest_dimension_intervals_are_not_wide():
+    """Trials that are alike: all chance is of second order, and skewed towards fewer dimensions."""
+    name, flow = ratio_networks()[2]
+    op = dense_copy(flow.P.gram())
+    truth = dimension(partial_trace(symmetrised(op), op.shape_in, ("trial",)))
+    assert truth > 0.9999 * len(flow.states), name
+    row = measure(Cell(name, lambda seed: effective_dimension(op, "trial", seed=seed), truth), 60)
+    # 49 of 60 or fewer have the chance 2e-4 if 95 % is true.
+    assert row.covered > 49, row
+    assert row.width < 1.5, row  # 1.82 when the skewness was stated to the other side
 
 
 @pytest.mark.parametrize("probes", [6, 7, 9])

@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     grid = read_grid(args.grid)
     if args.list:
+        _require_no_run(args)
         return _list(grid, args)
     with _client(args) as client, Progress(not args.quiet) as bar:
         found = sweep(
@@ -76,6 +77,13 @@ def _client(args: argparse.Namespace) -> AbstractContextManager[Any]:
     from kpref.sweeps.cell_cluster import connected
 
     return connected(args.cluster, args.scheduler_file)
+
+
+def _require_no_run(args: argparse.Namespace) -> None:
+    """Refuse what is about running cells beside --list, which runs none."""
+    for name in ("workers", "cluster", "scheduler_file", "parquet", "figure", "retry_failed"):
+        if getattr(args, name) not in (None, False):
+            raise ValueError(f"--list runs no cell, and takes no --{name.replace('_', '-')}: leave one of them out")
 
 
 def _list(grid: Grid, args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ Only the arguments, and what is printed; the work is that of `kpref.train`.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -115,7 +116,7 @@ def _save_metrics(history: History, folder: Path) -> None:
     from kpref._parquet import write_parquet
 
     columns = {field.name: getattr(history, field.name).tolist() for field in fields(history)}
-    columns["accuracy"] = [None if value != value else value for value in columns["accuracy"]]
+    columns["accuracy"] = [None if math.isnan(value) else value for value in columns["accuracy"]]
     write_parquet(
         folder / "metrics.parquet",
         {name: (int if name == "step" else float, values) for name, values in columns.items()},

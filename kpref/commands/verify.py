@@ -69,10 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repeats",
         type=positive_integer,
-        default=REPEATS,
         metavar="N",
         help="how often an answer is asked for again: an operator that is wrong in a tenth of its calls, at random, "
-        "passes in 28 of 100 runs with 8, in one with 40 (default: %(default)s)",
+        f"passes in 28 of 100 runs with 8, in one with 40 (default: {REPEATS}; not with --exact)",
     )
     parser.add_argument(
         "--accept-measured", action="store_true", help="exit status 0, not 3, if errors are those of what was measured"
@@ -135,6 +134,8 @@ def run(args: argparse.Namespace) -> int:
     Raises ValueError or OSError for a problem that cannot be made, or a file that cannot be written.
     """
     require_outputs(args)
+    if args.exact and args.repeats is not None:
+        raise ValueError(f"--repeats {args.repeats} is for certificates; with --exact answers are asked for once")
     flow = make_flow(args)
     report = _verify(args, flow)
     say(str(report))
@@ -270,7 +271,7 @@ def _verify(args: argparse.Namespace, flow: Flow) -> Report:
             with Worker() as worker:
                 if args.exact:
                     return verify_exact(make(flow), flow, seed=args.seed)
-                return verify(None, flow, seed=args.seed, factory=make, repeats=args.repeats)
+                return verify(None, flow, seed=args.seed, factory=make, repeats=args.repeats or REPEATS)
         except BackendFault as fault:
             check = Check(
                 "backend.factory", "backend", "the factory makes a backend", "", "could not run", message=str(fault)

@@ -63,13 +63,12 @@ class Problem:
 
     def shards(self) -> list[Shard]:
         """The trials in shards, each with its part of the measure and of the initial states."""
-        each = self._z0 is not None and self._z0.ndim == 2
+        z0, source = self._z0, self._source
+        starts = [z0[part] if z0 is not None and z0.ndim == 2 else z0 for part in self.bounds]
         return [
-            Shard(
-                index, part, self._source, part, self._mu[part], self._z0[part] if each else self._z0, self._options  # type: ignore[index]
-            )
-            for index, part in enumerate(self.bounds)
-        ]  # fmt: skip
+            Shard(index, part, source, part, self._mu[part], start, self._options)
+            for index, (part, start) in enumerate(zip(self.bounds, starts, strict=True))
+        ]
 
     def parts(self, q: Any) -> Iterator[Array]:
         """The part of each shard of an array (B, T, H), whose slices are read when they are needed."""
@@ -82,7 +81,7 @@ class Problem:
         """What two problems differ in, in one word or two; None if a model is asked the same by both."""
         starts = [np.zeros(1) if problem._z0 is None else problem._z0 for problem in (self, other)]
         same: Mapping[str, bool] = {
-            "trials": self._source.same(other._source),  # type: ignore[arg-type]
+            "trials": self._source.same(other._source),
             "states": self.shape == other.shape,
             "shards": self.bounds == other.bounds,
             "initial states": bool(np.all(starts[0] == starts[1])) if self.shape == other.shape else True,

@@ -60,7 +60,7 @@ class TrialSource:
         trials, mask = self.take(part)
         return _Taken(trials, mask)
 
-    def same(self, other: TrialSource) -> bool:
+    def same(self, other: object) -> bool:
         """Whether the inputs of both are known to be the same."""
         return isinstance(other, TrialSource) and self._trials is other._trials
 

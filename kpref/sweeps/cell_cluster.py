@@ -66,9 +66,10 @@ class _ClusterCell:
                 f"the scheduler at {self._address} was lost; what is over is kept: start the cluster anew, and sweep on"
             )
         try:
-            return dict(self._future.result())
+            found: Outcome | None = self._future.result()
         except _distributed().KilledWorker:
             return {"failed": "crashed", "error": "the workers that it was given to were lost, one after another"}
+        return found or {"failed": "crashed", "error": "the worker that ran it was closed"}
 
     def stop(self) -> None:
         """See `Running`."""

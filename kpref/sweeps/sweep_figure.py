@@ -33,6 +33,8 @@ _PANEL = (4.2, 3.2)  # inches
 #: Curves of a panel that have names and colours that can be told apart.
 _MOST_CURVES = 12
 _INTERVAL = 1.96  # standard errors
+#: Ratio of the largest to the smallest of positive numbers from which on their axis is logarithmic.
+_DECADES = 30
 
 #: Where a curve is: its position on the axis, its value, and the ends of its bar.
 Point = tuple[float, float, float, float]
@@ -69,6 +71,11 @@ def _is_numeric(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int | float) for value in values)
 
 
+def _over_decades(values: Sequence[float]) -> bool:
+    """Whether a logarithmic axis shows more of them."""
+    return bool(values) and min(values) > 0 and max(values) > _DECADES * min(values)
+
+
 def _panel(ax: Axes, name: str, table: Mapping[str, Column], across: str, groups: Sequence[str]) -> None:
     curves = _curves(name, table, across, groups)
     title_of(ax, name)
@@ -77,8 +84,10 @@ def _panel(ax: Axes, name: str, table: Mapping[str, Column], across: str, groups
     values = list(dict.fromkeys(table[across][1]))
     if not _is_numeric(values):
         ax.set_xticks(range(len(values)), plain_names([str(value) for value in values]), rotation=30, ha="right")
-    elif min(values) > 0 and max(values) > 30 * min(values):
+    elif _over_decades(values):
         ax.set_xscale("log")
+    if _over_decades([end for points in curves.values() for _, *ends in points for end in ends]):
+        ax.set_yscale("log")
     drawn = list(curves.items())[:_MOST_CURVES]
     for (label, points), color in zip(drawn, checkpoint_colors(len(drawn)), strict=True):
         x, y, low, high = (shown(np.array(column)) for column in zip(*points, strict=True))

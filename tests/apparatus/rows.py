@@ -6,7 +6,6 @@ now would be no evidence for it, and are refused.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
 import json
@@ -17,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 __all__ = ["rows"]
 
@@ -65,7 +64,7 @@ def rows(
     made = _results(function, [task for _, task in left], processes)
     bar = tqdm(zip(left, made, strict=True), total=len(left), disable=None, desc=title, smoothing=0.02)
     for (name, _), found in bar:
-        known[name] = json.loads(json.dumps(dataclasses.asdict(found)))  # type: ignore[call-overload]
+        known[name] = json.loads(json.dumps(vars(found)))  # as it is read from the file
         if kept is not None:
             with kept.open("a") as file:
                 file.write(json.dumps([name, known[name]]) + "\n")
