@@ -207,12 +207,11 @@ def _labels(array: Array, shape: tuple[int, ...]) -> Array:
 
 def _cross_entropy(outputs: Array, labels: Array) -> tuple[Array, Array]:
     """``-log softmax(y)[label]`` and its derivative by y."""
-    shifted = outputs - outputs.max(axis=2, keepdims=True)
+    shifted = np.subtract(outputs, outputs.max(axis=2, keepdims=True), order="C")
     weights = np.exp(shifted)
     total = weights.sum(axis=2, keepdims=True)
-    points = np.log(total[:, :, 0]) - np.take_along_axis(shifted, labels[:, :, None], axis=2)[:, :, 0]
-    gradient = weights / total
-    np.put_along_axis(
-        gradient, labels[:, :, None], np.take_along_axis(gradient, labels[:, :, None], axis=2) - 1.0, axis=2
-    )
+    at = np.arange(0, shifted.size, shifted.shape[2]).reshape(labels.shape) + labels  # of the label's, flat
+    points = np.log(total[:, :, 0]) - shifted.reshape(-1)[at]
+    gradient = np.divide(weights, total, out=weights)
+    gradient.reshape(-1)[at] -= 1.0
     return points, gradient

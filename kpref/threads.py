@@ -14,7 +14,7 @@ import math
 import operator
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -36,6 +36,7 @@ __all__ = [
     "run_blocks",
     "serial_blas",
     "set_num_threads",
+    "share_blocks",
 ]
 
 #: Rows of matrices up to which NumPy keeps the GIL.
@@ -144,23 +145,59 @@ def run_blocks(
                 if done is not None:
                     done(index)
             return
-        given_up = threading.Event()
-        futures: list[Future[None]] = []
-        try:
-            with _lock:  # `set_num_threads` may not close the pool between the first task and the last
-                pool = _thread_pool()
-                for index in range(number):
-                    futures.append(pool.submit(copy_context().run, _run, task, index, given_up))
+        with _handed_out(task, range(number), threading.Event()) as futures:
             for index, future in enumerate(futures):
                 _wait_for(future)
                 if done is not None:
                     done(index)
-        except BaseException:  # an error or an interrupt: let no block write on after we have left
+
+
+def share_blocks(task: Callable[[int], object], number: int) -> None:
+    """As `run_blocks`, for work of few milliseconds: the calling thread takes blocks as the others do.
+
+    So nothing waits for a thread that is slow to wake: if it comes too late, all is done. But an interrupt of the
+    caller is heard only when the block that it works on has ended.
+    """
+    helpers = min(number, get_num_threads()) - 1
+    if helpers < 1 or _here.worker:
+        return run_blocks(task, number, here=True)
+    left, given_up = iter(range(number)), threading.Event()  # whoever is free takes the next
+
+    def take(_: int) -> None:
+        try:
+            for index in left:
+                if given_up.is_set():
+                    return
+                task(index)
+        except BaseException:
             given_up.set()
-            for future in futures:
-                future.cancel()
-            wait(futures)
             raise
+
+    with one_blas_thread(), _handed_out(take, range(helpers), given_up) as futures:
+        take(0)
+        for future in futures:
+            if not future.cancel():
+                _wait_for(future)
+
+
+@contextmanager
+def _handed_out(
+    task: Callable[[int], object], indices: Iterable[int], given_up: threading.Event
+) -> Iterator[list[Future[None]]]:
+    """Tasks on the threads of the pool; who leaves by an error or an interrupt lets no block write on afterwards."""
+    futures: list[Future[None]] = []
+    try:
+        with _lock:  # `set_num_threads` may not close the pool between the first task and the last
+            pool = _thread_pool()
+            for index in indices:
+                futures.append(pool.submit(copy_context().run, _run, task, index, given_up))
+        yield futures
+    except BaseException:
+        given_up.set()
+        for future in futures:
+            future.cancel()
+        wait(futures)
+        raise
 
 
 def per_call(rows: int) -> int:

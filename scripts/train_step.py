@@ -25,6 +25,8 @@ MODELS = {"gru": (GRU, torch.nn.GRU), "lstm": (LSTM, torch.nn.LSTM), "rnn": (RNN
 #: Trials, steps, units, inputs, outputs.
 PROBLEMS = {"memory": (100, 90, 128, 3, 2), "digits": (64, 8, 64, 8, 10)}
 RATE = 1e-3
+#: Seconds of steps before the one that is timed.
+WARM = 0.03
 
 
 def ours(model: str, problem: str, dtype: str) -> Callable[[], float]:
@@ -74,8 +76,13 @@ def theirs(model: str, problem: str, dtype: str) -> Callable[[], float]:
 
 
 def seconds(step: Callable[[], float]) -> float:
-    """Of the second of two steps in a row: the first wakes the threads and fills the cache."""
-    step()
+    """Of a step after others of its kind, as in a training: they wake its threads and fill the cache.
+
+    They go on until the threads of the contender before, which spin for milliseconds after their last work, sleep.
+    """
+    began = time.perf_counter()
+    while time.perf_counter() - began < WARM:
+        step()
     started = time.perf_counter()
     step()
     return time.perf_counter() - started

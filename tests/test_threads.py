@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,7 +15,7 @@ from strategies import STRUCTURES, make_flow
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import kpref
-from kpref.threads import even_blocks, per_call, run_blocks
+from kpref.threads import even_blocks, per_call, run_blocks, share_blocks
 
 
 @pytest.fixture
@@ -82,6 +83,48 @@ def test_blocks_do_run_on_several_threads():
 
     run_blocks(task, 3)
     assert len(seen) == 3
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_shared_blocks_are_done_once_and_by_the_caller_too(number):
+    kpref.set_num_threads(3)
+    together = threading.Barrier(min(number, 3), timeout=10)
+    done, workers = [], set()
+
+    def task(index):
+        if threading.get_ident() not in workers:
+            workers.add(threading.get_ident())
+            together.wait()  # for all that there are, before any takes a second
+        done.append(index)
+
+    share_blocks(task, number)
+    assert sorted(done) == list(range(number))
+    assert len(workers) == min(number, 3)
+    assert threading.get_ident() in workers
+
+
+@pytest.mark.parametrize("in_caller", [True, False])
+def test_shared_blocks_end_after_an_error(in_caller):
+    """Of the caller or of another thread: when it is raised nothing runs any more, and few blocks have begun."""
+    kpref.set_num_threads(2)
+    caller, both, begun, ended = threading.get_ident(), threading.Barrier(2, timeout=10), [], []
+
+    def task(index):
+        begun.append(index)
+        if index < 2:
+            both.wait()  # a block in either thread
+        try:
+            if (threading.get_ident() == caller) == in_caller:
+                raise ArithmeticError
+            time.sleep(0.001)
+        finally:
+            ended.append(index)
+
+    with pytest.raises(ArithmeticError):
+        share_blocks(task, 10_000)
+    now = len(begun)
+    assert len(ended) == now
+    assert now < 10_000
 
 
 def test_several_callers_at_once(rng):

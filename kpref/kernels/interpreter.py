@@ -127,9 +127,12 @@ class CompiledProgram:
             variable_columns=variables.shape[2],
         )
 
-    def enter_weights(self, weights: Sequence[Array]) -> None:
-        """Replace the weights, in the order of the form; other numbers may be written to the form's own arrays."""
-        for panels, weight in zip(self._panels, [*(weight.T for weight in weights), *weights], strict=True):
+    def enter_transposes(self, weights: Sequence[Array]) -> None:
+        """Replace the weights of all that runs backwards, in the order of the form.
+
+        Other numbers may be written to the form's own arrays.
+        """
+        for panels, weight in zip(self._panels[len(weights) :], weights, strict=True):
             fill_panels(panels, weight)
 
     def _address(self, table: npt.ArrayLike) -> int:

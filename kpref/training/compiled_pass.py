@@ -9,8 +9,9 @@ them. What comes after the end of a trial has weight zero, and so a costate of z
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,9 @@ from kpref.linearize import empty_step_form
 from kpref.loss import pointwise_loss
 from kpref.models.base import Map, Model
 from kpref.models.step import StepModel
-from kpref.step_form import StepForm
-from kpref.threads import run_blocks
-from kpref.training.plain_pass import Evaluated, Network
+from kpref.step_form import Entry, StepForm
+from kpref.threads import run_blocks, share_blocks
+from kpref.training.plain_pass import Evaluated, Point
 from kpref.training.scores import Scored, scored
 from kpref.trials import Trials
 
@@ -37,8 +38,47 @@ __all__ = ["CompiledPass", "can_compile"]
 
 #: The most shapes of batches whose memory is kept.
 _MOST_ROOMS = 4
-#: Multiply-adds of a forward pass below which one thread is faster than several: some milliseconds.
-_SMALL = 20_000_000
+#: Multiply-adds of a forward pass below which it is over before another thread has taken part, and those below which
+#: the calling thread works too: some milliseconds, in which nobody wants to interrupt it.
+_TINY, _SMALL = 4_000_000, 40_000_000
+
+
+def _way_to_run(multiplications: int) -> Callable[[Callable[[int], object], int], None]:
+    if multiplications < _TINY:
+        return partial(run_blocks, here=True)
+    return share_blocks if multiplications < _SMALL else run_blocks
+
+
+def _places(entries: Sequence[Entry], weights: Mapping[str, Array]) -> list[tuple[Entry, Array, bool]] | None:
+    """Entries, where in the weights each goes, and whether it replaces what stood there or is added to it.
+
+    None where weights are no sums of arrays of parameters, each over whole parts of those before it.
+    """
+    written = {name: np.zeros(weight.shape, bool) for name, weight in weights.items()}
+    joined: list[tuple[Entry, bool]] = []
+    for entry in sorted(entries, key=lambda entry: (entry.parameter, entry.weight, entry.columns.start)):
+        before = written[entry.weight][entry.rows, entry.columns]
+        replaces = not before.any()
+        if np.ndim(entry.factor) or not (replaces or before.all()):
+            return None
+        before[...] = True
+        last, alike = joined[-1] if joined else (None, False)
+        if last is not None and alike == replaces and _follows(last, entry):
+            rows, part = slice(last.rows.start, entry.rows.stop), slice(last.part.start, entry.part.stop)
+            joined[-1] = replace(last, rows=rows, part=part), replaces
+        else:
+            joined.append((entry, replaces))
+    return [(entry, weights[entry.weight][entry.rows, entry.columns], replaces) for entry, replaces in joined]
+
+
+def _follows(last: Entry, entry: Entry) -> bool:
+    """Whether both are one, of more rows."""
+    alike = ("parameter", "weight", "columns", "factor", "transposed")
+    return (
+        all(getattr(last, name) == getattr(entry, name) for name in alike)
+        and not entry.transposed
+        and (last.part.stop, last.rows.stop) == (entry.part.start, entry.rows.start)
+    )
 
 
 def can_compile(model: Model) -> bool:
@@ -58,7 +98,7 @@ class _Room:
     initial: Array  # (1, B, S): dL/dz0 of each trial
     blocks: list[slice]
     changes: list[Changes]  # of each block
-    small: bool  # it would be over before other threads had taken part of it
+    run: Callable[[Callable[[int], object], int], None]  # calls a task with the number of each block
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +122,7 @@ class CompiledPass:
         self._has_numbers = self._compiled.net.constants.size > 0  # which may follow from parameters
         self._products = [op.name for op in model.program.operations if op.kind == "product"]
         entries, self._summed = model.entries(), model.weights()
-        is_sum = not self._has_numbers and all(np.ndim(entry.factor) == 0 for entry in entries)
-        self._entries = entries if is_sum else ()
+        self._places = None if self._has_numbers else _places(entries, self._summed)
         self._rooms: dict[tuple[int, int], _Room] = {}
         self._entered: tuple[_Room, Scored] | None = None  # whose drive stands where
 
@@ -91,7 +130,7 @@ class CompiledPass:
         """See `Pass`."""
         return scored(self._model, trials, self.loss, self.at, self.dtype)
 
-    def evaluate(self, network: Network, batch: Scored, wanted: frozenset[str]) -> Evaluated:
+    def evaluate(self, point: Point, batch: Scored, wanted: frozenset[str]) -> Evaluated:
         """See `Pass`.
 
         Raises
@@ -99,14 +138,12 @@ class CompiledPass:
         ValueError
             If the trajectory or its linearisation overflows.
         """
-        model, readout = network.model, network.readout
-        assert isinstance(model, StepModel)
+        model = self._model  # what does not depend on the parameters
         room = self._room(model, batch)
-        packing = self._enter(room, model, batch, network.z0)
-        weight, bias = readout.weight.astype(self.dtype), None
-        if readout.bias is not None:
-            bias = readout.bias.astype(self.dtype)
-        columns = model.observed if readout.n_states != model.n_states else slice(0, model.n_states)
+        packing = self._enter(room, point, batch)
+        weight = point.weight.astype(self.dtype, copy=False)
+        bias = None if point.bias is None else point.bias.astype(self.dtype, copy=False)
+        columns = model.observed if weight.shape[1] != model.n_states else slice(0, model.n_states)
         weights = batch.weights / batch.weights.sum()
         activity = self.activity / (float(batch.lengths.sum()) * (model.observed.stop - model.observed.start))
         shares: list[Any] = [None] * len(room.blocks)
@@ -134,7 +171,7 @@ class CompiledPass:
                 )
 
         with np.errstate(all="ignore"):  # what is not finite shows in the loss
-            run_blocks(task, len(room.blocks), here=room.small)
+            room.run(task, len(room.blocks))
         if any(share is None for share in shares):
             raise ValueError("the trajectory overflows: a state or a coefficient of its linearisation is not finite")
         gradient = None
@@ -192,16 +229,18 @@ class CompiledPass:
         assert compiled is not None
         return compiled
 
-    def _weights(self, model: StepModel) -> Mapping[str, Array]:
-        """Those of the model; where they are sums of its parameters, in the memory of the step before."""
-        if not self._entries:
-            return model.weights()
-        for weight in self._summed.values():
-            weight[...] = 0
-        for entry in self._entries:
-            array = model.parameters[entry.parameter]
-            part = array.reshape(len(array), -1)[entry.part] * entry.factor
-            self._summed[entry.weight][entry.rows, entry.columns] += part.T if entry.transposed else part
+    def _sums(self, places: list[tuple[Entry, Array, bool]], parameters: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The weights that are sums of parameters, in the memory of the step before."""
+        for entry, out, replaces in places:
+            array = parameters[entry.parameter]
+            part = array.reshape(len(array), -1)[entry.part]
+            part = part.T if entry.transposed else part
+            if entry.factor != 1.0:
+                part = part * entry.factor
+            if replaces:
+                out[...] = part
+            else:
+                out += part
         return self._summed
 
     def _room(self, model: StepModel, batch: Scored) -> _Room:
@@ -224,13 +263,18 @@ class CompiledPass:
             form, CompiledProgram(form), target(form, self._compiled.functions), trajectory,
             aligned_zeros((1, trials, steps, units), self.dtype), aligned_zeros((1, trials, units), self.dtype),
             blocks, [zero_changes(packing, 1) for _ in blocks],
-            steps * trials * sum(weight.size for weight in form.weights.values()) < _SMALL,
+            _way_to_run(steps * trials * sum(weight.size for weight in form.weights.values())),
         )  # fmt: skip
 
-    def _enter(self, room: _Room, model: StepModel, batch: Scored, z0: Array) -> Packing:
+    def _enter(self, room: _Room, point: Point, batch: Scored) -> Packing:
         """Write parameters, initial states and inputs where the kernels read them."""
-        room.trajectory[0] = z0
-        weights = self._weights(model)
+        room.trajectory[0] = point.z0
+        if self._places is not None:
+            model, weights = self._model, self._sums(self._places, point.parameters)
+        else:
+            made = point.network().model
+            assert isinstance(made, StepModel)
+            model, weights = made, made.weights()
         if self._has_numbers:
             self._compiled = self._network(model)
             units = {name: weight[0] for name, weight in weights.items() if name not in self._products}
@@ -238,7 +282,7 @@ class CompiledPass:
                 room.form.channel(name)[...] = value
         else:
             fill_weights(self._compiled.net.weights, [weights[name].T for name in self._products])
-        room.program.enter_weights([weights[name] for name in room.form.weights])
+        room.program.enter_transposes([weights[name] for name in room.form.weights])
         if self._entered is None or self._entered[0] is not room or self._entered[1] is not batch:
             column = 0
             for name, drive in model.drives(np.zeros((1, 1, model.n_inputs))).items():
@@ -247,7 +291,7 @@ class CompiledPass:
                 column += width
             room.errors[...] = 0  # where this batch is not scored
             self._entered = room, batch
-        if self._entries:
+        if self._places is not None:
             return room.program.packing
         entries = [entry for entry in model.entries() if entry.parameter in room.form.shapes]
         return packing_of(replace(room.form, entries=tuple(entries)))  # signs of units, and gates, follow parameters

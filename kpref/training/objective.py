@@ -9,6 +9,7 @@ operators of this package.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from kpref.flow_inputs import state_noise
 from kpref.loss import DRIVEN_BY, LOSSES
 from kpref.models.base import Field, Map, Model
 from kpref.readout import Readout
-from kpref.training.plain_pass import Evaluated, Network, Pass, PlainPass
+from kpref.training.plain_pass import Evaluated, Network, Pass, PlainPass, Point
 from kpref.trials import Trials
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class Objective:
         self.start = Network(self._model, readout, start)
         self._wanted = frozenset(["model"] * bool(own) + ["z0"] * ("z0" in self.names))
         self._shapes = {name: array.shape for name, array in self._arrays(self.start).items()}
-        self.vector: Array = self._flat(self._arrays(self.start))
+        self.vector: Array = np.concatenate([np.ravel(array) for array in self._arrays(self.start).values()])
         self.vector.flags.writeable = False
         instance("trials", trials, Trials, "kpref.Trials")
         self._is_noisy = trials.state_noise is not None
@@ -212,12 +213,18 @@ class Objective:
         ValueError
             If the vector has another shape.
         """
+        return self._split(self._checked(vector))
+
+    def _checked(self, vector: npt.ArrayLike) -> Array:
         given = numeric_array("vector", vector, "biufc")
         if given.shape != self.vector.shape:
             raise ValueError(f"vector must have shape {self.vector.shape}, the trained parameters; got {given.shape}")
+        return given
+
+    def _split(self, given: Array) -> dict[str, Array]:
         arrays, start = {}, 0
         for name, shape in self._shapes.items():
-            size = int(np.prod(shape))
+            size = math.prod(shape)
             arrays[name] = given[start : start + size].reshape(shape)
             start += size
         return arrays
@@ -237,6 +244,21 @@ class Objective:
         if weight is not None or bias is not None:
             readout = Readout(readout.weight if weight is None else weight, readout.bias if bias is None else bias)
         return Network(old.model.with_parameters(own) if own else old.model, readout, arrays.get("z0", old.z0))
+
+    def _point(self, vector: npt.ArrayLike) -> Point:
+        """The arrays of `network`, which is asked what is wrong if they are not finite or complex."""
+        given, old = self._checked(vector), self.start
+        if given.dtype.kind == "c" or not np.isfinite(given).all():
+            self.network(given)
+        arrays = self._split(given)
+        own = {name: array for name, array in arrays.items() if name in old.model.parameters}
+        return Point(
+            {**old.model.parameters, **own},
+            arrays.get("readout.weight", old.readout.weight),
+            arrays.get("readout.bias", old.readout.bias),
+            arrays.get("z0", old.z0),
+            lambda: self.network(given),
+        )
 
     def model_and_readout(self, vector: npt.ArrayLike) -> tuple[Model, Readout]:
         """The model and the readout with these parameters; the initial state is ``unflatten(vector)["z0"]``."""
@@ -283,9 +305,9 @@ class Objective:
 
     def evaluate(self, vector: npt.ArrayLike, batch: Any = None) -> tuple[Metrics, Array]:
         """As `value_and_gradient`, with the accuracy beside the loss."""
-        found = self._pass.evaluate(self.network(vector), self._given(batch), self._wanted)
+        found = self._pass.evaluate(self._point(vector), self._given(batch), self._wanted)
         given = np.asarray(vector)
-        gradient = self._flat(self._gradients(found), self.dtype)
+        gradient = self._gradient(found)
         loss = found.loss
         if self.weight_decay:
             loss += 0.5 * self.weight_decay * float(np.square(given, dtype=np.float64).sum())
@@ -294,7 +316,7 @@ class Objective:
 
     def metrics(self, vector: npt.ArrayLike, batch: Any = None) -> Metrics:
         """Loss and accuracy alone, for a forward pass."""
-        found = self._pass.evaluate(self.network(vector), self._given(batch), frozenset())
+        found = self._pass.evaluate(self._point(vector), self._given(batch), frozenset())
         decay = 0.5 * self.weight_decay * float(np.square(np.asarray(vector), dtype=np.float64).sum())
         return Metrics(found.loss + decay, found.accuracy)
 
@@ -310,13 +332,11 @@ class Objective:
             parts["readout.bias"] = network.readout.bias
         return {name: parts[name] for name in self.names}
 
-    def _gradients(self, found: Evaluated) -> dict[str, Array]:
+    def _gradient(self, found: Evaluated) -> Array:
         parts = {"readout.weight": found.weight, "readout.bias": found.bias, "z0": found.z0}
-        own = {} if found.model is None else self._model.unflatten(found.model)
-        return {name: own[name] if name in own else parts[name] for name in self.names}
-
-    def _flat(self, arrays: dict[str, Array], dtype: npt.DTypeLike = np.float64) -> Array:
-        return np.concatenate([np.ravel(array) for array in arrays.values()], dtype=dtype, casting="same_kind")
+        rest = [np.ravel(part) for name, part in parts.items() if name in self.names]
+        own = [] if found.model is None else [found.model]  # of the trained ones, in the order of the names
+        return np.concatenate([*own, *rest], dtype=self.dtype, casting="same_kind")
 
     def __repr__(self) -> str:
         return f"Objective({self._model!r}, {self.loss} at {self.at}, {self.size} parameters, {self.trials!r})"

@@ -22,6 +22,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref._validate import flag, instance, one_of, real_number, short
+from kpref.kernels.updates import adam_step
 
 __all__ = ["OPTIMIZERS", "Adam", "GradientDescent", "Optimizer", "State", "clip_norm", "get_optimizer"]
 
@@ -111,21 +112,14 @@ class Adam:
         """See `Optimizer`."""
         state["step"] += 1
         number, kind = int(state["step"][0]), vector.dtype.type
-        mean, square = state["mean"], state["square"]
         if self.decay:
             vector *= kind(1 - learning_rate * self.decay)
-        mean *= kind(self.beta1)
-        mean += kind(1 - self.beta1) * gradient
-        square *= kind(self.beta2)
-        np.multiply(gradient, gradient, out=gradient)
-        gradient *= kind(1 - self.beta2)
-        square += gradient
-        np.sqrt(square, out=gradient)
-        gradient /= kind(math.sqrt(1 - self.beta2**number))
-        gradient += kind(self.epsilon)
-        np.divide(mean, gradient, out=gradient)
-        gradient *= kind(learning_rate / (1 - self.beta1**number))
-        vector -= gradient
+        adam_step(
+            vector, gradient, state["mean"], state["square"],
+            kind(self.beta1), kind(1 - self.beta1), kind(self.beta2), kind(1 - self.beta2),
+            kind(math.sqrt(1 - self.beta2**number)), kind(self.epsilon),
+            kind(learning_rate / (1 - self.beta1**number)),
+        )  # fmt: skip
 
 
 #: By name, with what each is by default.

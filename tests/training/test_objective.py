@@ -116,10 +116,10 @@ def test_gradients_of_maps_are_exact(kind):
         assert isinstance(of._pass, CompiledPass)
         check_against_complex_steps(of, model, trials, loss, at, rng)
         plain = PlainPass(loss, at, 0.3, np.float64, {}, None)
-        network = of.network(of.vector)
+        point = of._point(of.vector)
         fast, slow = (
-            of._pass.evaluate(network, of.batch(trials), of._wanted),
-            plain.evaluate(network, trials, of._wanted),
+            of._pass.evaluate(point, of.batch(trials), of._wanted),
+            plain.evaluate(point, trials, of._wanted),
         )
         assert fast.accuracy == pytest.approx(slow.accuracy)
         for name in ("model", "weight", "bias", "z0"):
@@ -128,6 +128,30 @@ def test_gradients_of_maps_are_exact(kind):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-13 * max(1.0, np.abs(other).max()))
 
     check()
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_nothing_of_one_step_is_left_in_the_next(kind):
+    """Weights, and all else that is written to the same memory at each step, are those of the vector given last."""
+    rng = np.random.default_rng(3)
+    model, trials = MAPS[kind](3), drawn(rng, "mse", None, False)
+    of = objective(model, rng, trials, "mse", "all")
+    other = of.vector * rng.uniform(0.5, 1.5, size=of.size)
+    before = of.value_and_gradient(of.vector)
+    assert of.value_and_gradient(other)[0] != before[0]
+    value, gradient = of.value_and_gradient(of.vector)
+    assert value == before[0]
+    np.testing.assert_array_equal(gradient, before[1])
+
+
+@pytest.mark.parametrize(("wrong", "said"), [(np.nan, "weight_ih holds"), (np.inf, "weight_ih holds"), (1j, "real")])
+def test_vectors_that_are_not_real_and_finite_are_refused(wrong, said):
+    rng = np.random.default_rng(3)
+    of = objective(MAPS["GRU"](3), rng, drawn(rng, "mse", None, False), "mse", "all")
+    vector = of.vector + np.zeros(of.size, np.asarray(wrong).dtype)
+    vector[0] = wrong
+    with pytest.raises((ValueError, TypeError), match=said):
+        of.value_and_gradient(vector)
 
 
 @examples(20)
