@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import kpref
 from kpref.distributed import ShardedFlow
+from kpref.distributed.shards import Shard
 from kpref.distributed.tree import largest_nodes, tree_sum
 from kpref.operators.precision import in_single
 
@@ -163,6 +164,17 @@ def test_what_is_kept_changes_no_bit():
     for keep in (0.0, 1e4, 1e9):
         assert np.array_equal(sharded(keep=keep).gram.apply(theta), wanted)
     assert np.array_equal(one.gram.apply(theta), wanted)
+
+
+@pytest.mark.parametrize(("keep", "times"), [(0.0, 3), (1.0, 3), (None, 1), (1e9, 1)])
+def test_no_more_is_kept_than_there_is_room_for(monkeypatch, keep, times):
+    """Where there is no room, each product runs the model anew."""
+    run, plain = [], Shard.flow
+    monkeypatch.setattr(Shard, "flow", lambda shard, model: run.append(shard.index) or plain(shard, model))
+    flow = sharded(keep=keep)
+    for _ in range(3):
+        flow.gram.apply(np.ones((1, MODEL.n_parameters)))
+    assert run == [*range(5)] * times
 
 
 def test_threads_and_batches_of_engines_change_no_bit():

@@ -122,8 +122,7 @@ class Group:
         )
         new = [flow for flow in found if all(flow is not other for other in kept)]
         room = (self.keep or 0.0) - self._size
-        size = sum(map(bytes_of, new)) if room > 0 else 0.0
-        if new and size <= room:
+        if new and room > 0 and (size := sum(map(bytes_of, new))) <= room:
             self._kept[shard.index] = (*kept, *new)
             self._size += size
         return found

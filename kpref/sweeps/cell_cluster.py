@@ -7,10 +7,12 @@ another worker is given their cells. What comes of them is kept by the sweep alo
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from kpref._validate import short
@@ -82,10 +84,28 @@ def connected(address: str | None, file: str | os.PathLike[str] | None) -> Any:
     Raises ImportError if distributed is not there, OSError if there is no such file or nobody answers.
     """
     distributed = _distributed()
+    where = address
+    if file is not None:
+        address = _written(file)
+        where = f"{address}, which {os.fspath(file)} names"
     try:
-        return distributed.Client(address) if file is None else distributed.Client(scheduler_file=os.fspath(file))
+        return distributed.Client(address)
     except (OSError, ValueError) as error:
-        raise OSError(f"no scheduler of Dask's answers at {file or address}: {error}") from error
+        raise OSError(f"no scheduler of Dask's answers at {where}: {error}") from error
+
+
+def _written(file: str | os.PathLike[str]) -> str:
+    """The address that a scheduler has written into a file. Dask's client would wait for a file that is not there."""
+    try:
+        found: Any = json.loads(Path(file).read_bytes())
+    except (ValueError, RecursionError) as error:
+        found = error
+    if isinstance(found, dict) and isinstance(address := found.get("address"), str) and address:
+        return address
+    raise OSError(
+        f"{os.fspath(file)} must hold the address of a scheduler in JSON, as dask scheduler --scheduler-file writes; "
+        f"got {short(found)}"
+    )
 
 
 def _distributed() -> Any:

@@ -110,6 +110,36 @@ def test_the_command_finds_a_cluster_by_its_address(cluster, grid, tmp_path, cap
         sweep(grid, tmp_path / "out", client=cluster.scheduler_address)
 
 
+def test_the_command_finds_a_cluster_by_its_file(cluster, grid, tmp_path, capsys):
+    with cluster.get_client() as client:
+        client.write_scheduler_file(str(tmp_path / "scheduler.json"))
+    words = ["sweep", str(tmp_path / "grid.toml"), "-o", str(tmp_path / "out")]
+    assert cli.main([*words, "--scheduler-file", str(tmp_path / "scheduler.json")]) == 1
+    assert "3 cells, 1 of them failed" in capsys.readouterr().out
+
+
+def test_a_scheduler_file_without_a_scheduler_is_one_sentence(tmp_path, capsys):
+    dask = pytest.importorskip("dask")
+    (tmp_path / "grid.toml").write_text(GRID)
+    written = {
+        "empty": "{}",
+        "deep": "[" * 99_999,
+        "text": "tcp:",
+        "number": '{"address": 3}',
+        "nobody": '{"address": "tcp://127.0.0.1:9"}',
+    }
+    words = ["sweep", str(tmp_path / "grid.toml"), "-o", str(tmp_path / "out")]
+    with dask.config.set({"distributed.comm.timeouts.connect": "200ms"}):
+        for name in (*written, "missing"):
+            if name in written:
+                (tmp_path / name).write_text(written[name])
+            assert cli.main([*words, "--scheduler-file", str(tmp_path / name)]) == 2
+            said = capsys.readouterr().err
+            assert said.count("\n") == 1
+            assert name in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_nobody_at_an_address_is_one_sentence(tmp_path, capsys):
     dask = pytest.importorskip("dask")
     (tmp_path / "grid.toml").write_text(GRID)
