@@ -35,7 +35,8 @@ from kpref.kernels.lowering import (
     Structure,
     lower,
 )
-from kpref.kernels.panels import as_panels, fill_panels
+from kpref.kernels.panels import Panels, as_panels
+from kpref.kernels.sparse import SPARSE, SparseColumns, is_sparse, sparse_product_at
 from kpref.program import Program
 from kpref.step_form import StepForm
 
@@ -106,8 +107,8 @@ class CompiledProgram:
             np.ascontiguousarray(array, form.dtype) for array in (form.numbers, form.variables, form.states)
         )
         weights = list(form.weights.values())
-        panels = [as_panels(weight.astype(form.dtype, copy=False)) for weight in [w.T for w in weights] + weights]
-        self._panels, self._kept = panels, list[Any]([numbers, variables, states])
+        stored = [_stored(weight.astype(form.dtype, copy=False)) for weight in [w.T for w in weights] + weights]
+        self._weights, self._kept = stored, list[Any]([numbers, variables, states])
         self._form = replace(form)  # a program is found by its form, and must not keep that alive
         arenas = np.zeros(ARENAS, np.int64)
         for arena, array in ((NUMBERS, numbers), (VARIABLES, variables), (STATES, states)):
@@ -119,7 +120,7 @@ class CompiledProgram:
             n_registers=len(form.program.widths),
             states=self._address(parts),
             parts=len(parts),
-            weights=self._address([(one.entries.ctypes.data, one.rows, one.columns, one.width) for one in panels]),
+            weights=self._address([one.words for one in stored]),
             rows=form.n_steps,
             trials=form.n_trials,
             units=form.n_states,
@@ -132,8 +133,8 @@ class CompiledProgram:
 
         Other numbers may be written to the form's own arrays.
         """
-        for panels, weight in zip(self._panels[len(weights) :], weights, strict=True):
-            fill_panels(panels, weight)
+        for stored, weight in zip(self._weights[len(weights) :], weights, strict=True):
+            stored.fill(weight)
 
     def _address(self, table: npt.ArrayLike) -> int:
         kept = np.ascontiguousarray(table, np.int64)
@@ -196,6 +197,10 @@ class CompiledProgram:
     def steps(self) -> ProgramArrays:
         """What the sweeps of Runge-Kutta methods take."""
         return ProgramArrays(self.layout, self.jacobian, self.jacobian_transpose)
+
+
+def _stored(matrix: Array) -> Panels | SparseColumns:
+    return SparseColumns(matrix) if is_sparse(matrix) else as_panels(matrix)
 
 
 def _parts(program: Program) -> Any:
@@ -297,12 +302,14 @@ def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
         if word(operation, 0) == PRODUCT:
             out = word(operation, 1)
             to, of = word(code.operands, 5 * out), word(code.operands, 5 * (out + 1))
-            weight = layout.weights + 32 * word(operation, 4)
-            product_at(
-                one, word(operation, 3) == 1, rows, word(room.pointers, out + 1), word(room.strides, of),
-                (word(weight, 0), word(weight, 1), word(weight, 2), word(weight, 3)),
-                word(room.pointers, out), word(room.strides, to),
-            )  # fmt: skip
+            at = layout.weights + 32 * word(operation, 4)
+            weight = word(at, 0), word(at, 1), word(at, 2), word(at, 3)
+            add, source, lead = word(operation, 3) == 1, word(room.pointers, out + 1), word(room.strides, of)
+            written, apart = word(room.pointers, out), word(room.strides, to)
+            if weight[3] == SPARSE:
+                sparse_product_at(one, add, rows, source, lead, weight, written, apart)
+            else:
+                product_at(one, add, rows, source, lead, weight, written, apart)
         else:
             _pointwise(one, code.operations, first, last, room, rows, where)
 

@@ -24,7 +24,7 @@ from kpref._types import Array
 from kpref.threads import blas_libraries
 
 __all__ = [
-    "Panels", "Weights", "aligned_zeros", "as_panels", "as_weights", "fill_panels", "fill_weights", "panel_width",
+    "Panels", "Weights", "aligned_zeros", "as_panels", "as_weights", "fill_weights", "panel_width",
     "whole_lines",
 ]  # fmt: skip
 
@@ -45,6 +45,17 @@ class Panels(NamedTuple):
     rows: int
     columns: int
     width: int  # columns of a panel; the last may have fewer
+
+    @property
+    def words(self) -> tuple[int, int, int, int]:
+        """As compiled code takes it: address of the entries, rows, columns, width of a panel."""
+        return self.entries.ctypes.data, self.rows, self.columns, self.width
+
+    def fill(self, matrix: Array) -> None:
+        """Write another matrix of the same shape in its place."""
+        for first in range(0, self.columns, self.width):
+            part = matrix[:, first : first + self.width]
+            self.entries[self.rows * first : self.rows * first + part.size].reshape(part.shape)[...] = part
 
 
 class Weights(NamedTuple):
@@ -73,15 +84,8 @@ def as_panels(matrix: Array) -> Panels:
     rows, columns = matrix.shape
     width = panel_width(rows, columns, matrix.dtype)
     panels = Panels(aligned_zeros((rows * columns,), matrix.dtype), rows, columns, width)
-    fill_panels(panels, matrix)
+    panels.fill(matrix)
     return panels
-
-
-def fill_panels(panels: Panels, matrix: Array) -> None:
-    """Write another matrix of the same shape into panels."""
-    for first in range(0, panels.columns, panels.width):
-        part = matrix[:, first : first + panels.width]
-        panels.entries[panels.rows * first : panels.rows * first + part.size].reshape(part.shape)[...] = part
 
 
 def as_weights(matrices: list[Array], dtype: npt.DTypeLike) -> Weights:
@@ -98,7 +102,7 @@ def as_weights(matrices: list[Array], dtype: npt.DTypeLike) -> Weights:
 def fill_weights(weights: Weights, matrices: list[Array]) -> None:
     """Write other matrices of the same shapes into panels."""
     for (first, rows, columns, width), matrix in zip(weights.table.tolist(), matrices, strict=True):
-        fill_panels(Panels(weights.entries[first : first + rows * columns], rows, columns, width), matrix)
+        Panels(weights.entries[first : first + rows * columns], rows, columns, width).fill(matrix)
 
 
 def panel_width(rows: int, columns: int, dtype: npt.DTypeLike) -> int:
