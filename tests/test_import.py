@@ -4,6 +4,7 @@ And what imports what: data flows from left to right through the package, and im
 """
 
 import ast
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -124,3 +125,16 @@ def test_command_lines_are_read_by_the_commands_alone():
 def test_no_two_files_have_one_name():
     names = Counter(file.name for file in FILES.values() if file.name != "__init__.py")
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_without_a_compiler_it_says_so():
+    code = "import kpref; kpref.Flow(kpref.models.GRU.init(2, 3, seed=0), [[[0.0, 0.0]]])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        text=True,
+        capture_output=True,
+        timeout=60,
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+    )
+    assert done.returncode == 1
+    assert "switched off: start Python without it" in done.stderr.splitlines()[-1]

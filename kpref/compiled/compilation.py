@@ -14,12 +14,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from numba import njit, types
+from numba import config, njit, types
 from numba.extending import intrinsic
 
 from kpref.compiled import notice  # noqa: F401 - it listens from now on
 
 __all__ = ["inlined", "kernel", "merged", "wide_vectors"]
+
+if config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise ImportError(
+        "kpref computes with compiled code only, which the environment variable NUMBA_DISABLE_JIT has switched off: "
+        "start Python without it"
+    )
 
 _SOURCES = ("compiled/*.py", "kernels/*.py", "models/units.py")
 
