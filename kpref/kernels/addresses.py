@@ -17,10 +17,12 @@ from numba.extending import intrinsic
 
 from kpref.compiled.compilation import kernel
 
-__all__ = ["address_of", "load", "set_word", "size_of", "store", "sum_of_products", "word"]
+__all__ = ["address_of", "ask_for", "load", "set_word", "size_of", "store", "sum_of_products", "word"]
 
 #: Bytes of a row that are summed up in registers of the processor at once; then what is left, in ever smaller parts.
 _VECTORS = (256, 64)
+#: Bytes of a line of the cache.
+_LINE = 64
 
 
 @intrinsic  # type: ignore[misc]
@@ -74,6 +76,30 @@ def sum_of_products(typingctx: Any, one: Any, operands: Any, terms: Any, add: An
                 builder.store(builder.load(total), place(out), align=size)
                 with builder.if_then(builder.icmp_unsigned("!=", copy, number(0))):
                     builder.store(builder.load(total), place(copy), align=size)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[misc]
+def ask_for(typingctx: Any, address: Any, length: Any) -> Any:
+    """Ask for so many bytes from an address on, which need not be one of ours: nothing happens then.
+
+    They come while other work is done, into the second cache: the first is too small to keep them until their turn.
+    """
+    integer, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+    signature = types.void(types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, length = arguments
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [pointer, integer, integer, integer]), "llvm.prefetch.p0i8"
+        )
+        to_read_second_cache_data = [ir.Constant(integer, value) for value in (0, 2, 1)]
+        line = ir.Constant(length.type, _LINE)
+        with cgutils.for_range_slice(builder, ir.Constant(length.type, 0), length, line) as (at, _):
+            place = builder.inttoptr(builder.add(address, at), pointer)
+            builder.call(function, [place, *to_read_second_cache_data])
         return context.get_dummy_value()
 
     return signature, generate

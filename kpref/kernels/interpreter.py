@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from kpref._types import Array
 from kpref.compiled.compilation import inlined, kernel
-from kpref.kernels.addresses import address_of, load, set_word, size_of, store, sum_of_products, word
+from kpref.kernels.addresses import address_of, ask_for, load, set_word, size_of, store, sum_of_products, word
 from kpref.kernels.blas import product_at, row_length
 from kpref.kernels.changes import Packing, packing_of
 from kpref.kernels.lowering import (
@@ -45,6 +45,8 @@ __all__ = [
     "program_jacobian", "program_jacobian_transpose", "program_workspace", "registers", "where_rows_are",
 ]  # fmt: skip
 
+# Bytes of coefficients up to which they may stay in a cache from product to product: to ask for them would take longer.
+_CACHED = 1 << 23
 _ROWS = 4  # that pointwise operations are done for at once
 _OPERATION, _OPERAND = 6 * 8, 5 * 8  # bytes of a row of the tables
 
@@ -74,6 +76,7 @@ class Layout(NamedTuple):
     units: int
     state_columns: int
     variable_columns: int
+    far: int  # whether coefficients come from memory, and are asked for ahead of their turn
 
 
 class Code(NamedTuple):
@@ -126,6 +129,7 @@ class CompiledProgram:
             units=form.n_states,
             state_columns=states.shape[2],
             variable_columns=variables.shape[2],
+            far=int(numbers.nbytes > _CACHED),
         )
 
     def enter_transposes(self, weights: Sequence[Array]) -> None:
@@ -237,6 +241,7 @@ class Room(NamedTuple):
     pointers: int
     by_row: int
     by_wrap: int
+    later: int
 
 
 @kernel
@@ -246,13 +251,13 @@ def registers(one, layout, operands, rows, chunk):  # type: ignore[no-untyped-de
     total = 0
     for register in range(layout.n_registers):
         total += _length(layout, register, rows, chunk, size)
-    memory = np.empty(3 * (arenas + operands) + 8 + total // 8, np.int64)
+    memory = np.empty(3 * arenas + 4 * operands + 8 + total // 8, np.int64)
     base = address_of(memory)
     room = Room(
         arenas, base, base + 8 * arenas, base + 16 * arenas, base + 24 * arenas, base + 8 * (3 * arenas + operands),
-        base + 8 * (3 * arenas + 2 * operands),
+        base + 8 * (3 * arenas + 2 * operands), base + 8 * (3 * arenas + 3 * operands),
     )  # fmt: skip
-    at = -(-(base + 24 * (arenas + operands)) // 64) * 64  # where a line of the cache begins
+    at = -(-(base + 8 * (3 * arenas + 4 * operands)) // 64) * 64  # where a line of the cache begins
     for register in range(layout.n_registers):
         stride, chunked = word(layout.registers, 2 * register), word(layout.registers, 2 * register + 1)
         set_word(room.addresses, register, at)
@@ -280,10 +285,10 @@ def keep(memory):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def where_rows_are(vector, step, trial, first, stop, by_vector, by_step):  # type: ignore[no-untyped-def]
+def where_rows_are(vector, step, trial, first, stop, by_vector, by_step, later):  # type: ignore[no-untyped-def]
     """What `apply` calls `where`. To Numba constants are types of their own, and `apply` would be compiled for each."""
     of_first = np.int64(vector), np.int64(step), np.int64(trial)
-    return *of_first, np.int64(first), np.int64(stop), np.int64(by_vector), np.int64(by_step)
+    return *of_first, np.int64(first), np.int64(stop), np.int64(by_vector), np.int64(by_step), np.int64(later)
 
 
 @kernel
@@ -293,7 +298,7 @@ def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
     `one` has the type of all entries. `where` says which row of the trajectory each row of the registers belongs to:
     vector, step and trial of the first, the trial that follows the one before `stop`, `stop`, and by how much vector
     and step grow then: rows of a block of trials are of one step, and of several vectors; those of J alone run on in
-    time.
+    time. Last, how many rows of the trajectory further those are whose coefficients are asked for from memory.
     """
     _locate(one, code, room, where)
     for run in range(code.n_runs):
@@ -311,14 +316,14 @@ def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
             else:
                 product_at(one, add, rows, source, lead, weight, written, apart)
         else:
-            _pointwise(one, code.operations, first, last, room, rows, where)
+            _pointwise(one, layout, code.operations, first, last, room, rows, where)
 
 
 @kernel
 def _locate(one, code, room, where):  # type: ignore[no-untyped-def]
     """Addresses of all operands at the first row, and of the steps to the others."""
-    vector, step, trial, first, stop, by_vector, by_step = where
-    size = size_of(one)
+    vector, step, trial, first, stop, by_vector, by_step, later = where
+    size, numbers = size_of(one), room.arenas + NUMBERS - ARENAS
     for k in range(code.n_operands):
         operand = code.operands + k * _OPERAND
         arena, of_vector, of_step, of_trial = (word(operand, 0), word(operand, 2), word(operand, 3), word(operand, 4))
@@ -329,10 +334,11 @@ def _locate(one, code, room, where):  # type: ignore[no-untyped-def]
         set_word(room.by_row, k, (word(room.strides, arena) + of_trial) * size)
         wrap = by_vector * of_vector + by_step * of_step - (stop - first) * of_trial
         set_word(room.by_wrap, k, wrap * size)
+        set_word(room.later, k, later * of_trial * size if arena == numbers else 0)
 
 
 @kernel
-def _pointwise(one, operations, begin, end, room, rows, where):  # type: ignore[no-untyped-def]
+def _pointwise(one, layout, operations, begin, end, room, rows, where):  # type: ignore[no-untyped-def]
     trial, first, stop = where[2], where[3], where[4]
     most = rows if end == begin + 1 else _ROWS
     for row in range(0, rows, most):
@@ -344,6 +350,8 @@ def _pointwise(one, operations, begin, end, room, rows, where):  # type: ignore[
             now, pointers = trial, room.pointers + at * 8
             for _ in range(count):
                 if what == SUM:
+                    if layout.far == 1:
+                        _ask_for_later(pointers, room.later + at * 8, operands, width * size_of(one))
                     sum_of_products(one, pointers, number, add, width)
                 elif what == GATHER:
                     _gather(one, word(pointers, 0), word(pointers, 1), width, number, add)
@@ -355,6 +363,15 @@ def _pointwise(one, operations, begin, end, room, rows, where):  # type: ignore[
                     now = first
                     _advance(pointers, room.by_wrap + at * 8, operands)
         trial = now
+
+
+@kernel
+def _ask_for_later(pointers, later, operands, length):  # type: ignore[no-untyped-def]
+    """First factors of products, if they are coefficients, of a row that is due in some time."""
+    for operand in range(3, operands, 2):
+        distance = word(later, operand)
+        if distance != 0:
+            ask_for(word(pointers, operand) + distance, length)
 
 
 @kernel
@@ -431,5 +448,5 @@ def _one_step(layout, code, begin, step, start, trials, x, room, y):  # type: ig
         set_word(room.strides, of, x.shape[1])
         set_word(room.strides, to, y.shape[1])
         column += word(layout.states, 3 * part + 2)
-    where = where_rows_are(0, step, start, start, start + trials, 0, 0)
+    where = where_rows_are(0, step, start, start, start + trials, 0, 0, 0)
     apply(one, layout, code, room, len(x), where)
