@@ -298,7 +298,7 @@ class CompiledPass:
             fill_weights(self._compiled.net.weights, [weights[name].T for name in self._products])
         room.program.enter_transposes([weights[name] for name in room.form.weights])
         if self._entered is None or self._entered[0] is not room or self._entered[1] is not batch:
-            column = 0
+            self._entered, column = None, 0  # neither of the two stands there if this is interrupted
             for name, drive in model.drives(np.zeros((1, 1, model.n_inputs))).items():
                 width = drive.shape[2]
                 room.form.variable(name)[...] = batch.drive[:, :, column : column + width]

@@ -346,6 +346,25 @@ def test_batches_that_are_scored_at_other_steps_hold_nothing_of_each_other():
     )
 
 
+def test_an_interrupt_leaves_nothing_half_entered():
+    class Interrupts:
+        def __setitem__(self, _, value):
+            raise KeyboardInterrupt
+
+    rng = np.random.default_rng(7)
+    of = objective(MAPS["GRU"](0), rng, drawn(rng, "mse"), "mse", "all")
+    first, other = of.value_and_gradient(of.vector), of.batch(drawn(rng, "mse"))
+    (room,) = of._pass._rooms.values()
+    errors = room.errors
+    object.__setattr__(room, "errors", Interrupts())  # what is written after the inputs
+    with pytest.raises(KeyboardInterrupt):
+        of.value_and_gradient(of.vector, other)
+    object.__setattr__(room, "errors", errors)
+    again = of.value_and_gradient(of.vector)
+    assert again[0] == first[0]
+    np.testing.assert_array_equal(again[1], first[1])
+
+
 @pytest.mark.parametrize(
     "names", [("readout.weight",), ("z0",), ("weight_hh", "readout.bias"), ("weight_hh", "weight_ih", "bias_ih")]
 )
