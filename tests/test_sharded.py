@@ -1,6 +1,8 @@
 """Sharded flows: the numbers of one flow over all trials, and the same bits whoever works on them."""
 
+import gc
 import pickle
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -177,6 +179,31 @@ def test_no_more_is_kept_than_there_is_room_for(monkeypatch, keep, times):
     assert run == [*range(5)] * times
 
 
+def test_flows_of_the_model_in_use_are_kept_and_those_of_others_give_way(monkeypatch):
+    """In a training that looks at each step's network, memory would be full of networks that nobody has any more."""
+    flow, moved = sharded(keep=1e9), []
+    for _ in range(4):  # with room for all
+        flow = flow.training_step(READOUT).flow
+        flow.gradient(READOUT)
+        moved.append(ref(flow.model))
+    gc.collect()
+    assert [model() is not None for model in moved] == [False, False, True, True]
+    assert [len(flows) for flows in flow._engine._group._kept.values()] == [2] * 5
+    run, plain = [], Shard.flow
+    flow = sharded()
+    flow.gram.apply(np.ones((1, MODEL.n_parameters)))
+    kept = flow._engine._group._kept
+    room = 1.01 * sum(size for flows in kept.values() for size in flows.values())
+    flow = sharded(keep=room)
+    monkeypatch.setattr(Shard, "flow", lambda shard, model: run.append(shard.index) or plain(shard, model))
+    for _ in range(3):
+        flow = flow.training_step(READOUT).flow
+        run.clear()
+        for _ in range(2):
+            flow.gram.apply(np.ones((1, MODEL.n_parameters)))
+        assert run == [*range(5)]  # the second product finds all of them
+
+
 def test_threads_and_batches_of_engines_change_no_bit():
     theta, before = RNG.normal(size=(2, MODEL.n_parameters)), kpref.get_num_threads()
     found = []
@@ -261,6 +288,41 @@ def test_files_that_are_no_trials_are_refused_in_words(tmp_path):
         sharded(folder)
     with pytest.raises(FileNotFoundError):
         sharded(tmp_path / "nothing")
+
+
+ANSWERS = {"inputs": TRIALS.inputs, "targets": TRIALS.targets}
+WRONG = {
+    "mask of trials": (ANSWERS | {"mask": np.ones(B)}, r"mask of .* must have shape .* = \(13, 7\), .*; got \(13,\)"),
+    "mask of outputs": (ANSWERS | {"mask": np.ones((B, T, 3))}, r"mask of .* must have shape .*; got \(13, 7, 3\)"),
+    "NaN in a mask": (
+        ANSWERS | {"mask": np.where(np.arange(B)[:, None] == 7, np.nan, np.ones((B, T)))},
+        "shard of trials 7 to 9: .*mask holds nan",
+    ),
+    "lengths": (ANSWERS | {"lengths": np.full(B, T + 1)}, r"trials\.npz: lengths holds 8"),
+    "outputs": (ANSWERS | {"targets": np.ones((B, T, 2))}, "shard of trials 0 to 1: targets must have shape"),
+    "labels": (
+        {"inputs": TRIALS.inputs, "labels": np.where(np.arange(B) == 7, 9, 0)}, "shard of trials 7 to 9: labels must",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_in_files_says_where(wrong, tmp_path):
+    arrays, words = WRONG[wrong]
+    np.savez(tmp_path / "trials.npz", **arrays)
+    with pytest.raises(ValueError, match=words):
+        sharded(tmp_path / "trials.npz").gradient(READOUT)
+
+
+@pytest.mark.parametrize("mask", [np.arange(T) >= 2, np.arange(B)[:, None] >= 2, np.ones((B, T))])
+def test_masks_of_files_are_those_of_trials(mask, tmp_path):
+    np.savez(tmp_path / "trials.npz", mask=mask, **ANSWERS)
+    found = sharded(tmp_path / "trials.npz").gradient(READOUT)
+    wanted = FLOW.gradient_flow(READOUT, TRIALS.targets, mask=mask)
+    whole = kpref.Flow(MODEL, TRIALS.inputs, Z0).gradient_flow(READOUT, TRIALS.targets, mask=mask)
+    assert not close(found.loss, wanted.loss)  # of trials that end earlier
+    assert close(found.loss, whole.loss)
+    assert close(found.grad_theta, whole.grad_theta)
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

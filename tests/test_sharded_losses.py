@@ -3,17 +3,22 @@
 The scheduler and a worker, one alone, since what is compiled is entered by one thread at a time, live in this process.
 """
 
+import gc
+import time
+
 import numpy as np
 import pytest
 
 import kpref
 from kpref.distributed import ShardedFlow
 from kpref.distributed import tasks_of_shards as tasks
+from kpref.sweeps.cell_cluster import Cluster
 
 pytestmark = pytest.mark.distributed
 
 MODEL = kpref.models.GRU.init(2, 4, seed=0)
-TRIALS = kpref.Trials(np.random.default_rng(0).normal(size=(8, 5, 2)))
+TRIALS = kpref.Trials(np.random.default_rng(0).normal(size=(8, 5, 2)), targets=np.ones((8, 5, 3)))
+READOUT = kpref.Readout(np.ones((3, 4)))
 THETA = np.ones(MODEL.n_parameters)
 
 
@@ -85,6 +90,32 @@ def test_clients_that_are_none_are_refused(client):
     pytest.importorskip("distributed")
     with pytest.raises(TypeError, match=r"client must be a distributed\.Client"):
         ShardedFlow(MODEL, TRIALS, client)
+
+
+def test_a_client_that_is_closed_is_refused(cluster):
+    client = cluster.get_client()
+    client.close()
+    for take in (lambda: ShardedFlow(MODEL, TRIALS, client), lambda: Cluster(client)):
+        with pytest.raises(ValueError, match="client must be connected to a scheduler; got one that is closed"):
+            take()
+
+
+def test_workers_hold_the_models_that_are_in_use_alone(cluster):
+    """A training that looks at the network of each step leaves none behind."""
+    with cluster.get_client() as client:
+        flow = ShardedFlow(MODEL, TRIALS, client, shard_size=2, keep=1e9)
+        for _ in range(5):
+            flow = flow.training_step(READOUT).flow
+            flow.gram @ THETA
+        gc.collect()
+        assert len(flow._engine._models) <= 2
+        # Nothing but the worker's group of shards and models that are in use; Dask lets go of others a moment later.
+        for _ in range(100):
+            held = sum(len(keys) for keys in client.has_what().values())
+            if held <= 3:
+                break
+            time.sleep(0.05)
+        assert held <= 3
 
 
 def test_workers_that_share_a_process_are_refused(cluster):

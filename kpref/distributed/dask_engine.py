@@ -21,10 +21,12 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property, partial
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, TypeVar
+from weakref import ref
 
 from kpref._types import Array
 from kpref._validate import short
@@ -74,11 +76,13 @@ class DaskEngine:
             raise TypeError(f"client must be a distributed.Client, or None for this process; got {short(client)}")
         if client.asynchronous:
             raise TypeError("client must be one that waits for results; got an asynchronous one")
+        if client.scheduler is None:
+            raise ValueError("client must be connected to a scheduler; got one that is closed: make another")
         self._client, self._shards, self._keep = client, tuple(shards), keep
         self._lost = (CancelledError, distributed.KilledWorker, distributed.comm.CommClosedError, OSError, TimeoutError)
         self._address = str(client.scheduler.address)
         self._places: dict[str, tuple[Node, Any]] = {}  # what each worker holds: the range, and the group's future
-        self._models: list[tuple[Model, Any]] = []
+        self._models: list[tuple[ref[Model], Any]] = []  # what workers have of each that is still in use here
         self._turn = 0
         self._place()
 
@@ -190,11 +194,12 @@ class DaskEngine:
     def _shared(self, models: Sequence[Model]) -> list[Any]:
         """Futures of models; each is sent once, as flows that are kept know it by identity."""
         found = []
+        self._models = [(known, future) for known, future in self._models if known() is not None]
         for model in models:
-            future = next((future for known, future in self._models if known is model), None)
+            future = next((future for known, future in self._models if known() is model), None)
             if future is None:
-                future = self._scatter(model)
-                self._models.append((model, future))
+                future = self._scatter(copy(model))  # or a worker in this process would hold the model itself
+                self._models.append((ref(model), future))
             found.append(future)
         return found
 

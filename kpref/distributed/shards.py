@@ -7,7 +7,8 @@ and sums over shards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,9 @@ from kpref.models.base import Model
 
 __all__ = ["Group", "LoadedShard", "Shard", "Task", "bytes_of"]
 
+
+#: How many models have flows that are kept: an alignment has two, and a training a new one at each step.
+_MODELS = 2
 
 #: What is done with each shard; a function that a pickle can tell by its name. It may not keep what it is given.
 Task = Callable[..., Any]
@@ -46,9 +50,15 @@ class Shard:
 
     def flow(self, model: Model) -> Flow:
         """Run the model over the trials."""
-        try:
+        with self.named():
             trials, _ = self.source.take(self.within)
             return Flow(model, trials, self.z0, self.weights, **self.options)
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """What is wrong with some of the trials says which."""
+        try:
+            yield
         except ValueError as error:
             raise ValueError(
                 f"in the shard of trials {self.trials.start} to {self.trials.stop - 1}: {error}"
@@ -82,18 +92,19 @@ class Group:
     """Consecutive shards that one process works on, and the flows that it keeps while there is room for them.
 
     Shards are gone through in the same order again and again: those that came first stay, and no other takes the place
-    of one of them. What is kept changes no bit, and is not in a pickle.
+    of one of them. But flows of other models than the two that were asked for last are let go, and those of the one
+    that is not asked for now if there is no room. What is kept changes no bit, and is not in a pickle.
 
     `keep`: bytes; None until the process that works on them has said how many.
     """
 
     def __init__(self, shards: Sequence[Shard], keep: float | None) -> None:
         self.shards, self.keep = tuple(shards), keep
-        self._kept: dict[int, tuple[Flow, ...]] = {}
-        self._size = 0.0
+        self._kept: dict[int, dict[Flow, float]] = {}  # of each shard, with their bytes
+        self._recent: list[Model] = []  # those asked for last
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"shards": self.shards, "keep": self.keep, "_kept": {}, "_size": 0.0}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Group, (self.shards, self.keep)
 
     @property
     def held(self) -> Node:
@@ -116,16 +127,38 @@ class Group:
         return task(LoadedShard(self._flows(shard, models), shard), *arguments)
 
     def _flows(self, shard: Shard, models: Sequence[Model]) -> tuple[Flow, ...]:
-        kept = self._kept.get(shard.index, ())
+        self._note(models)
+        kept = self._kept.get(shard.index, {})
         found = tuple(
             next((flow for flow in kept if flow.model is model), None) or shard.flow(model) for model in models
         )
-        new = [flow for flow in found if all(flow is not other for other in kept)]
-        room = (self.keep or 0.0) - self._size
-        if new and room > 0 and (size := sum(map(bytes_of, new))) <= room:
-            self._kept[shard.index] = (*kept, *new)
-            self._size += size
+        if self.keep:
+            new = {flow: bytes_of(flow) for flow in found if flow not in kept}
+            if new and self._has_room(sum(new.values()), models):
+                self._kept[shard.index] = self._kept.get(shard.index, {}) | new
         return found
+
+    def _has_room(self, size: float, models: Sequence[Model]) -> bool:
+        """Whether so many bytes more may be kept, for which flows of other models are let go if need be."""
+        room = (self.keep or 0.0) - size
+        if 0 <= room < self._size():
+            self._let_go_all_but(models)
+        return self._size() <= room
+
+    def _note(self, models: Sequence[Model]) -> None:
+        older = [model for model in self._recent if all(model is not other for other in models)]
+        self._recent, before = [*older, *models][-max(_MODELS, len(models)) :], self._recent
+        if any(all(model is not other for other in self._recent) for model in before):
+            self._let_go_all_but(self._recent)
+
+    def _let_go_all_but(self, models: Sequence[Model]) -> None:
+        for index, kept in self._kept.items():
+            self._kept[index] = {
+                flow: size for flow, size in kept.items() if any(flow.model is model for model in models)
+            }
+
+    def _size(self) -> float:
+        return sum(sum(kept.values()) for kept in self._kept.values())
 
 
 def bytes_of(flow: Flow) -> float:

@@ -104,11 +104,18 @@ class StoredTrials:
         for name, array in arrays.items():
             if array.shape[:1] != shape[:1] and not (name == "mask" and array.shape == shape[1:2]):
                 raise ValueError(f"{name} of {path} must be of {shape[0]} trials; got shape {tuple(array.shape)}")
+        masks = shape[:2], (shape[0], 1), shape[1:2]
+        if "mask" in arrays and tuple(arrays["mask"].shape) not in masks:
+            raise ValueError(
+                f"mask of {path} must have shape (trials, time) = {masks[0]}, {masks[1]} or {masks[2]}; got "
+                f"{tuple(arrays['mask'].shape)}"
+            )
         try:
-            lengths = np.asarray(arrays["lengths"][:]) if "lengths" in arrays else np.full(shape[0], shape[1])
+            given = np.asarray(arrays["lengths"][:]) if "lengths" in arrays else np.full(shape[0], shape[1])
+            lengths = check_lengths(given, shape[0], shape[1])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        return cls(path, (shape[0], shape[1], shape[2]), check_lengths(lengths, shape[0], shape[1]))
+        return cls(path, (shape[0], shape[1], shape[2]), lengths)
 
     def take(self, part: slice) -> tuple[Trials, Array | None]:
         """Read some of the trials."""

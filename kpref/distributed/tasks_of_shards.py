@@ -93,15 +93,18 @@ def step_terms(shard: LoadedShard, model: Model, readout: Readout, at: str) -> A
 
 
 def _gradient_terms(shard: LoadedShard, flow: Flow, readout: Readout, at: str) -> Array:
-    answers, mask = shard.answers()
+    with shard.shard.named():
+        answers, mask = shard.answers()
     if not answers:
         raise ValueError("the trials have neither targets nor labels, of one of which a loss needs to know")
-    measure, scored = float(flow.space.mu.sum()), float((flow.space.mu * scores(flow.space, mask, at)).sum())
+    with shard.shard.named():
+        measure, scored = float(flow.space.mu.sum()), float((flow.space.mu * scores(flow.space, mask, at)).sum())
     if scored == 0.0:
         size = flow.model.n_parameters + readout.weight.size + readout.n_outputs
         return np.array([*np.zeros(size), 0.0, 0.0, measure, 0.0])
     loss = next(name for name, driver in DRIVEN_BY.items() if driver in answers)
-    found = flow.gradient_flow(readout, loss=loss, mask=mask, at=at, **answers)
+    with shard.shard.named():
+        found = flow.gradient_flow(readout, loss=loss, mask=mask, at=at, **answers)
     share, accuracy = scored / measure, found.loss_value.accuracy
     seen = flow.states if readout.n_states == flow.model.n_states else flow.states[:, :, flow.model.observed]
     weight, bias = readout_gradient(flow.space, found.loss_value, seen)

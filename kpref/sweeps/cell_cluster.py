@@ -32,13 +32,15 @@ class Cluster:
     """The workers that a client of Dask's knows.
 
     Raises ImportError if distributed is not there, TypeError for something else than a client that waits for results,
-    RuntimeError if there is no worker.
+    ValueError for one that is closed, RuntimeError if there is no worker.
     """
 
     def __init__(self, client: Any) -> None:
         distributed = _distributed()
         if not isinstance(client, distributed.Client) or client.asynchronous:
             raise TypeError(f"client must be a distributed.Client that waits for results; got {short(client)}")
+        if client.scheduler is None:
+            raise ValueError("client must be connected to a scheduler; got one that is closed: make another")
         self._client = client
         threads = sum(client.nthreads().values())
         if not threads:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,11 @@ class _Share:
 
 
 class CompiledPass:
-    """A pass (`kpref.training.plain_pass.Pass`) of a network that `can_compile`."""
+    """A pass (`kpref.training.plain_pass.Pass`) of a network that `can_compile`.
+
+    Threads that share one take turns, as its memory is written at each step. A copy, or what comes out of a pickle,
+    has memory of its own.
+    """
 
     def __init__(self, model: StepModel, loss: str, at: str, activity: float, dtype: npt.DTypeLike) -> None:
         self.loss, self.at, self.activity = loss, at, activity
@@ -125,6 +130,11 @@ class CompiledPass:
         self._places = None if self._has_numbers else _places(entries, self._summed)
         self._rooms: dict[tuple[int, int], _Room] = {}
         self._entered: tuple[_Room, Scored] | None = None  # whose drive stands where
+        self._turn = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Views of one array would come out as arrays of their own, and what is written to one be missing in the other.
+        return CompiledPass, (self._model, self.loss, self.at, self.activity, self.dtype)
 
     def prepared(self, trials: Trials) -> Scored:
         """See `Pass`."""
@@ -138,6 +148,10 @@ class CompiledPass:
         ValueError
             If the trajectory or its linearisation overflows.
         """
+        with self._turn:
+            return self._evaluated(point, batch, wanted)
+
+    def _evaluated(self, point: Point, batch: Scored, wanted: frozenset[str]) -> Evaluated:
         model = self._model  # what does not depend on the parameters
         room = self._room(model, batch)
         packing = self._enter(room, point, batch)
@@ -284,7 +298,7 @@ class CompiledPass:
             fill_weights(self._compiled.net.weights, [weights[name].T for name in self._products])
         room.program.enter_transposes([weights[name] for name in room.form.weights])
         if self._entered is None or self._entered[0] is not room or self._entered[1] is not batch:
-            column = 0
+            self._entered, column = None, 0  # neither of the two stands there if this is interrupted
             for name, drive in model.drives(np.zeros((1, 1, model.n_inputs))).items():
                 width = drive.shape[2]
                 room.form.variable(name)[...] = batch.drive[:, :, column : column + width]

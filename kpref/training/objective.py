@@ -55,6 +55,14 @@ class Metrics:
     accuracy: float | None
 
 
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Trials in the form that a pass takes, and what they were made for."""
+
+    trials: Any
+    made_for: tuple[object, ...]
+
+
 class Objective:
     """A loss as a function of the trained parameters in one vector.
 
@@ -157,6 +165,11 @@ class Objective:
         self.require_trials(trials)
         self._pass = self._way(rule, options)
         self.trials, self._batch = trials, self._pass.prepared(trials)
+        #: What trials are prepared for: others with the same may share them.
+        self._made_for = (
+            type(self._pass), type(model), tuple(model.parameters), model.n_inputs, readout.n_outputs, self._is_noisy,
+            loss, at, self.dtype,
+        )  # fmt: skip
 
     def _way(self, rule: Rule | None, options: dict[str, Any]) -> Pass:
         from kpref.training.compiled_pass import CompiledPass, can_compile
@@ -243,7 +256,8 @@ class Objective:
         readout = old.readout
         if weight is not None or bias is not None:
             readout = Readout(readout.weight if weight is None else weight, readout.bias if bias is None else bias)
-        return Network(old.model.with_parameters(own) if own else old.model, readout, arrays.get("z0", old.z0))
+        z0 = finite_array("z0", arrays["z0"]) if "z0" in arrays else old.z0
+        return Network(old.model.with_parameters(own) if own else old.model, readout, z0)
 
     def _point(self, vector: npt.ArrayLike) -> Point:
         """The arrays of `network`, which is asked what is wrong if they are not finite or complex."""
@@ -275,10 +289,10 @@ class Objective:
         """
         if isinstance(trials, Trials):
             self.require_trials(trials)
-            return self._pass.prepared(trials)
+            return _Batch(self._pass.prepared(trials), self._made_for)
         chosen = self.trials.numbers(trials)
         self._require_scored(self.trials, chosen)
-        return self._batch.subset(chosen)
+        return _Batch(self._batch.subset(chosen), self._made_for)
 
     def value_and_gradient(self, vector: npt.ArrayLike, batch: Any = None) -> tuple[float, Array]:
         """The loss and its gradient, as `scipy.optimize` takes them with ``jac=True``.
@@ -323,8 +337,13 @@ class Objective:
     def _given(self, batch: Any) -> Any:
         if batch is None:
             return self._batch
-        instance("batch", batch, type(self._batch), "what the method batch gives")
-        return batch
+        instance("batch", batch, _Batch, "what the method batch gives")
+        if batch.made_for != self._made_for:
+            raise ValueError(
+                f"batch must be made by the objective that takes it, or by one of the same network and loss; got that "
+                f"of another: use the method batch of {self}"
+            )
+        return batch.trials
 
     def _arrays(self, network: Network) -> dict[str, Array]:
         parts = {**network.model.parameters, "readout.weight": network.readout.weight, "z0": network.z0}

@@ -37,7 +37,10 @@ class Optimizer(Protocol):
         """The state before the first step."""
 
     def update(self, vector: Array, gradient: Array, state: State, learning_rate: float) -> None:
-        """Change `vector` and `state` in place; `gradient` is free to be overwritten."""
+        """Change `vector` and `state` in place; `gradient` is free to be overwritten.
+
+        Raises ValueError or TypeError, before anything is changed, if the three do not belong together.
+        """
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class GradientDescent:
 
     def update(self, vector: Array, gradient: Array, state: State, learning_rate: float) -> None:
         """See `Optimizer`."""
+        _require_rows(vector, gradient=gradient, **state)
         if self.momentum:
             velocity = state["velocity"]
             velocity *= vector.dtype.type(self.momentum)
@@ -110,6 +114,7 @@ class Adam:
 
     def update(self, vector: Array, gradient: Array, state: State, learning_rate: float) -> None:
         """See `Optimizer`."""
+        _require_rows(vector, gradient=gradient, mean=state["mean"], square=state["square"])
         state["step"] += 1
         number, kind = int(state["step"][0]), vector.dtype.type
         if self.decay:
@@ -120,6 +125,17 @@ class Adam:
             kind(math.sqrt(1 - self.beta2**number)), kind(self.epsilon),
             kind(learning_rate / (1 - self.beta1**number)),
         )  # fmt: skip
+
+
+def _require_rows(vector: Array, **others: Array) -> None:
+    """See that the others are rows as long as the vector: compiled loops would go on beyond the end of shorter ones."""
+    instance("vector", vector, np.ndarray, "an array, which is changed in place")
+    if vector.ndim != 1 or vector.dtype.kind != "f" or not vector.flags.writeable:
+        raise ValueError(f"vector must be one row of floating-point numbers that may be written; got {short(vector)}")
+    for name, array in others.items():
+        instance(name, array, np.ndarray, "an array")
+        if array.shape != vector.shape:
+            raise ValueError(f"{name} must have the shape {vector.shape} of the vector; got {array.shape}")
 
 
 #: By name, with what each is by default.

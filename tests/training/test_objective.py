@@ -1,5 +1,10 @@
 """The gradient of a training against complex steps, the compiled pass against the operators of a flow, and padding."""
 
+import copy
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -118,7 +123,7 @@ def test_gradients_of_maps_are_exact(kind):
         plain = PlainPass(loss, at, 0.3, np.float64, {}, None)
         point = of._point(of.vector)
         fast, slow = (
-            of._pass.evaluate(point, of.batch(trials), of._wanted),
+            of._pass.evaluate(point, of.batch(trials).trials, of._wanted),
             plain.evaluate(point, trials, of._wanted),
         )
         assert fast.accuracy == pytest.approx(slow.accuracy)
@@ -144,14 +149,91 @@ def test_nothing_of_one_step_is_left_in_the_next(kind):
     np.testing.assert_array_equal(gradient, before[1])
 
 
-@pytest.mark.parametrize(("wrong", "said"), [(np.nan, "weight_ih holds"), (np.inf, "weight_ih holds"), (1j, "real")])
-def test_vectors_that_are_not_real_and_finite_are_refused(wrong, said):
+@pytest.mark.parametrize(
+    ("place", "wrong", "said"),
+    [
+        (0, np.nan, "weight_ih holds"), (0, np.inf, "weight_ih holds"), (0, 1j, "real"),
+        (-1, np.nan, "z0 holds"), (-1, np.inf, "z0 holds"),
+    ],
+)  # fmt: skip
+def test_vectors_that_are_not_real_and_finite_are_refused(place, wrong, said):
     rng = np.random.default_rng(3)
     of = objective(MAPS["GRU"](3), rng, drawn(rng, "mse", None, False), "mse", "all")
     vector = of.vector + np.zeros(of.size, np.asarray(wrong).dtype)
-    vector[0] = wrong
+    vector[place] = wrong
     with pytest.raises((ValueError, TypeError), match=said):
         of.value_and_gradient(vector)
+
+
+@pytest.mark.parametrize("name", ["z0", "readout.weight", "readout.bias", "weight_hh"])
+def test_complex_vectors_are_refused_whatever_is_trained(name):
+    rng = np.random.default_rng(3)
+    of = objective(MAPS["GRU"](3), rng, drawn(rng, "mse"), "mse", "all", trainable=[name])
+    for evaluated in (of.value_and_gradient, of.metrics, of.network):
+        with pytest.raises((ValueError, TypeError), match="real numbers"):
+            evaluated(of.vector + 1e-30j)
+
+
+@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
+def test_copies_are_as_the_objective(copied, used):
+    """What is written to memory at a step has to be found where the kernels of the copy read it."""
+    rng = np.random.default_rng(4)
+    of = objective(MAPS["GRU"](3), rng, drawn(rng, "mse"), "mse", "all")
+    batch = of.batch([0, 2])
+    if used:
+        of.value_and_gradient(of.vector)
+    other = copied(of)
+    vector = 1.1 * of.vector
+    wanted = of.value_and_gradient(vector), of.value_and_gradient(vector, batch)
+    for found, right in zip(
+        (other.value_and_gradient(vector), other.value_and_gradient(vector, batch)), wanted, strict=True
+    ):
+        assert found[0] == right[0]
+        np.testing.assert_array_equal(found[1], right[1])
+
+
+def test_threads_may_share_an_objective():
+    rng = np.random.default_rng(5)
+    of = objective(MAPS["GRU"](3), rng, drawn(rng, "mse"), "mse", "all")
+    vectors = [factor * of.vector for factor in (0.5, 1.0, 1.5, 2.0)] * 20
+    wanted = [of.value_and_gradient(vector) for vector in vectors[:4]] * 20
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(of.value_and_gradient, vectors))
+    finally:
+        sys.setswitchinterval(interval)
+    assert [value for value, _ in found] == [value for value, _ in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+OTHERS = {
+    "inputs": lambda rng: (GRU.init(N_IN + 3, H, 0), {"inputs": rng.normal(size=(B, T, N_IN + 3))}, {}),
+    "precision": lambda rng: (GRU.init(N_IN, H, 0), {}, {"dtype": "float32"}),
+    "time": lambda rng: (GRU.init(N_IN, H, 0), {}, {"at": "last"}),
+    "bias": lambda rng: (GRU.init(N_IN, H, 0, bias=False), {}, {}),
+    "outputs": lambda rng: (GRU.init(N_IN, H, 0), {"labels": np.full(B, N_OUT)}, {"readout": N_OUT + 1}),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_batches_of_other_objectives_are_refused(other):
+    """Compiled code would read beyond their end, or score them as the other does."""
+    rng = np.random.default_rng(6)
+    trials = Trials(rng.normal(size=(B, T, N_IN)), labels=rng.integers(N_OUT, size=B))
+    of = Objective(GRU.init(N_IN, H, 0), Readout(np.ones((N_OUT, H))), trials, loss="cross_entropy")
+    model, given, options = OTHERS[other](rng)
+    readout = Readout(np.ones((options.pop("readout", N_OUT), H)))
+    theirs = Trials(**{"inputs": trials.inputs, "labels": trials.labels} | given)
+    for which in (theirs, [0]):
+        batch = Objective(model, readout, theirs, loss="cross_entropy", **options).batch(which)
+        with pytest.raises(ValueError, match="batch must be made by the objective that takes it"):
+            of.value_and_gradient(of.vector, batch)
+    twin = Objective(GRU.init(N_IN, H, 1), Readout(np.ones((N_OUT, H))), trials, loss="cross_entropy")
+    assert of.metrics(of.vector, twin.batch(trials)).loss == of.metrics(of.vector).loss
 
 
 @examples(20)
@@ -262,6 +344,25 @@ def test_batches_that_are_scored_at_other_steps_hold_nothing_of_each_other():
     np.testing.assert_array_equal(
         of.value_and_gradient(of.vector, of.batch(early))[1], alone.value_and_gradient(of.vector)[1]
     )
+
+
+def test_an_interrupt_leaves_nothing_half_entered():
+    class Interrupts:
+        def __setitem__(self, _, value):
+            raise KeyboardInterrupt
+
+    rng = np.random.default_rng(7)
+    of = objective(MAPS["GRU"](0), rng, drawn(rng, "mse"), "mse", "all")
+    first, other = of.value_and_gradient(of.vector), of.batch(drawn(rng, "mse"))
+    (room,) = of._pass._rooms.values()
+    errors = room.errors
+    object.__setattr__(room, "errors", Interrupts())  # what is written after the inputs
+    with pytest.raises(KeyboardInterrupt):
+        of.value_and_gradient(of.vector, other)
+    object.__setattr__(room, "errors", errors)
+    again = of.value_and_gradient(of.vector)
+    assert again[0] == first[0]
+    np.testing.assert_array_equal(again[1], first[1])
 
 
 @pytest.mark.parametrize(

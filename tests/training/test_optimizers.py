@@ -105,3 +105,27 @@ def test_clipping():
 def test_bad_optimisers(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_rows_that_do_not_belong_together_are_refused(name):
+    """Adam's loop would go on beyond the end of the shorter, in whatever memory is there."""
+    optimizer = OPTIMIZERS[name]
+    frozen = START.copy()
+    frozen.flags.writeable = False
+    cases = [
+        (START.copy(), np.ones(N - 1), START, r"gradient must have the shape \(7,\) of the vector; got \(6,\)"),
+        (START.copy(), np.ones(N + 1), START, "gradient must have the shape"),
+        (START.reshape(1, -1).copy(), np.ones((1, N)), START.reshape(1, -1), "vector must be one row"),
+        (frozen, np.ones(N), START, "vector must be one row .* that may be written"),
+        (np.arange(N), np.ones(N), START, "vector must be one row of floating-point numbers"),
+    ]
+    if len(optimizer.start(START)):
+        cases.append((START.copy(), np.ones(N), START[:3], r"must have the shape \(7,\) of the vector; got \(3,\)"))
+    for vector, gradient, like, words in cases:
+        before, state = vector.copy(), optimizer.start(like)
+        kept = {key: array.copy() for key, array in state.items()}
+        with pytest.raises(ValueError, match=words):
+            optimizer.update(vector, gradient, state, RATE)
+        assert np.array_equal(vector, before)
+        assert all(np.array_equal(state[key], kept[key]) for key in kept)
