@@ -61,7 +61,7 @@ def _average(operator: str) -> Metric:
 
 
 #: Deviations that a number, and an entry of a partial trace, may be off. They are those of errors that all conspire:
-#: a right backend exceeds one only where the errors of its factor exceed theirs as a whole, and a row has fewer of them.
+#: a right backend exceeds one only where those of its factor exceed theirs as a whole, and a row has fewer of them.
 _NUMBER_BOUND, _ENTRY_BOUND = 1.0, 2.0
 #: How much more where functions are approximated, whose deviation is half of their largest error.
 _APPROXIMATED = 2.0
