@@ -64,6 +64,8 @@ class Caught:
         Whether anything is accused, that operator alone, and of that class.
     figure : float
     guess : str
+    excess : float
+        Of one that is not caught, the errors of the defect alone over those of right backends.
     """
 
     arithmetic: str
@@ -74,6 +76,7 @@ class Caught:
     kind: bool = False
     figure: float = 0.0
     guess: str = "no guess"
+    excess: float = 0.0
 
 
 def judge_correct(task: tuple[int, str, str, str | None]) -> Judged:
@@ -147,12 +150,40 @@ def judge_planted(task: tuple[str, str, str], model: str | None = None) -> Caugh
     guess = next((check.guess for check in report.defects if check.guess), "") or ""
     found = bool(accused), accused == {mutant.operator}, guess.partition(":")[0] in mutant.classes
     figure = max((check.figure or 0.0 for check in report.checks if check.operator == mutant.operator), default=0.0)
-    return Caught(name, row.title, True, *found, figure, guess or "no guess")
+    excess = 0.0 if found[0] else excess_of(flow, method, name, title)
+    return Caught(name, row.title, True, *found, figure, guess or "no guess", excess)
+
+
+def excess_of(flow: Flow, method: str, name: str, title: str) -> float:
+    """How many times as large as the errors of right backends those are that a defect alone makes, in the same check.
+
+    Of right backends the root mean square of four is taken, the defect alone is planted in a backend in float64.
+    """
+    mutant, arithmetic = STAGE_MUTANTS[title], ARITHMETICS[name]
+    figures: dict[str, list[float]] = {}
+    for seed in range(4):
+        right = correct_stage_backend(flow, arithmetic, seed)[1]
+        for check in verify(right, flow, seed=seed).checks:
+            if check.operator == mutant.operator and check.figure is not None:
+                figures.setdefault(check.identifier, []).append(check.figure)
+    model: Any = flow.model
+    model = model.with_parameters({key: arithmetic.round(value) for key, value in model.parameters.items()})
+    given = arithmetic.round(flow.inputs), arithmetic.round_state(flow.z0)
+    kind: Any = "hold" if "jump" in mutant.classes else "linear"
+    exact = Flow(model, *given, times=flow.solution.times, method=method, input_kind=kind)
+    wrong = mutant.plant(StageBackend(exact, ARITHMETICS["float64"]))
+    offered = {} if mutant.operator == "states" else {mutant.operator: getattr(wrong, mutant.operator)}
+    report = verify(SimpleNamespace(arithmetic=name, states=wrong.states, **offered), exact)
+    own = {key: float(np.sqrt(np.mean(np.square(values)))) for key, values in figures.items()}
+    return max(((c.figure or 0.0) / own[c.identifier] for c in report.checks if own.get(c.identifier)), default=0.0)
 
 
 def planted(methods: list[str], model: str | None, run: Any) -> None:
-    """Defects in a model, by arithmetic; of those that are not caught, what they are."""
-    print(f"{'':<10}{'planted':>9}{'caught':>8}{'operator':>10}{'class':>7}")
+    """Defects in a model, by arithmetic; of those that are not caught, what they are, and how large beside rounding.
+
+    Column `beyond 30` counts those that are not caught though more than 30 times as large as errors of right backends.
+    """
+    print(f"{'':<10}{'planted':>9}{'caught':>8}{'beyond 30':>11}{'operator':>10}{'class':>7}")
     names = ("float64", "float32", "tf32", "bfloat16")
     tasks = list(itertools.product(names, methods, STAGE_MUTANTS))
     found = run(partial(judge_planted, model=model), tasks, Caught, title=f"planted {model or ''}")
@@ -160,11 +191,13 @@ def planted(methods: list[str], model: str | None, run: Any) -> None:
         here = [row for row in found if row.arithmetic == name and row.shown]
         print(
             f"{name:<10}{len(here):>9}{sum(row.caught for row in here):>8}"
+            f"{sum(not row.caught and row.excess > 30 for row in here):>11}"
             f"{sum(row.operator for row in here):>10}{sum(row.kind for row in here):>7}"
         )
         for row in here:
             if not (row.caught and row.operator and row.kind):
-                print(f"  {row.title} {row.figure:8.3g}  {row.guess}")
+                hidden = "" if row.caught else f"{row.excess:.3g} times right backends'"
+                print(f"  {row.title} {row.figure:8.3g}  {row.guess} {hidden}")
 
 
 def adjoints() -> None:

@@ -3,9 +3,10 @@
 The first plants every mutant of `apparatus.mutants` in every kind of network that it makes sense for, in float64,
 float32, TF32 and bfloat16. A mutant that escapes is planted once more in float64, where it is all that is wrong, and
 its size given in deviations of the rounding errors of the arithmetic: below the bound of the check it is counted as
-hidden, above it as escaped, and as one of those beyond 30 if it is so many times as large as the largest error of a
-right backend in the same check. The second shows correct backends, suspicious ones included, to the oracle, in these
-arithmetics or in others of `apparatus.cases.PROFILES` that they declare.
+hidden, above it as escaped, and as one of those beyond 30 if it is so many times as large as the errors of right
+backends in the same check: the root mean square over eight of them, which sum in different orders. The second shows
+correct backends, suspicious ones included, to the oracle, in these arithmetics or in others of
+`apparatus.cases.PROFILES` that they declare.
 
     python scripts/oracle_power.py [--models NAME ...] [--arithmetics NAME ...] [--cases N] [--problems N] [--rows FILE]
 """
@@ -35,6 +36,9 @@ from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.problem import MODELS
 from kpref.oracle.verdict import Report
 from kpref.oracle.verification import verify
+
+#: Right backends that a defect is measured by.
+_RIGHT = 8
 
 NAMES = ("float64", "float32", "tf32", "bfloat16")
 #: Networks that mutants are planted in, and options beside their size.
@@ -66,7 +70,7 @@ class Catch:
     seed : int
         Of the problem.
     excess : float
-        Of one that was not caught, the largest error of the defect alone over that of a right backend, by check.
+        Of one that was not caught, the largest error of the defect alone over that of right backends, by check.
     """
 
     mutant: str
@@ -122,15 +126,12 @@ def try_mutant(
     if not found:
         alone = _alone(name, flow, arithmetic, seed)
         figures = [c.figure for c in alone.checks if c.operator == mutant.operator and c.figure is not None]
-        own = {
-            check.identifier: check.figure
-            for check in verify(offered(emulate(flow, ARITHMETICS[arithmetic])), flow, seed=seed).checks
-        }
+        spread = right_spread(flow, arithmetic, offered)
         excess = max(
             (
-                (c.figure or 0.0) / own[c.identifier]
+                (c.figure or 0.0) / spread[c.identifier]
                 for c in alone.checks
-                if c.operator == mutant.operator and own.get(c.identifier)
+                if c.operator == mutant.operator and spread.get(c.identifier)
             ),
             default=0.0,  # a network that has nothing of the kind: what was planted is a right backend, to the last bit
         )
@@ -142,6 +143,21 @@ def try_mutant(
     classes = guess.split(":")[0] in mutant.classes
     size = max(check.figure or np.inf for check in found)
     return Catch(name, kind, arithmetic, "caught", right, classes, guess, size, seed)
+
+
+def right_spread(flow: Flow, arithmetic: str, offered: Callable[[Any], Any]) -> dict[str, float]:
+    """Root mean square of the figures that right backends have in a problem, by check.
+
+    One backend is no measure: the error of a single number may be near zero by chance, and where sums are taken in
+    pairs it is far below that of sums one after another, which are as right.
+    """
+    figures: dict[str, list[float]] = {}
+    for seed in range(_RIGHT):
+        _, backend = correct_backend(flow, ARITHMETICS[arithmetic], seed)
+        for check in verify(offered(backend), flow, seed=seed).checks:
+            if check.figure is not None:
+                figures.setdefault(check.identifier, []).append(check.figure)
+    return {name: float(np.sqrt(np.mean(np.square(values)))) for name, values in figures.items()}
 
 
 def _alone(name: str, flow: Flow, arithmetic: str, seed: int) -> Report:

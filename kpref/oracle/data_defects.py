@@ -210,6 +210,8 @@ def share(judge: Judge, operator: str, tensor: Array, error: Array, deviation: A
 def _words(word: str, shares: Array) -> str:
     """What additional shares of trials or steps mean."""
     size = float(np.abs(shares).max())
+    if np.ptp(shares) <= 0.01 * size:  # all of them by the same: that is no defect of any one
+        return f"factor: the right answer times {1 + shares.mean():.7g}"
     which = np.flatnonzero(np.abs(shares) > 0.1 * size)
     names = f"{word} {which[0]}" if len(which) == 1 else f"{word}s {', '.join(map(str, which))}"
     if np.allclose(shares[which], -1.0, atol=0.05):

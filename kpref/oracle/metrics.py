@@ -60,8 +60,11 @@ def _average(operator: str) -> Metric:
     return Metric(meaning, f"mean over a, a0 of {operator}[k a, k0 a0]", operator, matrix=True)
 
 
-#: Deviations that a number or a partial trace may be off: those of errors that all conspire, hardly ever reached.
-_MOMENT_BOUND = 5.0
+#: Deviations that a number, and an entry of a partial trace, may be off. They are those of errors that all conspire:
+#: a right backend exceeds one only where those of its factor exceed theirs as a whole, and a row has fewer of them.
+_NUMBER_BOUND, _ENTRY_BOUND = 1.0, 2.0
+#: How much more where functions are approximated, whose deviation is half of their largest error.
+_APPROXIMATED = 2.0
 #: Part of it that errors of a coarser arithmetic reach at least.
 _LEAST = 1e-3
 
@@ -108,7 +111,7 @@ def _check(name: str, session: Session, reductions: Reductions) -> Check:
         return replace(blank, message=str(reason))
     except OutOfRange as reason:
         return replace(blank, verdict="could not run", message=str(reason))
-    bound = LOCAL_BOUND if name.startswith("average") else _MOMENT_BOUND
+    bound = _bound_of(name, session.arithmetic)
     ratio = np.atleast_1d(right.compare(claimed, standard_error).ratio())
     largest = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
     check = replace(blank, verdict="pass", figure=float(ratio[largest]), bound=bound)
@@ -129,6 +132,14 @@ def _check(name: str, session: Session, reductions: Reductions) -> Check:
     first = int(np.argmax((ratio > bound).any(axis=1)))
     places = Place(float(ratio[first].max()), unit=first), Place(float(ratio[largest]), unit=int(largest[0]))
     return replace(check, verdict="defect", guess=guess, first=places[0], largest=places[1])
+
+
+def _bound_of(name: str, arithmetic: Arithmetic) -> float:
+    """How many deviations a metric may be off."""
+    if name.startswith("average"):
+        return LOCAL_BOUND
+    bound = _ENTRY_BOUND if METRICS[name].matrix else _NUMBER_BOUND
+    return bound * (_APPROXIMATED if arithmetic.elementary else 1.0)
 
 
 def _explain(
@@ -177,8 +188,7 @@ def _target(name: str, reductions: Reductions, arithmetic: Arithmetic) -> Target
     if name.startswith("frobenius"):
         return _number(moments.frobenius, moments.frobenius_error)
     dimension = moments.trace**2 / moments.frobenius**2
-    error = moments.trace_error / moments.trace + moments.frobenius_error / moments.frobenius
-    return _number(dimension, 2 * dimension * error)
+    return _number(dimension, dimension * moments.dimension_error)
 
 
 def _factor(right: Target, claimed: Array, standard_error: Array, bound: float) -> str | None:

@@ -8,10 +8,16 @@ all errors conspired,
     |d tr(D D^T)| <= 2 |D| |dD|,      |d |D D^T|_F| <= 2 ||D||_2 |dD| <= 2 |D D^T|_F^(1/2) |dD|,
     |d <D_k, D_l>| <= |D_k| |dD_l| + |dD_k| |D_l|      with D_k the rows of unit k,
 
-the norms being those of Frobenius. An average over all pairs of points is the mean of a product over points,
-``<A> s = mean of A (1 (x) s) / (B T)``, whose certificate is at hand. A K that keeps units apart is exact at any size
-(`kpref.unit_form`); where the NTK, or a K that couples units, is too large for its exact numbers they are estimated
-from random probes, and the sampling error is added to what rounding explains.
+the norms being those of Frobenius. Of a ratio the logarithm is taken: with G = D D^T, g = |G|_F and c = <K, G>,
+
+    d ln(tr(G)^2 / g^2) = 4 <D / tr G - G D / g^2, dD>,
+    d ln(c / (|K| g)) = 2 <K D / c - G D / g^2, dD> + the same of J,
+
+where what trace and norm err by together cancels: of an operator of one dimension all of it. An average over all pairs
+of points is the mean of a product over points, ``<A> s = mean of A (1 (x) s) / (B T)``, whose certificate is at hand. A
+K that keeps units apart is exact at any size (`kpref.unit_form`); where the NTK, or a K that couples units, is too
+large for its exact numbers they are estimated from random probes, and the sampling error is added to what rounding
+explains.
 """
 
 from __future__ import annotations
@@ -33,13 +39,17 @@ from kpref.unit_form import UnitForm, unit_form
 
 __all__ = ["Moments", "Reductions", "Target"]
 
-#: Entries of D, or J, up to which numbers are computed from its columns.
-_EXACT_ENTRIES = 1 << 22
+#: Entries of D, or J, up to which numbers are computed from its columns; up to which products with them are formed that
+#: say along which errors a number moves.
+_EXACT_ENTRIES, _SHARP_ENTRIES = 1 << 22, 1 << 19
 #: Random probes where they are not, and parameter vectors that errors of J and D are measured on.
 _PROBES, _VECTORS = 32, 4
 #: How many times a standard error of sampling counts: deviations of rounding are those of errors that conspire, which
 #: are met and hardly exceeded, but an estimate may well lie several standard errors off.
 _SAMPLING = 4.0
+#: Errors of second order in the logarithm of a ratio, in ``|dD|^2 / |D D^T|``: of ``ln |G|^2``, |dG|^2 is 4 of them at
+#: most, and twice the product of G with dD dD^T is 2.
+_SECOND = 6.0
 #: Tensors that a kernel handles at once.
 _BATCH = 8
 
@@ -72,6 +82,7 @@ class Moments:
     trace_error: float
     frobenius_error: float
     rows: Array  # (H,): size of the errors of its factor, unit by unit
+    dimension_error: float  # relative, of ``tr^2 / |.|^2``
 
 
 class Reductions:
@@ -152,14 +163,14 @@ class Reductions:
         """Of the parameter operator, exact or estimated."""
         rows = self._row_errors(lambda theta: self.judge.parameter_jacobian(theta, self._image(theta, "J")).spread)
         if self._blocks is None:
-            return self._moments(*self._numbers("K"), rows)
+            return self._moments("K", *self._numbers("K"), rows)
         spectrum = form_spectrum(self._form, self._mu)
-        return self._moments(spectrum.trace, spectrum.frobenius, np.zeros(2), rows)
+        return self._moments("K", spectrum.trace, spectrum.frobenius, np.zeros(2), rows)
 
     @cached_property
     def NTK(self) -> Moments:
         """Of the neural tangent kernel, exact or estimated."""
-        return self._moments(*self._numbers("NTK"), self._row_errors(self.judge.sensitivity))
+        return self._moments("NTK", *self._numbers("NTK"), self._row_errors(self.judge.sensitivity))
 
     def _numbers(self, operator: str) -> tuple[float, float, Array]:
         """Trace, Frobenius norm, and their standard errors."""
@@ -190,7 +201,7 @@ class Reductions:
             crossed
             + crossed.T
             + np.outer(rows, rows)
-            + self._summing(np.abs(value), self._mu.size * self._form.n_parameters)
+            + 3.5 * self._summing(np.abs(value), self._mu.size * self._form.n_parameters)
             + self.judge.floor
         )
         return Target(value, np.hypot(rounding, _SAMPLING * sampling))
@@ -207,16 +218,61 @@ class Reductions:
         else:
             cross, sampling = float(self._samples[2].mean()), _standard_error(self._samples[2])
         value = cross / (self.K.frobenius * self.NTK.frobenius)
-        errors = [2 * moments.frobenius_error / moments.frobenius for moments in (self.K, self.NTK)]
-        return value, float(np.hypot(sum(errors), value * _SAMPLING * sampling / cross))
+        return value, float(np.hypot(self._alignment_error(value), value * _SAMPLING * sampling / cross))
 
-    def _moments(self, trace: float, frobenius: float, sampling: Array, rows: Array) -> Moments:
+    def _alignment_error(self, value: float) -> float:
+        """What rounding does to the alignment: of parts of K and the NTK by which it moves, where these are at hand."""
+        both = self.K, self.NTK
+        if not self._sharp:
+            return sum(2 * moments.frobenius_error / moments.frobenius for moments in both)
+        factors = [self._wide("K"), self._wide("NTK")]
+        error = 0.0
+        pairs = list(zip(factors, both, strict=True))
+        for (factor, own), (other, beside) in (pairs, pairs[::-1]):
+            along = _image(other, factor) / (own.frobenius * beside.frobenius)
+            along -= value / own.frobenius**2 * _image(factor, factor)
+            total = float(np.linalg.norm(own.rows))
+            error += 2 * float(np.linalg.norm(along)) * total
+            error += value * (_SECOND * total**2 / own.frobenius + 2 * self._summing_squares(1.0))
+        return error
+
+    def _moments(self, operator: str, trace: float, frobenius: float, sampling: Array, rows: Array) -> Moments:
         total, sizes = float(np.linalg.norm(rows)), np.array([trace, frobenius])
-        errors = (
-            2 * np.sqrt(sizes) * total + total**2 + self._summing(sizes, np.square(np.prod(self.shape, dtype=float)))
-        )
+        along = 2 * np.sqrt(sizes)
+        summing = self._summing_squares(sizes)
+        if self._sharp and frobenius:
+            factor = self._wide(operator)
+            cubes = float(np.square(_image(factor, factor)).sum())  # tr(G^3)
+            along[1] = 2 * np.sqrt(cubes) / frobenius
+        errors = along * total + total**2 + summing
+        if self._sharp and frobenius:
+            apart = max(cubes / frobenius**4 - 1 / trace, 0.0)
+            dimension = 4 * np.sqrt(apart) * total + _SECOND * total**2 / frobenius + 2 * (summing / sizes).sum()
+        else:
+            dimension = 2 * (np.hypot(errors, _SAMPLING * sampling) / np.maximum(sizes, self.judge.floor)).sum()
         trace_error, frobenius_error = np.hypot(errors, _SAMPLING * sampling)
-        return Moments(trace, frobenius, float(trace_error), float(frobenius_error), rows)
+        return Moments(trace, frobenius, float(trace_error), float(frobenius_error), rows, float(dimension))
+
+    @property
+    def _sharp(self) -> bool:
+        """Whether products with the factors are few enough to be formed."""
+        return self.exact and int(self._form.n_parameters * np.prod(self.shape)) <= _SHARP_ENTRIES
+
+    def _wide(self, operator: str) -> Array:
+        """The factor as a matrix, parameters first: (M, B T H)."""
+        columns = self._columns[operator]
+        assert columns is not None
+        return columns.reshape(len(columns), -1)
+
+    def _summing_squares(self, sizes: Array | float) -> Array:
+        """Rounding of sums over all pairs of entries, of operands of their products, and of a few results.
+
+        In such sums, one after another, most terms are far smaller than the sum, and what is lost of one is lost of
+        others alike: emulated float32 loses up to 20 times the root of their number.
+        """
+        arithmetic = self.judge.arithmetic
+        results = 4 * arithmetic.unit + 2 * arithmetic.operand
+        return np.asarray((results + 60 * arithmetic.accumulate * np.prod(self.shape, dtype=float)) * sizes)
 
     def _row_errors(self, spread: Callable[[Array], Spread]) -> Array:
         """Frobenius norm of the errors of ``Mu^(1/2) J`` or ``Mu^(1/2) D`` for each unit, (H,)."""
@@ -282,6 +338,13 @@ class Reductions:
         # Some may agree by chance: no entry is taken to be surer than they are on average.
         errors = np.std(samples, axis=0, ddof=1) / np.sqrt(len(samples))
         return np.mean(samples, axis=0), np.maximum(errors, np.sqrt(np.mean(np.square(errors))))
+
+
+def _image(other: Array, factor: Array) -> Array:
+    """``A A^T D`` of factors A and D given as their transposes, (M, n): transposed too."""
+    if len(factor) < factor.shape[1]:
+        return np.asarray((factor @ other.T) @ other)
+    return np.asarray(factor @ (other.T @ other))
 
 
 def _standard_error(samples: Array) -> float:

@@ -449,10 +449,18 @@ class EmulatedBackend:
         if name == "alignment_K_NTK":
             other = self.gram("K")
             return self.store(np.vdot(other, gram) / (np.linalg.norm(other) * np.linalg.norm(gram)))
-        trace, square = np.trace(gram), np.vdot(gram, gram)
+        trace, square = self._total(self._weighed(operator) ** 2), self._total(self.store(gram) ** 2)
         if name.startswith("trace"):
             return self.store(trace)
         return self.store(np.sqrt(square) if name.startswith("frobenius") else trace**2 / square)
+
+    def _total(self, terms: Array) -> Array:
+        """A sum of many terms in the precision of sums: one after another, but for those that are added in pairs."""
+        kind = np.float64 if self.arithmetic.accumulate < 2.0**-30 else np.float32
+        terms = terms.ravel().astype(kind)
+        if self.summation == "pairwise":
+            return np.asarray(terms.sum())
+        return np.asarray(np.cumsum(terms[::-1] if self.summation == "reversed" else terms)[-1])
 
     def store(self, value: npt.ArrayLike) -> Array:
         """A result rounded to storage."""
@@ -462,11 +470,15 @@ class EmulatedBackend:
         """K or NTK as a symmetric matrix, ``Mu^(1/2) A Mu^(-1/2)``."""
 
         def compute() -> Array:
-            matrix = self.factor(operator) * np.sqrt(self.store(self.space.mu))[None, :, :, None]
-            flat = self.store(matrix).reshape(len(matrix), -1)
+            flat = self._weighed(operator)
             return self._product_of(flat.T, flat)
 
         return np.asarray(self._known(f"gram of {operator}", compute))
+
+    def _weighed(self, operator: str) -> Array:
+        """The factor of K or the NTK in symmetric form, parameters first: (M, B T H)."""
+        matrix = self.factor(operator) * np.sqrt(self.store(self.space.mu))[None, :, :, None]
+        return self.store(matrix).reshape(len(matrix), -1)
 
     def matrix(self, operator: str) -> Array:
         """An operator as a matrix, (B T, H, B T, H)."""

@@ -75,6 +75,14 @@ def test_planted_defects_are_caught_and_named(name):
     assert guess.partition(":")[0] in mutant.classes
 
 
+def test_what_is_too_small_everywhere_is_no_missing_step():
+    mutant = STAGE_MUTANTS["K_s: weighed"]
+    flow = make_flow("rk4", "linear")
+    wrong = mutant.plant(StageBackend(flow, ARITHMETICS["float32"]))
+    guess = next(check.guess for check in verify(offered(wrong, "K_s"), flow).defects if check.guess)
+    assert guess.startswith(("factor", "measure"))
+
+
 def test_the_place_is_a_step_and_a_stage():
     flow = make_flow()
     backend = own_operators(flow)

@@ -130,6 +130,21 @@ def test_emulated_metrics_pass(problem, name):
     assert not [str(check) for check in report.checks if check.verdict in ("defect", "could not run")]
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("effective_dimension_K", lambda b: 1 / b.metric("effective_dimension_K")),
+        ("alignment_K_NTK", lambda b: np.vdot(b.gram("K"), b.gram("NTK"))),
+    ],
+)
+def test_ratios_are_told_from_others_in_bfloat16(name, wrong):
+    flow = PROBLEMS["gru-weights"].build(2)
+    backend = emulate(flow, ARITHMETICS["bfloat16"])
+    offered = {name: wrong(backend)}
+    report = verify(SimpleNamespace(metrics=offered, states=backend.states, arithmetic="bfloat16"), flow)
+    assert [check.identifier for check in report.defects] == [f"metrics.{name}"]
+
+
 def test_a_zero_operator_has_no_dimension_and_passes_nothing():
     model = GRU.init(2, 3, seed=0).with_trainable(["weight_hh"])
     zero = Flow(model, np.zeros((1, 1, 2)))  # from z0 = 0 the weight multiplies nothing
