@@ -69,6 +69,7 @@ class Report:
         figures: str = "png",
         save_modes: bool = False,
         progress: Tick | None = None,
+        forked: bool = False,
     ) -> Path:
         """Write the report: ``report.html``, its figures, ``metrics.json``.
 
@@ -82,6 +83,9 @@ class Report:
             Whether to write the eigenfunctions too, to ``modes.npz``.
         progress : callable, optional
             Called now and then with something that means nothing.
+        forked : bool
+            Whether a forked process may draw half of the figures (on Linux, with several threads). For programs all
+            of whose threads are kpref's: a fork while others hold locks may hang.
 
         Returns
         -------
@@ -96,12 +100,13 @@ class Report:
         from kpref.analysis.report_files import FIGURE_FORMATS, report_files
 
         one_of("figures", figures, FIGURE_FORMATS)
-        save_modes = flag("save_modes", save_modes)
+        save_modes, forked = flag("save_modes", save_modes), flag("forked", forked)
         path = require_replaceable(folder)
         if progress is not None:
             function("progress", progress)
         tick = progress or (lambda _: None)
-        write_folder(path, report_files(self.study, self._started, tick, figures=figures, save_modes=save_modes))
+        files = report_files(self.study, self._started, tick, figures=figures, save_modes=save_modes, forked=forked)
+        write_folder(path, files)
         self.folder = path
         return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from kpref._types import Array
+from kpref.analysis.drawing import may_fork, second_drawer
 from kpref.analysis.exhibits import Exhibit, Panel, exhibit, key_panel, with_own_names
 from kpref.analysis.metric_figures import alignments, dimensions, size_of, stability
 from kpref.analysis.numbers import Analysis, StepTest
@@ -40,10 +42,10 @@ _MOST_OUTPUTS = 3
 _MOST_LENGTHS = 5  # modes in one picture over time
 
 
-def draw_exhibits(study: Study, progress: Callable[[str], object] | None = None) -> list[Exhibit]:
+def draw_exhibits(study: Study, progress: Callable[[str], object] | None = None, forked: bool = False) -> list[Exhibit]:
     """Draw all figures of a study.
 
-    `progress`: told the title of each exhibit.
+    `progress`: told the title of each exhibit. `forked`: whether a forked process may draw some of them.
     Each panel of what is returned has a name of its own.
     """
     coloring = color_trials(study.trials)
@@ -52,11 +54,14 @@ def draw_exhibits(study: Study, progress: Callable[[str], object] | None = None)
         _angles, _differences,
     ]  # fmt: skip
     exhibits = with_own_names([made for maker in makers for made in maker(study, coloring)])
-    for made in exhibits:
-        for panel in made.panels:
-            assert panel.png  # drawn now, where progress is shown
-        if progress is not None:
-            progress(made.title)
+    panels = [panel for made in exhibits for panel in made.panels]
+    with second_drawer(panels) if forked and may_fork() else nullcontext(lambda: None) as take_over:
+        for made in exhibits:
+            for panel in made.panels:
+                take_over()
+                assert panel.png  # drawn now, where progress is shown
+            if progress is not None:
+                progress(made.title)
     return exhibits
 
 

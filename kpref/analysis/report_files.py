@@ -28,12 +28,13 @@ def report_files(
     *,
     figures: str = "png",
     save_modes: bool = False,
+    forked: bool = False,
 ) -> dict[str, bytes]:
     """Every file of the report, by name.
 
     `started`: `time.monotonic` at the start of the work. `tick`: called before each figure. `figures`: one of "png",
     "svg", "pdf"; format of the figures beside the page. `save_modes`: whether to add the eigenfunctions, ``modes.npz``,
-    which may be the largest file by far.
+    which may be the largest file by far. `forked`: whether a forked process may draw some of the figures.
     `kpref.analysis.folders.INDEX` is among them, which lists the others.
     """
     # Here and not above: matplotlib is slow to import, and `kpref analyze --help` does not need it.
@@ -43,7 +44,7 @@ def report_files(
 
     sections = Sections(tick)
     sections("figures")
-    exhibits = draw_exhibits(study, tick)
+    exhibits = draw_exhibits(study, tick, forked)
     files: dict[str, bytes] = {}
     pictures: dict[str, str] = {}
     for exhibit in exhibits:

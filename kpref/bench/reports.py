@@ -39,6 +39,6 @@ def time_report(request: Request, tell: Tell = str) -> ReportTimes:
     study = perform(request, started, tell, str).study
     pages = Sections(tell)
     pages("figures and report")
-    report_files(study, started, str)
+    report_files(study, started, str, forked=True)
     parts = [*(analysis.seconds for analysis in study.analyses), study.seconds, pages.closed()]
     return ReportTimes(len(study.analyses), together(parts), time.monotonic() - started)

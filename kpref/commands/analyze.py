@@ -132,7 +132,8 @@ def run(args: argparse.Namespace) -> int:
     with Progress(not args.quiet) as bar:
         report = perform(request, started, bar.phase, bar.tick)
         bar.phase("figures and report")
-        report.save(out, args.figures, args.save_modes, bar.tick)
+        # A factory may have started threads of its own, which a fork does not go with.
+        report.save(out, args.figures, args.save_modes, bar.tick, forked=args.model is None)
     found = {analysis: _findings(analysis) for analysis in report.study.analyses}
     if not args.quiet:
         lines = [*(line for lines in found.values() for line in lines), *rising_loss(report.study.analyses)]
