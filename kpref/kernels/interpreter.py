@@ -31,6 +31,8 @@ from kpref.kernels.lowering import (
     STATES,
     SUM,
     TAKE,
+    TENSOR_IN,
+    TENSOR_OUT,
     VARIABLES,
     Structure,
     lower,
@@ -76,7 +78,7 @@ class Layout(NamedTuple):
     units: int
     state_columns: int
     variable_columns: int
-    far: int  # whether coefficients come from memory, and are asked for ahead of their turn
+    far: int  # whether coefficients, and tensors, come from memory, and are asked for ahead of their turn
 
 
 class Code(NamedTuple):
@@ -241,7 +243,7 @@ class Room(NamedTuple):
     pointers: int
     by_row: int
     by_wrap: int
-    later: int
+    later: int  # address of a table as these: bytes to what is asked for from memory ahead of its turn; 0 for nothing
 
 
 @kernel
@@ -285,10 +287,18 @@ def keep(memory):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def where_rows_are(vector, step, trial, first, stop, by_vector, by_step, later):  # type: ignore[no-untyped-def]
+def where_rows_are(vector, step, trial, first, stop, by_vector, by_step, later_step, later_trial):  # type: ignore[no-untyped-def]
     """What `apply` calls `where`. To Numba constants are types of their own, and `apply` would be compiled for each."""
     of_first = np.int64(vector), np.int64(step), np.int64(trial)
-    return *of_first, np.int64(first), np.int64(stop), np.int64(by_vector), np.int64(by_step), np.int64(later)
+    return (
+        *of_first,
+        np.int64(first),
+        np.int64(stop),
+        np.int64(by_vector),
+        np.int64(by_step),
+        np.int64(later_step),
+        np.int64(later_trial),
+    )
 
 
 @kernel
@@ -298,7 +308,8 @@ def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
     `one` has the type of all entries. `where` says which row of the trajectory each row of the registers belongs to:
     vector, step and trial of the first, the trial that follows the one before `stop`, `stop`, and by how much vector
     and step grow then: rows of a block of trials are of one step, and of several vectors; those of J alone run on in
-    time. Last, how many rows of the trajectory further those are whose coefficients are asked for from memory.
+    time. Last, by how many steps, or trials, further the rows are that are asked for from memory: tensors only where it
+    is steps.
     """
     _locate(one, code, room, where)
     for run in range(code.n_runs):
@@ -322,8 +333,9 @@ def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
 @kernel
 def _locate(one, code, room, where):  # type: ignore[no-untyped-def]
     """Addresses of all operands at the first row, and of the steps to the others."""
-    vector, step, trial, first, stop, by_vector, by_step, later = where
+    vector, step, trial, first, stop, by_vector, by_step, later_step, later_trial = where
     size, numbers = size_of(one), room.arenas + NUMBERS - ARENAS
+    tensors = room.arenas + TENSOR_IN - ARENAS, room.arenas + TENSOR_OUT - ARENAS
     for k in range(code.n_operands):
         operand = code.operands + k * _OPERAND
         arena, of_vector, of_step, of_trial = (word(operand, 0), word(operand, 2), word(operand, 3), word(operand, 4))
@@ -334,7 +346,9 @@ def _locate(one, code, room, where):  # type: ignore[no-untyped-def]
         set_word(room.by_row, k, (word(room.strides, arena) + of_trial) * size)
         wrap = by_vector * of_vector + by_step * of_step - (stop - first) * of_trial
         set_word(room.by_wrap, k, wrap * size)
-        set_word(room.later, k, later * of_trial * size if arena == numbers else 0)
+        tensor = arena == tensors[0] or arena == tensors[1]
+        distance = later_step * of_step + (later_trial * of_trial if arena == numbers else 0)
+        set_word(room.later, k, distance * size if tensor or arena == numbers else 0)
 
 
 @kernel
@@ -367,8 +381,8 @@ def _pointwise(one, layout, operations, begin, end, room, rows, where):  # type:
 
 @kernel
 def _ask_for_later(pointers, later, operands, length):  # type: ignore[no-untyped-def]
-    """First factors of products, if they are coefficients, of a row that is due in some time."""
-    for operand in range(3, operands, 2):
+    """Coefficients and rows of tensors that are due in some time."""
+    for operand in range(1, operands):
         distance = word(later, operand)
         if distance != 0:
             ask_for(word(pointers, operand) + distance, length)
@@ -448,5 +462,5 @@ def _one_step(layout, code, begin, step, start, trials, x, room, y):  # type: ig
         set_word(room.strides, of, x.shape[1])
         set_word(room.strides, to, y.shape[1])
         column += word(layout.states, 3 * part + 2)
-    where = where_rows_are(0, step, start, start, start + trials, 0, 0, 0)
+    where = where_rows_are(0, step, start, start, start + trials, 0, 0, 0, 0)
     apply(one, layout, code, room, len(x), where)

@@ -139,7 +139,7 @@ def _sweep(layout, code, backwards, inverting, tensors, out, start, stop):  # ty
     vectors, _, steps, units = tensors.shape
     rows, one = vectors * (stop - start), out.dtype.type(1)
     room, memory = registers(one, layout, code.n_operands, rows, 1)
-    ahead = -layout.trials if backwards else layout.trials
+    ahead = -1 if backwards else 1
     later = 1 if backwards else 0  # A[n+1]^T leads to row n
     # The arrays of a run begin at the row of the coefficients, those of tensors one before it.
     set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors) - later * units * tensors.itemsize)
@@ -152,7 +152,7 @@ def _sweep(layout, code, backwards, inverting, tensors, out, start, stop):  # ty
         if index > 0:
             if not inverting:
                 _swap(layout, room)
-            apply(one, layout, code, room, rows, where_rows_are(0, step + later, start, start, stop, 1, 0, ahead))
+            apply(one, layout, code, room, rows, where_rows_are(0, step + later, start, start, stop, 1, 0, ahead, 0))
         if inverting:
             _subtract(one, layout, room, end, tensors, out, step, start, stop)
         elif index == 0:
@@ -262,7 +262,7 @@ def _sensitivity(layout, code, changes, out, start, stop, chunk):  # type: ignor
                     rows = (last - step) * trials
                     _enter_changes(one, room, product, weight, rows, address_of(flat), weight[1])
             _move(room, place)
-            apply(one, layout, code, room, trials, where_rows_are(vector, step, start, start, stop, 1, 0, layout.trials))
+            apply(one, layout, code, room, trials, where_rows_are(vector, step, start, start, stop, 1, 0, 1, 0))
             _move(room, -place)
             _swap(layout, room)
     keep(memory)
@@ -282,7 +282,7 @@ def _sensitivity_transpose(layout, code, tensors, changes, initial, start, stop,
         for step in range(steps - 1, -1, -1):
             place = step % chunk
             _move(room, place)
-            apply(one, layout, code, room, trials, where_rows_are(vector, step, start, start, stop, 1, 0, -layout.trials))
+            apply(one, layout, code, room, trials, where_rows_are(vector, step, start, start, stop, 1, 0, -1, 0))
             _move(room, -place)
             if place == 0:
                 last = min(step + chunk, steps)
@@ -329,7 +329,12 @@ def _parameter_product(layout, code, changes, out, first, last):  # type: ignore
                 base, lda = _rows_of(layout, product, size)
                 _enter_changes(one, room, product, weight, rows, base + begin * lda * size, lda)
             apply(
-                one, layout, code, room, rows, where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1, _AHEAD)
+                one,
+                layout,
+                code,
+                room,
+                rows,
+                where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1, 0, _AHEAD),
             )
     keep(memory)
 
@@ -347,7 +352,9 @@ def _parameter_transpose(layout, code, tensors, changes, first, last, start, sto
         _enter_units(layout, room, changes, vector)
         for begin in range(first, last, _CHUNK):
             rows, step, trial = min(begin + _CHUNK, last) - begin, begin // trials, start + begin % trials
-            apply(one, layout, code, room, rows, where_rows_are(vector, step, trial, start, stop, 0, 1, _AHEAD * apart))
+            apply(
+                one, layout, code, room, rows, where_rows_are(vector, step, trial, start, stop, 0, 1, 0, _AHEAD * apart)
+            )
             for k in range(code.n_outer):
                 product = code.outer + k * _OUTER
                 weight = _weight(one, entries, table, word(product, 2))
