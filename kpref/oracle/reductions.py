@@ -229,11 +229,11 @@ class Reductions:
         error = 0.0
         pairs = list(zip(factors, both, strict=True))
         for (factor, own), (other, beside) in (pairs, pairs[::-1]):
-            along = _image(other, factor) / (own.frobenius * beside.frobenius)
-            along -= value / own.frobenius**2 * _image(factor, factor)
+            along: Array = _image(other, factor) / (own.frobenius * beside.frobenius)
+            along = along - value / own.frobenius**2 * _image(factor, factor)
             total = float(np.linalg.norm(own.rows))
             error += 2 * float(np.linalg.norm(along)) * total
-            error += value * (_SECOND * total**2 / own.frobenius + 2 * self._summing_squares(1.0))
+            error += value * (_SECOND * total**2 / own.frobenius + 2 * float(self._summing_squares(1.0)))
         return error
 
     def _moments(self, operator: str, trace: float, frobenius: float, sampling: Array, rows: Array) -> Moments:
