@@ -23,7 +23,7 @@ __all__ = [
     "sensitivity_transpose", "tangent", "trial_transpose",
 ]  # fmt: skip
 
-_CHUNK = 64  # rows that one product with a matrix of parameters handles, where J stands alone
+_CHUNK = 128  # rows that one product with a matrix of parameters handles, where J stands alone
 _AHEAD = 8  # rows further are those whose coefficients are asked for from memory, where J stands alone
 _OUTER = 7 * 8  # bytes of a row of that table
 
