@@ -204,6 +204,14 @@ def test_flows_of_the_model_in_use_are_kept_and_those_of_others_give_way(monkeyp
         assert run == [*range(5)]  # the second product finds all of them
 
 
+def test_a_flow_aligned_with_itself_runs_each_shard_once(monkeypatch):
+    run, plain = [], Shard.flow
+    monkeypatch.setattr(Shard, "flow", lambda shard, model: run.append(shard.index) or plain(shard, model))
+    flow = sharded()
+    assert flow.alignment(flow, 4 * MODEL.n_parameters).value == pytest.approx(1.0, abs=1e-12)
+    assert run == [*range(5)]
+
+
 def test_threads_and_batches_of_engines_change_no_bit():
     theta, before = RNG.normal(size=(2, MODEL.n_parameters)), kpref.get_num_threads()
     found = []
@@ -464,6 +472,7 @@ def test_training_steps_move_what_is_trainable_alone_and_keep_no_flow():
     assert not flow._engine._group._kept
 
 
+@pytest.mark.filterwarnings("error")
 def test_states_of_other_optimisers_and_steps_to_nowhere_are_refused():
     flow = sharded()
     state = flow.training_step(READOUT, optimizer="momentum").state

@@ -129,9 +129,10 @@ class Group:
     def _flows(self, shard: Shard, models: Sequence[Model]) -> tuple[Flow, ...]:
         self._note(models)
         kept = self._kept.get(shard.index, {})
-        found = tuple(
-            next((flow for flow in kept if flow.model is model), None) or shard.flow(model) for model in models
-        )
+        found: tuple[Flow, ...] = ()
+        for model in models:  # of which two may be the same
+            known = next((flow for flow in (*kept, *found) if flow.model is model), None)
+            found = (*found, known or shard.flow(model))
         if self.keep:
             new = {flow: bytes_of(flow) for flow in found if flow not in kept}
             if new and self._has_room(sum(new.values()), models):

@@ -67,7 +67,7 @@ class Objective:
     """A loss as a function of the trained parameters in one vector.
 
     The vector holds the trained arrays, flat, in the order of `names`: those of the model in declared order, then
-    "readout.weight", "readout.bias", "z0".
+    "readout.weight", "readout.bias", "z0". Threads may share an objective: they take turns.
 
     Parameters
     ----------
@@ -312,7 +312,7 @@ class Objective:
         Raises
         ------
         ValueError
-            If a parameter is not finite or the trajectory overflows.
+            If a parameter is not finite, the trajectory overflows, or the batch is one of another network or loss.
         """
         metrics, gradient = self.evaluate(vector, batch)
         return metrics.loss, gradient
