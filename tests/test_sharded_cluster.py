@@ -8,6 +8,7 @@ import pytest
 
 import kpref
 from kpref.distributed import ShardedFlow
+from kpref.distributed.dask_engine import DaskEngine
 
 pytestmark = pytest.mark.distributed
 
@@ -40,11 +41,17 @@ def results(flow):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_any_number_of_workers_gives_the_same_bits(workers):
+def test_any_number_of_workers_gives_the_same_bits(workers, monkeypatch):
+    """Those too that come when a flow has been made, as the workers of a queue do, and those that start anew."""
     wanted = results(ShardedFlow(MODEL, TRIALS, shard_size=4))
     made, client = cluster(workers)
     with made, client:
-        found = results(ShardedFlow(MODEL, TRIALS, client, shard_size=4, keep=1e8))
+        with monkeypatch.context() as early:
+            early.setattr(DaskEngine, "_threads", lambda engine: dict([min(client.nthreads().items())]))
+            flow = ShardedFlow(MODEL, TRIALS, client, shard_size=4, keep=1e8)
+        assert len(flow._engine._places) == 1
+        found = results(flow)
+        assert len(flow._engine._places) == workers
     assert all(map(np.array_equal, found, wanted))
 
 

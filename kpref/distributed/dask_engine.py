@@ -7,7 +7,8 @@ as a power of two and shards a multiple of them, and a logarithm of the number o
 
 Workers hold nothing that is nowhere else. Groups, models and vectors are scattered, never embedded in a graph; if a
 worker is lost, and with it what it held, everything is placed anew on the workers that there are, and the product is
-done again, to the same bits. There are no actors. What is lost with the scheduler cannot be made up for, and is told.
+done again, to the same bits. So it is when more workers come, as those that were lost and have been started again.
+There are no actors. What is lost with the scheduler cannot be made up for, and is told.
 
 The threads of a worker would share what is compiled, and BLAS: clusters must have one thread for tasks a worker. How
 many threads kpref itself uses in a worker is said by KPREF_NUM_THREADS in its environment; `WORKER_ENVIRONMENT` is for
@@ -141,7 +142,7 @@ class DaskEngine:
         """What a function returns, called again with everything placed anew if a worker is lost meanwhile."""
         for _ in range(_ATTEMPTS):
             try:
-                if not self._places or set(self._places) - set(self._threads()):
+                if not self._places or self._have_changed():
                     self._place()
                 return attempt()
             except _OfTask as error:
@@ -152,6 +153,11 @@ class DaskEngine:
             f"workers were lost in each of {_ATTEMPTS} attempts at one product, the last one by {last!r}: see their "
             "logs, and whether a shard and its flow fit into their memory"
         ) from last
+
+    def _have_changed(self) -> bool:
+        """Whether a worker is lost, or there are more than have shards: those that began late, or anew."""
+        workers = set(self._threads())
+        return bool(set(self._places) - workers) or len(self._places) < min(len(workers), len(self._shards))
 
     def _place(self) -> None:
         """Give each worker its range of shards."""
