@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def new_figures(study, progress):
+def new_figures(study, *_):
     """Those of the metrics only: the others have tests of their own, and take time."""
     coloring = color_trials(study.trials)
     return [exhibit for make in (dimensions, stability, alignments) for exhibit in make(study, coloring)]

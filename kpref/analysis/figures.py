@@ -11,13 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from kpref._types import Array
-from kpref.analysis.drawing import may_fork, second_drawer
 from kpref.analysis.exhibits import Exhibit, Panel, exhibit, key_panel, with_own_names
 from kpref.analysis.metric_figures import alignments, dimensions, size_of, stability
 from kpref.analysis.numbers import Analysis, StepTest
 from kpref.analysis.profile import Profile
 from kpref.analysis.resting_points import resting_points
 from kpref.analysis.runs import ends_in_words, scored, until_end
+from kpref.analysis.second_drawer import may_fork, second_drawer
 from kpref.analysis.study import Study
 from kpref.analysis.wording import number, percent
 from kpref.coloring import TrialColoring, color_trials

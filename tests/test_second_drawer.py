@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
-from kpref.analysis.drawing import second_drawer
 from kpref.analysis.exhibits import Panel
+from kpref.analysis.second_drawer import second_drawer
 
 pytestmark = [
     pytest.mark.usefixtures("coarse_pictures"),
