@@ -60,9 +60,10 @@ def _average(operator: str) -> Metric:
     return Metric(meaning, f"mean over a, a0 of {operator}[k a, k0 a0]", operator, matrix=True)
 
 
-#: Deviations that a number, and an entry of a partial trace, may be off. They are those of errors that all conspire:
-#: a right backend exceeds one only where those of its factor exceed theirs as a whole, and a row has fewer of them.
-_NUMBER_BOUND, _ENTRY_BOUND = 1.0, 2.0
+#: Deviations that a number, and an entry of a partial trace, may be off. They are those of errors that all conspire: a
+#: number would exceed one only where those of its factor exceed theirs as a whole. A row has fewer of them: 2 of 200
+#: right backends under autocast were 2.4 and 2.5 off.
+_NUMBER_BOUND, _ENTRY_BOUND = 2.0, 5.0
 #: How much more where functions are approximated, whose deviation is half of their largest error.
 _APPROXIMATED = 2.0
 #: Part of it that errors of a coarser arithmetic reach at least.
