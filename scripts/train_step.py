@@ -1,6 +1,6 @@
 """What a step of training costs in kpref and in PyTorch: forward pass, gradient and update by Adam.
 
-    python scripts/train_step.py [--rounds 21] [--threads 2] [--models gru,lstm,rnn]
+    python scripts/train_step.py [--rounds 21] [--threads 2] [--models gru,lstm,rnn] [--only kpref|torch]
 
 The four contenders, kpref and PyTorch in float32 and float64, take turns in every round, so that what else the machine
 does meets them all. Medians in milliseconds, and the median of the ratios kpref / PyTorch within rounds. `memory` is
@@ -95,15 +95,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--problems", default=",".join(PROBLEMS))
+    parser.add_argument(
+        "--only", choices=("kpref", "torch"), help="times of one alone, whom nothing of the other meets"
+    )
     chosen = parser.parse_args(arguments)
     kpref.set_num_threads(chosen.threads)
     torch.set_num_threads(chosen.threads)
     print(
         f"{chosen.rounds} rounds, {chosen.threads} threads of {os.cpu_count()} cores, PyTorch {torch.__version__}; ms"
     )
-    print(f"{'':14} {'kpref f32':>10} {'torch f32':>10} {'ratio':>6} {'kpref f64':>10} {'torch f64':>10} {'ratio':>6}")
+    if not chosen.only:
+        print(
+            f"{'':14} {'kpref f32':>10} {'torch f32':>10} {'ratio':>6} {'kpref f64':>10} {'torch f64':>10} {'ratio':>6}"
+        )
     for problem in chosen.problems.split(","):
         for model in chosen.models.split(","):
+            if chosen.only:
+                make = ours if chosen.only == "kpref" else theirs
+                alone = [make(model, problem, dtype) for dtype in ("float32", "float64")]
+                found = 1e3 * np.median([[seconds(step) for step in alone] for _ in range(chosen.rounds)], axis=0)
+                print(f"{problem:7} {model:6} {chosen.only}: {found[0]:.2f} in float32, {found[1]:.2f} in float64")
+                continue
             steps = [make(model, problem, dtype) for dtype in ("float32", "float64") for make in (ours, theirs)]
             for step in steps:
                 step()

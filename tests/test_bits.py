@@ -409,3 +409,18 @@ def test_everything_public_is_in_the_table():
     }
     missing = [name for name in (*functions, *ops) if name not in source and name not in without_numbers]
     assert missing == []
+
+
+@pytest.mark.parametrize("trials", [1, 5])
+def test_what_is_asked_for_ahead_changes_no_bit(monkeypatch, trials):
+    """As it is where coefficients do not fit into a cache; at the ends what is asked for is not there."""
+    model, rng = kpref.models.GRU.init(2, 7, seed=0), np.random.default_rng(0)
+    x, theta = rng.normal(size=(trials, 12, 2)), rng.normal(size=model.n_parameters)
+    found = []
+    for most in (1 << 40, -1):
+        monkeypatch.setattr("kpref.kernels.interpreter._CACHED", most)
+        flow = kpref.Flow(model, x)
+        q = np.cos(np.arange(flow.space.size, dtype=float)).reshape(flow.space.shape)
+        makers = (flow.P, flow.P.star, flow.P_inverse, flow.J.star, flow.D.star)
+        found.append([*(make(q) for make in makers), flow.J(theta), flow.D(theta)])
+    assert all(map(np.array_equal, *found))

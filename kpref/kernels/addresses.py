@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from kpref.compiled.compilation import kernel
 
-__all__ = ["address_of", "ask_for", "load", "set_word", "size_of", "store", "sum_of_products", "word"]
+__all__ = ["address_of", "ask_for", "keep", "load", "set_word", "size_of", "store", "sum_of_products", "word"]
 
 #: Bytes of a row that are summed up in registers of the processor at once; then what is left, in ever smaller parts.
 _VECTORS = (256, 64)
@@ -179,3 +179,8 @@ def word(table, index):  # type: ignore[no-untyped-def]
 def set_word(table, index, value):  # type: ignore[no-untyped-def]
     """Write an entry of a table of 64-bit integers at an address."""
     store(np.int64(value), table + 8 * index)
+
+
+@kernel
+def keep(memory):  # type: ignore[no-untyped-def]
+    """Called last, with what addresses point to: an array goes when nothing names it any more."""

@@ -43,7 +43,7 @@ from kpref.program import Program
 from kpref.step_form import StepForm
 
 __all__ = [
-    "Code", "CompiledProgram", "Layout", "ProgramArrays", "apply", "enter_tensors", "keep",
+    "Code", "CompiledProgram", "Layout", "ProgramArrays", "apply", "enter_tensors",
     "program_jacobian", "program_jacobian_transpose", "program_workspace", "registers", "where_rows_are",
 ]  # fmt: skip
 
@@ -279,11 +279,6 @@ def _length(layout, register, rows, chunk, size):  # type: ignore[no-untyped-def
     stride, chunked = word(layout.registers, 2 * register), word(layout.registers, 2 * register + 1)
     length = rows * stride * size * (chunk if chunked == 1 else 1)
     return -(-length // 64) * 64
-
-
-@kernel
-def keep(memory):  # type: ignore[no-untyped-def]
-    """Called last, with what addresses point to: an array goes when nothing names it any more."""
 
 
 @inlined

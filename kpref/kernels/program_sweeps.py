@@ -12,10 +12,10 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.compiled.compilation import kernel
-from kpref.kernels.addresses import address_of, load, set_word, size_of, store, word
+from kpref.kernels.addresses import address_of, keep, load, set_word, size_of, store, word
 from kpref.kernels.blas import add_transposed_product_at, product_at
 from kpref.kernels.changes import Changes
-from kpref.kernels.interpreter import CompiledProgram, apply, enter_tensors, keep, registers, where_rows_are
+from kpref.kernels.interpreter import CompiledProgram, apply, enter_tensors, registers, where_rows_are
 from kpref.kernels.lowering import ADD, STATES, TENSOR_IN, TENSOR_OUT, UNITS, VARIABLES, ZERO
 
 __all__ = [
@@ -328,14 +328,8 @@ def _parameter_product(layout, code, changes, out, first, last):  # type: ignore
                 weight = _weight(one, entries, table, word(product, 2))
                 base, lda = _rows_of(layout, product, size)
                 _enter_changes(one, room, product, weight, rows, base + begin * lda * size, lda)
-            apply(
-                one,
-                layout,
-                code,
-                room,
-                rows,
-                where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1, 0, _AHEAD),
-            )
+            where = where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1, 0, _AHEAD)
+            apply(one, layout, code, room, rows, where)
     keep(memory)
 
 
@@ -352,9 +346,8 @@ def _parameter_transpose(layout, code, tensors, changes, first, last, start, sto
         _enter_units(layout, room, changes, vector)
         for begin in range(first, last, _CHUNK):
             rows, step, trial = min(begin + _CHUNK, last) - begin, begin // trials, start + begin % trials
-            apply(
-                one, layout, code, room, rows, where_rows_are(vector, step, trial, start, stop, 0, 1, 0, _AHEAD * apart)
-            )
+            where = where_rows_are(vector, step, trial, start, stop, 0, 1, 0, _AHEAD * apart)
+            apply(one, layout, code, room, rows, where)
             for k in range(code.n_outer):
                 product = code.outer + k * _OUTER
                 weight = _weight(one, entries, table, word(product, 2))

@@ -21,7 +21,7 @@ from scipy.sparse import csc_array
 
 from kpref._types import Array
 from kpref.compiled.compilation import kernel
-from kpref.kernels.addresses import address_of, load, size_of, store, word
+from kpref.kernels.addresses import address_of, keep, load, size_of, store, word
 
 __all__ = ["SPARSE", "SparseColumns", "is_sparse", "sparse_product_at"]
 
@@ -112,9 +112,4 @@ def sparse_product_at(one, add, rows, a, lda, weight, c, ldc):  # type: ignore[n
             for column in range(columns):
                 value = load(one, found + column * _BYTES + row * size)
                 store(load(one, at + column * size) + value if add else value, at + column * size)
-    _hold(memory)
-
-
-@kernel
-def _hold(memory):  # type: ignore[no-untyped-def]
-    """Called last, with what addresses point to."""
+    keep(memory)
