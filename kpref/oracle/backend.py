@@ -72,8 +72,11 @@ class BackendFault(Exception):
     """
 
     def __init__(self, kind: str, operator: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(kind, operator, message)  # all of them: an exception is pickled by its arguments
         self.kind, self.operator = kind, operator
+
+    def __str__(self) -> str:
+        return str(self.args[2])
 
     @property
     def could_not_run(self) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import queue
 import subprocess
 import sys
 import threading
@@ -32,6 +33,10 @@ from kpref.oracle.problem import describe
 
 __all__ = ["IsolatedBackend", "Worker", "receive", "send"]
 
+#: A message with its arrays; and one that is to be sent, or None when there is nothing more to say.
+_Message = tuple[dict[str, Any], list[Array]]
+_Request = tuple[Mapping[str, Any], Sequence[Array]] | None
+
 #: Seconds between looks at whether a child that has not answered is still there.
 _LOOK = 0.1
 #: Seconds that are waited for what is there at once, unless the machine stands still.
@@ -48,7 +53,7 @@ def send(file: BinaryIO, message: Mapping[str, Any], arrays: Sequence[Array] = (
     file.flush()
 
 
-def receive(file: BinaryIO) -> tuple[dict[str, Any], list[Array]]:
+def receive(file: BinaryIO) -> _Message:
     """Read a message.
 
     Raises EOFError if the other side is gone.
@@ -77,7 +82,8 @@ class Worker:
     def __init__(self, path: Sequence[str] = ()) -> None:
         self._path = list(path)
         self._process: subprocess.Popen[bytes] | None = None
-        self._thread: threading.Thread | None = None  # of the last message and its answer
+        self._thread = threading.Thread()  # that talks to the process, as long as it runs
+        self._requests, self._answers = queue.SimpleQueue[_Request](), queue.SimpleQueue[_Message | None]()
         #: How often it was started: a backend is gone with the process that it was made in.
         self.starts = 0
 
@@ -92,26 +98,33 @@ class Worker:
         """Whether there is a process."""
         return self._process is not None
 
-    def ask(
-        self, operator: str, message: Mapping[str, Any], arrays: Sequence[Array], timeout: float
-    ) -> tuple[dict[str, Any], list[Array]]:
+    def ask(self, operator: str, message: Mapping[str, Any], arrays: Sequence[Array], timeout: float) -> _Message:
         """Send a message and wait for its answer.
 
         Raises BackendFault if that is one, or does not come within so many seconds, or the process ends first.
         """
-        if self._process is None:
-            command = [sys.executable, "-m", "kpref.oracle.worker", *self._path]
-            # A group of its own, in which all processes are that the backend starts.
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
-            self.starts += 1
         try:
-            answer = self._exchange(self._process, operator, message, arrays, timeout)
+            answer = self._exchange(operator, message, arrays, timeout)
         except BaseException:
             self.stop()
             raise
         if "fault" in answer[0]:
             raise BackendFault(answer[0]["fault"], operator, answer[0]["message"])
         return answer
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """Start the process, and the thread that talks to it: reading and writing pipes knows no time limit."""
+        command = [sys.executable, "-m", "kpref.oracle.worker", *self._path]
+        # A group of its own, in which all processes are that the backend starts.
+        self._process = process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+        )
+        self._requests, self._answers = queue.SimpleQueue(), queue.SimpleQueue()
+        talk = (process, self._requests, self._answers)
+        self._thread = threading.Thread(target=_converse, args=talk, daemon=True, name="kpref-verify")
+        self._thread.start()
+        self.starts += 1
+        return process
 
     def load(self, factory: str, timeout: float) -> None:
         """Import a factory.
@@ -120,42 +133,27 @@ class Worker:
         """
         self.ask("backend", {"load": factory}, [], timeout)
 
-    def _exchange(
-        self,
-        process: subprocess.Popen[bytes],
-        operator: str,
-        message: Mapping[str, Any],
-        arrays: Sequence[Array],
-        timeout: float,
-    ) -> tuple[dict[str, Any], list[Array]]:
-        """The answer to a message, waited for in a thread: reading and writing pipes knows no time limit."""
-        outcome: list[tuple[dict[str, Any], list[Array]]] = []
+    def _exchange(self, operator: str, message: Mapping[str, Any], arrays: Sequence[Array], timeout: float) -> _Message:
+        """The answer to a message; raises when there is none, and the process is then of no use."""
+        process = self._process or self._start()
+        self._requests.put((message, arrays))
+        answer = self._awaited(process, operator, timeout)
+        if answer is None:
+            raise BackendFault("crashed", operator, f"{operator} ended the process{_reason(process)}")
+        return answer
 
-        def converse() -> None:
-            try:
-                send(cast(BinaryIO, process.stdin), message, arrays)
-                outcome.append(receive(cast(BinaryIO, process.stdout)))
-            except (OSError, EOFError, ValueError):
-                pass  # it died, or was killed below
-
-        self._thread = thread = threading.Thread(target=converse, daemon=True, name="kpref-verify")
-        thread.start()
-        try:
-            end = time.monotonic() + timeout
-            while thread.is_alive() and (left := end - time.monotonic()) > 0 and not has_ended(process):
-                thread.join(min(left, _LOOK))
-            if thread.is_alive() and not has_ended(process):
-                raise timeout_fault(operator, timeout)
-            if thread.is_alive():  # what it still said is in the pipe, whose end comes when no other process holds it
-                kill_group(process)
-                thread.join(_PATIENCE)
-            if not outcome:
-                raise BackendFault("crashed", operator, f"{operator} ended the process{_reason(process)}")
-        except BaseException:
-            kill_group(process)
-            thread.join(_PATIENCE)
-            raise
-        return outcome[0]
+    def _awaited(self, process: subprocess.Popen[bytes], operator: str, timeout: float) -> _Message | None:
+        """The answer; None if the process ended without one."""
+        end = time.monotonic() + timeout
+        while (left := end - time.monotonic()) > 0:
+            with suppress(queue.Empty):
+                return self._answers.get(timeout=min(left, _LOOK))
+            if has_ended(process):
+                kill_group(process)  # what it still said is in the pipe, whose end comes when no other process holds it
+                with suppress(queue.Empty):
+                    return self._answers.get(timeout=_PATIENCE)
+                return None
+        raise timeout_fault(operator, timeout)
 
     def stop(self) -> None:
         """End the process, and all that it has started."""
@@ -164,11 +162,25 @@ class Worker:
             return
         kill_group(process)
         process.wait()
-        if self._thread is not None and self._thread.is_alive():  # it has the pipes, which another process holds open
+        self._requests.put(None)
+        self._thread.join(_PATIENCE)
+        if self._thread.is_alive():  # it has the pipes, which another process holds open
             return
         for pipe in (process.stdin, process.stdout):
             with suppress(OSError):  # of the rest of a message that nobody reads any more
                 cast(BinaryIO, pipe).close()
+
+
+def _converse(
+    process: subprocess.Popen[bytes], requests: queue.SimpleQueue[_Request], answers: queue.SimpleQueue[_Message | None]
+) -> None:
+    """Put requests to a process, and its answers back, until None is asked; None is the answer of one that is gone."""
+    while (request := requests.get()) is not None:
+        try:
+            send(cast(BinaryIO, process.stdin), *request)
+            answers.put(receive(cast(BinaryIO, process.stdout)))
+        except (OSError, EOFError, ValueError):  # it died, or was killed
+            answers.put(None)
 
 
 def _reason(process: subprocess.Popen[bytes]) -> str:

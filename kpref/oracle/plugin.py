@@ -4,7 +4,8 @@ The factory is a function of a `kpref.Flow`, the problem, and returns a backend 
 where it does not know a model, or one of its options, it raises NotImplementedError, and the tests of that problem are
 skipped. It runs in a process of its own, the same for all problems, which imports from where pytest does: a backend
 that hangs or crashes fails its tests and no others. What it needs set up is set up in its own module: conftest.py is of
-this process.
+this process. ``--kpref-processes 2`` judges two problems at once, each with a backend in a process of its own, ahead of
+the tests: for backends that share no device, or leave each other room on it.
 
 There is a test for every check on every problem of `kpref.oracle.grid`, named ``kpref::<problem>::<check>``, with the
 mark `kpref`, so that ``-k gru``, ``-k P_T`` or ``-m kpref`` selects some; ``--kpref-problems`` makes the tests of some
@@ -19,15 +20,14 @@ Without the option the plugin does nothing and imports nothing of kpref but its 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from kpref.oracle.backend import BackendFault
-    from kpref.oracle.isolation import Worker
+    from kpref.oracle.judging import Judges, Outcome, Question
     from kpref.oracle.verdict import Check, Report
 
 ARITHMETICS = ("float64", "float32", "tf32", "bfloat16", "float16")
@@ -45,6 +45,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAMES",
         help="problems or patterns, with commas: rnn-*,gru-plain",
     )
+    group.addoption(
+        "--kpref-processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="problems that are judged at once, each with a backend process of its own (default: 1)",
+    )
     group.addoption("--kpref-timeout", type=float, default=60.0, metavar="S", help="seconds for a call (default: 60)")
 
 
@@ -60,51 +67,31 @@ class CaseFailure(Exception):
 
 
 class _Problem:
-    """One problem of the grid; the backend is verified on it when its first test runs."""
+    """One problem of the grid; the backend is verified on it when its first test runs, or before."""
 
-    def __init__(self, name: str, config: pytest.Config, worker: Worker) -> None:
-        self.name, self._config, self._worker = name, config, worker
-        self._outcome: Report | BackendFault | None = None
+    def __init__(self, question: Question, answer: Callable[[Question], Outcome]) -> None:
+        self.question, self._answer = question, answer
+        self._outcome: Outcome | None = None
 
     def names(self) -> list[str]:
         """Names of the tests."""
         from kpref.oracle.grid import PROBLEMS, check_names
 
-        return [*check_names(PROBLEMS[self.name]), "verdict"]
+        return [*check_names(PROBLEMS[self.question.problem]), "verdict"]
 
     def report(self) -> Report:
         """The report, or the fault of the factory, the same each time."""
-        from kpref.oracle.backend import BackendFault
-
         if self._outcome is None:
-            try:
-                self._outcome = self._verify()
-            except BackendFault as fault:
-                self._outcome = fault
-        if isinstance(self._outcome, BackendFault):
+            self._outcome = self._answer(self.question)
+        if isinstance(self._outcome, Exception):
             raise self._outcome
         return self._outcome
-
-    def _verify(self) -> Report:
-        from kpref.oracle.exact import verify_exact
-        from kpref.oracle.grid import PROBLEMS
-        from kpref.oracle.isolation import IsolatedBackend
-        from kpref.oracle.verification import verify
-
-        option = self._config.getoption
-        seed, problem = option("--kpref-seed"), PROBLEMS[self.name]
-        flow = problem.build(seed)
-        backend = IsolatedBackend(
-            option("--kpref-backend"), flow, option("--kpref-arithmetic"), option("--kpref-timeout"),
-            worker=self._worker,
-        )  # fmt: skip
-        return (verify_exact if problem.exact else verify)(backend, flow, seed=seed)
 
     @property
     def repeat(self) -> str:
         """How to have the same problem again, outside of pytest."""
-        seed = self._config.getoption("--kpref-seed")
-        return f"the problem: kpref.oracle.grid.PROBLEMS[{self.name!r}].build(seed={seed})"
+        name, seed = self.question.problem, self.question.seed
+        return f"the problem: kpref.oracle.grid.PROBLEMS[{name!r}].build(seed={seed})"
 
 
 class CheckItem(pytest.Item):
@@ -170,7 +157,7 @@ class CheckItem(pytest.Item):
 
     def reportinfo(self) -> tuple[str, None, str]:
         """Where the test stands: in no file."""
-        return "kpref", None, f"{self.problem.name}::{self.name}"
+        return "kpref", None, f"{self.problem.question.problem}::{self.name}"
 
 
 class ProblemNode(pytest.Collector):
@@ -194,6 +181,7 @@ class _Verification:
 
         self.config = config
         self.worker = Worker(sys.path)
+        self.judges: Judges | None = None
         self.outcomes: set[str] = set()
 
     def pytest_report_header(self) -> str:
@@ -208,11 +196,29 @@ class _Verification:
         from kpref.oracle.backend import BackendFault
 
         option = self.config.getoption
+        if option("--kpref-processes") < 1:
+            raise pytest.UsageError(f"--kpref-processes must be 1 or more; got {option('--kpref-processes')}")
         try:
             self.worker.load(option("--kpref-backend"), option("--kpref-timeout"))
         except BackendFault as fault:
             raise pytest.UsageError(f"--kpref-backend: {fault}") from fault
         items += list(self._items(session))
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Have the problems judged ahead, of which there are tests to be run."""
+        from kpref.oracle.judging import Judges
+
+        questions = dict.fromkeys(item.problem.question for item in session.items if isinstance(item, CheckItem))
+        number = min(self.config.getoption("--kpref-processes"), len(questions))
+        if number > 1 and not self.config.getoption("--collect-only"):
+            self.worker.stop()  # it has shown that there is such a factory
+            self.judges = Judges(number, sys.path)
+            self.judges.expect(questions)
+
+    def _answer(self, question: Question) -> Outcome:
+        from kpref.oracle.judging import judge
+
+        return judge(question, self.worker) if self.judges is None else self.judges.outcome(question)
 
     def _names(self) -> list[str]:
         """Problems that are asked for."""
@@ -233,8 +239,11 @@ class _Verification:
         return [name for name in PROBLEMS if name in found]
 
     def _items(self, session: pytest.Session) -> Iterator[pytest.Item]:
+        from kpref.oracle.judging import Question
+
+        of_all = [self.config.getoption(f"--kpref-{name}") for name in ("seed", "backend", "arithmetic", "timeout")]
         for name in self._names():
-            problem = _Problem(name, self.config, self.worker)
+            problem = _Problem(Question(name, *of_all), self._answer)
             node = ProblemNode.from_parent(session, name=name, nodeid=f"kpref::{name}", problem=problem)
             # As pytest itself does with a file: the terminal and other plugins count what they are told of.
             session.ihook.pytest_collectstart(collector=node)
@@ -254,5 +263,7 @@ class _Verification:
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
     def pytest_unconfigure(self) -> None:
-        """End the process of the backend."""
+        """End the processes of the backends."""
         self.worker.stop()
+        if self.judges is not None:
+            self.judges.stop()

@@ -164,6 +164,16 @@ def test_a_crash_fails_its_own_test_and_no_other(run):
     result.stdout.fnmatch_lines(["FAILED kpref::rnn-plain::P_T.residual - *P_T ended the process by signal SIGABRT*"])
 
 
+def test_two_judges_say_what_one_says(run):
+    """A fault of the factory and a crash come from other processes too."""
+    arguments = ("--kpref-backend=scratch:Crashing", "--kpref-problems=rnn-plain,rnn-exact,gru-plain", "-rA")
+    one, two = (run(*arguments, "-k", "P_T or verdict", f"--kpref-processes={number}") for number in (1, 2))
+    assert one.parseoutcomes() == two.parseoutcomes()
+    told = [[line for line in result.outlines if "kpref::" in line] for result in (one, two)]
+    assert told[0] == told[1]
+    assert run(*arguments, "--kpref-processes=0").ret == pytest.ExitCode.USAGE_ERROR
+
+
 def test_problems_of_whole_numbers(run):
     arguments = ("--kpref-backend=scratch:own", "-rs", "--kpref-problems=low-rank-exact")
     tests = len(check_names(PROBLEMS["low-rank-exact"])) + 1
