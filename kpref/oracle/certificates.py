@@ -7,7 +7,14 @@ P, P^T and P^-1 are judged by residuals that are local in time, so that chaos am
 
 evaluated in float64 and held against the standard deviation that the backend's own rounding can give each entry
 (`kpref.oracle.running_errors`). J, J^T and K are compared with their values. What a whole sweep does to errors (NTK,
-gradient) is found by sending random errors of the local size through the exact sweep.
+gradient) is found by sending random errors of the local size through a sweep. With A' = A + dA the backend's own
+coefficients, y its response and v the right one,
+
+    y[n] - v[n] = A'[n] (y[n-1] - v[n-1]) + dA[n] v[n-1] + rounding:
+
+the errors of a step are those at the right response, and what carries them on are the backend's coefficients. These are
+the right ones but for a little, unless they err by more than they are: where bf16 moves a current across the corner of
+relu the slope is one in place of zero, and all that comes to it passes. See `Judge.carrying`.
 """
 
 from __future__ import annotations
@@ -83,11 +90,12 @@ class Judge:
         self.form = form
         self._kept: list[running_errors.Chunk] | None = None
         self._forms: dict[StepForm, list[StepForm]] = {}  # linearisations with errors that stay, by the right one
+        self._carrying: dict[StepForm, StepForm] = {}  # by the right one
 
     def with_arithmetic(self, arithmetic: Arithmetic) -> Self:
         """The same judge for another arithmetic."""
         other = copy.copy(self)
-        other.arithmetic, other._kept, other._forms = arithmetic, None, {}
+        other.arithmetic, other._kept, other._forms, other._carrying = arithmetic, None, {}, {}
         return other
 
     def chunks(self) -> Iterator[running_errors.Chunk]:
@@ -199,7 +207,7 @@ class Judge:
         theta, _, noise = self._transposed(weighed, extra=1, samples=self._count)
         noise_left = iter(noise)
         local = self.parameter_jacobian(theta, y)
-        carried = self._pooled(lambda _, count: kernels.parameter_product(self.form, _taken(noise_left, count)))
+        carried = self._pooled(lambda _, count: kernels.parameter_product(self.carrying, _taken(noise_left, count)))
         return Comparison(local.error, local.spread + carried)
 
     def gradient(self, err: Array, theta: Array) -> Comparison:
@@ -208,7 +216,7 @@ class Judge:
         value, spread, _ = self._transposed(costate, extra=1)
 
         def swept(generator: np.random.Generator, count: int) -> Array:
-            return kernels.sensitivity_transpose(self.form, draw(generator, local, count))
+            return kernels.sensitivity_transpose(self.carrying, draw(generator, local, count))
 
         return self._floor(Comparison(theta - value, spread + self._swept("gradient", err, value, swept)))
 
@@ -222,10 +230,10 @@ class Judge:
         later = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
 
         def swept(generator: np.random.Generator, count: int) -> Array:
-            noise = kernels.adjoint(self.form, draw(generator, local, count))
-            noise = kernels.parameter_transpose(self.form, noise) + _taken(theta_noise, count)
-            noise = kernels.parameter_product(self.form, noise) + draw(generator, later, count)
-            return kernels.tangent(self.form, noise)
+            noise = kernels.adjoint(self.carrying, draw(generator, local, count))
+            noise = kernels.parameter_transpose(self.carrying, noise) + _taken(theta_noise, count)
+            noise = kernels.parameter_product(self.carrying, noise) + draw(generator, later, count)
+            return kernels.tangent(self.carrying, noise)
 
         spread = self._swept("NTK", q, response, swept) + relative(response, self.arithmetic.unit)
         return self._floor(Comparison(y - response, spread))
@@ -237,7 +245,7 @@ class Judge:
         local = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
 
         def swept(generator: np.random.Generator, count: int) -> Array:
-            return kernels.tangent(self.form, draw(generator, local, count))
+            return kernels.tangent(self.carrying, draw(generator, local, count))
 
         return self._swept("D", theta, response, swept) + relative(response, self.arithmetic.unit)
 
@@ -248,6 +256,31 @@ class Judge:
         return costate, self.adjoint(source, costate).spread + relative(source, self.arithmetic.unit)
 
     # Errors that a sweep carries along
+
+    @property
+    def carrying(self) -> StepForm:
+        """The linearisation that carries errors along: a coefficient that errs by more than it is enters with that.
+
+        The mean square of a backend's coefficient c + dc is ``c^2 + var(dc)``, other than ``c^2`` only where dc is not
+        small against c. There the larger of the two stands for it, so that a slope of relu is one wherever it may be,
+        and all others stay as they are.
+        """
+        if self.form not in self._carrying:
+            self._carrying[self.form] = self._opened()
+        return self._carrying[self.form]
+
+    def _opened(self) -> StepForm:
+        form, changed = self.form, dict[str, Array]()
+        names = [op.name for op in form.program.operations if op.kind == "scale"]
+        for chunk in self.chunks():
+            for name in names:
+                own, error = chunk.form.channel(name), chunk.numbers[name].deviation
+                if not (error > np.abs(own)).any():
+                    continue
+                channel = changed.setdefault(name, form.channel(name).copy())
+                rows = chunk.rows if len(channel) > 1 else slice(None)
+                channel[rows] = np.copysign(np.maximum(np.abs(own), error), own)
+        return form.changed(channels=changed) if changed else form
 
     def _swept(self, operator: str, tensor: Array, value: Array, sample: Callable[..., Array]) -> Spread:
         """Independent errors of each step, and those that are the same in all steps."""

@@ -521,7 +521,7 @@ class _Verification(Session):
         squares = np.zeros(result.answer.shape)
         for _ in range(8):
             noise = self.generator.standard_normal(own.shape) * own
-            squares += np.square(evaluate(result.operator, self.judge.form, self.flow.space, noise)) / 8
+            squares += np.square(evaluate(result.operator, self.judge.carrying, self.flow.space, noise)) / 8
         swept = np.sqrt(squares)
         return replace(result, comparison=Comparison(swept, Spread(swept, swept)))
 
