@@ -157,7 +157,8 @@ def test_products_are_made_of_their_factors(operator):
 @pytest.mark.parametrize("operator", ALL)
 def test_a_slope_of_relu_that_may_be_either_is_either_for_every_operator(operator):
     # The corner lies 2^-8 from the current of the second of three steps, which errs by as much when it is
-    # stored; those of the others are half a unit away. What comes to that slope is lost or passes, also where all of it is error.
+    # stored; those of the others are half a unit away. What comes to that slope is lost or passes, also where all of it
+    # is error.
     model = RNN(np.ones((1, 1)), np.ones((1, 1)), nonlinearity="relu")
     starts, inputs = np.ones((1, 3, 1)), np.array([[[-0.5], [-1 - 2.0**-8], [-0.5]]])
     judge = FullJudge(model, starts, inputs, TrajectorySpace((1, 3, 1), "sum"), ARITHMETICS["bfloat16"])
