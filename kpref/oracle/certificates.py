@@ -7,7 +7,14 @@ P, P^T and P^-1 are judged by residuals that are local in time, so that chaos am
 
 evaluated in float64 and held against the standard deviation that the backend's own rounding can give each entry
 (`kpref.oracle.running_errors`). J, J^T and K are compared with their values. What a whole sweep does to errors (NTK,
-gradient) is found by sending random errors of the local size through the exact sweep.
+gradient) is found by sending random errors of the local size through a sweep. With A' = A + dA the backend's own
+coefficients, y its response and v the right one,
+
+    y[n] - v[n] = A'[n] (y[n-1] - v[n-1]) + dA[n] v[n-1] + rounding:
+
+the errors of a step are those at the right response, and what carries them on are the backend's coefficients. These are
+the right ones but for a little, unless they err by more than they are: where bf16 moves a current across the corner of
+relu the slope is one in place of zero, and all that comes to it passes. See `Judge.carrying`.
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -39,8 +47,9 @@ __all__ = ["Comparison", "Judge", "draw"]
 #: Errors of numbers are kept for the next question up to this size.
 _KEPT_BYTES = 1 << 26
 
-#: Random errors that are sent through a sweep: enough that their mean square, pooled over units, is sharp.
-_SAMPLES = 64
+#: Random errors that are sent through a sweep: so many that their mean square, pooled over units, is sharp, and at
+#: least so many that it is seldom far too small in an entry for itself, as one of a gradient.
+_SAMPLES, _LEAST_SAMPLES = 64, 16
 #: Entries of those that are made at once.
 _ENTRIES_AT_ONCE = 1 << 15
 
@@ -83,11 +92,12 @@ class Judge:
         self.form = form
         self._kept: list[running_errors.Chunk] | None = None
         self._forms: dict[StepForm, list[StepForm]] = {}  # linearisations with errors that stay, by the right one
+        self._carrying: dict[StepForm, StepForm] = {}  # by the right one
 
     def with_arithmetic(self, arithmetic: Arithmetic) -> Self:
         """The same judge for another arithmetic."""
         other = copy.copy(self)
-        other.arithmetic, other._kept, other._forms = arithmetic, None, {}
+        other.arithmetic, other._kept, other._forms, other._carrying = arithmetic, None, {}, {}
         return other
 
     def chunks(self) -> Iterator[running_errors.Chunk]:
@@ -199,7 +209,7 @@ class Judge:
         theta, _, noise = self._transposed(weighed, extra=1, samples=self._count)
         noise_left = iter(noise)
         local = self.parameter_jacobian(theta, y)
-        carried = self._pooled(lambda _, count: kernels.parameter_product(self.form, _taken(noise_left, count)))
+        carried = self._pooled(lambda _, count: kernels.parameter_product(self.carrying, _taken(noise_left, count)))
         return Comparison(local.error, local.spread + carried)
 
     def gradient(self, err: Array, theta: Array) -> Comparison:
@@ -208,7 +218,7 @@ class Judge:
         value, spread, _ = self._transposed(costate, extra=1)
 
         def swept(generator: np.random.Generator, count: int) -> Array:
-            return kernels.sensitivity_transpose(self.form, draw(generator, local, count))
+            return kernels.sensitivity_transpose(self.carrying, draw(generator, local, count))
 
         return self._floor(Comparison(theta - value, spread + self._swept("gradient", err, value, swept)))
 
@@ -222,10 +232,10 @@ class Judge:
         later = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
 
         def swept(generator: np.random.Generator, count: int) -> Array:
-            noise = kernels.adjoint(self.form, draw(generator, local, count))
-            noise = kernels.parameter_transpose(self.form, noise) + _taken(theta_noise, count)
-            noise = kernels.parameter_product(self.form, noise) + draw(generator, later, count)
-            return kernels.tangent(self.form, noise)
+            noise = kernels.adjoint(self.carrying, draw(generator, local, count))
+            noise = kernels.parameter_transpose(self.carrying, noise) + _taken(theta_noise, count)
+            noise = kernels.parameter_product(self.carrying, noise) + draw(generator, later, count)
+            return kernels.tangent(self.carrying, noise)
 
         spread = self._swept("NTK", q, response, swept) + relative(response, self.arithmetic.unit)
         return self._floor(Comparison(y - response, spread))
@@ -237,7 +247,7 @@ class Judge:
         local = self.parameter_jacobian(theta, forcing).spread + self.propagator(forcing, response).spread
 
         def swept(generator: np.random.Generator, count: int) -> Array:
-            return kernels.tangent(self.form, draw(generator, local, count))
+            return kernels.tangent(self.carrying, draw(generator, local, count))
 
         return self._swept("D", theta, response, swept) + relative(response, self.arithmetic.unit)
 
@@ -248,6 +258,31 @@ class Judge:
         return costate, self.adjoint(source, costate).spread + relative(source, self.arithmetic.unit)
 
     # Errors that a sweep carries along
+
+    @property
+    def carrying(self) -> StepForm:
+        """The linearisation that carries errors along: a coefficient that errs by more than it is enters with that.
+
+        The mean square of a backend's coefficient c + dc is ``c^2 + var(dc)``, other than ``c^2`` only where dc is not
+        small against c. There the larger of the two stands for it, so that a slope of relu is one wherever it may be,
+        and all others stay as they are.
+        """
+        if self.form not in self._carrying:
+            self._carrying[self.form] = self._opened()
+        return self._carrying[self.form]
+
+    def _opened(self) -> StepForm:
+        form, changed = self.form, dict[str, Array]()
+        names = [op.name for op in form.program.operations if op.kind == "scale"]
+        for chunk in self.chunks():
+            for name in names:
+                own, error = chunk.form.channel(name), chunk.numbers[name].deviation
+                if not (error > np.abs(own)).any():
+                    continue
+                channel = changed.setdefault(name, form.channel(name).copy())
+                rows = chunk.rows if len(channel) > 1 else slice(None)
+                channel[rows] = np.copysign(np.maximum(np.abs(own), error), own)
+        return form.changed(channels=changed) if changed else form
 
     def _swept(self, operator: str, tensor: Array, value: Array, sample: Callable[..., Array]) -> Spread:
         """Independent errors of each step, and those that are the same in all steps."""
@@ -288,27 +323,28 @@ class Judge:
         """The linearisation with errors that are the same in all steps, times `step`: their effect is linear in it.
 
         The weights are rounded to operands of the matrix product. Channels that are constant, such as a leak, are
-        rounded once, and one that all units share errs alike in all; dense Jacobians made of them are rounded once.
+        rounded once, and one that all units share errs alike in all: by two roundings, that of alpha and that of
+        ``1 - alpha``. Dense Jacobians made of them are rounded once more, alike in all units where little is added to
+        the diagonal, or in each for itself. Signs are random and sizes are not, so that few samples say how large the
+        effect of a single number is.
         """
+        sign = partial(generator.choice, (-1.0, 1.0))
         form, unit, constant = self.form, self.arithmetic.unit, self._constant()
         entry = np.hypot(self.arithmetic.operand, unit if constant else 0.0)
-        weights = {
-            name: weight * (1.0 + step * entry * generator.standard_normal(weight.shape))
-            for name, weight in form.weights.items()
-        }
+        weights = {name: weight * (1.0 + step * entry * sign(weight.shape)) for name, weight in form.weights.items()}
         channels, old = {}, {view.register for view in form.program.old}
         for op in constant:
             channel = form.channel(op.name)
-            error = 2 * unit * generator.standard_normal()
+            error = np.sqrt(2.0) * unit * sign()
             if op.source is not None and op.source.register in old:  # the diagonal of a dense Jacobian
-                error = error + entry * (2 * generator.standard_normal() + generator.standard_normal(channel.shape))
+                error = error + entry * (sign() + sign(channel.shape))
             channels[op.name] = channel * (1.0 + step * error)
         return form.changed(channels=channels, weights=weights)
 
     @property
     def _count(self) -> int:
         """Number of random errors: more where there are few units to pool."""
-        return max(8, -(-_SAMPLES // self.form.n_states))
+        return max(_LEAST_SAMPLES, -(-_SAMPLES // self.form.n_states))
 
     @serial_blas
     def _pooled(self, sample: Callable[[np.random.Generator, int], Array]) -> Spread:
@@ -318,8 +354,7 @@ class Judge:
         Few samples may all be small in an entry by chance; its neighbours then say how large they should be.
         """
         generator, count = np.random.default_rng(0), self._count
-        once = max(1, _ENTRIES_AT_ONCE // self.starts.size)
-        sizes = (min(once, count - start) for start in range(0, count, once))
+        sizes = _at_once(count, self.starts.size)
         squares = sum(np.square(sample(generator, size)).sum(axis=0) for size in sizes) / count
         if np.ndim(squares) > 1:
             widths = np.cumsum([view.width for view in self.form.program.new])[:-1]
@@ -366,7 +401,10 @@ class Judge:
         )
         variance, worst = own.with_total(value, variance, worst, *(sizes_of_terms or (0.0, 0.0)))
         spread = Spread(np.sqrt(variance), worst) + relative(value, arithmetic.unit, 2)
-        return value, spread, form.unpack(noise) + _signed(generator, spread.deviation, samples)
+        errors = form.unpack(noise)
+        noise.clear()  # as large as what was made of it
+        errors += _signed(generator, spread.deviation, samples)
+        return value, spread, errors
 
     def _noise(
         self,
@@ -379,14 +417,15 @@ class Judge:
     ) -> Array:
         """Random errors of both operands of sums over points, each of which is stored; those of m are `wrong`."""
         (terms, m), arithmetic = operands, self.arithmetic
-        stored = 2 * arithmetic.unit**2 + arithmetic.operand**2
-        found = _summed(kind, _signed(generator, np.sqrt(variance + stored * np.square(terms)), samples), m)
-        if wrong is None and not arithmetic.operand:
-            return found
+        of_terms = np.sqrt(variance + (2 * arithmetic.unit**2 + arithmetic.operand**2) * np.square(terms))
         square = arithmetic.operand**2 * np.square(m)
         if wrong is not None:
             square = square + np.square(wrong.deviation)
-        return found + _summed(kind, terms, _signed(generator, np.sqrt(square), samples))
+        exact, of_m, found = not square.any(), np.sqrt(square), []
+        for count in _at_once(samples, max(of_terms.size, of_m.size)):
+            some = _summed(kind, _signed(generator, of_terms, count), m)
+            found.append(some if exact else some + _summed(kind, terms, _signed(generator, of_m, count)))
+        return np.concatenate(found)
 
     # Helpers
 
@@ -450,6 +489,12 @@ def _signed(generator: np.random.Generator, deviation: Array, count: int) -> Arr
     found -= 0.5
     found *= 2.0 * deviation
     return found
+
+
+def _at_once(count: int, size: int) -> Iterator[int]:
+    """Numbers that add up to a count of arrays of some size: of small ones many, of a large one each alone."""
+    once = max(1, _ENTRIES_AT_ONCE // size)
+    return (min(once, count - start) for start in range(0, count, once))
 
 
 def _taken(arrays: Iterator[Array], count: int) -> Array:

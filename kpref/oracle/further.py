@@ -68,8 +68,8 @@ class FullJudge(Judge):
         value = evaluate("D_z0_T", form, self.space, g)
 
         def swept(generator: np.random.Generator, count: int) -> Array:
-            noise = kernels.adjoint(form, draw(generator, local, count))
-            return reference.jacobian_transpose(form, 0, noise[:, :, 0])
+            noise = kernels.adjoint(self.carrying, draw(generator, local, count))
+            return reference.jacobian_transpose(self.carrying, 0, noise[:, :, 0])
 
         spread = own + self._swept("D_z0_T", g, value, swept) + relative(value, self.arithmetic.unit)
         return self._floor(Comparison(start - value, spread))

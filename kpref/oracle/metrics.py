@@ -17,7 +17,7 @@ from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import BackendFault
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.reductions import Moments, Reductions, Target
-from kpref.oracle.session import LOCAL_BOUND, OutOfRange, Session
+from kpref.oracle.session import APPROXIMATED, LOCAL_BOUND, OutOfRange, Session
 from kpref.oracle.verdict import Check, Place, faulty
 from kpref.threads import serial_blas
 
@@ -64,8 +64,6 @@ def _average(operator: str) -> Metric:
 #: number would exceed one only where those of its factor exceed theirs as a whole. A row has fewer of them: 2 of 200
 #: right backends under autocast were 2.4 and 2.5 off.
 _NUMBER_BOUND, _ENTRY_BOUND = 2.0, 5.0
-#: How much more where functions are approximated, whose deviation is half of their largest error.
-_APPROXIMATED = 2.0
 #: Part of it that errors of a coarser arithmetic reach at least.
 _LEAST = 1e-3
 
@@ -140,7 +138,7 @@ def _bound_of(name: str, arithmetic: Arithmetic) -> float:
     if name.startswith("average"):
         return LOCAL_BOUND
     bound = _ENTRY_BOUND if METRICS[name].matrix else _NUMBER_BOUND
-    return bound * (_APPROXIMATED if arithmetic.elementary else 1.0)
+    return bound * (APPROXIMATED if arithmetic.elementary else 1.0)
 
 
 def _explain(

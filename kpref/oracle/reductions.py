@@ -134,7 +134,7 @@ class Reductions:
     def _response(self, local: Array) -> Array:
         """What P makes of random errors of each step."""
         noise = self._generator.standard_normal((_BATCH, *self.shape)) * local
-        return np.asarray(np.sqrt(np.square(kernels.tangent(self._form, noise, overwrite=True)).mean(axis=0)))
+        return np.asarray(np.sqrt(np.square(kernels.tangent(self.judge.carrying, noise, overwrite=True)).mean(axis=0)))
 
     def _summing_pairs(self, operator: str) -> Array:
         """Rounding of ``<A> s`` where each entry of <A> is a sum over pairs of points, one after another: (H,).

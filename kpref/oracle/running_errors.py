@@ -6,8 +6,14 @@ first, (R, B, H), for the rows of a chunk of the linearisation.
 
 A backend that forms dense Jacobians first rounds their entries once more, and uses them as operands of a matrix
 product. Their terms may cancel in a register where the program adds them up before it goes on, as do those of h and c
-of an LSTM, but each rounds for itself. So registers keep the sum of the magnitudes of what came from the given state by
-no product, and that is what errs where it enters a weight or a state.
+of an LSTM, but each rounds for itself, and the sum over the whole state has partial sums as large as they are. So
+registers keep the sum of the magnitudes of what came from the given state by no product, and that is what errs where it
+enters a weight or a state: with d the direct part of a register and v its value, the terms ``l_i A_ij`` of
+``(A^T l)_j`` are of the size of ``d W``, and what rounds them, and their sums over H entries, adds
+
+    (2 operand^2 + (1 + H) accumulate^2 + (2 unit)^2) (d^2 - v^2) W^2
+
+to the variance that v alone gives.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import numpy as np
 from kpref._types import Array
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.spreads import Spread, Weight, weighted
+from kpref.oracle.spreads import Spread, SumError, Weight, weighted
 from kpref.oracle.uncertain import with_errors
 from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm
@@ -57,7 +63,7 @@ class Chunk:
             if op.kind == "scale":
                 own, lost = self.numbers[op.name], self.arithmetic.underflow
                 variance, worst = variance + np.square(own.deviation) + lost**2, worst + own.worst + lost
-            self._factors[op.name] = _Factor(numbers, size, squares, variance, worst)
+            self._factors[op.name] = _Factor(numbers, size, squares + variance, size + worst, variance, worst)
         return self._factors[op.name]
 
     def weight(self, name: str, backwards: bool) -> Weight:
@@ -69,11 +75,16 @@ class Chunk:
 
 
 class _Factor(NamedTuple):
-    """A factor c of a product c v, each entry rounded twice: what its square is multiplied with, and its magnitude."""
+    """A factor c of a product c v, each entry rounded twice.
+
+    Of independent errors ``var(c v) = (c^2 + var c) var v + v^2 var c``: an error passes through a slope that is zero
+    if it may as well be one.
+    """
 
     numbers: Array
     size: Array
-    squares: Array
+    squares: Array  # mean square, its own error included: for the variance of v
+    most: Array  # the most that it may be: for the worst case of v
     variance: Array  # of its own error and of the rounding of the product, for the square of v
     worst: Array  # for the magnitude of v
 
@@ -214,17 +225,17 @@ def _apply(
     direct = np.abs(value) if starts else registers.direct(of)
     if op.kind == "product":
         entry, squares = _entry(arithmetic), np.square(value)
-        # What rounding of the entries of a dense Jacobian adds to a product where terms cancel before it.
+        # What a dense Jacobian adds to a product where terms cancel before it: in its entries, and in its sums.
         excess = np.maximum(np.square(direct) - squares, 0.0)
         if excess.any():
-            size = 2 * arithmetic.operand + 3 * arithmetic.unit
-            variance = variance + (2 * arithmetic.operand**2 + entry[0] ** 2) * excess
-            worst = worst + size * np.sqrt(excess)
+            own = SumError.of(chunk.form.n_states, arithmetic)
+            variance = variance + (own.of_squares + entry[0] ** 2) * excess
+            worst = worst + (own.of_magnitudes + entry[1]) * np.sqrt(excess)
         registers.add(to, *weighted(chunk.weight(op.name, backwards), value, variance, worst, arithmetic, entry))
         return
     factor, lost = chunk.factor(op), arithmetic.underflow
     variance = factor.squares * variance + factor.variance * np.square(value) + lost**2
-    worst = factor.size * worst + factor.worst * np.abs(value) + lost
+    worst = factor.most * worst + factor.worst * np.abs(value) + lost
     through = factor.size * direct
     registers.direct(to)[...] += through
     # The diagonal of a dense Jacobian: an operand, and a term of a sum whose partial sums are as large as it is.

@@ -35,6 +35,10 @@ class Spread:
         """Error of a product with an exact factor."""
         return Spread(np.abs(factor) * self.deviation, np.abs(factor) * self.worst)
 
+    def scaled(self, other: Spread) -> Spread:
+        """Error of a product of two numbers that are nothing but errors."""
+        return Spread(self.deviation * other.deviation, self.worst * other.worst)
+
     def reshape(self, *shape: int) -> Spread:
         """The same with another shape."""
         return Spread(self.deviation.reshape(*shape), self.worst.reshape(*shape))

@@ -404,7 +404,7 @@ class StageJudge:
         form, unit = self.step.form, self.arithmetic.unit
         costate = np.asarray(kernels.adjoint(form, g[None])[0])
         local = self.step.adjoint(g, costate).spread + relative(g, unit)
-        value = self._kappas(costate[None])[0]
+        value = _cotangents(self.model, form, costate[None])[0][0]
         own = np.zeros(value.shape)
         for chunk, part in self._forced_chunks():
             spread = _backward(chunk, np.moveaxis(costate[:, part], 1, 0))[1]
@@ -415,16 +415,13 @@ class StageJudge:
 
         def swept(generator: np.random.Generator, count: int) -> Array:
             noise = generator.standard_normal((count, *local.deviation.shape)) * local.deviation
-            kappas = self._kappas(np.asarray(kernels.adjoint(form, noise)))
+            costates = np.asarray(kernels.adjoint(self.step.carrying, noise))
+            kappas = _cotangents(self.model, self.step.carrying, costates)[0]
             return self.steps.gathered(kappas + generator.standard_normal((count, *own.shape)) * own)
 
         spread = self.step._pooled(swept) + relative(answer, unit)
         lost = np.full(answer.shape, self.step.floor)
         return Comparison(answer - self.steps.gathered(value), spread + Spread(lost, lost))
-
-    def _kappas(self, costates: Array) -> Array:
-        """Cotangents of the forcings of the stages (v, B, N, s, H) from those of the states after each step."""
-        return _cotangents(self.model, self.step.form, costates)[0]
 
     @property
     def _h(self) -> Array:

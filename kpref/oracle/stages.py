@@ -36,7 +36,7 @@ from kpref.oracle.certificates import Comparison
 from kpref.oracle.hypotheses import explain, pattern
 from kpref.oracle.names import OPERATORS
 from kpref.oracle.runge_kutta_map import RungeKuttaMap
-from kpref.oracle.session import LOCAL_BOUND, NOT_DETERMINISTIC, NOT_LINEAR, SWEPT_BOUND, Session
+from kpref.oracle.session import LOCAL_BOUND, NOT_DETERMINISTIC, NOT_LINEAR, Session
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stage_certificates import StageJudge, Steps
 from kpref.oracle.trajectories import explain_states
@@ -196,7 +196,7 @@ class _Stages(Session):
         blank = Check(f"{operator}.{kind}", operator, *_MEANING[operator], "not offered")
         if not self.backend.offers(operator):
             return [replace(blank, message=self.backend.not_offered.get(operator, ""))]
-        bound = SWEPT_BOUND if operator in _SWEPT else LOCAL_BOUND
+        bound = self.swept_bound if operator in _SWEPT else LOCAL_BOUND
         tensor = self.probe(operator)
         try:
             whole, scaled = self.backend(operator, tensor), self.backend(operator, tensor / -16)
@@ -310,7 +310,7 @@ class _Stages(Session):
             left = float(np.linalg.norm(answer - value())) / error
             if left < 0.999 * best:
                 best, label = left, words
-        bound = SWEPT_BOUND if operator in _SWEPT else LOCAL_BOUND
+        bound = self.swept_bound if operator in _SWEPT else LOCAL_BOUND
         label = label or pattern(comparison.ratio(), bound)
         if label or operator not in _AS_OF_MAPS:
             return label

@@ -157,8 +157,9 @@ def _difference(arithmetic: Arithmetic, a: Uncertain, b: Uncertain) -> tuple[Arr
 
 
 def _product(arithmetic: Arithmetic, a: Uncertain, b: Uncertain) -> tuple[Array, Spread]:
-    value = a.value * b.value
-    return value, combined(a.spread.times(b.value), b.spread.times(a.value), relative(value, arithmetic.unit))
+    value = a.value * b.value  # of two that may both be anything, as slopes of relu at its corner, the errors too
+    both = b.spread.scaled(a.spread)
+    return value, combined(a.spread.times(b.value), b.spread.times(a.value), both, relative(value, arithmetic.unit))
 
 
 def _quotient(arithmetic: Arithmetic, a: Uncertain, b: Uncertain) -> tuple[Array, Spread]:

@@ -3,8 +3,8 @@
 Each check holds an error against the standard deviation that the backend's own rounding can give it, entry by entry
 (`kpref.oracle.certificates`). A check of one product passes below 10 deviations: rounding errors are bounded, and the
 largest of a million independent ones stays below 5. Where errors pass through a whole sweep, the deviation is itself
-estimated, from a few random errors of the size of each step's; there the bound is 15. Metrics are held to five times
-what errors can do that all conspire (`kpref.oracle.reductions`).
+estimated, from random errors of the size of each step's; there the bound is 8 (`kpref.oracle.session`). Metrics are
+held to a few times what errors can do that all conspire (`kpref.oracle.reductions`).
 """
 
 from __future__ import annotations
@@ -37,11 +37,9 @@ from kpref.oracle.session import (
     NOT_DETERMINISTIC,
     NOT_LINEAR,
     REPEATS,
-    SWEPT_BOUND,
     Answer,
     OutOfRange,
     Session,
-    bound_of,
 )
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stages import verify_stages
@@ -253,7 +251,7 @@ class _Verification(Session):
         except OutOfRange as reason:
             return [replace(blank, verdict="could not run", message=str(reason))]
         result = Answer(operator, tensor, answer, self.compare(operator, tensor, answer))
-        check = self.judged(blank, result.comparison, bound_of(operator))
+        check = self.judged(blank, result.comparison, self.bound_of(operator))
         if check.verdict == "defect":
             self.defective.add(operator)
         checks = []
@@ -292,7 +290,7 @@ class _Verification(Session):
         """Remember the verdict on the answer that errs most but for the first, and the answer if it is wrong."""
         operator = result.operator
         blank = Check(f"{operator}.answers", operator, "every other answer is right too", _MEANING[operator][1], "pass")
-        check = self.judged(blank, result.comparison, bound_of(operator))
+        check = self.judged(blank, result.comparison, self.bound_of(operator))
         known = self.worst[0] if self.worst is not None and self.worst[0].operator == operator else None
         if known is None or (check.figure or 0.0) > (known.figure or 0.0):
             self.worst = check, result if check.verdict == "defect" else None
@@ -303,7 +301,7 @@ class _Verification(Session):
         culprits = [factor for factor in FACTORS.get(operator, ()) if factor in self.defective]
         if culprits and self._follows(result):
             return f"follows: from the defect of {' and '.join(culprits)}"
-        explained = hypotheses.explain(self.judge, operator, tensor, answer, result.comparison, bound_of(operator))
+        explained = hypotheses.explain(self.judge, operator, tensor, answer, result.comparison, self.bound_of(operator))
         return explained or self._structure(result)
 
     def _structure(self, result: Answer) -> str | None:
@@ -318,7 +316,7 @@ class _Verification(Session):
         except BackendFault:
             return None
         if rounded:
-            return self.precision(lambda: self.compare(operator, tensor, answer), bound_of(operator))
+            return self.precision(lambda: self.compare(operator, tensor, answer), self.bound_of(operator))
         if operator in ("P", "P_T", "P_inverse"):  # what wrong numbers multiply is what is carried from step to step
             answer = answer - tensor
         right = answer + error if operator == "P_inverse" else answer - error
@@ -338,7 +336,7 @@ class _Verification(Session):
         value = weigh(value) if operator in WEIGHED_AFTER else value
         gap = Comparison(self.judge.residual(operator, result.answer - value), result.comparison.spread).ratio()
         # An answer that is too large carries rounding errors that are too large.
-        return bool(np.median(gap) <= 0.1 * np.median(result.comparison.ratio()) or np.max(gap) <= SWEPT_BOUND)
+        return bool(np.median(gap) <= 0.1 * np.median(result.comparison.ratio()) or np.max(gap) <= self.swept_bound)
 
     # Identities
 
@@ -348,13 +346,13 @@ class _Verification(Session):
         blank = Check(
             f"{operator}.repeated", operator, "the same argument gives the same answer", "f(q) = f(q)", "pass"
         )
-        check = self.judged(blank, Comparison(0 * own.error, own.spread), bound_of(operator))
+        check = self.judged(blank, Comparison(0 * own.error, own.spread), self.bound_of(operator))
         for other in chain([again], (self.backend(operator, result.tensor) for _ in range(self.repeats))):
             if np.array_equal(other, result.answer):
                 continue
             error = self.judge.residual(operator, other - result.answer)
             self.keep_worst(replace(result, answer=other, comparison=replace(own, error=own.error + error)))
-            found = self.judged(blank, Comparison(error, own.spread.times(np.sqrt(2.0))), bound_of(operator))
+            found = self.judged(blank, Comparison(error, own.spread.times(np.sqrt(2.0))), self.bound_of(operator))
             check = found if (found.figure or 0.0) > (check.figure or 0.0) else check
         return [replace(check, guess=NOT_DETERMINISTIC) if check.verdict == "defect" else check]
 
@@ -362,7 +360,7 @@ class _Verification(Session):
         """Whether an argument, that of a result or a multiple of it, gives another answer when it is given again."""
         error = self.judge.residual(result.operator, self.backend(result.operator, tensor) - answer)
         spread = result.comparison.spread.times(np.sqrt(2.0))
-        return bool(Comparison(error, spread).ratio().max() > bound_of(result.operator))
+        return bool(Comparison(error, spread).ratio().max() > self.bound_of(result.operator))
 
     def _answers(self, result: Answer) -> list[Check]:
         """Every other answer has a certificate, also that of a LinearOperator's transpose: here is the worst."""
@@ -435,7 +433,7 @@ class _Verification(Session):
             "pass",
         )
         check = self.judged(
-            blank, Comparison(error + result.comparison.error if right else error, spread), bound_of(operator)
+            blank, Comparison(error + result.comparison.error if right else error, spread), self.bound_of(operator)
         )
         if check.verdict != "defect":
             return [check]
@@ -521,7 +519,7 @@ class _Verification(Session):
         squares = np.zeros(result.answer.shape)
         for _ in range(8):
             noise = self.generator.standard_normal(own.shape) * own
-            squares += np.square(evaluate(result.operator, self.judge.form, self.flow.space, noise)) / 8
+            squares += np.square(evaluate(result.operator, self.judge.carrying, self.flow.space, noise)) / 8
         swept = np.sqrt(squares)
         return replace(result, comparison=Comparison(swept, Spread(swept, swept)))
 
@@ -540,7 +538,7 @@ class _Verification(Session):
             np.linalg.norm(first.comparison.spread.deviation * second.tensor),
             np.linalg.norm(second.comparison.spread.deviation * first.tensor),
         )
-        return self.scalar(blank, left - right, float(deviation), SWEPT_BOUND)
+        return self.scalar(blank, left - right, float(deviation), self.swept_bound)
 
     def _symmetry(self, result: Answer, second: Answer) -> list[Check]:
         """``<p, A q> = <A p, q>`` and ``<q, A q> >= 0`` in the measure."""
@@ -557,6 +555,6 @@ class _Verification(Session):
         )
         positive = Check(f"{operator}.positive", operator, "no negative energy", "<q, A q>_X >= 0", "pass")
         return [
-            self.scalar(symmetric, gap, float(deviation), SWEPT_BOUND),
-            self.scalar(positive, min(energy, 0.0), float(np.linalg.norm(own * weighed_q)), SWEPT_BOUND),
+            self.scalar(symmetric, gap, float(deviation), self.swept_bound),
+            self.scalar(positive, min(energy, 0.0), float(np.linalg.norm(own * weighed_q)), self.swept_bound),
         ]

@@ -2,15 +2,19 @@
 
 import numpy as np
 import pytest
-from apparatus.cases import emulate, make_flow
+from apparatus.cases import PROFILES, correct_backend, emulate, make_flow, random_flow
+from apparatus.offered import offering
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kpref import Flow
-from kpref.models import GRU, LeakyRNN
+from kpref.models import GRU, RNN, LeakyRNN
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.certificates import Judge
 from kpref.oracle.evaluation import FACTORS, evaluate, intermediates
+from kpref.oracle.further import FullJudge
+from kpref.oracle.verification import verify
+from kpref.space import TrajectorySpace
 from tests.strategies import SEEDS, STRUCTURES, examples, make_model
 
 CHECKS = {
@@ -22,6 +26,17 @@ CHECKS = {
     "K": "kernel",
     "NTK": "tangent_kernel",
     "gradient": "gradient",
+}
+ALL = {
+    **CHECKS,
+    "P_inverse_T": "adjoint_inverse",
+    "D": "sensitivity_residual",
+    "D_T": "sensitivity_transpose",
+    "D_z0": "initial_response",
+    "D_z0_T": "initial_transpose",
+    "K_T": "kernel_transpose",
+    "NTK_T": "tangent_kernel_transpose",
+    "gradient_T": "gradient_transpose",
 }
 
 
@@ -63,11 +78,11 @@ def test_correct_products_err_by_a_deviation(kind, name, seed, summation, formul
 
 
 @pytest.mark.parametrize("operator", CHECKS)
-@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "short-sums"])
 def test_deviations_are_no_larger_than_the_errors_of_a_backend_allow(operator, name):
     # Without this, a judge whose deviations are too large would pass every test above.
     flow = make_flow(GRU.init(2, 8, 0, gain=1.2), (3, 12), 0)
-    ratio = compare(operator, flow, emulate(flow, ARITHMETICS[name], formulas="stored")).ratio()
+    ratio = compare(operator, flow, emulate(flow, PROFILES[name], formulas="stored")).ratio()
     assert np.sqrt(np.mean(ratio**2)) > 0.05
 
 
@@ -137,3 +152,36 @@ def test_products_are_made_of_their_factors(operator):
     expected = {"K": flow.K, "NTK": flow.NTK, "gradient": flow.D.star}[operator](tensor)
     # The same kernels in the same order; only the measure may be multiplied at another place.
     np.testing.assert_allclose(values[-1], expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("operator", ALL)
+def test_a_slope_of_relu_that_may_be_either_is_either_for_every_operator(operator):
+    # The corner lies 2^-8 from the current of the second of three steps, which errs by as much when it is
+    # stored; those of the others are half a unit away. What comes to that slope is lost or passes, also where all of it
+    # is error.
+    model = RNN(np.ones((1, 1)), np.ones((1, 1)), nonlinearity="relu")
+    starts, inputs = np.ones((1, 3, 1)), np.array([[[-0.5], [-1 - 2.0**-8], [-0.5]]])
+    judge = FullJudge(model, starts, inputs, TrajectorySpace((1, 3, 1), "sum"), ARITHMETICS["bfloat16"])
+    shape = {"J": (2,), "D": (2,), "gradient_T": (2,), "D_z0": (1, 1)}.get(operator, (1, 3, 1))
+    tensors = [unit.reshape(shape) for unit in np.eye(np.prod(shape))]
+
+    def ratio(*slopes):
+        form = judge.form.changed(channels={"layer0_slope": np.reshape(slopes, (3, 1, 1))})
+        answers = [evaluate(operator, form, judge.space, tensor) for tensor in tensors]
+        return max(getattr(judge, ALL[operator])(*pair).ratio().max() for pair in zip(tensors, answers, strict=True))
+
+    assert ratio(1.0, 0.0, 1.0) == 0  # the reference itself
+    assert ratio(1.0, 1.0, 1.0) < 3
+    assert ratio(0.0, 0.0, 0.0) > 20
+
+
+@pytest.mark.parametrize("seed", [1234, 1607])
+def test_short_sums_over_a_dense_jacobian_cancel_where_gates_see_nothing(seed):
+    # The cotangents of h and c of an LSTM cancel before the gates, where dc/dh is one to the last bit; in a
+    # sum over the whole state they are terms of their own size, and float16 keeps 2^-11 of them.
+    flow = random_flow(seed)
+    name, backend = correct_backend(flow, PROFILES["short-sums"], seed)
+    assert name.endswith("dense")
+    report = verify(offering(backend, "P_T"), flow, seed=seed, repeats=1)
+    assert report.passed
+    assert max(check.figure for check in report.checks if check.operator == "P_T") < 3
