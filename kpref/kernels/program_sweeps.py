@@ -22,13 +22,13 @@ from kpref.kernels.wanted_rows import want_rows
 from kpref.kernels.wants import ask_for_rest, spread
 
 __all__ = [
-    "adjoint", "inverse", "inverse_transpose", "parameter_product", "parameter_transpose", "sensitivity",
+    "ROWS_OF_J", "adjoint", "inverse", "inverse_transpose", "parameter_product", "parameter_transpose", "sensitivity",
     "sensitivity_transpose", "tangent", "trial_transpose",
 ]  # fmt: skip
 
-# Rows that one product with a matrix of parameters handles, where J stands alone: what these ask for, that of the rows
-# that come next, is to stay in the second cache.
-_CHUNK = 64
+#: Rows that one product with a matrix of parameters handles, where J stands alone: what these ask for, that of the
+#: rows that come next, is to stay in the second cache.
+ROWS_OF_J = 64
 _AHEAD = 8  # rows further are those whose coefficients are asked for from memory, where J stands alone
 _OUTER = 7 * 8  # bytes of a row of that table
 
@@ -330,7 +330,7 @@ def _passes(one, code, table, rows, transposed):  # type: ignore[no-untyped-def]
 @kernel
 def _parameter_product(layout, code, changes, out, first, last):  # type: ignore[no-untyped-def]
     trials, one, size = layout.trials, out.dtype.type(1), out.itemsize
-    chunk = min(_CHUNK, last - first)
+    chunk = min(ROWS_OF_J, last - first)
     room, memory = registers(one, layout, code.n_operands, chunk, 1, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_OUT, address_of(out))
     table = address_of(changes.table)
@@ -359,7 +359,7 @@ def _parameter_transpose(layout, code, tensors, changes, first, last, start, sto
     """Rows are ``step * (stop - start) + trial - start``: of all trials, or of a single one."""
     trials, size, one = stop - start, tensors.itemsize, tensors.dtype.type(1)
     apart = layout.trials if trials == 1 else 1  # rows of the trajectory from a row to the next
-    chunk = min(_CHUNK, last - first)
+    chunk = min(ROWS_OF_J, last - first)
     room, memory = registers(one, layout, code.n_operands, chunk, 1, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors))
     table = address_of(changes.table)
