@@ -25,7 +25,8 @@ __all__ = ["ROW_BYTES", "has_wide_vectors", "panel_product", "passes_of"]
 _VECTOR = 64
 #: Bytes of a row of a panel: so many vectors stand in registers for each row of a result.
 ROW_BYTES = 4 * _VECTOR
-_ROWS = 4  # of a result that are in registers at once
+#: Rows of a result that are in registers at once; where they leave some over, as many times one more.
+_ROWS = 4
 
 
 def has_wide_vectors() -> bool:
@@ -146,7 +147,14 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.call(function, [a, b, c])
 
 
-_some_rows, _one_row = _product_of_rows(_ROWS), _product_of_rows(1)
+_some_rows, _one_more, _one_row = _product_of_rows(_ROWS), _product_of_rows(_ROWS + 1), _product_of_rows(1)
+
+
+@kernel
+def _larger(rows):  # type: ignore[no-untyped-def]
+    """How many groups have one row more, so that none is left over; none where the rows are too few for that."""
+    left = rows % _ROWS
+    return left if rows >= left * (_ROWS + 1) else 0
 
 
 @kernel
@@ -159,6 +167,9 @@ def panel_product(one, add, rows, inner, a, by_row, by_inner, b, by_panel, c, ld
     size = size_of(one)
     apart, ahead, below, next_row = by_row * size, by_inner * size, by_panel * size, ldc * size
     row = 0
+    for _ in range(_larger(rows)):
+        _one_more(one, add, inner, a + row * apart, apart, ahead, b, below, c + row * next_row, next_row, wants)
+        row += _ROWS + 1
     while row + _ROWS <= rows:
         _some_rows(one, add, inner, a + row * apart, apart, ahead, b, below, c + row * next_row, next_row, wants)
         row += _ROWS
@@ -173,4 +184,5 @@ def passes_of(one, rows, inner, weight):  # type: ignore[no-untyped-def]
     columns, width = weight[2], weight[3]
     if width * size_of(one) != ROW_BYTES:
         return 0
-    return columns // width * (rows // _ROWS + rows % _ROWS) * inner
+    left = 0 if _larger(rows) > 0 else rows % _ROWS
+    return columns // width * (rows // _ROWS + left) * inner
