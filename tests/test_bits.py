@@ -421,7 +421,8 @@ def test_what_is_asked_for_ahead_changes_no_bit(monkeypatch, trials, units):
     x, theta = rng.normal(size=(trials, 12, 2)), rng.normal(size=model.n_parameters)
     found = []
     for most in (1 << 40, -1):
-        monkeypatch.setattr("kpref.kernels.interpreter._CACHED", most)
+        for name in ("_CACHED", "_NEAR"):
+            monkeypatch.setattr(f"kpref.kernels.interpreter.{name}", most)
         flow = kpref.Flow(model, x)
         q = np.cos(np.arange(flow.space.size, dtype=float)).reshape(flow.space.shape)
         makers = (flow.P, flow.P.star, flow.P_inverse, flow.J.star, flow.D.star)

@@ -53,7 +53,8 @@ __all__ = [
 ]  # fmt: skip
 
 # Bytes of coefficients up to which they may stay in a cache from product to product: to ask for them would take longer.
-_CACHED = 1 << 23
+# Where products ask that costs next to nothing, and pays beyond the second cache.
+_CACHED, _NEAR = 1 << 23, 1 << 20
 _ROWS = 4  # that pointwise operations are done for at once
 
 
@@ -82,7 +83,10 @@ class Layout(NamedTuple):
     units: int
     state_columns: int
     variable_columns: int
-    far: int  # whether coefficients, and tensors, come from memory, and are asked for ahead of their turn
+    # far, out_of_reach: whether coefficients, and tensors, are asked for ahead of their turn: by pointwise operations,
+    # as they come from memory, and by products, as they do not stay near the processor
+    far: int
+    out_of_reach: int
 
 
 class Code(NamedTuple):
@@ -138,6 +142,7 @@ class CompiledProgram:
             state_columns=states.shape[2],
             variable_columns=variables.shape[2],
             far=int(numbers.nbytes > _CACHED),
+            out_of_reach=int(numbers.nbytes > _NEAR),
         )
 
     def enter_transposes(self, weights: Sequence[Array]) -> None:
@@ -260,13 +265,13 @@ class Room(NamedTuple):
 def registers(one, layout, operands, rows, chunk, asks):  # type: ignore[no-untyped-def]
     """Room for tables of so many operands and so many rows, with the array that holds it all: see `keep`.
 
-    `asks`: whether products ask for coefficients and tensors, where these come from memory.
+    `asks`: whether products ask for coefficients and tensors, where these are out of reach.
     """
     arenas, size = layout.n_registers + ARENAS, size_of(one)
     total = 0
     for register in range(layout.n_registers):
         total += _length(layout, register, rows, chunk, size)
-    pieces = operands * rows * pieces_of(layout.units * size) if asks == 1 and layout.far == 1 else 0
+    pieces = operands * rows * pieces_of(layout.units * size) if asks == 1 and layout.out_of_reach == 1 else 0
     wants = 3 * arenas + 4 * operands
     memory = np.empty(wants + room_for_wants(pieces) + 8 + total // 8, np.int64)
     base = address_of(memory)
