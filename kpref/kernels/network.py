@@ -246,7 +246,7 @@ def _evaluate(net, drive, point, full, until, aim, buffer, bases, tile):  # type
             else:
                 x, lead = drive.ctypes.data + operations[k, 4] * size, drive.strides[0] // size
             weight = _weight(net.weights, operations[k, 7])
-            product_at(one, operations[k, 6] == 1, rows, x, lead, weight, y, strides[operations[k, 1]])
+            product_at(one, operations[k, 6] == 1, rows, x, lead, weight, y, strides[operations[k, 1]], 0)
             k += 1
             continue
         last = k + 1

@@ -90,13 +90,14 @@ def as_panels(matrix: Array) -> Panels:
 
 def as_weights(matrices: list[Array], dtype: npt.DTypeLike) -> Weights:
     """Matrices in panels."""
-    panels = [as_panels(matrix.astype(dtype, copy=False)) for matrix in matrices]
-    first = np.cumsum([0, *(whole_lines(one.entries.size, dtype) for one in panels)])
-    table = [(at, one.rows, one.columns, one.width) for at, one in zip(first, panels, strict=False)]
-    entries = aligned_zeros((int(first[-1]),), dtype)
-    for at, one in zip(first, panels, strict=False):
-        entries[at : at + one.entries.size] = one.entries
-    return Weights(entries, np.array(table, np.int64).reshape(len(panels), 4))
+    first = np.cumsum([0, *(whole_lines(matrix.size, dtype) for matrix in matrices)])
+    table = [
+        (at, *matrix.shape, panel_width(len(matrix), matrix.shape[1], np.dtype(dtype)))
+        for at, matrix in zip(first, matrices, strict=False)
+    ]
+    weights = Weights(aligned_zeros((int(first[-1]),), dtype), np.array(table, np.int64).reshape(len(table), 4))
+    fill_weights(weights, matrices)
+    return weights
 
 
 def fill_weights(weights: Weights, matrices: list[Array]) -> None:

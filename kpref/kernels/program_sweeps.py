@@ -17,13 +17,18 @@ from kpref.kernels.blas import add_transposed_product_at, product_at
 from kpref.kernels.changes import Changes
 from kpref.kernels.interpreter import CompiledProgram, apply, enter_tensors, registers, where_rows_are
 from kpref.kernels.lowering import ADD, STATES, TENSOR_IN, TENSOR_OUT, UNITS, VARIABLES, ZERO
+from kpref.kernels.panel_products import passes_of
+from kpref.kernels.wanted_rows import want_rows
+from kpref.kernels.wants import ask_for_rest, spread
 
 __all__ = [
-    "adjoint", "inverse", "inverse_transpose", "parameter_product", "parameter_transpose", "sensitivity",
+    "ROWS_OF_J", "adjoint", "inverse", "inverse_transpose", "parameter_product", "parameter_transpose", "sensitivity",
     "sensitivity_transpose", "tangent", "trial_transpose",
 ]  # fmt: skip
 
-_CHUNK = 128  # rows that one product with a matrix of parameters handles, where J stands alone
+#: Rows that one product with a matrix of parameters handles, where J stands alone: what these ask for, that of the
+#: rows that come next, is to stay in the second cache.
+ROWS_OF_J = 64
 _AHEAD = 8  # rows further are those whose coefficients are asked for from memory, where J stands alone
 _OUTER = 7 * 8  # bytes of a row of that table
 
@@ -138,7 +143,7 @@ def _sweep(layout, code, backwards, inverting, tensors, out, start, stop):  # ty
     """
     vectors, _, steps, units = tensors.shape
     rows, one = vectors * (stop - start), out.dtype.type(1)
-    room, memory = registers(one, layout, code.n_operands, rows, 1)
+    room, memory = registers(one, layout, code.n_operands, rows, 1, code.asks)
     ahead = -1 if backwards else 1
     later = 1 if backwards else 0  # A[n+1]^T leads to row n
     # The arrays of a run begin at the row of the coefficients, those of tensors one before it.
@@ -222,7 +227,7 @@ def _enter_changes(one, room, product, weight, rows, source, lda):  # type: igno
             for entry in range(word(product, 6)):
                 store(one - one, at + (row * stride + entry) * size)
     else:
-        product_at(one, how == ADD, rows, source, lda, weight, at, stride)
+        product_at(one, how == ADD, rows, source, lda, weight, at, stride, room.wants)
 
 
 @kernel
@@ -230,7 +235,7 @@ def _leave_changes(one, room, product, weight, rows, source, lda):  # type: igno
     """``dW += (cotangent of out)^T m``."""
     register = word(product, 0)
     at = word(room.addresses, register) + word(product, 1) * size_of(one)
-    add_transposed_product_at(one, rows, source, lda, at, word(room.strides, register), weight)
+    add_transposed_product_at(one, rows, source, lda, at, word(room.strides, register), weight, room.wants)
 
 
 @kernel
@@ -244,7 +249,7 @@ def _move(room, places):  # type: ignore[no-untyped-def]
 def _sensitivity(layout, code, changes, out, start, stop, chunk):  # type: ignore[no-untyped-def]
     steps, trials, one = layout.rows, stop - start, out.dtype.type(1)
     chunk = min(chunk, steps)
-    room, memory = registers(one, layout, code.n_operands, trials, chunk)
+    room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_OUT, address_of(out))
     flat, table = np.empty(chunk * trials * _widest(changes), out.dtype), address_of(changes.table)
     for vector in range(len(out)):
@@ -272,7 +277,7 @@ def _sensitivity(layout, code, changes, out, start, stop, chunk):  # type: ignor
 def _sensitivity_transpose(layout, code, tensors, changes, initial, start, stop, chunk):  # type: ignore[no-untyped-def]
     steps, trials, one = layout.rows, stop - start, tensors.dtype.type(1)
     chunk = min(chunk, steps)
-    room, memory = registers(one, layout, code.n_operands, trials, chunk)
+    room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors))
     flat, table = np.empty(chunk * trials * _widest(changes), tensors.dtype), address_of(changes.table)
     for vector in range(len(tensors)):
@@ -313,22 +318,38 @@ def _leave_state(one, layout, room, initial, vector, start, stop):  # type: igno
 
 
 @kernel
+def _passes(one, code, table, rows, transposed):  # type: ignore[no-untyped-def]
+    """Of products with all changes of weights, or for all gradients: see `kpref.kernels.panel_products.spread`."""
+    passes = 0
+    for k in range(code.n_outer):
+        weight = _weight(one, 0, table, word(code.outer + k * _OUTER, 2))
+        passes += passes_of(one, weight[1], rows, weight) if transposed else passes_of(one, rows, weight[1], weight)
+    return passes
+
+
+@kernel
 def _parameter_product(layout, code, changes, out, first, last):  # type: ignore[no-untyped-def]
     trials, one, size = layout.trials, out.dtype.type(1), out.itemsize
-    room, memory = registers(one, layout, code.n_operands, min(_CHUNK, last - first), 1)
+    chunk = min(ROWS_OF_J, last - first)
+    room, memory = registers(one, layout, code.n_operands, chunk, 1, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_OUT, address_of(out))
     table = address_of(changes.table)
     for vector in range(len(out)):
         entries = _entries(changes, vector)
         _enter_units(layout, room, changes, vector)
-        for begin in range(first, last, _CHUNK):
-            rows = min(begin + _CHUNK, last) - begin
+        for begin in range(first, last, chunk):
+            rows = min(begin + chunk, last) - begin
+            where = where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1, 0, _AHEAD)
+            if room.wants != 0:
+                want_rows(one, code, room, rows, where)
+                spread(room.wants, _passes(one, code, table, rows, False))
             for k in range(code.n_outer):
                 product = code.outer + k * _OUTER
                 weight = _weight(one, entries, table, word(product, 2))
                 base, lda = _rows_of(layout, product, size)
                 _enter_changes(one, room, product, weight, rows, base + begin * lda * size, lda)
-            where = where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1, 0, _AHEAD)
+            if room.wants != 0:
+                ask_for_rest(room.wants)
             apply(one, layout, code, room, rows, where)
     keep(memory)
 
@@ -338,20 +359,28 @@ def _parameter_transpose(layout, code, tensors, changes, first, last, start, sto
     """Rows are ``step * (stop - start) + trial - start``: of all trials, or of a single one."""
     trials, size, one = stop - start, tensors.itemsize, tensors.dtype.type(1)
     apart = layout.trials if trials == 1 else 1  # rows of the trajectory from a row to the next
-    room, memory = registers(one, layout, code.n_operands, min(_CHUNK, last - first), 1)
+    chunk = min(ROWS_OF_J, last - first)
+    room, memory = registers(one, layout, code.n_operands, chunk, 1, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors))
     table = address_of(changes.table)
     for vector in range(len(tensors)):
         entries = _entries(changes, vector)
         _enter_units(layout, room, changes, vector)
-        for begin in range(first, last, _CHUNK):
-            rows, step, trial = min(begin + _CHUNK, last) - begin, begin // trials, start + begin % trials
+        for begin in range(first, last, chunk):
+            rows, step, trial = min(begin + chunk, last) - begin, begin // trials, start + begin % trials
             where = where_rows_are(vector, step, trial, start, stop, 0, 1, 0, _AHEAD * apart)
             apply(one, layout, code, room, rows, where)
+            if room.wants != 0 and begin + rows < last:
+                after, left = begin + rows, min(chunk, last - begin - rows)
+                where = where_rows_are(vector, after // trials, start + after % trials, start, stop, 0, 1, 0, 0)
+                want_rows(one, code, room, left, where)
+                spread(room.wants, _passes(one, code, table, rows, True))
             for k in range(code.n_outer):
                 product = code.outer + k * _OUTER
                 weight = _weight(one, entries, table, word(product, 2))
                 base, stride = _rows_of(layout, product, size)
                 source = base + (step * layout.trials + trial) * stride * size
                 _leave_changes(one, room, product, weight, rows, source, apart * stride)
+            if room.wants != 0:
+                ask_for_rest(room.wants)
     keep(memory)

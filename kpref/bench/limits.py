@@ -1,0 +1,99 @@
+"""What a column of ``kpref bench`` takes at least in the way in which kpref computes: its *limit*, beside the floor.
+
+The floor is the longer of two times, of products at the rate of large square matrices and of bytes. But each step needs
+the state before it: products have the rows of a block of trials, and the coefficients are read between them. So the
+limit takes one after the other, and times products of the shapes in which they are made, with weights in panels, by as
+many threads as kpref has. Functions of units, which a run of the network evaluates beside its products, are not in it.
+"""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kpref.bench.workload import Problem, count_bytes
+from kpref.compiled.compilation import kernel
+from kpref.kernels import trial_blocks
+from kpref.kernels.blas import add_transposed_product_at, product_at
+from kpref.kernels.panels import as_panels
+from kpref.kernels.program_sweeps import ROWS_OF_J
+from kpref.threads import run_blocks
+
+__all__ = ["Product", "measure_limit", "products_of"]
+
+#: Seconds that products of one shape are timed for, and multiplications a second that they are expected to make.
+TIMED, EXPECTED = 0.01, 2e10
+
+
+class Product(NamedTuple):
+    """A product ``a @ w`` of some rows with a weight, or the gradient ``w += a^T b`` over them."""
+
+    rows: int
+    inner: int
+    columns: int
+    is_gradient: bool = False
+
+
+def products_of(problem: Problem) -> dict[str, list[Product]]:
+    """Products of each column, one for each weight; each is made for all evaluations of the network."""
+    program, (trials, steps, states) = problem.make_model().program, problem.shape  # type: ignore[attr-defined]
+    sizes: Any = SimpleNamespace(n_trials=trials, n_steps=steps, n_states=states)
+    block = trial_blocks(sizes)[0]
+    rows, weights = block.stop - block.start, problem.make_model().weights()  # type: ignore[attr-defined]
+    own = [op for op in program.operations if op.kind == "product"]
+
+    def through(found: list[Any], rows: int, backwards: bool) -> list[Product]:
+        pairs = [(op.source.width, op.out.width) for op in found if op.kind == "product"]
+        return [Product(rows, *(pair[::-1] if backwards else pair)) for pair in pairs]
+
+    read, behind = program.reached(True, False), program.reached(False, True)
+    changed = [(weights[op.name].shape[1], op.out.width) for op in own if op.variable is not None]
+    forward = [Product(rows, weights[op.name].shape[1], op.out.width) for op in own]
+    tangent, adjoint = through(read, rows, False), through(read, rows, True)
+    image = [Product(ROWS_OF_J, *pair) for pair in changed] + through(behind, ROWS_OF_J, False)
+    gradient = [Product(ROWS_OF_J, *pair, True) for pair in changed] + through(behind, ROWS_OF_J, True)
+    found = {
+        "forward": forward, "build": forward, "P": tangent, "P^T": adjoint, "K": gradient + image,
+        "NTK": adjoint + gradient + image + tangent, "gradient": forward + adjoint + gradient,
+    }  # fmt: skip
+    return {column: found[column] for column in problem.columns}
+
+
+def measure_limit(problem: Problem, column: str, bandwidth: float, threads: int) -> float:
+    """Seconds that the products of a column take at their own shapes, and then its bytes at a measured bandwidth."""
+    stages = 1 if problem.tableau is None else problem.tableau.stages
+    evaluations = problem.trials * problem.steps * stages
+    seconds = sum(_seconds_of_a_row(product, problem.dtype, threads) for product in products_of(problem)[column])
+    return evaluations * seconds + count_bytes(problem)[column] / bandwidth
+
+
+def _seconds_of_a_row(product: Product, dtype: str, threads: int) -> float:
+    rows, inner, columns, is_gradient = product
+    times = max(1, int(TIMED * EXPECTED / (rows * inner * columns)))
+    one, operands = np.dtype(dtype).type(1), []
+    for thread in range(threads):
+        generator = np.random.default_rng(thread)
+        shapes = (rows, inner), (rows, columns), (inner, columns)
+        a, b, weight = (generator.normal(size=shape).astype(dtype) for shape in shapes)
+        operands.append((a, b, as_panels(weight)))
+
+    def task(thread: int) -> None:
+        a, b, panels = operands[thread]
+        _repeat(one, times, is_gradient, rows, a.ctypes.data, inner, b.ctypes.data, columns, panels.words)
+
+    run_blocks(task, threads)  # compiled, and the threads awake
+    start = time.perf_counter()
+    run_blocks(task, threads)
+    return (time.perf_counter() - start) / (threads * times * rows)
+
+
+@kernel
+def _repeat(one, times, is_gradient, rows, a, lda, b, ldb, weight):  # type: ignore[no-untyped-def]
+    for _ in range(times):
+        if is_gradient:
+            add_transposed_product_at(one, rows, a, lda, b, ldb, weight, 0)
+        else:
+            product_at(one, False, rows, a, lda, weight, b, ldb, 0)
