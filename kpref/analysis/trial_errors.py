@@ -38,6 +38,7 @@ from kpref.space import TrajectorySpace
 from kpref.spectra.closed_form import kernel_block_squares, kernel_group_matrices
 from kpref.spectra.deflated import Deflated
 from kpref.spectra.paired_probes import DENSE_SIZE
+from kpref.spectra.rows import inner_products
 from kpref.spectra.symmetric import Coordinates, RectangularForm
 from kpref.threads import serial_blas
 
@@ -87,12 +88,14 @@ def errors_of_modes(
     count = len(vectors)
     overlaps, own = np.empty((number, len(modes), len(modes))), np.empty(number)
     crossed, lengths, blocks = np.empty((3, number))
+    known, drawn = slice(len(modes)), slice(len(modes), len(modes) + count)
+    images = slice(len(modes) + count, None)
     for group in range(number):
-        v, u, r = (each[:, groups == group].reshape(len(each), -1) for each in (modes, vectors, rest))
-        overlaps[group] = v @ v.T
-        crossed[group] = values @ ((v @ r.T) * (v @ u.T)).mean(axis=1)
-        pairs = u @ r.T
-        own[group], lengths[group] = np.trace(pairs) / count, np.square(r).sum() / count
+        rows = [each[:, groups == group].reshape(len(each), -1) for each in (modes, vectors, rest)]
+        inner = inner_products(np.concatenate(rows))
+        overlaps[group], pairs = inner[known, known], inner[drawn, images]
+        crossed[group] = values @ (inner[known, images] * inner[known, drawn]).mean(axis=1)
+        own[group], lengths[group] = np.trace(pairs) / count, np.trace(inner[images, images]) / count
         blocks[group] = (np.vdot(pairs, pairs.T) - np.square(np.diagonal(pairs)).sum()) / (count * (count - 1))
     kept = overlaps.sum(axis=0) - overlaps
     root = np.sqrt(np.maximum(values, 0.0))

@@ -12,6 +12,7 @@ v being white in the complement of Q: what couples the two, ``|Q G E|_F^2``, is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from kpref.spectra.paired_probes import (
     rounding,
 )
 from kpref.spectra.quadratic_forms import Mean, mean_of_forms
+from kpref.spectra.rows import combination, inner_products
 from kpref.spectra.symmetric import SymmetricForm
 
 __all__ = ["Deflated", "beside_krylov", "beside_modes"]
@@ -48,20 +50,39 @@ class Deflated:
 
     def trace(self) -> Estimate:
         """tr G."""
-        known = float(np.vdot(self.basis, self.images))
-        forms, overlaps = self.vectors @ self.rest.T, self.vectors @ self.vectors.T
-        mean = mean_of_forms(forms, overlaps, self.vectors.shape[1] - len(self.basis), positive=True)
+        known = float(np.trace(self._coupled))
+        mean = mean_of_forms(self._forms, self._overlaps, self._dimensions, positive=True)
         return self._estimate(mean._replace(value=mean.value + known))
 
     def dimension(self) -> Estimate:
         """``(tr G)^2 / tr G^2``; zero for G = 0."""
-        coupled = self.images @ self.basis.T
-        squares = 2 * float(np.vdot(self.images, self.images)) - float(np.vdot(coupled, coupled))
-        pairs = np.stack([self.vectors @ self.rest.T, self.rest @ self.rest.T])
+        coupled = self._coupled
+        squares = 2 * float(np.trace(inner_products(self.images))) - float(np.vdot(coupled, coupled))
+        pairs = np.stack([self._forms, inner_products(self.rest)])
         if not squares and not pairs.any():
             return Estimate(0.0, 0.0, self.n_products, self.method)
-        known, size = (float(np.trace(coupled)), squares), self.vectors.shape[1] - len(self.basis)
-        return self._estimate(product_of_means(known, pairs, (2.0, -1.0), self.vectors, size))
+        known = float(np.trace(coupled)), squares
+        return self._estimate(product_of_means(known, pairs, (2.0, -1.0), self._overlaps, self._dimensions))
+
+    @property
+    def _dimensions(self) -> int:
+        """Of the complement of Q."""
+        return self.vectors.shape[1] - len(self.basis)
+
+    @cached_property
+    def _coupled(self) -> Array:
+        """``Q G Q^T``."""
+        return inner_products(self.images, self.basis)
+
+    @cached_property
+    def _forms(self) -> Array:
+        """``v_i.R v_j``."""
+        return inner_products(self.vectors, self.rest)
+
+    @cached_property
+    def _overlaps(self) -> Array:
+        """``v_i.v_j``."""
+        return inner_products(self.vectors)
 
     def _estimate(self, mean: Mean) -> Estimate:
         floor = rounding(self.vectors.dtype, self.vectors.shape[1]) * abs(mean.value)
@@ -91,6 +112,5 @@ def _beside(
 ) -> Deflated:
     vectors = directions(generator, count, basis)
     rest = in_batches(form, vectors)
-    rest = rest - (rest @ basis.T) @ basis
-    basis, images, vectors, rest = (each.astype(np.float64, copy=False) for each in (basis, images, vectors, rest))
+    combination(inner_products(rest, basis).astype(rest.dtype), basis, out=rest)
     return Deflated(basis, images, vectors, rest, form.n_products, method)
