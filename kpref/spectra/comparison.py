@@ -49,7 +49,7 @@ __all__ = ["TaskAlignment", "alignment", "principal_angles", "task_alignment"]
 
 #: Bytes of tensors that an operator is applied to at once.
 _BATCH_BYTES = 1 << 27
-#: Least eigenvalue of the Gram matrix of unit vectors that needs no QR factorisation to be told from zero.
+#: Least eigenvalue of a Gram matrix, over its trace, that needs no QR factorisation to be told from zero.
 _CLEARLY = 1e-6
 
 
@@ -144,19 +144,16 @@ def principal_angles(first: npt.ArrayLike, second: npt.ArrayLike, space: Euclide
     smaller, larger = sorted(matrices, key=len)
     overlap = inner_products(smaller, larger)
     cosines = np.minimum(svdvals(overlap), 1.0)  # descending: angles increase
-    combination(overlap, larger, out=smaller)
-    sines = np.minimum(svdvals(np.linalg.qr(smaller.T, mode="r"))[::-1], 1.0)
+    beside = smaller - combination(overlap, larger)
+    sines = np.minimum(svdvals(np.linalg.qr(beside.T, mode="r"))[::-1], 1.0)
     return np.where(cosines**2 >= 0.5, np.arcsin(sines), np.arccos(cosines))
 
 
 def _orthonormal(name: str, rows: Array) -> Array:
     """Orthonormal rows of the same span; ValueError where rows depend on each other."""
-    count = len(rows)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    if count and lengths.all():
-        unit = rows / lengths
-        if np.linalg.eigvalsh(inner_products(unit))[0] > _CLEARLY:
-            return orthonormal(unit)
+    count, gram = len(rows), inner_products(rows)
+    if count and np.linalg.eigvalsh(gram)[0] > _CLEARLY * np.trace(gram):
+        return orthonormal(rows)
     columns, triangle = np.linalg.qr(rows.T)
     rank = int(np.linalg.matrix_rank(triangle)) if count else 0
     if not count or rank < count:

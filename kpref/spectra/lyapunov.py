@@ -222,11 +222,19 @@ def propagator_growth(flow: Flow) -> Array:
     for row in range(len(times) - 1):
         carried = advance(row, row + 1, carried)
         carried[:, ends <= row] = np.eye(units)[:, None]  # of norm one
-        _by_trial(trials, carried, lambda part, stack: norms.__setitem__(part, np.linalg.norm(stack, 2, axis=(1, 2))))
+        _by_trial(trials, carried, lambda part, stack: norms.__setitem__(part, _norms(stack)))
         with np.errstate(divide="ignore"):
             logs[:, row + 1] = logs[:, row] + np.log(norms)
         carried = carried / np.where(norms > 0, norms, 1.0)[:, None].astype(carried.dtype)
     return logs[:, len(times) - steps :]
+
+
+def _norms(matrices: Array) -> Array:
+    """Largest singular values of matrices (b, m, n), from their Gram matrices: as accurate, and faster."""
+    units = np.abs(matrices).max(axis=(1, 2))
+    scaled = matrices / np.where(units > 0, units, 1.0)[:, None, None]
+    squares = np.linalg.eigvalsh(scaled @ scaled.swapaxes(1, 2))[:, -1]
+    return np.asarray(units * np.sqrt(np.maximum(squares, 0.0)))
 
 
 @serial_blas
