@@ -43,9 +43,10 @@ from kpref.spectra.estimate import Estimate
 from kpref.spectra.paired_probes import DENSE_SIZE, directions, estimate_of, in_batches, product_of_means, rounding
 from kpref.spectra.rows import combination, inner_products, orthonormal
 from kpref.spectra.symmetric import RectangularForm, require_operator, require_self_adjoint
+from kpref.spectra.white_images import WhiteImages
 from kpref.threads import serial_blas
 
-__all__ = ["TaskAlignment", "alignment", "principal_angles", "task_alignment"]
+__all__ = ["TaskAlignment", "alignment", "alignment_of_images", "principal_angles", "task_alignment"]
 
 #: Bytes of tensors that an operator is applied to at once.
 _BATCH_BYTES = 1 << 27
@@ -113,6 +114,32 @@ def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int 
         least=-1.0,
         most=1.0,
     )
+
+
+@serial_blas
+def alignment_of_images(first: WhiteImages, second: WhiteImages, tensors: Array) -> Estimate:
+    """As `alignment`, of symmetric operators that the same random vectors have met already.
+
+    `tensors`: shape (k, \\*shape); what most of the two lies in, such as leading eigenfunctions: up to k products with
+    each of the two.
+    Raises ValueError if they have met other vectors, or an operator is zero.
+    """
+    a, b, dtype = first.form.op, second.form.op, first.vectors.dtype
+    if first.vectors is not second.vectors and (first.seed, first.vectors.shape, dtype) != (
+        second.seed, second.vectors.shape, second.vectors.dtype
+    ):  # fmt: skip
+        raise ValueError(f"{a.name} and {b.name} have not met the same random vectors")
+    basis = orthonormal(first.form.coordinates.to_vectors(tensors)).astype(dtype)
+    images, others = in_batches(first.form, basis), in_batches(second.form, basis)
+    known, _ = _overlaps(images, others)
+    (vectors, one), (_, other) = first.beside(basis, images), second.beside(basis, others)
+    _, pairs = _overlaps(one, other)
+    _nonzero(known + np.trace(pairs, axis1=1, axis2=2), a, b)
+    count, size = vectors.shape
+    overlaps = inner_products(vectors)
+    found = product_of_means(known, pairs, (1.0, -0.5, -0.5), overlaps, size - len(basis), positive=False)
+    products, method = 2 * (len(basis) + count), "leading eigenfunctions and random vectors"
+    return estimate_of(found, rounding(dtype, size), products, method, least=-1.0, most=1.0)
 
 
 @serial_blas

@@ -31,8 +31,9 @@ from kpref.spectra.paired_probes import (
 from kpref.spectra.quadratic_forms import Mean, mean_of_forms
 from kpref.spectra.rows import combination, inner_products
 from kpref.spectra.symmetric import SymmetricForm
+from kpref.spectra.white_images import WhiteImages, white_images
 
-__all__ = ["Deflated", "beside_krylov", "beside_modes"]
+__all__ = ["Deflated", "beside_krylov", "beside_modes", "seen_beside_modes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,23 +95,29 @@ def beside_krylov(form: SymmetricForm, probes: int, seed: Any) -> Deflated:
     generator, dtype = np.random.default_rng(seed), form.op.dtype
     require_memory(4.0 * probes * form.size * dtype.itemsize, f"{probes} probes of {form.op.name}")
     basis, images = krylov_range(form, form.size, probes // 3, dtype, generator)
-    return _beside(form, basis, images, probes - len(basis), generator, "Krylov space and random vectors")
+    vectors = directions(generator, probes - len(basis), basis)
+    rest = in_batches(form, vectors)
+    return _deflated(basis, images, vectors, rest, form.n_products, "Krylov space and random vectors")
 
 
 def beside_modes(form: SymmetricForm, values: Array, modes: Array, probes: int, seed: Any) -> Deflated:
     """White vectors, a product each, beside eigenfunctions (k, \\*shape) that are known already."""
-    dtype = form.op.dtype
-    require_memory((4.0 * probes + 3 * len(modes)) * form.size * dtype.itemsize, f"{probes} probes of {form.op.name}")
+    return seen_beside_modes(white_images(form, probes, seed), values, modes, overwrite=True)
+
+
+def seen_beside_modes(seen: WhiteImages, values: Array, modes: Array, overwrite: bool = False) -> Deflated:
+    """The same from products that are there already, and lost with `overwrite`."""
+    form, dtype = seen.form, seen.form.op.dtype
+    count = 2 * len(seen.vectors) + 3 * len(modes)
+    require_memory(1.0 * count * form.size * dtype.itemsize, f"{len(seen.vectors)} probes of {form.op.name}")
     basis = form.coordinates.to_vectors(np.asarray(modes, dtype))
-    method = f"leading {len(values)} eigenvalues, random vectors for the rest"
     images = np.asarray(values, dtype)[:, None] * basis
-    return _beside(form, basis, images, probes, np.random.default_rng(seed), method)
+    vectors, rest = seen.beside(basis, images, overwrite)
+    method = f"leading {len(values)} eigenvalues, random vectors for the rest"
+    return _deflated(basis, images, vectors, rest, len(vectors), method)
 
 
-def _beside(
-    form: SymmetricForm, basis: Array, images: Array, count: int, generator: np.random.Generator, method: str
-) -> Deflated:
-    vectors = directions(generator, count, basis)
-    rest = in_batches(form, vectors)
+def _deflated(basis: Array, images: Array, vectors: Array, rest: Array, products: int, method: str) -> Deflated:
+    """`rest`: (p, n): images of v, in which what the basis has of them is taken out here."""
     combination(inner_products(rest, basis).astype(rest.dtype), basis, out=rest)
-    return Deflated(basis, images, vectors, rest, form.n_products, method)
+    return Deflated(basis, images, vectors, rest, products, method)
