@@ -55,6 +55,14 @@ def assert_like_twin(form, name, x):
     assert (np.abs(got - wanted) <= allowed).all()
 
 
+@pytest.mark.parametrize(
+    ("trials", "steps", "blocks"), [(20, 2000, 2), (20, 10, 1), (7, 20_000, 1), (100, 2000, 4), (100, 2, 4)]
+)
+def test_few_trials_make_two_blocks_where_that_is_worth_a_thread(trials, steps, blocks):
+    form = kpref.Flow(kpref.models.GRU.init(1, 2, 0), np.zeros((trials, steps, 1))).linearization
+    assert len(kernels.trial_blocks(form)) == blocks
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("kind", KINDS)
 def test_like_twin(kind, dtype):

@@ -56,6 +56,10 @@ _TRIALS_PER_BLOCK = 32
 _MANY_BLOCKS = 16
 _STATES_PER_BLOCK = 64
 _ROWS_PER_BLOCK = 1024
+# Trials too few for two such blocks make two all the same, or all but one core would stand idle, if there are enough
+# for products with several rows, and so many states along their trajectories that threads wake up in far less time.
+_FEWEST_TRIALS = 8
+_STATES_FOR_TWO = 1 << 16
 _MOST_BLOCKS = 64
 # Rows of a product with a matrix of parameters inside a sweep.
 _ROWS_PER_CHUNK = 100
@@ -299,8 +303,11 @@ def _over_blocks(form: Form, arrays: Any, vectors: int, call: Callable[[Any, sli
 
 def trial_blocks(form: Form) -> list[slice]:
     """The blocks of trials that sweeps take."""
-    size = min(max(_TRIALS_PER_BLOCK, form.n_trials // _MANY_BLOCKS), 4 * _TRIALS_PER_BLOCK)
-    return even_blocks(form.n_trials, size)
+    trials, states = form.n_trials, form.n_trials * form.n_steps * form.n_states
+    size = min(max(_TRIALS_PER_BLOCK, trials // _MANY_BLOCKS), 4 * _TRIALS_PER_BLOCK)
+    if trials >= _FEWEST_TRIALS and states >= _STATES_FOR_TWO:
+        size = min(size, -(-trials // 2))
+    return even_blocks(trials, size)
 
 
 def _in_one_sweep(form: Form, blocks: list[slice]) -> TypeGuard[StepForm]:

@@ -438,17 +438,20 @@ def program_workspace(form, rows, like):  # type: ignore[no-untyped-def]
 
 def program_jacobian(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
     """``y = A[step] x``; x and y are no part of each other."""
-    _one_step(form.layout, form.jacobian, 0, step, start, trials, x, scratch, y)
+    _one_step(form.layout, form.jacobian, 0, step, start, trials, 1, x, scratch, y)
 
 
 def program_jacobian_transpose(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
     """``y = A[step]^T x``; `x` is overwritten."""
-    _one_step(form.layout, form.jacobian_transpose, 1, step, start, trials, x, scratch, y)
+    _one_step(form.layout, form.jacobian_transpose, 1, step, start, trials, -1, x, scratch, y)
 
 
 @kernel
-def _one_step(layout, code, begin, step, start, trials, x, room, y):  # type: ignore[no-untyped-def]
-    """Run a table on states (rows, H) in their place: they serve as the registers of the state."""
+def _one_step(layout, code, begin, step, start, trials, ahead, x, room, y):  # type: ignore[no-untyped-def]
+    """Run a table on states (rows, H) in their place: they serve as the registers of the state.
+
+    Sweeps go on to the row of coefficients that is `ahead` of this one.
+    """
     one, column = x.dtype.type(1), 0
     for part in range(layout.parts):
         of, to = word(layout.states, 3 * part + begin), word(layout.states, 3 * part + 1 - begin)
@@ -457,5 +460,5 @@ def _one_step(layout, code, begin, step, start, trials, x, room, y):  # type: ig
         set_word(room.strides, of, x.shape[1])
         set_word(room.strides, to, y.shape[1])
         column += word(layout.states, 3 * part + 2)
-    where = where_rows_are(0, step, start, start, start + trials, 0, 0, 0, 0)
+    where = where_rows_are(0, step, start, start, start + trials, 0, 0, ahead, 0)
     apply(one, layout, code, room, len(x), where)
