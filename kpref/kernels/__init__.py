@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from kpref._types import Array
-from kpref.kernels import program_sweeps, reference, stage_sweeps, sweeps
+from kpref.kernels import program_sweeps, reference, stage_sensitivities, stage_sweeps, sweeps
 from kpref.kernels.changes import Changes, gradient_products, gradients, packed_changes, zero_changes
 from kpref.kernels.interpreter import CompiledProgram
 from kpref.kernels.jacobian import DenseArrays
@@ -38,6 +38,8 @@ __all__ = [
     "stage_adjoint",
     "stage_costate",
     "stage_costate_transpose",
+    "stage_sensitivity",
+    "stage_sensitivity_transpose",
     "stage_tangent",
     "steps_per_chunk",
     "tangent",
@@ -192,6 +194,46 @@ def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carr
             arrays, table, impulses[part], carry[part], out[part], start, stop
         )
     )  # fmt: skip
+
+
+def stage_sensitivity(form: Form, table: StageTable, vectors: Array, carry: Array, out: Array) -> None:
+    """`stage_tangent` of ``J dtheta`` at the stages, for parameter vectors (v, M). `table` has a forcing for each stage.
+
+    Costs as that and J.
+    """
+    blocks = trial_blocks(form)
+    if not _in_one_sweep(form, blocks):
+        return stage_tangent(form, table, parameter_product(form, vectors), carry, out)
+    arrays, chunk = _program(form), steps_per_chunk(blocks)
+    changes = packed_changes(arrays.packing, _as_batch(vectors, form))
+
+    def task(index: int) -> None:
+        vector, block = divmod(index, len(blocks))
+        own, trials = slice(vector, vector + 1), blocks[block]
+        stage_sensitivities.stage_sensitivity(
+            arrays, table, _one_of(changes, vector), carry[own], out[own], trials.start, trials.stop, chunk
+        )
+
+    run_blocks(task, len(vectors) * len(blocks))
+
+
+def stage_sensitivity_transpose(form: Form, table: StageTable, source: Array, carry: Array) -> Array:
+    """``J^T`` of what `stage_adjoint` gives at the stages: parameter vectors (v, M)."""
+    blocks = trial_blocks(form)
+    if not _in_one_sweep(form, blocks):
+        shape = (len(source), form.n_trials, form.n_steps, form.n_states)
+        tensor = np.zeros(shape, form.dtype)
+        stage_adjoint(form, table, source, carry, tensor)
+        return parameter_transpose(form, tensor)
+    arrays, chunk = _program(form), steps_per_chunk(blocks)
+
+    def add(part: slice, changes: Changes) -> None:
+        for trials in blocks[part]:
+            stage_sensitivities.stage_sensitivity_transpose(
+                arrays, table, source, carry, changes, trials.start, trials.stop, chunk
+            )
+
+    return _sum_of_changes(form, len(source), even_blocks(len(blocks), 1, _most_parts(form)), add)
 
 
 @_or_in_python

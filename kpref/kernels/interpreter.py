@@ -199,6 +199,16 @@ class CompiledProgram:
         """``D^T``, a step."""
         return self._code(True, True, True, first=(TAKE,))
 
+    @cached_property
+    def stage_sensitivity(self) -> Code:
+        """``A x + J dtheta``, a stage."""
+        return self._code(False, True, True)
+
+    @cached_property
+    def stage_sensitivity_transpose(self) -> Code:
+        """Its transpose."""
+        return self._code(True, True, True)
+
     @property
     def steps(self) -> ProgramArrays:
         """What the sweeps of Runge-Kutta methods take."""

@@ -19,8 +19,9 @@ from kpref.kernels.interpreter import CompiledProgram, apply, enter_tensors, reg
 from kpref.kernels.lowering import ADD, STATES, TENSOR_IN, TENSOR_OUT, UNITS, VARIABLES, ZERO
 
 __all__ = [
-    "adjoint", "inverse", "inverse_transpose", "parameter_product", "parameter_transpose", "sensitivity",
-    "sensitivity_transpose", "tangent", "trial_transpose",
+    "adjoint", "enter_chunk", "enter_units", "entries_of", "inverse", "inverse_transpose", "leave_chunk", "move_to",
+    "parameter_product", "parameter_transpose", "sensitivity", "sensitivity_transpose", "tangent", "trial_transpose",
+    "widest_variable",
 ]  # fmt: skip
 
 _CHUNK = 128  # rows that one product with a matrix of parameters handles, where J stands alone
@@ -161,7 +162,7 @@ def _sweep(layout, code, backwards, inverting, tensors, out, start, stop):  # ty
 
 
 @kernel
-def _widest(changes):  # type: ignore[no-untyped-def]
+def widest_variable(changes):  # type: ignore[no-untyped-def]
     widest = 1
     for k in range(len(changes.table)):
         widest = max(widest, changes.table[k, 1])
@@ -169,7 +170,7 @@ def _widest(changes):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _entries(changes, vector):  # type: ignore[no-untyped-def]
+def entries_of(changes, vector):  # type: ignore[no-untyped-def]
     """Address of the changes of all weights, of one vector."""
     return address_of(changes.entries) + vector * changes.entries.shape[1] * changes.entries.itemsize
 
@@ -182,9 +183,9 @@ def _weight(one, entries, table, index):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _enter_units(layout, room, changes, vector):  # type: ignore[no-untyped-def]
+def enter_units(layout, room, changes, vector):  # type: ignore[no-untyped-def]
     set_word(
-        room.addresses, layout.n_registers + UNITS, _entries(changes, vector) + changes.units * changes.entries.itemsize
+        room.addresses, layout.n_registers + UNITS, entries_of(changes, vector) + changes.units * changes.entries.itemsize
     )
 
 
@@ -234,10 +235,32 @@ def _leave_changes(one, room, product, weight, rows, source, lda):  # type: igno
 
 
 @kernel
-def _move(room, places):  # type: ignore[no-untyped-def]
+def move_to(room, places):  # type: ignore[no-untyped-def]
     """To the registers of a later step of the chunk."""
     for arena in range(room.arenas):
         set_word(room.addresses, arena, word(room.addresses, arena) + places * word(room.apart, arena))
+
+
+@kernel
+def enter_chunk(one, layout, code, room, entries, table, first, last, start, stop, flat):  # type: ignore[no-untyped-def]
+    """All products with changes of weights for some steps and trials; `flat` is the address of room for a variable."""
+    rows = (last - first) * (stop - start)
+    for k in range(code.n_outer):
+        product = code.outer + k * _OUTER
+        weight = _weight(one, entries, table, word(product, 2))
+        _gathered(one, layout, product, weight[1], first, last, start, stop, flat)
+        _enter_changes(one, room, product, weight, rows, flat, weight[1])
+
+
+@kernel
+def leave_chunk(one, layout, code, room, entries, table, first, last, start, stop, flat):  # type: ignore[no-untyped-def]
+    """The transpose of `enter_chunk`."""
+    rows = (last - first) * (stop - start)
+    for k in range(code.n_outer):
+        product = code.outer + k * _OUTER
+        weight = _weight(one, entries, table, word(product, 2))
+        _gathered(one, layout, product, weight[1], first, last, start, stop, flat)
+        _leave_changes(one, room, product, weight, rows, flat, weight[1])
 
 
 @kernel
@@ -246,24 +269,19 @@ def _sensitivity(layout, code, changes, out, start, stop, chunk):  # type: ignor
     chunk = min(chunk, steps)
     room, memory = registers(one, layout, code.n_operands, trials, chunk)
     set_word(room.addresses, layout.n_registers + TENSOR_OUT, address_of(out))
-    flat, table = np.empty(chunk * trials * _widest(changes), out.dtype), address_of(changes.table)
+    flat, table = np.empty(chunk * trials * widest_variable(changes), out.dtype), address_of(changes.table)
     for vector in range(len(out)):
-        entries = _entries(changes, vector)
-        _enter_units(layout, room, changes, vector)
+        entries = entries_of(changes, vector)
+        enter_units(layout, room, changes, vector)
         _clear(one, layout, room, 0, trials)
         for step in range(steps):
             place = step % chunk
             if place == 0:
                 last = min(step + chunk, steps)
-                for k in range(code.n_outer):
-                    product = code.outer + k * _OUTER
-                    weight = _weight(one, entries, table, word(product, 2))
-                    _gathered(one, layout, product, weight[1], step, last, start, stop, address_of(flat))
-                    rows = (last - step) * trials
-                    _enter_changes(one, room, product, weight, rows, address_of(flat), weight[1])
-            _move(room, place)
+                enter_chunk(one, layout, code, room, entries, table, step, last, start, stop, address_of(flat))
+            move_to(room, place)
             apply(one, layout, code, room, trials, where_rows_are(vector, step, start, start, stop, 1, 0, 1, 0))
-            _move(room, -place)
+            move_to(room, -place)
             _swap(layout, room)
     keep(memory)
 
@@ -274,24 +292,19 @@ def _sensitivity_transpose(layout, code, tensors, changes, initial, start, stop,
     chunk = min(chunk, steps)
     room, memory = registers(one, layout, code.n_operands, trials, chunk)
     set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors))
-    flat, table = np.empty(chunk * trials * _widest(changes), tensors.dtype), address_of(changes.table)
+    flat, table = np.empty(chunk * trials * widest_variable(changes), tensors.dtype), address_of(changes.table)
     for vector in range(len(tensors)):
-        entries = _entries(changes, vector)
-        _enter_units(layout, room, changes, vector)
+        entries = entries_of(changes, vector)
+        enter_units(layout, room, changes, vector)
         _clear(one, layout, room, 1, trials)
         for step in range(steps - 1, -1, -1):
             place = step % chunk
-            _move(room, place)
+            move_to(room, place)
             apply(one, layout, code, room, trials, where_rows_are(vector, step, start, start, stop, 1, 0, -1, 0))
-            _move(room, -place)
+            move_to(room, -place)
             if place == 0:
                 last = min(step + chunk, steps)
-                for k in range(code.n_outer):
-                    product = code.outer + k * _OUTER
-                    weight = _weight(one, entries, table, word(product, 2))
-                    _gathered(one, layout, product, weight[1], step, last, start, stop, address_of(flat))
-                    rows = (last - step) * trials
-                    _leave_changes(one, room, product, weight, rows, address_of(flat), weight[1])
+                leave_chunk(one, layout, code, room, entries, table, step, last, start, stop, address_of(flat))
             _swap(layout, room)
         if len(initial) > 0:
             _leave_state(one, layout, room, initial, vector, start, stop)
@@ -319,8 +332,8 @@ def _parameter_product(layout, code, changes, out, first, last):  # type: ignore
     set_word(room.addresses, layout.n_registers + TENSOR_OUT, address_of(out))
     table = address_of(changes.table)
     for vector in range(len(out)):
-        entries = _entries(changes, vector)
-        _enter_units(layout, room, changes, vector)
+        entries = entries_of(changes, vector)
+        enter_units(layout, room, changes, vector)
         for begin in range(first, last, _CHUNK):
             rows = min(begin + _CHUNK, last) - begin
             for k in range(code.n_outer):
@@ -342,8 +355,8 @@ def _parameter_transpose(layout, code, tensors, changes, first, last, start, sto
     set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors))
     table = address_of(changes.table)
     for vector in range(len(tensors)):
-        entries = _entries(changes, vector)
-        _enter_units(layout, room, changes, vector)
+        entries = entries_of(changes, vector)
+        enter_units(layout, room, changes, vector)
         for begin in range(first, last, _CHUNK):
             rows, step, trial = min(begin + _CHUNK, last) - begin, begin // trials, start + begin % trials
             where = where_rows_are(vector, step, trial, start, stop, 0, 1, 0, _AHEAD * apart)

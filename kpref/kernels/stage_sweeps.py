@@ -24,7 +24,10 @@ from kpref._types import Array
 from kpref.compiled.compilation import kernel
 from kpref.kernels.jacobian import jacobian, jacobian_transpose, workspace
 
-__all__ = ["StageTable", "stage_adjoint", "stage_costate", "stage_costate_transpose", "stage_tangent"]
+__all__ = [
+    "StageTable", "stage_adjoint", "stage_costate", "stage_costate_transpose", "stage_cotangent",
+    "stage_state", "stage_tangent",
+]  # fmt: skip
 
 
 class StageTable(NamedTuple):
@@ -41,7 +44,7 @@ class StageTable(NamedTuple):
 
 
 @kernel
-def _stage_state(a, h, stage, carry, start, trials, slopes, out):  # type: ignore[no-untyped-def]
+def stage_state(a, h, stage, carry, start, trials, slopes, out):  # type: ignore[no-untyped-def]
     """``dZ_i = dz[n] + h sum_{j<i} a_ij dk_j``."""
     rows, units = out.shape
     for row in range(rows):
@@ -56,7 +59,7 @@ def _stage_state(a, h, stage, carry, start, trials, slopes, out):  # type: ignor
 
 
 @kernel
-def _stage_cotangent(a, b, h, stage, carry, start, trials, mu, out):  # type: ignore[no-untyped-def]
+def stage_cotangent(a, b, h, stage, carry, start, trials, mu, out):  # type: ignore[no-untyped-def]
     """``kappa_i = h b_i lambda + h sum_{j>i} a_ji mu_j``."""
     rows, units = out.shape
     for row in range(rows):
@@ -80,17 +83,17 @@ def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  #
     vectors, _, units = carry.shape
     trials = stop - start
     rows, stages = vectors * trials, len(table.b)
-    stage_state, scratch, memory = workspace(form, rows, carry)
+    dz, scratch, memory = workspace(form, rows, carry)
     slopes = np.empty((stages, rows, units), carry.dtype)
     for step in range(len(table.h)):
         h = table.h[step]
         for stage in range(stages):
-            _stage_state(table.a, h, stage, carry, start, trials, slopes, stage_state)
+            stage_state(table.a, h, stage, carry, start, trials, slopes, dz)
             at = step * stages + stage
             if transposed:
-                jacobian_transpose(form, at, start, trials, stage_state, scratch, memory, slopes[stage])
+                jacobian_transpose(form, at, start, trials, dz, scratch, memory, slopes[stage])
             else:
-                jacobian(form, at, start, trials, stage_state, scratch, memory, slopes[stage])
+                jacobian(form, at, start, trials, dz, scratch, memory, slopes[stage])
             for entry in range(table.source.shape[2]):
                 weight, source = table.weight[step, stage, entry], table.source[step, stage, entry]
                 if weight != 0:
@@ -128,7 +131,7 @@ def stage_adjoint(form, table, transposed, source, carry, out, start, stop):  # 
                 for unit in range(units):
                     carry[vector, trial, unit] += source[vector, trial, table.row[step], unit]
         for stage in range(stages - 1, -1, -1):
-            _stage_cotangent(table.a, table.b, h, stage, carry, start, trials, mu, kappa)
+            stage_cotangent(table.a, table.b, h, stage, carry, start, trials, mu, kappa)
             for entry in range(table.source.shape[2]):
                 weight, target = table.weight[step, stage, entry], table.source[step, stage, entry]
                 if weight != 0:
@@ -169,7 +172,7 @@ def stage_costate(form, table, source, carry, out, start, stop):  # type: ignore
                 for unit in range(units):
                     out[vector, trial, table.row[step], unit] = carry[vector, trial, unit]
         for stage in range(stages - 1, -1, -1):
-            _stage_cotangent(table.a, table.b, h, stage, carry, start, trials, mu, kappa)
+            stage_cotangent(table.a, table.b, h, stage, carry, start, trials, mu, kappa)
             at = step * stages + stage
             jacobian_transpose(form, at, start, trials, kappa, scratch, memory, mu[stage])
             for entry in range(table.source.shape[2]):
@@ -192,21 +195,21 @@ def stage_costate_transpose(form, table, impulses, carry, out, start, stop):  # 
     vectors, _, units = carry.shape
     trials = stop - start
     rows, stages = vectors * trials, len(table.b)
-    stage_state, scratch, memory = workspace(form, rows, carry)
+    dz, scratch, memory = workspace(form, rows, carry)
     slopes = np.empty((stages, rows, units), carry.dtype)
     for step in range(len(table.h)):
         h = table.h[step]
         for stage in range(stages):
-            _stage_state(table.a, h, stage, carry, start, trials, slopes, stage_state)
+            stage_state(table.a, h, stage, carry, start, trials, slopes, dz)
             for entry in range(table.source.shape[2]):
                 weight = h * table.b[stage] * table.weight[step, stage, entry]
                 target = table.source[step, stage, entry]
                 for row in range(rows):
                     vector, trial = row // trials, start + row % trials
                     for unit in range(units):
-                        out[vector, trial, target, unit] += weight * stage_state[row, unit]
+                        out[vector, trial, target, unit] += weight * dz[row, unit]
             at = step * stages + stage
-            jacobian(form, at, start, trials, stage_state, scratch, memory, slopes[stage])
+            jacobian(form, at, start, trials, dz, scratch, memory, slopes[stage])
         for row in range(rows):
             vector, trial = row // trials, start + row % trials
             for stage in range(stages):
