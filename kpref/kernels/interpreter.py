@@ -339,7 +339,7 @@ def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
 def _locate(one, code, room, where):  # type: ignore[no-untyped-def]
     """Addresses of all operands at the first row, and of the steps to the others."""
     vector, step, trial, first, stop, by_vector, by_step, later_step, later_trial = where
-    size, numbers = size_of(one), room.arenas + NUMBERS - ARENAS
+    size, numbers, states = size_of(one), room.arenas + NUMBERS - ARENAS, room.arenas + STATES - ARENAS
     tensors = room.arenas + TENSOR_IN - ARENAS, room.arenas + TENSOR_OUT - ARENAS
     for k in range(code.n_operands):
         operand = code.operands + k * _OPERAND
@@ -352,8 +352,9 @@ def _locate(one, code, room, where):  # type: ignore[no-untyped-def]
         wrap = by_vector * of_vector + by_step * of_step - (stop - first) * of_trial
         set_word(room.by_wrap, k, wrap * size)
         tensor = arena == tensors[0] or arena == tensors[1]
-        distance = later_step * of_step + (later_trial * of_trial if arena == numbers else 0)
-        set_word(room.later, k, distance * size if tensor or arena == numbers else 0)
+        known = numbers <= arena and arena <= states  # and variables between
+        distance = later_step * of_step + (later_trial * of_trial if known else 0)
+        set_word(room.later, k, distance * size if tensor or known else 0)
 
 
 @kernel

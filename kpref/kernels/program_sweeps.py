@@ -12,7 +12,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.compiled.compilation import kernel
-from kpref.kernels.addresses import address_of, keep, load, set_word, size_of, store, word
+from kpref.kernels.addresses import address_of, ask_for, keep, load, set_word, size_of, store, word
 from kpref.kernels.blas import add_transposed_product_at, product_at
 from kpref.kernels.changes import Changes
 from kpref.kernels.interpreter import CompiledProgram, apply, enter_tensors, registers, where_rows_are
@@ -198,14 +198,19 @@ def _rows_of(layout, product, size):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _gathered(one, layout, product, width, first, last, start, stop, flat):  # type: ignore[no-untyped-def]
-    """The variable of a product at some steps and trials as adjacent rows, from the address `flat` on."""
+def _gathered(one, layout, product, width, first, last, start, stop, flat, later):  # type: ignore[no-untyped-def]
+    """The variable of a product at some steps and trials as adjacent rows, from the address `flat` on.
+
+    Those that are `later` steps on are asked for, if they come from memory.
+    """
     size = size_of(one)
     base, stride = _rows_of(layout, product, size)
     to = flat
     for step in range(first, last):
         of = base + (step * layout.trials + start) * stride * size
         for _ in range(start, stop):
+            if layout.far == 1:
+                ask_for(of + later * layout.trials * stride * size, width * size)
             for entry in range(width):
                 store(load(one, of + entry * size), to + entry * size)
             of += stride * size
@@ -248,7 +253,7 @@ def enter_chunk(one, layout, code, room, entries, table, first, last, start, sto
     for k in range(code.n_outer):
         product = code.outer + k * _OUTER
         weight = _weight(one, entries, table, word(product, 2))
-        _gathered(one, layout, product, weight[1], first, last, start, stop, flat)
+        _gathered(one, layout, product, weight[1], first, last, start, stop, flat, last - first)
         _enter_changes(one, room, product, weight, rows, flat, weight[1])
 
 
@@ -259,7 +264,7 @@ def leave_chunk(one, layout, code, room, entries, table, first, last, start, sto
     for k in range(code.n_outer):
         product = code.outer + k * _OUTER
         weight = _weight(one, entries, table, word(product, 2))
-        _gathered(one, layout, product, weight[1], first, last, start, stop, flat)
+        _gathered(one, layout, product, weight[1], first, last, start, stop, flat, first - last)
         _leave_changes(one, room, product, weight, rows, flat, weight[1])
 
 
