@@ -197,9 +197,9 @@ def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carr
 
 
 def stage_sensitivity(form: Form, table: StageTable, vectors: Array, carry: Array, out: Array) -> None:
-    """`stage_tangent` of ``J dtheta`` at the stages, for parameter vectors (v, M). `table` has a forcing for each stage.
+    """`stage_tangent` of ``J dtheta`` at the stages, for parameter vectors (v, M). Costs as that and J.
 
-    Costs as that and J.
+    `table` has a forcing for each stage.
     """
     blocks = trial_blocks(form)
     if not _in_one_sweep(form, blocks):

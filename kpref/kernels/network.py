@@ -45,8 +45,8 @@ class Network(NamedTuple):
     # product, the first column of the drive); columns; whether to add, or the first coefficient of a function among
     # those of all; which weight, function, or first constant
     operations: Array
-    # (f, 7): which function, its units; how many numbers go in, come out, and are coefficients; and the first constant of
-    # those that stay the same, and how many these are
+    # (f, 7): which function, its units; how many numbers go in, come out, and are coefficients; and the first constant
+    # of those that stay the same, and how many these are
     functions: Array
     views: Array  # (f, FIELDS, 2): register and first column of each number that goes in or comes out
     constants: Array  # channels that are the same everywhere, and weights of units
@@ -304,13 +304,8 @@ def _apply_function(net, index, channel, start, stop, point, full, aim, buffer, 
     functions, views, strides, starts = net.functions, net.views, net.strides, aim.starts
     numbers, sound, lanes = aim.numbers, True, 64 // tile.itemsize
     function, units, inputs = functions[index, 0], functions[index, 1], functions[index, 2]
-    outputs, channels, constant, given = (
-        functions[index, 3],
-        functions[index, 4],
-        functions[index, 5],
-        functions[index, 6],
-    )
-    behind = inputs + given
+    outputs, channels = functions[index, 3], functions[index, 4]
+    constant, given = functions[index, 5], functions[index, 6]
     for row in range(start, stop):
         for first in range(0, units, TILE):
             count = min(TILE, units - first)
@@ -329,7 +324,7 @@ def _apply_function(net, index, channel, start, stop, point, full, aim, buffer, 
             if full:
                 for field in range(channels):
                     at = starts[channel + field] + (point + row) * aim.width + first
-                    sound &= _write(tile, (behind + outputs + field) * TILE, numbers, at, count)
+                    sound &= _write(tile, (inputs + given + outputs + field) * TILE, numbers, at, count)
     return sound
 
 

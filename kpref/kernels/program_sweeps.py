@@ -163,6 +163,7 @@ def _sweep(layout, code, backwards, inverting, tensors, out, start, stop):  # ty
 
 @kernel
 def widest_variable(changes):  # type: ignore[no-untyped-def]
+    """Columns of the widest variable that a trained weight multiplies; at least one."""
     widest = 1
     for k in range(len(changes.table)):
         widest = max(widest, changes.table[k, 1])
@@ -184,9 +185,9 @@ def _weight(one, entries, table, index):  # type: ignore[no-untyped-def]
 
 @kernel
 def enter_units(layout, room, changes, vector):  # type: ignore[no-untyped-def]
-    set_word(
-        room.addresses, layout.n_registers + UNITS, entries_of(changes, vector) + changes.units * changes.entries.itemsize
-    )
+    """Where the changes of the weights of units are, of one vector."""
+    at = entries_of(changes, vector) + changes.units * changes.entries.itemsize
+    set_word(room.addresses, layout.n_registers + UNITS, at)
 
 
 @kernel

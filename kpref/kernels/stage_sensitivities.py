@@ -22,7 +22,7 @@ from kpref.kernels.program_sweeps import (
     move_to,
     widest_variable,
 )
-from kpref.kernels.stage_sweeps import StageTable, stage_cotangent, stage_state
+from kpref.kernels.stage_sweeps import StageTable, add_rows, add_stages, leave_rows, stage_cotangent, stage_state
 
 __all__ = ["stage_sensitivity", "stage_sensitivity_transpose"]
 
@@ -102,22 +102,9 @@ def _forwards(layout, code, table, changes, carry, out, start, stop, chunk):  # 
             _copy(one, layout, room, 1, slopes[stage], True)
             move_to(room, -place)
             if stage == stages - 1:
-                _end_step(table, step, own, out[vector], slopes, start)
+                add_stages(table.h[step] * table.b, own, start, trials, slopes)
+                leave_rows(table.row[step], own, start, stop, out[vector : vector + 1])
     keep(memory)
-
-
-@kernel
-def _end_step(table, step, carry, out, slopes, start):  # type: ignore[no-untyped-def]
-    """``dz[n+1] = dz[n] + h sum_i b_i dk_i``, and its row."""
-    stages, trials, units = slopes.shape
-    for row in range(trials):
-        for stage in range(stages):
-            factor = table.h[step] * table.b[stage]
-            for unit in range(units):
-                carry[0, start + row, unit] += factor * slopes[stage, row, unit]
-        if table.row[step] >= 0:
-            for unit in range(units):
-                out[start + row, table.row[step], unit] = carry[0, start + row, unit]
 
 
 @kernel
@@ -133,10 +120,8 @@ def _backwards(layout, code, table, source, carry, changes, start, stop, chunk):
         enter_units(layout, room, changes, vector)
         for at in range(total - 1, -1, -1):
             step, stage, place = at // stages, at % stages, at % chunk
-            if stage == stages - 1 and table.row[step] >= 0:
-                for row in range(trials):
-                    for unit in range(units):
-                        own[0, start + row, unit] += source[vector, start + row, table.row[step], unit]
+            if stage == stages - 1:
+                add_rows(table.row[step], own, start, stop, source[vector : vector + 1])
             stage_cotangent(table.a, table.b, table.h[step], stage, own, start, trials, mu, kappa)
             _lead(layout, room, 1, kappa)
             _lead(layout, room, 0, mu[stage])
@@ -149,8 +134,5 @@ def _backwards(layout, code, table, source, carry, changes, start, stop, chunk):
                 last = min(at + chunk, total)
                 leave_chunk(one, layout, code, room, entries, weights, at, last, start, stop, address_of(flat))
             if stage == 0:
-                for row in range(trials):
-                    for other in range(stages):
-                        for unit in range(units):
-                            own[0, start + row, unit] += mu[other, row, unit]
+                add_stages(np.ones_like(table.b), own, start, trials, mu)
     keep(memory)

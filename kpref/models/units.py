@@ -2,8 +2,8 @@
 
 Each function is the twin of plain NumPy code in `kpref.models`, which derives it. It reads and writes a *tile*: rows of
 `TILE` units, one row for each number that goes in, stays the same, comes out, or is a coefficient, in this order. All
-rows stand at fixed distances in one array, from which the compiler sees that none overlaps another, and so takes several
-units at once. The names are those that models call them by (`kpref.models.step.Pointwise`).
+rows stand at fixed distances in one array, from which the compiler sees that none overlaps another, and so takes
+several units at once. The names are those that models call them by (`kpref.models.step.Pointwise`).
 """
 
 from __future__ import annotations

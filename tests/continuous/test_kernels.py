@@ -184,7 +184,7 @@ def test_any_layout(change):
 def test_sensitivities_in_one_sweep_are_those_of_two(name, dtype, monkeypatch):
     """P_s after J_s, and their transposes, with blocks of one and of two trials, several vectors and segments.
 
-    Of a linear system the products with changes go to the new state itself. Sums of some hundred terms, in another order.
+    Of a linear system products with changes go to the new state itself. Sums of some hundred terms, in another order.
     """
     monkeypatch.setattr("kpref.runge_kutta._SEGMENT_ENTRIES", 2 * 4 * 3 * 7)
     model, rng = registered()[name].init(2, 7, 0, 1.0), np.random.default_rng(0)
