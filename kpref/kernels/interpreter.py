@@ -49,6 +49,9 @@ __all__ = [
 
 # Bytes of coefficients up to which they may stay in a cache from product to product: to ask for them would take longer.
 _CACHED = 1 << 23
+# Rows that J is applied to at once where it stands alone; and where their registers take more bytes than this each, as
+# those of states as wide as a weight do, so many only as stay in the second cache: products are small there.
+_ROWS_OF_J, _ROWS_OF_WIDE_J, _WIDE = 128, 16, 1 << 15
 _ROWS = 4  # that pointwise operations are done for at once
 _OPERATION, _OPERAND = 6 * 8, 5 * 8  # bytes of a row of the tables
 
@@ -78,6 +81,7 @@ class Layout(NamedTuple):
     units: int
     state_columns: int
     variable_columns: int
+    rows_of_j: int  # that products with a matrix of parameters are made for at once, where J stands alone
     far: int  # whether coefficients, and tensors, come from memory, and are asked for ahead of their turn
 
 
@@ -118,10 +122,12 @@ class CompiledProgram:
         arenas = np.zeros(ARENAS, np.int64)
         for arena, array in ((NUMBERS, numbers), (VARIABLES, variables), (STATES, states)):
             arenas[arena] = array.ctypes.data
+        strides = _registers(form)
+        row = int(strides[:, 0].sum()) * form.dtype.itemsize
         parts = [(old.register, new.register, old.width) for old, new in _parts(form.program)]
         self.layout = Layout(
             arenas=self._address(arenas),
-            registers=self._address(_registers(form)),
+            registers=self._address(strides),
             n_registers=len(form.program.widths),
             states=self._address(parts),
             parts=len(parts),
@@ -131,6 +137,7 @@ class CompiledProgram:
             units=form.n_states,
             state_columns=states.shape[2],
             variable_columns=variables.shape[2],
+            rows_of_j=_ROWS_OF_J if row <= _WIDE else _ROWS_OF_WIDE_J,
             far=int(numbers.nbytes > _CACHED),
         )
 

@@ -24,7 +24,6 @@ __all__ = [
     "widest_variable",
 ]  # fmt: skip
 
-_CHUNK = 128  # rows that one product with a matrix of parameters handles, where J stands alone
 _AHEAD = 8  # rows further are those whose coefficients are asked for from memory, where J stands alone
 _OUTER = 7 * 8  # bytes of a row of that table
 
@@ -334,14 +333,14 @@ def _leave_state(one, layout, room, initial, vector, start, stop):  # type: igno
 @kernel
 def _parameter_product(layout, code, changes, out, first, last):  # type: ignore[no-untyped-def]
     trials, one, size = layout.trials, out.dtype.type(1), out.itemsize
-    room, memory = registers(one, layout, code.n_operands, min(_CHUNK, last - first), 1)
+    room, memory = registers(one, layout, code.n_operands, min(layout.rows_of_j, last - first), 1)
     set_word(room.addresses, layout.n_registers + TENSOR_OUT, address_of(out))
     table = address_of(changes.table)
     for vector in range(len(out)):
         entries = entries_of(changes, vector)
         enter_units(layout, room, changes, vector)
-        for begin in range(first, last, _CHUNK):
-            rows = min(begin + _CHUNK, last) - begin
+        for begin in range(first, last, layout.rows_of_j):
+            rows = min(begin + layout.rows_of_j, last) - begin
             for k in range(code.n_outer):
                 product = code.outer + k * _OUTER
                 weight = _weight(one, entries, table, word(product, 2))
@@ -357,14 +356,14 @@ def _parameter_transpose(layout, code, tensors, changes, first, last, start, sto
     """Rows are ``step * (stop - start) + trial - start``: of all trials, or of a single one."""
     trials, size, one = stop - start, tensors.itemsize, tensors.dtype.type(1)
     apart = layout.trials if trials == 1 else 1  # rows of the trajectory from a row to the next
-    room, memory = registers(one, layout, code.n_operands, min(_CHUNK, last - first), 1)
+    room, memory = registers(one, layout, code.n_operands, min(layout.rows_of_j, last - first), 1)
     set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors))
     table = address_of(changes.table)
     for vector in range(len(tensors)):
         entries = entries_of(changes, vector)
         enter_units(layout, room, changes, vector)
-        for begin in range(first, last, _CHUNK):
-            rows, step, trial = min(begin + _CHUNK, last) - begin, begin // trials, start + begin % trials
+        for begin in range(first, last, layout.rows_of_j):
+            rows, step, trial = min(begin + layout.rows_of_j, last) - begin, begin // trials, start + begin % trials
             where = where_rows_are(vector, step, trial, start, stop, 0, 1, 0, _AHEAD * apart)
             apply(one, layout, code, room, rows, where)
             for k in range(code.n_outer):
