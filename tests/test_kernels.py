@@ -13,7 +13,7 @@ from rounding import FACTORS, entry_error, gamma, in_double, roundings
 from strategies import KINDS, STRUCTURES, examples, flows, make_flow
 
 import kpref
-from kpref import kernels
+from kpref import kernels, models
 from kpref.kernels import panels
 from kpref.kernels.lowering import Structure, lower
 from tests.conftest import in_turn
@@ -94,6 +94,16 @@ def test_sensitivity_like_twin_in_small_blocks(kind, dtype, monkeypatch):
             assert_like_twin(flow.linearization, name, batch(flow.linearization, name, count, rng))
 
     check()
+
+
+@pytest.mark.parametrize("model", [models.GRU.init(2, 3, 0), models.MPN.init(2, 3, 0)])
+def test_wide_registers_go_by_few_rows(model, monkeypatch, rng):
+    """Three rows at once of 4 trials: the first begins in the middle of a step from the second time on."""
+    monkeypatch.setattr("kpref.kernels.interpreter._WIDE", 0)
+    monkeypatch.setattr("kpref.kernels.interpreter._ROWS_OF_WIDE_J", 3)
+    form = kpref.Flow(model, rng.normal(size=(4, 5, 2))).linearization
+    for name in ("J", "J^T"):
+        assert_like_twin(form, name, batch(form, name, 2, rng))
 
 
 SEVERAL_BLOCKS = ((50, 9, 5), 3), ((23, 4, 3), 70), ((1, 1300, 2), 2), ((300, 3, 2), 1), ((120, 1, 9), 2)
