@@ -428,3 +428,13 @@ def test_what_is_asked_for_ahead_changes_no_bit(monkeypatch, trials, units):
         makers = (flow.P, flow.P.star, flow.P_inverse, flow.J.star, flow.D.star)
         found.append([*(make(q) for make in makers), flow.J(theta), flow.D(theta)])
     assert all(map(np.array_equal, *found))
+
+
+def test_what_stages_ask_for_ahead_changes_no_bit(monkeypatch):
+    found = []
+    for most in (1 << 40, -1):
+        monkeypatch.setattr("kpref.kernels.interpreter._CACHED", most)
+        flow = kpref.Flow(kpref.models.Rate.init(2, 7, seed=0), np.ones((3, 6, 2)), dt=0.1)
+        q = np.cos(np.arange(flow.space.size, dtype=float)).reshape(flow.space.shape)
+        found.append([make(q) for make in (flow.P, flow.P.T, flow.adjoint(), flow.D.T)])
+    assert all(map(np.array_equal, *found))

@@ -18,8 +18,8 @@ from kpref.bench.workload import Problem, count_bytes
 from kpref.compiled.compilation import kernel
 from kpref.kernels import trial_blocks
 from kpref.kernels.blas import add_transposed_product_at, product_at
+from kpref.kernels.interpreter import rows_of_j
 from kpref.kernels.panels import as_panels
-from kpref.kernels.program_sweeps import ROWS_OF_J
 from kpref.threads import run_blocks
 
 __all__ = ["Product", "measure_limit", "products_of"]
@@ -53,8 +53,9 @@ def products_of(problem: Problem) -> dict[str, list[Product]]:
     changed = [(weights[op.name].shape[1], op.out.width) for op in own if op.variable is not None]
     forward = [Product(rows, weights[op.name].shape[1], op.out.width) for op in own]
     tangent, adjoint = through(read, rows, False), through(read, rows, True)
-    image = [Product(ROWS_OF_J, *pair) for pair in changed] + through(behind, ROWS_OF_J, False)
-    gradient = [Product(ROWS_OF_J, *pair, True) for pair in changed] + through(behind, ROWS_OF_J, True)
+    alone = rows_of_j(sum(program.widths) * np.dtype(problem.dtype).itemsize)
+    image = [Product(alone, *pair) for pair in changed] + through(behind, alone, False)
+    gradient = [Product(alone, *pair, True) for pair in changed] + through(behind, alone, True)
     found = {
         "forward": forward, "build": forward, "P": tangent, "P^T": adjoint, "K": gradient + image,
         "NTK": adjoint + gradient + image + tangent, "gradient": forward + adjoint + gradient,

@@ -25,7 +25,8 @@ for _letter in "ds":
         f"kpref_{_letter}gemm", get_cython_function_address("scipy.linalg.cython_blas", f"{_letter}gemm")
     )
 
-# The most multiplications of a product that goes without packing, see `kpref.kernels.panels`: larger ones are cut up.
+# The most multiplications of a product with a panel: larger ones are cut up. What is multiplied then stays near, and
+# OpenBLAS, which narrower panels are left to, packs nothing.
 _UNPACKED_SIZE = 1_000_000
 
 

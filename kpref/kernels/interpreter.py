@@ -49,12 +49,16 @@ from kpref.step_form import StepForm
 
 __all__ = [
     "Code", "CompiledProgram", "Layout", "ProgramArrays", "apply", "enter_tensors",
-    "program_jacobian", "program_jacobian_transpose", "program_workspace", "registers", "where_rows_are",
+    "program_jacobian", "program_jacobian_transpose", "program_workspace", "registers", "rows_of_j", "where_rows_are",
 ]  # fmt: skip
 
 # Bytes of coefficients up to which they may stay in a cache from product to product: to ask for them would take longer.
 # Where products ask that costs next to nothing, and pays beyond the second cache.
 _CACHED, _NEAR = 1 << 23, 1 << 20
+# Rows that J is applied to at once where it stands alone: what these ask for, that of the rows that come next, is to stay
+# in the second cache. Where registers take more bytes a row than _WIDE, as those of states as wide as a weight do, so
+# many only as stay there themselves: products are small there.
+_ROWS_OF_J, _ROWS_OF_WIDE_J, _WIDE = 64, 16, 1 << 15
 _ROWS = 4  # that pointwise operations are done for at once
 
 
@@ -83,6 +87,7 @@ class Layout(NamedTuple):
     units: int
     state_columns: int
     variable_columns: int
+    rows_of_j: int  # that products with a matrix of parameters are made for at once, where J stands alone
     # far, out_of_reach: whether coefficients, and tensors, are asked for ahead of their turn: by pointwise operations,
     # as they come from memory, and by products, as they do not stay near the processor
     far: int
@@ -128,10 +133,12 @@ class CompiledProgram:
         arenas = np.zeros(ARENAS, np.int64)
         for arena, array in ((NUMBERS, numbers), (VARIABLES, variables), (STATES, states)):
             arenas[arena] = array.ctypes.data
+        strides = _registers(form)
+        row = int(strides[:, 0].sum()) * form.dtype.itemsize
         parts = [(old.register, new.register, old.width) for old, new in _parts(form.program)]
         self.layout = Layout(
             arenas=self._address(arenas),
-            registers=self._address(_registers(form)),
+            registers=self._address(strides),
             n_registers=len(form.program.widths),
             states=self._address(parts),
             parts=len(parts),
@@ -141,6 +148,7 @@ class CompiledProgram:
             units=form.n_states,
             state_columns=states.shape[2],
             variable_columns=variables.shape[2],
+            rows_of_j=rows_of_j(row),
             far=int(numbers.nbytes > _CACHED),
             out_of_reach=int(numbers.nbytes > _NEAR),
         )
@@ -213,6 +221,16 @@ class CompiledProgram:
         """``D^T``, a step."""
         return self._code(True, True, True, first=(TAKE,))
 
+    @cached_property
+    def stage_sensitivity(self) -> Code:
+        """``A x + J dtheta``, a stage."""
+        return self._code(False, True, True)
+
+    @cached_property
+    def stage_sensitivity_transpose(self) -> Code:
+        """Its transpose."""
+        return self._code(True, True, True)
+
     @property
     def steps(self) -> ProgramArrays:
         """What the sweeps of Runge-Kutta methods take."""
@@ -225,6 +243,11 @@ def _stored(matrix: Array) -> Panels | SparseColumns:
 
 def _parts(program: Program) -> Any:
     return zip(program.old, program.new, strict=True)
+
+
+def rows_of_j(row_bytes: int) -> int:
+    """Rows that J and its transpose are applied to at once where they stand alone, by what the registers of one take."""
+    return _ROWS_OF_J if row_bytes <= _WIDE else _ROWS_OF_WIDE_J
 
 
 def _registers(form: StepForm) -> Array:
@@ -371,7 +394,7 @@ def _passes(one, layout, code, rows):  # type: ignore[no-untyped-def]
 def _locate(one, code, room, where):  # type: ignore[no-untyped-def]
     """Addresses of all operands at the first row, and of the steps to the others."""
     vector, step, trial, first, stop, by_vector, by_step, later_step, later_trial = where
-    size, numbers = size_of(one), room.arenas + NUMBERS - ARENAS
+    size, numbers, states = size_of(one), room.arenas + NUMBERS - ARENAS, room.arenas + STATES - ARENAS
     tensors = room.arenas + TENSOR_IN - ARENAS, room.arenas + TENSOR_OUT - ARENAS
     for k in range(code.n_operands):
         operand = code.operands + k * OPERAND_BYTES
@@ -384,8 +407,9 @@ def _locate(one, code, room, where):  # type: ignore[no-untyped-def]
         wrap = by_vector * of_vector + by_step * of_step - (stop - first) * of_trial
         set_word(room.by_wrap, k, wrap * size)
         tensor = arena == tensors[0] or arena == tensors[1]
-        distance = later_step * of_step + (later_trial * of_trial if arena == numbers else 0)
-        set_word(room.later, k, distance * size if tensor or arena == numbers else 0)
+        known = numbers <= arena and arena <= states  # and variables between
+        distance = later_step * of_step + (later_trial * of_trial if known else 0)
+        set_word(room.later, k, distance * size if tensor or known else 0)
 
 
 @kernel
@@ -481,17 +505,20 @@ def program_workspace(form, rows, like):  # type: ignore[no-untyped-def]
 
 def program_jacobian(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
     """``y = A[step] x``; x and y are no part of each other."""
-    _one_step(form.layout, form.jacobian, 0, step, start, trials, x, scratch, y)
+    _one_step(form.layout, form.jacobian, 0, step, start, trials, 1, x, scratch, y)
 
 
 def program_jacobian_transpose(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
     """``y = A[step]^T x``; `x` is overwritten."""
-    _one_step(form.layout, form.jacobian_transpose, 1, step, start, trials, x, scratch, y)
+    _one_step(form.layout, form.jacobian_transpose, 1, step, start, trials, -1, x, scratch, y)
 
 
 @kernel
-def _one_step(layout, code, begin, step, start, trials, x, room, y):  # type: ignore[no-untyped-def]
-    """Run a table on states (rows, H) in their place: they serve as the registers of the state."""
+def _one_step(layout, code, begin, step, start, trials, ahead, x, room, y):  # type: ignore[no-untyped-def]
+    """Run a table on states (rows, H) in their place: they serve as the registers of the state.
+
+    Sweeps go on to the row of coefficients that is `ahead` of this one.
+    """
     one, column = x.dtype.type(1), 0
     for part in range(layout.parts):
         of, to = word(layout.states, 3 * part + begin), word(layout.states, 3 * part + 1 - begin)
@@ -500,5 +527,5 @@ def _one_step(layout, code, begin, step, start, trials, x, room, y):  # type: ig
         set_word(room.strides, of, x.shape[1])
         set_word(room.strides, to, y.shape[1])
         column += word(layout.states, 3 * part + 2)
-    where = where_rows_are(0, step, start, start, start + trials, 0, 0, 0, 0)
+    where = where_rows_are(0, step, start, start, start + trials, 0, 0, ahead, 0)
     apply(one, layout, code, room, len(x), where)

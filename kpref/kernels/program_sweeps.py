@@ -12,7 +12,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.compiled.compilation import kernel
-from kpref.kernels.addresses import address_of, keep, load, set_word, size_of, store, word
+from kpref.kernels.addresses import address_of, ask_for, keep, load, set_word, size_of, store, word
 from kpref.kernels.blas import add_transposed_product_at, product_at
 from kpref.kernels.changes import Changes
 from kpref.kernels.interpreter import CompiledProgram, apply, enter_tensors, registers, where_rows_are
@@ -22,13 +22,11 @@ from kpref.kernels.wanted_rows import want_rows
 from kpref.kernels.wants import ask_for_rest, spread
 
 __all__ = [
-    "ROWS_OF_J", "adjoint", "inverse", "inverse_transpose", "parameter_product", "parameter_transpose", "sensitivity",
-    "sensitivity_transpose", "tangent", "trial_transpose",
+    "adjoint", "enter_chunk", "enter_units", "entries_of", "inverse", "inverse_transpose", "leave_chunk", "move_to",
+    "parameter_product", "parameter_transpose", "sensitivity", "sensitivity_transpose", "tangent", "trial_transpose",
+    "widest_variable",
 ]  # fmt: skip
 
-#: Rows that one product with a matrix of parameters handles, where J stands alone: what these ask for, that of the
-#: rows that come next, is to stay in the second cache.
-ROWS_OF_J = 64
 _AHEAD = 8  # rows further are those whose coefficients are asked for from memory, where J stands alone
 _OUTER = 7 * 8  # bytes of a row of that table
 
@@ -166,7 +164,8 @@ def _sweep(layout, code, backwards, inverting, tensors, out, start, stop):  # ty
 
 
 @kernel
-def _widest(changes):  # type: ignore[no-untyped-def]
+def widest_variable(changes):  # type: ignore[no-untyped-def]
+    """Columns of the widest variable that a trained weight multiplies; at least one."""
     widest = 1
     for k in range(len(changes.table)):
         widest = max(widest, changes.table[k, 1])
@@ -174,7 +173,7 @@ def _widest(changes):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _entries(changes, vector):  # type: ignore[no-untyped-def]
+def entries_of(changes, vector):  # type: ignore[no-untyped-def]
     """Address of the changes of all weights, of one vector."""
     return address_of(changes.entries) + vector * changes.entries.shape[1] * changes.entries.itemsize
 
@@ -187,10 +186,10 @@ def _weight(one, entries, table, index):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _enter_units(layout, room, changes, vector):  # type: ignore[no-untyped-def]
-    set_word(
-        room.addresses, layout.n_registers + UNITS, _entries(changes, vector) + changes.units * changes.entries.itemsize
-    )
+def enter_units(layout, room, changes, vector):  # type: ignore[no-untyped-def]
+    """Where the changes of the weights of units are, of one vector."""
+    at = entries_of(changes, vector) + changes.units * changes.entries.itemsize
+    set_word(room.addresses, layout.n_registers + UNITS, at)
 
 
 @kernel
@@ -202,14 +201,19 @@ def _rows_of(layout, product, size):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _gathered(one, layout, product, width, first, last, start, stop, flat):  # type: ignore[no-untyped-def]
-    """The variable of a product at some steps and trials as adjacent rows, from the address `flat` on."""
+def _gathered(one, layout, product, width, first, last, start, stop, flat, later):  # type: ignore[no-untyped-def]
+    """The variable of a product at some steps and trials as adjacent rows, from the address `flat` on.
+
+    Those that are `later` steps on are asked for, if they come from memory.
+    """
     size = size_of(one)
     base, stride = _rows_of(layout, product, size)
     to = flat
     for step in range(first, last):
         of = base + (step * layout.trials + start) * stride * size
         for _ in range(start, stop):
+            if layout.far == 1:
+                ask_for(of + later * layout.trials * stride * size, width * size)
             for entry in range(width):
                 store(load(one, of + entry * size), to + entry * size)
             of += stride * size
@@ -239,10 +243,32 @@ def _leave_changes(one, room, product, weight, rows, source, lda):  # type: igno
 
 
 @kernel
-def _move(room, places):  # type: ignore[no-untyped-def]
+def move_to(room, places):  # type: ignore[no-untyped-def]
     """To the registers of a later step of the chunk."""
     for arena in range(room.arenas):
         set_word(room.addresses, arena, word(room.addresses, arena) + places * word(room.apart, arena))
+
+
+@kernel
+def enter_chunk(one, layout, code, room, entries, table, first, last, start, stop, flat):  # type: ignore[no-untyped-def]
+    """All products with changes of weights for some steps and trials; `flat` is the address of room for a variable."""
+    rows = (last - first) * (stop - start)
+    for k in range(code.n_outer):
+        product = code.outer + k * _OUTER
+        weight = _weight(one, entries, table, word(product, 2))
+        _gathered(one, layout, product, weight[1], first, last, start, stop, flat, last - first)
+        _enter_changes(one, room, product, weight, rows, flat, weight[1])
+
+
+@kernel
+def leave_chunk(one, layout, code, room, entries, table, first, last, start, stop, flat):  # type: ignore[no-untyped-def]
+    """The transpose of `enter_chunk`."""
+    rows = (last - first) * (stop - start)
+    for k in range(code.n_outer):
+        product = code.outer + k * _OUTER
+        weight = _weight(one, entries, table, word(product, 2))
+        _gathered(one, layout, product, weight[1], first, last, start, stop, flat, first - last)
+        _leave_changes(one, room, product, weight, rows, flat, weight[1])
 
 
 @kernel
@@ -251,24 +277,19 @@ def _sensitivity(layout, code, changes, out, start, stop, chunk):  # type: ignor
     chunk = min(chunk, steps)
     room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_OUT, address_of(out))
-    flat, table = np.empty(chunk * trials * _widest(changes), out.dtype), address_of(changes.table)
+    flat, table = np.empty(chunk * trials * widest_variable(changes), out.dtype), address_of(changes.table)
     for vector in range(len(out)):
-        entries = _entries(changes, vector)
-        _enter_units(layout, room, changes, vector)
+        entries = entries_of(changes, vector)
+        enter_units(layout, room, changes, vector)
         _clear(one, layout, room, 0, trials)
         for step in range(steps):
             place = step % chunk
             if place == 0:
                 last = min(step + chunk, steps)
-                for k in range(code.n_outer):
-                    product = code.outer + k * _OUTER
-                    weight = _weight(one, entries, table, word(product, 2))
-                    _gathered(one, layout, product, weight[1], step, last, start, stop, address_of(flat))
-                    rows = (last - step) * trials
-                    _enter_changes(one, room, product, weight, rows, address_of(flat), weight[1])
-            _move(room, place)
+                enter_chunk(one, layout, code, room, entries, table, step, last, start, stop, address_of(flat))
+            move_to(room, place)
             apply(one, layout, code, room, trials, where_rows_are(vector, step, start, start, stop, 1, 0, 1, 0))
-            _move(room, -place)
+            move_to(room, -place)
             _swap(layout, room)
     keep(memory)
 
@@ -279,24 +300,19 @@ def _sensitivity_transpose(layout, code, tensors, changes, initial, start, stop,
     chunk = min(chunk, steps)
     room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors))
-    flat, table = np.empty(chunk * trials * _widest(changes), tensors.dtype), address_of(changes.table)
+    flat, table = np.empty(chunk * trials * widest_variable(changes), tensors.dtype), address_of(changes.table)
     for vector in range(len(tensors)):
-        entries = _entries(changes, vector)
-        _enter_units(layout, room, changes, vector)
+        entries = entries_of(changes, vector)
+        enter_units(layout, room, changes, vector)
         _clear(one, layout, room, 1, trials)
         for step in range(steps - 1, -1, -1):
             place = step % chunk
-            _move(room, place)
+            move_to(room, place)
             apply(one, layout, code, room, trials, where_rows_are(vector, step, start, start, stop, 1, 0, -1, 0))
-            _move(room, -place)
+            move_to(room, -place)
             if place == 0:
                 last = min(step + chunk, steps)
-                for k in range(code.n_outer):
-                    product = code.outer + k * _OUTER
-                    weight = _weight(one, entries, table, word(product, 2))
-                    _gathered(one, layout, product, weight[1], step, last, start, stop, address_of(flat))
-                    rows = (last - step) * trials
-                    _leave_changes(one, room, product, weight, rows, address_of(flat), weight[1])
+                leave_chunk(one, layout, code, room, entries, table, step, last, start, stop, address_of(flat))
             _swap(layout, room)
         if len(initial) > 0:
             _leave_state(one, layout, room, initial, vector, start, stop)
@@ -330,13 +346,13 @@ def _passes(one, code, table, rows, transposed):  # type: ignore[no-untyped-def]
 @kernel
 def _parameter_product(layout, code, changes, out, first, last):  # type: ignore[no-untyped-def]
     trials, one, size = layout.trials, out.dtype.type(1), out.itemsize
-    chunk = min(ROWS_OF_J, last - first)
+    chunk = min(layout.rows_of_j, last - first)
     room, memory = registers(one, layout, code.n_operands, chunk, 1, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_OUT, address_of(out))
     table = address_of(changes.table)
     for vector in range(len(out)):
-        entries = _entries(changes, vector)
-        _enter_units(layout, room, changes, vector)
+        entries = entries_of(changes, vector)
+        enter_units(layout, room, changes, vector)
         for begin in range(first, last, chunk):
             rows = min(begin + chunk, last) - begin
             where = where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1, 0, _AHEAD)
@@ -359,13 +375,13 @@ def _parameter_transpose(layout, code, tensors, changes, first, last, start, sto
     """Rows are ``step * (stop - start) + trial - start``: of all trials, or of a single one."""
     trials, size, one = stop - start, tensors.itemsize, tensors.dtype.type(1)
     apart = layout.trials if trials == 1 else 1  # rows of the trajectory from a row to the next
-    chunk = min(ROWS_OF_J, last - first)
+    chunk = min(layout.rows_of_j, last - first)
     room, memory = registers(one, layout, code.n_operands, chunk, 1, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors))
     table = address_of(changes.table)
     for vector in range(len(tensors)):
-        entries = _entries(changes, vector)
-        _enter_units(layout, room, changes, vector)
+        entries = entries_of(changes, vector)
+        enter_units(layout, room, changes, vector)
         for begin in range(first, last, chunk):
             rows, step, trial = min(begin + chunk, last) - begin, begin // trials, start + begin % trials
             where = where_rows_are(vector, step, trial, start, stop, 0, 1, 0, _AHEAD * apart)
