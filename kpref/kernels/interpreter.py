@@ -55,9 +55,9 @@ __all__ = [
 # Bytes of coefficients up to which they may stay in a cache from product to product: to ask for them would take longer.
 # Where products ask that costs next to nothing, and pays beyond the second cache.
 _CACHED, _NEAR = 1 << 23, 1 << 20
-# Rows that J is applied to at once where it stands alone: what these ask for, that of the rows that come next, is to stay
-# in the second cache. Where registers take more bytes a row than _WIDE, as those of states as wide as a weight do, so
-# many only as stay there themselves: products are small there.
+# Rows that J is applied to at once where it stands alone: what these ask for, that of the rows that come next, is to
+# stay in the second cache. Where registers take more bytes a row than _WIDE, as those of states as wide as a weight do,
+# so many only as stay there themselves: products are small there.
 _ROWS_OF_J, _ROWS_OF_WIDE_J, _WIDE = 64, 16, 1 << 15
 _ROWS = 4  # that pointwise operations are done for at once
 
@@ -246,7 +246,7 @@ def _parts(program: Program) -> Any:
 
 
 def rows_of_j(row_bytes: int) -> int:
-    """Rows that J and its transpose are applied to at once where they stand alone, by what the registers of one take."""
+    """Rows that J is applied to at once where it stands alone, by the bytes of a row's registers."""
     return _ROWS_OF_J if row_bytes <= _WIDE else _ROWS_OF_WIDE_J
 
 
