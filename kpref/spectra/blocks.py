@@ -153,12 +153,10 @@ def extend_blocks(symmetric: Callable[[Array], Array], basis: Array, projected: 
     for column in range(first, projected.shape[2]):
         known, fresh = basis[:, : column + 1], symmetric(basis[:, column])
         length = np.linalg.norm(fresh, axis=1)
-        # What an image has in common with the basis is nearly all along the last two vectors, but after a restart.
-        start = max(0, column - 1) if column > first else 0
-        for begin in (start, 0):  # once more, for what rounding left of the first time
-            overlaps = known[:, begin:] @ fresh[:, :, None]
-            fresh = fresh - (known[:, begin:].swapaxes(1, 2) @ overlaps)[:, :, 0]
-            projected[:, begin : column + 1, column] += overlaps[:, :, 0]
+        for _ in range(2):  # once more, for what rounding left of the first time: all of it where images outgrow others
+            overlaps = known @ fresh[:, :, None]
+            fresh = fresh - (known.swapaxes(1, 2) @ overlaps)[:, :, 0]
+            projected[:, : column + 1, column] += overlaps[:, :, 0]
         projected[:, column, : column + 1] = projected[:, : column + 1, column]
         beta = np.linalg.norm(fresh, axis=1)
         beta[beta <= 100 * np.finfo(float).eps * length] = 0.0
