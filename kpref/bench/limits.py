@@ -17,7 +17,7 @@ import numpy as np
 from kpref.bench.workload import Problem, count_bytes
 from kpref.compiled.compilation import kernel
 from kpref.kernels import trial_blocks
-from kpref.kernels.blas import add_transposed_product_at, product_at
+from kpref.kernels.blas import add_transposed_product_at, product_at, row_length
 from kpref.kernels.interpreter import rows_of_j
 from kpref.kernels.panels import as_panels
 from kpref.threads import run_blocks
@@ -39,10 +39,11 @@ class Product(NamedTuple):
 
 def products_of(problem: Problem) -> dict[str, list[Product]]:
     """Products of each column, one for each weight; each is made for all evaluations of the network."""
-    program, (trials, steps, states) = problem.make_model().program, problem.shape  # type: ignore[attr-defined]
+    model, (trials, steps, states) = problem.make_model(), problem.shape
+    program, weights = model.program, model.weights()  # type: ignore[attr-defined]
     sizes: Any = SimpleNamespace(n_trials=trials, n_steps=steps, n_states=states)
     block = trial_blocks(sizes)[0]
-    rows, weights = block.stop - block.start, problem.make_model().weights()  # type: ignore[attr-defined]
+    rows = block.stop - block.start
     own = [op for op in program.operations if op.kind == "product"]
 
     def through(found: list[Any], rows: int, backwards: bool) -> list[Product]:
@@ -77,13 +78,15 @@ def _seconds_of_a_row(product: Product, dtype: str, threads: int) -> float:
     one, operands = np.dtype(dtype).type(1), []
     for thread in range(threads):
         generator = np.random.default_rng(thread)
-        shapes = (rows, inner), (rows, columns), (inner, columns)
-        a, b, weight = (generator.normal(size=shape).astype(dtype) for shape in shapes)
-        operands.append((a, b, as_panels(weight)))
+        # Rows as far from each other as those of registers are.
+        leads = [row_length.py_func(width, max(inner, columns), one.itemsize) for width in (inner, columns)]
+        a, b = (generator.normal(size=(rows, lead)).astype(dtype) for lead in leads)
+        operands.append((a, b, as_panels(generator.normal(size=(inner, columns)).astype(dtype))))
 
     def task(thread: int) -> None:
         a, b, panels = operands[thread]
-        _repeat(one, times, is_gradient, rows, a.ctypes.data, inner, b.ctypes.data, columns, panels.words)
+        at = a.ctypes.data, a.shape[1], b.ctypes.data, b.shape[1]
+        _repeat(one, times, is_gradient, rows, *at, panels.words)
 
     run_blocks(task, threads)  # compiled, and the threads awake
     start = time.perf_counter()

@@ -28,6 +28,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
+from kpref._bernoulli import BERNOULLI
 from kpref.compiled.compilation import inlined
 
 __all__ = ["exponential", "fma", "linoid_pair", "sigmoid_pair", "softplus", "tanh_pair"]
@@ -38,13 +39,8 @@ _LOG2_HIGH = 6.93147180369123816490e-01
 _LOG2_LOW = 1.90821492927058770002e-10
 # Adding 1.5 * 2^52 leaves the nearest integer in the last bits of the sum.
 _MAGIC = 6755399441055744.0
-# B_2k / (2 k)! * 2 k for k = 10, ..., 1, B being Bernoulli's numbers: see `kpref.models.nonlinearity.linoid_slope`.
-_BERNOULLI_SLOPES = tuple(
-    2 * k * number for k, number in zip(range(10, 0, -1), (
-        -174611 / 802857662698291200000, 43867 / 5109094217170944000, -3617 / 10670622842880000, 1 / 74724249600,
-        -691 / 1307674368000, 1 / 47900160, -1 / 1209600, 1 / 30240, -1 / 720, 1 / 12,
-    ), strict=True)
-)  # fmt: skip
+# Of the series of the derivative of linoid, from the last on: see `kpref.models.nonlinearity.linoid_slope`.
+_SLOPES = tuple(2 * k * BERNOULLI[k - 1] for k in range(len(BERNOULLI), 0, -1))
 # exp(700) is finite, and beyond it both sigmoid(-x) and 1 - tanh^2 are below 1e-303.
 _LARGEST = 700.0
 
@@ -182,7 +178,7 @@ def _in_range_by_precision(x):  # type: ignore[no-untyped-def]
 
 @inlined
 def exponential(x):  # type: ignore[no-untyped-def]
-    """``exp(x)``; what is beyond the largest number is infinite or NaN."""
+    """``exp(x)``; infinite or NaN where that is beyond the largest number, or more than 0.7 of it."""
     power, q, _ = _exponential(_in_range(x))
     return fma(power, q, power)
 
@@ -196,7 +192,7 @@ def linoid_pair(a):  # type: ignore[no-untyped-def]
     g = one if e == zero else size / e
     slope = one if e == zero else (one - g - size) / e
     square, series = a * a, zero
-    for coefficient in _BERNOULLI_SLOPES:
+    for coefficient in _SLOPES:
         series = fma(series, square, _like(a, coefficient))
     far = one + slope if a > zero else -slope
     near = fma(a, series, _like(a, 0.5))

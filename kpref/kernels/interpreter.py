@@ -48,13 +48,13 @@ from kpref.program import Program
 from kpref.step_form import StepForm
 
 __all__ = [
-    "Code", "CompiledProgram", "Layout", "ProgramArrays", "apply", "enter_tensors",
+    "CACHED", "Code", "CompiledProgram", "Layout", "ProgramArrays", "apply", "enter_tensors",
     "program_jacobian", "program_jacobian_transpose", "program_workspace", "registers", "rows_of_j", "where_rows_are",
 ]  # fmt: skip
 
 # Bytes of coefficients up to which they may stay in a cache from product to product: to ask for them would take longer.
 # Where products ask that costs next to nothing, and pays beyond the second cache.
-_CACHED, _NEAR = 1 << 23, 1 << 20
+CACHED, _NEAR = 1 << 23, 1 << 20
 # Rows that J is applied to at once where it stands alone: what these ask for, that of the rows that come next, is to
 # stay in the second cache. Where registers take more bytes a row than _WIDE, as those of states as wide as a weight do,
 # so many only as stay there themselves: products are small there.
@@ -149,7 +149,7 @@ class CompiledProgram:
             state_columns=states.shape[2],
             variable_columns=variables.shape[2],
             rows_of_j=rows_of_j(row),
-            far=int(numbers.nbytes > _CACHED),
+            far=int(numbers.nbytes > CACHED),
             out_of_reach=int(numbers.nbytes > _NEAR),
         )
 
@@ -379,7 +379,7 @@ def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
 
 @kernel
 def _passes(one, layout, code, rows):  # type: ignore[no-untyped-def]
-    """Of all products: see `kpref.kernels.panel_products.spread`."""
+    """Of all products: see `kpref.kernels.wants.spread`."""
     passes = 0
     for k in range(code.n_operations):
         operation = code.operations + k * OPERATION_BYTES

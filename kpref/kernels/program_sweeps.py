@@ -335,7 +335,7 @@ def _leave_state(one, layout, room, initial, vector, start, stop):  # type: igno
 
 @kernel
 def _passes(one, code, table, rows, transposed):  # type: ignore[no-untyped-def]
-    """Of products with all changes of weights, or for all gradients: see `kpref.kernels.panel_products.spread`."""
+    """Of products with all changes of weights, or for all gradients: see `kpref.kernels.wants.spread`."""
     passes = 0
     for k in range(code.n_outer):
         weight = _weight(one, 0, table, word(code.outer + k * _OUTER, 2))

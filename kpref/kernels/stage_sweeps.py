@@ -23,15 +23,13 @@ import numpy as np
 from kpref._types import Array
 from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import address_of, ask_for
+from kpref.kernels.interpreter import CACHED
 from kpref.kernels.jacobian import jacobian, jacobian_transpose, workspace
 
 __all__ = [
     "StageTable", "add_rows", "add_stages", "leave_rows", "stage_adjoint", "stage_costate", "stage_costate_transpose",
     "stage_cotangent", "stage_state", "stage_tangent",
 ]  # fmt: skip
-
-# Bytes of tensors up to which they may stay in a cache: see `kpref.kernels.interpreter`.
-_CACHED = 1 << 23
 
 
 class StageTable(NamedTuple):
@@ -179,7 +177,7 @@ def stage_adjoint(form, table, transposed, source, carry, out, start, stop):  # 
     trials = stop - start
     rows, stages = vectors * trials, len(table.b)
     kappa, scratch, memory = workspace(form, rows, carry)
-    mu, far = np.empty((stages, rows, units), carry.dtype), (source.size + out.size) * out.itemsize > _CACHED
+    mu, far = np.empty((stages, rows, units), carry.dtype), (source.size + out.size) * out.itemsize > CACHED
     for step in range(len(table.h) - 1, -1, -1):
         h = table.h[step]
         add_rows(table.row[step], carry, start, stop, source)
