@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info
 
 from kpref import Trials, cli
 from kpref.analysis.request import prepare
-from kpref.bench import limits, peers, timing
+from kpref.bench import in_turn, peers, timing
 from kpref.bench.contender_process import measure_memory
 from kpref.bench.peers import CONTENDERS
 from kpref.bench.reports import time_report
@@ -32,7 +32,7 @@ def no_waits(monkeypatch):
     """Nobody looks at these times: other threads may run on while they are taken, and rates be of small matrices."""
     monkeypatch.setattr(timing, "SETTLE", 0.0)
     monkeypatch.setattr(timing, "SQUARE", 300)
-    monkeypatch.setattr(limits, "TIMED", 1e-5)
+    monkeypatch.setattr(in_turn, "TIMED", 1e-5)
 
 
 def peers_of(problem):
@@ -81,18 +81,18 @@ def test_operations_of_layers_by_hand():
 
 
 @pytest.mark.parametrize("name", ["gru", "low-rank", "stacked-lstm", "rate"])
-def test_products_of_the_limit_are_those_of_the_floor(name):
+def test_products_in_turn_are_those_of_the_floor(name):
     """Of P all; of K those by arrays of two axes, and by biases, which have a column."""
     problem = replace(TINY, model=name, method="rk4" if name == "rate" else None)
     stages = 4 if name == "rate" else 1
     operations, evaluations = count_operations(problem), problem.trials * problem.steps * stages
-    for column, products in limits.products_of(problem).items():
+    for column, products in in_turn.products_of(problem).items():
         made = 2 * evaluations * sum(product.inner * product.columns for product in products)
         assert made == operations[column] if column in ("P", "P^T") else made >= operations[column]
 
 
-def test_a_limit_grows_with_the_bytes():
-    fast, slow = (limits.measure_limit(TINY, "P", bandwidth, 1) for bandwidth in (1e18, 1e3))
+def test_products_and_bytes_in_turn_take_longer_the_slower_the_bytes():
+    fast, slow = (in_turn.measure_in_turn(TINY, "P", bandwidth, 1) for bandwidth in (1e18, 1e3))
     assert 0 < fast < slow
 
 
@@ -141,7 +141,7 @@ def test_run_without_peers(capsys, tmp_path):
     assert all(len(line) <= 100 for line in output.splitlines())
     rows = {line[:20].strip(): line[20:].split() for line in output.splitlines()}
     assert rows["milliseconds"][:5] == ["build", "P", "P^T", "K", "NTK"]
-    assert len(rows["limit"]) == 5
+    assert len(rows["in turn"]) == 5
     assert "jax" not in output
     assert list(tmp_path.iterdir()) == [file]
     content = json.loads(file.read_text())

@@ -1,9 +1,10 @@
-"""What a column of ``kpref bench`` takes at least in the way in which kpref computes: its *limit*, beside the floor.
+"""What products of a column of ``kpref bench`` take in the shapes that kpref makes, and then its bytes: *in turn*.
 
 The floor is the longer of two times, of products at the rate of large square matrices and of bytes. But each step needs
-the state before it: products have the rows of a block of trials, and the coefficients are read between them. So the
-limit takes one after the other, and times products of the shapes in which they are made, with weights in panels, by as
-many threads as kpref has. Functions of units, which a run of the network evaluates beside its products, are not in it.
+the state before it: products have the rows of a block of trials, and the coefficients are read between them. So here
+the two come one after the other, and products are timed in the shapes in which they are made, with weights in panels,
+by as many threads as kpref has. It is no bound: products that ask for the bytes while they multiply take less, and
+functions of units, which a run of the network evaluates beside its products, are not in it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from kpref.kernels.interpreter import rows_of_j
 from kpref.kernels.panels import as_panels
 from kpref.threads import run_blocks
 
-__all__ = ["Product", "measure_limit", "products_of"]
+__all__ = ["Product", "measure_in_turn", "products_of"]
 
 #: Seconds that products of one shape are timed for, and multiplications a second that they are expected to make.
 TIMED, EXPECTED = 0.01, 2e10
@@ -64,7 +65,7 @@ def products_of(problem: Problem) -> dict[str, list[Product]]:
     return {column: found[column] for column in problem.columns}
 
 
-def measure_limit(problem: Problem, column: str, bandwidth: float, threads: int) -> float:
+def measure_in_turn(problem: Problem, column: str, bandwidth: float, threads: int) -> float:
     """Seconds that the products of a column take at their own shapes, and then its bytes at a measured bandwidth."""
     stages = 1 if problem.tableau is None else problem.tableau.stages
     evaluations = problem.trials * problem.steps * stages
