@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from kpref.compiled.elementary import exponential, linoid_pair, sigmoid_pair, softplus, tanh_pair
-from kpref.models.cells import GRUCell, LSTMCell
+from kpref.models.cells import GRUCell, LSTMCell, UGRNNCell
 from kpref.models.nonlinearity import NONLINEARITIES
 from kpref.models.units import FIELDS, FUNCTIONS, TILE, apply_function
 
@@ -178,3 +178,19 @@ def test_gru_and_lstm_units_are_those_of_the_plain_cells(seed, units):
     terms = np.stack([size] * 8)
     assert (np.abs(filled("lstm", numbers, 8) - expected) <= 8 * EPS * terms).all()
     np.testing.assert_array_equal(filled("lstm", numbers, 2, full=False), filled("lstm", numbers, 2))
+
+
+@given(seed=st.integers(0, 2**32 - 1), units=st.integers(1, TILE))
+def test_a_unit_with_an_update_gate_is_that_of_the_plain_cell(seed, units):
+    """Within 8 ulp of the largest term, which is a state, or 1."""
+    h, a_n, a_g = numbers = unit_numbers(seed, 3, units)
+    cell, driven = UGRNNCell(), np.zeros(2 * units)
+    currents = np.concatenate([a_n, a_g])
+    expected = np.stack([cell.step(currents, driven, [h])[0], *cell.channels(currents, driven, [h]).values()])
+    assert (np.abs(filled("update-gate", numbers, 4) - expected) <= 8 * EPS * np.maximum(1, np.abs(h))).all()
+    np.testing.assert_array_equal(filled("update-gate", numbers, 1, full=False), filled("update-gate", numbers, 1))
+
+
+def test_nonlinearities_stand_first_and_in_their_order():
+    """Short-term plasticity gives the number of one to its function."""
+    assert FUNCTIONS[: len(NONLINEARITIES)] == tuple(NONLINEARITIES)

@@ -27,7 +27,7 @@ if config.DISABLE_JIT:  # type: ignore[attr-defined]
         "start Python without it"
     )
 
-_SOURCES = ("compiled/*.py", "kernels/*.py", "models/units.py")
+_SOURCES = ("compiled/*.py", "kernels/*.py", "models/tiles.py", "models/*units.py")
 
 
 def kernel(function: Callable[..., Any]) -> Any:

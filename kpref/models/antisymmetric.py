@@ -13,7 +13,7 @@ from kpref.models.base import Array, Parameters
 from kpref.models.initial import initial_parameters
 from kpref.models.nonlinearity import tanh_slope
 from kpref.models.registry import register
-from kpref.models.step import StepMap, StepNumbers, network_sizes
+from kpref.models.step import Pointwise, StepMap, StepNumbers, network_sizes
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
 
@@ -104,8 +104,8 @@ class AntisymmetricRNN(StepMap):
         current = build.register(self.n_states)
         build.product(current, old, "recurrent", "hidden")
         build.product(current, None, "driven", "drive")
-        build.scale(new, old, "kept")
         build.scale(new, current, "slope")
+        build.scale(new, old, "kept")
         return build.program()
 
     def entries(self) -> tuple[Entry, ...]:
@@ -124,6 +124,11 @@ class AntisymmetricRNN(StepMap):
         found = super().weights()
         found["recurrent"] -= self.gamma * np.eye(self.n_states)
         return found
+
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """``epsilon tanh(a)``."""
+        return (Pointwise("scaled-tanh", ("slope",), numbers=np.full((1, self.n_states), self.epsilon)),)
 
     @property
     def state_variables(self) -> dict[str, slice]:

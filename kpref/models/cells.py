@@ -51,8 +51,8 @@ class Cell(Protocol):
         """Coefficients of what `write` wrote, without `name`, in the order of its compiled function."""
 
     @property
-    def function(self) -> str | None:
-        """Its compiled function, of `kpref.models.units`, if it has one."""
+    def function(self) -> str:
+        """Its compiled function, of `kpref.models.units`."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +241,6 @@ class UGRNNCell:
         }
 
     @property
-    def function(self) -> None:
-        """None: plain code serves."""
-        return None
+    def function(self) -> str:
+        """Its own."""
+        return "update-gate"

@@ -13,7 +13,7 @@ from kpref.models.base import Array, Parameters
 from kpref.models.initial import initial_parameters
 from kpref.models.nonlinearity import tanh_slope
 from kpref.models.registry import register
-from kpref.models.step import StepMap, StepNumbers, network_sizes
+from kpref.models.step import Pointwise, StepMap, StepNumbers, network_sizes
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
 
@@ -144,9 +144,9 @@ class CoRNN(StepMap):
         build.product(current, y, "positions", "y")
         build.product(current, v, "velocities", "z")
         build.product(current, None, "driven", "drive")
+        build.scale(new_v, current, "slope")
         build.scale(new_v, v, "damped")
         build.scale(new_v, y, "pull")
-        build.scale(new_v, current, "slope")
         build.scale(new_y, y, "kept")
         build.scale(new_y, new_v, "step")
         return build.program()
@@ -161,6 +161,11 @@ class CoRNN(StepMap):
             Entry("bias", "driven", units, units, slice(inputs, inputs + 1)),
         )
         return tuple(entry for entry in found if entry.parameter in self.parameters)
+
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """``dt tanh(a)``."""
+        return (Pointwise("scaled-tanh", ("slope",), numbers=np.full((1, self.n_units), self.dt)),)
 
     @property
     def state_variables(self) -> dict[str, slice]:

@@ -30,7 +30,7 @@ from kpref.models.base import Array, Field, Map, Parameters
 from kpref.models.initial import initial_parameters
 from kpref.models.nonlinearity import sigmoid, sigmoid_pair, tanh_slope
 from kpref.models.registry import register
-from kpref.models.step import StepModel, StepNumbers, network_sizes
+from kpref.models.step import Pointwise, StepModel, StepNumbers, network_sizes
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
 
@@ -43,6 +43,7 @@ class _GatedState(StepModel):
     #: Gates, and the sign of the last one's current in the weight of the candidate.
     gates: ClassVar[int]
     sign: ClassVar[float]
+    function: ClassVar[str] = "gated-step"
 
     def __init__(
         self,
@@ -112,6 +113,17 @@ class _GatedState(StepModel):
             Entry("bias", "driven", everything, everything, one),
         )
         return tuple(entry for entry in found if entry.parameter in self.parameters)
+
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """The gated state; and the new one, whose function takes the sign, and whatever else it must know."""
+        known = np.stack([np.broadcast_to(each, self.n_states) for each in (self.sign, *self._known)])
+        new = Pointwise(self.function, ("kept", "update_gate", "slope"), numbers=known)
+        return (Pointwise("gated-state", ("passed", "reset_gate")), new)
+
+    @property
+    def _known(self) -> tuple[npt.ArrayLike, ...]:
+        return ()
 
     @property
     def state_variables(self) -> dict[str, slice]:
@@ -240,6 +252,7 @@ class ContinuousGRU(Field, _GatedState):
 
     gates = 2
     sign = -1.0
+    function = "gated-velocity"
 
     def __init__(
         self,
@@ -258,6 +271,10 @@ class ContinuousGRU(Field, _GatedState):
 
     def _options(self) -> dict[str, Any]:
         return {"tau": self.tau}
+
+    @property
+    def _known(self) -> tuple[npt.ArrayLike, ...]:
+        return (1 / self.tau,)
 
     def _evaluate(self, parameters: Parameters, z: Array, x: Array) -> Array:
         gates, _, current = self._currents(parameters, z, x)

@@ -170,11 +170,9 @@ class _Layers(StepMap):
         return tuple(entry for entry in found if entry.parameter in self.parameters)
 
     @property
-    def pointwise(self) -> tuple[Pointwise, ...] | None:
-        """The cell of every layer, where it is compiled."""
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """The cell of every layer."""
         function, names = self.cell.function, list(self.program.channels)
-        if function is None:
-            return None
         layers = ([name for name in names if name.startswith(f"layer{layer}_")] for layer in range(self.n_layers))
         return tuple(Pointwise(function, tuple(channels)) for channels in layers)
 

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from kpref.models.base import Array, Field, Parameters
 from kpref.models.currents import CurrentNetwork, each_unit
 from kpref.models.initial import constrained_network, initial_parameters
+from kpref.models.nonlinearity import NONLINEARITIES
 from kpref.models.registry import register
-from kpref.models.step import StepNumbers
+from kpref.models.step import Pointwise, StepNumbers
 from kpref.program import Builder, Program
 
 __all__ = ["ShortTermPlasticity"]
@@ -153,6 +154,14 @@ class ShortTermPlasticity(Field, CurrentNetwork):
         build.scale(new_left, left, "recovery")
         build.scale(new_left, sent, "opposed")
         return build.program()
+
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """All but the currents, and that what is sent is gone."""
+        known = (tuple(NONLINEARITIES).index(self.nonlinearity.name), self.use, 1 / self.tau_f, 1 / self.tau_d)
+        numbers = np.stack([np.broadcast_to(np.asarray(each, float), self.n_units) for each in known])
+        channels = ("sent_h", "sent_u", "sent_x", "calming", "facilitation")
+        return (Pointwise("plastic", channels, ("recovery",), numbers),)
 
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """As the class derives them."""

@@ -10,24 +10,60 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from kpref.compiled.compilation import inlined, kernel, merged, wide_vectors
 from kpref.compiled.elementary import exponential, fma, linoid_pair, sigmoid_pair, softplus, tanh_pair
+from kpref.models.gate_units import gated_state, gated_step, gated_velocity, update_gate
+from kpref.models.rate_units import keep_plastic, plastic, population, scaled_tanh
+from kpref.models.tiles import FIELDS, ROW, TILE
 
 __all__ = ["FIELDS", "FUNCTIONS", "TILE", "apply_function"]
 
-#: Units of a tile, and the most numbers of one.
-TILE, FIELDS = 128, 40
+_ONE, _TWO, _THREE, _FOUR, _FIVE, _SIX, _SEVEN, _EIGHT = ROW[1:9]
+_NINE, _TEN, _ELEVEN, _TWELVE, _THIRTEEN, _FOURTEEN, _FIFTEEN = ROW[9:16]
 
-_ONE, _TWO, _THREE, _FOUR, _FIVE, _SIX = (row * TILE for row in range(1, 7))
-_SEVEN, _EIGHT, _NINE, _TEN, _ELEVEN, _TWELVE = (row * TILE for row in range(7, 13))
-_THIRTEEN, _FOURTEEN, _FIFTEEN = (row * TILE for row in range(13, 16))
-
-FUNCTIONS = ("tanh", "relu", "softplus", "sigmoid", "erf", "identity", "gru", "lstm", "neuron", "inhibited-neuron")
+FUNCTIONS = (
+    *("tanh", "relu", "softplus", "sigmoid", "erf", "identity", "gru", "lstm", "neuron", "inhibited-neuron"),
+    *("update-gate", "gated-state", "gated-step", "gated-velocity", "scaled-tanh", "population", "plastic"),
+)
 
 
 @merged
 def apply_function(function, tile, count, full):  # type: ignore[no-untyped-def]
     """Fill what comes out of a tile (FIELDS * TILE,) for its first `count` units; the coefficients if `full`."""
+    plastic_one = function == 16
+    if plastic_one:
+        keep_plastic(tile, count)
+        function, full = np.int64(tile[_THREE]), True
+    if function < 6:
+        _apply_nonlinearity(function, tile, count, full)
+    elif function == 6:
+        _gru(tile, count, full)
+    elif function == 7:
+        _lstm(tile, count, full)
+    elif function == 8:
+        _neuron(tile, count, full)
+    elif function == 9:
+        _inhibited_neuron(tile, count, full)
+    elif function == 10:
+        update_gate(tile, count, full)
+    elif function == 11:
+        gated_state(tile, count, full)
+    elif function == 12:
+        gated_step(tile, count, full)
+    elif function == 13:
+        gated_velocity(tile, count, full)
+    elif function == 14:
+        scaled_tanh(tile, count, full)
+    else:
+        population(tile, count)
+    if plastic_one:
+        plastic(tile, count)
+
+
+@merged
+def _apply_nonlinearity(function, tile, count, full):  # type: ignore[no-untyped-def]
     if function == 0:
         _tanh(tile, count, full)
     elif function == 1:
@@ -38,16 +74,8 @@ def apply_function(function, tile, count, full):  # type: ignore[no-untyped-def]
         _sigmoid(tile, count, full)
     elif function == 4:
         _erf(tile, count)
-    elif function == 5:
-        _identity(tile, count)
-    elif function == 6:
-        _gru(tile, count, full)
-    elif function == 7:
-        _lstm(tile, count, full)
-    elif function == 8:
-        _neuron(tile, count, full)
     else:
-        _inhibited_neuron(tile, count, full)
+        _identity(tile, count)
 
 
 @kernel

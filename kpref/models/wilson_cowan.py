@@ -14,7 +14,7 @@ from kpref.models.currents import CurrentNetwork, each_unit, excitatory_units
 from kpref.models.initial import initial_parameters
 from kpref.models.nonlinearity import sigmoid, sigmoid_slope
 from kpref.models.registry import register
-from kpref.models.step import StepNumbers
+from kpref.models.step import Pointwise, StepNumbers
 from kpref.program import Builder, Program
 
 __all__ = ["WilsonCowan"]
@@ -139,6 +139,14 @@ class WilsonCowan(Field, CurrentNetwork):
         build.scale(new, old, "decay")
         build.scale(new, current, "gate")
         return build.program()
+
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """Both scales."""
+        limit = self.slope * self.threshold
+        known = (self.slope, self.threshold, sigmoid(limit), sigmoid(-limit), self.refractory, 1 / self.tau)
+        numbers = np.stack([np.broadcast_to(each, self.n_units) for each in known])
+        return (Pointwise("population", ("decay", "gate"), numbers=numbers),)
 
     @property
     def state_variables(self) -> dict[str, slice]:
