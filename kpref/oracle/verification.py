@@ -30,6 +30,7 @@ from kpref.oracle.error_structure import alike, like_rounding, not_additive
 from kpref.oracle.evaluation import FACTORS, LOCAL, WEIGHED_AFTER, WEIGHED_BEFORE, evaluate
 from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
+from kpref.oracle.parallel_solves import PARALLEL
 from kpref.oracle.pooled import pooled_excess
 from kpref.oracle.probes import special_arguments
 from kpref.oracle.session import (
@@ -334,7 +335,7 @@ class _Verification(Session):
         except BackendFault:
             return False
         value = weigh(value) if operator in WEIGHED_AFTER else value
-        gap = Comparison(self.judge.residual(operator, result.answer - value), result.comparison.spread).ratio()
+        gap = Comparison(self.residual(result, result.answer - value), result.comparison.spread).ratio()
         # An answer that is too large carries rounding errors that are too large.
         return bool(np.median(gap) <= 0.1 * np.median(result.comparison.ratio()) or np.max(gap) <= self.swept_bound)
 
@@ -350,7 +351,7 @@ class _Verification(Session):
         for other in chain([again], (self.backend(operator, result.tensor) for _ in range(self.repeats))):
             if np.array_equal(other, result.answer):
                 continue
-            error = self.judge.residual(operator, other - result.answer)
+            error = self.residual(result, other - result.answer)
             self.keep_worst(replace(result, answer=other, comparison=replace(own, error=own.error + error)))
             found = self.judged(blank, Comparison(error, own.spread.times(np.sqrt(2.0))), self.bound_of(operator))
             check = found if (found.figure or 0.0) > (check.figure or 0.0) else check
@@ -358,7 +359,7 @@ class _Verification(Session):
 
     def _varies(self, result: Answer, tensor: Array, answer: Array) -> bool:
         """Whether an argument, that of a result or a multiple of it, gives another answer when it is given again."""
-        error = self.judge.residual(result.operator, self.backend(result.operator, tensor) - answer)
+        error = self.residual(result, self.backend(result.operator, tensor) - answer)
         spread = result.comparison.spread.times(np.sqrt(2.0))
         return bool(Comparison(error, spread).ratio().max() > self.bound_of(result.operator))
 
@@ -388,13 +389,16 @@ class _Verification(Session):
     def _pooled(self, result: Answer) -> list[Check]:
         """Errors that are too large everywhere, though none of them is by much."""
         check = self._pooled_check(result.operator, result.comparison)
+        if check.verdict == "defect" and not result.comparison.parallel:
+            parallel = self.parallel(result.operator, result.tensor, result.answer)
+            check = check if parallel is None else self._pooled_check(result.operator, parallel)
         if check.verdict == "defect" and result.operator not in self.defective:
             self.defective.add(result.operator)
             check = replace(check, guess=self._guess(result))
         return [check]
 
     def _pooled_check(self, operator: str, comparison: Comparison) -> Check:
-        swept = operator not in (*LOCAL, "states", "J", "J_T")
+        swept = comparison.parallel or operator not in (*LOCAL, "states", "J", "J_T")
         excess, place = pooled_excess(comparison, self.backend.shape, self.arithmetic, swept)
         return Check(
             f"{operator}.pooled",
@@ -404,7 +408,7 @@ class _Verification(Session):
             "pass" if excess <= 1 else "defect",
             figure=excess,
             bound=1.0,
-            message="" if excess <= 1 else f"most of all in {place}",
+            message=f"most of all in {place}" if excess > 1 else PARALLEL if comparison.parallel else "",
         )
 
     def _special(self, result: Answer) -> list[Check]:
@@ -422,7 +426,7 @@ class _Verification(Session):
         """
         operator, right = result.operator, result.operator not in self.defective
         scaled = self.backend(operator, result.tensor / -16)
-        error = self.judge.residual(operator, -16 * scaled - result.answer)
+        error = self.residual(result, -16 * scaled - result.answer)
         lost = np.full(error.shape, 16 * self.judge.floor)
         spread = result.comparison.spread.times(1.0 if right else 2.0) + Spread(lost, lost)
         blank = Check(
@@ -433,7 +437,9 @@ class _Verification(Session):
             "pass",
         )
         check = self.judged(
-            blank, Comparison(error + result.comparison.error if right else error, spread), self.bound_of(operator)
+            blank,
+            replace(result.comparison, error=error + result.comparison.error if right else error, spread=spread),
+            self.bound_of(operator),
         )
         if check.verdict != "defect":
             return [check]
@@ -451,12 +457,21 @@ class _Verification(Session):
         forward = operator not in ("P_T", "P_inverse_T")
         hidden = slice(None, cut) if forward else slice(cut, None)
         part[:, hidden] = 0.0
-        leaked = np.zeros_like(tensor)
-        leaked[:, hidden] = self.certified(operator, part, self.backend(operator, part)).answer[:, hidden]
+        leaked, answer = np.zeros_like(tensor), self.backend(operator, part)
+        self.certified(operator, part, answer)
+        leaked[:, hidden] = answer[:, hidden]
         word = "past" if forward else "future"
-        return [
-            self._exact_zero(f"{operator}.causality", operator, f"nothing moves into the {word}", "y[m] = 0", leaked)
-        ]
+        check = self._exact_zero(
+            f"{operator}.causality", operator, f"nothing moves into the {word}", "y[m] = 0", leaked
+        )
+        if check.verdict != "defect":
+            return [check]
+        # Elimination leaves rounding where zeros should be.
+        parallel = self.parallel(operator, part, answer)
+        if parallel is None:
+            return [check]
+        blank = replace(check, guess=None, first=None, largest=None)
+        return [self.judged(blank, replace(parallel, error=leaked), self.swept_bound)]
 
     def _trial_independence(self, result: Answer) -> list[Check]:
         """P, its inverse and their transposes keep trials apart."""
@@ -514,7 +529,7 @@ class _Verification(Session):
         Of an answer of P or P^T the certificate knows those of each step; random ones of this size are sent through.
         """
         own = result.comparison.spread.deviation
-        if result.operator not in ("P", "P_T"):
+        if result.operator not in ("P", "P_T") or result.comparison.parallel:
             return replace(result, comparison=Comparison(own, Spread(own, own)))  # the rest is not needed any more
         squares = np.zeros(result.answer.shape)
         for _ in range(8):

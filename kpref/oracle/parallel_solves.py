@@ -1,0 +1,164 @@
+"""Solves that are not sequential: held to the forward error of a parallel solve where the residual of a step fails.
+
+A doubling scan (Hillis and Steele 1986, Blelloch 1990) multiplies Jacobians before it applies them, and LU exchanges
+rows of different steps. Neither is accurate step by step: what rounding does to ``A[n] ... A[m] q[m-1]`` is as large as
+the parts of the sum are, though the sum may be small. So where the local certificate fails, the error itself is judged,
+
+    e = y - P q = P r,   r = P^-1 y - q,
+
+made of the residual, so that it is accurate for answers in double precision too. Its deviation is measured, trial by
+trial, as the root mean square of random errors that are sums of three:
+
+- A doubling scan in float64 of which every product and sum errs at random, as much as `SumError` gives a product
+  ``X Y``: ``of_squares (X^2 Y^2) + of_total (X Y)^2`` is its variance. Minus that without errors. They are made larger,
+  and the difference smaller by as much, so that float64 does not round in them.
+- Residuals of the size of rounding in each step at the right answer, carried along by P, as a sweep would err.
+- Residuals of Gaussian elimination with pivoting, whose backward error is normwise (Higham, *Accuracy and Stability of
+  Numerical Algorithms*, chapter 9): of the size of a few units of the largest entry of the right answer of a trial times
+  the largest row of A, anywhere in the trial, carried along. They are why LU leaves rounding where zeros should be.
+
+All three are of the right answer, never of the one claimed. Trials stay apart exactly, and nothing comes of nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from kpref import kernels
+from kpref._types import Array
+from kpref.kernels import plain_program
+from kpref.oracle.arithmetic import Arithmetic
+from kpref.oracle.certificates import Comparison, Judge, draw
+from kpref.oracle.evaluation import evaluate
+from kpref.oracle.spreads import Spread, SumError
+from kpref.step_form import StepForm
+
+__all__ = ["PARALLEL", "SOLVES", "parallel_comparison"]
+
+#: What the report says of an answer with this certificate.
+PARALLEL = "right as a parallel solve (scan, LU): errors carried along, not local to a step"
+
+#: Operators that solve the linearised dynamics.
+SOLVES = ("P", "P_T", "D")
+
+#: Entries of all Jacobians, and multiplications of all scans of a trial, beyond which the local verdict stands.
+_MOST_ENTRIES, _MOST_PRODUCTS = 1 << 24, 1 << 33
+
+#: Relative size of random errors: large against rounding in float64, small against one.
+_STEP = 2.0**-30
+
+#: Units of the largest entry that elimination leaves as a residual.
+_ELIMINATION = 2.0
+
+
+def parallel_comparison(
+    judge: Judge, operator: str, tensor: Array, local: Comparison, spread_at: Callable[[Array], Spread], bound: float
+) -> Comparison | None:
+    """Error of an answer to `tensor` and what a parallel solve explains of it; None if that does not explain it.
+
+    `local`: the comparison of the answer by residuals. `spread_at`: what rounding does to residuals of an answer.
+    """
+    form = judge.form
+    entries = form.n_steps * form.n_trials * form.n_states**2
+    levels = max(1, int(np.ceil(np.log2(max(form.n_steps, 2)))))
+    if entries > _MOST_ENTRIES or form.n_steps * form.n_states**3 * levels * judge._count > _MOST_PRODUCTS:
+        return None
+    backwards = operator == "P_T"
+    with np.errstate(all="ignore"):
+        error = (kernels.adjoint if backwards else kernels.tangent)(form, local.error[None])[0]
+        response = evaluate(operator, form, judge.space, tensor)
+        forcing = kernels.parameter_product(form, tensor[None])[0] if operator == "D" else tensor
+        spread, deviation = spread_at(response), np.zeros(error.shape)
+        worst = np.zeros(error.shape)
+        matrices = _matrices(judge.carrying)
+        for trial in np.argsort(-local.ratio().max(axis=(1, 2))):
+            own = Spread(spread.deviation[trial], spread.worst[trial])
+            found = _spread(judge, matrices[:, trial], forcing[trial], response[trial], own, backwards)
+            if not np.isfinite(found.deviation).all() or not np.isfinite(error[trial]).all():
+                return None
+            if Comparison(error[trial], found).ratio().max() > bound:
+                return None
+            deviation[trial], worst[trial] = found.deviation, found.worst
+    return Comparison(error, Spread(deviation, worst), parallel=True)
+
+
+def _spread(judge: Judge, matrices: Array, forcing: Array, response: Array, local: Spread, backwards: bool) -> Spread:
+    """What a parallel solve of one trial errs by: matrices (T, H, H), tensors (T, H)."""
+    arithmetic, steps = judge.arithmetic, len(matrices)
+    if backwards:
+        # In reversed time the costate obeys l[n] = A[n+1]^T l[n+1] + g[n].
+        matrices = np.concatenate([np.zeros_like(matrices[:1]), matrices[:0:-1].swapaxes(1, 2)])
+        forcing = forcing[::-1]
+    largest = max(1.0, float(np.sqrt(np.square(matrices).sum(axis=2).max(initial=0.0))))
+    size = _ELIMINATION * arithmetic.unit * largest * float(np.abs(response).max())
+    elimination = Spread(np.full(response.shape, size), np.full(response.shape, size))
+    exact = _scan(matrices, forcing, None)
+    grown = _STEP / max(arithmetic.unit, arithmetic.operand, arithmetic.accumulate, arithmetic.result)
+
+    def sample(generator: np.random.Generator, count: int) -> Array:
+        noise = draw(generator, local + elimination, count)
+        carried = noise[:, ::-1].copy() if backwards else noise
+        for step in range(1, steps):
+            carried[:, step] += carried[:, step - 1] @ matrices[step].T
+        errors = _Errors(arithmetic, grown, generator)
+        for index in range(count):
+            carried[index] += (_scan(matrices, forcing, errors) - exact) / grown
+        return carried[:, ::-1] if backwards else carried
+
+    return judge._pooled(sample)
+
+
+class _Errors:
+    """Random errors of products and sums, `grown` times as large as an arithmetic's."""
+
+    def __init__(self, arithmetic: Arithmetic, grown: float, generator: np.random.Generator) -> None:
+        self.arithmetic, self.grown, self.generator = arithmetic, grown, generator
+
+    def of_product(self, left: Array, right: Array, value: Array) -> Array:
+        """Those of ``left @ right``."""
+        own = SumError.of(left.shape[-1], self.arithmetic)
+        variance = own.of_squares * (np.square(left) @ np.square(right)) + own.of_total * np.square(value)
+        return self._random(np.sqrt(variance) + self.arithmetic.underflow)
+
+    def of_sum(self, value: Array) -> Array:
+        """Those of a sum that is stored."""
+        return self._random(self.arithmetic.unit * np.abs(value))
+
+    def _random(self, deviation: Array) -> Array:
+        return np.asarray(self.grown * deviation * self.generator.standard_normal(deviation.shape))
+
+
+def _scan(matrices: Array, forcing: Array, errors: _Errors | None) -> Array:
+    """``y[n] = A[n] y[n-1] + q[n]`` by doubling: windows of one step, two, four and so on."""
+    length, y = 1, forcing[..., None].copy()
+    while length < len(forcing):
+        part, before = matrices[length:], y[:-length]
+        carried = part @ before
+        doubled = part @ matrices[:-length]
+        if errors is not None:
+            carried += errors.of_product(part, before, carried)
+            doubled += errors.of_product(part, matrices[:-length], doubled)
+        total = y[length:] + carried
+        if errors is not None:
+            total += errors.of_sum(total)
+        y = np.concatenate([y[:length], total])
+        matrices = np.concatenate([matrices[:length], doubled])
+        length *= 2
+    return np.asarray(y[..., 0])
+
+
+def _matrices(form: StepForm) -> Array:
+    """Jacobians of all steps, (T, B, H, H)."""
+    if form not in _kept:
+        units = form.n_states
+        basis = np.broadcast_to(np.eye(units)[:, None], (units, form.n_trials, units))
+        columns = [plain_program.run(form, step, basis) for step in range(form.n_steps)]
+        _kept[form] = np.stack([np.moveaxis(part, 0, 2) for part in columns])
+    return _kept[form]
+
+
+#: Jacobians of linearisations that were asked for.
+_kept: WeakKeyDictionary[StepForm, Array] = WeakKeyDictionary()
