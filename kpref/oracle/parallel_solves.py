@@ -14,8 +14,9 @@ trial, as the root mean square of random errors that are sums of three:
   and the difference smaller by as much, so that float64 does not round in them.
 - Residuals of the size of rounding in each step at the right answer, carried along by P, as a sweep would err.
 - Residuals of Gaussian elimination with pivoting, whose backward error is normwise (Higham, *Accuracy and Stability of
-  Numerical Algorithms*, chapter 9): of the size of a few units of the largest entry of the right answer of a trial times
-  the largest row of A, anywhere in the trial, carried along. They are why LU leaves rounding where zeros should be.
+  Numerical Algorithms*, chapter 9): of the size of a few units of the largest entry of the right answer of a trial
+  times the largest row of A, anywhere in the trial, carried along. They are why LU leaves rounding where zeros should
+  be. No library eliminates in less than float32: there the unit is that of float32.
 
 All three are of the right answer, never of the one claimed. Trials stay apart exactly, and nothing comes of nothing.
 """
@@ -50,8 +51,8 @@ _MOST_ENTRIES, _MOST_PRODUCTS = 1 << 24, 1 << 33
 #: Relative size of random errors: large against rounding in float64, small against one.
 _STEP = 2.0**-30
 
-#: Units of the largest entry that elimination leaves as a residual.
-_ELIMINATION = 2.0
+#: Units of the largest entry that elimination leaves as a residual, and the coarsest of them.
+_ELIMINATION, _COARSEST = 2.0, 2.0**-24
 
 
 def parallel_comparison(
@@ -93,7 +94,7 @@ def _spread(judge: Judge, matrices: Array, forcing: Array, response: Array, loca
         matrices = np.concatenate([np.zeros_like(matrices[:1]), matrices[:0:-1].swapaxes(1, 2)])
         forcing = forcing[::-1]
     largest = max(1.0, float(np.sqrt(np.square(matrices).sum(axis=2).max(initial=0.0))))
-    size = _ELIMINATION * arithmetic.unit * largest * float(np.abs(response).max())
+    size = _ELIMINATION * min(arithmetic.unit, _COARSEST) * largest * float(np.abs(response).max())
     elimination = Spread(np.full(response.shape, size), np.full(response.shape, size))
     exact = _scan(matrices, forcing, None)
     grown = _STEP / max(arithmetic.unit, arithmetic.operand, arithmetic.accumulate, arithmetic.result)
