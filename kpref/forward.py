@@ -16,7 +16,7 @@ import numpy.typing as npt
 from kpref._types import Array
 from kpref.integrate import Tableau
 from kpref.models.base import Model
-from kpref.models.step import StepModel
+from kpref.models.step import Pointwise, StepModel
 from kpref.step_form import StepForm
 from kpref.threads import even_blocks, run_blocks
 
@@ -37,7 +37,7 @@ def compiled_network(model: Model, dtype: npt.DTypeLike = np.float64) -> Compile
 
     z, x = np.zeros((1, 1, model.n_states)), np.zeros((1, 1, model.n_inputs))
     constants = {name: value for name, value in model.numbers(z, x).channels.items() if value.ndim == 1}
-    functions = [(one.function, one.channels) for one in model.pointwise]
+    functions = list(model.pointwise)
     net = network(model.program, functions, constants, model.weights(), model.drives(x), dtype)
     return CompiledNetwork(model, constants, functions, net)
 
@@ -52,7 +52,7 @@ class CompiledNetwork:
 
     model: StepModel
     constants: Mapping[str, Array]  # (width,): channels that are the same everywhere
-    functions: list[tuple[str, tuple[str, ...]]]  # its functions of a unit with their channels
+    functions: list[Pointwise]  # its functions of a unit
     net: Any
 
     def run(

@@ -143,7 +143,7 @@ def empty_step_form(
     with np.errstate(over="ignore"):  # what overflows in this precision is reported, by the name that the user knows
         for name, array in model.parameters.items():
             finite_array(name, array, dtype=dtype)
-        weights = {name: finite_array(name, weight, dtype=dtype).copy() for name, weight in model.weights().items()}
+        weights = {name: _finite_copy(name, weight, dtype) for name, weight in model.weights().items()}
     units = {op.name for op in program.operations if op.kind == "unit"}
     shapes = {
         op.name: (1, 1, op.out.width) if op.name in units or op.name in constant else (rows, trials, op.out.width)
@@ -173,6 +173,14 @@ def empty_step_form(
         np.empty((rows, trials, column), dtype),
         known, weights, tuple(entry for entry in model.entries() if entry.parameter in trained), trained,
     )  # fmt: skip
+
+
+def _finite_copy(name: str, weight: Array, dtype: npt.DTypeLike) -> Array:
+    """A writeable copy, checked: that which the check makes, if it makes one."""
+    checked = finite_array(name, weight, dtype=dtype)
+    own = checked.copy() if checked is weight else checked
+    own.setflags(write=True)
+    return own
 
 
 def with_states(form: StepForm, states: Array) -> StepForm:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kpref._allocator import give_back
+
 __all__ = ["available_memory", "require_memory"]
 
 
@@ -19,6 +21,9 @@ def available_memory() -> int | None:
 def require_memory(needed: float, what: str) -> None:
     """Raise MemoryError, saying how much is needed and available, if `needed` bytes for `what` are not there."""
     available = available_memory()
+    if available is not None and needed > available:
+        give_back()  # what this process has freed may still be with it
+        available = available_memory()
     if available is not None and needed > available:
         raise MemoryError(f"{what} needs {needed / 2**30:.3g} GiB of memory; {available / 2**30:.3g} GiB is available")
 

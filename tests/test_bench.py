@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info
 
 from kpref import Trials, cli
 from kpref.analysis.request import prepare
-from kpref.bench import peers, timing
+from kpref.bench import in_turn, peers, timing
 from kpref.bench.contender_process import measure_memory
 from kpref.bench.peers import CONTENDERS
 from kpref.bench.reports import time_report
@@ -32,6 +32,7 @@ def no_waits(monkeypatch):
     """Nobody looks at these times: other threads may run on while they are taken, and rates be of small matrices."""
     monkeypatch.setattr(timing, "SETTLE", 0.0)
     monkeypatch.setattr(timing, "SQUARE", 300)
+    monkeypatch.setattr(in_turn, "TIMED", 1e-5)
 
 
 def peers_of(problem):
@@ -79,6 +80,22 @@ def test_operations_of_layers_by_hand():
     assert (lstm["P"], lstm["K"]) == (2 * 12 * 100, 2 * 2 * 12 * 140)
 
 
+@pytest.mark.parametrize("name", ["gru", "low-rank", "stacked-lstm", "rate"])
+def test_products_in_turn_are_those_of_the_floor(name):
+    """Of P all; of K those by arrays of two axes, and by biases, which have a column."""
+    problem = replace(TINY, model=name, method="rk4" if name == "rate" else None)
+    stages = 4 if name == "rate" else 1
+    operations, evaluations = count_operations(problem), problem.trials * problem.steps * stages
+    for column, products in in_turn.products_of(problem).items():
+        made = 2 * evaluations * sum(product.inner * product.columns for product in products)
+        assert made == operations[column] if column in ("P", "P^T") else made >= operations[column]
+
+
+def test_products_and_bytes_in_turn_take_longer_the_slower_the_bytes():
+    fast, slow = (in_turn.measure_in_turn(TINY, "P", bandwidth, 1) for bandwidth in (1e18, 1e3))
+    assert 0 < fast < slow
+
+
 def test_operations_of_a_field_count_every_stage():
     """B N s = 48 rows, each multiplied by a (5, 5) and a (5, 2) matrix: 25 and 10 multiply-adds."""
     p, f = 2 * 48 * 25, 2 * 48 * (25 + 10)
@@ -124,6 +141,7 @@ def test_run_without_peers(capsys, tmp_path):
     assert all(len(line) <= 100 for line in output.splitlines())
     rows = {line[:20].strip(): line[20:].split() for line in output.splitlines()}
     assert rows["milliseconds"][:5] == ["build", "P", "P^T", "K", "NTK"]
+    assert len(rows["in turn"]) == 5
     assert "jax" not in output
     assert list(tmp_path.iterdir()) == [file]
     content = json.loads(file.read_text())

@@ -11,7 +11,9 @@ from strategies import STRUCTURES, examples, flows, make_flow, measures, restric
 from kpref.operators import TensorOperator
 from kpref.space import EuclideanSpace, TrajectorySpace
 from kpref.spectra import eigh
-from kpref.spectra.comparison import alignment, principal_angles, task_alignment
+from kpref.spectra.comparison import alignment, alignment_of_images, principal_angles, task_alignment
+from kpref.spectra.symmetric import SymmetricForm
+from kpref.spectra.white_images import white_images
 
 # Sums of fewer than 10^5 terms over norms: some 1000 units of rounding of one.
 ATOL = 1e-11
@@ -124,6 +126,34 @@ def test_estimates_have_the_standard_error_that_they_state(centred, monkeypatch)
     assert abs(values.mean() - dense_alignment(*pair)) < 0.25 * observed
     assert found[0].n_products == 2 * 45 - 1  # 39 with each, 11 with the adjoints
     assert found[0] == alignment(a, b, probes=45, seed=0, centred=centred)
+
+
+def test_alignments_of_shared_images_have_the_standard_error_that_they_state():
+    """As above, of two operators that the same vectors have seen, with two eigenfunctions of each taken apart."""
+    flow = make_flow("GRU", (3, 5, 8), seed=1, measure=np.random.default_rng(2).uniform(0.2, 1.0, size=(3, 5)))
+    pair = flow.NTK, flow.K
+    apart = np.concatenate([eigh(op, 2).vectors for op in pair])
+    forms = [SymmetricForm(op) for op in pair]
+    found = []
+    for seed in range(400):
+        first = white_images(forms[0], 12, seed)
+        found.append(alignment_of_images(first, white_images(forms[1], 12, seed, first.vectors), apart))
+    values, errors = (np.array([getattr(one, field) for one in found]) for field in ("value", "standard_error"))
+    observed, truth = values.std(ddof=1), alignment(*pair).value
+    assert abs(np.sqrt(np.mean(errors**2)) / observed - 1) < 0.25
+    assert abs(values.mean() - truth) < 0.25 * observed
+    held = np.mean([low <= truth <= high for low, high in (one.interval() for one in found)])
+    assert held > 0.95 - 3 * (0.95 * 0.05 / 400) ** 0.5
+
+
+def test_images_of_other_vectors_are_refused():
+    flow = make_flow("GRU", (3, 5, 8))
+    forms = [SymmetricForm(op) for op in (flow.NTK, flow.K)]
+    first, second = (white_images(form, 6, seed) for seed, form in enumerate(forms))
+    with pytest.raises(ValueError, match="have not met the same random vectors"):
+        alignment_of_images(first, second, np.ones((1, *flow.space.shape)))
+    with pytest.raises(ValueError, match="operator that is zero"):
+        alignment_of_images(first, white_images(SymmetricForm(0.0 * flow.K), 6, 0), np.ones((1, *flow.space.shape)))
 
 
 def test_alignment_refuses_other_spaces_and_zero():

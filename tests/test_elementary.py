@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 
-from kpref.compiled.elementary import sigmoid_pair, softplus, tanh_pair
+from kpref.compiled.elementary import exponential, linoid_pair, sigmoid_pair, softplus, tanh_pair
 from kpref.models.cells import GRUCell, LSTMCell
 from kpref.models.nonlinearity import NONLINEARITIES
 from kpref.models.units import FIELDS, FUNCTIONS, TILE, apply_function
@@ -23,8 +23,12 @@ def over(which, x, first, second):
             first[i], second[i] = tanh_pair(x[i])
         elif which == 1:
             first[i], second[i] = sigmoid_pair(x[i])
-        else:
+        elif which == 2:
             first[i], second[i] = softplus(x[i])
+        elif which == 3:
+            first[i], second[i] = linoid_pair(x[i])
+        else:
+            first[i], second[i] = exponential(x[i]), exponential(-x[i])
 
 
 def pairs(which, x):
@@ -48,6 +52,39 @@ def test_elementary_functions_to_two_units_in_the_last_place(numbers):
                 for value, a in zip(got, exact, strict=True):
                     want = function(a)
                     assert abs(mpmath.mpf(float(value)) - want) <= units * np.spacing(abs(float(want)))
+
+
+def linoid_and_slope(a):
+    if a == 0:
+        return mpmath.mpf(1), mpmath.mpf(1) / 2
+    e = -mpmath.expm1(-a)
+    return a / e, 1 / e - a * mpmath.exp(-a) / e**2
+
+
+@given(NUMBERS)
+def test_linoid_and_exponential_to_a_few_units_in_the_last_place(numbers):
+    """Of linoid(a) < 0.58 in `1 - linoid(|a|) - |a|`, which is half of that, and of a quotient by exp(|a|) - 1."""
+    x = np.array(numbers)
+    with mpmath.workdps(400):  # for numbers as small as 1e-300 there is a difference of orders
+        exact = [linoid_and_slope(mpmath.mpf(number)) for number in numbers]
+        powers = [(mpmath.exp(mpmath.mpf(number)), mpmath.exp(-mpmath.mpf(number))) for number in numbers]
+        for which, wanted, units in ((3, exact, (4, 8)), (4, powers, (2, 2))):
+            for got, want, most in zip(pairs(which, x), zip(*wanted, strict=True), units, strict=True):
+                for value, one in zip(got, want, strict=True):
+                    assert abs(mpmath.mpf(float(value)) - one) <= most * np.spacing(abs(float(one)))
+
+
+def test_linoid_and_exponential_at_their_ends():
+    x = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 800.0, -800.0])
+    value, slope = pairs(3, x)
+    np.testing.assert_array_equal(value[[0, 1, 2, 4, 5]], [1, 1, np.inf, np.nan, 800])
+    np.testing.assert_array_equal(slope[[0, 1, 4, 5]], [0.5, 0.5, np.nan, 1])
+    assert (np.abs(value[[3, 6]]) < 1e-300).all()
+    up, down = pairs(4, x)
+    np.testing.assert_array_equal(up[[0, 1, 4]], [1, 1, np.nan])
+    assert not np.isfinite(up[[2, 5]]).any()
+    assert (up[[3, 6]] < 1e-300).all()
+    np.testing.assert_array_equal(down[[3, 6]], up[[2, 5]])
 
 
 @given(st.lists(st.floats(-40, 40, width=32) | st.floats(-1, 1, width=32), min_size=1, max_size=30))

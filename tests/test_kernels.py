@@ -13,7 +13,7 @@ from rounding import FACTORS, entry_error, gamma, in_double, roundings
 from strategies import KINDS, STRUCTURES, examples, flows, make_flow
 
 import kpref
-from kpref import kernels
+from kpref import kernels, models
 from kpref.kernels import panels
 from kpref.kernels.lowering import Structure, lower
 from tests.conftest import in_turn
@@ -55,6 +55,14 @@ def assert_like_twin(form, name, x):
     assert (np.abs(got - wanted) <= allowed).all()
 
 
+@pytest.mark.parametrize(
+    ("trials", "steps", "blocks"), [(20, 2000, 2), (20, 10, 1), (7, 20_000, 1), (100, 2000, 4), (100, 2, 4)]
+)
+def test_few_trials_make_two_blocks_where_that_is_worth_a_thread(trials, steps, blocks):
+    form = kpref.Flow(kpref.models.GRU.init(1, 2, 0), np.zeros((trials, steps, 1))).linearization
+    assert len(kernels.trial_blocks(form)) == blocks
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("kind", KINDS)
 def test_like_twin(kind, dtype):
@@ -75,17 +83,27 @@ def test_sensitivity_like_twin_in_small_blocks(kind, dtype, monkeypatch):
     monkeypatch.setattr(kernels, "_TRIALS_PER_BLOCK", 2)
     monkeypatch.setattr(kernels, "_ROWS_PER_CHUNK", 6)
     monkeypatch.setattr(panels, "_FEW_ROWS", 1)
-    monkeypatch.setattr(panels, "_ROW_BYTES", 16)
+    monkeypatch.setattr(panels, "ROW_BYTES", 16)
 
     @examples(15)
     @given(flows(kind, dtype=dtype), st.integers(1, 3), st.booleans())
     def check(case, count, narrow):
-        monkeypatch.setattr(panels, "_has_small_products", lambda: narrow)
+        monkeypatch.setattr(panels, "has_wide_vectors", lambda: narrow)
         flow, rng = case
         for name in ("D", "D^T"):
             assert_like_twin(flow.linearization, name, batch(flow.linearization, name, count, rng))
 
     check()
+
+
+@pytest.mark.parametrize("model", [models.GRU.init(2, 3, 0), models.MPN.init(2, 3, 0)])
+def test_wide_registers_go_by_few_rows(model, monkeypatch, rng):
+    """Three rows at once of 4 trials: the first begins in the middle of a step from the second time on."""
+    monkeypatch.setattr("kpref.kernels.interpreter._WIDE", 0)
+    monkeypatch.setattr("kpref.kernels.interpreter._ROWS_OF_WIDE_J", 3)
+    form = kpref.Flow(model, rng.normal(size=(4, 5, 2))).linearization
+    for name in ("J", "J^T"):
+        assert_like_twin(form, name, batch(form, name, 2, rng))
 
 
 SEVERAL_BLOCKS = ((50, 9, 5), 3), ((23, 4, 3), 70), ((1, 1300, 2), 2), ((300, 3, 2), 1), ((120, 1, 9), 2)
@@ -119,7 +137,7 @@ def test_like_twin_over_several_blocks(kind, shape, count, rng):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_like_twin_where_products_are_cut_into_panels(dtype, narrow, rng, monkeypatch):
     """Two vectors of 31 trials at once, a weight of 510 x 170: panels, the last one narrower, and sums in parts."""
-    monkeypatch.setattr(panels, "_has_small_products", lambda: narrow)
+    monkeypatch.setattr(panels, "has_wide_vectors", lambda: narrow)
     form = make_flow("GRU", (31, 3, 170), n_inputs=3, dtype=dtype).linearization
     for name in ("P", "P^T", "P^-1", "P^-1^T"):
         assert_like_twin(form, name, batch(form, name, 2, rng))
@@ -129,7 +147,7 @@ def test_like_twin_where_products_are_cut_into_panels(dtype, narrow, rng, monkey
 @pytest.mark.parametrize("name", ["J", "J^T"])
 def test_parameter_products_in_panels(name, narrow, rng, monkeypatch):
     """As above for J; the twin would make dense Jacobians of this size, so the products are written out."""
-    monkeypatch.setattr(panels, "_has_small_products", lambda: narrow)
+    monkeypatch.setattr(panels, "has_wide_vectors", lambda: narrow)
     flow = make_flow("GRU", (9, 30, 130))
     form, units = flow.linearization, 130
     names = ("reset_gate", "update_gate", "hidden")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rounding import gamma
 
-from kpref.kernels import blas, panels
+from kpref.kernels import blas, panel_products, panels, wants
 
 SHAPES = [  # rows of the other matrix, rows and columns of the one in panels
     (1, 1, 1),
@@ -26,8 +26,8 @@ def rng():
 
 @pytest.fixture(params=[True, False], ids=["narrow", "whole"])
 def narrow(request, monkeypatch):
-    """Both layouts are right with any BLAS; which one is faster depends on it."""
-    monkeypatch.setattr(panels, "_has_small_products", lambda: request.param)
+    """Both layouts are right on any processor; which one is faster depends on it."""
+    monkeypatch.setattr(panels, "has_wide_vectors", lambda: request.param)
     return request.param
 
 
@@ -46,7 +46,7 @@ def address(matrix):
 def product(add, a, b, c):
     """``c = a @ b`` or ``c += a @ b`` for a matrix b in panels."""
     b_in_panels = (b.entries.ctypes.data, b.rows, b.columns, b.width)
-    blas.product_at(a.dtype.type(1), add, len(a), *address(a), b_in_panels, *address(c))
+    blas.product_at(a.dtype.type(1), add, len(a), *address(a), b_in_panels, *address(c), 0)
 
 
 def as_matrix(stored):
@@ -93,9 +93,33 @@ def test_transposed_product(inner, rows, columns, dtype, narrow, rng):
     a, b = rng.normal(size=(inner, rows)).astype(dtype), rng.normal(size=(inner, columns)).astype(dtype)
     c = panels.as_panels(np.ones((rows, columns), dtype))
     wide, stored = with_room(b), (c.entries.ctypes.data, c.rows, c.columns, c.width)
-    blas.add_transposed_product_at(a.dtype.type(1), inner, *address(a), *address(wide), stored)
+    blas.add_transposed_product_at(a.dtype.type(1), inner, *address(a), *address(wide), stored, 0)
     wanted, size = a.astype(float).T @ b.astype(float), np.abs(a).T @ np.abs(b)
     assert (np.abs(as_matrix(c) - 1.0 - wanted) <= 2 * gamma(inner + 2, dtype) * (size + 1)).all()
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 7, 500])
+@pytest.mark.parametrize(("rows", "inner"), [(1, 1), (7, 43), (25, 128)])
+def test_products_ask_for_what_is_wanted_to_the_same_bits(pieces, rows, inner, rng):
+    """All of it, but for part of the last piece, if passes are enough: one for each of the 16 lines of a piece."""
+    a, b = rng.normal(size=(rows, inner)), panels.as_panels(rng.normal(size=(inner, 96)))
+    found, table = np.zeros((2, rows, 96)), np.zeros(wants.room_for_wants(pieces), np.int64)
+    wants.no_wants(table.ctypes.data, pieces)
+    for piece in range(pieces + 1):  # the last has no room
+        wants.want(table.ctypes.data, b.entries.ctypes.data + 64 * piece, 64)
+    passes = panel_products.passes_of(1.0, rows, inner, b.words)
+    wants.spread(table.ctypes.data, passes)
+    for out, address_of_wants in zip(found, (0, table.ctypes.data), strict=True):
+        blas.product_at(1.0, False, rows, *address(a), b.words, *address(out), address_of_wants)
+    np.testing.assert_array_equal(*found)
+    asked, wanted = table[:2]
+    assert wanted == pieces
+    if panel_products.has_wide_vectors() and panels.panel_width(inner, 96, np.float64) == 32:
+        assert pieces - 1 <= asked <= pieces if passes >= 16 * pieces else 0 < asked < pieces
+    else:
+        assert asked == 0
+    wants.ask_for_rest(table.ctypes.data)
+    assert (table[:2] == 0).all()
 
 
 def test_rows_of_a_product_do_not_fall_into_step():

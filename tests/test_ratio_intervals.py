@@ -72,9 +72,9 @@ def test_one_power_of_one_mean_is_the_mean():
     vectors = rng.normal(size=(6, 40))
     vectors *= np.sqrt(40 / np.square(vectors).sum(axis=1, keepdims=True))
     forms = vectors @ matrix @ vectors.T
-    found = product_of_means([3.0], forms[None], [1.0], vectors, 40, positive=False)
+    found = product_of_means([3.0], forms[None], [1.0], vectors @ vectors.T, 40, positive=False)
     assert found.value == pytest.approx(3.0 + np.trace(forms) / 6)
-    double = product_of_means([6.0], 2 * forms[None], [1.0], vectors, 40, positive=False)
+    double = product_of_means([6.0], 2 * forms[None], [1.0], vectors @ vectors.T, 40, positive=False)
     assert double.standard_error == pytest.approx(2 * found.standard_error)
 
 
@@ -85,7 +85,7 @@ def test_a_curved_function_has_the_skewness_of_a_sample_correlation():
     x[:, 1] = r * x[:, 0] + (1 - r**2) ** 0.5 * x[:, 1]
     a, c = x.T
     pairs = np.stack([np.outer(a, c), np.outer(a, a), np.outer(c, c)])
-    found = product_of_means([0.0, 0.0, 0.0], pairs, [1.0, -0.5, -0.5], x, 10**9, positive=False)
+    found = product_of_means([0.0, 0.0, 0.0], pairs, [1.0, -0.5, -0.5], x @ x.T, 10**9, positive=False)
     # Moments of 500 terms are known to some 10 %.
     assert found.skewness == pytest.approx(-6 * r / count**0.5, rel=0.3)
     assert found.value == pytest.approx(r, abs=4 * (1 - r**2) / count**0.5)

@@ -223,3 +223,12 @@ def test_no_rank_is_below_one():
     estimates = [effective_schmidt_rank(op, probes=8, seed=seed) for seed in range(6)]
     assert all(estimate.value >= 1 and estimate.interval(0.999)[0] >= 1 for estimate in estimates)
     assert min(estimate.value for estimate in estimates) == 1
+
+
+@pytest.mark.parametrize("shape", [(4, 7, 5), (4, 5, 7), (1, 3, 3)])
+def test_gram_matrices_of_pairs_hold_all_products_of_four(shape):
+    """``sum_ijkl <W_i^T W_j, W_k^T W_l> <Q_i^T Q_j, Q_k^T Q_l>``, written out."""
+    both = np.random.default_rng(0).standard_normal((2, *shape))
+    grams = [np.einsum("iah,jak,lbh,mbk->ijlm", w, w, w, w) for w in both]
+    found = sum(np.vdot(*parts) for parts in zip(*map(schmidt_sampling._pair_grams, both), strict=True))
+    assert found == pytest.approx(np.vdot(*grams), rel=1e-12)

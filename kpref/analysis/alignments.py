@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
-from kpref.flow import GradientFlow
+from kpref._types import Array
+from kpref.flow import Flow, GradientFlow
 from kpref.operators import TensorOperator
 from kpref.operators.precision import for_estimates
 from kpref.spectra import Estimate, TaskAlignment, alignment, task_alignment
+from kpref.spectra.comparison import alignment_of_images
 from kpref.spectra.paired_probes import DENSE_SIZE
+from kpref.spectra.symmetric import SymmetricForm
+from kpref.spectra.white_images import WhiteImages, white_images
 from kpref.trials import Trials
 
-__all__ = ["MOST_TASKS", "align_tasks", "aligned"]
+__all__ = ["MOST_TASKS", "align_tasks", "aligned", "aligned_images", "seen_by_vectors"]
 
 #: Sub-tasks (conditions or labels) up to which their alignment is computed: a product with the NTK for each.
 MOST_TASKS = 30
+#: Leading eigenfunctions of each of two operators whose images are taken apart for their alignment.
+_APART = 3
 
 
 def aligned(first: TensorOperator, second: TensorOperator, probes: int, seed: int) -> Estimate | None:
@@ -24,6 +32,31 @@ def aligned(first: TensorOperator, second: TensorOperator, probes: int, seed: in
         return alignment(one, other, probes=probes, seed=seed)
     except ValueError:  # the spaces are equal wherever this is called: an operator is zero
         return None
+
+
+def seen_by_vectors(flow: Flow, modes: int, probes: int, seed: int) -> dict[str, WhiteImages]:
+    """K and the NTK as the same random vectors see them, by name; nothing where they are small, and known exactly."""
+    if flow.space.size <= max(DENSE_SIZE, modes + probes):
+        return {}
+    kernel, ntk = (SymmetricForm(for_estimates(op, DENSE_SIZE)) for op in (flow.K, flow.NTK))
+    if kernel.op.dtype != ntk.op.dtype or kernel.size <= max(DENSE_SIZE, modes + probes):
+        return {}
+    first = white_images(ntk, probes, seed)
+    return {"NTK": first, "K": white_images(kernel, probes, seed, first.vectors)}
+
+
+def aligned_images(
+    first: WhiteImages | None, second: WhiteImages | None, modes: Array, others: Array
+) -> Estimate | None:
+    """Alignment of two operators that the same vectors have seen; None where one has not been seen, or is zero.
+
+    `modes`, `others`: (k, \\*shape); their leading eigenfunctions, which are taken apart.
+    """
+    if first is None or second is None:
+        return None
+    with suppress(ValueError):
+        return alignment_of_images(first, second, np.concatenate([modes[:_APART], others[:_APART]]))
+    return None
 
 
 def align_tasks(gradient: GradientFlow, trials: Trials) -> TaskAlignment | None:

@@ -16,7 +16,7 @@ from kpref._reprs import html_table
 from kpref._terminal import Progress, watched
 from kpref._validate import flag, function, one_of
 from kpref.analysis.folders import require_replaceable, write_folder
-from kpref.analysis.request import Request, memory_needed, prepare
+from kpref.analysis.request import MOST_SEEN, Request, memory_needed, prepare
 from kpref.analysis.sections import Sections
 from kpref.analysis.wording import LEVEL, percent, with_interval
 from kpref.memory import available_memory
@@ -315,6 +315,7 @@ def _analyses(request: Request, tell: Tell, tick: Tick, here: bool) -> list[Anal
             request.integration,
             z0=network.z0,
             effort=request.effort,
+            compared=1 < len(request.networks) <= MOST_SEEN,
         )
 
     run_blocks(task, len(found), here=here or not _side_by_side(request))
@@ -324,7 +325,7 @@ def _analyses(request: Request, tell: Tell, tick: Tick, here: bool) -> list[Anal
 def _side_by_side(request: Request) -> bool:
     """Whether networks may be worked on at once: none of them calls the user's functions, and memory suffices."""
     at_once, available = min(len(request.networks), get_num_threads()), available_memory()
-    needed = memory_needed(request.networks, request.trials, request.modes, at_once)
+    needed = memory_needed(request.networks, request.trials, request.modes, at_once, request.effort.probes)
     enough = available is None or needed <= available
     return enough and all(network.model.thread_safe for network in request.networks)
 

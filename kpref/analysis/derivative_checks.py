@@ -147,6 +147,9 @@ class _Traces:
 
 def _upto(tensor: Array) -> Array:
     """Norm of a tensor (B, T, H) over the rows up to each, (T,); squares neither overflow nor vanish."""
+    squares = np.einsum("bth,bth->t", tensor, tensor)
+    if squares.min() > 1e-200 and squares.max() < 1e200:
+        return np.asarray(np.sqrt(np.cumsum(squares)))
     largest = float(np.abs(tensor).max())
     unit = largest if 0 < largest < np.inf else 1.0
     return np.asarray(unit * np.sqrt(np.cumsum(np.square(tensor / unit).sum(axis=(0, 2)))))

@@ -96,11 +96,16 @@ def fit_axes(figure: Figure) -> None:
     """Make axes, beside each other, as large as what is written around them lets them be.
 
     As matplotlib's constrained layout does, but for colour bars and axes of a given shape, and without its drawing of
-    everything once more. Ticks depend on the size of the axes, so that it takes a second measurement too.
+    everything once more. Where ticks depend on the size of the axes, it takes a second measurement too.
     """
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    for _ in range(2):
+    renderer, before = FigureCanvasAgg(figure).get_renderer(), _ticks(figure)
+    _fit(figure, renderer)
+    if _ticks(figure) != before:
         _fit(figure, renderer)
+
+
+def _ticks(figure: Figure) -> list[tuple[float, ...]]:
+    return [tuple(axis.get_majorticklocs()) for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
 
 
 def _fit(figure: Figure, renderer: RendererBase) -> None:

@@ -18,6 +18,7 @@ from kpref.operators import TensorOperator
 from kpref.operators.precision import for_estimates
 from kpref.spectra.blocks import extend_blocks
 from kpref.spectra.paired_probes import DENSE_SIZE
+from kpref.spectra.rows import orthonormal
 from kpref.threads import serial_blas
 
 __all__ = ["missed_check"]
@@ -35,7 +36,7 @@ def missed_check(operator: TensorOperator, values: Array, vectors: Array, longes
     of a product with the operator and an inner product. `seed`: of the start.
     """
     space, name = operator.space_in, operator.name
-    known = _orthonormal(space.scale(vectors, 0.5).reshape(len(vectors), -1))
+    known = orthonormal(space.scale(vectors, 0.5).reshape(len(vectors), -1))
     product = for_estimates(operator, DENSE_SIZE)
 
     def beside(rows: Array) -> Array:
@@ -70,13 +71,3 @@ def missed_check(operator: TensorOperator, values: Array, vectors: Array, longes
         verdict,
         idle=scale == 0,
     )
-
-
-def _orthonormal(rows: Array) -> Array:
-    """Orthonormal rows of the same span, up to what rounding cannot tell from dependence.
-
-    From their Gram matrix: that of a million numbers each is there in a tenth of the time of their QR factorisation.
-    """
-    shares, turned = np.linalg.eigh(rows @ rows.T)
-    there = shares > 1e-12 * shares[-1]
-    return np.asarray((turned[:, there] / np.sqrt(shares[there])).T @ rows)

@@ -137,11 +137,10 @@ def _values_check(exact: KernelSpectrum, values: Array) -> Check:
 
 def _trace_check(operator: TensorOperator, exact: KernelSpectrum, values: Array, vectors: Array, seed: int) -> Check:
     space, product = operator.space_in, for_estimates(operator, DENSE_SIZE)
-    probes = np.random.default_rng([seed, 2]).standard_normal((_PROBES, *space.shape))
-    forms = np.empty(_PROBES)
+    generator, forms = np.random.default_rng([seed, 2]), np.empty(_PROBES)
     rows = space.scale(vectors, 0.5).reshape(len(vectors), -1)
-    for index, probe in enumerate(probes):
-        flat = probe.ravel()
+    for index in range(_PROBES):
+        flat = generator.standard_normal(space.size)
         left = space.scale((flat - (rows @ flat) @ rows).reshape(space.shape), -0.5)  # normal in the space
         forms[index] = space.inner(left, product(left))
     rest = max(exact.frobenius**2 - float(np.square(values).sum()), 0.0) ** 0.5

@@ -15,7 +15,7 @@ import numpy as np
 
 from kpref._reprs import short_repr
 from kpref._types import Array
-from kpref.analysis.alignments import align_tasks, aligned
+from kpref.analysis.alignments import align_tasks, aligned, aligned_images, seen_by_vectors
 from kpref.analysis.checks import Check
 from kpref.analysis.effort import DEFAULT, Effort
 from kpref.analysis.gradient_checks import error_check, flow_check
@@ -44,6 +44,7 @@ from kpref.spectra import (
     eigh,
 )
 from kpref.spectra.blocks import BlockEigen, block_eigh
+from kpref.spectra.white_images import WhiteImages
 from kpref.trials import Trials
 
 __all__ = [
@@ -124,6 +125,8 @@ class Analysis:
     tasks : TaskAlignment or None
         Alignment of the sub-tasks that conditions or labels stand for; None without one for each trial, or with more
         than `kpref.analysis.alignments.MOST_TASKS` of them.
+    seen : mapping of WhiteImages
+        K and the NTK as random vectors see them, by name, for comparisons; empty where they are small.
     seconds : mapping
         How long each phase of the work took, by its name.
     """
@@ -153,6 +156,7 @@ class Analysis:
     step: StepTest | None = None
     points: FixedPoints | None = None
     tasks: TaskAlignment | None = None
+    seen: Mapping[str, WhiteImages] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     __repr__ = short_repr
@@ -182,6 +186,7 @@ def analyze_checkpoint(
     integration: Integration | None = None,
     z0: Array | None = None,
     effort: Effort = DEFAULT,
+    compared: bool = False,
 ) -> Analysis:
     """Analyze one network on its trials.
 
@@ -210,6 +215,8 @@ def analyze_checkpoint(
         Initial states, shared or one a trial; zero by default.
     effort : Effort
         How many random vectors stand behind estimates, and whether there are Schmidt ranks.
+    compared : bool
+        Whether to keep what random vectors have seen, which comparisons with other networks then need not ask anew.
 
     Returns
     -------
@@ -245,8 +252,13 @@ def analyze_checkpoint(
     tell("traces and dimensions")
     numbers = schmidt_trials(flow.space, effort.schmidt)
     parts = [flow_on(evenly_spread(trials.n_trials, number)) if number else None for number in numbers]
-    dimensions = measure_dimensions(flow, kernel, leading, ntk_modes, propagator_modes, effort.probes, seed, *parts)
-    kernel_ntk = aligned(flow.K, flow.NTK, effort.probes, seed)
+    seen = seen_by_vectors(flow, k, effort.probes, seed)
+    dimensions = measure_dimensions(
+        flow, kernel, leading, ntk_modes, propagator_modes, effort.probes, seed, parts[0], parts[1], seen
+    )
+    kernel_ntk = aligned_images(seen.get("K"), seen.get("NTK"), leading.vectors, ntk_modes.vectors)
+    if kernel_ntk is None:
+        kernel_ntk = aligned(flow.K, flow.NTK, effort.probes, seed)
     tell("norms and exponents")
     some, followed = (
         evenly_spread(trials.n_trials, number) for number in (stability_trials(flow.space), growth_trials(flow.space))
@@ -281,6 +293,7 @@ def analyze_checkpoint(
         stability=stability,
         kernel_ntk=kernel_ntk,
         check=check,
+        seen=seen if compared else {},
         discretisation=_discretisation(flow, ntk_modes) if isinstance(model, Field) else None,
     )
     tell("fixed points")

@@ -8,6 +8,7 @@ Beside the error of random vectors stands that of the finite number of trials (`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,11 +31,12 @@ from kpref.spectra import (
     schmidt_spectrum,
 )
 from kpref.spectra.blocks import BlockEigen
-from kpref.spectra.deflated import beside_modes
+from kpref.spectra.deflated import seen_beside_modes
 from kpref.spectra.paired_probes import DENSE_SIZE
 from kpref.spectra.schmidt import schmidt_flops
 from kpref.spectra.schmidt_sampling import DENSE_SIZE as SCHMIDT_DENSE_SIZE
 from kpref.spectra.symmetric import SymmetricForm
+from kpref.spectra.white_images import WhiteImages, white_images
 from kpref.threads import serial_blas
 
 __all__ = ["KEPT", "Dimensions", "measure_dimensions", "schmidt_probes", "schmidt_trials"]
@@ -95,21 +97,25 @@ def measure_dimensions(
     seed: int,
     kernel_part: Flow | None = None,
     ntk_part: Flow | None = None,
+    seen: Mapping[str, WhiteImages] | None = None,
 ) -> Dimensions:
     """Sizes of the operators of a flow.
 
     `spectrum`: that of its K, if it is exact. `kernel_modes`, `modes`: leading eigenpairs of its K and of its NTK.
     `propagator_modes`: those of ``P P*``, by trial. `probes`: number of random vectors beside these, `seed`: of
     them. `kernel_part`, `ntk_part`: the same network on as many of the trials as the Schmidt ranks of K and of the NTK
-    may take (`schmidt_trials`); None leaves these out.
+    may take (`schmidt_trials`); None leaves these out. `seen`: K and the NTK as so many random vectors see them, by
+    name, where these products have been made.
     """
+    images = seen or {}
     groups = trial_groups(flow.space, seed)
     errors: dict[str, float] = {}
     whole = np.zeros((len(propagator_modes.values), *flow.space.shape))
     whole[np.arange(len(whole)), propagator_modes.blocks] = propagator_modes.vectors
-    ntk = _sizes(flow.NTK, flow.space, modes.values, modes.vectors, groups, probes, seed, "NTK", errors)
+    ntk = _sizes(flow.NTK, flow.space, modes.values, modes.vectors, groups, probes, seed, "NTK", errors,
+                 images.get("NTK"))  # fmt: skip
     propagator = _sizes(flow.P.gram(), flow.space, propagator_modes.values, whole, groups, probes, seed, "PP*", errors)
-    kernel = _kernel_sizes(flow, spectrum, kernel_modes, groups, probes, seed, errors)
+    kernel = _kernel_sizes(flow, spectrum, kernel_modes, groups, probes, seed, errors, images.get("K"))
     return Dimensions(
         kernel_trace=kernel[0],
         kernel=kernel[1],
@@ -134,10 +140,11 @@ def _kernel_sizes(
     probes: int,
     seed: int,
     errors: dict[str, float],
+    images: WhiteImages | None,
 ) -> tuple[Estimate, Estimate]:
     """Trace and dimension of K, exact if they can be."""
     if spectrum is None:
-        return _sizes(flow.K, flow.space, modes.values, modes.vectors, groups, probes, seed, "K", errors)
+        return _sizes(flow.K, flow.space, modes.values, modes.vectors, groups, probes, seed, "K", errors, images)
     if groups is not None:
         trace, relative, along_units = errors_of_kernel(flow, groups)
         errors["trace_K"], errors["effective_dimension_K_unit"] = trace, along_units
@@ -164,6 +171,7 @@ def _sizes(
     seed: int,
     key: str,
     errors: dict[str, float],
+    images: WhiteImages | None = None,
 ) -> tuple[Estimate, Estimate]:
     """Trace and dimension of a positive operator with known modes; their errors from the trials go into `errors`."""
     form = SymmetricForm(op)
@@ -173,9 +181,12 @@ def _sizes(
         found = [Estimate(each, 0.0, form.size, "exact") for each in (trace, trace**2 / square if square else 0.0)]
         spread = None if groups is None else errors_of_blocks(matrix, form.coordinates, space, groups)
     else:
-        # P P* in float64: of 1e6 similar directions so little scatter is left that rounding would be above it.
-        own = form if key == "PP*" else SymmetricForm(for_estimates(op, DENSE_SIZE))
-        seen = beside_modes(own, values, modes, probes, seed)
+        kept = images is not None
+        if images is None:
+            # P P* in float64: of 1e6 similar directions so little scatter is left that rounding would be above it.
+            own = form if key == "PP*" else SymmetricForm(for_estimates(op, DENSE_SIZE))
+            images = white_images(own, probes, seed)
+        seen = seen_beside_modes(images, values, modes, overwrite=not kept)
         found = [seen.trace(), seen.dimension()]
         spread = None if groups is None else errors_of_modes(seen, values, form.coordinates, space, groups)
     if spread is not None:

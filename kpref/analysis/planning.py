@@ -56,7 +56,7 @@ def make_plan(request: Request) -> Plan:
     from kpref.bench.timing import measure_rate
 
     operations = float(PRODUCTS * sum(_product_operations(request, index) for index in range(len(request.networks))))
-    memory = memory_needed(request.networks, request.trials, request.modes)
+    memory = memory_needed(request.networks, request.trials, request.modes, probes=request.effort.probes)
     rate = measure_rate("float64", get_num_threads())
     return Plan(memory, available_memory(), operations, rate, len(request.networks))
 

@@ -36,7 +36,7 @@ from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.trials import Trials
 
-__all__ = ["AT", "INPUT_KINDS", "MEASURES", "Network", "Request", "memory_needed", "prepare"]
+__all__ = ["AT", "INPUT_KINDS", "MEASURES", "MOST_SEEN", "Network", "Request", "memory_needed", "prepare"]
 
 Spelling = Callable[[str], str]
 
@@ -45,6 +45,8 @@ MEASURES = ("mean", "sum")
 INPUT_KINDS = ("hold", "linear", "cubic")
 
 _LANCZOS_EXTRA = 24  # tensors beyond three for each mode that the analysis of a network holds at its peak
+#: Networks whose random vectors and images under K and the NTK are kept for comparisons; of more, each is made anew.
+MOST_SEEN = 4
 _FLOW_TENSORS = 11  # of a network that is kept for comparisons: states, outputs, coefficients of the operators
 _SUFFIXES = (".safetensors", ".npz", ".pt")
 
@@ -137,7 +139,7 @@ def prepare(
     for network in networks:
         _check_fit(network, used, integration, spell)
         _check_initial_states(network, used, spell)
-    require_memory(memory_needed(networks, used, modes), "this analysis")
+    require_memory(memory_needed(networks, used, modes, probes=effort.probes), "this analysis")
     for network in networks:
         _check_objective(network, used, objective, measure, spell)
     shown = source if isinstance(source, Path) else _origin_of_trials(source, sources)
@@ -167,11 +169,15 @@ def _in_a_row(names: str | Sequence[str]) -> str:
     return names if isinstance(names, str) else ", ".join(names)
 
 
-def memory_needed(networks: Sequence[Network], trials: Trials, modes: int, at_once: int = 1) -> float:
+def memory_needed(
+    networks: Sequence[Network], trials: Trials, modes: int, at_once: int = 1, probes: int = DEFAULT.probes
+) -> float:
     """Bytes that an analysis holds at its peak, where so many networks are worked on at once."""
     size = trials.n_trials * trials.n_steps * max(network.model.n_states for network in networks)
     found = min(modes, size)
-    return 8.0 * (len(networks) * (found + _FLOW_TENSORS) + at_once * (3 * found + _LANCZOS_EXTRA)) * size
+    seen = len(networks) if 1 < len(networks) <= MOST_SEEN else at_once
+    kept = len(networks) * (found + _FLOW_TENSORS) + seen * 3 * probes / 2  # those in float32
+    return 8.0 * (kept + at_once * (3 * found + _LANCZOS_EXTRA)) * size
 
 
 # Arguments

@@ -9,7 +9,7 @@ import numpy as np
 
 from kpref._reprs import short_repr
 from kpref._types import Array
-from kpref.analysis.alignments import aligned
+from kpref.analysis.alignments import aligned, aligned_images
 from kpref.analysis.effort import DEFAULT
 from kpref.analysis.numbers import Analysis
 from kpref.analysis.settings import Integration, Objective
@@ -112,11 +112,15 @@ def _thread_safe(analyses: Sequence[Analysis]) -> bool:
 
 def _alignments(before: Analysis, after: Analysis, seed: int, probes: int) -> Alignments:
     found = {(0, 2): before.kernel_ntk, (1, 3): after.kernel_ntk}
-    pairs = {(0, 1): (before.flow.K, after.flow.K), (2, 3): (before.flow.NTK, after.flow.NTK)}
+    pairs = (
+        ((0, 1), "K", before.flow.K, after.flow.K, before.kernel_modes, after.kernel_modes),
+        ((2, 3), "NTK", before.flow.NTK, after.flow.NTK, before.ntk_modes, after.ntk_modes),
+    )
 
     def task(index: int) -> None:
-        place = list(pairs)[index]
-        found[place] = aligned(*pairs[place], probes, seed)
+        place, name, one, other, modes, others = pairs[index]
+        seen = aligned_images(before.seen.get(name), after.seen.get(name), modes.vectors, others.vectors)
+        found[place] = aligned(one, other, probes, seed) if seen is None else seen
 
     run_blocks(task, len(pairs), here=not _thread_safe((before, after)))
     names = tuple(f"{symbol}, {analysis.name}" for symbol in ("K", "NTK") for analysis in (before, after))

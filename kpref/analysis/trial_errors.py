@@ -82,17 +82,19 @@ def errors_of_modes(
     seen: Deflated, values: Array, coordinates: Coordinates, space: TrajectorySpace, groups: Array
 ) -> tuple[float, float]:
     """Of trace and effective dimension of a positive matrix whose leading eigenvectors are the basis of `seen`."""
-    number = int(groups.max()) + 1
-    modes, vectors, rest = (_by_trial(rows, coordinates) for rows in (seen.basis, seen.vectors, seen.rest))
-    count = len(vectors)
-    overlaps, own = np.empty((number, len(modes), len(modes))), np.empty(number)
+    number, count = int(groups.max()) + 1, len(seen.vectors)
+    parts = [_by_trial(rows, coordinates) for rows in (seen.basis, seen.vectors, seen.rest)]
+    inner = np.zeros((number, *[sum(map(len, parts))] * 2))
+    for trial in np.flatnonzero(groups >= 0):  # one at a time: its rows fit into a cache
+        rows = np.concatenate([part[:, trial] for part in parts]).astype(np.float64, copy=False)
+        inner[groups[trial]] += rows @ rows.T
+    overlaps, own = np.empty((number, len(values), len(values))), np.empty(number)
     crossed, lengths, blocks = np.empty((3, number))
-    for group in range(number):
-        v, u, r = (each[:, groups == group].reshape(len(each), -1) for each in (modes, vectors, rest))
-        overlaps[group] = v @ v.T
-        crossed[group] = values @ ((v @ r.T) * (v @ u.T)).mean(axis=1)
-        pairs = u @ r.T
-        own[group], lengths[group] = np.trace(pairs) / count, np.square(r).sum() / count
+    known, drawn, images = slice(len(values)), slice(-2 * count, -count), slice(-count, None)
+    for group, own_inner in enumerate(inner):
+        overlaps[group], pairs = own_inner[known, known], own_inner[drawn, images]
+        crossed[group] = values @ (own_inner[known, images] * own_inner[known, drawn]).mean(axis=1)
+        own[group], lengths[group] = np.trace(pairs) / count, np.trace(own_inner[images, images]) / count
         blocks[group] = (np.vdot(pairs, pairs.T) - np.square(np.diagonal(pairs)).sum()) / (count * (count - 1))
     kept = overlaps.sum(axis=0) - overlaps
     root = np.sqrt(np.maximum(values, 0.0))

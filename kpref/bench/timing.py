@@ -20,7 +20,8 @@ P^T read the coefficients that states go through, and read and write a tensor; K
 through, with what their weights multiply; NTK, in two sweeps, twice all of them; and both read a tensor and write one.
 
 The rates are measured right before each timing of kpref, and the ratio to the floor pairs the two, so that other work
-on the machine slows down both. All figures are medians. `kpref.bench.workload` says what the columns are.
+on the machine slows down both. What a column takes *in turn*, measured there too, adds up what the floor takes the
+longer of: see `kpref.bench.in_turn`. All figures are medians. `kpref.bench.workload` says what the columns are.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from threadpoolctl import threadpool_limits
 from kpref._archives import replacing
 from kpref._terminal import Progress
 from kpref._version import __version__
+from kpref.bench.in_turn import measure_in_turn
 from kpref.bench.peers import CONTENDERS
 from kpref.bench.workload import Problem, count_bytes, count_operations
 from kpref.threads import blas_names, get_num_threads, run_blocks
@@ -104,6 +106,8 @@ class Benchmark:
     rates: list[float] = field(default_factory=list)
     # bytes per second, read and written, of a copy, as often
     bandwidths: list[float] = field(default_factory=list)
+    # by column, seconds of products in the shapes that kpref makes, and then of the bytes
+    in_turn: dict[str, list[float]] = field(default_factory=dict)
     # by column, kpref's seconds over the floor at the rate measured right before them
     ratios: dict[str, list[float]] = field(default_factory=dict)
 
@@ -183,6 +187,7 @@ def measure(problem: Problem, names: Sequence[str], repeats: int, bar: Progress)
         records = {name: worker.record for name, worker in workers.items()}
         benchmark = Benchmark(problem, get_num_threads(), blas_names(), records)
         benchmark.ratios = {column: [] for column in problem.columns}
+        benchmark.in_turn = {column: [] for column in problem.columns}
         compare(workers)
         for turn in range(repeats):
             for name, worker in workers.items():
@@ -192,6 +197,8 @@ def measure(problem: Problem, names: Sequence[str], repeats: int, bar: Progress)
                         benchmark.rates.append(measure_rate(problem.dtype, benchmark.threads))
                         benchmark.bandwidths.append(measure_bandwidth(benchmark.threads))
                         time.sleep(SETTLE)
+                        seconds_in_turn = measure_in_turn(problem, column, benchmark.bandwidths[-1], benchmark.threads)
+                        benchmark.in_turn[column].append(seconds_in_turn)
                     seconds = time_column(worker, column)
                     if name == "kpref" and seconds:
                         floor = _floor(problem, column, benchmark.rates[-1], benchmark.bandwidths[-1])
@@ -278,6 +285,7 @@ def format_report(benchmark: Benchmark) -> str:
         "",
         _row("milliseconds", columns, "peak memory (tensors)"),
         _row("floor", [_milliseconds(benchmark.floor(column)) for column in columns]),
+        _row("  in turn", [_milliseconds(float(np.median(benchmark.in_turn[column]))) for column in columns]),
     ]
     for name, record in records.items():
         if record.error is not None:
@@ -293,7 +301,11 @@ def format_report(benchmark: Benchmark) -> str:
             lines.append(_row("  over the floor", [f"{np.median(ratio):.2f}" if ratio else "" for ratio in ratios]))
     lines += _gains(benchmark)
     differences = [f"{name} {r.difference:.0e}" for name, r in records.items() if r.difference is not None]
-    lines += ["", "peak memory: of one build and one NTK product, beyond imports; tensors of (B, T, H) float64"]
+    lines += [
+        "",
+        "in turn: products of the shapes that kpref makes, then the bytes; both at once may take less",
+    ]
+    lines += ["peak memory: of one build and one NTK product, beyond imports; tensors of (B, T, H) float64"]
     if "diffrax" in records:
         lines.append("             of one gradient for diffrax, which makes no other products")
     if differences:

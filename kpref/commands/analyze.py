@@ -108,10 +108,12 @@ def run(args: argparse.Namespace) -> int:
         import kpref.analysis.figures  # noqa: F401
     except Exception as error:
         raise ImportError(f"matplotlib, which draws the figures, cannot be loaded: {error}") from error
+    from kpref._allocator import keep_freed_memory
     from kpref.analysis.api import perform
     from kpref.analysis.folders import require_replaceable, sweep
     from kpref.analysis.request import prepare
 
+    keep_freed_memory()
     if args.whole_run or args.n_checkpoints is not None:
         return _run_of_training(args)
     from kpref.analysis.symptoms import rising_loss

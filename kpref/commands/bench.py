@@ -88,12 +88,14 @@ def run(args: argparse.Namespace) -> int:
 def _run_report(args: argparse.Namespace) -> int:
     """On the networks that come with kpref, compiled code and matplotlib loaded by a small analysis before."""
     import kpref.analysis.figures  # noqa: F401
+    from kpref._allocator import keep_freed_memory
     from kpref.analysis.api import perform
     from kpref.analysis.request import prepare
     from kpref.bench.reports import time_report
 
     if args.json is not None:
         raise ValueError("--json holds timings of operators; --report prints those of a report")
+    keep_freed_memory()  # as `kpref analyze` does
     request = prepare(fast=args.fast, thorough=args.thorough, spell="--{}".format)
     with Progress(not args.quiet) as bar:
         perform(prepare(max_trials=2, fast=True), 0.0, bar.phase, str)

@@ -12,6 +12,9 @@ of which the sums are carried to twice the precision (Dekker's fast two-sum), so
 are accurate in the tails and near zero. The quotients are corrected by one step of Newton's. Errors, of 10^6 arguments
 against extended precision: sigmoids 1.6 ulp, tanh 1.9, its derivative 2.7 (NumPy's tanh: 1.2).
 
+``f(a) = a / (1 - exp(-a))`` is ``max(a, 0) + g`` with ``g = |a| / (exp(|a|) - 1)``, also accurate near zero and in both
+tails, and ``g' = (1 - g - |a|) / (exp(|a|) - 1)``, which near zero is left to a series.
+
 In float32 the same formulas hold with constants of that precision and a shorter polynomial; 16 numbers then stand in a
 vector of the processor in place of 8.
 """
@@ -25,9 +28,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
+from kpref._bernoulli import BERNOULLI
 from kpref.compiled.compilation import inlined
 
-__all__ = ["fma", "sigmoid_pair", "softplus", "tanh_pair"]
+__all__ = ["exponential", "fma", "linoid_pair", "sigmoid_pair", "softplus", "tanh_pair"]
 
 _LOG2E = 1.4426950408889634
 # log 2 in two parts; n times the first is exact for |n| < 2^11.
@@ -35,6 +39,8 @@ _LOG2_HIGH = 6.93147180369123816490e-01
 _LOG2_LOW = 1.90821492927058770002e-10
 # Adding 1.5 * 2^52 leaves the nearest integer in the last bits of the sum.
 _MAGIC = 6755399441055744.0
+# Of the series of the derivative of linoid, from the last on: see `kpref.models.nonlinearity.linoid_slope`.
+_SLOPES = tuple(2 * k * BERNOULLI[k - 1] for k in range(len(BERNOULLI), 0, -1))
 # exp(700) is finite, and beyond it both sigmoid(-x) and 1 - tanh^2 are below 1e-303.
 _LARGEST = 700.0
 
@@ -43,6 +49,8 @@ _LOG2_HIGH_32 = 0.693359375
 _LOG2_LOW_32 = -2.1219444005469057e-4
 _MAGIC_32 = 12582912.0
 _LARGEST_32 = 87.0
+# Beyond 710, in float32 89, exp is infinite, and what comes of it; below the lower bound it stays at its smallest.
+_RANGE, _RANGE_32 = (-708.0, 710.0), (-87.0, 89.0)
 
 _INLINED: Any = {"nogil": True, "forceinline": True, "error_model": "numpy"}
 
@@ -85,7 +93,7 @@ def _power_of_two(typingctx: Any, shifted: Any) -> Any:
 
 
 def _exponential(x):  # type: ignore[no-untyped-def]
-    """``2^n``, and ``q`` in two parts, for 0 <= x as `_below` leaves it."""
+    """``2^n``, and ``q`` in two parts, for x in `_RANGE`."""
     raise NotImplementedError("for compiled code")
 
 
@@ -150,6 +158,45 @@ def _below_by_precision(x):  # type: ignore[no-untyped-def]
         return _like(x, largest) if x > largest else x
 
     return below
+
+
+def _in_range(x):  # type: ignore[no-untyped-def]
+    """The nearest number in `_RANGE`; NaN stays NaN."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(_in_range, jit_options=_INLINED)
+def _in_range_by_precision(x):  # type: ignore[no-untyped-def]
+    least, most = _RANGE_32 if x == types.float32 else _RANGE
+
+    def in_range(x):  # type: ignore[no-untyped-def]
+        low = _like(x, least) if x < least else x
+        return _like(x, most) if low > most else low
+
+    return in_range
+
+
+@inlined
+def exponential(x):  # type: ignore[no-untyped-def]
+    """``exp(x)``; infinite or NaN where that is beyond the largest number, or more than 0.7 of it."""
+    power, q, _ = _exponential(_in_range(x))
+    return fma(power, q, power)
+
+
+@inlined
+def linoid_pair(a):  # type: ignore[no-untyped-def]
+    """``a / (1 - exp(-a))``, 1 at zero, and its derivative."""
+    zero, one, size = _like(a, 0.0), _like(a, 1.0), _below(abs(a))
+    power, q, _ = _exponential(size)
+    e = fma(power, q, power - one)
+    g = one if e == zero else size / e
+    slope = one if e == zero else (one - g - size) / e
+    square, series = a * a, zero
+    for coefficient in _SLOPES:
+        series = fma(series, square, _like(a, coefficient))
+    far = one + slope if a > zero else -slope
+    near = fma(a, series, _like(a, 0.5))
+    return (a if a > zero else zero) + g, near if size < one else far
 
 
 @inlined

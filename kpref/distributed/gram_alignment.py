@@ -20,6 +20,7 @@ from kpref.operators import TensorOperator
 from kpref.spectra import Estimate
 from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.paired_probes import DENSE_SIZE, directions, estimate_of, in_batches, product_of_means, rounding
+from kpref.spectra.rows import inner_products
 
 __all__ = ["gram_alignment"]
 
@@ -54,7 +55,7 @@ def gram_alignment(
     pairs = np.stack([image @ image.T for image in (_padded(op, rest, size) for op in operators)])
     if _ratio(known + np.trace(pairs, axis1=1, axis2=2)) == 0.0:
         return Estimate(0.0, 0.0, 3 * probes, "exact", least=0.0, most=1.0)  # no vector is seen by both
-    found = product_of_means(known, pairs, _POWERS, rest, size - within)
+    found = product_of_means(known, pairs, _POWERS, inner_products(rest), size - within)
     error = rounding(dtype, size)
     return estimate_of(found, error, 3 * probes, "Krylov spaces and random vectors", least=0.0, most=1.0)
 

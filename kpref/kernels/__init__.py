@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from kpref._types import Array
-from kpref.kernels import program_sweeps, reference, stage_sweeps, sweeps
+from kpref.kernels import program_sweeps, reference, stage_sensitivities, stage_sweeps, sweeps
 from kpref.kernels.changes import Changes, gradient_products, gradients, packed_changes, zero_changes
 from kpref.kernels.interpreter import CompiledProgram
 from kpref.kernels.jacobian import DenseArrays
@@ -38,6 +38,8 @@ __all__ = [
     "stage_adjoint",
     "stage_costate",
     "stage_costate_transpose",
+    "stage_sensitivity",
+    "stage_sensitivity_transpose",
     "stage_tangent",
     "steps_per_chunk",
     "tangent",
@@ -56,6 +58,10 @@ _TRIALS_PER_BLOCK = 32
 _MANY_BLOCKS = 16
 _STATES_PER_BLOCK = 64
 _ROWS_PER_BLOCK = 1024
+# Trials too few for two such blocks make two all the same, or all but one core would stand idle, if there are enough
+# for products with several rows, and so many states along their trajectories that threads wake up in far less time.
+_FEWEST_TRIALS = 8
+_STATES_FOR_TWO = 1 << 16
 _MOST_BLOCKS = 64
 # Rows of a product with a matrix of parameters inside a sweep.
 _ROWS_PER_CHUNK = 100
@@ -190,6 +196,46 @@ def stage_costate_transpose(form: Form, table: StageTable, impulses: Array, carr
     )  # fmt: skip
 
 
+def stage_sensitivity(form: Form, table: StageTable, vectors: Array, carry: Array, out: Array) -> None:
+    """`stage_tangent` of ``J dtheta`` at the stages, for parameter vectors (v, M). Costs as that and J.
+
+    `table` has a forcing for each stage.
+    """
+    blocks = trial_blocks(form)
+    if not _in_one_sweep(form, blocks):
+        return stage_tangent(form, table, parameter_product(form, vectors), carry, out)
+    arrays, chunk = _program(form), steps_per_chunk(blocks)
+    changes = packed_changes(arrays.packing, _as_batch(vectors, form))
+
+    def task(index: int) -> None:
+        vector, block = divmod(index, len(blocks))
+        own, trials = slice(vector, vector + 1), blocks[block]
+        stage_sensitivities.stage_sensitivity(
+            arrays, table, _one_of(changes, vector), carry[own], out[own], trials.start, trials.stop, chunk
+        )
+
+    run_blocks(task, len(vectors) * len(blocks))
+
+
+def stage_sensitivity_transpose(form: Form, table: StageTable, source: Array, carry: Array) -> Array:
+    """``J^T`` of what `stage_adjoint` gives at the stages: parameter vectors (v, M)."""
+    blocks = trial_blocks(form)
+    if not _in_one_sweep(form, blocks):
+        shape = (len(source), form.n_trials, form.n_steps, form.n_states)
+        tensor = np.zeros(shape, form.dtype)
+        stage_adjoint(form, table, source, carry, tensor)
+        return parameter_transpose(form, tensor)
+    arrays, chunk = _program(form), steps_per_chunk(blocks)
+
+    def add(part: slice, changes: Changes) -> None:
+        for trials in blocks[part]:
+            stage_sensitivities.stage_sensitivity_transpose(
+                arrays, table, source, carry, changes, trials.start, trials.stop, chunk
+            )
+
+    return _sum_of_changes(form, len(source), even_blocks(len(blocks), 1, _most_parts(form)), add)
+
+
 @_or_in_python
 def parameter_product(form: Form, vectors: Array) -> Array:
     """``J dtheta`` for parameter vectors (v, M). Costs 2 B T M flops a vector, and the products on their way."""
@@ -299,8 +345,11 @@ def _over_blocks(form: Form, arrays: Any, vectors: int, call: Callable[[Any, sli
 
 def trial_blocks(form: Form) -> list[slice]:
     """The blocks of trials that sweeps take."""
-    size = min(max(_TRIALS_PER_BLOCK, form.n_trials // _MANY_BLOCKS), 4 * _TRIALS_PER_BLOCK)
-    return even_blocks(form.n_trials, size)
+    trials, states = form.n_trials, form.n_trials * form.n_steps * form.n_states
+    size = min(max(_TRIALS_PER_BLOCK, trials // _MANY_BLOCKS), 4 * _TRIALS_PER_BLOCK)
+    if trials >= _FEWEST_TRIALS and states >= _STATES_FOR_TWO:
+        size = min(size, -(-trials // 2))
+    return even_blocks(trials, size)
 
 
 def _in_one_sweep(form: Form, blocks: list[slice]) -> TypeGuard[StepForm]:

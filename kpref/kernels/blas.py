@@ -16,6 +16,7 @@ from numba.extending import get_cython_function_address, intrinsic
 
 from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import size_of
+from kpref.kernels.panel_products import ROW_BYTES, has_wide_vectors, panel_product
 
 __all__ = ["add_transposed_product_at", "product_at", "row_length"]
 
@@ -24,7 +25,8 @@ for _letter in "ds":
         f"kpref_{_letter}gemm", get_cython_function_address("scipy.linalg.cython_blas", f"{_letter}gemm")
     )
 
-# The most multiplications of a product that goes without packing, see `kpref.kernels.panels`: larger ones are cut up.
+# The most multiplications of a product with a panel: larger ones are cut up. What is multiplied then stays near, and
+# OpenBLAS, which narrower panels are left to, packs nothing.
 _UNPACKED_SIZE = 1_000_000
 
 
@@ -67,6 +69,7 @@ def _gemm(
 
 
 _N, _T = ord("N"), ord("T")
+_WIDE = has_wide_vectors()
 
 
 @kernel
@@ -81,37 +84,40 @@ def _depth(rows, weight, inner):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def product_at(one, add, rows, a, lda, weight, c, ldc):  # type: ignore[no-untyped-def]
+def product_at(one, add, rows, a, lda, weight, c, ldc, wants):  # type: ignore[no-untyped-def]
     """``c = a @ b``, or ``c += a @ b``, for addresses a and c of matrices of leading dimensions lda and ldc.
 
     `weight` says where b is, a matrix in panels: address, rows, columns and width of a panel. All entries have the type
-    of `one`. Row-major c is column-major c^T = b^T a^T.
+    of `one`. Row-major c is column-major c^T = b^T a^T. Meanwhile what is on a list of `wants` is asked for, if there
+    is one, its address not 0, and if the processor has code for that: see `kpref.kernels.panel_products`.
     """
     b, inner, columns, panel = weight
     size, depth, zero = size_of(one), _depth(rows, weight, inner), one - one
     for column in range(0, columns, panel):
         width = min(panel, columns - column)
         for first in range(0, inner, depth):
-            _gemm(
-                _N, _N, width, rows, min(depth, inner - first),
-                b + (column * inner + first * width) * size, width, a + first * size, lda,
-                one if add or first > 0 else zero, c + column * size, ldc,
-            )  # fmt: skip
+            count, more = min(depth, inner - first), add or first > 0
+            of, panel_at, to = a + first * size, b + (column * inner + first * width) * size, c + column * size
+            if _WIDE and width * size == ROW_BYTES:
+                panel_product(one, more, rows, count, of, lda, 1, panel_at, width, to, ldc, wants)
+            else:
+                _gemm(_N, _N, width, rows, count, panel_at, width, of, lda, one if more else zero, to, ldc)
 
 
 @kernel
-def add_transposed_product_at(one, inner, a, lda, b, ldb, weight):  # type: ignore[no-untyped-def]
+def add_transposed_product_at(one, inner, a, lda, b, ldb, weight, wants):  # type: ignore[no-untyped-def]
     """``c += a.T @ b`` for a matrix c in panels, as `product_at` takes them, and a and b of `inner` rows."""
     c, rows, columns, panel = weight
     size, depth = size_of(one), _depth(rows, weight, inner)
     for column in range(0, columns, panel):
         width = min(panel, columns - column)
         for first in range(0, inner, depth):
-            _gemm(
-                _N, _T, width, rows, min(depth, inner - first),
-                b + (first * ldb + column) * size, ldb, a + first * lda * size, lda,
-                one, c + column * rows * size, width,
-            )  # fmt: skip
+            count, to = min(depth, inner - first), c + column * rows * size
+            of, panel_at = a + first * lda * size, b + (first * ldb + column) * size
+            if _WIDE and width * size == ROW_BYTES:
+                panel_product(one, True, rows, count, of, 1, lda, panel_at, ldb, to, width, wants)
+            else:
+                _gemm(_N, _T, width, rows, count, panel_at, ldb, of, lda, one, to, width)
 
 
 @kernel

@@ -25,6 +25,8 @@ from kpref.kernels.lowering import (
     GATHER,
     GIVE,
     NUMBERS,
+    OPERAND_BYTES,
+    OPERATION_BYTES,
     PRODUCT,
     SET,
     SPREAD,
@@ -37,20 +39,27 @@ from kpref.kernels.lowering import (
     Structure,
     lower,
 )
+from kpref.kernels.panel_products import ROW_BYTES, has_wide_vectors, passes_of
 from kpref.kernels.panels import Panels, as_panels
 from kpref.kernels.sparse import SPARSE, SparseColumns, is_sparse, sparse_product_at
+from kpref.kernels.wanted_rows import want_rows
+from kpref.kernels.wants import ask_for_rest, no_wants, pieces_of, room_for_wants, spread
 from kpref.program import Program
 from kpref.step_form import StepForm
 
 __all__ = [
-    "Code", "CompiledProgram", "Layout", "ProgramArrays", "apply", "enter_tensors",
-    "program_jacobian", "program_jacobian_transpose", "program_workspace", "registers", "where_rows_are",
+    "CACHED", "Code", "CompiledProgram", "Layout", "ProgramArrays", "apply", "enter_tensors",
+    "program_jacobian", "program_jacobian_transpose", "program_workspace", "registers", "rows_of_j", "where_rows_are",
 ]  # fmt: skip
 
 # Bytes of coefficients up to which they may stay in a cache from product to product: to ask for them would take longer.
-_CACHED = 1 << 23
+# Where products ask that costs next to nothing, and pays beyond the second cache.
+CACHED, _NEAR = 1 << 23, 1 << 20
+# Rows that J is applied to at once where it stands alone: what these ask for, that of the rows that come next, is to
+# stay in the second cache. Where registers take more bytes a row than _WIDE, as those of states as wide as a weight do,
+# so many only as stay there themselves: products are small there.
+_ROWS_OF_J, _ROWS_OF_WIDE_J, _WIDE = 64, 16, 1 << 15
 _ROWS = 4  # that pointwise operations are done for at once
-_OPERATION, _OPERAND = 6 * 8, 5 * 8  # bytes of a row of the tables
 
 
 class Layout(NamedTuple):
@@ -78,19 +87,25 @@ class Layout(NamedTuple):
     units: int
     state_columns: int
     variable_columns: int
-    far: int  # whether coefficients, and tensors, come from memory, and are asked for ahead of their turn
+    rows_of_j: int  # that products with a matrix of parameters are made for at once, where J stands alone
+    # far, out_of_reach: whether coefficients, and tensors, are asked for ahead of their turn: by pointwise operations,
+    # as they come from memory, and by products, as they do not stay near the processor
+    far: int
+    out_of_reach: int
 
 
 class Code(NamedTuple):
     """Addresses of the parts of a `kpref.kernels.lowering.Table`, and how many rows these have."""
 
     operations: int
+    n_operations: int
     operands: int
     n_operands: int
     runs: int
     n_runs: int
     outer: int
     n_outer: int
+    asks: int  # whether its products ask for what comes from memory: `kpref.kernels.panel_products`
 
 
 class ProgramArrays(NamedTuple):
@@ -118,10 +133,12 @@ class CompiledProgram:
         arenas = np.zeros(ARENAS, np.int64)
         for arena, array in ((NUMBERS, numbers), (VARIABLES, variables), (STATES, states)):
             arenas[arena] = array.ctypes.data
+        strides = _registers(form)
+        row = int(strides[:, 0].sum()) * form.dtype.itemsize
         parts = [(old.register, new.register, old.width) for old, new in _parts(form.program)]
         self.layout = Layout(
             arenas=self._address(arenas),
-            registers=self._address(_registers(form)),
+            registers=self._address(strides),
             n_registers=len(form.program.widths),
             states=self._address(parts),
             parts=len(parts),
@@ -131,7 +148,9 @@ class CompiledProgram:
             units=form.n_states,
             state_columns=states.shape[2],
             variable_columns=variables.shape[2],
-            far=int(numbers.nbytes > _CACHED),
+            rows_of_j=rows_of_j(row),
+            far=int(numbers.nbytes > CACHED),
+            out_of_reach=int(numbers.nbytes > _NEAR),
         )
 
     def enter_transposes(self, weights: Sequence[Array]) -> None:
@@ -149,9 +168,12 @@ class CompiledProgram:
 
     def _code(self, *args: Any, **kwargs: Any) -> Code:
         operations, operands, runs, outer = lower(Structure.of(self._form), *args, **kwargs)
+        widths = [self._weights[row[4]].words[3] for row in operations if row[0] == PRODUCT]
+        widths += [self.packing.table[row[2], 3] for row in outer]
+        asks = has_wide_vectors() and ROW_BYTES // self._form.dtype.itemsize in widths
         return Code(
-            self._address(operations), self._address(operands), len(operands), self._address(runs), len(runs),
-            self._address(outer), len(outer),
+            self._address(operations), len(operations), self._address(operands), len(operands), self._address(runs),
+            len(runs), self._address(outer), len(outer), int(asks),
         )  # fmt: skip
 
     @cached_property
@@ -199,6 +221,16 @@ class CompiledProgram:
         """``D^T``, a step."""
         return self._code(True, True, True, first=(TAKE,))
 
+    @cached_property
+    def stage_sensitivity(self) -> Code:
+        """``A x + J dtheta``, a stage."""
+        return self._code(False, True, True)
+
+    @cached_property
+    def stage_sensitivity_transpose(self) -> Code:
+        """Its transpose."""
+        return self._code(True, True, True)
+
     @property
     def steps(self) -> ProgramArrays:
         """What the sweeps of Runge-Kutta methods take."""
@@ -211,6 +243,11 @@ def _stored(matrix: Array) -> Panels | SparseColumns:
 
 def _parts(program: Program) -> Any:
     return zip(program.old, program.new, strict=True)
+
+
+def rows_of_j(row_bytes: int) -> int:
+    """Rows that J is applied to at once where it stands alone, by the bytes of a row's registers."""
+    return _ROWS_OF_J if row_bytes <= _WIDE else _ROWS_OF_WIDE_J
 
 
 def _registers(form: StepForm) -> Array:
@@ -244,22 +281,31 @@ class Room(NamedTuple):
     by_row: int
     by_wrap: int
     later: int  # address of a table as these: bytes to what is asked for from memory ahead of its turn; 0 for nothing
+    wants: int  # address of what products ask for in place of that; 0 where they do not
 
 
 @kernel
-def registers(one, layout, operands, rows, chunk):  # type: ignore[no-untyped-def]
-    """Room for tables of so many operands and so many rows, with the array that holds it all: see `keep`."""
+def registers(one, layout, operands, rows, chunk, asks):  # type: ignore[no-untyped-def]
+    """Room for tables of so many operands and so many rows, with the array that holds it all: see `keep`.
+
+    `asks`: whether products ask for coefficients and tensors, where these are out of reach.
+    """
     arenas, size = layout.n_registers + ARENAS, size_of(one)
     total = 0
     for register in range(layout.n_registers):
         total += _length(layout, register, rows, chunk, size)
-    memory = np.empty(3 * arenas + 4 * operands + 8 + total // 8, np.int64)
+    pieces = operands * rows * pieces_of(layout.units * size) if asks == 1 and layout.out_of_reach == 1 else 0
+    wants = 3 * arenas + 4 * operands
+    memory = np.empty(wants + room_for_wants(pieces) + 8 + total // 8, np.int64)
     base = address_of(memory)
     room = Room(
         arenas, base, base + 8 * arenas, base + 16 * arenas, base + 24 * arenas, base + 8 * (3 * arenas + operands),
         base + 8 * (3 * arenas + 2 * operands), base + 8 * (3 * arenas + 3 * operands),
+        base + 8 * wants if pieces > 0 else 0,
     )  # fmt: skip
-    at = -(-(base + 8 * (3 * arenas + 4 * operands)) // 64) * 64  # where a line of the cache begins
+    if pieces > 0:
+        no_wants(room.wants, pieces)
+    at = -(-(base + 8 * (wants + room_for_wants(pieces))) // 64) * 64  # where a line of the cache begins
     for register in range(layout.n_registers):
         stride, chunked = word(layout.registers, 2 * register), word(layout.registers, 2 * register + 1)
         set_word(room.addresses, register, at)
@@ -304,12 +350,16 @@ def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
     vector, step and trial of the first, the trial that follows the one before `stop`, `stop`, and by how much vector
     and step grow then: rows of a block of trials are of one step, and of several vectors; those of J alone run on in
     time. Last, by how many steps, or trials, further the rows are that are asked for from memory: tensors only where it
-    is steps.
+    is steps. Where products ask they do so for rows that are steps further.
     """
     _locate(one, code, room, where)
+    asking = room.wants != 0 and where[7] != 0
+    if asking:
+        want_rows(one, code, room, rows, where)
+        spread(room.wants, _passes(one, layout, code, rows))
     for run in range(code.n_runs):
         first, last = word(code.runs, 2 * run), word(code.runs, 2 * run + 1)
-        operation = code.operations + first * _OPERATION
+        operation = code.operations + first * OPERATION_BYTES
         if word(operation, 0) == PRODUCT:
             out = word(operation, 1)
             to, of = word(code.operands, 5 * out), word(code.operands, 5 * (out + 1))
@@ -320,19 +370,34 @@ def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
             if weight[3] == SPARSE:
                 sparse_product_at(one, add, rows, source, lead, weight, written, apart)
             else:
-                product_at(one, add, rows, source, lead, weight, written, apart)
+                product_at(one, add, rows, source, lead, weight, written, apart, room.wants)
         else:
             _pointwise(one, layout, code.operations, first, last, room, rows, where)
+    if asking:
+        ask_for_rest(room.wants)
+
+
+@kernel
+def _passes(one, layout, code, rows):  # type: ignore[no-untyped-def]
+    """Of all products: see `kpref.kernels.wants.spread`."""
+    passes = 0
+    for k in range(code.n_operations):
+        operation = code.operations + k * OPERATION_BYTES
+        if word(operation, 0) == PRODUCT:
+            at = layout.weights + 32 * word(operation, 4)
+            weight = word(at, 0), word(at, 1), word(at, 2), word(at, 3)
+            passes += passes_of(one, rows, weight[1], weight)
+    return passes
 
 
 @kernel
 def _locate(one, code, room, where):  # type: ignore[no-untyped-def]
     """Addresses of all operands at the first row, and of the steps to the others."""
     vector, step, trial, first, stop, by_vector, by_step, later_step, later_trial = where
-    size, numbers = size_of(one), room.arenas + NUMBERS - ARENAS
+    size, numbers, states = size_of(one), room.arenas + NUMBERS - ARENAS, room.arenas + STATES - ARENAS
     tensors = room.arenas + TENSOR_IN - ARENAS, room.arenas + TENSOR_OUT - ARENAS
     for k in range(code.n_operands):
-        operand = code.operands + k * _OPERAND
+        operand = code.operands + k * OPERAND_BYTES
         arena, of_vector, of_step, of_trial = (word(operand, 0), word(operand, 2), word(operand, 3), word(operand, 4))
         if arena < 0:
             arena += room.arenas
@@ -342,8 +407,9 @@ def _locate(one, code, room, where):  # type: ignore[no-untyped-def]
         wrap = by_vector * of_vector + by_step * of_step - (stop - first) * of_trial
         set_word(room.by_wrap, k, wrap * size)
         tensor = arena == tensors[0] or arena == tensors[1]
-        distance = later_step * of_step + (later_trial * of_trial if arena == numbers else 0)
-        set_word(room.later, k, distance * size if tensor or arena == numbers else 0)
+        known = numbers <= arena and arena <= states  # and variables between
+        distance = later_step * of_step + (later_trial * of_trial if known else 0)
+        set_word(room.later, k, distance * size if tensor or known else 0)
 
 
 @kernel
@@ -353,13 +419,13 @@ def _pointwise(one, layout, operations, begin, end, room, rows, where):  # type:
     for row in range(0, rows, most):
         count, now = min(most, rows - row), trial
         for k in range(begin, end):
-            operation = operations + k * _OPERATION
+            operation = operations + k * OPERATION_BYTES
             what, at, width = word(operation, 0), word(operation, 1), word(operation, 2)
             add, number, operands = word(operation, 3) == 1, word(operation, 4), word(operation, 5)
             now, pointers = trial, room.pointers + at * 8
             for _ in range(count):
                 if what == SUM:
-                    if layout.far == 1:
+                    if layout.far == 1 and room.wants == 0:
                         _ask_for_later(pointers, room.later + at * 8, operands, width * size_of(one))
                     sum_of_products(one, pointers, number, add, width)
                 elif what == GATHER:
@@ -432,23 +498,27 @@ def enter_tensors(one, layout, room, end, tensors, out, step, start, stop):  # t
 def program_workspace(form, rows, like):  # type: ignore[no-untyped-def]
     """Scratch for `rows` states: one of the state size, and what a run needs."""
     operands = max(form.jacobian.n_operands, form.jacobian_transpose.n_operands)
-    room, memory = registers(like.dtype.type(1), form.layout, operands, rows, 1)
+    asks = max(form.jacobian.asks, form.jacobian_transpose.asks)
+    room, memory = registers(like.dtype.type(1), form.layout, operands, rows, 1, asks)
     return np.zeros((rows, form.layout.units), like.dtype), room, memory
 
 
 def program_jacobian(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
     """``y = A[step] x``; x and y are no part of each other."""
-    _one_step(form.layout, form.jacobian, 0, step, start, trials, x, scratch, y)
+    _one_step(form.layout, form.jacobian, 0, step, start, trials, 1, x, scratch, y)
 
 
 def program_jacobian_transpose(form, step, start, trials, x, scratch, memory, y):  # type: ignore[no-untyped-def]
     """``y = A[step]^T x``; `x` is overwritten."""
-    _one_step(form.layout, form.jacobian_transpose, 1, step, start, trials, x, scratch, y)
+    _one_step(form.layout, form.jacobian_transpose, 1, step, start, trials, -1, x, scratch, y)
 
 
 @kernel
-def _one_step(layout, code, begin, step, start, trials, x, room, y):  # type: ignore[no-untyped-def]
-    """Run a table on states (rows, H) in their place: they serve as the registers of the state."""
+def _one_step(layout, code, begin, step, start, trials, ahead, x, room, y):  # type: ignore[no-untyped-def]
+    """Run a table on states (rows, H) in their place: they serve as the registers of the state.
+
+    Sweeps go on to the row of coefficients that is `ahead` of this one.
+    """
     one, column = x.dtype.type(1), 0
     for part in range(layout.parts):
         of, to = word(layout.states, 3 * part + begin), word(layout.states, 3 * part + 1 - begin)
@@ -457,5 +527,5 @@ def _one_step(layout, code, begin, step, start, trials, x, room, y):  # type: ig
         set_word(room.strides, of, x.shape[1])
         set_word(room.strides, to, y.shape[1])
         column += word(layout.states, 3 * part + 2)
-    where = where_rows_are(0, step, start, start, start + trials, 0, 0, 0, 0)
+    where = where_rows_are(0, step, start, start, start + trials, 0, 0, ahead, 0)
     apply(one, layout, code, room, len(x), where)

@@ -26,8 +26,9 @@ from kpref.program import Operation, Program, View
 from kpref.step_form import Place, StepForm, Variable
 
 __all__ = [
-    "ADD", "ARENAS", "GATHER", "GIVE", "NUMBERS", "Operand", "PRODUCT", "SET", "SPREAD", "STATES", "STORE", "SUM",
-    "Structure", "TAKE", "TENSOR_IN", "TENSOR_OUT", "Table", "UNITS", "VARIABLES", "ZERO", "lower",
+    "ADD", "ARENAS", "GATHER", "GIVE", "NUMBERS", "OPERAND_BYTES", "OPERATION_BYTES", "Operand", "PRODUCT", "SET",
+    "SPREAD", "STATES", "STORE", "SUM", "Structure", "TAKE", "TENSOR_IN", "TENSOR_OUT", "Table", "UNITS",
+    "VARIABLES", "ZERO", "lower",
 ]  # fmt: skip
 
 SUM, PRODUCT, GATHER, SPREAD = range(4)
@@ -37,6 +38,8 @@ STORE, ADD, ZERO = range(3)
 #: that which is written; changes of unit weights.
 NOTHING, NUMBERS, VARIABLES, STATES, TENSOR_IN, TENSOR_OUT, UNITS = range(7)
 ARENAS = 7
+#: Bytes of a row of two of the tables.
+OPERATION_BYTES, OPERAND_BYTES = 6 * 8, 5 * 8
 
 
 class Table(NamedTuple):

@@ -26,6 +26,7 @@ from kpref.compiled.compilation import kernel, merged, wide_vectors
 from kpref.kernels.addresses import size_of
 from kpref.kernels.blas import product_at, row_length
 from kpref.kernels.panels import Weights, as_weights
+from kpref.models.step import Pointwise
 from kpref.models.units import FIELDS, FUNCTIONS, TILE, apply_function
 from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm
@@ -44,8 +45,10 @@ class Network(NamedTuple):
     # product, the first column of the drive); columns; whether to add, or the first coefficient of a function among
     # those of all; which weight, function, or first constant
     operations: Array
-    functions: Array  # (f, 5): which function, its units, and how many numbers go in, come out, and are coefficients
-    views: Array  # (f, 16, 2): register and first column of each number that goes in or comes out
+    # (f, 7): which function, its units; how many numbers go in, come out, and are coefficients; and the first constant
+    # of those that stay the same, and how many these are
+    functions: Array
+    views: Array  # (f, FIELDS, 2): register and first column of each number that goes in or comes out
     constants: Array  # channels that are the same everywhere, and weights of units
     weights: Weights  # transposed: (inputs, outputs)
     strides: Array  # columns from row to row of each register
@@ -70,7 +73,7 @@ class Target(NamedTuple):
 
 def network(
     program: Program,
-    functions: Sequence[tuple[str, Sequence[str]]],
+    functions: Sequence[Pointwise],
     constants: Mapping[str, Array],
     weights: Mapping[str, Array],
     drives: Mapping[str, Array],
@@ -81,8 +84,8 @@ def network(
     Parameters
     ----------
     program : Program
-    functions : sequence of (str, sequence of str)
-        Names of functions of a unit, and of the channels that each computes.
+    functions : sequence of Pointwise
+        Of a unit.
     constants : mapping of str to ndarray, shape (width,)
         Channels that are the same everywhere.
     weights : mapping of str to ndarray, shape (outputs, inputs)
@@ -93,8 +96,8 @@ def network(
         Precision of all of it.
     """
     columns = dict(zip(drives, np.cumsum([0, *(drive.shape[-1] for drive in drives.values())]), strict=False))
-    first = {channels[0]: index for index, (_, channels) in enumerate(functions)}
-    covered = {channel for _, channels in functions for channel in channels}
+    first = {function.channels[0]: index for index, function in enumerate(functions)}
+    covered = {channel for function in functions for channel in (*function.channels, *function.shifted)}
     written = np.zeros(program.offsets[-1], dtype=bool)
     table: list[list[int]] = []
     flat: list[Array] = [np.zeros(0)]
@@ -107,9 +110,9 @@ def network(
     for op in program.operations:
         if op.kind == "scale" and op.name in covered:
             if op.name in first:
-                inputs, outputs = _views(program, functions[first[op.name]][1])
+                inputs, outputs = _views(program, functions[first[op.name]])
                 index = first[op.name]
-                channel = sum(len(channels) for _, channels in functions[:index])
+                channel = sum(len(function.channels) for function in functions[:index])
                 table.append([_FUNCTION, 0, 0, 0, 0, op.out.width, channel, index])
                 until = len(table)
                 for view in outputs:
@@ -134,12 +137,14 @@ def network(
             continue
         table.append([_SCALE, *where, *source, op.out.width, add, sum(map(len, flat))])
         flat.append(constants[op.name] if op.kind == "scale" else weights[op.name][0])
+    own = [_function(program, function) for function in functions]
+    for row, function in zip(own, functions, strict=True):
+        row += [sum(map(len, flat)), len(function.numbers)]
+        flat.append(function.numbers.reshape(-1))
     return Network(
         operations=np.array(table, dtype=np.int64).reshape(len(table), 8),
-        functions=np.array(
-            [_function(program, name, channels) for name, channels in functions], dtype=np.int64
-        ).reshape(len(functions), 5),
-        views=np.array([_places(program, channels) for _, channels in functions], dtype=np.int64).reshape(
+        functions=np.array(own, dtype=np.int64).reshape(len(functions), 7),
+        views=np.array([_places(program, function) for function in functions], dtype=np.int64).reshape(
             len(functions), _MOST, 2
         ),
         constants=np.concatenate(flat).astype(dtype),
@@ -154,21 +159,23 @@ def network(
     )
 
 
-def _views(program: Program, channels: Sequence[str]) -> tuple[list[View], list[View]]:
+def _views(program: Program, function: Pointwise) -> tuple[list[View], list[View]]:
     """What a function reads and what it writes: what the scales by its channels do, in the order of these."""
     scales = {op.name: op for op in program.operations if op.kind == "scale"}
+    channels = (*function.channels, *function.shifted)
     outputs = list(dict.fromkeys(scales[channel].out for channel in channels))
     sources = dict.fromkeys(scales[channel].source for channel in channels)
     return [view for view in sources if view is not None and view not in outputs], outputs
 
 
-def _function(program: Program, name: str, channels: Sequence[str]) -> list[int]:
-    inputs, outputs = _views(program, channels)
-    return [FUNCTIONS.index(name), outputs[0].width, len(inputs), len(outputs), len(channels)]
+def _function(program: Program, function: Pointwise) -> list[int]:
+    inputs, outputs = _views(program, function)
+    known = FUNCTIONS.index(function.function)
+    return [known, outputs[0].width, len(inputs), len(outputs), len(function.channels)]
 
 
-def _places(program: Program, channels: Sequence[str]) -> list[tuple[int, int]]:
-    inputs, outputs = _views(program, channels)
+def _places(program: Program, function: Pointwise) -> list[tuple[int, int]]:
+    inputs, outputs = _views(program, function)
     places = [(view.register, view.start) for view in (*inputs, *outputs)]
     return places + [(0, 0)] * (_MOST - len(places))
 
@@ -179,9 +186,9 @@ def _new(written: Array, op: Operation, out: slice) -> list[tuple[int, int]]:
     return [(op.out.start + int(start), int(stop - start)) for start, stop in edges]
 
 
-def target(form: StepForm, functions: Sequence[tuple[str, Sequence[str]]]) -> Target:
+def target(form: StepForm, functions: Sequence[Pointwise]) -> Target:
     """Where the coefficients and variables of a form are."""
-    places = [form.places[channel] for _, channels in functions for channel in channels]
+    places = [form.places[channel] for function in functions for channel in function.channels]
     widths = [place.trial_stride or place.row_stride for place in places]
     copies, seen = [], set()
     for op in form.program.operations:
@@ -246,7 +253,7 @@ def _evaluate(net, drive, point, full, until, aim, buffer, bases, tile):  # type
             else:
                 x, lead = drive.ctypes.data + operations[k, 4] * size, drive.strides[0] // size
             weight = _weight(net.weights, operations[k, 7])
-            product_at(one, operations[k, 6] == 1, rows, x, lead, weight, y, strides[operations[k, 1]])
+            product_at(one, operations[k, 6] == 1, rows, x, lead, weight, y, strides[operations[k, 1]], 0)
             k += 1
             continue
         last = k + 1
@@ -298,6 +305,7 @@ def _apply_function(net, index, channel, start, stop, point, full, aim, buffer, 
     numbers, sound, lanes = aim.numbers, True, 64 // tile.itemsize
     function, units, inputs = functions[index, 0], functions[index, 1], functions[index, 2]
     outputs, channels = functions[index, 3], functions[index, 4]
+    constant, given = functions[index, 5], functions[index, 6]
     for row in range(start, stop):
         for first in range(0, units, TILE):
             count = min(TILE, units - first)
@@ -305,16 +313,18 @@ def _apply_function(net, index, channel, start, stop, point, full, aim, buffer, 
                 register = views[index, field, 0]
                 at = bases[register] + views[index, field, 1] + row * strides[register] + first
                 _move(buffer, at, tile, field * TILE, count)
+            for field in range(given):
+                _move(net.constants, constant + field * units + first, tile, (inputs + field) * TILE, count)
             # Whole vectors: what stands beyond the last unit is never read.
             apply_function(function, tile, (count + lanes - 1) // lanes * lanes, full)
             for field in range(inputs, inputs + outputs):
                 register = views[index, field, 0]
                 at = bases[register] + views[index, field, 1] + row * strides[register] + first
-                _move(tile, field * TILE, buffer, at, count)
+                _move(tile, (field + given) * TILE, buffer, at, count)
             if full:
                 for field in range(channels):
                     at = starts[channel + field] + (point + row) * aim.width + first
-                    sound &= _write(tile, (inputs + outputs + field) * TILE, numbers, at, count)
+                    sound &= _write(tile, (inputs + given + outputs + field) * TILE, numbers, at, count)
     return sound
 
 

@@ -1,10 +1,10 @@
-"""Matrices that many products multiply by, stored in the order in which BLAS reads them.
+"""Matrices that many products multiply by, stored in the order in which these read them.
 
-OpenBLAS multiplies small matrices, of up to a million multiplications, without packing them first, if it has code for
-that and the processor. The weight of a network stays the same from step to step, so packing it at each is pure loss. It
-is therefore kept in panels of 32 columns (float32: 64), each contiguous in memory: products of 25 rows run at 220 to
-240 GFLOP/s in place of 120 to 180, on two cores with AVX-512, whatever the size of the weight. Where BLAS has no such
-code narrow panels would be slower, and one panel holds the whole matrix.
+BLAS packs what it multiplies, unless that is small. The weight of a network stays the same from step to step, so
+packing it at each is pure loss. It is therefore kept in panels of 32 columns (float32: 64), each contiguous in memory:
+a row of one is four vectors of a processor with AVX-512, for which `kpref.kernels.panel_products` has code. On two
+such cores products of 25 rows ran at 220 to 240 GFLOP/s in place of 120 to 180, whatever the size of the weight. On
+others narrow panels would be slower, and one panel holds the whole matrix.
 
 That code loads a panel straight from memory, a vector of 64 bytes at a time. One that lies across two lines of the
 cache takes two loads, and the product half as long again; so matrices begin where a line does. NumPy's arrays do not:
@@ -14,14 +14,13 @@ large ones begin 16 bytes after a page.
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref._types import Array
-from kpref.threads import blas_libraries
+from kpref.kernels.panel_products import ROW_BYTES, has_wide_vectors
 
 __all__ = [
     "Panels", "Weights", "aligned_zeros", "as_panels", "as_weights", "fill_weights", "panel_width",
@@ -30,12 +29,8 @@ __all__ = [
 
 #: Bytes of a line of the cache.
 _LINE_BYTES = 64
-#: Bytes of a row of a panel.
-_ROW_BYTES = 256
 #: Rows from which on a matrix is cut into panels.
 _FEW_ROWS = 16
-#: What OpenBLAS calls the processors for which it has code for small matrices.
-_SMALL_PRODUCTS = {"SkylakeX", "Cooperlake", "SapphireRapids"}
 
 
 class Panels(NamedTuple):
@@ -90,13 +85,14 @@ def as_panels(matrix: Array) -> Panels:
 
 def as_weights(matrices: list[Array], dtype: npt.DTypeLike) -> Weights:
     """Matrices in panels."""
-    panels = [as_panels(matrix.astype(dtype, copy=False)) for matrix in matrices]
-    first = np.cumsum([0, *(whole_lines(one.entries.size, dtype) for one in panels)])
-    table = [(at, one.rows, one.columns, one.width) for at, one in zip(first, panels, strict=False)]
-    entries = aligned_zeros((int(first[-1]),), dtype)
-    for at, one in zip(first, panels, strict=False):
-        entries[at : at + one.entries.size] = one.entries
-    return Weights(entries, np.array(table, np.int64).reshape(len(panels), 4))
+    first = np.cumsum([0, *(whole_lines(matrix.size, dtype) for matrix in matrices)])
+    table = [
+        (at, *matrix.shape, panel_width(len(matrix), matrix.shape[1], np.dtype(dtype)))
+        for at, matrix in zip(first, matrices, strict=False)
+    ]
+    weights = Weights(aligned_zeros((int(first[-1]),), dtype), np.array(table, np.int64).reshape(len(table), 4))
+    fill_weights(weights, matrices)
+    return weights
 
 
 def fill_weights(weights: Weights, matrices: list[Array]) -> None:
@@ -107,11 +103,5 @@ def fill_weights(weights: Weights, matrices: list[Array]) -> None:
 
 def panel_width(rows: int, columns: int, dtype: npt.DTypeLike) -> int:
     """Columns of a panel; matrices of a few rows stay whole, their products are small anyway."""
-    narrow = _ROW_BYTES // np.dtype(dtype).itemsize
-    return narrow if narrow < columns and rows >= _FEW_ROWS and _has_small_products() else max(1, columns)
-
-
-@cache
-def _has_small_products() -> bool:
-    architectures = {library.get("architecture") for library in blas_libraries()}
-    return bool(architectures) and architectures <= _SMALL_PRODUCTS
+    narrow = ROW_BYTES // np.dtype(dtype).itemsize
+    return narrow if narrow < columns and rows >= _FEW_ROWS and has_wide_vectors() else max(1, columns)

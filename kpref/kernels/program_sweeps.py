@@ -12,18 +12,21 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.compiled.compilation import kernel
-from kpref.kernels.addresses import address_of, keep, load, set_word, size_of, store, word
+from kpref.kernels.addresses import address_of, ask_for, keep, load, set_word, size_of, store, word
 from kpref.kernels.blas import add_transposed_product_at, product_at
 from kpref.kernels.changes import Changes
 from kpref.kernels.interpreter import CompiledProgram, apply, enter_tensors, registers, where_rows_are
 from kpref.kernels.lowering import ADD, STATES, TENSOR_IN, TENSOR_OUT, UNITS, VARIABLES, ZERO
+from kpref.kernels.panel_products import passes_of
+from kpref.kernels.wanted_rows import want_rows
+from kpref.kernels.wants import ask_for_rest, spread
 
 __all__ = [
-    "adjoint", "inverse", "inverse_transpose", "parameter_product", "parameter_transpose", "sensitivity",
-    "sensitivity_transpose", "tangent", "trial_transpose",
+    "adjoint", "enter_chunk", "enter_units", "entries_of", "inverse", "inverse_transpose", "leave_chunk", "move_to",
+    "parameter_product", "parameter_transpose", "sensitivity", "sensitivity_transpose", "tangent", "trial_transpose",
+    "widest_variable",
 ]  # fmt: skip
 
-_CHUNK = 128  # rows that one product with a matrix of parameters handles, where J stands alone
 _AHEAD = 8  # rows further are those whose coefficients are asked for from memory, where J stands alone
 _OUTER = 7 * 8  # bytes of a row of that table
 
@@ -138,7 +141,7 @@ def _sweep(layout, code, backwards, inverting, tensors, out, start, stop):  # ty
     """
     vectors, _, steps, units = tensors.shape
     rows, one = vectors * (stop - start), out.dtype.type(1)
-    room, memory = registers(one, layout, code.n_operands, rows, 1)
+    room, memory = registers(one, layout, code.n_operands, rows, 1, code.asks)
     ahead = -1 if backwards else 1
     later = 1 if backwards else 0  # A[n+1]^T leads to row n
     # The arrays of a run begin at the row of the coefficients, those of tensors one before it.
@@ -161,7 +164,8 @@ def _sweep(layout, code, backwards, inverting, tensors, out, start, stop):  # ty
 
 
 @kernel
-def _widest(changes):  # type: ignore[no-untyped-def]
+def widest_variable(changes):  # type: ignore[no-untyped-def]
+    """Columns of the widest variable that a trained weight multiplies; at least one."""
     widest = 1
     for k in range(len(changes.table)):
         widest = max(widest, changes.table[k, 1])
@@ -169,7 +173,7 @@ def _widest(changes):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _entries(changes, vector):  # type: ignore[no-untyped-def]
+def entries_of(changes, vector):  # type: ignore[no-untyped-def]
     """Address of the changes of all weights, of one vector."""
     return address_of(changes.entries) + vector * changes.entries.shape[1] * changes.entries.itemsize
 
@@ -182,10 +186,10 @@ def _weight(one, entries, table, index):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _enter_units(layout, room, changes, vector):  # type: ignore[no-untyped-def]
-    set_word(
-        room.addresses, layout.n_registers + UNITS, _entries(changes, vector) + changes.units * changes.entries.itemsize
-    )
+def enter_units(layout, room, changes, vector):  # type: ignore[no-untyped-def]
+    """Where the changes of the weights of units are, of one vector."""
+    at = entries_of(changes, vector) + changes.units * changes.entries.itemsize
+    set_word(room.addresses, layout.n_registers + UNITS, at)
 
 
 @kernel
@@ -197,14 +201,19 @@ def _rows_of(layout, product, size):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _gathered(one, layout, product, width, first, last, start, stop, flat):  # type: ignore[no-untyped-def]
-    """The variable of a product at some steps and trials as adjacent rows, from the address `flat` on."""
+def _gathered(one, layout, product, width, first, last, start, stop, flat, later):  # type: ignore[no-untyped-def]
+    """The variable of a product at some steps and trials as adjacent rows, from the address `flat` on.
+
+    Those that are `later` steps on are asked for, if they come from memory.
+    """
     size = size_of(one)
     base, stride = _rows_of(layout, product, size)
     to = flat
     for step in range(first, last):
         of = base + (step * layout.trials + start) * stride * size
         for _ in range(start, stop):
+            if layout.far == 1:
+                ask_for(of + later * layout.trials * stride * size, width * size)
             for entry in range(width):
                 store(load(one, of + entry * size), to + entry * size)
             of += stride * size
@@ -222,7 +231,7 @@ def _enter_changes(one, room, product, weight, rows, source, lda):  # type: igno
             for entry in range(word(product, 6)):
                 store(one - one, at + (row * stride + entry) * size)
     else:
-        product_at(one, how == ADD, rows, source, lda, weight, at, stride)
+        product_at(one, how == ADD, rows, source, lda, weight, at, stride, room.wants)
 
 
 @kernel
@@ -230,40 +239,57 @@ def _leave_changes(one, room, product, weight, rows, source, lda):  # type: igno
     """``dW += (cotangent of out)^T m``."""
     register = word(product, 0)
     at = word(room.addresses, register) + word(product, 1) * size_of(one)
-    add_transposed_product_at(one, rows, source, lda, at, word(room.strides, register), weight)
+    add_transposed_product_at(one, rows, source, lda, at, word(room.strides, register), weight, room.wants)
 
 
 @kernel
-def _move(room, places):  # type: ignore[no-untyped-def]
+def move_to(room, places):  # type: ignore[no-untyped-def]
     """To the registers of a later step of the chunk."""
     for arena in range(room.arenas):
         set_word(room.addresses, arena, word(room.addresses, arena) + places * word(room.apart, arena))
 
 
 @kernel
+def enter_chunk(one, layout, code, room, entries, table, first, last, start, stop, flat):  # type: ignore[no-untyped-def]
+    """All products with changes of weights for some steps and trials; `flat` is the address of room for a variable."""
+    rows = (last - first) * (stop - start)
+    for k in range(code.n_outer):
+        product = code.outer + k * _OUTER
+        weight = _weight(one, entries, table, word(product, 2))
+        _gathered(one, layout, product, weight[1], first, last, start, stop, flat, last - first)
+        _enter_changes(one, room, product, weight, rows, flat, weight[1])
+
+
+@kernel
+def leave_chunk(one, layout, code, room, entries, table, first, last, start, stop, flat):  # type: ignore[no-untyped-def]
+    """The transpose of `enter_chunk`."""
+    rows = (last - first) * (stop - start)
+    for k in range(code.n_outer):
+        product = code.outer + k * _OUTER
+        weight = _weight(one, entries, table, word(product, 2))
+        _gathered(one, layout, product, weight[1], first, last, start, stop, flat, first - last)
+        _leave_changes(one, room, product, weight, rows, flat, weight[1])
+
+
+@kernel
 def _sensitivity(layout, code, changes, out, start, stop, chunk):  # type: ignore[no-untyped-def]
     steps, trials, one = layout.rows, stop - start, out.dtype.type(1)
     chunk = min(chunk, steps)
-    room, memory = registers(one, layout, code.n_operands, trials, chunk)
+    room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_OUT, address_of(out))
-    flat, table = np.empty(chunk * trials * _widest(changes), out.dtype), address_of(changes.table)
+    flat, table = np.empty(chunk * trials * widest_variable(changes), out.dtype), address_of(changes.table)
     for vector in range(len(out)):
-        entries = _entries(changes, vector)
-        _enter_units(layout, room, changes, vector)
+        entries = entries_of(changes, vector)
+        enter_units(layout, room, changes, vector)
         _clear(one, layout, room, 0, trials)
         for step in range(steps):
             place = step % chunk
             if place == 0:
                 last = min(step + chunk, steps)
-                for k in range(code.n_outer):
-                    product = code.outer + k * _OUTER
-                    weight = _weight(one, entries, table, word(product, 2))
-                    _gathered(one, layout, product, weight[1], step, last, start, stop, address_of(flat))
-                    rows = (last - step) * trials
-                    _enter_changes(one, room, product, weight, rows, address_of(flat), weight[1])
-            _move(room, place)
+                enter_chunk(one, layout, code, room, entries, table, step, last, start, stop, address_of(flat))
+            move_to(room, place)
             apply(one, layout, code, room, trials, where_rows_are(vector, step, start, start, stop, 1, 0, 1, 0))
-            _move(room, -place)
+            move_to(room, -place)
             _swap(layout, room)
     keep(memory)
 
@@ -272,26 +298,21 @@ def _sensitivity(layout, code, changes, out, start, stop, chunk):  # type: ignor
 def _sensitivity_transpose(layout, code, tensors, changes, initial, start, stop, chunk):  # type: ignore[no-untyped-def]
     steps, trials, one = layout.rows, stop - start, tensors.dtype.type(1)
     chunk = min(chunk, steps)
-    room, memory = registers(one, layout, code.n_operands, trials, chunk)
+    room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors))
-    flat, table = np.empty(chunk * trials * _widest(changes), tensors.dtype), address_of(changes.table)
+    flat, table = np.empty(chunk * trials * widest_variable(changes), tensors.dtype), address_of(changes.table)
     for vector in range(len(tensors)):
-        entries = _entries(changes, vector)
-        _enter_units(layout, room, changes, vector)
+        entries = entries_of(changes, vector)
+        enter_units(layout, room, changes, vector)
         _clear(one, layout, room, 1, trials)
         for step in range(steps - 1, -1, -1):
             place = step % chunk
-            _move(room, place)
+            move_to(room, place)
             apply(one, layout, code, room, trials, where_rows_are(vector, step, start, start, stop, 1, 0, -1, 0))
-            _move(room, -place)
+            move_to(room, -place)
             if place == 0:
                 last = min(step + chunk, steps)
-                for k in range(code.n_outer):
-                    product = code.outer + k * _OUTER
-                    weight = _weight(one, entries, table, word(product, 2))
-                    _gathered(one, layout, product, weight[1], step, last, start, stop, address_of(flat))
-                    rows = (last - step) * trials
-                    _leave_changes(one, room, product, weight, rows, address_of(flat), weight[1])
+                leave_chunk(one, layout, code, room, entries, table, step, last, start, stop, address_of(flat))
             _swap(layout, room)
         if len(initial) > 0:
             _leave_state(one, layout, room, initial, vector, start, stop)
@@ -313,22 +334,38 @@ def _leave_state(one, layout, room, initial, vector, start, stop):  # type: igno
 
 
 @kernel
+def _passes(one, code, table, rows, transposed):  # type: ignore[no-untyped-def]
+    """Of products with all changes of weights, or for all gradients: see `kpref.kernels.wants.spread`."""
+    passes = 0
+    for k in range(code.n_outer):
+        weight = _weight(one, 0, table, word(code.outer + k * _OUTER, 2))
+        passes += passes_of(one, weight[1], rows, weight) if transposed else passes_of(one, rows, weight[1], weight)
+    return passes
+
+
+@kernel
 def _parameter_product(layout, code, changes, out, first, last):  # type: ignore[no-untyped-def]
     trials, one, size = layout.trials, out.dtype.type(1), out.itemsize
-    room, memory = registers(one, layout, code.n_operands, min(_CHUNK, last - first), 1)
+    chunk = min(layout.rows_of_j, last - first)
+    room, memory = registers(one, layout, code.n_operands, chunk, 1, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_OUT, address_of(out))
     table = address_of(changes.table)
     for vector in range(len(out)):
-        entries = _entries(changes, vector)
-        _enter_units(layout, room, changes, vector)
-        for begin in range(first, last, _CHUNK):
-            rows = min(begin + _CHUNK, last) - begin
+        entries = entries_of(changes, vector)
+        enter_units(layout, room, changes, vector)
+        for begin in range(first, last, chunk):
+            rows = min(begin + chunk, last) - begin
+            where = where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1, 0, _AHEAD)
+            if room.wants != 0:
+                want_rows(one, code, room, rows, where)
+                spread(room.wants, _passes(one, code, table, rows, False))
             for k in range(code.n_outer):
                 product = code.outer + k * _OUTER
                 weight = _weight(one, entries, table, word(product, 2))
                 base, lda = _rows_of(layout, product, size)
                 _enter_changes(one, room, product, weight, rows, base + begin * lda * size, lda)
-            where = where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1, 0, _AHEAD)
+            if room.wants != 0:
+                ask_for_rest(room.wants)
             apply(one, layout, code, room, rows, where)
     keep(memory)
 
@@ -338,20 +375,28 @@ def _parameter_transpose(layout, code, tensors, changes, first, last, start, sto
     """Rows are ``step * (stop - start) + trial - start``: of all trials, or of a single one."""
     trials, size, one = stop - start, tensors.itemsize, tensors.dtype.type(1)
     apart = layout.trials if trials == 1 else 1  # rows of the trajectory from a row to the next
-    room, memory = registers(one, layout, code.n_operands, min(_CHUNK, last - first), 1)
+    chunk = min(layout.rows_of_j, last - first)
+    room, memory = registers(one, layout, code.n_operands, chunk, 1, code.asks)
     set_word(room.addresses, layout.n_registers + TENSOR_IN, address_of(tensors))
     table = address_of(changes.table)
     for vector in range(len(tensors)):
-        entries = _entries(changes, vector)
-        _enter_units(layout, room, changes, vector)
-        for begin in range(first, last, _CHUNK):
-            rows, step, trial = min(begin + _CHUNK, last) - begin, begin // trials, start + begin % trials
+        entries = entries_of(changes, vector)
+        enter_units(layout, room, changes, vector)
+        for begin in range(first, last, chunk):
+            rows, step, trial = min(begin + chunk, last) - begin, begin // trials, start + begin % trials
             where = where_rows_are(vector, step, trial, start, stop, 0, 1, 0, _AHEAD * apart)
             apply(one, layout, code, room, rows, where)
+            if room.wants != 0 and begin + rows < last:
+                after, left = begin + rows, min(chunk, last - begin - rows)
+                where = where_rows_are(vector, after // trials, start + after % trials, start, stop, 0, 1, 0, 0)
+                want_rows(one, code, room, left, where)
+                spread(room.wants, _passes(one, code, table, rows, True))
             for k in range(code.n_outer):
                 product = code.outer + k * _OUTER
                 weight = _weight(one, entries, table, word(product, 2))
                 base, stride = _rows_of(layout, product, size)
                 source = base + (step * layout.trials + trial) * stride * size
                 _leave_changes(one, room, product, weight, rows, source, apart * stride)
+            if room.wants != 0:
+                ask_for_rest(room.wants)
     keep(memory)

@@ -14,7 +14,7 @@ from kpref.models.base import Array, Field, Parameters
 from kpref.models.currents import magnitude, with_one
 from kpref.models.nonlinearity import linoid, linoid_slope, sigmoid, sigmoid_slope
 from kpref.models.registry import register
-from kpref.models.step import StepModel, StepNumbers
+from kpref.models.step import Pointwise, StepModel, StepNumbers
 from kpref.program import Builder, Program, View
 from kpref.step_form import Entry
 
@@ -270,6 +270,16 @@ class HodgkinHuxley(Field, StepModel):
             sign = np.sign(self.parameters[name])[:, None]
             found.append(Entry(name, name, units, slice(0, 1), units, transposed=True, factor=sign))
         return tuple(entry for entry in found if entry.parameter in self.parameters)
+
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """All but the products, what these drive, and the conductances of the membrane."""
+        gates = [f"{gate}_{by}" for gate in "mhns" for by in ("V", gate)]
+        channels = ["sodium_V", "sodium_m", "sodium_h", "potassium_V", "potassium_n", "shunt", *gates, "pull_e"]
+        inhibited = "weight_i" in self.parameters
+        function = "inhibited-neuron" if inhibited else "neuron"
+        channels += ["pull_i"] if inhibited else []
+        return (Pointwise(function, tuple(channels), ("opposed",), np.stack([self._rise, self._fall])),)
 
     @property
     def state_variables(self) -> dict[str, slice]:

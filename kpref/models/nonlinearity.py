@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from kpref._bernoulli import BERNOULLI
 from kpref._types import Array
 from kpref._validate import short
 
@@ -113,13 +114,6 @@ def erf_slope(a: Array) -> Array:
         return 2.0 / np.sqrt(np.pi) * _decaying(-np.square(np.minimum(np.abs(a), _SATURATED)))
 
 
-#: B_2k / (2 k)! for k = 1, 2, ..., B being Bernoulli's numbers: what is left out is below 1e-17 for ``|a| < 1``.
-_BERNOULLI = (
-    1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 1307674368000, 1 / 74724249600,
-    -3617 / 10670622842880000, 43867 / 5109094217170944000, -174611 / 802857662698291200000,
-)  # fmt: skip
-
-
 @_elementary
 def linoid(a: Array) -> Array:
     """``a / (1 - exp(-a))``, 1 at zero: a rate of Hodgkin and Huxley's channels.
@@ -137,7 +131,7 @@ def linoid(a: Array) -> Array:
         return value
     small = np.where(near, a, 0)
     square, series = small * small, np.zeros_like(small)
-    for coefficient in reversed(_BERNOULLI):
+    for coefficient in reversed(BERNOULLI):
         series = (series + coefficient) * square
     return np.where(near, 1 + small / 2 + series, value)
 
@@ -153,7 +147,7 @@ def linoid_slope(a: Array) -> Array:
         return slope
     small = np.where(near, a, 0.0)
     square, series = small * small, np.zeros_like(small)
-    for power, coefficient in zip(range(20, 0, -2), reversed(_BERNOULLI), strict=True):
+    for power, coefficient in zip(range(20, 0, -2), reversed(BERNOULLI), strict=True):
         series = series * square + power * coefficient
     return np.where(near, 0.5 + small * series, slope)
 

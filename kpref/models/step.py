@@ -47,10 +47,17 @@ class Pointwise:
         One of `kpref.models.units`.
     channels : tuple of str
         What it computes beside, in its order.
+    shifted : tuple of str
+        Channels that are the same everywhere, by which no scale could give the quantity itself, since it is not zero
+        where what is scaled is: it writes that too.
+    numbers : ndarray, shape (k, units)
+        What it takes beside, of each unit the same everywhere.
     """
 
     function: str
     channels: tuple[str, ...]
+    shifted: tuple[str, ...] = ()
+    numbers: Array = field(default_factory=lambda: np.zeros((0, 0)), compare=False)
 
 
 class StepModel(Model):

@@ -1,9 +1,9 @@
 """What networks do with one unit: from its currents and its old state, its new state and the coefficients of it.
 
 Each function is the twin of plain NumPy code in `kpref.models`, which derives it. It reads and writes a *tile*: rows of
-`TILE` units, one row for each number that goes in, comes out, or is a coefficient, in this order. All rows stand at
-fixed distances in one array, from which the compiler sees that none overlaps another, and so takes several units at
-once. The names are those that models call them by (`kpref.models.step.Pointwise`).
+`TILE` units, one row for each number that goes in, stays the same, comes out, or is a coefficient, in this order. All
+rows stand at fixed distances in one array, from which the compiler sees that none overlaps another, and so takes
+several units at once. The names are those that models call them by (`kpref.models.step.Pointwise`).
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 import math
 
 from kpref.compiled.compilation import inlined, kernel, merged, wide_vectors
-from kpref.compiled.elementary import fma, sigmoid_pair, softplus, tanh_pair
+from kpref.compiled.elementary import exponential, fma, linoid_pair, sigmoid_pair, softplus, tanh_pair
 
 __all__ = ["FIELDS", "FUNCTIONS", "TILE", "apply_function"]
 
 #: Units of a tile, and the most numbers of one.
-TILE, FIELDS = 128, 16
+TILE, FIELDS = 128, 40
 
 _ONE, _TWO, _THREE, _FOUR, _FIVE, _SIX = (row * TILE for row in range(1, 7))
 _SEVEN, _EIGHT, _NINE, _TEN, _ELEVEN, _TWELVE = (row * TILE for row in range(7, 13))
+_THIRTEEN, _FOURTEEN, _FIFTEEN = (row * TILE for row in range(13, 16))
 
-FUNCTIONS = ("tanh", "relu", "softplus", "sigmoid", "erf", "identity", "gru", "lstm")
+FUNCTIONS = ("tanh", "relu", "softplus", "sigmoid", "erf", "identity", "gru", "lstm", "neuron", "inhibited-neuron")
 
 
 @merged
@@ -41,8 +42,12 @@ def apply_function(function, tile, count, full):  # type: ignore[no-untyped-def]
         _identity(tile, count)
     elif function == 6:
         _gru(tile, count, full)
-    else:
+    elif function == 7:
         _lstm(tile, count, full)
+    elif function == 8:
+        _neuron(tile, count, full)
+    else:
+        _inhibited_neuron(tile, count, full)
 
 
 @kernel
@@ -156,3 +161,74 @@ def _lstm(tile, count, full):  # type: ignore[no-untyped-def]
         for i in range(count):
             found = _lstm_unit(tile[i], tile[_ONE + i], tile[_TWO + i], tile[_THREE + i], tile[_FOUR + i])
             tile[_FIVE + i], tile[_SIX + i] = found[0], found[1]
+
+
+@inlined
+def _neuron_unit(tile, i, inputs, full):  # type: ignore[no-untyped-def]
+    """`kpref.models.hodgkin_huxley`: what goes in is V, m, h, n, s, g_e and, if there are 7 such, g_i; then a, d.
+
+    Out come o_na, o_k, the synaptic current, the velocities of m, h, n, s, and o_l; then the coefficients.
+    """
+    v, m, h, n, s = tile[i], tile[_ONE + i], tile[_TWO + i], tile[_THREE + i], tile[_FOUR + i]
+    excited, inhibited = tile[_FIVE + i], tile[_SIX + i] if inputs == 7 else 0.0
+    at = inputs * TILE + i
+    rise, fall = tile[at], tile[at + _ONE]
+    up, square, cube, to_sodium, to_potassium = v + 65.0, m * m, n * n * n, 50.0 - v, -77.0 - v
+    opening_m, rising_m = linoid_pair((v + 40.0) * 0.1)
+    opening_n, rising_n = linoid_pair((v + 55.0) * 0.1)
+    closing_h, complement_h = sigmoid_pair((v + 35.0) * 0.1)
+    sent, complement_s = sigmoid_pair((v - 2.0) * 0.2)
+    opening_n, released = 0.1 * opening_n, rise * sent
+    opening_h = 0.07 * exponential(up * (-1.0 / 20.0))
+    closing_m, closing_n = 4.0 * exponential(up * (-1.0 / 18.0)), 0.125 * exponential(up * (-1.0 / 80.0))
+    shut_m, shut_h, shut_n, shut_s = 1.0 - m, 1.0 - h, 1.0 - n, 1.0 - s
+    out = at + _TWO
+    tile[out] = square * m * h * to_sodium
+    tile[out + _ONE] = cube * n * to_potassium
+    tile[out + _TWO] = inhibited * (-80.0 - v) - excited * v
+    tile[out + _THREE] = opening_m * shut_m - closing_m * m
+    tile[out + _FOUR] = opening_h * shut_h - closing_h * h
+    tile[out + _FIVE] = opening_n * shut_n - closing_n * n
+    tile[out + _SIX] = released * shut_s - fall * s
+    tile[out + _SEVEN] = -54.387 - v
+    if full:
+        slope = out + _EIGHT
+        tile[slope] = -(square * m * h)
+        tile[slope + _ONE] = 3.0 * square * h * to_sodium
+        tile[slope + _TWO] = square * m * to_sodium
+        tile[slope + _THREE] = -(cube * n)
+        tile[slope + _FOUR] = 4.0 * cube * to_potassium
+        tile[slope + _FIVE] = -(excited + inhibited)
+        tile[slope + _SIX] = 0.1 * rising_m * shut_m + (1.0 / 18.0) * closing_m * m
+        tile[slope + _SEVEN] = -(opening_m + closing_m)
+        tile[slope + _EIGHT] = (-1.0 / 20.0) * opening_h * shut_h - 0.1 * closing_h * complement_h * h
+        tile[slope + _NINE] = -(opening_h + closing_h)
+        tile[slope + _TEN] = 0.01 * rising_n * shut_n + (1.0 / 80.0) * closing_n * n
+        tile[slope + _ELEVEN] = -(opening_n + closing_n)
+        tile[slope + _TWELVE] = 0.2 * released * complement_s * shut_s
+        tile[slope + _THIRTEEN] = -(released + fall)
+        tile[slope + _FOURTEEN] = -v
+        if inputs == 7:
+            tile[slope + _FIFTEEN] = -80.0 - v
+
+
+@kernel
+def _neuron(tile, count, full):  # type: ignore[no-untyped-def]
+    wide_vectors()
+    if full:
+        for i in range(count):
+            _neuron_unit(tile, i, 6, True)
+    else:
+        for i in range(count):
+            _neuron_unit(tile, i, 6, False)
+
+
+@kernel
+def _inhibited_neuron(tile, count, full):  # type: ignore[no-untyped-def]
+    wide_vectors()
+    if full:
+        for i in range(count):
+            _neuron_unit(tile, i, 7, True)
+    else:
+        for i in range(count):
+            _neuron_unit(tile, i, 7, False)

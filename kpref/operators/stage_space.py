@@ -121,21 +121,22 @@ def parameter_sensitivity(system: StageSystem, space: TrajectorySpace) -> Tensor
 def _sensitivities(system: StageSystem, batch: Array) -> Array:
     from kpref import kernels
 
-    def provide(segment: Segment, form: Form) -> Array:
-        return kernels.parameter_product(form, batch)
-
-    return _tangent(system, system.stage_forcing, provide, len(batch))
+    out, carry = np.empty((len(batch), *_trajectory(system)), system.dtype), _at_rest(system, len(batch))
+    out[:, :, 0] = carry
+    for segment in system.segments:
+        table = system.table(segment, system.stage_forcing)
+        kernels.stage_sensitivity(system.form(segment), table, batch, carry, out)
+    return out
 
 
 def _gradients(system: StageSystem, batch: Array) -> Array:
     from kpref import kernels
 
     total = np.zeros((len(batch), system.field.n_parameters), system.dtype)
-
-    def done(segment: Segment, form: Form, tensor: Array) -> None:
-        total[...] += kernels.parameter_transpose(form, tensor)
-
-    system.adjoint(system.stage_forcing, batch, _stage_zeros(system, len(batch)), done)
+    source, carry = np.require(batch, system.dtype, ["C", "W"]), _at_rest(system, len(batch))
+    for segment in reversed(system.segments):
+        table = system.table(segment, system.stage_forcing)
+        total += kernels.stage_sensitivity_transpose(system.form(segment), table, source, carry)
     return total
 
 

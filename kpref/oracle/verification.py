@@ -560,9 +560,7 @@ class _Verification(Session):
         operator, q, image_q, p, image_p = result.operator, result.tensor, result.answer, second.tensor, second.answer
         weighed_p, weighed_q = self.flow.space.weigh(p), self.flow.space.weigh(q)
         own = result.comparison.spread.deviation
-        deviation = np.hypot(
-            np.linalg.norm(own * weighed_p), np.linalg.norm(second.comparison.spread.deviation * weighed_q)
-        )
+        deviation = np.hypot(_length(own, weighed_p), _length(second.comparison.spread.deviation, weighed_q))
         gap = float(np.vdot(weighed_p, image_q) - np.vdot(weighed_q, image_p))
         energy = float(np.vdot(weighed_q, image_q))
         symmetric = Check(
@@ -571,5 +569,10 @@ class _Verification(Session):
         positive = Check(f"{operator}.positive", operator, "no negative energy", "<q, A q>_X >= 0", "pass")
         return [
             self.scalar(symmetric, gap, float(deviation), self.swept_bound),
-            self.scalar(positive, min(energy, 0.0), float(np.linalg.norm(own * weighed_q)), self.swept_bound),
+            self.scalar(positive, min(energy, 0.0), _length(own, weighed_q), self.swept_bound),
         ]
+
+
+def _length(deviation: Array, weights: Array) -> float:
+    """Norm of weighed deviations; what has no weight counts for nothing, though it be infinite."""
+    return float(np.linalg.norm(deviation[weights != 0] * weights[weights != 0]))

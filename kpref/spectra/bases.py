@@ -30,7 +30,7 @@ from scipy.linalg import eigh, get_blas_funcs, svd
 
 from kpref._types import Array
 from kpref.memory import require_memory
-from kpref.threads import even_blocks, run_blocks
+from kpref.spectra.rows import combination, overlaps_with
 
 __all__ = [
     "GramSearch",
@@ -39,7 +39,6 @@ __all__ = [
     "Search",
     "SymmetricSearch",
     "append_orthonormal",
-    "combination",
     "noise",
 ]
 
@@ -59,8 +58,6 @@ _ROOMY = 1 << 24
 _LEFT_ENTRIES = 1 << 26
 #: How often the expected error of products in single precision must fit into the residual that is asked for.
 _SAFETY = 3.0
-#: Entries of vectors that a thread works on at a time.
-_BLOCK = 1 << 14
 #: Shortest new part of a left vector, relative to the longest, for which one-sided orthogonalisation is enough.
 _WELL_CONDITIONED = 0.1
 
@@ -68,34 +65,6 @@ _WELL_CONDITIONED = 0.1
 def noise(dtype: npt.DTypeLike) -> float:
     """Residual that rounding of a product leaves, relative to the largest eigenvalue or singular value."""
     return 50 * float(np.finfo(dtype).eps)
-
-
-def overlaps_with(rows: Array, vector: Array) -> Array:
-    """Inner products of a vector (n,) with rows (j, n): in blocks of n, which are added up in order."""
-    blocks = even_blocks(len(vector), _BLOCK)
-    parts = np.empty((max(len(blocks), 1), len(rows)), rows.dtype)
-
-    def task(index: int) -> None:
-        np.matmul(rows[:, blocks[index]], vector[blocks[index]], out=parts[index])
-
-    run_blocks(task, len(blocks))
-    return np.asarray(parts.sum(axis=0))
-
-
-def combination(weights: Array, rows: Array, out: Array | None = None) -> Array:
-    """``weights @ rows`` for rows (j, n) and weights (j,) or (i, j); subtracted from `out`, if there is one."""
-    blocks = even_blocks(rows.shape[1], _BLOCK)
-    total = np.empty((*weights.shape[:-1], rows.shape[1]), rows.dtype) if out is None else out
-
-    def task(index: int) -> None:
-        part = (..., blocks[index])
-        if out is None:
-            total[part] = weights @ rows[part]
-        else:
-            total[part] -= weights @ rows[part]
-
-    run_blocks(task, len(blocks))
-    return total
 
 
 def append_orthonormal(basis: Array, used: int, vector: Array, generator: np.random.Generator) -> tuple[Array, float]:

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from kpref._reprs import short_repr
 from kpref._types import Array
 from kpref._validate import integer
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
-from kpref.spectra.eigen import check_search
+from kpref.spectra.eigen import check_search, signs
 from kpref.spectra.symmetric import require_apart, require_operator
 from kpref.threads import serial_blas
 
@@ -25,6 +26,7 @@ __all__ = ["BlockEigen", "block_eigh", "extend_blocks"]
 
 _EXTRA = 14  # vectors of a basis beyond the k that a restart keeps
 _MAX_RESTARTS = 200
+Integers = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +93,20 @@ def block_eigh(
     require_memory(8.0 * space.size * (min(shape[1], k + _EXTRA) + k + 4), f"the Lanczos bases of {op.name}")
     values, blocks, rows, tops = _lanczos(symmetric, shape, k, np.random.default_rng(seed), tol, op.name)
     residuals, vectors = np.empty(len(values)), np.empty((len(values), *inner))
-    for index, block in enumerate(blocks):
-        whole = np.zeros(shape)
-        whole[block] = rows[index]
-        residuals[index] = np.linalg.norm(symmetric(whole) - values[index] * whole) / (values[0] or 1.0)
-        vectors[index] = np.moveaxis(space.scale(tensor(whole), -0.5), axis, 0)[block]
-        vectors[index] *= np.sign(vectors[index].flat[np.abs(vectors[index]).argmax()]) or 1.0
+    for pairs in _one_a_block(blocks):
+        there, whole = blocks[pairs], np.zeros(shape)
+        whole[there] = rows[pairs]
+        gaps = symmetric(whole)[there] - values[pairs, None] * rows[pairs]
+        residuals[pairs] = np.linalg.norm(gaps, axis=1) / (values[0] or 1.0)
+        vectors[pairs] = np.moveaxis(space.scale(tensor(whole), -0.5), axis, 0)[there]
+    vectors *= signs(vectors)
     return BlockEigen(values, vectors, blocks, residuals, products, *tops)
+
+
+def _one_a_block(blocks: Integers) -> list[Integers]:
+    """Pairs by their blocks (k,), sorted into sets of such that are in different ones: a product serves each set."""
+    turns = np.array([np.count_nonzero(blocks[:index] == block) for index, block in enumerate(blocks)])
+    return [np.flatnonzero(turns == turn) for turn in range(int(turns.max()) + 1)]
 
 
 def _lanczos(
@@ -144,7 +153,7 @@ def extend_blocks(symmetric: Callable[[Array], Array], basis: Array, projected: 
     for column in range(first, projected.shape[2]):
         known, fresh = basis[:, : column + 1], symmetric(basis[:, column])
         length = np.linalg.norm(fresh, axis=1)
-        for _ in range(2):  # once more, for what rounding left of the first time
+        for _ in range(2):  # once more, for what rounding left of the first time: all of it where images outgrow others
             overlaps = known @ fresh[:, :, None]
             fresh = fresh - (known.swapaxes(1, 2) @ overlaps)[:, :, 0]
             projected[:, : column + 1, column] += overlaps[:, :, 0]

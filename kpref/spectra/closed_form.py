@@ -127,7 +127,8 @@ def _block_squares(factor: Array, owner: Array, count: int) -> Array:
     if factor.shape[1] > len(factor):
         member = (owner == np.arange(count)[:, None]).astype(float)
         return np.asarray(member @ np.square(factor @ factor.T) @ member.T)
-    grams = np.stack([factor[owner == group].T @ factor[owner == group] for group in range(count)])
+    parts = (factor[owner == group] for group in range(count))
+    grams = np.stack([part.T @ part for part in parts])  # half of a product: NumPy sees that the two are one
     flat = grams.reshape(count, -1)
     return np.asarray(flat @ flat.T)
 

@@ -41,13 +41,17 @@ from kpref.space import EuclideanSpace, TrajectorySpace, require_space
 from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.paired_probes import DENSE_SIZE, directions, estimate_of, in_batches, product_of_means, rounding
+from kpref.spectra.rows import combination, inner_products, orthonormal
 from kpref.spectra.symmetric import RectangularForm, require_operator, require_self_adjoint
+from kpref.spectra.white_images import WhiteImages
 from kpref.threads import serial_blas
 
-__all__ = ["TaskAlignment", "alignment", "principal_angles", "task_alignment"]
+__all__ = ["TaskAlignment", "alignment", "alignment_of_images", "principal_angles", "task_alignment"]
 
 #: Bytes of tensors that an operator is applied to at once.
 _BATCH_BYTES = 1 << 27
+#: Least eigenvalue of a Gram matrix, over its trace, that needs no QR factorisation to be told from zero.
+_CLEARLY = 1e-6
 
 
 @serial_blas
@@ -101,7 +105,7 @@ def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int 
         return Estimate(float(products / np.sqrt(squares * others)), 0.0, 2 * size, "exact")
     known, pairs, vectors, number = _sampled(first, second, probes, np.random.default_rng(seed))
     _nonzero(known + np.trace(pairs, axis1=1, axis2=2), a, b)
-    found = product_of_means(known, pairs, (1.0, -0.5, -0.5), vectors, size - number, positive=False)
+    found = product_of_means(known, pairs, (1.0, -0.5, -0.5), inner_products(vectors), size - number, positive=False)
     return estimate_of(
         found,
         rounding(np.result_type(a.dtype, b.dtype), size),
@@ -110,6 +114,32 @@ def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int 
         least=-1.0,
         most=1.0,
     )
+
+
+@serial_blas
+def alignment_of_images(first: WhiteImages, second: WhiteImages, tensors: Array) -> Estimate:
+    """As `alignment`, of symmetric operators that the same random vectors have met already.
+
+    `tensors`: shape (k, \\*shape); what most of the two lies in, such as leading eigenfunctions: up to k products with
+    each of the two.
+    Raises ValueError if they have met other vectors, or an operator is zero.
+    """
+    a, b, dtype = first.form.op, second.form.op, first.vectors.dtype
+    if first.vectors is not second.vectors and (first.seed, first.vectors.shape, dtype) != (
+        second.seed, second.vectors.shape, second.vectors.dtype
+    ):  # fmt: skip
+        raise ValueError(f"{a.name} and {b.name} have not met the same random vectors")
+    basis = orthonormal(first.form.coordinates.to_vectors(tensors)).astype(dtype)
+    images, others = in_batches(first.form, basis), in_batches(second.form, basis)
+    known, _ = _overlaps(images, others)
+    (vectors, one), (_, other) = first.beside(basis, images), second.beside(basis, others)
+    _, pairs = _overlaps(one, other)
+    _nonzero(known + np.trace(pairs, axis1=1, axis2=2), a, b)
+    count, size = vectors.shape
+    overlaps = inner_products(vectors)
+    found = product_of_means(known, pairs, (1.0, -0.5, -0.5), overlaps, size - len(basis), positive=False)
+    products, method = 2 * (len(basis) + count), "leading eigenfunctions and random vectors"
+    return estimate_of(found, rounding(dtype, size), products, method, least=-1.0, most=1.0)
 
 
 @serial_blas
@@ -137,18 +167,28 @@ def principal_angles(first: npt.ArrayLike, second: npt.ArrayLike, space: Euclide
     for name, tensors in (("first", first), ("second", second)):
         stack = finite_array(name, tensors, shape=("k", *space.shape))
         matrix = space.scale(stack, 0.5).reshape(len(stack), space.size)
-        rank = int(np.linalg.matrix_rank(matrix)) if len(stack) else 0
-        if not len(stack) or rank < len(stack):
-            raise ValueError(
-                f"{name} must hold at least one tensor, and linearly independent ones in the measure; got "
-                f"{len(stack)} of rank {rank}"
-            )
-        matrices.append(np.ascontiguousarray(np.linalg.qr(matrix.T)[0].T))
+        matrices.append(_orthonormal(name, matrix))
     smaller, larger = sorted(matrices, key=len)
-    overlap = smaller @ larger.T
+    overlap = inner_products(smaller, larger)
     cosines = np.minimum(svdvals(overlap), 1.0)  # descending: angles increase
-    sines = np.minimum(svdvals(smaller - overlap @ larger)[::-1], 1.0)
+    beside = smaller - combination(overlap, larger)
+    sines = np.minimum(svdvals(np.linalg.qr(beside.T, mode="r"))[::-1], 1.0)
     return np.where(cosines**2 >= 0.5, np.arcsin(sines), np.arccos(cosines))
+
+
+def _orthonormal(name: str, rows: Array) -> Array:
+    """Orthonormal rows of the same span; ValueError where rows depend on each other."""
+    count, gram = len(rows), inner_products(rows)
+    if count and np.linalg.eigvalsh(gram)[0] > _CLEARLY * np.trace(gram):
+        return orthonormal(rows)
+    columns, triangle = np.linalg.qr(rows.T)
+    rank = int(np.linalg.matrix_rank(triangle)) if count else 0
+    if not count or rank < count:
+        raise ValueError(
+            f"{name} must hold at least one tensor, and linearly independent ones in the measure; got {count} of rank "
+            f"{rank}"
+        )
+    return np.ascontiguousarray(columns.T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,8 +313,7 @@ def _sampled(
 
 def _overlaps(images: Array, others: Array) -> tuple[Array, Array]:
     """Sums over rows of ``a.c, a.a, c.c`` (3,), and these for all pairs of rows (3, v, v), in float64."""
-    a, c = images.astype(np.float64, copy=False), others.astype(np.float64, copy=False)
-    pairs = np.stack([a @ c.T, a @ a.T, c @ c.T])
+    pairs = np.stack([inner_products(images, others), inner_products(images), inner_products(others)])
     return np.trace(pairs, axis1=1, axis2=2), pairs
 
 

@@ -32,8 +32,9 @@ from kpref._validate import finite_array, flag, function, integer, one_of, real_
 from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.operators.precision import in_single
-from kpref.spectra.bases import GramSearch, Maps, Search, SymmetricSearch, append_orthonormal, combination, noise
+from kpref.spectra.bases import GramSearch, Maps, Search, SymmetricSearch, append_orthonormal, noise
 from kpref.spectra.lanczos import NoConvergence, blend, iterate
+from kpref.spectra.rows import combination
 from kpref.spectra.symmetric import RectangularForm, SymmetricForm, require_operator, require_self_adjoint
 from kpref.threads import serial_blas
 

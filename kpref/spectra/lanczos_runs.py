@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._types import Array
-from kpref.spectra.bases import append_orthonormal, combination, noise
+from kpref.spectra.bases import append_orthonormal, noise
+from kpref.spectra.rows import combination
 
 __all__ = ["LanczosRun", "joint_ritz", "lanczos_runs"]
 

@@ -34,10 +34,12 @@ from kpref import kernels
 from kpref._reprs import short_repr
 from kpref._types import Array
 from kpref._validate import integer, real_number
+from kpref.derivative_blocks import state_jacobian
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow, require_flow
 from kpref.kernels import reference
 from kpref.memory import require_memory
+from kpref.product_form import ProductForm
 from kpref.runge_kutta import Forcing, Segment, StageSystem
 from kpref.spectra.blocks import extend_blocks
 from kpref.spectra.estimate import Estimate
@@ -213,20 +215,28 @@ def propagator_growth(flow: Flow) -> Array:
     Phi is carried as a whole and divided by its norm at each row: H vectors, H products with A at each, and a singular
     value problem of O(H^3) for each trial and row. For networks of up to a few hundred units.
     """
-    advance, times = _advance(flow)
+    move, times = _whole_steps(flow)
     trials, steps, units = flow.space.shape
     require_memory(8.0 * trials * (4 * units**2 + steps), "the matrices of the propagator's growth")
     carried: Array = np.broadcast_to(np.eye(units)[:, None], (units, trials, units))
     logs = np.zeros((trials, len(times)))
     norms, ends = np.empty(trials), _last_rows(flow, times)
     for row in range(len(times) - 1):
-        carried = advance(row, row + 1, carried)
+        carried = move(row, carried)
         carried[:, ends <= row] = np.eye(units)[:, None]  # of norm one
-        _by_trial(trials, carried, lambda part, stack: norms.__setitem__(part, np.linalg.norm(stack, 2, axis=(1, 2))))
+        _by_trial(trials, carried, lambda part, stack: norms.__setitem__(part, _norms(stack)))
         with np.errstate(divide="ignore"):
             logs[:, row + 1] = logs[:, row] + np.log(norms)
         carried = carried / np.where(norms > 0, norms, 1.0)[:, None].astype(carried.dtype)
     return logs[:, len(times) - steps :]
+
+
+def _norms(matrices: Array) -> Array:
+    """Largest singular values of matrices (b, m, n), from their Gram matrices: as accurate, and faster."""
+    units = np.abs(matrices).max(axis=(1, 2))
+    scaled = matrices / np.where(units > 0, units, 1.0)[:, None, None]
+    squares = np.linalg.eigvalsh(scaled @ scaled.swapaxes(1, 2))[:, -1]
+    return np.asarray(units * np.sqrt(np.maximum(squares, 0.0)))
 
 
 @serial_blas
@@ -443,6 +453,22 @@ def _advance(flow: Flow) -> tuple[Advance, Array]:
         return np.ascontiguousarray(kernels.tangent(part, forcing, overwrite=True)[:, :, -1])
 
     return advance, np.arange(form.n_steps + 1)
+
+
+def _whole_steps(flow: Flow) -> tuple[Callable[[int, Array], Array], Array]:
+    """As `_advance`, a row at a time, for as many vectors as there are states: by matrices A where these are known."""
+    advance, times = _advance(flow)
+    if isinstance(flow.dynamics, FieldDynamics) or isinstance(flow.linearization, ProductForm):
+        return lambda row, vectors: advance(row, row + 1, vectors), times
+    form = flow.linearization
+
+    def multiply(row: int, vectors: Array) -> Array:
+        images = np.empty(vectors.shape)
+        transposed = state_jacobian(form, row, slice(None)).swapaxes(1, 2)
+        np.matmul(vectors.swapaxes(0, 1), transposed, out=images.swapaxes(0, 1))
+        return images
+
+    return multiply, times
 
 
 def _advance_field(system: StageSystem) -> Advance:

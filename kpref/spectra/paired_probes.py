@@ -34,6 +34,7 @@ from kpref._types import Array
 from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.quadratic_forms import MOST_SKEWED, Mean, mean_of_forms
+from kpref.spectra.rows import combination, inner_products
 
 __all__ = [
     "DENSE_SIZE",
@@ -56,8 +57,9 @@ Map = Callable[[Array], Array]
 
 #: Up to this size operators are made matrices, and there is nothing to estimate.
 DENSE_SIZE = 400
-#: Bytes of vectors that an operator is applied to at once.
-_BATCH_BYTES = 1 << 27
+#: Bytes of vectors that an operator is applied to at once: memory of that size is kept by the C library when it is
+#: freed, and need not be asked from the system anew for each product.
+_BATCH_BYTES = 1 << 24
 
 
 def krylov_range(product: Map, size: int, count: int, dtype: npt.DTypeLike, seed: Any) -> tuple[Array, Array]:
@@ -76,30 +78,36 @@ def krylov_range(product: Map, size: int, count: int, dtype: npt.DTypeLike, seed
 
 def directions(generator: np.random.Generator, count: int, known: Array) -> Array:
     """White vectors (count, n) of length sqrt(n - k) in the orthogonal complement of k orthonormal rows (k, n)."""
-    size = known.shape[1]
-    vectors = generator.standard_normal((count, size)).astype(known.dtype)
+    size, dtype = known.shape[1], known.dtype
+    vectors = generator.standard_normal((count, size), dtype=dtype.type)
     for _ in range(2):  # once more, for what rounding left of the first time
-        vectors -= (vectors @ known.T) @ known
-    vectors *= np.sqrt((size - len(known)) / np.square(vectors).sum(axis=1, keepdims=True))
+        combination(inner_products(vectors, known).astype(dtype), known, out=vectors)
+    squares = np.diagonal(inner_products(vectors))[:, None]
+    vectors *= np.sqrt((size - len(known)) / squares).astype(dtype)
     return vectors
 
 
 def in_batches(product: Map, vectors: Array) -> Array:
     """Images of rows, so many of them at once that an operator's own memory stays small."""
     width = max(1, _BATCH_BYTES // (vectors.shape[1] * vectors.itemsize))
-    return np.concatenate([product(vectors[start : start + width]) for start in range(0, len(vectors), width)])
+    starts = range(0, len(vectors), width)
+    first = product(vectors[:width])
+    images = np.empty((len(vectors), *first.shape[1:]), first.dtype)
+    for start in starts:
+        images[start : start + width] = product(vectors[start : start + width]) if start else first
+    return images
 
 
 def product_of_means(
-    known: npt.ArrayLike, pairs: Array, powers: npt.ArrayLike, vectors: Array, size: int, positive: bool = True
+    known: npt.ArrayLike, pairs: Array, powers: npt.ArrayLike, overlaps: Array, size: int, positive: bool = True
 ) -> Mean:
     """A product of powers of means, with its bias of first order removed, and what its interval follows from.
 
     Of ``prod_m (known_m + E v.A_m v)^power_m``, v being directions in `size` dimensions; see the module's docstring.
 
     `known`: shape (m,); what is exact of each mean. `pairs`: shape (m, p, p); ``v_i.A_m v_j`` for the p vectors.
-    `powers`: shape (m,). `vectors`: shape (p, n); v. `positive`: whether the product is positive, so that its logarithm
-    is closer to a mean.
+    `powers`: shape (m,). `overlaps`: shape (p, p); ``v_i.v_j``. `positive`: whether the product is positive, so
+    that its logarithm is closer to a mean.
     """
     exact, exponents, count = np.asarray(known, float), np.asarray(powers, float), pairs.shape[1]
     samples = exact + np.diagonal(pairs, axis1=1, axis2=2).T  # (p, m)
@@ -115,7 +123,6 @@ def product_of_means(
         slopes = exponents / means
     else:  # by the product rule: a mean of power 1 may be zero
         slopes = exponents * np.prod(means ** (exponents - np.eye(len(means))), axis=1)
-    overlaps = vectors @ vectors.T
     spread = mean_of_forms(np.tensordot(slopes, pairs, 1), overlaps, size, positive=False)
     if positive:
         return exponential(value, beyond_first_order(spread, error, count))

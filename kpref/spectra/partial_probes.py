@@ -96,12 +96,14 @@ def partial_dimension(seen: Deflated, coordinates: Coordinates, kept: tuple[int,
     `seen`: of the operator, on tensors of three axes. `coordinates`: those that it is seen in. `kept`: axes, in order.
     Raises RuntimeError if noise drowns the partial trace.
     """
-    halves = seen.images - (seen.images @ seen.basis.T) @ seen.basis / 2
-    left, right = (
-        as_matrices(coordinates.embed(np.concatenate(rows)), kept)
-        for rows in ((2 * seen.basis, seen.vectors), (halves, seen.rest))
+    basis, images, vectors, rest = (
+        each.astype(np.float64, copy=False) for each in (seen.basis, seen.images, seen.vectors, seen.rest)
     )
-    return _dimension(left, right, len(seen.basis), seen.vectors, seen.n_products, seen.method)
+    halves = images - (images @ basis.T) @ basis / 2
+    left, right = (
+        as_matrices(coordinates.embed(np.concatenate(rows)), kept) for rows in ((2 * basis, vectors), (halves, rest))
+    )
+    return _dimension(left, right, len(basis), vectors, seen.n_products, seen.method)
 
 
 def factored_dimension(factor: TensorOperator, probes: int, seed: Any, kept: tuple[int, ...]) -> Estimate:

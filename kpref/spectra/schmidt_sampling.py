@@ -266,11 +266,27 @@ def _control(op: TensorOperator, seed: int) -> _Control:
         coordinates.embed(vectors).reshape(count, -1, units).astype(np.float64)
         for coordinates, vectors in ((form.domain, basis), (form.codomain, images))
     )
-    # <W_i^T W_j, W_k^T W_l> = <W_i W_k^T, W_j W_l^T>: whichever matrices are smaller.
-    products = "iah,jak->ijhk" if units <= rows.shape[1] else "iah,jbh->ijab"
-    inner, outer = (np.einsum(products, each, each, optimize=True).reshape(count**2, -1) for each in (rows, values))
-    fourths = float(np.vdot(outer @ outer.T, inner @ inner.T))
+    fourths = sum(float(np.vdot(*both)) for both in zip(*map(_pair_grams, (rows, values)), strict=True))
     return _Control(rows, values, float(np.vdot(values, values)), fourths)
+
+
+def _pair_grams(matrices: Array) -> tuple[Array, Array]:
+    """Gram matrix of all ``X_ij = W_i^T W_j``, (k, points, units) being W, as its two blocks in another basis of pairs.
+
+    As ``X_ji = X_ij^T``, these are ``(X_ij + X_ji) / 2^(1/2)`` and ``(X_ij - X_ji) / 2^(1/2)`` for i < j, with X_ii
+    among the first: symmetric matrices, which are orthogonal to the others, and half of their entries tell all. As
+    <W_i^T W_j, W_k^T W_l> = <W_i W_k^T, W_j W_l^T>, whichever of the two matrices are smaller may stand for X.
+    """
+    each = matrices if matrices.shape[2] <= matrices.shape[1] else matrices.swapaxes(1, 2)
+    count, _, units = each.shape
+    flat = each.swapaxes(0, 1).reshape(-1, count * units)
+    products = (flat.T @ flat).reshape(count, units, count, units)
+    (i, j), (row, column) = np.triu_indices(count), np.triu_indices(units)
+    upper, lower = products[i[:, None], row, j[:, None], column], products[i[:, None], column, j[:, None], row]
+    half = 0.5**0.5
+    even = (upper + lower) * np.where(i == j, half, 1.0)[:, None] * np.where(row == column, half, 1.0)
+    odd = (upper - lower)[i < j]
+    return even @ even.T, odd @ odd.T
 
 
 def _pair_overlaps(samples: Array) -> Array:

@@ -107,15 +107,22 @@ def _sums(shared: _Shared, coefficients: Array, pairs: int) -> Array:
     number, points = coefficients.shape[1:]
     sums = np.zeros((len(shared.currents), number, pairs))
     width = max(1, _TASK_ENTRIES // max(1, points))
-    tasks = [(need, block) for need in shared.needs for block in even_blocks(len(need[2]), width)]
+    for wanted, ends, pairs_of in shared.needs:
+        blocks, factors = even_blocks(len(pairs_of), width), coefficients[wanted].reshape(-1, points)
+        found = np.empty((len(factors), len(pairs_of)))
 
-    def task(index: int) -> None:
-        (wanted, ends, numbers), block = tasks[index]
-        products = shared.values[ends[0, block]] * shared.values[ends[1, block]]
-        found = coefficients[wanted].reshape(-1, points) @ products.T
-        sums[np.ix_(wanted, np.arange(number), numbers[block])] = found.reshape(len(wanted), number, -1)
+        def task(
+            index: int,
+            blocks: list[slice] = blocks,
+            factors: Array = factors,
+            ends: Integers = ends,
+            out: Array = found,
+        ) -> None:
+            first, second = ends[:, blocks[index]]
+            out[:, blocks[index]] = factors @ (shared.values[first] * shared.values[second]).T
 
-    run_blocks(task, len(tasks))
+        run_blocks(task, len(blocks))
+        sums[np.ix_(wanted, np.arange(number), pairs_of)] = found.reshape(len(wanted), number, -1)
     return sums
 
 

@@ -10,9 +10,10 @@ from rounding import gamma
 from strategies import SEEDS, examples
 
 from continuous.fields import METHODS, PAIRS, STRUCTURES, cases, make_flow
-from kpref import kernels
+from kpref import Flow, kernels
 from kpref.kernels import StageTable, reference
 from kpref.linearize import DenseForm
+from kpref.models.registry import registered
 
 SWEEPS = {
     "tangent": (kernels.stage_tangent, reference.stage_tangent, {}),
@@ -176,3 +177,24 @@ def test_any_layout(change):
             other.flags.writeable = change != "read-only"
             np.testing.assert_array_equal(side(other), side(x))
             np.testing.assert_array_equal(other, x)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("name", ["rate", "linear-system", "hodgkin-huxley"])
+def test_sensitivities_in_one_sweep_are_those_of_two(name, dtype, monkeypatch):
+    """P_s after J_s, and their transposes, with blocks of one and of two trials, several vectors and segments.
+
+    Of a linear system products with changes go to the new state itself. Sums of some hundred terms, in another order.
+    """
+    monkeypatch.setattr("kpref.runge_kutta._SEGMENT_ENTRIES", 2 * 4 * 3 * 7)
+    model, rng = registered()[name].init(2, 7, 0, 1.0), np.random.default_rng(0)
+    flow = Flow(model, rng.normal(size=(3, 6, 2)), dt=0.02, dtype=dtype)
+    vectors = rng.normal(size=(2, model.n_parameters)).astype(dtype)
+    tensors = rng.normal(size=(2, *flow.space.shape)).astype(dtype)
+    apart = flow.D.apply(vectors), flow.D.T.apply(tensors)
+    monkeypatch.setattr("kpref.kernels._FEWEST_TRIALS", 2)
+    monkeypatch.setattr("kpref.kernels._STATES_FOR_TWO", 0)
+    together = flow.D.apply(vectors), flow.D.T.apply(tensors)
+    for got, wanted in zip(together, apart, strict=True):
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1000 * np.finfo(dtype).eps * np.abs(wanted).max())

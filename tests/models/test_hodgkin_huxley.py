@@ -7,6 +7,7 @@ from scipy.optimize import brentq
 from scipy.special import exprel
 
 import kpref
+from kpref import linearize
 from kpref.equilibria.jacobians import state_jacobians
 from kpref.models import HodgkinHuxley
 from kpref.models.nonlinearity import linoid, linoid_slope
@@ -175,3 +176,33 @@ def test_refusals():
             HodgkinHuxley(inputs, **weights)
     with pytest.raises(ValueError, match="n_inhibitory must be less than n_units, 3; got 3"):
         HodgkinHuxley.init(1, 3, 0, n_inhibitory=3)
+
+
+@pytest.mark.parametrize("inhibitory", [False, True])
+def test_compiled_neurons_are_the_plain_ones(inhibitory, monkeypatch):
+    """Voltages at the limits of the rates among them, and more neurons than are done at once.
+
+    No coefficient is a difference: each is off by the roundings of a few products and rates, and by those of the
+    argument of an exponential, at most 9 of them. A new state is a sum, off by those of its largest term.
+    """
+    units, rng = 130, np.random.default_rng(0)
+    kind = kpref.models.registry.registered()["hodgkin-huxley"]
+    model = kind.init(2, units, 0, 1.0, inhibitory=inhibitory)
+    voltages = np.concatenate([VOLTAGES, rng.uniform(-100, 60, size=3 * units - len(VOLTAGES))]).reshape(3, units)
+    states = np.concatenate([voltages, rng.uniform(0, 1, size=(3, 4 * units))], axis=1)
+    inputs = rng.normal(size=(3, 2, 2))
+    forms, moved = [], []
+    for compiled in (True, False):
+        if not compiled:
+            for module in ("linearize", "runge_kutta"):
+                monkeypatch.setattr(f"kpref.{module}.compiled_network", lambda model: None)
+        forms.append(linearize.linearize(model, states[None], inputs[None, :, 0], np.float64))
+        moved.append(kpref.Flow(model, inputs, states, dt=0.01, method="euler").states[:, 1])
+    fast, plain = forms
+    assert set(fast.places) == set(plain.places)
+    for name in plain.places:
+        np.testing.assert_allclose(fast.channel(name), plain.channel(name), rtol=64 * EPS, atol=0)
+    for name in plain.known:
+        np.testing.assert_allclose(fast.variable(name), plain.variable(name), rtol=64 * EPS, atol=0)
+    largest = np.maximum(np.abs(states), 0.01 * 120 * 150)  # of the membrane: g_na (50 - V)
+    assert (np.abs(moved[0] - moved[1]) <= 64 * EPS * largest).all()

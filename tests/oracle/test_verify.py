@@ -221,10 +221,10 @@ def test_the_same_seed_gives_the_same_report():
 
 # Of the operators the NTK takes most memory; metrics take most of the time.
 @pytest.mark.parametrize(
-    "operators, most", [(["NTK"], 9), (["metrics", *OPERATORS], 10)][: 1 + (PROFILE == "thorough")]
+    "operators, most", [(["NTK"], 10), (["metrics", *OPERATORS], 10)][: 1 + (PROFILE == "thorough")]
 )
 def test_memory_stays_within_a_few_times_that_of_the_flow(operators, most, monkeypatch):
-    """About 7 times here for the NTK; where something is compiled on the way, that comes on top."""
+    """About 9 times here for the NTK, which is frugal itself; where something is compiled, that comes on top."""
     # As in a problem whose errors of numbers are too many to be kept.
     monkeypatch.setattr(certificates, "_KEPT_BYTES", 0)
     shape, units = (8, 24), 40  # larger: more of it is the flow's, 5.2 times for (12, 40), 48
