@@ -19,6 +19,9 @@ trial, as the root mean square of random errors that are sums of three:
   be. No library eliminates in less than float32: there the unit is that of float32.
 
 All three are of the right answer, never of the one claimed. Trials stay apart exactly, and nothing comes of nothing.
+
+The same random errors say how large such a solve leaves the residual of a step. Evidence that is pooled
+(`kpref.oracle.pooled`) is held to that, so that a scan is not taken for coarse weights, nor these for a scan.
 """
 
 from __future__ import annotations
@@ -34,10 +37,11 @@ from kpref.kernels import plain_program
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.certificates import Comparison, Judge, draw
 from kpref.oracle.evaluation import evaluate
+from kpref.oracle.pooled import Roundings
 from kpref.oracle.spreads import Spread, SumError
 from kpref.step_form import StepForm
 
-__all__ = ["PARALLEL", "SOLVES", "parallel_comparison"]
+__all__ = ["PARALLEL", "SOLVES", "parallel_comparison", "parallel_residual"]
 
 #: What the report says of an answer with this certificate.
 PARALLEL = "right as a parallel solve (scan, LU): errors carried along, not local to a step"
@@ -51,6 +55,9 @@ _MOST_ENTRIES, _MOST_PRODUCTS = 1 << 24, 1 << 33
 #: Relative size of random errors: large against rounding in float64, small against one.
 _STEP = 2.0**-30
 
+#: Random residuals, of which it is counted how many independent ones there are.
+_RESIDUALS = 32
+
 #: Units of the largest entry that elimination leaves as a residual, and the coarsest of them.
 _ELIMINATION, _COARSEST = 2.0, 2.0**-24
 
@@ -62,22 +69,15 @@ def parallel_comparison(
 
     `local`: the comparison of the answer by residuals. `spread_at`: what rounding does to residuals of an answer.
     """
-    form = judge.form
-    entries = form.n_steps * form.n_trials * form.n_states**2
-    levels = max(1, int(np.ceil(np.log2(max(form.n_steps, 2)))))
-    if entries > _MOST_ENTRIES or form.n_steps * form.n_states**3 * levels * judge._count > _MOST_PRODUCTS:
+    if not _affordable(judge):
         return None
-    backwards = operator == "P_T"
     with np.errstate(all="ignore"):
-        error = (kernels.adjoint if backwards else kernels.tangent)(form, local.error[None])[0]
-        response = evaluate(operator, form, judge.space, tensor)
-        forcing = kernels.parameter_product(form, tensor[None])[0] if operator == "D" else tensor
-        spread, deviation = spread_at(response), np.zeros(error.shape)
-        worst = np.zeros(error.shape)
-        matrices = _matrices(judge.carrying)
+        sweep = kernels.adjoint if operator == "P_T" else kernels.tangent
+        error = sweep(judge.form, local.error[None])[0]
+        deviation, worst = np.zeros(error.shape), np.zeros(error.shape)
+        solves = _solves(judge, operator, tensor, spread_at)
         for trial in np.argsort(-local.ratio().max(axis=(1, 2))):
-            own = Spread(spread.deviation[trial], spread.worst[trial])
-            found = _spread(judge, matrices[:, trial], forcing[trial], response[trial], own, backwards)
+            found = judge._pooled(solves[trial].errors)
             if not np.isfinite(found.deviation).all() or not np.isfinite(error[trial]).all():
                 return None
             if Comparison(error[trial], found).ratio().max() > bound:
@@ -86,30 +86,93 @@ def parallel_comparison(
     return Comparison(error, Spread(deviation, worst), parallel=True)
 
 
-def _spread(judge: Judge, matrices: Array, forcing: Array, response: Array, local: Spread, backwards: bool) -> Spread:
-    """What a parallel solve of one trial errs by: matrices (T, H, H), tensors (T, H)."""
-    arithmetic, steps = judge.arithmetic, len(matrices)
-    if backwards:
-        # In reversed time the costate obeys l[n] = A[n+1]^T l[n+1] + g[n].
-        matrices = np.concatenate([np.zeros_like(matrices[:1]), matrices[:0:-1].swapaxes(1, 2)])
-        forcing = forcing[::-1]
-    largest = max(1.0, float(np.sqrt(np.square(matrices).sum(axis=2).max(initial=0.0))))
-    size = _ELIMINATION * min(arithmetic.unit, _COARSEST) * largest * float(np.abs(response).max())
-    elimination = Spread(np.full(response.shape, size), np.full(response.shape, size))
-    exact = _scan(matrices, forcing, None)
-    grown = _STEP / max(arithmetic.unit, arithmetic.operand, arithmetic.accumulate, arithmetic.result)
+def parallel_residual(
+    judge: Judge, operator: str, tensor: Array, local: Comparison, spread_at: Callable[[Array], Spread]
+) -> tuple[Comparison, Roundings] | None:
+    """The residual of an answer, what a parallel solve explains of it, and of how many independent errors it is made.
 
-    def sample(generator: np.random.Generator, count: int) -> Array:
-        noise = draw(generator, local + elimination, count)
-        carried = noise[:, ::-1].copy() if backwards else noise
-        for step in range(1, steps):
-            carried[:, step] += carried[:, step - 1] @ matrices[step].T
-        errors = _Errors(arithmetic, grown, generator)
+    None where there is too much to emulate, or numbers are beyond the range. Arguments as of `parallel_comparison`.
+    """
+    if not _affordable(judge):
+        return None
+    deviation, roundings = np.zeros(local.error.shape), Roundings.of_none(local.error.shape)
+    with np.errstate(all="ignore"):
+        for trial, solve in enumerate(_solves(judge, operator, tensor, spread_at)):
+            samples = solve.residuals(np.random.default_rng(0), max(_RESIDUALS, judge._count))
+            squares = np.square(samples).mean(axis=0)
+            # As of the errors: a few samples may all be small in an entry by chance.
+            deviation[trial] = np.sqrt(np.maximum(squares, squares.mean(axis=-1, keepdims=True)))
+            roundings.add(np.divide(samples, deviation[trial], out=samples, where=deviation[trial] > 0))
+    if not np.isfinite(deviation).all():
+        return None
+    return Comparison(local.error, Spread(deviation, deviation), parallel=True), roundings
+
+
+def _affordable(judge: Judge) -> bool:
+    """Whether scans of all samples take neither too much memory nor too long."""
+    form = judge.form
+    entries = form.n_steps * form.n_trials * form.n_states**2
+    levels = max(1, int(np.ceil(np.log2(max(form.n_steps, 2)))))
+    products = form.n_steps * form.n_states**3 * levels * judge._count
+    return entries <= _MOST_ENTRIES and products <= _MOST_PRODUCTS
+
+
+def _solves(judge: Judge, operator: str, tensor: Array, spread_at: Callable[[Array], Spread]) -> list[_Solve]:
+    """The solve of each trial."""
+    response = evaluate(operator, judge.form, judge.space, tensor)
+    forcing = kernels.parameter_product(judge.form, tensor[None])[0] if operator == "D" else tensor
+    spread, matrices = spread_at(response), _matrices(judge.carrying)
+    return [
+        _Solve(judge.arithmetic, matrices[:, trial], forcing[trial], response[trial], spread[trial], operator == "P_T")
+        for trial in range(len(response))
+    ]
+
+
+class _Solve:
+    """A parallel solve of one trial with random errors: matrices (T, H, H), tensors (T, H).
+
+    `local`: what rounding does to the residuals of the response.
+    """
+
+    def __init__(
+        self, arithmetic: Arithmetic, matrices: Array, forcing: Array, response: Array, local: Spread, backwards: bool
+    ) -> None:
+        if backwards:
+            # In reversed time the costate obeys l[n] = A[n+1]^T l[n+1] + g[n].
+            matrices = np.concatenate([np.zeros_like(matrices[:1]), matrices[:0:-1].swapaxes(1, 2)])
+            forcing, local = forcing[::-1], local[::-1]
+        largest = max(1.0, float(np.sqrt(np.square(matrices).sum(axis=2).max(initial=0.0))))
+        size = _ELIMINATION * min(arithmetic.unit, _COARSEST) * largest * float(np.abs(response).max())
+        elimination = Spread(np.full(response.shape, size), np.full(response.shape, size))
+        self._arithmetic, self._matrices, self._forcing, self._backwards = arithmetic, matrices, forcing, backwards
+        self._of_steps = local + elimination
+        self._grown = _STEP / max(arithmetic.unit, arithmetic.operand, arithmetic.accumulate, arithmetic.result)
+        self._exact = _scan(matrices, forcing, None)
+
+    def errors(self, generator: np.random.Generator, count: int) -> Array:
+        """Random errors of the answer, first axis."""
+        carried, errors = draw(generator, self._of_steps, count), self._errors(generator)
+        for step in range(1, len(self._matrices)):
+            carried[:, step] += carried[:, step - 1] @ self._matrices[step].T
         for index in range(count):
-            carried[index] += (_scan(matrices, forcing, errors) - exact) / grown
-        return carried[:, ::-1] if backwards else carried
+            carried[index] += self._of_scan(errors)
+        return carried[:, ::-1] if self._backwards else carried
 
-    return judge._pooled(sample)
+    def residuals(self, generator: np.random.Generator, count: int) -> Array:
+        """Random residuals that such errors leave, first axis."""
+        found, errors = draw(generator, self._of_steps, count), self._errors(generator)
+        for index in range(count):
+            error = self._of_scan(errors)
+            found[index] += error
+            found[index, 1:] -= np.einsum("tij,tj->ti", self._matrices[1:], error[:-1])
+        return found[:, ::-1] if self._backwards else found
+
+    def _errors(self, generator: np.random.Generator) -> _Errors:
+        return _Errors(self._arithmetic, self._grown, generator)
+
+    def _of_scan(self, errors: _Errors) -> Array:
+        """Those of a scan alone."""
+        return (_scan(self._matrices, self._forcing, errors) - self._exact) / self._grown
 
 
 class _Errors:

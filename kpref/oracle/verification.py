@@ -45,7 +45,7 @@ from kpref.oracle.session import (
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stages import verify_stages
 from kpref.oracle.trajectories import explain_states
-from kpref.oracle.verdict import Check, Report, faulty
+from kpref.oracle.verdict import Check, Report, Verdict, faulty
 
 __all__ = ["verify"]
 
@@ -389,27 +389,27 @@ class _Verification(Session):
     def _pooled(self, result: Answer) -> list[Check]:
         """Errors that are too large everywhere, though none of them is by much."""
         check = self._pooled_check(result.operator, result.comparison)
-        if check.verdict == "defect" and not result.comparison.parallel:
-            parallel = self.parallel(result.operator, result.tensor, result.answer)
-            check = check if parallel is None else self._pooled_check(result.operator, parallel)
+        if check.verdict == "defect" or result.comparison.parallel:
+            found = self.parallel_excess(result.operator, result.tensor, result.answer)
+            if found is not None:
+                check = _with_excess(check, *found)
+                check = check if check.verdict == "defect" else replace(check, message=PARALLEL)
         if check.verdict == "defect" and result.operator not in self.defective:
             self.defective.add(result.operator)
             check = replace(check, guess=self._guess(result))
         return [check]
 
     def _pooled_check(self, operator: str, comparison: Comparison) -> Check:
-        swept = comparison.parallel or operator not in (*LOCAL, "states", "J", "J_T")
-        excess, place = pooled_excess(comparison, self.backend.shape, self.arithmetic, swept)
-        return Check(
+        blank = Check(
             f"{operator}.pooled",
             operator,
             "errors are not too large everywhere",
             "mean (error / deviation)^2, in parts of what rounding gives at most",
-            "pass" if excess <= 1 else "defect",
-            figure=excess,
+            "pass",
             bound=1.0,
-            message=f"most of all in {place}" if excess > 1 else PARALLEL if comparison.parallel else "",
         )
+        swept = comparison.parallel or operator not in (*LOCAL, "states", "J", "J_T")
+        return _with_excess(blank, *pooled_excess(comparison, self.backend.shape, self.arithmetic, swept))
 
     def _special(self, result: Answer) -> list[Check]:
         """Arguments of another kind than random ones of order one; see `special_arguments`."""
@@ -571,6 +571,12 @@ class _Verification(Session):
             self.scalar(symmetric, gap, float(deviation), self.swept_bound),
             self.scalar(positive, min(energy, 0.0), _length(own, weighed_q), self.swept_bound),
         ]
+
+
+def _with_excess(check: Check, excess: float, place: str) -> Check:
+    """A check of pooled evidence with its verdict."""
+    verdict: Verdict = "pass" if excess <= 1 else "defect"
+    return replace(check, verdict=verdict, figure=excess, message=f"most of all in {place}" if excess > 1 else "")
 
 
 def _length(deviation: Array, weights: Array) -> float:
