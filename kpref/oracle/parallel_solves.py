@@ -20,13 +20,14 @@ trial, as the root mean square of random errors that are sums of three:
 
 All three are of the right answer, never of the one claimed. Trials stay apart exactly, and nothing comes of nothing.
 
-The same random errors say how large such a solve leaves the residual of a step. Evidence that is pooled
-(`kpref.oracle.pooled`) is held to that, so that a scan is not taken for coarse weights, nor these for a scan.
+The residuals that the same random errors leave say how large those of such a solve are all together, pooled
+(`kpref.oracle.pooled`), so that weights that are too coarse, or coefficients of another step, are not taken for a scan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -37,11 +38,11 @@ from kpref.kernels import plain_program
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.certificates import Comparison, Judge, draw
 from kpref.oracle.evaluation import evaluate
-from kpref.oracle.pooled import Roundings
+from kpref.oracle.pooled import Roundings, parallel_excess
 from kpref.oracle.spreads import Spread, SumError
 from kpref.step_form import StepForm
 
-__all__ = ["PARALLEL", "SOLVES", "parallel_comparison", "parallel_residual"]
+__all__ = ["PARALLEL", "SOLVES", "ParallelSolve", "parallel_solve"]
 
 #: What the report says of an answer with this certificate.
 PARALLEL = "right as a parallel solve (scan, LU): errors carried along, not local to a step"
@@ -55,66 +56,59 @@ _MOST_ENTRIES, _MOST_PRODUCTS = 1 << 24, 1 << 33
 #: Relative size of random errors: large against rounding in float64, small against one.
 _STEP = 2.0**-30
 
-#: Random residuals, of which it is counted how many independent ones there are.
-_RESIDUALS = 32
-
 #: Units of the largest entry that elimination leaves as a residual, and the coarsest of them.
 _ELIMINATION, _COARSEST = 2.0, 2.0**-24
 
 
-def parallel_comparison(
+@dataclass(frozen=True, eq=False)
+class ParallelSolve:
+    """An answer that rounding in a parallel solve explains.
+
+    Attributes
+    ----------
+    comparison : Comparison
+        Of the error itself.
+    pooled : float
+        Mean square of residuals in parts of what such a solve leaves at most: `kpref.oracle.pooled`.
+    """
+
+    comparison: Comparison
+    pooled: float
+
+
+def parallel_solve(
     judge: Judge, operator: str, tensor: Array, local: Comparison, spread_at: Callable[[Array], Spread], bound: float
-) -> Comparison | None:
-    """Error of an answer to `tensor` and what a parallel solve explains of it; None if that does not explain it.
+) -> ParallelSolve | None:
+    """What a parallel solve explains of an answer to `tensor`; None if no entry may err so, or not all together.
 
     `local`: the comparison of the answer by residuals. `spread_at`: what rounding does to residuals of an answer.
     """
-    if not _affordable(judge):
+    form = judge.form
+    entries = form.n_steps * form.n_trials * form.n_states**2
+    levels = max(1, int(np.ceil(np.log2(max(form.n_steps, 2)))))
+    if entries > _MOST_ENTRIES or form.n_steps * form.n_states**3 * levels * judge._count > _MOST_PRODUCTS:
         return None
     with np.errstate(all="ignore"):
         sweep = kernels.adjoint if operator == "P_T" else kernels.tangent
-        error = sweep(judge.form, local.error[None])[0]
-        deviation, worst = np.zeros(error.shape), np.zeros(error.shape)
-        solves = _solves(judge, operator, tensor, spread_at)
+        error = sweep(form, local.error[None])[0]
+        deviation, worst, own = np.zeros(error.shape), np.zeros(error.shape), np.zeros(error.shape)
+        solves, roundings = _solves(judge, operator, tensor, spread_at), Roundings.of_none(error.shape)
         for trial in np.argsort(-local.ratio().max(axis=(1, 2))):
-            found = judge._pooled(solves[trial].errors)
+            sampled = _Sampled(solves[trial])
+            found, samples = judge._pooled(sampled.errors), np.concatenate(sampled.residuals)
             if not np.isfinite(found.deviation).all() or not np.isfinite(error[trial]).all():
                 return None
             if Comparison(error[trial], found).ratio().max() > bound:
                 return None
             deviation[trial], worst[trial] = found.deviation, found.worst
-    return Comparison(error, Spread(deviation, worst), parallel=True)
-
-
-def parallel_residual(
-    judge: Judge, operator: str, tensor: Array, local: Comparison, spread_at: Callable[[Array], Spread]
-) -> tuple[Comparison, Roundings] | None:
-    """The residual of an answer, what a parallel solve explains of it, and of how many independent errors it is made.
-
-    None where there is too much to emulate, or numbers are beyond the range. Arguments as of `parallel_comparison`.
-    """
-    if not _affordable(judge):
-        return None
-    deviation, roundings = np.zeros(local.error.shape), Roundings.of_none(local.error.shape)
-    with np.errstate(all="ignore"):
-        for trial, solve in enumerate(_solves(judge, operator, tensor, spread_at)):
-            samples = solve.residuals(np.random.default_rng(0), max(_RESIDUALS, judge._count))
+            # As of the errors: few samples may all be small in an entry by chance.
             squares = np.square(samples).mean(axis=0)
-            # As of the errors: a few samples may all be small in an entry by chance.
-            deviation[trial] = np.sqrt(np.maximum(squares, squares.mean(axis=-1, keepdims=True)))
-            roundings.add(np.divide(samples, deviation[trial], out=samples, where=deviation[trial] > 0))
-    if not np.isfinite(deviation).all():
+            own[trial] = np.sqrt(np.maximum(squares, squares.mean(axis=-1, keepdims=True)))
+            roundings.add(np.divide(samples, own[trial], out=samples, where=own[trial] > 0))
+        pooled = parallel_excess(Comparison(local.error, Spread(own, own)), roundings, judge.arithmetic)
+    if not pooled <= 1:
         return None
-    return Comparison(local.error, Spread(deviation, deviation), parallel=True), roundings
-
-
-def _affordable(judge: Judge) -> bool:
-    """Whether scans of all samples take neither too much memory nor too long."""
-    form = judge.form
-    entries = form.n_steps * form.n_trials * form.n_states**2
-    levels = max(1, int(np.ceil(np.log2(max(form.n_steps, 2)))))
-    products = form.n_steps * form.n_states**3 * levels * judge._count
-    return entries <= _MOST_ENTRIES and products <= _MOST_PRODUCTS
+    return ParallelSolve(Comparison(error, Spread(deviation, worst), parallel=True), pooled)
 
 
 def _solves(judge: Judge, operator: str, tensor: Array, spread_at: Callable[[Array], Spread]) -> list[_Solve]:
@@ -149,30 +143,32 @@ class _Solve:
         self._grown = _STEP / max(arithmetic.unit, arithmetic.operand, arithmetic.accumulate, arithmetic.result)
         self._exact = _scan(matrices, forcing, None)
 
+    def sample(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
+        """Random errors of the answer and the residuals that they leave, first axis."""
+        matrices, errors = self._matrices, _Errors(self._arithmetic, self._grown, generator)
+        residuals = draw(generator, self._of_steps, count)
+        carried = residuals.copy()
+        for step in range(1, len(matrices)):
+            carried[:, step] += carried[:, step - 1] @ matrices[step].T
+        for index in range(count):
+            of_scan = (_scan(matrices, self._forcing, errors) - self._exact) / self._grown
+            carried[index] += of_scan
+            residuals[index] += of_scan
+            residuals[index, 1:] -= np.einsum("tij,tj->ti", matrices[1:], of_scan[:-1])
+        return (carried[:, ::-1], residuals[:, ::-1]) if self._backwards else (carried, residuals)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sampled:
+    """Random errors of a solve, of which the residuals are kept."""
+
+    solve: _Solve
+    residuals: list[Array] = field(default_factory=list)
+
     def errors(self, generator: np.random.Generator, count: int) -> Array:
-        """Random errors of the answer, first axis."""
-        carried, errors = draw(generator, self._of_steps, count), self._errors(generator)
-        for step in range(1, len(self._matrices)):
-            carried[:, step] += carried[:, step - 1] @ self._matrices[step].T
-        for index in range(count):
-            carried[index] += self._of_scan(errors)
-        return carried[:, ::-1] if self._backwards else carried
-
-    def residuals(self, generator: np.random.Generator, count: int) -> Array:
-        """Random residuals that such errors leave, first axis."""
-        found, errors = draw(generator, self._of_steps, count), self._errors(generator)
-        for index in range(count):
-            error = self._of_scan(errors)
-            found[index] += error
-            found[index, 1:] -= np.einsum("tij,tj->ti", self._matrices[1:], error[:-1])
-        return found[:, ::-1] if self._backwards else found
-
-    def _errors(self, generator: np.random.Generator) -> _Errors:
-        return _Errors(self._arithmetic, self._grown, generator)
-
-    def _of_scan(self, errors: _Errors) -> Array:
-        """Those of a scan alone."""
-        return (_scan(self._matrices, self._forcing, errors) - self._exact) / self._grown
+        errors, residuals = self.solve.sample(generator, count)
+        self.residuals.append(residuals)
+        return errors
 
 
 class _Errors:

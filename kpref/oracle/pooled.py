@@ -95,9 +95,9 @@ def pooled_excess(
     return _largest(comparison, roundings, _ROUNDING, arithmetic)
 
 
-def parallel_excess(comparison: Comparison, roundings: Roundings, arithmetic: Arithmetic) -> tuple[float, str]:
-    """The same of residuals that a parallel solve left."""
-    return _largest(comparison, roundings.counts(), _ROUNDING_OF_ALL_SIZES, arithmetic)
+def parallel_excess(comparison: Comparison, roundings: Roundings, arithmetic: Arithmetic) -> float:
+    """The largest of residuals that a parallel solve may have left."""
+    return _largest(comparison, roundings.counts(), _ROUNDING_OF_ALL_SIZES, arithmetic)[0]
 
 
 def _largest(

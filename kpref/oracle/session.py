@@ -16,8 +16,7 @@ from kpref.oracle.backend import OPERATORS, Backend
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.evaluation import SWEPT, intermediates
 from kpref.oracle.further import FullJudge
-from kpref.oracle.parallel_solves import PARALLEL, SOLVES, parallel_comparison, parallel_residual
-from kpref.oracle.pooled import parallel_excess
+from kpref.oracle.parallel_solves import PARALLEL, SOLVES, ParallelSolve, parallel_solve
 from kpref.oracle.verdict import Check, Place, Verdict
 from kpref.threads import serial_blas
 
@@ -166,35 +165,18 @@ class Session:
         found = calls[operator](tensor, answer)
         if operator not in SOLVES or operator in self.defective or found.ratio().max() <= LOCAL_BOUND:
             return found
-        return self._as_parallel(operator, tensor, found, calls[operator]) or found
+        solve = self.parallel(operator, tensor, answer)
+        return found if solve is None else solve.comparison
 
-    def parallel(self, operator: str, tensor: Array, answer: Array) -> Comparison | None:
+    def parallel(self, operator: str, tensor: Array, answer: Array) -> ParallelSolve | None:
         """The certificate of an answer as of a parallel solve; None where that does not explain it."""
-        compare = self._solved(operator)
-        return None if compare is None else self._as_parallel(operator, tensor, compare(tensor, answer), compare)
-
-    def parallel_excess(self, operator: str, tensor: Array, answer: Array) -> tuple[float, str] | None:
-        """What `pooled_excess` says of an answer as of a parallel solve; None where there is nothing to say."""
-        compare = self._solved(operator)
-        if compare is None:
-            return None
-        local = compare(tensor, answer)
-        found = parallel_residual(self.judge, operator, tensor, local, lambda right: compare(tensor, right).spread)
-        return None if found is None else parallel_excess(*found, self.arithmetic)
-
-    def _solved(self, operator: str) -> Callable[[Array, Array], Comparison] | None:
-        """The certificate by residuals of an operator that may be one of a parallel solve."""
         if operator not in SOLVES or operator in self.defective:
             return None
         judge = self.judge
-        return {"P": judge.propagator, "P_T": judge.adjoint, "D": judge.sensitivity_residual}[operator]
-
-    def _as_parallel(
-        self, operator: str, tensor: Array, local: Comparison, compare: Callable[[Array, Array], Comparison]
-    ) -> Comparison | None:
-        """See `parallel_comparison`."""
-        return parallel_comparison(
-            self.judge, operator, tensor, local, lambda right: compare(tensor, right).spread, self.swept_bound
+        compare = {"P": judge.propagator, "P_T": judge.adjoint, "D": judge.sensitivity_residual}[operator]
+        local = compare(tensor, answer)
+        return parallel_solve(
+            judge, operator, tensor, local, lambda right: compare(tensor, right).spread, self.swept_bound
         )
 
     def residual(self, result: Answer, change: Array) -> Array:

@@ -45,7 +45,7 @@ from kpref.oracle.session import (
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stages import verify_stages
 from kpref.oracle.trajectories import explain_states
-from kpref.oracle.verdict import Check, Report, Verdict, faulty
+from kpref.oracle.verdict import Check, Report, faulty
 
 __all__ = ["verify"]
 
@@ -390,26 +390,27 @@ class _Verification(Session):
         """Errors that are too large everywhere, though none of them is by much."""
         check = self._pooled_check(result.operator, result.comparison)
         if check.verdict == "defect" or result.comparison.parallel:
-            found = self.parallel_excess(result.operator, result.tensor, result.answer)
-            if found is not None:
-                check = _with_excess(check, *found)
-                check = check if check.verdict == "defect" else replace(check, message=PARALLEL)
+            solve = self.parallel(result.operator, result.tensor, result.answer)
+            if solve is not None:
+                check = replace(check, verdict="pass", figure=solve.pooled, message=PARALLEL)
         if check.verdict == "defect" and result.operator not in self.defective:
             self.defective.add(result.operator)
             check = replace(check, guess=self._guess(result))
         return [check]
 
     def _pooled_check(self, operator: str, comparison: Comparison) -> Check:
-        blank = Check(
+        swept = operator not in (*LOCAL, "states", "J", "J_T")
+        excess, place = pooled_excess(comparison, self.backend.shape, self.arithmetic, swept)
+        return Check(
             f"{operator}.pooled",
             operator,
             "errors are not too large everywhere",
             "mean (error / deviation)^2, in parts of what rounding gives at most",
-            "pass",
+            "pass" if excess <= 1 else "defect",
+            figure=excess,
             bound=1.0,
+            message="" if excess <= 1 else f"most of all in {place}",
         )
-        swept = comparison.parallel or operator not in (*LOCAL, "states", "J", "J_T")
-        return _with_excess(blank, *pooled_excess(comparison, self.backend.shape, self.arithmetic, swept))
 
     def _special(self, result: Answer) -> list[Check]:
         """Arguments of another kind than random ones of order one; see `special_arguments`."""
@@ -471,7 +472,7 @@ class _Verification(Session):
         if parallel is None:
             return [check]
         blank = replace(check, guess=None, first=None, largest=None)
-        return [self.judged(blank, replace(parallel, error=leaked), self.swept_bound)]
+        return [self.judged(blank, replace(parallel.comparison, error=leaked), self.swept_bound)]
 
     def _trial_independence(self, result: Answer) -> list[Check]:
         """P, its inverse and their transposes keep trials apart."""
@@ -571,12 +572,6 @@ class _Verification(Session):
             self.scalar(symmetric, gap, float(deviation), self.swept_bound),
             self.scalar(positive, min(energy, 0.0), _length(own, weighed_q), self.swept_bound),
         ]
-
-
-def _with_excess(check: Check, excess: float, place: str) -> Check:
-    """A check of pooled evidence with its verdict."""
-    verdict: Verdict = "pass" if excess <= 1 else "defect"
-    return replace(check, verdict=verdict, figure=excess, message=f"most of all in {place}" if excess > 1 else "")
 
 
 def _length(deviation: Array, weights: Array) -> float:
