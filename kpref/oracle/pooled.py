@@ -81,17 +81,19 @@ class Roundings:
 
 
 def pooled_excess(
-    comparison: Comparison, shape: tuple[int, ...], arithmetic: Arithmetic, swept: bool
+    comparison: Comparison, shape: tuple[int, ...], arithmetic: Arithmetic, swept: bool, alone: bool = False
 ) -> tuple[float, str]:
     """Mean squares of errors over deviations, in parts of what rounding explains: the largest, and of which entries.
 
-    `shape`: trials, steps and units of the problem. `swept`: whether the errors have passed through a sweep.
+    `shape`: trials, steps and units of the problem. `swept`: whether the errors have passed through a sweep. `alone`:
+    whether they are of one parameter alone, of which all units may see no more than one number at each point.
     """
     trials, steps, units = shape
     points, size = trials * steps, comparison.error.size
-    roundings: dict[str, Array | float] = {_ALL: trials if swept else min(size, units * min(units, points))}
+    most = points if alone else units * min(units, points)
+    roundings: dict[str, Array | float] = {_ALL: trials if swept else min(size, most)}
     if comparison.error.ndim == 3 and not swept:
-        roundings |= {"unit": min(units, points), "step": units * min(units, trials)}
+        roundings |= {"unit": min(units, points), "step": trials if alone else units * min(units, trials)}
     return _largest(comparison, roundings, _ROUNDING, arithmetic)
 
 

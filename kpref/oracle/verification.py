@@ -10,7 +10,7 @@ held to a few times what errors can do that all conspire (`kpref.oracle.reductio
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -54,6 +54,10 @@ _OTHER_POINT = (
     "other point: linear, and like the right answer, as with numbers of other parameters, states or inputs, or with "
     "coarser ones"
 )
+
+#: Deviations that entries exceed, where it is only all together that they are wrong: three tenths of it are more than
+#: what rounding to nearest makes of one.
+_WRONG_EVERYWHERE = 4.0
 
 #: Guesses where an answer should be zero and is not.
 _LEAKED = {
@@ -183,8 +187,11 @@ def _checks(backend: Backend, flow: Flow, seed: int, repeats: int) -> list[Check
     return checks
 
 
+@dataclass
 class _Verification(Session):
     """One run of the checks."""
+
+    alone: dict[str, Answer] = field(init=False, default_factory=dict)  # of J on each parameter alone
 
     def states(self) -> list[Check]:
         """The trajectory, which becomes the point of linearisation."""
@@ -296,13 +303,17 @@ class _Verification(Session):
         if known is None or (check.figure or 0.0) > (known.figure or 0.0):
             self.worst = check, result if check.verdict == "defect" else None
 
-    def _guess(self, result: Answer) -> str | None:
-        """The class of a defect: that of an operator that this one is made of, or its own."""
+    def _guess(self, result: Answer, bound: float | None = None) -> str | None:
+        """The class of a defect: that of an operator that this one is made of, or its own.
+
+        `bound`: what an entry that is wrong exceeds; by default that of the operator.
+        """
         operator, tensor, answer = result.operator, result.tensor, result.answer
         culprits = [factor for factor in FACTORS.get(operator, ()) if factor in self.defective]
         if culprits and self._follows(result):
             return f"follows: from the defect of {' and '.join(culprits)}"
-        explained = hypotheses.explain(self.judge, operator, tensor, answer, result.comparison, self.bound_of(operator))
+        bound = self.bound_of(operator) if bound is None else bound
+        explained = hypotheses.explain(self.judge, operator, tensor, answer, result.comparison, bound)
         return explained or self._structure(result)
 
     def _structure(self, result: Answer) -> str | None:
@@ -387,20 +398,29 @@ class _Verification(Session):
         return [replace(check, guess=(self._guess(worst) if little else None) or _NOT_EVERYWHERE)]
 
     def _pooled(self, result: Answer) -> list[Check]:
-        """Errors that are too large everywhere, though none of them is by much."""
-        check = self._pooled_check(result.operator, result.comparison)
+        """Errors that are too large everywhere, though none of them is by much.
+
+        Of J on each parameter alone too, whose errors are not lost among what the others do.
+        """
+        operator, check = result.operator, self._pooled_check(result.operator, result.comparison)
+        for name, answer in self.alone.items() if operator == "J" else ():
+            found = self._pooled_check(operator, answer.comparison, name)
+            if (found.figure or 0.0) > (check.figure or 0.0):
+                check, result = found, answer
         if check.verdict == "defect" or result.comparison.parallel:
-            solve = self.parallel(result.operator, result.tensor, result.answer)
+            solve = self.parallel(operator, result.tensor, result.answer)
             if solve is not None:
                 check = replace(check, verdict="pass", figure=solve.pooled, message=PARALLEL)
-        if check.verdict == "defect" and result.operator not in self.defective:
-            self.defective.add(result.operator)
-            check = replace(check, guess=self._guess(result))
+        if check.verdict == "defect" and operator not in self.defective:
+            self.defective.add(operator)
+            check = replace(check, guess=self._guess(result, _WRONG_EVERYWHERE))
         return [check]
 
-    def _pooled_check(self, operator: str, comparison: Comparison) -> Check:
+    def _pooled_check(self, operator: str, comparison: Comparison, alone: str = "") -> Check:
+        """`alone`: the parameter that the comparison is of."""
         swept = operator not in (*LOCAL, "states", "J", "J_T")
-        excess, place = pooled_excess(comparison, self.backend.shape, self.arithmetic, swept)
+        excess, place = pooled_excess(comparison, self.backend.shape, self.arithmetic, swept, bool(alone))
+        place = f"{place}, by {alone} alone" if alone else place
         return Check(
             f"{operator}.pooled",
             operator,
@@ -498,6 +518,7 @@ class _Verification(Session):
         if result.operator != "J":
             return []
         checks, start = [], 0
+        self.alone = {}
         for name in self.model.trainable:
             size = self.model.parameters[name].size
             theta = np.zeros(self.backend.n_parameters)
@@ -506,8 +527,9 @@ class _Verification(Session):
             blank = Check(f"J.{name}", "J", f"derivative by {name} alone", "J_theta[n] theta", "pass")
             comparison = self.judge.parameter_jacobian(theta, answer)
             check = self.judged(blank, comparison, LOCAL_BOUND)
+            self.alone[name] = Answer("J", theta, answer, comparison)
             if check.verdict == "defect" and "J" not in self.defective:  # else the guess for J is enough
-                check = replace(check, guess=self._guess(Answer("J", theta, answer, comparison)))
+                check = replace(check, guess=self._guess(self.alone[name]))
             checks.append(check)
             start += size
         return checks
