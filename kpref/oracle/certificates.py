@@ -60,6 +60,7 @@ class Comparison:
 
     error: Array  # residual or difference
     spread: Spread  # standard deviation and worst case of what rounding can do
+    parallel: bool = False  # whether they are of a parallel solve, not of one step: `kpref.oracle.parallel_solves`
 
     def ratio(self, worst: bool = False) -> Array:
         """``|error|`` over the standard deviation (or over the worst case); zero over zero is zero."""

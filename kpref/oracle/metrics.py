@@ -60,10 +60,9 @@ def _average(operator: str) -> Metric:
     return Metric(meaning, f"mean over a, a0 of {operator}[k a, k0 a0]", operator, matrix=True)
 
 
-#: Deviations that a number, and an entry of a partial trace, may be off. They are those of errors that all conspire: a
-#: number would exceed one only where those of its factor exceed theirs as a whole. A row has fewer of them: 2 of 200
-#: right backends under autocast were 2.4 and 2.5 off.
-_NUMBER_BOUND, _ENTRY_BOUND = 2.0, 5.0
+#: Deviations that a number or an entry of a partial trace may be off. Those of errors that all conspire would be
+#: exceeded only where errors of a factor exceed theirs as a whole; of random ones what errs alone counts four times.
+_BOUND = 2.0
 #: Part of it that errors of a coarser arithmetic reach at least.
 _LEAST = 1e-3
 
@@ -137,8 +136,7 @@ def _bound_of(name: str, arithmetic: Arithmetic) -> float:
     """How many deviations a metric may be off."""
     if name.startswith("average"):
         return LOCAL_BOUND
-    bound = _ENTRY_BOUND if METRICS[name].matrix else _NUMBER_BOUND
-    return bound * (APPROXIMATED if arithmetic.elementary else 1.0)
+    return _BOUND * (APPROXIMATED if arithmetic.elementary else 1.0)
 
 
 def _explain(

@@ -10,11 +10,17 @@ does, of which Laurent and Massart (2000) bound the tail:
 Not every entry has roundings of its own: weights that are rounded err alike at all points, so that a unit has as many
 as its row of the weights, and a sweep turns all errors of a trial into the direction that grows. Emulated right
 backends give 0.01 to 0.5 for whole tensors, and 0.05 mostly; what is eight times too coarse gives 64 times as much.
+
+Of a parallel solve (`kpref.oracle.parallel_solves`) it is counted on random errors x, each entry over its deviation,
+how many there are: ``1 / nu = mean of <x, x'>^2 / n^2`` over pairs of them, n entries. It rounds at each level, numbers
+of all sizes. Of one with a fraction 1 <= m < 2 a rounding is at most u/m of it, and where the logarithm of m is
+uniform, as in products of many numbers, the mean square of that is ``3 / (8 ln 2) u^2 / 3``, 0.18 u^2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,10 +28,10 @@ from kpref._types import Array
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.certificates import Comparison
 
-__all__ = ["pooled_excess"]
+__all__ = ["Roundings", "parallel_excess", "pooled_excess"]
 
-#: Mean square of a rounding over its deviation, at most; of an approximated function.
-_ROUNDING, _APPROXIMATED = 1 / 3, 4.0
+#: Mean square of a rounding over its deviation, at most; of those of numbers of all sizes; of an approximated function.
+_ROUNDING, _ROUNDING_OF_ALL_SIZES, _APPROXIMATED = 1 / 3, 1 / (8 * np.log(2)), 4.0
 
 #: Minus the logarithm of the probability of an excess by chance.
 _CHANCE = 25.0
@@ -33,33 +39,80 @@ _CHANCE = 25.0
 #: Squares count up to here: single entries have a bound of their own.
 _CAP = 9.0
 
+#: Pools: what their means are called, and the axes that they are over.
+_ALL = "all entries"
+_OVER = {"unit": (0, 1), "step": (0, 2)}
+
+
+@dataclass
+class Roundings:
+    """Of how many independent errors means are made, counted on random ones, a trial after the other.
+
+    Attributes
+    ----------
+    pairs : dict of str to ndarray
+        Mean squares of products of two of them, by pool.
+    shape : tuple of int
+        Trials, steps and units.
+    """
+
+    pairs: dict[str, Array]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of_none(cls, shape: tuple[int, ...]) -> Roundings:
+        """Before there is any."""
+        _, steps, units = shape
+        return cls({_ALL: np.zeros(1), "unit": np.zeros(units), "step": np.zeros(steps)}, shape)
+
+    def add(self, samples: Array) -> None:
+        """Those of a trial, (count, T, H), over their deviations."""
+        count = len(samples)
+        for words, axes in ((_ALL, "itk,jtk->ij"), ("unit", "itk,jtk->kij"), ("step", "itk,jtk->tij")):
+            products = np.square(np.einsum(axes, samples, samples, optimize=True))
+            apart = products.sum(axis=(-2, -1)) - np.trace(products, axis1=-2, axis2=-1)
+            self.pairs[words] += apart / (count * (count - 1))
+
+    def counts(self) -> dict[str, Array]:
+        """By pool; never more than it has entries."""
+        size = np.prod(self.shape)
+        entries = {words: size / len(pairs) for words, pairs in self.pairs.items()}
+        return {words: entries[words] ** 2 / np.maximum(pairs, entries[words]) for words, pairs in self.pairs.items()}
+
 
 def pooled_excess(
-    comparison: Comparison, shape: tuple[int, ...], arithmetic: Arithmetic, swept: bool
+    comparison: Comparison, shape: tuple[int, ...], arithmetic: Arithmetic, swept: bool, alone: bool = False
 ) -> tuple[float, str]:
     """Mean squares of errors over deviations, in parts of what rounding explains: the largest, and of which entries.
 
-    `shape`: trials, steps and units of the problem. `swept`: whether the errors have passed through a sweep.
+    `shape`: trials, steps and units of the problem. `swept`: whether the errors have passed through a sweep. `alone`:
+    whether they are of one parameter alone, of which all units may see no more than one number at each point.
     """
-    squares = np.minimum(np.square(comparison.ratio()), _CAP)
-    mean = _APPROXIMATED if arithmetic.elementary else _ROUNDING
-    best, place = 0.0, "all entries"
-    for words, values, roundings in _pools(squares, shape, swept):
-        most = mean * (1 + 2 * np.sqrt(_CHANCE / roundings) + 2 * _CHANCE / roundings)
-        index = int(np.argmax(values))
-        if values[index] / most > best:
-            best, place = float(values[index] / most), f"{words} {index}" if len(values) > 1 else words
-    return best, place
-
-
-def _pools(squares: Array, shape: tuple[int, ...], swept: bool) -> Iterator[tuple[str, Array, int]]:
-    """Means over entries, and of how many independent roundings each is at least."""
     trials, steps, units = shape
-    points = trials * steps
-    if swept:
-        yield "all entries", squares.reshape(1, -1).mean(axis=1), trials
-        return
-    yield "all entries", squares.reshape(1, -1).mean(axis=1), min(squares.size, units * min(units, points))
-    if squares.ndim == 3:
-        yield "unit", squares.mean(axis=(0, 1)), min(units, points)
-        yield "step", squares.mean(axis=(0, 2)), units * min(units, trials)
+    points, size = trials * steps, comparison.error.size
+    most = points if alone else units * min(units, points)
+    roundings: dict[str, Array | float] = {_ALL: trials if swept else min(size, most)}
+    if comparison.error.ndim == 3 and not swept:
+        roundings |= {"unit": min(units, points), "step": trials if alone else units * min(units, trials)}
+    return _largest(comparison, roundings, _ROUNDING, arithmetic)
+
+
+def parallel_excess(comparison: Comparison, roundings: Roundings, arithmetic: Arithmetic) -> float:
+    """The largest of residuals that a parallel solve may have left."""
+    return _largest(comparison, roundings.counts(), _ROUNDING_OF_ALL_SIZES, arithmetic)[0]
+
+
+def _largest(
+    comparison: Comparison, roundings: Mapping[str, Array | float], rounding: float, arithmetic: Arithmetic
+) -> tuple[float, str]:
+    """The largest excess over pools, of each of which `roundings` says how many independent errors it has at least."""
+    squares = np.minimum(np.square(comparison.ratio()), _CAP)
+    mean = _APPROXIMATED if arithmetic.elementary else rounding
+    best, place = 0.0, _ALL
+    for words, count in roundings.items():
+        own = squares.reshape(1, -1).mean(axis=1) if words == _ALL else squares.mean(axis=_OVER[words])
+        parts = own / (mean * (1 + 2 * np.sqrt(_CHANCE / count) + 2 * _CHANCE / count))
+        index = int(np.argmax(parts))
+        if parts[index] > best:
+            best, place = float(parts[index]), f"{words} {index}" if len(parts) > 1 else words
+    return best, place

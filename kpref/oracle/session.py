@@ -16,6 +16,7 @@ from kpref.oracle.backend import OPERATORS, Backend
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.evaluation import SWEPT, intermediates
 from kpref.oracle.further import FullJudge
+from kpref.oracle.parallel_solves import PARALLEL, SOLVES, ParallelSolve, parallel_solve
 from kpref.oracle.verdict import Check, Place, Verdict
 from kpref.threads import serial_blas
 
@@ -161,7 +162,26 @@ class Session:
             "NTK_T": judge.tangent_kernel_transpose,
             "gradient_T": judge.gradient_transpose,
         }
-        return calls[operator](tensor, answer)
+        found = calls[operator](tensor, answer)
+        if operator not in SOLVES or operator in self.defective or found.ratio().max() <= LOCAL_BOUND:
+            return found
+        solve = self.parallel(operator, tensor, answer)
+        return found if solve is None else solve.comparison
+
+    def parallel(self, operator: str, tensor: Array, answer: Array) -> ParallelSolve | None:
+        """The certificate of an answer as of a parallel solve; None where that does not explain it."""
+        if operator not in SOLVES or operator in self.defective:
+            return None
+        judge = self.judge
+        compare = {"P": judge.propagator, "P_T": judge.adjoint, "D": judge.sensitivity_residual}[operator]
+        local = compare(tensor, answer)
+        return parallel_solve(
+            judge, operator, tensor, local, lambda right: compare(tensor, right).spread, self.swept_bound
+        )
+
+    def residual(self, result: Answer, change: Array) -> Array:
+        """What a change of an answer changes in the error that its certificate is about."""
+        return change if result.comparison.parallel else self.judge.residual(result.operator, change)
 
     def precision(
         self,
@@ -191,6 +211,8 @@ class Session:
     def judged(self, blank: Check, comparison: Comparison, bound: float) -> Check:
         """A check with figure, verdict and places filled in."""
         ratio = comparison.ratio()
+        if comparison.parallel:
+            bound, blank = self.swept_bound, replace(blank, message=PARALLEL)
         largest = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
         figure = float(ratio[largest])
         verdict: Verdict = "pass" if figure <= bound else "defect"

@@ -10,7 +10,7 @@ held to a few times what errors can do that all conspire (`kpref.oracle.reductio
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -30,6 +30,7 @@ from kpref.oracle.error_structure import alike, like_rounding, not_additive
 from kpref.oracle.evaluation import FACTORS, LOCAL, WEIGHED_AFTER, WEIGHED_BEFORE, evaluate
 from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
+from kpref.oracle.parallel_solves import PARALLEL
 from kpref.oracle.pooled import pooled_excess
 from kpref.oracle.probes import special_arguments
 from kpref.oracle.session import (
@@ -53,6 +54,10 @@ _OTHER_POINT = (
     "other point: linear, and like the right answer, as with numbers of other parameters, states or inputs, or with "
     "coarser ones"
 )
+
+#: Deviations that entries exceed, where it is only all together that they are wrong: three tenths of it are more than
+#: what rounding to nearest makes of one.
+_WRONG_EVERYWHERE = 4.0
 
 #: Guesses where an answer should be zero and is not.
 _LEAKED = {
@@ -182,8 +187,11 @@ def _checks(backend: Backend, flow: Flow, seed: int, repeats: int) -> list[Check
     return checks
 
 
+@dataclass
 class _Verification(Session):
     """One run of the checks."""
+
+    alone: dict[str, Answer] = field(init=False, default_factory=dict)  # of J on each parameter alone
 
     def states(self) -> list[Check]:
         """The trajectory, which becomes the point of linearisation."""
@@ -295,13 +303,17 @@ class _Verification(Session):
         if known is None or (check.figure or 0.0) > (known.figure or 0.0):
             self.worst = check, result if check.verdict == "defect" else None
 
-    def _guess(self, result: Answer) -> str | None:
-        """The class of a defect: that of an operator that this one is made of, or its own."""
+    def _guess(self, result: Answer, bound: float | None = None) -> str | None:
+        """The class of a defect: that of an operator that this one is made of, or its own.
+
+        `bound`: what an entry that is wrong exceeds; by default that of the operator.
+        """
         operator, tensor, answer = result.operator, result.tensor, result.answer
         culprits = [factor for factor in FACTORS.get(operator, ()) if factor in self.defective]
         if culprits and self._follows(result):
             return f"follows: from the defect of {' and '.join(culprits)}"
-        explained = hypotheses.explain(self.judge, operator, tensor, answer, result.comparison, self.bound_of(operator))
+        bound = self.bound_of(operator) if bound is None else bound
+        explained = hypotheses.explain(self.judge, operator, tensor, answer, result.comparison, bound)
         return explained or self._structure(result)
 
     def _structure(self, result: Answer) -> str | None:
@@ -334,7 +346,7 @@ class _Verification(Session):
         except BackendFault:
             return False
         value = weigh(value) if operator in WEIGHED_AFTER else value
-        gap = Comparison(self.judge.residual(operator, result.answer - value), result.comparison.spread).ratio()
+        gap = Comparison(self.residual(result, result.answer - value), result.comparison.spread).ratio()
         # An answer that is too large carries rounding errors that are too large.
         return bool(np.median(gap) <= 0.1 * np.median(result.comparison.ratio()) or np.max(gap) <= self.swept_bound)
 
@@ -350,7 +362,7 @@ class _Verification(Session):
         for other in chain([again], (self.backend(operator, result.tensor) for _ in range(self.repeats))):
             if np.array_equal(other, result.answer):
                 continue
-            error = self.judge.residual(operator, other - result.answer)
+            error = self.residual(result, other - result.answer)
             self.keep_worst(replace(result, answer=other, comparison=replace(own, error=own.error + error)))
             found = self.judged(blank, Comparison(error, own.spread.times(np.sqrt(2.0))), self.bound_of(operator))
             check = found if (found.figure or 0.0) > (check.figure or 0.0) else check
@@ -358,7 +370,7 @@ class _Verification(Session):
 
     def _varies(self, result: Answer, tensor: Array, answer: Array) -> bool:
         """Whether an argument, that of a result or a multiple of it, gives another answer when it is given again."""
-        error = self.judge.residual(result.operator, self.backend(result.operator, tensor) - answer)
+        error = self.residual(result, self.backend(result.operator, tensor) - answer)
         spread = result.comparison.spread.times(np.sqrt(2.0))
         return bool(Comparison(error, spread).ratio().max() > self.bound_of(result.operator))
 
@@ -386,16 +398,29 @@ class _Verification(Session):
         return [replace(check, guess=(self._guess(worst) if little else None) or _NOT_EVERYWHERE)]
 
     def _pooled(self, result: Answer) -> list[Check]:
-        """Errors that are too large everywhere, though none of them is by much."""
-        check = self._pooled_check(result.operator, result.comparison)
-        if check.verdict == "defect" and result.operator not in self.defective:
-            self.defective.add(result.operator)
-            check = replace(check, guess=self._guess(result))
+        """Errors that are too large everywhere, though none of them is by much.
+
+        Of J on each parameter alone too, whose errors are not lost among what the others do.
+        """
+        operator, check = result.operator, self._pooled_check(result.operator, result.comparison)
+        for name, answer in self.alone.items() if operator == "J" else ():
+            found = self._pooled_check(operator, answer.comparison, name)
+            if (found.figure or 0.0) > (check.figure or 0.0):
+                check, result = found, answer
+        if check.verdict == "defect" or result.comparison.parallel:
+            solve = self.parallel(operator, result.tensor, result.answer)
+            if solve is not None:
+                check = replace(check, verdict="pass", figure=solve.pooled, message=PARALLEL)
+        if check.verdict == "defect" and operator not in self.defective:
+            self.defective.add(operator)
+            check = replace(check, guess=self._guess(result, _WRONG_EVERYWHERE))
         return [check]
 
-    def _pooled_check(self, operator: str, comparison: Comparison) -> Check:
+    def _pooled_check(self, operator: str, comparison: Comparison, alone: str = "") -> Check:
+        """`alone`: the parameter that the comparison is of."""
         swept = operator not in (*LOCAL, "states", "J", "J_T")
-        excess, place = pooled_excess(comparison, self.backend.shape, self.arithmetic, swept)
+        excess, place = pooled_excess(comparison, self.backend.shape, self.arithmetic, swept, bool(alone))
+        place = f"{place}, by {alone} alone" if alone else place
         return Check(
             f"{operator}.pooled",
             operator,
@@ -422,7 +447,7 @@ class _Verification(Session):
         """
         operator, right = result.operator, result.operator not in self.defective
         scaled = self.backend(operator, result.tensor / -16)
-        error = self.judge.residual(operator, -16 * scaled - result.answer)
+        error = self.residual(result, -16 * scaled - result.answer)
         lost = np.full(error.shape, 16 * self.judge.floor)
         spread = result.comparison.spread.times(1.0 if right else 2.0) + Spread(lost, lost)
         blank = Check(
@@ -433,7 +458,9 @@ class _Verification(Session):
             "pass",
         )
         check = self.judged(
-            blank, Comparison(error + result.comparison.error if right else error, spread), self.bound_of(operator)
+            blank,
+            replace(result.comparison, error=error + result.comparison.error if right else error, spread=spread),
+            self.bound_of(operator),
         )
         if check.verdict != "defect":
             return [check]
@@ -451,12 +478,21 @@ class _Verification(Session):
         forward = operator not in ("P_T", "P_inverse_T")
         hidden = slice(None, cut) if forward else slice(cut, None)
         part[:, hidden] = 0.0
-        leaked = np.zeros_like(tensor)
-        leaked[:, hidden] = self.certified(operator, part, self.backend(operator, part)).answer[:, hidden]
+        leaked, answer = np.zeros_like(tensor), self.backend(operator, part)
+        self.certified(operator, part, answer)
+        leaked[:, hidden] = answer[:, hidden]
         word = "past" if forward else "future"
-        return [
-            self._exact_zero(f"{operator}.causality", operator, f"nothing moves into the {word}", "y[m] = 0", leaked)
-        ]
+        check = self._exact_zero(
+            f"{operator}.causality", operator, f"nothing moves into the {word}", "y[m] = 0", leaked
+        )
+        if check.verdict != "defect":
+            return [check]
+        # Elimination leaves rounding where zeros should be.
+        parallel = self.parallel(operator, part, answer)
+        if parallel is None:
+            return [check]
+        blank = replace(check, guess=None, first=None, largest=None)
+        return [self.judged(blank, replace(parallel.comparison, error=leaked), self.swept_bound)]
 
     def _trial_independence(self, result: Answer) -> list[Check]:
         """P, its inverse and their transposes keep trials apart."""
@@ -482,6 +518,7 @@ class _Verification(Session):
         if result.operator != "J":
             return []
         checks, start = [], 0
+        self.alone = {}
         for name in self.model.trainable:
             size = self.model.parameters[name].size
             theta = np.zeros(self.backend.n_parameters)
@@ -490,8 +527,9 @@ class _Verification(Session):
             blank = Check(f"J.{name}", "J", f"derivative by {name} alone", "J_theta[n] theta", "pass")
             comparison = self.judge.parameter_jacobian(theta, answer)
             check = self.judged(blank, comparison, LOCAL_BOUND)
+            self.alone[name] = Answer("J", theta, answer, comparison)
             if check.verdict == "defect" and "J" not in self.defective:  # else the guess for J is enough
-                check = replace(check, guess=self._guess(Answer("J", theta, answer, comparison)))
+                check = replace(check, guess=self._guess(self.alone[name]))
             checks.append(check)
             start += size
         return checks
@@ -514,7 +552,7 @@ class _Verification(Session):
         Of an answer of P or P^T the certificate knows those of each step; random ones of this size are sent through.
         """
         own = result.comparison.spread.deviation
-        if result.operator not in ("P", "P_T"):
+        if result.operator not in ("P", "P_T") or result.comparison.parallel:
             return replace(result, comparison=Comparison(own, Spread(own, own)))  # the rest is not needed any more
         squares = np.zeros(result.answer.shape)
         for _ in range(8):

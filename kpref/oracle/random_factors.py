@@ -1,0 +1,109 @@
+"""Random errors of the matrices J and D, of which traces, norms and dimensions are made.
+
+Errors that all conspire would move a number of an operator by the norm of its derivative times theirs. Those of a
+backend do not: most average out, and a common factor cancels in a ratio. So some are drawn, and what they do to a
+number is measured along its derivative. To first order in e,
+
+    A' = A + e dA,   J' = J + e dJ,   dD = (P' (J' + e f) - P J) / e,
+
+where dA and dJ come of errors of each number that a backend linearises with, f of roundings on the way. A number may
+err by itself, and like all others of its kind, as slopes that are one minus a rounded square do. The deviation of the
+metrics is that of one common error and of `_ALONE` of its own for each number and each operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from kpref import kernels
+from kpref._types import Array
+from kpref.oracle.certificates import Judge
+from kpref.step_form import StepForm
+from kpref.threads import serial_blas
+
+__all__ = ["RandomFactors", "random_factors"]
+
+#: How many there are, and deviations of what errs by itself: metrics are held to two deviations, of which eight in all
+#: are as good a bound as that of any sweep (`kpref.oracle.session`).
+_COUNT, _ALONE = 16, 4.0
+#: Relative size of errors that float64 neither loses nor takes for large.
+_STEP = 2.0**-20
+
+
+class RandomFactors(NamedTuple):
+    """Random errors, first axis; parameters second: (count, M, B, T, H)."""
+
+    of_jacobian: Array
+    of_sensitivity: Array
+
+
+@serial_blas
+def random_factors(judge: Judge) -> RandomFactors | None:
+    """Random errors of J and D in the judge's arithmetic; None of one whose sums are truncated, as these conspire."""
+    arithmetic, form = judge.arithmetic, judge.carrying
+    if arithmetic.bias:
+        return None
+    generator, shape = np.random.default_rng(0), (form.n_trials, form.n_steps, form.n_states)
+    rounding = np.hypot(arithmetic.unit, np.hypot(arithmetic.operand, arithmetic.result))
+    rounding = np.hypot(rounding, arithmetic.accumulate * np.sqrt(1 + form.n_states))
+    step = _STEP / rounding
+    found = RandomFactors(*(np.empty((_COUNT, form.n_parameters, *shape)) for _ in range(2)))
+    parts = [slice(start, start + 8) for start in range(0, form.n_parameters, 8)]
+    right = [_columns(form, part) for part in parts]
+    with np.errstate(all="ignore"):
+        for index, other in enumerate(_erring(judge, form, generator, step)):
+            for part, (jacobian, sensitivity) in zip(parts, right, strict=True):
+                noise = np.abs(jacobian)
+                own = _columns(other, part)[0] + step * _ALONE * rounding * _signs(generator, noise.shape) * noise
+                noise = np.abs(sensitivity)
+                noise[:, :, 1:] += np.abs(sensitivity[:, :, :-1])
+                forced = own + step * _ALONE * rounding * _signs(generator, noise.shape) * noise
+                found.of_jacobian[index, part] = (own - jacobian) / step
+                found.of_sensitivity[index, part] = (kernels.tangent(other, forced) - sensitivity) / step
+    return found
+
+
+def _columns(form: StepForm, part: slice) -> tuple[Array, Array]:
+    """Some columns of J and D, parameters first."""
+    count = min(part.stop, form.n_parameters) - part.start
+    jacobian = kernels.parameter_product(form, np.eye(count, form.n_parameters, part.start))
+    return jacobian, kernels.tangent(form, jacobian)
+
+
+def _erring(judge: Judge, form: StepForm, generator: np.random.Generator, step: float) -> Iterator[StepForm]:
+    """Linearisations with random errors of their numbers, times `step`."""
+    unit, operand = judge.arithmetic.unit, judge.arithmetic.operand
+    scales = {op.name for op in form.program.operations if op.kind == "scale"}
+    deviations: dict[str, Array] = {}
+    for chunk in judge.chunks():
+        for name, spread in chunk.numbers.items():
+            if name in scales:
+                right = form.channel(name)
+            elif name in form.known and not form.known[name].of_state:
+                right = form.variable(name)
+            else:
+                continue
+            rows = chunk.rows if len(right) > 1 else slice(None)
+            deviations.setdefault(name, np.zeros(right.shape))[rows] = spread.deviation
+    for _ in range(_COUNT):
+        errors = {
+            name: step * deviation * (generator.choice([-1.0, 1.0]) + _ALONE * _signs(generator, deviation.shape))
+            for name, deviation in deviations.items()
+        }
+        yield form.changed(
+            channels={name: form.channel(name) + error for name, error in errors.items() if name in scales},
+            variables={name: form.variable(name) + error for name, error in errors.items() if name not in scales},
+            weights={
+                name: weight * (1.0 + step * _ALONE * np.hypot(operand, unit) * _signs(generator, weight.shape))
+                for name, weight in form.weights.items()
+            }
+            if operand
+            else {},
+        )
+
+
+def _signs(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return generator.integers(0, 2, shape) * 2.0 - 1.0
