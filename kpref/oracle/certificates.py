@@ -42,7 +42,7 @@ from kpref.space import TrajectorySpace
 from kpref.step_form import StepForm
 from kpref.threads import serial_blas
 
-__all__ = ["Comparison", "Judge", "draw"]
+__all__ = ["Comparison", "Judge", "draw", "signed"]
 
 #: Errors of numbers are kept for the next question up to this size.
 _KEPT_BYTES = 1 << 26
@@ -404,7 +404,7 @@ class Judge:
         spread = Spread(np.sqrt(variance), worst) + relative(value, arithmetic.unit, 2)
         errors = form.unpack(noise)
         noise.clear()  # as large as what was made of it
-        errors += _signed(generator, spread.deviation, samples)
+        errors += signed(generator, spread.deviation, samples)
         return value, spread, errors
 
     def _noise(
@@ -424,8 +424,8 @@ class Judge:
             square = square + np.square(wrong.deviation)
         exact, of_m, found = not square.any(), np.sqrt(square), []
         for count in _at_once(samples, max(of_terms.size, of_m.size)):
-            some = _summed(kind, _signed(generator, of_terms, count), m)
-            found.append(some if exact else some + _summed(kind, terms, _signed(generator, of_m, count)))
+            some = _summed(kind, signed(generator, of_terms, count), m)
+            found.append(some if exact else some + _summed(kind, terms, signed(generator, of_m, count)))
         return np.concatenate(found)
 
     # Helpers
@@ -476,10 +476,10 @@ _powers: WeakKeyDictionary[StepForm, dict[int, StepForm]] = WeakKeyDictionary()
 
 def draw(generator: np.random.Generator, spread: Spread, count: int) -> Array:
     """Random errors of this size, first axis."""
-    return _signed(generator, spread.deviation, count)
+    return signed(generator, spread.deviation, count)
 
 
-def _signed(generator: np.random.Generator, deviation: Array, count: int) -> Array:
+def signed(generator: np.random.Generator, deviation: Array, count: int) -> Array:
     """This size with random signs, first axis.
 
     Squares of sums of such errors are those of normal ones on average, and scatter less.

@@ -7,8 +7,8 @@ number is measured along its derivative. To first order in e,
     A' = A + e dA,   J' = J + e dJ,   dD = (P' (J' + e f) - P J) / e,
 
 where dA and dJ come of errors of each number that a backend linearises with, f of roundings on the way. A number may
-err by itself, and like all others of its kind, as slopes that are one minus a rounded square do. The deviation of the
-metrics is that of one common error and of `_ALONE` of its own for each number and each operation.
+err by itself, and like all others of its kind, as numbers do that are all alike, or slopes that are one minus a rounded
+square. The deviation of the metrics is that of one common error, and of `_ALONE` of its own, for numbers and roundings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from kpref import kernels
 from kpref._types import Array
-from kpref.oracle.certificates import Judge
+from kpref.oracle.certificates import Judge, signed
 from kpref.step_form import StepForm
 from kpref.threads import serial_blas
 
@@ -51,31 +51,33 @@ def random_factors(judge: Judge) -> RandomFactors | None:
     rounding = np.hypot(rounding, arithmetic.accumulate * np.sqrt(1 + form.n_states))
     step = _STEP / rounding
     found = RandomFactors(*(np.empty((_COUNT, form.n_parameters, *shape)) for _ in range(2)))
-    parts = [slice(start, start + 8) for start in range(0, form.n_parameters, 8)]
-    right = [_columns(form, part) for part in parts]
+    jacobian, sensitivity = _columns(form)
+    of_steps = np.abs(sensitivity)
+    of_steps[:, :, 1:] += np.abs(sensitivity[:, :, :-1])
+    sizes = [(jacobian, np.abs(jacobian)), (sensitivity, of_steps)]
     with np.errstate(all="ignore"):
         for index, other in enumerate(_erring(judge, form, generator, step)):
-            for part, (jacobian, sensitivity) in zip(parts, right, strict=True):
-                noise = np.abs(jacobian)
-                own = _columns(other, part)[0] + step * _ALONE * rounding * _signs(generator, noise.shape) * noise
-                noise = np.abs(sensitivity)
-                noise[:, :, 1:] += np.abs(sensitivity[:, :, :-1])
-                forced = own + step * _ALONE * rounding * _signs(generator, noise.shape) * noise
-                found.of_jacobian[index, part] = (own - jacobian) / step
-                found.of_sensitivity[index, part] = (kernels.tangent(other, forced) - sensitivity) / step
+            of_products, of_steps = (step * rounding * _error(generator, *size) for size in sizes)
+            own = kernels.parameter_product(other, _all_parameters(form)) + of_products
+            found.of_jacobian[index] = (own - jacobian) / step
+            own += of_steps
+            found.of_sensitivity[index] = (kernels.tangent(other, own, overwrite=True) - sensitivity) / step
     return found
 
 
-def _columns(form: StepForm, part: slice) -> tuple[Array, Array]:
-    """Some columns of J and D, parameters first."""
-    count = min(part.stop, form.n_parameters) - part.start
-    jacobian = kernels.parameter_product(form, np.eye(count, form.n_parameters, part.start))
+def _columns(form: StepForm) -> tuple[Array, Array]:
+    """J and D, parameters first."""
+    jacobian = kernels.parameter_product(form, _all_parameters(form))
     return jacobian, kernels.tangent(form, jacobian)
+
+
+def _all_parameters(form: StepForm) -> Array:
+    return np.eye(form.n_parameters)
 
 
 def _erring(judge: Judge, form: StepForm, generator: np.random.Generator, step: float) -> Iterator[StepForm]:
     """Linearisations with random errors of their numbers, times `step`."""
-    unit, operand = judge.arithmetic.unit, judge.arithmetic.operand
+    operand = judge.arithmetic.operand
     scales = {op.name for op in form.program.operations if op.kind == "scale"}
     deviations: dict[str, Array] = {}
     for chunk in judge.chunks():
@@ -89,15 +91,12 @@ def _erring(judge: Judge, form: StepForm, generator: np.random.Generator, step: 
             rows = chunk.rows if len(right) > 1 else slice(None)
             deviations.setdefault(name, np.zeros(right.shape))[rows] = spread.deviation
     for _ in range(_COUNT):
-        errors = {
-            name: step * deviation * (generator.choice([-1.0, 1.0]) + _ALONE * _signs(generator, deviation.shape))
-            for name, deviation in deviations.items()
-        }
+        errors = {name: step * _error(generator, deviation, deviation) for name, deviation in deviations.items()}
         yield form.changed(
             channels={name: form.channel(name) + error for name, error in errors.items() if name in scales},
             variables={name: form.variable(name) + error for name, error in errors.items() if name not in scales},
             weights={
-                name: weight * (1.0 + step * _ALONE * np.hypot(operand, unit) * _signs(generator, weight.shape))
+                name: weight + step * _ALONE * operand * signed(generator, weight, 1)[0]
                 for name, weight in form.weights.items()
             }
             if operand
@@ -105,5 +104,6 @@ def _erring(judge: Judge, form: StepForm, generator: np.random.Generator, step: 
         )
 
 
-def _signs(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    return generator.integers(0, 2, shape) * 2.0 - 1.0
+def _error(generator: np.random.Generator, common: Array, alone: Array) -> Array:
+    """A random error: one for all, of the size and signs of `common`, and of each for itself."""
+    return np.asarray(generator.choice([-1.0, 1.0]) * common + _ALONE * signed(generator, alone, 1)[0])

@@ -204,10 +204,12 @@ class Reductions:
         else:
             value, sampling = self._sampled_units()
         rows = (self.K if operator == "K" else self.NTK).rows
-        crossed = np.outer(np.sqrt(np.maximum(np.diag(value), 0.0)), rows)
+        lengths = np.sqrt(np.maximum(np.diag(value), 0.0))
+        crossed = np.outer(lengths, rows)
         rounding = (
             np.minimum(_ROWS * (crossed + crossed.T), self._of_units(operator))
             + _ROWS * np.outer(rows, rows)
+            + self.judge.arithmetic.operand * np.outer(lengths, lengths)  # numbers that are all alike are rounded alike
             + 8.75 * self._summing(np.abs(value), self._mu.size * self._form.n_parameters)
             + self.judge.floor
         )

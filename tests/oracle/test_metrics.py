@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from apparatus.cases import emulate, make_flow
+from apparatus.cases import PROFILES, correct_backend, emulate, make_flow, random_flow
+from apparatus.mutants import MUTANTS
 
 from kpref import Flow
 from kpref.models import GRU
@@ -13,7 +14,7 @@ from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.grid import PROBLEMS
 from kpref.oracle.isolation import IsolatedBackend
 from kpref.oracle.metrics import METRICS
-from kpref.oracle.problem import rounded
+from kpref.oracle.problem import MODELS, rounded
 from kpref.oracle.reductions import Reductions
 
 SAMPLED = ("trace_NTK", "frobenius_NTK", "effective_dimension_NTK", "partial_trace_NTK", "alignment_K_NTK")
@@ -143,6 +144,39 @@ def test_ratios_are_told_from_others_in_bfloat16(name, wrong):
     offered = {name: wrong(backend)}
     report = verify(SimpleNamespace(metrics=offered, states=backend.states, arithmetic="bfloat16"), flow)
     assert [check.identifier for check in report.defects] == [f"metrics.{name}"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("lstm", "norm squared"),
+        ("rnn", "dimension of K for the NTK"),
+        *((kind, "off-diagonal dropped") for kind in ("gru", "rnn", "leaky")),
+    ],
+)
+def test_what_errors_that_conspire_would_hide_is_found_in_bfloat16(kind, name):
+    mutant = MUTANTS[f"metrics: {name}"]
+    options = {"alpha": 0.3} if kind == "leaky" else {}
+    flow = make_flow(MODELS[kind].init(2, 6, 0, gain=1.2, **options), (3, 12), 0)
+    backend = emulate(flow, ARITHMETICS["bfloat16"])
+    right, wrong = backend.metrics, emulate(flow, ARITHMETICS["bfloat16"])
+    mutant.plant(wrong)
+    for metrics, caught in ((right, False), (wrong.metrics, True)):
+        report = verify(SimpleNamespace(metrics=metrics, states=backend.states, arithmetic="bfloat16"), flow, repeats=1)
+        assert bool(report.defects) == caught
+    assert [check.guess.split(":")[0] in mutant.classes for check in report.defects] == [True]
+
+
+def test_numbers_that_are_all_alike_are_rounded_alike():
+    """Entries of J of a slow network that is saturated are about its leak: bfloat16 rounds them all to one side."""
+    flow = random_flow(344)
+    _, backend = correct_backend(flow, PROFILES["autocast"], 344)
+    report = verify(
+        SimpleNamespace(metrics=backend.metrics, states=backend.states, arithmetic=PROFILES["autocast"]),
+        flow,
+        repeats=1,
+    )
+    assert not report.defects
 
 
 def test_a_zero_operator_has_no_dimension_and_passes_nothing():

@@ -6,12 +6,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from apparatus.cases import emulate, make_flow
+from apparatus.mutants import MUTANTS
 from apparatus.offered import offering
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kpref.models import RNN
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.certificates import Comparison
-from kpref.oracle.pooled import pooled_excess
+from kpref.oracle.pooled import Roundings, pooled_excess
+from kpref.oracle.problem import MODELS
 from kpref.oracle.spreads import Spread
 from kpref.oracle.verification import verify
 
@@ -51,6 +55,40 @@ def test_right_backends_stay_below(name):
     assert any(figures)
     # Roundings that are spread evenly have 1/3 of the square of a unit, and the bound is at least that.
     assert all(0 <= figure < 1 for figure in figures)
+
+
+def test_coefficients_of_another_step_are_not_taken_for_a_parallel_solve():
+    """Their errors stay below what a scan in bfloat16 makes of rounding, entry by entry, but not all together."""
+    flow = make_flow(MODELS["low-rank"].init(2, 6, 0, gain=1.2, alpha=0.3), (3, 12), 0)
+    backend = emulate(flow, ARITHMETICS["bfloat16"])
+    MUTANTS["P_T: previous coefficients"].plant(backend)
+    checks = {check.identifier: check for check in verify(offering(backend, "P_T"), flow).checks}
+    assert checks["P_T.residual"].guess == "time shifted by one: coefficients of the step before"
+
+
+def test_a_parameter_alone_shows_what_others_hide():
+    flow = make_flow(MODELS["low-rank"].init(2, 6, 0, gain=1.2, alpha=0.3), (3, 12), 0)
+    backend = emulate(flow, ARITHMETICS["bfloat16"])
+    MUTANTS["J: stale parameters"].plant(backend)
+    checks = {check.identifier: check for check in verify(offering(backend, "J"), flow).checks}
+    assert checks["J.value"].verdict == "pass"
+    assert checks["J.pooled"].verdict == "defect"
+    assert checks["J.pooled"].guess.startswith("other point")
+    assert checks["J.pooled"].message == "most of all in all entries, by n alone"
+
+
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 5), st.integers(0, 99))
+def test_independent_errors_are_counted(trials, steps, units, seed):
+    generator, shape = np.random.default_rng(seed), (trials, steps, units)
+    apart, alike = Roundings.of_none(shape), Roundings.of_none(shape)
+    for _ in range(trials):
+        apart.add(generator.choice([-1.0, 1.0], size=(200, steps, units)))
+        alike.add(generator.choice([-1.0, 1.0], size=(200, 1, 1)) * np.ones((steps, units)))
+    entries = {"all entries": np.prod(shape), "unit": trials * steps, "step": trials * units}
+    for words, count in apart.counts().items():
+        # Of 200 * 199 / 2 pairs: the mean of so many squares errs by 1 % of itself.
+        np.testing.assert_allclose(count, entries[words], rtol=0.06)
+        np.testing.assert_allclose(alike.counts()[words], trials, rtol=1e-12)
 
 
 @pytest.mark.parametrize("where, place", [(np.s_[:, :, 5], "unit 5"), (np.s_[:, 2], "step 2"), (np.s_[...], "all")])
