@@ -20,7 +20,7 @@ from kpref.kernels import program_sweeps, reference, stage_sensitivities, stage_
 from kpref.kernels.changes import Changes, gradient_products, gradients, packed_changes, zero_changes
 from kpref.kernels.interpreter import CompiledProgram
 from kpref.kernels.jacobian import DenseArrays
-from kpref.kernels.stage_sweeps import StageTable
+from kpref.kernels.stage_sums import StageTable
 from kpref.linearize import DenseForm, Form
 from kpref.product_form import ProductForm
 from kpref.step_form import StepForm

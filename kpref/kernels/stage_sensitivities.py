@@ -22,7 +22,15 @@ from kpref.kernels.program_sweeps import (
     move_to,
     widest_variable,
 )
-from kpref.kernels.stage_sweeps import StageTable, add_rows, add_stages, leave_rows, stage_cotangent, stage_state
+from kpref.kernels.stage_sums import (
+    StageTable,
+    add_row,
+    add_stages,
+    leave_row,
+    room_for_terms,
+    stage_cotangent,
+    stage_state,
+)
 
 __all__ = ["stage_sensitivity", "stage_sensitivity_transpose"]
 
@@ -84,13 +92,14 @@ def _forwards(layout, code, table, changes, carry, out, start, stop, chunk):  # 
     room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     flat, weights = np.empty(chunk * trials * widest_variable(changes), carry.dtype), address_of(changes.table)
     dz = np.zeros((trials, carry.shape[2]), carry.dtype)
-    slopes = np.zeros((stages, trials, carry.shape[2]), carry.dtype)
+    slopes, terms = np.zeros((stages, trials, carry.shape[2]), carry.dtype), room_for_terms(table)
     for vector in range(len(carry)):
-        own, entries = carry[vector : vector + 1], entries_of(changes, vector)
+        entries = entries_of(changes, vector)
         enter_units(layout, room, changes, vector)
         for at in range(total):
             step, stage, place = at // stages, at % stages, at % chunk
-            stage_state(table.a, table.h[step], stage, own, start, trials, slopes, dz)
+            for row in range(trials):
+                stage_state(table.a, table.h[step], stage, carry, vector, start + row, slopes, row, dz, terms)
             if place == 0:
                 last = min(at + chunk, total)
                 enter_chunk(one, layout, code, room, entries, weights, at, last, start, stop, address_of(flat))
@@ -102,8 +111,9 @@ def _forwards(layout, code, table, changes, carry, out, start, stop, chunk):  # 
             _copy(one, layout, room, 1, slopes[stage], True)
             move_to(room, -place)
             if stage == stages - 1:
-                add_stages(table.h[step] * table.b, own, start, trials, slopes)
-                leave_rows(table.row[step], own, start, stop, out[vector : vector + 1])
+                for row in range(trials):
+                    add_stages(table.h[step], table.b, carry, vector, start + row, slopes, row, terms)
+                    leave_row(table.row[step], carry, vector, start + row, out)
     keep(memory)
 
 
@@ -115,14 +125,16 @@ def _backwards(layout, code, table, source, carry, changes, start, stop, chunk):
     room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     flat, weights = np.empty(chunk * trials * widest_variable(changes), carry.dtype), address_of(changes.table)
     kappa, mu = np.zeros((trials, units), carry.dtype), np.zeros((stages, trials, units), carry.dtype)
+    terms, ones = room_for_terms(table), np.ones_like(table.b)
     for vector in range(len(carry)):
-        own, entries = carry[vector : vector + 1], entries_of(changes, vector)
+        entries = entries_of(changes, vector)
         enter_units(layout, room, changes, vector)
         for at in range(total - 1, -1, -1):
             step, stage, place = at // stages, at % stages, at % chunk
-            if stage == stages - 1:
-                add_rows(table.row[step], own, start, stop, source[vector : vector + 1])
-            stage_cotangent(table.a, table.b, table.h[step], stage, own, start, trials, mu, kappa)
+            for row in range(trials):
+                if stage == stages - 1:
+                    add_row(table.row[step], source, carry, vector, start + row, terms)
+                stage_cotangent(table.a, table.b, table.h[step], stage, carry, vector, start + row, mu, row, kappa, terms)
             _lead(layout, room, 1, kappa)
             _lead(layout, room, 0, mu[stage])
             move_to(room, place)
@@ -134,5 +146,6 @@ def _backwards(layout, code, table, source, carry, changes, start, stop, chunk):
                 last = min(at + chunk, total)
                 leave_chunk(one, layout, code, room, entries, weights, at, last, start, stop, address_of(flat))
             if stage == 0:
-                add_stages(np.ones_like(table.b), own, start, trials, mu)
+                for row in range(trials):
+                    add_stages(one, ones, carry, vector, start + row, mu, row, terms)
     keep(memory)

@@ -16,124 +16,24 @@ one) and interpolation from a time grid are the same code.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from kpref._types import Array
 from kpref.compiled.compilation import kernel
-from kpref.kernels.addresses import address_of, ask_for
 from kpref.kernels.interpreter import CACHED
 from kpref.kernels.jacobian import jacobian, jacobian_transpose, workspace
+from kpref.kernels.stage_sums import (
+    add_row,
+    add_stages,
+    ask_for_row,
+    draw,
+    give,
+    leave_row,
+    room_for_terms,
+    stage_cotangent,
+    stage_state,
+)
 
-__all__ = [
-    "StageTable", "add_rows", "add_stages", "leave_rows", "stage_adjoint", "stage_costate", "stage_costate_transpose",
-    "stage_cotangent", "stage_state", "stage_tangent",
-]  # fmt: skip
-
-
-class StageTable(NamedTuple):
-    """Numbers of a run of n steps of a method with s stages, in a form that compiled code takes."""
-
-    # a, b: the tableau
-    a: Array
-    b: Array
-    h: Array  # (n,): step sizes
-    row: Array  # (n,): row of the trajectory that the end of each step is, or -1
-    # source, weight: (n, s, w): where the forcing of each stage comes from
-    source: Array
-    weight: Array
-
-
-@kernel
-def stage_state(a, h, stage, carry, start, trials, slopes, out):  # type: ignore[no-untyped-def]
-    """``dZ_i = dz[n] + h sum_{j<i} a_ij dk_j``."""
-    rows, units = out.shape
-    for row in range(rows):
-        vector, trial, new = row // trials, start + row % trials, True
-        for other in range(stage):
-            factor = h * a[stage, other]
-            if factor != 0 and new:  # with the copy, so that the row is written once less
-                for unit in range(units):
-                    out[row, unit] = carry[vector, trial, unit] + factor * slopes[other, row, unit]
-                new = False
-            elif factor != 0:
-                for unit in range(units):
-                    out[row, unit] += factor * slopes[other, row, unit]
-        if new:
-            for unit in range(units):
-                out[row, unit] = carry[vector, trial, unit]
-
-
-@kernel
-def stage_cotangent(a, b, h, stage, carry, start, trials, mu, out):  # type: ignore[no-untyped-def]
-    """``kappa_i = h b_i lambda + h sum_{j>i} a_ji mu_j``."""
-    rows, units = out.shape
-    for row in range(rows):
-        vector, trial, new = row // trials, start + row % trials, True
-        whole = h * b[stage]
-        for other in range(stage + 1, len(b)):
-            factor = h * a[other, stage]
-            if factor != 0 and new:
-                for unit in range(units):
-                    out[row, unit] = whole * carry[vector, trial, unit] + factor * mu[other, row, unit]
-                new = False
-            elif factor != 0:
-                for unit in range(units):
-                    out[row, unit] += factor * mu[other, row, unit]
-        if new:
-            for unit in range(units):
-                out[row, unit] = whole * carry[vector, trial, unit]
-
-
-@kernel
-def add_stages(factors, carry, start, trials, stages):  # type: ignore[no-untyped-def]
-    """``carry += sum_i factors_i stages[i]``, in their order, two at a time: the sum is read and written half as often.
-
-    Carry is (vectors, trials, units), stages (s, rows, units).
-    """
-    count, rows, units = stages.shape
-    for row in range(rows):
-        vector, trial = row // trials, start + row % trials
-        for stage in range(0, count - 1, 2):
-            one, other = factors[stage], factors[stage + 1]
-            for unit in range(units):
-                total = carry[vector, trial, unit] + one * stages[stage, row, unit]
-                carry[vector, trial, unit] = total + other * stages[stage + 1, row, unit]
-        if count % 2 == 1:
-            for unit in range(units):
-                carry[vector, trial, unit] += factors[count - 1] * stages[count - 1, row, unit]
-
-
-@kernel
-def leave_rows(row_of_step, carry, start, stop, out):  # type: ignore[no-untyped-def]
-    """States where a step ends on a row of the trajectory."""
-    if row_of_step >= 0:
-        for vector in range(len(carry)):
-            for trial in range(start, stop):
-                for unit in range(carry.shape[2]):
-                    out[vector, trial, row_of_step, unit] = carry[vector, trial, unit]
-
-
-@kernel
-def add_rows(row_of_step, carry, start, stop, source):  # type: ignore[no-untyped-def]
-    """The transpose of `leave_rows`."""
-    if row_of_step >= 0:
-        for vector in range(len(carry)):
-            for trial in range(start, stop):
-                for unit in range(carry.shape[2]):
-                    carry[vector, trial, unit] += source[vector, trial, row_of_step, unit]
-
-
-@kernel
-def ask_for_rows(index, tensor, start, stop):  # type: ignore[no-untyped-def]
-    """Rows of a tensor (v, B, L, H) that are due a step later."""
-    if index >= 0:
-        _, trials, length, units = tensor.shape
-        for vector in range(len(tensor)):
-            for trial in range(start, stop):
-                at = ((vector * trials + trial) * length + index) * units
-                ask_for(address_of(tensor) + at * tensor.itemsize, units * tensor.itemsize)
+__all__ = ["stage_adjoint", "stage_costate", "stage_costate_transpose", "stage_tangent"]
 
 
 @kernel
@@ -142,29 +42,27 @@ def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  #
 
     `transposed` puts A^T in place of A.
     """
-    vectors, _, units = carry.shape
-    trials = stop - start
-    rows, stages = vectors * trials, len(table.b)
+    trials, stages, one = stop - start, len(table.b), carry.dtype.type(1)
+    rows, last = len(carry) * trials, len(table.h) * stages
     dz, scratch, memory = workspace(form, rows, carry)
-    slopes = np.empty((stages, rows, units), carry.dtype)
-    for step in range(len(table.h)):
-        h = table.h[step]
-        for stage in range(stages):
-            stage_state(table.a, h, stage, carry, start, trials, slopes, dz)
-            at = step * stages + stage
-            if transposed:
-                jacobian_transpose(form, at, start, trials, dz, scratch, memory, slopes[stage])
-            else:
-                jacobian(form, at, start, trials, dz, scratch, memory, slopes[stage])
-            for entry in range(table.source.shape[2]):
-                weight, source = table.weight[step, stage, entry], table.source[step, stage, entry]
-                if weight != 0:
-                    for row in range(rows):
-                        vector, trial = row // trials, start + row % trials
-                        for unit in range(units):
-                            slopes[stage, row, unit] += weight * forcing[vector, trial, source, unit]
-        add_stages(h * table.b, carry, start, trials, slopes)
-        leave_rows(table.row[step], carry, start, stop, out)
+    slopes, terms = np.empty((stages, rows, carry.shape[2]), carry.dtype), room_for_terms(table)
+    for row in range(rows if last > 0 else 0):
+        stage_state(table.a, table.h[0], 0, carry, row // trials, start + row % trials, slopes, row, dz, terms)
+    for at in range(last):
+        step, stage = at // stages, at % stages
+        if transposed:
+            jacobian_transpose(form, at, start, trials, dz, scratch, memory, slopes[stage])
+        else:
+            jacobian(form, at, start, trials, dz, scratch, memory, slopes[stage])
+        for row in range(rows):
+            vector, trial = row // trials, start + row % trials
+            draw(one, table, step, stage, forcing, vector, trial, slopes[stage], row, terms)
+            if stage == stages - 1:
+                add_stages(table.h[step], table.b, carry, vector, trial, slopes, row, terms)
+                leave_row(table.row[step], carry, vector, trial, out)
+            if at + 1 < last:
+                h, after = table.h[(at + 1) // stages], (at + 1) % stages
+                stage_state(table.a, h, after, carry, vector, trial, slopes, row, dz, terms)
 
 
 @kernel
@@ -173,33 +71,30 @@ def stage_adjoint(form, table, transposed, source, carry, out, start, stop):  # 
 
     The transpose of `stage_tangent`.
     """
-    vectors, _, units = carry.shape
-    trials = stop - start
-    rows, stages = vectors * trials, len(table.b)
+    trials, stages, one = stop - start, len(table.b), carry.dtype.type(1)
+    rows, ones = len(carry) * trials, np.ones_like(table.b)
     kappa, scratch, memory = workspace(form, rows, carry)
-    mu, far = np.empty((stages, rows, units), carry.dtype), (source.size + out.size) * out.itemsize > CACHED
-    for step in range(len(table.h) - 1, -1, -1):
-        h = table.h[step]
-        add_rows(table.row[step], carry, start, stop, source)
-        if far and step > 0:
-            ask_for_rows(table.row[step - 1], source, start, stop)
-            for entry in range(table.source.shape[2]):
-                ask_for_rows(table.source[step - 1, stages - 1, entry], out, start, stop)
-        for stage in range(stages - 1, -1, -1):
-            stage_cotangent(table.a, table.b, h, stage, carry, start, trials, mu, kappa)
-            for entry in range(table.source.shape[2]):
-                weight, target = table.weight[step, stage, entry], table.source[step, stage, entry]
-                if weight != 0:
-                    for row in range(rows):
-                        vector, trial = row // trials, start + row % trials
-                        for unit in range(units):
-                            out[vector, trial, target, unit] += weight * kappa[row, unit]
-            at = step * stages + stage
-            if transposed:
-                jacobian(form, at, start, trials, kappa, scratch, memory, mu[stage])
-            else:
-                jacobian_transpose(form, at, start, trials, kappa, scratch, memory, mu[stage])
-        add_stages(np.ones_like(table.b), carry, start, trials, mu)
+    mu, terms = np.empty((stages, rows, carry.shape[2]), carry.dtype), room_for_terms(table)
+    far = (source.size + out.size) * out.itemsize > CACHED
+    for at in range(len(table.h) * stages - 1, -1, -1):
+        step, stage = at // stages, at % stages
+        for row in range(rows):
+            vector, trial = row // trials, start + row % trials
+            if stage == stages - 1:
+                add_row(table.row[step], source, carry, vector, trial, terms)
+            if far and step > 0 and stage == stages - 1:
+                ask_for_row(table.row[step - 1], source, vector, trial)
+                for entry in range(table.source.shape[2]):
+                    ask_for_row(table.source[step - 1, stage, entry], out, vector, trial)
+            stage_cotangent(table.a, table.b, table.h[step], stage, carry, vector, trial, mu, row, kappa, terms)
+            give(one, table, step, stage, kappa, row, out, vector, trial, terms)
+        if transposed:
+            jacobian(form, at, start, trials, kappa, scratch, memory, mu[stage])
+        else:
+            jacobian_transpose(form, at, start, trials, kappa, scratch, memory, mu[stage])
+        if stage == 0:
+            for row in range(rows):
+                add_stages(one, ones, carry, row // trials, start + row % trials, mu, row, terms)
 
 
 @kernel
@@ -210,48 +105,43 @@ def stage_costate(form, table, source, carry, out, start, stop):  # type: ignore
     the first state is left in `carry`. As the discrete functional is right to the order of the method, so is its
     derivative.
     """
-    vectors, _, units = carry.shape
-    trials = stop - start
-    rows, stages = vectors * trials, len(table.b)
+    trials, stages, one = stop - start, len(table.b), carry.dtype.type(1)
+    rows, ones = len(carry) * trials, np.ones_like(table.b)
     kappa, scratch, memory = workspace(form, rows, carry)
-    mu = np.empty((stages, rows, units), carry.dtype)
-    for step in range(len(table.h) - 1, -1, -1):
+    mu, terms = np.empty((stages, rows, carry.shape[2]), carry.dtype), room_for_terms(table)
+    for at in range(len(table.h) * stages - 1, -1, -1):
+        step, stage = at // stages, at % stages
         h = table.h[step]
-        leave_rows(table.row[step], carry, start, stop, out)
-        for stage in range(stages - 1, -1, -1):
-            stage_cotangent(table.a, table.b, h, stage, carry, start, trials, mu, kappa)
-            at = step * stages + stage
-            jacobian_transpose(form, at, start, trials, kappa, scratch, memory, mu[stage])
-            for entry in range(table.source.shape[2]):
-                weight = h * table.b[stage] * table.weight[step, stage, entry]
-                origin = table.source[step, stage, entry]
-                for row in range(rows):
-                    vector, trial = row // trials, start + row % trials
-                    for unit in range(units):
-                        mu[stage, row, unit] += weight * source[vector, trial, origin, unit]
-        add_stages(np.ones_like(table.b), carry, start, trials, mu)
+        for row in range(rows):
+            vector, trial = row // trials, start + row % trials
+            if stage == stages - 1:
+                leave_row(table.row[step], carry, vector, trial, out)
+            stage_cotangent(table.a, table.b, h, stage, carry, vector, trial, mu, row, kappa, terms)
+        jacobian_transpose(form, at, start, trials, kappa, scratch, memory, mu[stage])
+        for row in range(rows):
+            vector, trial = row // trials, start + row % trials
+            draw(h * table.b[stage], table, step, stage, source, vector, trial, mu[stage], row, terms)
+            if stage == 0:
+                add_stages(one, ones, carry, vector, trial, mu, row, terms)
 
 
 @kernel
 def stage_costate_transpose(form, table, impulses, carry, out, start, stop):  # type: ignore[no-untyped-def]
     """The transpose of `stage_costate`: impulses enter dz at rows, ``h b_i dZ_i`` is added into `out`."""
-    vectors, _, units = carry.shape
-    trials = stop - start
-    rows, stages = vectors * trials, len(table.b)
+    trials, stages = stop - start, len(table.b)
+    rows = len(carry) * trials
     dz, scratch, memory = workspace(form, rows, carry)
-    slopes = np.empty((stages, rows, units), carry.dtype)
-    for step in range(len(table.h)):
+    slopes, terms = np.empty((stages, rows, carry.shape[2]), carry.dtype), room_for_terms(table)
+    for at in range(len(table.h) * stages):
+        step, stage = at // stages, at % stages
         h = table.h[step]
-        for stage in range(stages):
-            stage_state(table.a, h, stage, carry, start, trials, slopes, dz)
-            for entry in range(table.source.shape[2]):
-                weight = h * table.b[stage] * table.weight[step, stage, entry]
-                target = table.source[step, stage, entry]
-                for row in range(rows):
-                    vector, trial = row // trials, start + row % trials
-                    for unit in range(units):
-                        out[vector, trial, target, unit] += weight * dz[row, unit]
-            at = step * stages + stage
-            jacobian(form, at, start, trials, dz, scratch, memory, slopes[stage])
-        add_stages(h * table.b, carry, start, trials, slopes)
-        add_rows(table.row[step], carry, start, stop, impulses)
+        for row in range(rows):
+            vector, trial = row // trials, start + row % trials
+            stage_state(table.a, h, stage, carry, vector, trial, slopes, row, dz, terms)
+            give(h * table.b[stage], table, step, stage, dz, row, out, vector, trial, terms)
+        jacobian(form, at, start, trials, dz, scratch, memory, slopes[stage])
+        if stage == stages - 1:
+            for row in range(rows):
+                vector, trial = row // trials, start + row % trials
+                add_stages(h, table.b, carry, vector, trial, slopes, row, terms)
+                add_row(table.row[step], impulses, carry, vector, trial, terms)
