@@ -13,7 +13,7 @@ from kpref._types import Array
 from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import address_of, keep, load, set_word, size_of, store, word
 from kpref.kernels.changes import Changes
-from kpref.kernels.interpreter import CompiledProgram, apply, registers, where_rows_are
+from kpref.kernels.interpreter import CACHED, CompiledProgram, apply, registers, where_rows_are
 from kpref.kernels.program_sweeps import (
     enter_chunk,
     enter_units,
@@ -26,6 +26,7 @@ from kpref.kernels.stage_sums import (
     StageTable,
     add_row,
     add_stages,
+    ask_for_row,
     leave_row,
     room_for_terms,
     stage_cotangent,
@@ -93,12 +94,15 @@ def _forwards(layout, code, table, changes, carry, out, start, stop, chunk):  # 
     flat, weights = np.empty(chunk * trials * widest_variable(changes), carry.dtype), address_of(changes.table)
     dz = np.zeros((trials, carry.shape[2]), carry.dtype)
     slopes, terms = np.zeros((stages, trials, carry.shape[2]), carry.dtype), room_for_terms(table)
+    far = out.nbytes > CACHED
     for vector in range(len(carry)):
         entries = entries_of(changes, vector)
         enter_units(layout, room, changes, vector)
         for at in range(total):
             step, stage, place = at // stages, at % stages, at % chunk
             for row in range(trials):
+                if far and stage == 0:
+                    ask_for_row(table.row[step], out, vector, start + row)
                 stage_state(table.a, table.h[step], stage, carry, vector, start + row, slopes, row, dz, terms)
             if place == 0:
                 last = min(at + chunk, total)
@@ -125,16 +129,19 @@ def _backwards(layout, code, table, source, carry, changes, start, stop, chunk):
     room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     flat, weights = np.empty(chunk * trials * widest_variable(changes), carry.dtype), address_of(changes.table)
     kappa, mu = np.zeros((trials, units), carry.dtype), np.zeros((stages, trials, units), carry.dtype)
-    terms, ones = room_for_terms(table), np.ones_like(table.b)
+    terms, ones, far = room_for_terms(table), np.ones_like(table.b), source.nbytes > CACHED
     for vector in range(len(carry)):
         entries = entries_of(changes, vector)
         enter_units(layout, room, changes, vector)
         for at in range(total - 1, -1, -1):
             step, stage, place = at // stages, at % stages, at % chunk
+            h = table.h[step]
             for row in range(trials):
                 if stage == stages - 1:
                     add_row(table.row[step], source, carry, vector, start + row, terms)
-                stage_cotangent(table.a, table.b, table.h[step], stage, carry, vector, start + row, mu, row, kappa, terms)
+                if far and stage == 0 and step > 0:
+                    ask_for_row(table.row[step - 1], source, vector, start + row)
+                stage_cotangent(table.a, table.b, h, stage, carry, vector, start + row, mu, row, kappa, terms)
             _lead(layout, room, 1, kappa)
             _lead(layout, room, 0, mu[stage])
             move_to(room, place)

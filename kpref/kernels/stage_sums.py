@@ -16,8 +16,8 @@ from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import address_of, ask_for, set_word, store, sum_of_multiples
 
 __all__ = [
-    "StageTable", "add_row", "add_stages", "ask_for_row", "draw", "give", "leave_row", "room_for_terms",
-    "stage_cotangent", "stage_state",
+    "StageTable", "add_row", "add_stages", "ask_for_row", "ask_for_sources", "draw", "give", "last_source", "leave_row",
+    "room_for_terms", "stage_cotangent", "stage_state",
 ]  # fmt: skip
 
 # Before the terms: where the sum goes, its copy, and what is added as it is.
@@ -52,9 +52,28 @@ def _row_of(tensors, vector, trial, index):  # type: ignore[no-untyped-def]
 
 @kernel
 def ask_for_row(index, tensors, vector, trial):  # type: ignore[no-untyped-def]
-    """A row of a tensor that is due a step later; none where the index is negative."""
+    """A row of a tensor that is due a step later, into the second cache; none where the index is negative."""
     if index >= 0:
         ask_for(_row_of(tensors, vector, trial, index), tensors.shape[3] * tensors.itemsize)
+
+
+@kernel
+def ask_for_sources(table, step, stage, way, last, tensors, vector, trial):  # type: ignore[no-untyped-def]
+    """Rows that `draw` reads, or `give` adds to, at a stage, if they lie beyond `last`, on the way of time (1 or -1)."""
+    for entry in range(table.source.shape[2] if 0 <= step < len(table.h) else 0):
+        source = table.source[step, stage, entry]
+        if table.weight[step, stage, entry] != 0 and (source - last) * way > 0:
+            ask_for_row(source, tensors, vector, trial)
+
+
+@kernel
+def last_source(table, step, stage, way, last):  # type: ignore[no-untyped-def]
+    """The last row on that way that has been asked for then."""
+    for entry in range(table.source.shape[2] if 0 <= step < len(table.h) else 0):
+        source = table.source[step, stage, entry]
+        if table.weight[step, stage, entry] != 0 and (source - last) * way > 0:
+            last = source
+    return last
 
 
 @kernel

@@ -25,8 +25,10 @@ from kpref.kernels.stage_sums import (
     add_row,
     add_stages,
     ask_for_row,
+    ask_for_sources,
     draw,
     give,
+    last_source,
     leave_row,
     room_for_terms,
     stage_cotangent,
@@ -46,6 +48,7 @@ def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  #
     rows, last = len(carry) * trials, len(table.h) * stages
     dz, scratch, memory = workspace(form, rows, carry)
     slopes, terms = np.empty((stages, rows, carry.shape[2]), carry.dtype), room_for_terms(table)
+    far, asked = (forcing.size + out.size) * out.itemsize > CACHED, np.int64(-1)
     for row in range(rows if last > 0 else 0):
         stage_state(table.a, table.h[0], 0, carry, row // trials, start + row % trials, slopes, row, dz, terms)
     for at in range(last):
@@ -56,6 +59,10 @@ def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  #
             jacobian(form, at, start, trials, dz, scratch, memory, slopes[stage])
         for row in range(rows):
             vector, trial = row // trials, start + row % trials
+            if far:
+                ask_for_sources(table, step + 1, stage, 1, asked, forcing, vector, trial)
+            if far and stage == 0:
+                ask_for_row(table.row[step], out, vector, trial)
             draw(one, table, step, stage, forcing, vector, trial, slopes[stage], row, terms)
             if stage == stages - 1:
                 add_stages(table.h[step], table.b, carry, vector, trial, slopes, row, terms)
@@ -63,6 +70,7 @@ def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  #
             if at + 1 < last:
                 h, after = table.h[(at + 1) // stages], (at + 1) % stages
                 stage_state(table.a, h, after, carry, vector, trial, slopes, row, dz, terms)
+        asked = last_source(table, step + 1, stage, 1, asked)
 
 
 @kernel
@@ -75,19 +83,20 @@ def stage_adjoint(form, table, transposed, source, carry, out, start, stop):  # 
     rows, ones = len(carry) * trials, np.ones_like(table.b)
     kappa, scratch, memory = workspace(form, rows, carry)
     mu, terms = np.empty((stages, rows, carry.shape[2]), carry.dtype), room_for_terms(table)
-    far = (source.size + out.size) * out.itemsize > CACHED
+    far, asked = (source.size + out.size) * out.itemsize > CACHED, np.int64(out.shape[2])
     for at in range(len(table.h) * stages - 1, -1, -1):
         step, stage = at // stages, at % stages
         for row in range(rows):
             vector, trial = row // trials, start + row % trials
             if stage == stages - 1:
                 add_row(table.row[step], source, carry, vector, trial, terms)
-            if far and step > 0 and stage == stages - 1:
+            if far:
+                ask_for_sources(table, step - 1, stage, -1, asked, out, vector, trial)
+            if far and stage == 0 and step > 0:
                 ask_for_row(table.row[step - 1], source, vector, trial)
-                for entry in range(table.source.shape[2]):
-                    ask_for_row(table.source[step - 1, stage, entry], out, vector, trial)
             stage_cotangent(table.a, table.b, table.h[step], stage, carry, vector, trial, mu, row, kappa, terms)
             give(one, table, step, stage, kappa, row, out, vector, trial, terms)
+        asked = last_source(table, step - 1, stage, -1, asked)
         if transposed:
             jacobian(form, at, start, trials, kappa, scratch, memory, mu[stage])
         else:
