@@ -56,7 +56,7 @@ class Table(NamedTuple):
     # weight, first column of the variable, whether it is of the state; and, forwards, STORE, ADD or ZERO (which only
     # sets columns to zero), and how many columns
     outer: Array
-    # (w, 6): what sums read, or write, of coefficients and tensors: arena, first entry, and how many entries on the
+    # (w, 6): what sums read, or write, of coefficients, variables and tensors: arena, first entry, and how many entries on the
     # next vector, step and trial are; and how many columns
     wanted: Array
 
@@ -181,7 +181,7 @@ def _table(rows: Sequence[_Row], outer: Sequence[Sequence[int]]) -> Table:
 
 def _wanted(rows: Sequence[_Row]) -> list[list[int]]:
     """Columns that vary along time, those that stand side by side as one."""
-    far = [arena - ARENAS for arena in (NUMBERS, TENSOR_IN, TENSOR_OUT)]
+    far = [arena - ARENAS for arena in (NUMBERS, VARIABLES, STATES, TENSOR_IN, TENSOR_OUT)]
     found = {
         (one.arena, one.by_vector, one.by_step, one.by_trial, one.start, row.width)
         for row in rows if row.kind == SUM

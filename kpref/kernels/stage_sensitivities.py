@@ -24,14 +24,16 @@ from kpref.kernels.program_sweeps import (
 )
 from kpref.kernels.stage_sums import (
     StageTable,
-    add_row,
     add_stages,
     ask_for_row,
+    cotangent_sum,
+    enter_row,
     leave_row,
-    room_for_terms,
-    stage_cotangent,
-    stage_state,
+    make,
+    room_for_sums,
+    state_sum,
 )
+from kpref.kernels.stage_sweeps import end_steps
 
 __all__ = ["stage_sensitivity", "stage_sensitivity_transpose"]
 
@@ -87,23 +89,23 @@ def _copy(one, layout, room, end, rows, back):  # type: ignore[no-untyped-def]
 
 @kernel
 def _forwards(layout, code, table, changes, carry, out, start, stop, chunk):  # type: ignore[no-untyped-def]
-    trials, stages, one = stop - start, len(table.b), carry.dtype.type(1)
-    total = len(table.h) * stages
+    trials, stages, one, units = stop - start, len(table.b), carry.dtype.type(1), carry.shape[2]
+    total, far = len(table.h) * stages, out.nbytes > CACHED
     chunk = min(chunk, total)
     room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     flat, weights = np.empty(chunk * trials * widest_variable(changes), carry.dtype), address_of(changes.table)
-    dz = np.zeros((trials, carry.shape[2]), carry.dtype)
-    slopes, terms = np.zeros((stages, trials, carry.shape[2]), carry.dtype), room_for_terms(table)
-    far = out.nbytes > CACHED
+    dz, slopes = np.zeros((trials, units), carry.dtype), np.zeros((stages, trials, units), carry.dtype)
+    sums = room_for_sums(table, 2)
     for vector in range(len(carry)):
         entries = entries_of(changes, vector)
         enter_units(layout, room, changes, vector)
         for at in range(total):
             step, stage, place = at // stages, at % stages, at % chunk
-            for row in range(trials):
+            state_sum(sums, 0, table, step, stage, carry, vector, start, slopes, 0, dz)
+            for trial in range(start, stop):
                 if far and stage == 0:
-                    ask_for_row(table.row[step], out, vector, start + row)
-                stage_state(table.a, table.h[step], stage, carry, vector, start + row, slopes, row, dz, terms)
+                    ask_for_row(table.row[step], out, vector, trial)
+                make(one, sums, 0, units)
             if place == 0:
                 last = min(at + chunk, total)
                 enter_chunk(one, layout, code, room, entries, weights, at, last, start, stop, address_of(flat))
@@ -115,33 +117,40 @@ def _forwards(layout, code, table, changes, carry, out, start, stop, chunk):  # 
             _copy(one, layout, room, 1, slopes[stage], True)
             move_to(room, -place)
             if stage == stages - 1:
-                for row in range(trials):
-                    add_stages(table.h[step], table.b, carry, vector, start + row, slopes, row, terms)
-                    leave_row(table.row[step], carry, vector, start + row, out)
+                add_stages(sums, 1, table.h[step], table.b, carry, vector, start, slopes, 0)
+                leave_row(sums, 1, table.row[step], out, vector, start)
+                for _ in range(trials):
+                    make(one, sums, 1, units)
     keep(memory)
 
 
 @kernel
 def _backwards(layout, code, table, source, carry, changes, start, stop, chunk):  # type: ignore[no-untyped-def]
-    trials, stages, one = stop - start, len(table.b), carry.dtype.type(1)
-    total, units = len(table.h) * stages, carry.shape[2]
+    trials, stages, one, units = stop - start, len(table.b), carry.dtype.type(1), carry.shape[2]
+    steps, far = len(table.h), source.nbytes > CACHED
+    total = steps * stages
     chunk = min(chunk, total)
     room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     flat, weights = np.empty(chunk * trials * widest_variable(changes), carry.dtype), address_of(changes.table)
     kappa, mu = np.zeros((trials, units), carry.dtype), np.zeros((stages, trials, units), carry.dtype)
-    terms, ones, far = room_for_terms(table), np.ones_like(table.b), source.nbytes > CACHED
+    sums, ones = room_for_sums(table, 2), np.ones_like(table.b)
     for vector in range(len(carry)):
         entries = entries_of(changes, vector)
         enter_units(layout, room, changes, vector)
         for at in range(total - 1, -1, -1):
             step, stage, place = at // stages, at % stages, at % chunk
-            h = table.h[step]
-            for row in range(trials):
-                if stage == stages - 1:
-                    add_row(table.row[step], source, carry, vector, start + row, terms)
+            begins = stage == stages - 1
+            if begins:  # with what the stages after it leave, but at the end of all steps
+                later = ones if step < steps - 1 else ones[:0]
+                add_stages(sums, 0, one, later, carry, vector, start, mu, 0)
+                enter_row(sums, 0, table.row[step], source, vector, start)
+            cotangent_sum(sums, 1, table, step, stage, carry, vector, start, mu, 0, kappa)
+            for trial in range(start, stop):
                 if far and stage == 0 and step > 0:
-                    ask_for_row(table.row[step - 1], source, vector, start + row)
-                stage_cotangent(table.a, table.b, h, stage, carry, vector, start + row, mu, row, kappa, terms)
+                    ask_for_row(table.row[step - 1], source, vector, trial)
+                if begins:
+                    make(one, sums, 0, units)
+                make(one, sums, 1, units)
             _lead(layout, room, 1, kappa)
             _lead(layout, room, 0, mu[stage])
             move_to(room, place)
@@ -152,7 +161,5 @@ def _backwards(layout, code, table, source, carry, changes, start, stop, chunk):
             if place == 0:
                 last = min(at + chunk, total)
                 leave_chunk(one, layout, code, room, entries, weights, at, last, start, stop, address_of(flat))
-            if stage == 0:
-                for row in range(trials):
-                    add_stages(one, ones, carry, vector, start + row, mu, row, terms)
+        end_steps(one, sums, steps, ones, carry[vector : vector + 1], start, trials, mu)
     keep(memory)

@@ -1,8 +1,11 @@
-"""Sums of rows that the stages of Runge-Kutta steps are made of, for one trial of one vector.
+"""Sums of rows that the stages of Runge-Kutta steps are made of, for the trials of a block, of one vector.
 
-A row is short and read and written by several sums, one after the other; so these are made for a row at a time, which
-is then in the nearest cache. Tensors are (vectors, trials, L, units), what is carried along (vectors, trials, units),
-and `terms` is room for the terms of a sum: `room_for_terms`.
+A *sum* is a table of integers at an address: what `kpref.kernels.addresses.sum_of_multiples` takes for one trial, and
+how far everything is to the next trial. It is written down once for a stage and made trial by trial: a row is short,
+and what one sum leaves is then in the nearest cache for the next.
+
+Tensors are (vectors, trials, L, units), what is carried along (vectors, trials, units), what a stage keeps (rows,
+units) with a row for each trial of the block and each vector, that of all stages (s, rows, units).
 """
 
 from __future__ import annotations
@@ -13,14 +16,17 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.compiled.compilation import kernel
-from kpref.kernels.addresses import address_of, ask_for, set_word, store, sum_of_multiples
+from kpref.kernels.addresses import address_of, ask_for, set_word, store, sum_of_multiples, word
 
 __all__ = [
-    "StageTable", "add_row", "add_stages", "ask_for_row", "ask_for_sources", "draw", "give", "last_source", "leave_row",
-    "room_for_terms", "stage_cotangent", "stage_state",
+    "StageTable", "add_stages", "ask_for_row", "ask_for_sources", "cotangent_sum", "draw", "enter_row", "give",
+    "last_source", "leave_row", "make", "room_for_sums", "state_sum",
 ]  # fmt: skip
 
-# Before the terms: where the sum goes, its copy, and what is added as it is.
+# A sum: where its second half begins, in words from the first pointer; number of terms; whether it adds to what is
+# there; pointers, and in the second half what is added to each for the next trial.
+_HALF, _TERMS, _ADD, _POINTERS = range(4)
+# Pointers: where the sum goes, a copy of it, what is added as it is, and the terms, each a number and a row.
 _OUT, _COPY, _PLAIN, _FIRST = range(4)
 
 
@@ -38,23 +44,150 @@ class StageTable(NamedTuple):
 
 
 @kernel
-def room_for_terms(table):  # type: ignore[no-untyped-def]
-    """Room for the terms of any of these sums: a table of `kpref.kernels.addresses.sum_of_multiples`."""
-    return np.zeros(_FIRST + 2 * max(len(table.b) + 1, table.source.shape[2]), np.int64)
+def room_for_sums(table, count):  # type: ignore[no-untyped-def]
+    """Room for so many sums, a row for each."""
+    half = _FIRST + 2 * max(len(table.b) + 1, table.source.shape[2])
+    room = np.zeros((count, _POINTERS + 2 * half), np.int64)
+    room[:, _HALF] = half
+    return room
 
 
 @kernel
-def _row_of(tensors, vector, trial, index):  # type: ignore[no-untyped-def]
-    """Address of a row of a tensor."""
-    _, trials, length, units = tensors.shape
-    return address_of(tensors) + ((vector * trials + trial) * length + index) * units * tensors.itemsize
+def _sum(sums, index):  # type: ignore[no-untyped-def]
+    return address_of(sums) + index * sums.shape[1] * 8
 
 
 @kernel
-def ask_for_row(index, tensors, vector, trial):  # type: ignore[no-untyped-def]
-    """A row of a tensor that is due a step later, into the second cache; none where the index is negative."""
-    if index >= 0:
-        ask_for(_row_of(tensors, vector, trial, index), tensors.shape[3] * tensors.itemsize)
+def _pointer(own, index, address, by):  # type: ignore[no-untyped-def]
+    set_word(own, _POINTERS + index, address)
+    set_word(own, _POINTERS + word(own, _HALF) + index, by)
+
+
+@kernel
+def _begin(own, out, by_out, add):  # type: ignore[no-untyped-def]
+    """A sum without terms."""
+    set_word(own, _TERMS, 0)
+    set_word(own, _ADD, add)
+    _pointer(own, _OUT, out, by_out)
+    _pointer(own, _COPY, 0, 0)
+    _pointer(own, _PLAIN, 0, 0)
+
+
+@kernel
+def _term(own, factor, row, by):  # type: ignore[no-untyped-def]
+    if factor != 0:
+        terms = word(own, _TERMS)
+        at = _FIRST + 2 * terms
+        _pointer(own, at, 0, 0)
+        store(factor, own + 8 * (_POINTERS + at))
+        _pointer(own, at + 1, row, by)
+        set_word(own, _TERMS, terms + 1)
+
+
+@kernel
+def _carried(carry, vector, trial):  # type: ignore[no-untyped-def]
+    """Address of a row, and bytes to that of the next trial."""
+    length = carry.shape[2] * carry.itemsize
+    return address_of(carry) + (vector * carry.shape[1] + trial) * length, length
+
+
+@kernel
+def _row(tensors, vector, trial, index):  # type: ignore[no-untyped-def]
+    """As `_carried`, of a tensor."""
+    _, trials, steps, units = tensors.shape
+    length = units * tensors.itemsize
+    return address_of(tensors) + ((vector * trials + trial) * steps + index) * length, steps * length
+
+
+@kernel
+def _first(rows, row):  # type: ignore[no-untyped-def]
+    length = rows.shape[1] * rows.itemsize
+    return address_of(rows) + row * length, length
+
+
+@kernel
+def state_sum(sums, index, table, step, stage, carry, vector, start, slopes, row, out):  # type: ignore[no-untyped-def]
+    """``dZ_i = dz[n] + h sum_{j<i} a_ij dk_j``, rows of `out` (rows, units) from `row` on."""
+    own, (to, length) = _sum(sums, index), _first(out, row)
+    _begin(own, to, length, 0)
+    _pointer(own, _PLAIN, *_carried(carry, vector, start))
+    for other in range(stage):
+        _term(own, table.h[step] * table.a[stage, other], *_first(slopes[other], row))
+
+
+@kernel
+def cotangent_sum(sums, index, table, step, stage, carry, vector, start, mu, row, out):  # type: ignore[no-untyped-def]
+    """``kappa_i = h b_i lambda + h sum_{j>i} a_ji mu_j``, rows of `out` (rows, units) from `row` on."""
+    own, (to, length) = _sum(sums, index), _first(out, row)
+    _begin(own, to, length, 0)
+    _term(own, table.h[step] * table.b[stage], *_carried(carry, vector, start))
+    for other in range(stage + 1, len(table.b)):
+        _term(own, table.h[step] * table.a[other, stage], *_first(mu[other], row))
+
+
+@kernel
+def add_stages(sums, index, h, factors, carry, vector, start, stages, row):  # type: ignore[no-untyped-def]
+    """``carry += sum_i h factors_i stages[i]``, its terms in their order."""
+    own, (to, length) = _sum(sums, index), _carried(carry, vector, start)
+    _begin(own, to, length, 1)
+    for stage in range(len(factors)):
+        _term(own, h * factors[stage], *_first(stages[stage], row))
+
+
+@kernel
+def leave_row(sums, index, row, tensors, vector, start):  # type: ignore[no-untyped-def]
+    """Where a step ends on a row of the trajectory, `row` not negative: a sum into what is carried leaves it there."""
+    if row >= 0:
+        _pointer(_sum(sums, index), _COPY, *_row(tensors, vector, start, row))
+
+
+@kernel
+def enter_row(sums, index, row, tensors, vector, start):  # type: ignore[no-untyped-def]
+    """The transpose of `leave_row`: the sum adds what enters there."""
+    if row >= 0:
+        _pointer(_sum(sums, index), _PLAIN, *_row(tensors, vector, start, row))
+
+
+@kernel
+def draw(sums, index, scale, table, step, stage, tensors, vector, start, rows, row):  # type: ignore[no-untyped-def]
+    """Add ``scale sum_m weight_m tensor[source_m]`` to `rows` (rows, units) from `row` on: the forcing of a stage."""
+    own, (to, length) = _sum(sums, index), _first(rows, row)
+    _begin(own, to, length, 1)
+    for entry in range(table.source.shape[2]):
+        factor, source = scale * table.weight[step, stage, entry], table.source[step, stage, entry]
+        _term(own, factor, *_row(tensors, vector, start, source))
+
+
+@kernel
+def give(sums, index, scale, table, step, stage, rows, row, tensors, vector, start):  # type: ignore[no-untyped-def]
+    """The transpose of `draw`: a sum for each of its terms, from `index` on; returns how many these are."""
+    found = 0
+    for entry in range(table.source.shape[2]):
+        factor, source = scale * table.weight[step, stage, entry], table.source[step, stage, entry]
+        if factor != 0:
+            own, (to, length) = _sum(sums, index + found), _row(tensors, vector, start, source)
+            _begin(own, to, length, 1)
+            _term(own, factor, *_first(rows, row))
+            found += 1
+    return found
+
+
+@kernel
+def make(one, sums, index, units):  # type: ignore[no-untyped-def]
+    """Make a sum for a trial, and move on to the next."""
+    own = _sum(sums, index)
+    half, terms, add, pointers = word(own, _HALF), word(own, _TERMS), word(own, _ADD), own + 8 * _POINTERS
+    if add == 0 or terms > 0 or word(pointers, _PLAIN) != 0 or word(pointers, _COPY) != 0:
+        sum_of_multiples(one, pointers, terms, add == 1, units)
+        for at in range(_FIRST + 2 * terms):
+            set_word(pointers, at, word(pointers, at) + word(pointers, half + at))
+
+
+@kernel
+def ask_for_row(row, tensors, vector, trial):  # type: ignore[no-untyped-def]
+    """A row of a tensor that is due a step later, into the second cache; none where it is negative."""
+    if row >= 0:
+        ask_for(_row(tensors, vector, trial, row)[0], tensors.shape[3] * tensors.itemsize)
 
 
 @kernel
@@ -74,109 +207,3 @@ def last_source(table, step, stage, way, last):  # type: ignore[no-untyped-def]
         if table.weight[step, stage, entry] != 0 and (source - last) * way > 0:
             last = source
     return last
-
-
-@kernel
-def _ends(table, out, copy, plain):  # type: ignore[no-untyped-def]
-    set_word(table, _OUT, out)
-    set_word(table, _COPY, copy)
-    set_word(table, _PLAIN, plain)
-
-
-@kernel
-def _term(table, index, factor, row):  # type: ignore[no-untyped-def]
-    store(factor, table + 8 * (_FIRST + 2 * index))
-    set_word(table, _FIRST + 2 * index + 1, row)
-
-
-@kernel
-def _stage_rows(stages, row):  # type: ignore[no-untyped-def]
-    """Address of a row (s, rows, units) of the first stage, and bytes to that of the next."""
-    _, rows, units = stages.shape
-    return address_of(stages) + row * units * stages.itemsize, rows * units * stages.itemsize
-
-
-@kernel
-def stage_state(a, h, stage, carry, vector, trial, slopes, row, out, terms):  # type: ignore[no-untyped-def]
-    """``dZ_i = dz[n] + h sum_{j<i} a_ij dk_j``, a row of `out` (rows, units)."""
-    units, table, count = out.shape[1], address_of(terms), 0
-    at, apart = _stage_rows(slopes, row)
-    for other in range(stage):
-        factor = h * a[stage, other]
-        if factor != 0:
-            _term(table, count, factor, at + other * apart)
-            count += 1
-    start = address_of(carry) + (vector * carry.shape[1] + trial) * units * out.itemsize
-    _ends(table, address_of(out) + row * units * out.itemsize, 0, start)
-    sum_of_multiples(h, table, count, False, units)
-
-
-@kernel
-def stage_cotangent(a, b, h, stage, carry, vector, trial, mu, row, out, terms):  # type: ignore[no-untyped-def]
-    """``kappa_i = h b_i lambda + h sum_{j>i} a_ji mu_j``, a row of `out` (rows, units)."""
-    units, table, count = out.shape[1], address_of(terms), 1
-    at, apart = _stage_rows(mu, row)
-    end = address_of(carry) + (vector * carry.shape[1] + trial) * units * out.itemsize
-    _term(table, 0, h * b[stage], end)
-    for other in range(stage + 1, len(b)):
-        factor = h * a[other, stage]
-        if factor != 0:
-            _term(table, count, factor, at + other * apart)
-            count += 1
-    _ends(table, address_of(out) + row * units * out.itemsize, 0, 0)
-    sum_of_multiples(h, table, count, False, units)
-
-
-@kernel
-def add_stages(h, factors, carry, vector, trial, stages, row, terms):  # type: ignore[no-untyped-def]
-    """``carry += sum_i h factors_i stages[i]``, its terms in their order."""
-    units, table = carry.shape[2], address_of(terms)
-    at, apart = _stage_rows(stages, row)
-    for stage in range(len(factors)):
-        _term(table, stage, h * factors[stage], at + stage * apart)
-    _ends(table, address_of(carry) + (vector * carry.shape[1] + trial) * units * carry.itemsize, 0, 0)
-    sum_of_multiples(h, table, len(factors), True, units)
-
-
-@kernel
-def add_row(index, tensors, carry, vector, trial, terms):  # type: ignore[no-untyped-def]
-    """What enters where a step ends on a row of the trajectory, of which it is no row where `index` is negative."""
-    if index >= 0:
-        units, table = carry.shape[2], address_of(terms)
-        to = address_of(carry) + (vector * carry.shape[1] + trial) * units * carry.itemsize
-        _ends(table, to, 0, _row_of(tensors, vector, trial, index))
-        sum_of_multiples(carry.dtype.type(1), table, 0, True, units)
-
-
-@kernel
-def leave_row(index, carry, vector, trial, out):  # type: ignore[no-untyped-def]
-    """The transpose of `add_row`: into a row that nothing was added to before."""
-    if index >= 0:
-        for unit in range(carry.shape[2]):
-            out[vector, trial, index, unit] = carry[vector, trial, unit]
-
-
-@kernel
-def draw(scale, table, step, stage, tensors, vector, trial, rows, row, terms):  # type: ignore[no-untyped-def]
-    """Add ``scale sum_m weight_m tensor[source_m]`` to a row of `rows` (rows, units): the forcing of a stage."""
-    units, at, count = rows.shape[1], address_of(terms), 0
-    for entry in range(table.source.shape[2]):
-        factor = scale * table.weight[step, stage, entry]
-        if factor != 0:
-            _term(at, count, factor, _row_of(tensors, vector, trial, table.source[step, stage, entry]))
-            count += 1
-    if count > 0:
-        _ends(at, address_of(rows) + row * units * rows.itemsize, 0, 0)
-        sum_of_multiples(scale, at, count, True, units)
-
-
-@kernel
-def give(scale, table, step, stage, rows, row, tensors, vector, trial, terms):  # type: ignore[no-untyped-def]
-    """The transpose of `draw`."""
-    units, at = rows.shape[1], address_of(terms)
-    for entry in range(table.source.shape[2]):
-        factor = scale * table.weight[step, stage, entry]
-        if factor != 0:
-            _term(at, 0, factor, address_of(rows) + row * units * rows.itemsize)
-            _ends(at, _row_of(tensors, vector, trial, table.source[step, stage, entry]), 0, 0)
-            sum_of_multiples(scale, at, 1, True, units)

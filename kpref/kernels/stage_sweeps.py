@@ -22,17 +22,18 @@ from kpref.compiled.compilation import kernel
 from kpref.kernels.interpreter import CACHED
 from kpref.kernels.jacobian import jacobian, jacobian_transpose, workspace
 from kpref.kernels.stage_sums import (
-    add_row,
     add_stages,
     ask_for_row,
     ask_for_sources,
+    cotangent_sum,
     draw,
+    enter_row,
     give,
     last_source,
     leave_row,
-    room_for_terms,
-    stage_cotangent,
-    stage_state,
+    make,
+    room_for_sums,
+    state_sum,
 )
 
 __all__ = ["stage_adjoint", "stage_costate", "stage_costate_transpose", "stage_tangent"]
@@ -44,32 +45,40 @@ def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  #
 
     `transposed` puts A^T in place of A.
     """
-    trials, stages, one = stop - start, len(table.b), carry.dtype.type(1)
-    rows, last = len(carry) * trials, len(table.h) * stages
-    dz, scratch, memory = workspace(form, rows, carry)
-    slopes, terms = np.empty((stages, rows, carry.shape[2]), carry.dtype), room_for_terms(table)
-    far, asked = (forcing.size + out.size) * out.itemsize > CACHED, np.int64(-1)
-    for row in range(rows if last > 0 else 0):
-        stage_state(table.a, table.h[0], 0, carry, row // trials, start + row % trials, slopes, row, dz, terms)
-    for at in range(last):
+    trials, stages, one, (vectors, _, units) = stop - start, len(table.b), carry.dtype.type(1), carry.shape
+    dz, scratch, memory = workspace(form, vectors * trials, carry)
+    slopes, sums = np.empty((stages, vectors * trials, units), carry.dtype), room_for_sums(table, 3)
+    total, far, asked = len(table.h) * stages, (forcing.size + out.size) * out.itemsize > CACHED, np.int64(-1)
+    for vector in range(vectors if total > 0 else 0):
+        state_sum(sums, 0, table, 0, 0, carry, vector, start, slopes, vector * trials, dz)
+        for _ in range(trials):
+            make(one, sums, 0, units)
+    for at in range(total):
         step, stage = at // stages, at % stages
         if transposed:
             jacobian_transpose(form, at, start, trials, dz, scratch, memory, slopes[stage])
         else:
             jacobian(form, at, start, trials, dz, scratch, memory, slopes[stage])
-        for row in range(rows):
-            vector, trial = row // trials, start + row % trials
-            if far:
-                ask_for_sources(table, step + 1, stage, 1, asked, forcing, vector, trial)
-            if far and stage == 0:
-                ask_for_row(table.row[step], out, vector, trial)
-            draw(one, table, step, stage, forcing, vector, trial, slopes[stage], row, terms)
-            if stage == stages - 1:
-                add_stages(table.h[step], table.b, carry, vector, trial, slopes, row, terms)
-                leave_row(table.row[step], carry, vector, trial, out)
-            if at + 1 < last:
-                h, after = table.h[(at + 1) // stages], (at + 1) % stages
-                stage_state(table.a, h, after, carry, vector, trial, slopes, row, dz, terms)
+        ends, goes_on = stage == stages - 1, at + 1 < total
+        for vector in range(vectors):
+            row = vector * trials
+            draw(sums, 0, one, table, step, stage, forcing, vector, start, slopes[stage], row)
+            if ends:
+                add_stages(sums, 1, table.h[step], table.b, carry, vector, start, slopes, row)
+                leave_row(sums, 1, table.row[step], out, vector, start)
+            if goes_on:
+                after = (at + 1) // stages, (at + 1) % stages
+                state_sum(sums, 2, table, after[0], after[1], carry, vector, start, slopes, row, dz)
+            for trial in range(start, stop):
+                if far:
+                    ask_for_sources(table, step + 1, stage, 1, asked, forcing, vector, trial)
+                if far and stage == 0:
+                    ask_for_row(table.row[step], out, vector, trial)
+                make(one, sums, 0, units)
+                if ends:
+                    make(one, sums, 1, units)
+                if goes_on:
+                    make(one, sums, 2, units)
         asked = last_source(table, step + 1, stage, 1, asked)
 
 
@@ -79,31 +88,45 @@ def stage_adjoint(form, table, transposed, source, carry, out, start, stop):  # 
 
     The transpose of `stage_tangent`.
     """
-    trials, stages, one = stop - start, len(table.b), carry.dtype.type(1)
-    rows, ones = len(carry) * trials, np.ones_like(table.b)
-    kappa, scratch, memory = workspace(form, rows, carry)
-    mu, terms = np.empty((stages, rows, carry.shape[2]), carry.dtype), room_for_terms(table)
+    trials, stages, one, (vectors, _, units) = stop - start, len(table.b), carry.dtype.type(1), carry.shape
+    kappa, scratch, memory = workspace(form, vectors * trials, carry)
+    mu, steps = np.empty((stages, vectors * trials, units), carry.dtype), len(table.h)
+    sums, ones = room_for_sums(table, 2 + table.source.shape[2]), np.ones_like(table.b)
     far, asked = (source.size + out.size) * out.itemsize > CACHED, np.int64(out.shape[2])
-    for at in range(len(table.h) * stages - 1, -1, -1):
+    for at in range(steps * stages - 1, -1, -1):
         step, stage = at // stages, at % stages
-        for row in range(rows):
-            vector, trial = row // trials, start + row % trials
-            if stage == stages - 1:
-                add_row(table.row[step], source, carry, vector, trial, terms)
-            if far:
-                ask_for_sources(table, step - 1, stage, -1, asked, out, vector, trial)
-            if far and stage == 0 and step > 0:
-                ask_for_row(table.row[step - 1], source, vector, trial)
-            stage_cotangent(table.a, table.b, table.h[step], stage, carry, vector, trial, mu, row, kappa, terms)
-            give(one, table, step, stage, kappa, row, out, vector, trial, terms)
+        for vector in range(vectors):
+            row, begins = vector * trials, stage == stages - 1
+            if begins:  # with what the stages after it leave, but at the end of all steps
+                later = ones if step < steps - 1 else ones[:0]
+                add_stages(sums, 0, one, later, carry, vector, start, mu, row)
+                enter_row(sums, 0, table.row[step], source, vector, start)
+            cotangent_sum(sums, 1, table, step, stage, carry, vector, start, mu, row, kappa)
+            given = give(sums, 2, one, table, step, stage, kappa, row, out, vector, start)
+            for trial in range(start, stop):
+                if far:
+                    ask_for_sources(table, step - 1, stage, -1, asked, out, vector, trial)
+                if far and stage == 0 and step > 0:
+                    ask_for_row(table.row[step - 1], source, vector, trial)
+                if begins:
+                    make(one, sums, 0, units)
+                for index in range(1, 2 + given):
+                    make(one, sums, index, units)
         asked = last_source(table, step - 1, stage, -1, asked)
         if transposed:
             jacobian(form, at, start, trials, kappa, scratch, memory, mu[stage])
         else:
             jacobian_transpose(form, at, start, trials, kappa, scratch, memory, mu[stage])
-        if stage == 0:
-            for row in range(rows):
-                add_stages(one, ones, carry, row // trials, start + row % trials, mu, row, terms)
+    end_steps(one, sums, steps, ones, carry, start, trials, mu)
+
+
+@kernel
+def end_steps(one, sums, steps, ones, carry, start, trials, mu):  # type: ignore[no-untyped-def]
+    """What the stages of the first step leave, after a sweep backwards."""
+    for vector in range(len(carry) if steps > 0 else 0):
+        add_stages(sums, 0, one, ones, carry, vector, start, mu, vector * trials)
+        for _ in range(trials):
+            make(one, sums, 0, carry.shape[2])
 
 
 @kernel
@@ -114,43 +137,52 @@ def stage_costate(form, table, source, carry, out, start, stop):  # type: ignore
     the first state is left in `carry`. As the discrete functional is right to the order of the method, so is its
     derivative.
     """
-    trials, stages, one = stop - start, len(table.b), carry.dtype.type(1)
-    rows, ones = len(carry) * trials, np.ones_like(table.b)
-    kappa, scratch, memory = workspace(form, rows, carry)
-    mu, terms = np.empty((stages, rows, carry.shape[2]), carry.dtype), room_for_terms(table)
-    for at in range(len(table.h) * stages - 1, -1, -1):
+    trials, stages, one, (vectors, _, units) = stop - start, len(table.b), carry.dtype.type(1), carry.shape
+    kappa, scratch, memory = workspace(form, vectors * trials, carry)
+    mu, steps = np.empty((stages, vectors * trials, units), carry.dtype), len(table.h)
+    sums, ones = room_for_sums(table, 2), np.ones_like(table.b)
+    for at in range(steps * stages - 1, -1, -1):
         step, stage = at // stages, at % stages
-        h = table.h[step]
-        for row in range(rows):
-            vector, trial = row // trials, start + row % trials
-            if stage == stages - 1:
-                leave_row(table.row[step], carry, vector, trial, out)
-            stage_cotangent(table.a, table.b, h, stage, carry, vector, trial, mu, row, kappa, terms)
+        for vector in range(vectors):
+            row, begins = vector * trials, stage == stages - 1
+            if begins:  # with what the stages after it leave, but at the end of all steps
+                later = ones if step < steps - 1 else ones[:0]
+                add_stages(sums, 0, one, later, carry, vector, start, mu, row)
+                leave_row(sums, 0, table.row[step], out, vector, start)
+            cotangent_sum(sums, 1, table, step, stage, carry, vector, start, mu, row, kappa)
+            for _ in range(trials):
+                if begins:
+                    make(one, sums, 0, units)
+                make(one, sums, 1, units)
         jacobian_transpose(form, at, start, trials, kappa, scratch, memory, mu[stage])
-        for row in range(rows):
-            vector, trial = row // trials, start + row % trials
-            draw(h * table.b[stage], table, step, stage, source, vector, trial, mu[stage], row, terms)
-            if stage == 0:
-                add_stages(one, ones, carry, vector, trial, mu, row, terms)
+        for vector in range(vectors):
+            scale = table.h[step] * table.b[stage]
+            draw(sums, 0, scale, table, step, stage, source, vector, start, mu[stage], vector * trials)
+            for _ in range(trials):
+                make(one, sums, 0, units)
+    end_steps(one, sums, steps, ones, carry, start, trials, mu)
 
 
 @kernel
 def stage_costate_transpose(form, table, impulses, carry, out, start, stop):  # type: ignore[no-untyped-def]
     """The transpose of `stage_costate`: impulses enter dz at rows, ``h b_i dZ_i`` is added into `out`."""
-    trials, stages = stop - start, len(table.b)
-    rows = len(carry) * trials
-    dz, scratch, memory = workspace(form, rows, carry)
-    slopes, terms = np.empty((stages, rows, carry.shape[2]), carry.dtype), room_for_terms(table)
+    trials, stages, one, (vectors, _, units) = stop - start, len(table.b), carry.dtype.type(1), carry.shape
+    dz, scratch, memory = workspace(form, vectors * trials, carry)
+    slopes = np.empty((stages, vectors * trials, units), carry.dtype)
+    sums = room_for_sums(table, 1 + table.source.shape[2])
     for at in range(len(table.h) * stages):
         step, stage = at // stages, at % stages
-        h = table.h[step]
-        for row in range(rows):
-            vector, trial = row // trials, start + row % trials
-            stage_state(table.a, h, stage, carry, vector, trial, slopes, row, dz, terms)
-            give(h * table.b[stage], table, step, stage, dz, row, out, vector, trial, terms)
+        scale = table.h[step] * table.b[stage]
+        for vector in range(vectors):
+            row = vector * trials
+            state_sum(sums, 0, table, step, stage, carry, vector, start, slopes, row, dz)
+            given = give(sums, 1, scale, table, step, stage, dz, row, out, vector, start)
+            for _ in range(trials):
+                for index in range(1 + given):
+                    make(one, sums, index, units)
         jacobian(form, at, start, trials, dz, scratch, memory, slopes[stage])
-        if stage == stages - 1:
-            for row in range(rows):
-                vector, trial = row // trials, start + row % trials
-                add_stages(h, table.b, carry, vector, trial, slopes, row, terms)
-                add_row(table.row[step], impulses, carry, vector, trial, terms)
+        for vector in range(vectors if stage == stages - 1 else 0):
+            add_stages(sums, 0, table.h[step], table.b, carry, vector, start, slopes, vector * trials)
+            enter_row(sums, 0, table.row[step], impulses, vector, start)
+            for _ in range(trials):
+                make(one, sums, 0, units)
