@@ -18,7 +18,7 @@ from kpref.integrate import Tableau
 from kpref.models.base import Model
 from kpref.models.step import Pointwise, StepModel
 from kpref.step_form import StepForm
-from kpref.threads import even_blocks, run_blocks
+from kpref.threads import even_blocks, run_blocks, trial_blocks
 
 __all__ = ["CompiledNetwork", "compiled_network"]
 
@@ -68,7 +68,7 @@ class CompiledNetwork:
         from kpref.kernels.network import run
 
         (drive, sound), aim, lengths = self._drive(inputs, form), self._target(form), _writeable(lengths)
-        blocks = even_blocks(trajectory.shape[1], _TRIALS_PER_BLOCK)
+        blocks = trial_blocks(trajectory.shape[1], _TRIALS_PER_BLOCK, trajectory.size)
         found = np.zeros((len(blocks), 2), dtype=bool)
 
         def task(index: int) -> None:
@@ -138,8 +138,10 @@ class CompiledNetwork:
         states = _writeable(states) if given else states
         (drive, sound), aim, lengths = self._drive(inputs, form), self._target(form), _writeable(lengths)
         own, full = np.empty((0, 0, 0)) if form is None else form.states, form is not None
-        trials = even_blocks(states.shape[1], _TRIALS_PER_BLOCK)
-        steps = even_blocks(len(h), _STEPS_PER_BLOCK) if given else [slice(0, len(h))]
+        if given:
+            trials, steps = even_blocks(states.shape[1], _TRIALS_PER_BLOCK), even_blocks(len(h), _STEPS_PER_BLOCK)
+        else:
+            trials, steps = trial_blocks(states.shape[1], _TRIALS_PER_BLOCK, len(b) * states.size), [slice(0, len(h))]
         found = np.zeros(len(trials) * len(steps), dtype=bool)
 
         def task(index: int) -> None:

@@ -37,10 +37,16 @@ __all__ = [
     "serial_blas",
     "set_num_threads",
     "share_blocks",
+    "trial_blocks",
 ]
 
 #: Rows of matrices up to which NumPy keeps the GIL.
 _HELD = 500
+
+# Trials too few for two blocks of the wanted size make two all the same, or all but one core would stand idle, if there
+# are enough for products with several rows, and so many states along their trajectories that threads wake up in far
+# less time.
+_FEWEST_TRIALS, _STATES_FOR_TWO = 8, 1 << 16
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -115,6 +121,13 @@ def even_blocks(length: int, size: int, most: int = 1 << 30) -> list[slice]:
     count = min(most, nearest, 1 << (length.bit_length() - 1))
     bounds = [length * block // count for block in range(count + 1)]
     return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+
+
+def trial_blocks(trials: int, size: int, states: int) -> list[slice]:
+    """Blocks of about `size` trials, two at least if there is work for two: `states` entries along all trajectories."""
+    if trials >= _FEWEST_TRIALS and states >= _STATES_FOR_TWO:
+        size = min(size, -(-trials // 2))
+    return even_blocks(trials, size)
 
 
 def run_blocks(

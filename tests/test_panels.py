@@ -108,7 +108,7 @@ def test_products_ask_for_what_is_wanted_to_the_same_bits(pieces, rows, inner, r
     for piece in range(pieces + 1):  # the last has no room
         wants.want(table.ctypes.data, b.entries.ctypes.data + 64 * piece, 64)
     passes = panel_products.passes_of(1.0, rows, inner, b.words)
-    wants.spread(table.ctypes.data, passes)
+    wants.spread(table.ctypes.data, passes, 0)
     for out, address_of_wants in zip(found, (0, table.ctypes.data), strict=True):
         blas.product_at(1.0, False, rows, *address(a), b.words, *address(out), address_of_wants)
     np.testing.assert_array_equal(*found)
@@ -120,6 +120,18 @@ def test_products_ask_for_what_is_wanted_to_the_same_bits(pieces, rows, inner, r
         assert asked == 0
     wants.ask_for_rest(table.ctypes.data)
     assert (table[:2] == 0).all()
+
+
+@pytest.mark.parametrize(("pieces", "terms"), [(0, 3), (1, 5), (7, 3), (500, 20)])
+def test_terms_of_sums_ask_evenly_for_what_products_leave(pieces, terms):
+    memory, table = np.zeros(128), np.zeros(wants.room_for_wants(pieces), np.int64)
+    wants.no_wants(table.ctypes.data, pieces)
+    wants.want(table.ctypes.data, memory.ctypes.data, 1024 * pieces)  # need not be there: it is only asked for
+    wants.spread(table.ctypes.data, 0, terms)
+    for term in range(terms):
+        assert term * pieces // terms <= table[0] <= -(-term * pieces // terms) + 1
+        wants.ask_for_share(table.ctypes.data, 1)
+    assert table[0] == table[1] == pieces
 
 
 def test_rows_of_a_product_do_not_fall_into_step():

@@ -15,12 +15,13 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from kpref import threads
 from kpref._types import Array
 from kpref.kernels import program_sweeps, reference, stage_sensitivities, stage_sweeps, sweeps
 from kpref.kernels.changes import Changes, gradient_products, gradients, packed_changes, zero_changes
 from kpref.kernels.interpreter import CompiledProgram
 from kpref.kernels.jacobian import DenseArrays
-from kpref.kernels.stage_sweeps import StageTable
+from kpref.kernels.stage_sums import StageTable
 from kpref.linearize import DenseForm, Form
 from kpref.product_form import ProductForm
 from kpref.step_form import StepForm
@@ -58,10 +59,6 @@ _TRIALS_PER_BLOCK = 32
 _MANY_BLOCKS = 16
 _STATES_PER_BLOCK = 64
 _ROWS_PER_BLOCK = 1024
-# Trials too few for two such blocks make two all the same, or all but one core would stand idle, if there are enough
-# for products with several rows, and so many states along their trajectories that threads wake up in far less time.
-_FEWEST_TRIALS = 8
-_STATES_FOR_TWO = 1 << 16
 _MOST_BLOCKS = 64
 # Rows of a product with a matrix of parameters inside a sweep.
 _ROWS_PER_CHUNK = 100
@@ -347,9 +344,7 @@ def trial_blocks(form: Form) -> list[slice]:
     """The blocks of trials that sweeps take."""
     trials, states = form.n_trials, form.n_trials * form.n_steps * form.n_states
     size = min(max(_TRIALS_PER_BLOCK, trials // _MANY_BLOCKS), 4 * _TRIALS_PER_BLOCK)
-    if trials >= _FEWEST_TRIALS and states >= _STATES_FOR_TWO:
-        size = min(size, -(-trials // 2))
-    return even_blocks(trials, size)
+    return threads.trial_blocks(trials, size, states)
 
 
 def _in_one_sweep(form: Form, blocks: list[slice]) -> TypeGuard[StepForm]:

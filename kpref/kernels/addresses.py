@@ -17,10 +17,14 @@ from numba.extending import intrinsic
 
 from kpref.compiled.compilation import kernel
 
-__all__ = ["address_of", "ask_for", "keep", "load", "set_word", "size_of", "store", "sum_of_products", "word"]
+__all__ = [
+    "address_of", "ask_for", "keep", "load", "set_word", "size_of", "store", "sum_of_multiples", "sum_of_products",
+    "word",
+]  # fmt: skip
 
-#: Bytes of a row that are summed up in registers of the processor at once; then what is left, in ever smaller parts.
-_VECTORS = (256, 64)
+#: Bytes of a row that are summed up in registers of the processor at once; then what is left, in ever smaller parts: a
+#: part takes as long as a whole.
+_VECTORS = (256, 64, 32)
 #: Bytes of a line of the cache.
 _LINE = 64
 
@@ -36,6 +40,16 @@ def sum_of_products(typingctx: Any, one: Any, operands: Any, terms: Any, add: An
     `add`: whether the sum begins with what `out` holds; else with zero.
     `width`: columns. `out` may be one of the operands.
     """
+    return _sum_of_terms(one, numbers=False)
+
+
+@intrinsic  # type: ignore[misc]
+def sum_of_multiples(typingctx: Any, one: Any, operands: Any, terms: Any, add: Any, width: Any) -> Any:
+    """As `sum_of_products`, of numbers a_j, which stand in the place of their addresses, with rows b_j."""
+    return _sum_of_terms(one, numbers=True)
+
+
+def _sum_of_terms(one: Any, numbers: bool) -> Any:
     signature = types.void(one, types.uintp, types.int64, types.boolean, types.int64)
     real, size = (ir.DoubleType(), 8) if one == types.float64 else (ir.FloatType(), 4)
 
@@ -52,7 +66,7 @@ def sum_of_products(typingctx: Any, one: Any, operands: Any, terms: Any, add: An
 
         out, copy, plain = (address(number(index)) for index in range(3))
         column = cgutils.alloca_once_value(builder, number(0))
-        for lanes in (*(length // size for length in _VECTORS), 1):
+        for lanes in (*(length // size for length in _VECTORS if length > size), 1):
             vector = ir.VectorType(real, lanes)
             total = cgutils.alloca_once(builder, vector)
 
@@ -63,13 +77,19 @@ def sum_of_products(typingctx: Any, one: Any, operands: Any, terms: Any, add: An
             def row(base: Any) -> Any:
                 return builder.load(place(base), align=size)  # noqa: B023 (called in this pass of the loop)
 
+            def factor(index: Any, kind: Any = vector) -> Any:
+                if not numbers:
+                    return row(address(index))  # noqa: B023
+                entry = builder.load(builder.bitcast(builder.gep(table, [index]), real.as_pointer()))
+                return everywhere(builder, entry, kind)
+
             with _while_columns(builder, column, lanes, width):
                 builder.store(ir.Constant(vector, [ir.Constant(real, 0.0)] * lanes), total)
                 with builder.if_then(add):
                     builder.store(row(out), total)
                 with cgutils.for_range(builder, terms) as loop:
                     first = builder.add(builder.shl(loop.index, number(1)), number(3))
-                    a, b = row(address(first)), row(address(builder.add(first, number(1))))
+                    a, b = factor(first), row(address(builder.add(first, number(1))))
                     builder.store(builder.fadd(builder.load(total), builder.fmul(a, b)), total)
                 with builder.if_then(builder.icmp_unsigned("!=", plain, number(0))):
                     builder.store(builder.fadd(builder.load(total), row(plain)), total)
@@ -79,6 +99,14 @@ def sum_of_products(typingctx: Any, one: Any, operands: Any, terms: Any, add: An
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def everywhere(builder: Any, entry: Any, vector: Any) -> Any:
+    """Code for a vector with this entry in all places."""
+    integer, nothing = ir.IntType(32), ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(nothing, entry, ir.Constant(integer, 0))
+    places = ir.Constant(ir.VectorType(integer, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(first, nothing, places)
 
 
 @intrinsic  # type: ignore[misc]

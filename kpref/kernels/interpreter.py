@@ -43,7 +43,7 @@ from kpref.kernels.panel_products import ROW_BYTES, has_wide_vectors, passes_of
 from kpref.kernels.panels import Panels, as_panels
 from kpref.kernels.sparse import SPARSE, SparseColumns, is_sparse, sparse_product_at
 from kpref.kernels.wanted_rows import want_rows
-from kpref.kernels.wants import ask_for_rest, no_wants, pieces_of, room_for_wants, spread
+from kpref.kernels.wants import ask_for_rest, ask_for_share, no_wants, pieces_of, room_for_wants, spread
 from kpref.program import Program
 from kpref.step_form import StepForm
 
@@ -105,6 +105,8 @@ class Code(NamedTuple):
     n_runs: int
     outer: int
     n_outer: int
+    wanted: int
+    n_wanted: int
     asks: int  # whether its products ask for what comes from memory: `kpref.kernels.panel_products`
 
 
@@ -167,13 +169,13 @@ class CompiledProgram:
         return int(kept.ctypes.data)
 
     def _code(self, *args: Any, **kwargs: Any) -> Code:
-        operations, operands, runs, outer = lower(Structure.of(self._form), *args, **kwargs)
+        operations, operands, runs, outer, wanted = lower(Structure.of(self._form), *args, **kwargs)
         widths = [self._weights[row[4]].words[3] for row in operations if row[0] == PRODUCT]
         widths += [self.packing.table[row[2], 3] for row in outer]
         asks = has_wide_vectors() and ROW_BYTES // self._form.dtype.itemsize in widths
         return Code(
             self._address(operations), len(operations), self._address(operands), len(operands), self._address(runs),
-            len(runs), self._address(outer), len(outer), int(asks),
+            len(runs), self._address(outer), len(outer), self._address(wanted), len(wanted), int(asks),
         )  # fmt: skip
 
     @cached_property
@@ -356,7 +358,7 @@ def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
     asking = room.wants != 0 and where[7] != 0
     if asking:
         want_rows(one, code, room, rows, where)
-        spread(room.wants, _passes(one, layout, code, rows))
+        spread(room.wants, *_passes_and_terms(one, layout, code, rows))
     for run in range(code.n_runs):
         first, last = word(code.runs, 2 * run), word(code.runs, 2 * run + 1)
         operation = code.operations + first * OPERATION_BYTES
@@ -378,16 +380,18 @@ def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _passes(one, layout, code, rows):  # type: ignore[no-untyped-def]
-    """Of all products: see `kpref.kernels.wants.spread`."""
-    passes = 0
+def _passes_and_terms(one, layout, code, rows):  # type: ignore[no-untyped-def]
+    """Of all products, and of all sums: see `kpref.kernels.wants.spread`."""
+    passes = terms = 0
     for k in range(code.n_operations):
         operation = code.operations + k * OPERATION_BYTES
         if word(operation, 0) == PRODUCT:
             at = layout.weights + 32 * word(operation, 4)
             weight = word(at, 0), word(at, 1), word(at, 2), word(at, 3)
             passes += passes_of(one, rows, weight[1], weight)
-    return passes
+        elif word(operation, 0) == SUM:
+            terms += rows * word(operation, 4)
+    return passes, terms
 
 
 @kernel
@@ -425,7 +429,9 @@ def _pointwise(one, layout, operations, begin, end, room, rows, where):  # type:
             now, pointers = trial, room.pointers + at * 8
             for _ in range(count):
                 if what == SUM:
-                    if layout.far == 1 and room.wants == 0:
+                    if room.wants != 0:
+                        ask_for_share(room.wants, number)
+                    elif layout.far == 1:
                         _ask_for_later(pointers, room.later + at * 8, operands, width * size_of(one))
                     sum_of_products(one, pointers, number, add, width)
                 elif what == GATHER:

@@ -28,7 +28,7 @@ from kpref.step_form import Place, StepForm, Variable
 __all__ = [
     "ADD", "ARENAS", "GATHER", "GIVE", "NUMBERS", "OPERAND_BYTES", "OPERATION_BYTES", "Operand", "PRODUCT", "SET",
     "SPREAD", "STATES", "STORE", "SUM", "Structure", "TAKE", "TENSOR_IN", "TENSOR_OUT", "Table", "UNITS",
-    "VARIABLES", "ZERO", "lower",
+    "VARIABLES", "WANTED_BYTES", "ZERO", "lower",
 ]  # fmt: skip
 
 SUM, PRODUCT, GATHER, SPREAD = range(4)
@@ -38,8 +38,8 @@ STORE, ADD, ZERO = range(3)
 #: that which is written; changes of unit weights.
 NOTHING, NUMBERS, VARIABLES, STATES, TENSOR_IN, TENSOR_OUT, UNITS = range(7)
 ARENAS = 7
-#: Bytes of a row of two of the tables.
-OPERATION_BYTES, OPERAND_BYTES = 6 * 8, 5 * 8
+#: Bytes of a row of three of the tables.
+OPERATION_BYTES, OPERAND_BYTES, WANTED_BYTES = 6 * 8, 5 * 8, 6 * 8
 
 
 class Table(NamedTuple):
@@ -56,6 +56,9 @@ class Table(NamedTuple):
     # weight, first column of the variable, whether it is of the state; and, forwards, STORE, ADD or ZERO (which only
     # sets columns to zero), and how many columns
     outer: Array
+    # (w, 6): what sums read, or write, of coefficients, variables and tensors: arena, first entry, and how many entries on the
+    # next vector, step and trial are; and how many columns
+    wanted: Array
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,25 @@ def _table(rows: Sequence[_Row], outer: Sequence[Sequence[int]]) -> Table:
     def integers(table: Sequence[Sequence[int]], columns: int) -> Array:
         return np.array(table, dtype=np.int64).reshape(len(table), columns)
 
-    return Table(integers(operations, 6), integers(operands, 5), _runs(rows), integers(outer, 7))
+    wanted = integers(_wanted(rows), 6)
+    return Table(integers(operations, 6), integers(operands, 5), _runs(rows), integers(outer, 7), wanted)
+
+
+def _wanted(rows: Sequence[_Row]) -> list[list[int]]:
+    """Columns that vary along time, those that stand side by side as one."""
+    far = [arena - ARENAS for arena in (NUMBERS, VARIABLES, STATES, TENSOR_IN, TENSOR_OUT)]
+    found = {
+        (one.arena, one.by_vector, one.by_step, one.by_trial, one.start, row.width)
+        for row in rows if row.kind == SUM
+        for one in row.operands[1:] if one.arena in far and one.by_step != 0
+    }  # fmt: skip
+    result: list[list[int]] = []
+    for arena, *strides, start, width in sorted(found):
+        if result and [arena, *strides] == [result[-1][0], *result[-1][2:5]] and start == sum(result[-1][1::4]):
+            result[-1][5] += width
+        else:
+            result.append([arena, start, *strides, width])
+    return result
 
 
 def _active(

@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from kpref.compiled.compilation import kernel
-from kpref.kernels.addresses import size_of
+from kpref.kernels.addresses import everywhere, size_of
 from kpref.kernels.wants import Asking
 
 __all__ = ["ROW_BYTES", "has_wide_vectors", "panel_product", "passes_of"]
@@ -101,10 +101,10 @@ def _write_product(
             factors = [builder.load(at(panel, part), align=size) for part in parts]
             for row in range(rows):
                 entry = builder.load(place(builder.add(of[row], builder.mul(index, by_inner)), real))
-                everywhere = _broadcast(builder, entry, vector)
+                factor = everywhere(builder, entry, vector)
                 for part in parts:
                     total = builder.load(sums[row][part])
-                    builder.store(_fma(builder, factors[part], everywhere, total), sums[row][part])
+                    builder.store(_fma(builder, factors[part], factor, total), sums[row][part])
             builder.store(builder.add(index, number(1)), k)
         asking.move_on()
     for row in range(rows):
@@ -130,13 +130,6 @@ class _while_below:
     def __exit__(self, *exception: object) -> None:
         self.builder.branch(self.test)
         self.builder.position_at_end(self.end)
-
-
-def _broadcast(builder: Any, entry: Any, vector: Any) -> Any:
-    integer, nothing = ir.IntType(32), ir.Constant(vector, ir.Undefined)
-    first = builder.insert_element(nothing, entry, ir.Constant(integer, 0))
-    everywhere = ir.Constant(ir.VectorType(integer, vector.count), [0] * vector.count)
-    return builder.shuffle_vector(first, nothing, everywhere)
 
 
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:

@@ -358,7 +358,7 @@ def _parameter_product(layout, code, changes, out, first, last):  # type: ignore
             where = where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1, 0, _AHEAD)
             if room.wants != 0:
                 want_rows(one, code, room, rows, where)
-                spread(room.wants, _passes(one, code, table, rows, False))
+                spread(room.wants, _passes(one, code, table, rows, False), 0)
             for k in range(code.n_outer):
                 product = code.outer + k * _OUTER
                 weight = _weight(one, entries, table, word(product, 2))
@@ -390,7 +390,7 @@ def _parameter_transpose(layout, code, tensors, changes, first, last, start, sto
                 after, left = begin + rows, min(chunk, last - begin - rows)
                 where = where_rows_are(vector, after // trials, start + after % trials, start, stop, 0, 1, 0, 0)
                 want_rows(one, code, room, left, where)
-                spread(room.wants, _passes(one, code, table, rows, True))
+                spread(room.wants, _passes(one, code, table, rows, True), 0)
             for k in range(code.n_outer):
                 product = code.outer + k * _OUTER
                 weight = _weight(one, entries, table, word(product, 2))

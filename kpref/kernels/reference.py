@@ -9,7 +9,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.kernels.plain_program import run, run_transposed
-from kpref.kernels.stage_sweeps import StageTable
+from kpref.kernels.stage_sums import StageTable
 from kpref.linearize import DenseForm, Form
 from kpref.product_form import ProductForm
 from kpref.step_form import StepForm

@@ -13,7 +13,7 @@ from kpref._types import Array
 from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import address_of, keep, load, set_word, size_of, store, word
 from kpref.kernels.changes import Changes
-from kpref.kernels.interpreter import CompiledProgram, apply, registers, where_rows_are
+from kpref.kernels.interpreter import CACHED, CompiledProgram, apply, registers, where_rows_are
 from kpref.kernels.program_sweeps import (
     enter_chunk,
     enter_units,
@@ -22,7 +22,18 @@ from kpref.kernels.program_sweeps import (
     move_to,
     widest_variable,
 )
-from kpref.kernels.stage_sweeps import StageTable, add_rows, add_stages, leave_rows, stage_cotangent, stage_state
+from kpref.kernels.stage_sums import (
+    StageTable,
+    add_stages,
+    ask_for_row,
+    cotangent_sum,
+    enter_row,
+    leave_row,
+    make,
+    room_for_sums,
+    state_sum,
+)
+from kpref.kernels.stage_sweeps import end_steps
 
 __all__ = ["stage_sensitivity", "stage_sensitivity_transpose"]
 
@@ -78,19 +89,23 @@ def _copy(one, layout, room, end, rows, back):  # type: ignore[no-untyped-def]
 
 @kernel
 def _forwards(layout, code, table, changes, carry, out, start, stop, chunk):  # type: ignore[no-untyped-def]
-    trials, stages, one = stop - start, len(table.b), carry.dtype.type(1)
-    total = len(table.h) * stages
+    trials, stages, one, units = stop - start, len(table.b), carry.dtype.type(1), carry.shape[2]
+    total, far = len(table.h) * stages, out.nbytes > CACHED
     chunk = min(chunk, total)
     room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     flat, weights = np.empty(chunk * trials * widest_variable(changes), carry.dtype), address_of(changes.table)
-    dz = np.zeros((trials, carry.shape[2]), carry.dtype)
-    slopes = np.zeros((stages, trials, carry.shape[2]), carry.dtype)
+    dz, slopes = np.zeros((trials, units), carry.dtype), np.zeros((stages, trials, units), carry.dtype)
+    sums = room_for_sums(table, 2)
     for vector in range(len(carry)):
-        own, entries = carry[vector : vector + 1], entries_of(changes, vector)
+        entries = entries_of(changes, vector)
         enter_units(layout, room, changes, vector)
         for at in range(total):
             step, stage, place = at // stages, at % stages, at % chunk
-            stage_state(table.a, table.h[step], stage, own, start, trials, slopes, dz)
+            state_sum(sums, 0, table, step, stage, carry, vector, start, slopes, 0, dz)
+            for trial in range(start, stop):
+                if far and stage == 0:
+                    ask_for_row(table.row[step], out, vector, trial)
+                make(one, sums, 0, units)
             if place == 0:
                 last = min(at + chunk, total)
                 enter_chunk(one, layout, code, room, entries, weights, at, last, start, stop, address_of(flat))
@@ -102,27 +117,40 @@ def _forwards(layout, code, table, changes, carry, out, start, stop, chunk):  # 
             _copy(one, layout, room, 1, slopes[stage], True)
             move_to(room, -place)
             if stage == stages - 1:
-                add_stages(table.h[step] * table.b, own, start, trials, slopes)
-                leave_rows(table.row[step], own, start, stop, out[vector : vector + 1])
+                add_stages(sums, 1, table.h[step], table.b, carry, vector, start, slopes, 0)
+                leave_row(sums, 1, table.row[step], out, vector, start)
+                for _ in range(trials):
+                    make(one, sums, 1, units)
     keep(memory)
 
 
 @kernel
 def _backwards(layout, code, table, source, carry, changes, start, stop, chunk):  # type: ignore[no-untyped-def]
-    trials, stages, one = stop - start, len(table.b), carry.dtype.type(1)
-    total, units = len(table.h) * stages, carry.shape[2]
+    trials, stages, one, units = stop - start, len(table.b), carry.dtype.type(1), carry.shape[2]
+    steps, far = len(table.h), source.nbytes > CACHED
+    total = steps * stages
     chunk = min(chunk, total)
     room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     flat, weights = np.empty(chunk * trials * widest_variable(changes), carry.dtype), address_of(changes.table)
     kappa, mu = np.zeros((trials, units), carry.dtype), np.zeros((stages, trials, units), carry.dtype)
+    sums, ones = room_for_sums(table, 2), np.ones_like(table.b)
     for vector in range(len(carry)):
-        own, entries = carry[vector : vector + 1], entries_of(changes, vector)
+        entries = entries_of(changes, vector)
         enter_units(layout, room, changes, vector)
         for at in range(total - 1, -1, -1):
             step, stage, place = at // stages, at % stages, at % chunk
-            if stage == stages - 1:
-                add_rows(table.row[step], own, start, stop, source[vector : vector + 1])
-            stage_cotangent(table.a, table.b, table.h[step], stage, own, start, trials, mu, kappa)
+            begins = stage == stages - 1
+            if begins:  # with what the stages after it leave, but at the end of all steps
+                later = ones if step < steps - 1 else ones[:0]
+                add_stages(sums, 0, one, later, carry, vector, start, mu, 0)
+                enter_row(sums, 0, table.row[step], source, vector, start)
+            cotangent_sum(sums, 1, table, step, stage, carry, vector, start, mu, 0, kappa)
+            for trial in range(start, stop):
+                if far and stage == 0 and step > 0:
+                    ask_for_row(table.row[step - 1], source, vector, trial)
+                if begins:
+                    make(one, sums, 0, units)
+                make(one, sums, 1, units)
             _lead(layout, room, 1, kappa)
             _lead(layout, room, 0, mu[stage])
             move_to(room, place)
@@ -133,6 +161,5 @@ def _backwards(layout, code, table, source, carry, changes, start, stop, chunk):
             if place == 0:
                 last = min(at + chunk, total)
                 leave_chunk(one, layout, code, room, entries, weights, at, last, start, stop, address_of(flat))
-            if stage == 0:
-                add_stages(np.ones_like(table.b), own, start, trials, mu)
+        end_steps(one, sums, steps, ones, carry[vector : vector + 1], start, trials, mu)
     keep(memory)

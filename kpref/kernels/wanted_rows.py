@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import size_of, word
-from kpref.kernels.lowering import ARENAS, NUMBERS, OPERAND_BYTES, OPERATION_BYTES, SUM, TENSOR_IN, TENSOR_OUT
+from kpref.kernels.lowering import WANTED_BYTES
 from kpref.kernels.wants import want
 
 __all__ = ["want_rows"]
@@ -15,28 +15,20 @@ def want_rows(one, code, room, rows, where):  # type: ignore[no-untyped-def]
     """Put on the list of wants what rows so many steps further need; `where` is that of the interpreter's `apply`."""
     vector, step, trial, first, stop, by_vector, by_step, later_step, _ = where
     size = size_of(one)
-    for k in range(code.n_operations):
-        operation = code.operations + k * OPERATION_BYTES
-        if word(operation, 0) != SUM:
-            continue
-        for other in range(1, word(operation, 5)):
-            operand = code.operands + (word(operation, 1) + other) * OPERAND_BYTES
-            arena, of_vector, of_step, of_trial = (
-                word(operand, 0), word(operand, 2), word(operand, 3), word(operand, 4)
-            )  # fmt: skip
-            if of_step == 0 or not _is_far(arena):
-                continue
-            start = word(operand, 1) + vector * of_vector + (step + later_step) * of_step + trial * of_trial
-            address, now = word(room.addresses, arena + room.arenas) + start * size, trial
-            for _ in range(rows):
-                want(room.wants, address, word(operation, 2) * size)
-                address, now = address + of_trial * size, now + 1
-                if now == stop:
-                    now = first
-                    address += (by_vector * of_vector + by_step * of_step - (stop - first) * of_trial) * size
-
-
-@kernel
-def _is_far(arena):  # type: ignore[no-untyped-def]
-    """Whether an arena, counted from the end, holds coefficients or tensors."""
-    return arena == NUMBERS - ARENAS or arena == TENSOR_IN - ARENAS or arena == TENSOR_OUT - ARENAS
+    for k in range(code.n_wanted):
+        wanted = code.wanted + k * WANTED_BYTES
+        arena, start, width = word(wanted, 0), word(wanted, 1), word(wanted, 5)
+        of_vector, of_step, of_trial = word(wanted, 2), word(wanted, 3), word(wanted, 4)
+        start += vector * of_vector + (step + later_step) * of_step + trial * of_trial
+        address, now = word(room.addresses, arena + room.arenas) + start * size, trial
+        begin, length = address, 0  # rows that follow each other are one piece of memory
+        for _ in range(rows):
+            if address != begin + length:
+                want(room.wants, begin, length)
+                begin, length = address, 0
+            length += width * size
+            address, now = address + of_trial * size, now + 1
+            if now == stop:
+                now = first
+                address += (by_vector * of_vector + by_step * of_step - (stop - first) * of_trial) * size
+        want(room.wants, begin, length)

@@ -21,13 +21,13 @@ from numba.core import cgutils
 from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import ask_for, set_word, word
 
-__all__ = ["Asking", "ask_for_rest", "no_wants", "pieces_of", "room_for_wants", "spread", "want"]
+__all__ = ["Asking", "ask_for_rest", "ask_for_share", "no_wants", "pieces_of", "room_for_wants", "spread", "want"]
 
 #: Bytes of a line of the cache, and of a piece of memory.
 _LINE, _PIECE = 64, 1024
 #: Places of a list: pieces that have been asked for, that are on it, and that there is room for; bytes that have been
-#: asked for of the next; bytes for each pass of a loop; and the addresses.
-_ASKED, _WANTED, _ROOM, _OFFSET, _STEP, _FIRST = range(6)
+#: asked for of the next; bytes for each pass of a loop, and for each term of a sum; and the addresses.
+_ASKED, _WANTED, _ROOM, _OFFSET, _STEP, _SHARE, _FIRST = range(7)
 _INTEGER = ir.IntType(64)
 
 
@@ -51,13 +51,19 @@ def no_wants(wants, pieces):  # type: ignore[no-untyped-def]
     set_word(wants, _OFFSET, 0)
     set_word(wants, _ROOM, pieces)
     set_word(wants, _STEP, _LINE)
+    set_word(wants, _SHARE, 0)
 
 
 @kernel
-def spread(wants, passes):  # type: ignore[no-untyped-def]
-    """Have what is on the list asked for evenly over so many passes."""
-    step = _PIECE * word(wants, _WANTED) // max(1, passes) + 1
-    set_word(wants, _STEP, min(step, _LINE))
+def spread(wants, passes, terms):  # type: ignore[no-untyped-def]
+    """Have what is on the list asked for evenly over so many passes, and what these leave over so many terms of sums.
+
+    A pass asks for a line of the cache at most.
+    """
+    wanted = _PIECE * word(wants, _WANTED)
+    step = min(wanted // max(1, passes) + 1, _LINE)
+    set_word(wants, _STEP, step)
+    set_word(wants, _SHARE, -(-max(0, wanted - step * passes) // max(1, terms)))
 
 
 @kernel
@@ -69,6 +75,21 @@ def want(wants, address, length):  # type: ignore[no-untyped-def]
             set_word(wants, _FIRST + wanted, address + first)
             wanted += 1
     set_word(wants, _WANTED, wanted)
+
+
+@kernel
+def ask_for_share(wants, terms):  # type: ignore[no-untyped-def]
+    """Ask for what so many terms of sums are to ask for."""
+    asked, wanted, offset = word(wants, _ASKED), word(wants, _WANTED), word(wants, _OFFSET)
+    left = word(wants, _SHARE) * terms
+    while left > 0 and asked < wanted:
+        length = min(left, _PIECE - offset)
+        ask_for(word(wants, _FIRST + asked) + offset, length)
+        left, offset = left - length, offset + length
+        if offset == _PIECE:
+            asked, offset = asked + 1, 0
+    set_word(wants, _ASKED, asked)
+    set_word(wants, _OFFSET, offset)
 
 
 @kernel

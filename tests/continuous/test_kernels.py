@@ -192,8 +192,8 @@ def test_sensitivities_in_one_sweep_are_those_of_two(name, dtype, monkeypatch):
     vectors = rng.normal(size=(2, model.n_parameters)).astype(dtype)
     tensors = rng.normal(size=(2, *flow.space.shape)).astype(dtype)
     apart = flow.D.apply(vectors), flow.D.T.apply(tensors)
-    monkeypatch.setattr("kpref.kernels._FEWEST_TRIALS", 2)
-    monkeypatch.setattr("kpref.kernels._STATES_FOR_TWO", 0)
+    monkeypatch.setattr("kpref.threads._FEWEST_TRIALS", 2)
+    monkeypatch.setattr("kpref.threads._STATES_FOR_TWO", 0)
     together = flow.D.apply(vectors), flow.D.T.apply(tensors)
     for got, wanted in zip(together, apart, strict=True):
         assert got.dtype == dtype
