@@ -46,6 +46,7 @@ from kpref.spectra import (
 from kpref.spectra.blocks import BlockEigen, block_eigh
 from kpref.spectra.white_images import WhiteImages
 from kpref.trials import Trials
+from kpref.unit_form import unit_form
 
 __all__ = [
     "Analysis",
@@ -243,6 +244,7 @@ def analyze_checkpoint(
     _require_moderate(name, flow, seed)
     k = min(modes, flow.space.size)
     tell("spectrum of K")
+    units = unit_form(flow.linearization)  # held while many ask for them
     kernel = exact_spectrum(flow, tick)
     leading = kernel_modes(flow, k, kernel, seed, tick)
     tell("modes of P P*")
@@ -277,6 +279,7 @@ def analyze_checkpoint(
             missed_check(flow.NTK, ntk_modes.values, ntk_modes.vectors, terms, seed),
         ]
     )
+    del units
     analysis = Analysis(
         name=name,
         model=_in_words(model),
