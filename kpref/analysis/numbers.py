@@ -34,6 +34,7 @@ from kpref.analysis.step_test import StepTest, measure_steps, step_checks
 from kpref.equilibria import FixedPoints, fixed_points
 from kpref.flow import Flow, GradientFlow
 from kpref.models import Field, Model
+from kpref.operators.precision import in_single
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.spectra import (
@@ -250,7 +251,9 @@ def analyze_checkpoint(
     tell("modes of P P*")
     propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed, tol=ASKED, progress=tick)
     tell("modes of the NTK")
-    ntk_modes = eigh(flow.NTK, k, seed=seed, tol=ASKED, progress=tick)
+    # Of the products that do not matter, those that look for missed copies, half the price is asked.
+    precision = "full" if in_single(flow.NTK) is None else "mixed"
+    ntk_modes = eigh(flow.NTK, k, seed=seed, tol=ASKED, progress=tick, precision=precision)
     tell("traces and dimensions")
     numbers = schmidt_trials(flow.space, effort.schmidt)
     parts = [flow_on(evenly_spread(trials.n_trials, number)) if number else None for number in numbers]

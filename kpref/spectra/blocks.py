@@ -85,7 +85,10 @@ def block_eigh(
     def symmetric(rows: Array) -> Array:
         nonlocal products
         products += 1
-        image = space.scale(op(space.scale(tensor(rows), -0.5)), 0.5)
+        if space.uniform_weight is not None:  # a number, which commutes with A
+            image = op(tensor(rows))
+        else:
+            image = space.scale(op(space.scale(tensor(rows), -0.5)), 0.5)
         if progress is not None:
             progress(1)
         return np.moveaxis(np.asarray(image), axis, 0).reshape(number, -1)
