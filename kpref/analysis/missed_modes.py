@@ -38,20 +38,21 @@ def missed_check(operator: TensorOperator, values: Array, vectors: Array, longes
     """
     name, product = operator.name, for_estimates(operator, DENSE_SIZE)
     form = SymmetricForm(product)
-    known = orthonormal(form.coordinates.to_vectors(vectors))
+    known = orthonormal(form.coordinates.to_vectors(vectors)).astype(product.dtype, copy=False)
 
     def beside(rows: Array) -> Array:
         return combination(rows @ known.T, known, out=rows)
 
     def symmetric(rows: Array) -> Array:
-        return beside(form(rows).astype(float, copy=False))
+        return beside(form(rows)).astype(float, copy=False)
 
     steps = min(_STEPS, form.size)
     basis, projected = np.zeros((1, steps + 1, form.size)), np.zeros((1, steps, steps))
-    start = np.random.default_rng([seed, 3]).standard_normal((1, form.size))
+    start = np.random.default_rng([seed, 3]).standard_normal((1, form.size)).astype(product.dtype, copy=False)
     rest = beside(beside(start.copy()))
     length = float(np.linalg.norm(rest))
-    if length > 1e-10 * float(np.linalg.norm(start)):  # otherwise the modes are all there is
+    least = max(1e-10, 1e3 * float(np.finfo(product.dtype).eps)) * float(np.linalg.norm(start))
+    if length > least:  # otherwise the modes are all there is
         basis[:, 0] = rest / length
     extend_blocks(symmetric, basis, projected, 0)
     left, smallest = float(np.linalg.eigvalsh(projected[0])[-1]), float(values.min())

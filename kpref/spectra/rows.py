@@ -12,7 +12,7 @@ import numpy as np
 from kpref._types import Array
 from kpref.threads import even_blocks, run_blocks
 
-__all__ = ["combination", "inner_products", "inner_products_of_parts", "orthonormal", "overlaps_with"]
+__all__ = ["combination", "inner_products", "inner_products_of_parts", "orthonormal", "overlaps_with", "ritz_gaps"]
 
 #: Columns that a thread works on at a time; and entries of both factors of inner products, in double precision.
 _BLOCK = 1 << 14
@@ -51,6 +51,23 @@ def combination(weights: Array, rows: Array, out: Array | None = None) -> Array:
 
     run_blocks(task, len(blocks))
     return total
+
+
+def ritz_gaps(turn: Array, values: Array, rows: Array, images: Array) -> Array:
+    """Turn rows (k, n) into ``turn @ rows``, in place; the lengths (k,) of ``turn @ images - values * rows`` of these.
+
+    As Ritz vectors with their values, and the lengths of their residuals, in one pass.
+    """
+    blocks = even_blocks(rows.shape[1], _BLOCK)
+    squares = np.zeros((max(len(blocks), 1), len(rows)))
+
+    def task(index: int) -> None:
+        own = turn @ rows[:, blocks[index]]
+        squares[index] = np.square(turn @ images[:, blocks[index]] - values[:, None] * own).sum(axis=1)
+        rows[:, blocks[index]] = own
+
+    run_blocks(task, len(blocks))
+    return np.asarray(np.sqrt(squares.sum(axis=0)))
 
 
 def inner_products(rows: Array, others: Array | None = None) -> Array:
