@@ -41,7 +41,7 @@ from kpref.space import EuclideanSpace, TrajectorySpace, require_space
 from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.paired_probes import DENSE_SIZE, directions, estimate_of, in_batches, product_of_means, rounding
-from kpref.spectra.rows import combination, inner_products, inner_products_of_parts, orthonormal
+from kpref.spectra.rows import combination, inner_products, inner_products_of_parts, orthonormal, triangle
 from kpref.spectra.symmetric import RectangularForm, require_operator, require_self_adjoint
 from kpref.spectra.white_images import WhiteImages
 from kpref.threads import serial_blas
@@ -191,7 +191,7 @@ def principal_angles(first: npt.ArrayLike, second: npt.ArrayLike, space: Euclide
     overlap = inner_products(smaller, larger)
     cosines = np.minimum(svdvals(overlap), 1.0)  # descending: angles increase
     beside = smaller - combination(overlap, larger)
-    sines = np.minimum(svdvals(np.linalg.qr(beside.T, mode="r"))[::-1], 1.0)
+    sines = np.minimum(svdvals(triangle(beside))[::-1], 1.0)
     return np.where(cosines**2 >= 0.5, np.arcsin(sines), np.arccos(cosines))
 
 

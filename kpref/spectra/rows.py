@@ -12,7 +12,15 @@ import numpy as np
 from kpref._types import Array
 from kpref.threads import even_blocks, run_blocks
 
-__all__ = ["combination", "inner_products", "inner_products_of_parts", "orthonormal", "overlaps_with", "ritz_gaps"]
+__all__ = [
+    "combination",
+    "inner_products",
+    "inner_products_of_parts",
+    "orthonormal",
+    "overlaps_with",
+    "ritz_gaps",
+    "triangle",
+]
 
 #: Columns that a thread works on at a time; and entries of both factors of inner products, in double precision.
 _BLOCK = 1 << 14
@@ -128,3 +136,18 @@ def orthonormal(rows: Array) -> Array:
         there = shares > _DEPENDENT * shares[-1]
         rows = combination((turned[:, there] / np.sqrt(shares[there])).T, rows)
     return rows
+
+
+def triangle(rows: Array) -> Array:
+    """R of the QR factorisation of ``rows.T``: of each block of columns, and then of these triangles.
+
+    As accurate as of all at once (Demmel et al., SIAM J. Sci. Comput. 34, 2012), from blocks that stay in a cache.
+    """
+    blocks = even_blocks(rows.shape[1], _BLOCK)
+    parts: list[Array] = [np.empty((0, len(rows)))] * len(blocks)
+
+    def task(index: int) -> None:
+        parts[index] = np.asarray(np.linalg.qr(rows[:, blocks[index]].T, mode="r"))
+
+    run_blocks(task, len(blocks))
+    return np.asarray(np.linalg.qr(np.concatenate(parts), mode="r"))

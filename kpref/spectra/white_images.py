@@ -10,6 +10,8 @@ no more of what is left there than float32 does of A g.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -32,10 +34,22 @@ class WhiteImages:
     seed: int  # of the vectors: the same for all operators on a space
 
 
-def white_images(form: SymmetricForm, count: int, seed: int, vectors: Array | None = None) -> WhiteImages:
-    """Images of so many normal vectors; `vectors`: those of another operator on the same space, with the same seed."""
+#: Normal vectors, for as long as somebody holds them: networks that are worked on side by side meet the same ones.
+_drawn: WeakValueDictionary[tuple[int, int, int, str], Array] = WeakValueDictionary()
+
+
+def white_images(form: SymmetricForm, count: int, seed: int) -> WhiteImages:
+    """Images of so many normal vectors: the same for all operators of a precision on spaces of a size, by one seed."""
     dtype = form.op.dtype
-    require_memory(4.0 * count * form.size * dtype.itemsize, f"{count} probes of {form.op.name}")
-    if vectors is None:
-        vectors = np.random.default_rng(seed).standard_normal((count, form.size), dtype=dtype.type)
+    require_memory(3.0 * count * form.size * dtype.itemsize, f"{count} probes of {form.op.name}")
+    vectors = _normal_vectors(seed, count, form.size, dtype)
     return WhiteImages(form, vectors, in_batches(form, vectors), seed)
+
+
+def _normal_vectors(seed: int, count: int, size: int, dtype: np.dtype[Any]) -> Array:
+    """They belong to all who hold them, and are not written to."""
+    key = (seed, count, size, dtype.name)
+    vectors = _drawn.get(key)
+    if vectors is None:
+        vectors = _drawn.setdefault(key, np.random.default_rng(seed).standard_normal((count, size), dtype=dtype.type))
+    return vectors
