@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import numpy as np
 import numpy.typing as npt
@@ -223,9 +224,14 @@ class UnitForm:
         return matrices
 
 
+#: Units of linearisations, for as long as somebody holds them.
+_made: WeakKeyDictionary[Form, ReferenceType[UnitForm]] = WeakKeyDictionary()
+
+
 def unit_form(form: Form) -> UnitForm | None:
     """K of a linearisation by units; None where it mixes those of a network too large to be one unit.
 
+    As long as somebody holds what is returned, the same is returned again: it belongs to all, and is not written to.
     Raises TypeError if `form` is no linearisation.
 
     Notes
@@ -233,6 +239,16 @@ def unit_form(form: Form) -> UnitForm | None:
     One pass over the operations that scale; memory for ``S k N`` numbers at each point, and for what currents multiply.
     """
     form = require_form(form)
+    known = _made.get(form)
+    units = None if known is None else known()
+    if units is None:
+        units = _made_of(form)
+        if units is not None:
+            _made[form] = ref(units)
+    return units
+
+
+def _made_of(form: Form) -> UnitForm | None:
     if isinstance(form, ProductForm):
         form = written_out(form)
     if isinstance(form, DenseForm):

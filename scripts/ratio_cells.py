@@ -25,7 +25,7 @@ from kpref.operators import Structure, TensorOperator
 from kpref.operators.reduced import AXES
 from kpref.space import TrajectorySpace
 from kpref.spectra import Estimate, alignment, effective_dimension, effective_schmidt_rank, eigh
-from kpref.spectra.deflated import beside_modes
+from kpref.spectra.beside_modes import beside_modes
 from kpref.spectra.symmetric import SymmetricForm
 from kpref.trials import Trials
 

@@ -136,8 +136,7 @@ def test_alignments_of_shared_images_have_the_standard_error_that_they_state():
     forms = [SymmetricForm(op) for op in pair]
     found = []
     for seed in range(400):
-        first = white_images(forms[0], 12, seed)
-        found.append(alignment_of_images(first, white_images(forms[1], 12, seed, first.vectors), apart))
+        found.append(alignment_of_images(*(white_images(form, 12, seed) for form in forms), apart))
     values, errors = (np.array([getattr(one, field) for one in found]) for field in ("value", "standard_error"))
     observed, truth = values.std(ddof=1), alignment(*pair).value
     assert abs(np.sqrt(np.mean(errors**2)) / observed - 1) < 0.25

@@ -141,6 +141,20 @@ def test_spectrum(axes, length, scale):
     assert labelled(axes)
 
 
+@pytest.mark.parametrize("decades, ends", [(3, ("0.01", "1")), (12, ("10⁻¹⁰", "1")), (9, ("10⁻⁸", "1"))])
+def test_long_logarithmic_axes_have_ticks_at_powers_of_ten_alone_in_plain_text(axes, decades, ends):
+    values = np.logspace(0, -decades, 500)
+    plots.plot_spectrum([("a", values)], "eigenvalue", ax=axes)
+    axes.figure.canvas.draw()
+    low, high = axes.get_ylim()
+    drawn = [text.get_text() for text in axes.get_yticklabels() if low <= text.get_position()[1] <= high]
+    assert set(ends) <= {text.replace("10⁰", "1") for text in drawn}
+    assert not any("$" in text for text in drawn)
+    assert (len(axes.get_yticks(minor=True)) == 0) == (decades >= 6)
+    across = [text.get_text() for text in axes.get_xticklabels() if 1 <= text.get_position()[0] <= 500]
+    assert across == ["1", "10", "100"]
+
+
 def test_spectral_densities_are_drawn_with_their_bands(axes):
     arrays = np.array([0.1, 1.0, 10.0]), np.array([40.0, 8.5, 0.0]), np.array([30, 7, 0]), np.array([50, 9, 2])
     density = SpectralDensity(*arrays, 0.95, 60, 16, 1)

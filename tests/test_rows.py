@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kpref.spectra.rows import combination, inner_products, orthonormal, overlaps_with
+from kpref.spectra.rows import (
+    combination,
+    inner_products,
+    inner_products_of_parts,
+    orthonormal,
+    overlaps_with,
+    ritz_gaps,
+    triangle,
+)
 
 SIZE = 70_001  # several blocks of each kind, the last one shorter
 BOUND = 8 * SIZE**0.5 * np.finfo(float).eps / 2 * SIZE  # 8 sqrt(k) u of the sum of moduli, which is about SIZE
@@ -48,3 +56,32 @@ def test_orthonormal_rows_span_what_the_rows_do(count, dependent, decades, seed)
 
 def test_no_rows_span_nothing():
     assert orthonormal(np.zeros((2, 5))).shape == (0, 5)
+
+
+def test_inner_products_of_parts_are_those_of_all_rows_over_each_set_of_columns():
+    one, other = rows(3, 0), rows(2, 1, np.float32)
+    places = [[slice(0, 30_000), slice(60_000, SIZE)], [slice(30_000, 59_000)], []]
+    found = inner_products_of_parts((one, other), places)
+    together = np.concatenate([one, other.astype(float)])
+    for inner, own in zip(found, places, strict=True):
+        columns = np.concatenate([np.zeros(0, int), *(np.arange(place.start, place.stop) for place in own)])
+        np.testing.assert_allclose(inner, together[:, columns] @ together[:, columns].T, rtol=0, atol=BOUND)
+
+
+def test_ritz_vectors_are_turned_in_place_and_their_gaps_measured():
+    given_rows, images, values = rows(3, 3), rows(3, 4), np.array([2.0, 1.0, -0.5])
+    turn = np.linalg.qr(np.random.default_rng(5).standard_normal((3, 3)))[0]
+    own = turn @ given_rows
+    lengths = ritz_gaps(turn, values, given_rows, images)
+    np.testing.assert_allclose(given_rows, own, rtol=0, atol=1e-14 * np.abs(own).max())
+    np.testing.assert_allclose(lengths, np.linalg.norm(turn @ images - values[:, None] * own, axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("count, size", [(3, SIZE), (4, 2), (2, 1), (0, 5)])
+def test_triangles_are_those_of_all_columns(count, size):
+    """Up to signs of rows; more rows than columns leave a triangle of few rows."""
+    some = rows(count, 6)[:, :size] * np.logspace(0, -9, count)[:, None]
+    found = triangle(some)
+    wanted = np.linalg.qr(some.T, mode="r")
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(np.abs(found), np.abs(wanted), rtol=1e-6, atol=1e-14 * np.abs(wanted).max(initial=1.0))

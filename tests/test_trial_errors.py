@@ -16,7 +16,7 @@ from kpref.analysis.trial_errors import (
 )
 from kpref.models import RNN
 from kpref.spectra import eigh
-from kpref.spectra.deflated import beside_modes
+from kpref.spectra.beside_modes import beside_modes
 from kpref.spectra.symmetric import SymmetricForm
 
 
@@ -76,8 +76,8 @@ def test_modes_and_random_vectors_tell_what_the_matrices_of_the_parts_do(flow):
     for op in (flow.NTK, flow.P.gram()):
         form, matrix = in_coordinates(op)
         modes = eigh(op, 10)
-        seen = beside_modes(form, modes.values, modes.vectors, 1000, 0)
-        found = errors_of_modes(seen, modes.values, form.coordinates, flow.space, groups)
+        seen = beside_modes(form, modes.values, modes.vectors, 1000, 0, groups)
+        found = errors_of_modes(seen, flow.space, groups)
         np.testing.assert_allclose(found, expected(matrix, form, groups), rtol=0.1)
 
 

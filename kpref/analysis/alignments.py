@@ -41,8 +41,7 @@ def seen_by_vectors(flow: Flow, modes: int, probes: int, seed: int) -> dict[str,
     kernel, ntk = (SymmetricForm(for_estimates(op, DENSE_SIZE)) for op in (flow.K, flow.NTK))
     if kernel.op.dtype != ntk.op.dtype or kernel.size <= max(DENSE_SIZE, modes + probes):
         return {}
-    first = white_images(ntk, probes, seed)
-    return {"NTK": first, "K": white_images(kernel, probes, seed, first.vectors)}
+    return {"NTK": white_images(ntk, probes, seed), "K": white_images(kernel, probes, seed)}
 
 
 def aligned_images(

@@ -18,7 +18,8 @@ from kpref.operators import TensorOperator
 from kpref.operators.precision import for_estimates
 from kpref.spectra.blocks import extend_blocks
 from kpref.spectra.paired_probes import DENSE_SIZE
-from kpref.spectra.rows import orthonormal
+from kpref.spectra.rows import combination, orthonormal
+from kpref.spectra.symmetric import SymmetricForm
 from kpref.threads import serial_blas
 
 __all__ = ["missed_check"]
@@ -35,23 +36,23 @@ def missed_check(operator: TensorOperator, values: Array, vectors: Array, longes
     `operator`: self-adjoint and positive. `values`, `vectors`: its eigenpairs. `longest_sum`: terms in the longest sum
     of a product with the operator and an inner product. `seed`: of the start.
     """
-    space, name = operator.space_in, operator.name
-    known = orthonormal(space.scale(vectors, 0.5).reshape(len(vectors), -1))
-    product = for_estimates(operator, DENSE_SIZE)
+    name, product = operator.name, for_estimates(operator, DENSE_SIZE)
+    form = SymmetricForm(product)
+    known = orthonormal(form.coordinates.to_vectors(vectors)).astype(product.dtype, copy=False)
 
     def beside(rows: Array) -> Array:
-        return rows - (rows @ known.T) @ known
+        return combination(rows @ known.T, known, out=rows)
 
     def symmetric(rows: Array) -> Array:
-        tensor = space.scale(rows.reshape(space.shape), -0.5)
-        return beside(space.scale(product(tensor).astype(float, copy=False), 0.5).reshape(1, -1))
+        return beside(form(rows)).astype(float, copy=False)
 
-    steps = min(_STEPS, space.size)
-    basis, projected = np.zeros((1, steps + 1, space.size)), np.zeros((1, steps, steps))
-    start = np.random.default_rng([seed, 3]).standard_normal((1, space.size))
-    rest = beside(beside(start))
+    steps = min(_STEPS, form.size)
+    basis, projected = np.zeros((1, steps + 1, form.size)), np.zeros((1, steps, steps))
+    start = np.random.default_rng([seed, 3]).standard_normal((1, form.size)).astype(product.dtype, copy=False)
+    rest = beside(beside(start.copy()))
     length = float(np.linalg.norm(rest))
-    if length > 1e-10 * float(np.linalg.norm(start)):  # otherwise the modes are all there is
+    least = max(1e-10, 1e3 * float(np.finfo(product.dtype).eps)) * float(np.linalg.norm(start))
+    if length > least:  # otherwise the modes are all there is
         basis[:, 0] = rest / length
     extend_blocks(symmetric, basis, projected, 0)
     left, smallest = float(np.linalg.eigvalsh(projected[0])[-1]), float(values.min())

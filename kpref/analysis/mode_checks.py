@@ -28,6 +28,7 @@ from kpref.spectra import Eigen, KernelSpectrum
 from kpref.spectra.blocks import BlockEigen
 from kpref.spectra.closed_form import kernel_unit_trace
 from kpref.spectra.paired_probes import DENSE_SIZE
+from kpref.spectra.rows import combination, inner_products
 from kpref.threads import serial_blas
 
 __all__ = ["ASKED", "kernel_checks", "kernel_sums", "mode_check", "whole_vectors"]
@@ -137,12 +138,11 @@ def _values_check(exact: KernelSpectrum, values: Array) -> Check:
 
 def _trace_check(operator: TensorOperator, exact: KernelSpectrum, values: Array, vectors: Array, seed: int) -> Check:
     space, product = operator.space_in, for_estimates(operator, DENSE_SIZE)
-    generator, forms = np.random.default_rng([seed, 2]), np.empty(_PROBES)
+    drawn = np.random.default_rng([seed, 2]).standard_normal((_PROBES, space.size))
     rows = space.scale(vectors, 0.5).reshape(len(vectors), -1)
-    for index in range(_PROBES):
-        flat = generator.standard_normal(space.size)
-        left = space.scale((flat - (rows @ flat) @ rows).reshape(space.shape), -0.5)  # normal in the space
-        forms[index] = space.inner(left, product(left))
+    combination(inner_products(drawn, rows), rows, out=drawn)
+    left = space.scale(drawn.reshape(_PROBES, *space.shape), -0.5)  # normal in the space
+    forms = np.array([space.inner(x, image) for x, image in zip(left, product.apply(left), strict=True)])
     rest = max(exact.frobenius**2 - float(np.square(values).sum()), 0.0) ** 0.5
     estimate = float(values.sum() + forms.mean())
     scale = max(abs(exact.trace), abs(estimate))

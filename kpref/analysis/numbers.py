@@ -34,6 +34,7 @@ from kpref.analysis.step_test import StepTest, measure_steps, step_checks
 from kpref.equilibria import FixedPoints, fixed_points
 from kpref.flow import Flow, GradientFlow
 from kpref.models import Field, Model
+from kpref.operators.precision import in_single
 from kpref.readout import Readout
 from kpref.space import TrajectorySpace
 from kpref.spectra import (
@@ -46,6 +47,7 @@ from kpref.spectra import (
 from kpref.spectra.blocks import BlockEigen, block_eigh
 from kpref.spectra.white_images import WhiteImages
 from kpref.trials import Trials
+from kpref.unit_form import unit_form
 
 __all__ = [
     "Analysis",
@@ -243,12 +245,15 @@ def analyze_checkpoint(
     _require_moderate(name, flow, seed)
     k = min(modes, flow.space.size)
     tell("spectrum of K")
+    units = unit_form(flow.linearization)  # held while many ask for them
     kernel = exact_spectrum(flow, tick)
     leading = kernel_modes(flow, k, kernel, seed, tick)
     tell("modes of P P*")
     propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed, tol=ASKED, progress=tick)
     tell("modes of the NTK")
-    ntk_modes = eigh(flow.NTK, k, seed=seed, tol=ASKED, progress=tick)
+    # Of the products that do not matter, those that look for missed copies, half the price is asked.
+    precision = "full" if in_single(flow.NTK) is None else "mixed"
+    ntk_modes = eigh(flow.NTK, k, seed=seed, tol=ASKED, progress=tick, precision=precision)
     tell("traces and dimensions")
     numbers = schmidt_trials(flow.space, effort.schmidt)
     parts = [flow_on(evenly_spread(trials.n_trials, number)) if number else None for number in numbers]
@@ -277,6 +282,7 @@ def analyze_checkpoint(
             missed_check(flow.NTK, ntk_modes.values, ntk_modes.vectors, terms, seed),
         ]
     )
+    del units
     analysis = Analysis(
         name=name,
         model=_in_words(model),

@@ -30,8 +30,8 @@ from kpref.spectra import (
     propagator_gram_trace,
     schmidt_spectrum,
 )
+from kpref.spectra.beside_modes import seen_beside_modes
 from kpref.spectra.blocks import BlockEigen
-from kpref.spectra.deflated import seen_beside_modes
 from kpref.spectra.paired_probes import DENSE_SIZE
 from kpref.spectra.schmidt import schmidt_flops
 from kpref.spectra.schmidt_sampling import DENSE_SIZE as SCHMIDT_DENSE_SIZE
@@ -181,14 +181,13 @@ def _sizes(
         found = [Estimate(each, 0.0, form.size, "exact") for each in (trace, trace**2 / square if square else 0.0)]
         spread = None if groups is None else errors_of_blocks(matrix, form.coordinates, space, groups)
     else:
-        kept = images is not None
         if images is None:
             # P P* in float64: of 1e6 similar directions so little scatter is left that rounding would be above it.
             own = form if key == "PP*" else SymmetricForm(for_estimates(op, DENSE_SIZE))
             images = white_images(own, probes, seed)
-        seen = seen_beside_modes(images, values, modes, overwrite=not kept)
+        seen = seen_beside_modes(images, values, modes, groups)
         found = [seen.trace(), seen.dimension()]
-        spread = None if groups is None else errors_of_modes(seen, values, form.coordinates, space, groups)
+        spread = None if groups is None else errors_of_modes(seen, space, groups)
     if spread is not None:
         errors[f"trace_{key}"], errors[f"effective_dimension_{key}"] = spread
     return found[0], found[1]

@@ -35,8 +35,8 @@ from kpref._types import Array
 from kpref.flow import Flow
 from kpref.operators import TensorOperator
 from kpref.space import TrajectorySpace
+from kpref.spectra.beside_modes import BesideModes
 from kpref.spectra.closed_form import kernel_block_squares, kernel_group_matrices
-from kpref.spectra.deflated import Deflated
 from kpref.spectra.paired_probes import DENSE_SIZE
 from kpref.spectra.symmetric import Coordinates, RectangularForm
 from kpref.threads import serial_blas
@@ -78,23 +78,17 @@ def errors_of_blocks(
     return _errors(traces.sum() - traces, squares, space, groups)
 
 
-def errors_of_modes(
-    seen: Deflated, values: Array, coordinates: Coordinates, space: TrajectorySpace, groups: Array
-) -> tuple[float, float]:
-    """Of trace and effective dimension of a positive matrix whose leading eigenvectors are the basis of `seen`."""
-    number, count = int(groups.max()) + 1, len(seen.vectors)
-    parts = [_by_trial(rows, coordinates) for rows in (seen.basis, seen.vectors, seen.rest)]
-    inner = np.zeros((number, *[sum(map(len, parts))] * 2))
-    for trial in np.flatnonzero(groups >= 0):  # one at a time: its rows fit into a cache
-        rows = np.concatenate([part[:, trial] for part in parts]).astype(np.float64, copy=False)
-        inner[groups[trial]] += rows @ rows.T
+def errors_of_modes(seen: BesideModes, space: TrajectorySpace, groups: Array) -> tuple[float, float]:
+    """Of trace and effective dimension of a positive matrix that is seen beside its modes, by these groups."""
+    values, number = seen.values, len(seen.by_group)
+    count = len(seen.moments.forms)
     overlaps, own = np.empty((number, len(values), len(values))), np.empty(number)
     crossed, lengths, blocks = np.empty((3, number))
     known, drawn, images = slice(len(values)), slice(-2 * count, -count), slice(-count, None)
-    for group, own_inner in enumerate(inner):
-        overlaps[group], pairs = own_inner[known, known], own_inner[drawn, images]
-        crossed[group] = values @ (own_inner[known, images] * own_inner[known, drawn]).mean(axis=1)
-        own[group], lengths[group] = np.trace(pairs) / count, np.trace(own_inner[images, images]) / count
+    for group, inner in enumerate(seen.by_group):
+        overlaps[group], pairs = inner[known, known], inner[drawn, images]
+        crossed[group] = values @ (inner[known, images] * inner[known, drawn]).mean(axis=1)
+        own[group], lengths[group] = np.trace(pairs) / count, np.trace(inner[images, images]) / count
         blocks[group] = (np.vdot(pairs, pairs.T) - np.square(np.diagonal(pairs)).sum()) / (count * (count - 1))
     kept = overlaps.sum(axis=0) - overlaps
     root = np.sqrt(np.maximum(values, 0.0))

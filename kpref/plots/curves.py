@@ -17,6 +17,7 @@ from kpref.plots.style import (
     MUTED,
     finish,
     guide,
+    log_across,
     markers,
     plain_names,
     shown,
@@ -171,7 +172,7 @@ def plot_errors(
         ax.plot(x[use], y[use], color=color, marker=marker, markersize=5, linewidth=1.2, label=name)
     every = np.concatenate([np.zeros(0), *places])
     if np.isfinite(every).any():
-        ax.set_xscale("log")
+        log_across(ax, every)
         ends = np.array([np.nanmin(every), np.nanmax(every)])
         guides = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in zip(places, drawn, strict=True)]
         guides = [(x, y) for x, y in guides if len(x) > 2]
@@ -262,6 +263,6 @@ def _style(marker: str, longest: int) -> dict[str, Any]:
 def _counting_axis(ax: Axes, longest: int, label: str, first: int = 1) -> None:
     ax.set_xlabel(label)
     if longest > _MANY:
-        ax.set_xscale("log")
+        log_across(ax, np.array([1.0, longest]))
     else:
         ax.set_xticks(whole_ticks(max(longest, 1), first))

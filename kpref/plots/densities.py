@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from kpref._validate import instance
 from kpref.plots.given import colors_for, given_or_new, named_curves
-from kpref.plots.style import finish, plain_names, shown, shown_on_log, why_empty
+from kpref.plots.style import finish, log_across, plain_names, shown, shown_on_log, why_empty
 from kpref.spectra.density import SpectralDensity
 
 __all__ = ["plot_spectral_density"]
@@ -47,7 +47,7 @@ def plot_spectral_density(
     curves = named_curves("densities", curves, *((part, ("g",)) for part in ("points", "counts", "least", "most")))
     colors, ax = colors_for(colors, len(curves)), given_or_new(ax)
     positive = all((shown_on_log(points) > 0).all() for _, points, *_ in curves)
-    drawn = []
+    drawn, across = [], [np.zeros(0)]
     for plain_name, (_, points, counts, least, most), color in zip(
         plain_names([name for name, *_ in curves]), curves, colors, strict=True
     ):
@@ -60,9 +60,10 @@ def plot_spectral_density(
         seen = np.isfinite(places) & (high >= 1) & np.isfinite(low)
         ax.fill_between(places, np.maximum(low, 0.5), high, where=seen, color=color, alpha=0.2, linewidth=0)
         drawn.append(np.maximum(found, 1.0))
+        across.append(places[np.isfinite(found)])
     ax.set(xlabel=horizontal, ylabel=label)
     if positive and any(np.isfinite(found).any() for found in drawn):
-        ax.set_xscale("log")
+        log_across(ax, np.concatenate(across))
     finish(ax, [counts for _, _, counts, *_ in curves], drawn, logarithmic=True)
     return ax
 

@@ -20,12 +20,13 @@ from kpref.memory import require_memory
 from kpref.operators import TensorOperator
 from kpref.spectra.eigen import check_search, signs
 from kpref.spectra.symmetric import require_apart, require_operator
-from kpref.threads import serial_blas
+from kpref.threads import even_blocks, run_blocks, serial_blas
 
 __all__ = ["BlockEigen", "block_eigh", "extend_blocks"]
 
 _EXTRA = 14  # vectors of a basis beyond the k that a restart keeps
 _MAX_RESTARTS = 200
+_BLOCKS_AT_ONCE = 4  # whose vectors a task makes orthogonal
 Integers = npt.NDArray[np.intp]
 
 
@@ -84,7 +85,10 @@ def block_eigh(
     def symmetric(rows: Array) -> Array:
         nonlocal products
         products += 1
-        image = space.scale(op(space.scale(tensor(rows), -0.5)), 0.5)
+        if space.uniform_weight is not None:  # a number, which commutes with A
+            image = op(tensor(rows))
+        else:
+            image = space.scale(op(space.scale(tensor(rows), -0.5)), 0.5)
         if progress is not None:
             progress(1)
         return np.moveaxis(np.asarray(image), axis, 0).reshape(number, -1)
@@ -147,19 +151,37 @@ def _lanczos(
 def extend_blocks(symmetric: Callable[[Array], Array], basis: Array, projected: Array, first: int) -> Array:
     """Fill the basis from vector `first` on, and the projected matrix; returns the norms of what is left over.
 
-    A block whose Krylov space is exhausted goes on with zero vectors, which add zeros to its spectrum.
+    A block whose Krylov space is exhausted goes on with zero vectors, which add zeros to its spectrum. One block after
+    the other: the basis of one stays in a cache while it is read four times.
     """
-    beta = np.zeros(len(basis))
+    number, beta = len(basis), np.zeros(len(basis))
+    parts = even_blocks(number, min(number, _BLOCKS_AT_ONCE))
     for column in range(first, projected.shape[2]):
-        known, fresh = basis[:, : column + 1], symmetric(basis[:, column])
-        length = np.linalg.norm(fresh, axis=1)
-        for _ in range(2):  # once more, for what rounding left of the first time: all of it where images outgrow others
-            overlaps = known @ fresh[:, :, None]
-            fresh = fresh - (known.swapaxes(1, 2) @ overlaps)[:, :, 0]
-            projected[:, : column + 1, column] += overlaps[:, :, 0]
-        projected[:, column, : column + 1] = projected[:, : column + 1, column]
-        beta = np.linalg.norm(fresh, axis=1)
-        beta[beta <= 100 * np.finfo(float).eps * length] = 0.0
-        np.divide(fresh, beta[:, None], out=basis[:, column + 1], where=beta[:, None] > 0)
-        basis[beta == 0, column + 1] = 0.0
+        fresh = np.ascontiguousarray(symmetric(basis[:, column]))
+
+        def task(index: int, column: int = column, fresh: Array = fresh) -> None:
+            for block in range(parts[index].start, parts[index].stop):
+                overlaps, beta[block] = _extend(basis[block, : column + 2], fresh[block])
+                projected[block, : column + 1, column] += overlaps
+                projected[block, column, : column + 1] = projected[block, : column + 1, column]
+
+        run_blocks(task, len(parts))
     return beta
+
+
+def _extend(rows: Array, vector: Array) -> tuple[Array, float]:
+    """Make a vector (n,) orthonormal to all rows but the last, which it becomes; its overlaps, and what was left of it.
+
+    The last row is zero where nothing but rounding was left. The vector is overwritten.
+    """
+    known, overlaps, length = rows[:-1], np.zeros(len(rows) - 1), float(np.linalg.norm(vector))
+    for _ in range(2):  # once more, for what rounding left of the first time: all of it where images outgrow others
+        found = known @ vector
+        vector -= found @ known
+        overlaps += found
+    left = float(np.linalg.norm(vector))
+    if left <= 100 * np.finfo(float).eps * length:
+        rows[-1] = 0.0
+        return overlaps, 0.0
+    np.divide(vector, left, out=rows[-1])
+    return overlaps, left

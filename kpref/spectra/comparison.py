@@ -41,7 +41,7 @@ from kpref.space import EuclideanSpace, TrajectorySpace, require_space
 from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.paired_probes import DENSE_SIZE, directions, estimate_of, in_batches, product_of_means, rounding
-from kpref.spectra.rows import combination, inner_products, orthonormal
+from kpref.spectra.rows import combination, inner_products, inner_products_of_parts, orthonormal, triangle
 from kpref.spectra.symmetric import RectangularForm, require_operator, require_self_adjoint
 from kpref.spectra.white_images import WhiteImages
 from kpref.threads import serial_blas
@@ -131,15 +131,34 @@ def alignment_of_images(first: WhiteImages, second: WhiteImages, tensors: Array)
         raise ValueError(f"{a.name} and {b.name} have not met the same random vectors")
     basis = orthonormal(first.form.coordinates.to_vectors(tensors)).astype(dtype)
     images, others = in_batches(first.form, basis), in_batches(second.form, basis)
-    known, _ = _overlaps(images, others)
-    (vectors, one), (_, other) = first.beside(basis, images), second.beside(basis, others)
-    _, pairs = _overlaps(one, other)
+    count, size = first.vectors.shape
+    inner = _inner_beside(first, second, basis, images, others)
+    drawn, one, other = (slice(part * count, (part + 1) * count) for part in range(3))
+    apart, aside = (slice(3 * count + part * len(basis), 3 * count + (part + 1) * len(basis)) for part in (1, 2))
+    known = np.array([np.trace(inner[pair]) for pair in ((apart, aside), (apart, apart), (aside, aside))])
+    pairs = np.stack([inner[pair] for pair in ((one, other), (one, one), (other, other))])
     _nonzero(known + np.trace(pairs, axis1=1, axis2=2), a, b)
-    count, size = vectors.shape
-    overlaps = inner_products(vectors)
+    overlaps = inner[drawn, drawn]
     found = product_of_means(known, pairs, (1.0, -0.5, -0.5), overlaps, size - len(basis), positive=False)
     products, method = 2 * (len(basis) + count), "leading eigenfunctions and random vectors"
     return estimate_of(found, rounding(dtype, size), products, method, least=-1.0, most=1.0)
+
+
+def _inner_beside(first: WhiteImages, second: WhiteImages, basis: Array, images: Array, others: Array) -> Array:
+    """Inner products of ``v, A v, B v, Q, A Q, B Q`` for orthonormal rows Q (k, n) and the directions v beside them.
+
+    From those of the vectors g and their images, of which ``v = c (g - s Q)`` and its images are sums.
+    """
+    count, number, size = len(first.vectors), len(basis), basis.shape[1]
+    parts = (first.vectors, first.images, second.images, basis, images, others)
+    raw = inner_products_of_parts(parts, [[slice(0, size)]])[0]
+    shares = raw[:count, 3 * count : 3 * count + number]
+    squares = np.diagonal(raw)[:count] - np.square(shares).sum(axis=1)
+    turn = np.eye(len(raw))
+    for part in range(3):
+        turn[part * count : (part + 1) * count, 3 * count + part * number : 3 * count + (part + 1) * number] = -shares
+    turn[: 3 * count] *= np.tile(np.sqrt((size - number) / squares), 3)[:, None]
+    return np.asarray(turn @ raw @ turn.T)
 
 
 @serial_blas
@@ -172,7 +191,7 @@ def principal_angles(first: npt.ArrayLike, second: npt.ArrayLike, space: Euclide
     overlap = inner_products(smaller, larger)
     cosines = np.minimum(svdvals(overlap), 1.0)  # descending: angles increase
     beside = smaller - combination(overlap, larger)
-    sines = np.minimum(svdvals(np.linalg.qr(beside.T, mode="r"))[::-1], 1.0)
+    sines = np.minimum(svdvals(triangle(beside))[::-1], 1.0)
     return np.where(cosines**2 >= 0.5, np.arcsin(sines), np.arccos(cosines))
 
 

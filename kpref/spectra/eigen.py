@@ -34,7 +34,7 @@ from kpref.operators import TensorOperator
 from kpref.operators.precision import in_single
 from kpref.spectra.bases import GramSearch, Maps, Search, SymmetricSearch, append_orthonormal, noise
 from kpref.spectra.lanczos import NoConvergence, blend, iterate
-from kpref.spectra.rows import combination
+from kpref.spectra.rows import inner_products, ritz_gaps
 from kpref.spectra.symmetric import RectangularForm, SymmetricForm, require_operator, require_self_adjoint
 from kpref.threads import serial_blas
 
@@ -334,20 +334,17 @@ class _Task:
 def _certified(form: SymmetricForm, values: Array, vectors: Array, improve: bool) -> tuple[Array, Array, Array]:
     """Pairs, and the lengths of their residuals over the largest value, from a product with each vector.
 
-    To `improve` them is to take the Ritz pairs of the span of the vectors instead, which are orthonormal.
+    To `improve` them is to take the Ritz pairs of the span of the vectors instead, which are orthonormal, in place.
     """
     count = max(1, _PANEL // form.size)
     parts = [slice(start, start + count) for start in range(0, len(vectors), count)]
     if improve:
-        require_memory(3.0 * vectors.nbytes, f"the Ritz vectors of {form.op.name}")
+        require_memory(2.0 * vectors.nbytes, f"the Ritz vectors of {form.op.name}")
         images = np.concatenate([form(vectors[part]) for part in parts])
-        projected = vectors @ images.T
+        projected = inner_products(vectors, images)
         ritz, rotations = dense_eigh((projected + projected.T) / 2, driver="ev")
-        values, turn = ritz[::-1], np.ascontiguousarray(rotations[:, ::-1].T)
-        gaps = combination(turn, images)
-        vectors = combination(turn, vectors)
-        combination(np.diag(values), vectors, out=gaps)
-        lengths = [float(np.linalg.norm(gap)) for gap in gaps]
+        values = ritz[::-1]
+        lengths = ritz_gaps(np.ascontiguousarray(rotations[:, ::-1].T), values, vectors, images).tolist()
     else:
         lengths = [
             float(np.linalg.norm(image - value * vector))

@@ -279,13 +279,24 @@ def _pair_grams(matrices: Array) -> tuple[Array, Array]:
     """
     each = matrices if matrices.shape[2] <= matrices.shape[1] else matrices.swapaxes(1, 2)
     count, _, units = each.shape
-    flat = each.swapaxes(0, 1).reshape(-1, count * units)
-    products = (flat.T @ flat).reshape(count, units, count, units)
-    (i, j), (row, column) = np.triu_indices(count), np.triu_indices(units)
-    upper, lower = products[i[:, None], row, j[:, None], column], products[i[:, None], column, j[:, None], row]
+    row, column = np.triu_indices(units)
+    above, below = row * units + column, column * units + row
+    even, odd = (np.empty((number, len(row))) for number in (count * (count + 1) // 2, count * (count - 1) // 2))
     half = 0.5**0.5
-    even = (upper + lower) * np.where(i == j, half, 1.0)[:, None] * np.where(row == column, half, 1.0)
-    odd = (upper - lower)[i < j]
+    weights = np.where(row == column, half, 1.0)
+
+    def task(index: int) -> None:
+        """X_ij for one i and j >= i."""
+        products = (each[index].T @ each[index:]).reshape(count - index, -1)
+        upper, lower = products.take(above, axis=1), products.take(below, axis=1)
+        first = index * count - index * (index - 1) // 2
+        own = even[first : first + count - index]
+        np.add(upper, lower, out=own)
+        own *= weights
+        own[0] *= half
+        np.subtract(upper[1:], lower[1:], out=odd[first - index : first - index + count - index - 1])
+
+    run_blocks(task, count)
     return even @ even.T, odd @ odd.T
 
 

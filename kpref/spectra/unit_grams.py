@@ -99,7 +99,12 @@ def _coefficients(units: UnitForm, shared: _Shared, part: slice) -> Array:
     given = units.gates[..., part]
     gates = np.broadcast_to(given, (units.n_steps, units.n_trials, *given.shape[2:])).transpose(3, 2, 4, 0, 1)
     own = np.ascontiguousarray(gates).reshape(*gates.shape[:3], -1)  # (k, S, units, A)
-    return np.stack([(own[g] * own[h]).sum(axis=0) for g, h in shared.currents])
+    found = np.empty((len(shared.currents), *own.shape[2:]))
+    for (g, h), total in zip(shared.currents, found, strict=True):
+        np.multiply(own[g, 0], own[h, 0], out=total)
+        for one, other in zip(own[g, 1:], own[h, 1:], strict=True):
+            total += one * other
+    return found
 
 
 def _sums(shared: _Shared, coefficients: Array, pairs: int) -> Array:
@@ -122,7 +127,8 @@ def _sums(shared: _Shared, coefficients: Array, pairs: int) -> Array:
             out[:, blocks[index]] = factors @ (shared.values[first] * shared.values[second]).T
 
         run_blocks(task, len(blocks))
-        sums[np.ix_(wanted, np.arange(number), pairs_of)] = found.reshape(len(wanted), number, -1)
+        for pair, own in zip(wanted, found.reshape(len(wanted), number, -1), strict=True):
+            sums[pair][:, pairs_of] = own
     return sums
 
 

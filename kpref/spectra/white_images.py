@@ -1,23 +1,23 @@
 """What operators make of the same normal vectors: a product for each, which serves several estimates.
 
 With the images ``A g`` of normal vectors g, and those of orthonormal rows Q, every estimate beside Q follows without
-another product, as an operator is linear: for the directions ``v = c (g - Q^T Q g)``, c making their lengths equal,
-
-    A v = c (A g - (A Q^T) Q g).
-
-Products in float32 lose no more of what is left there than float32 does of A g.
+another product, as an operator is linear: for the directions ``v = c (g - s Q)``, s = g Q^T, c making their lengths
+equal, it is ``A v = c (A g - s (A Q^T)^T)``. Only inner products of such vectors are needed, and those follow from the
+inner products of g, A g, Q and A Q (`kpref.spectra.beside_modes`, `kpref.spectra.comparison`). Products in float32 lose
+no more of what is left there than float32 does of A g.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from kpref._types import Array
 from kpref.memory import require_memory
 from kpref.spectra.paired_probes import in_batches
-from kpref.spectra.rows import combination, inner_products
 from kpref.spectra.symmetric import SymmetricForm
 
 __all__ = ["WhiteImages", "white_images"]
@@ -33,27 +33,23 @@ class WhiteImages:
     images: Array
     seed: int  # of the vectors: the same for all operators on a space
 
-    def beside(self, basis: Array, known: Array, overwrite: bool = False) -> tuple[Array, Array]:
-        """Directions v (p, n) of length sqrt(n - k) beside orthonormal rows (k, n) with these images, and A v.
 
-        With `overwrite` in the memory of what is here, which is lost.
-        """
-        dtype, size = self.vectors.dtype, self.vectors.shape[1]
-        shares = inner_products(self.vectors, basis).astype(dtype)
-        vectors, images = (each if overwrite else each.copy() for each in (self.vectors, self.images))
-        combination(shares, basis, out=vectors)
-        combination(shares, known, out=images)
-        squares = np.diagonal(inner_products(vectors))
-        lengths = np.sqrt((size - len(basis)) / squares).astype(dtype)[:, None]
-        vectors *= lengths
-        images *= lengths
-        return vectors, images
+#: Normal vectors, for as long as somebody holds them: networks that are worked on side by side meet the same ones.
+_drawn: WeakValueDictionary[tuple[int, int, int, str], Array] = WeakValueDictionary()
 
 
-def white_images(form: SymmetricForm, count: int, seed: int, vectors: Array | None = None) -> WhiteImages:
-    """Images of so many normal vectors; `vectors`: those of another operator on the same space, with the same seed."""
+def white_images(form: SymmetricForm, count: int, seed: int) -> WhiteImages:
+    """Images of so many normal vectors: the same for all operators of a precision on spaces of a size, by one seed."""
     dtype = form.op.dtype
-    require_memory(4.0 * count * form.size * dtype.itemsize, f"{count} probes of {form.op.name}")
-    if vectors is None:
-        vectors = np.random.default_rng(seed).standard_normal((count, form.size), dtype=dtype.type)
+    require_memory(3.0 * count * form.size * dtype.itemsize, f"{count} probes of {form.op.name}")
+    vectors = _normal_vectors(seed, count, form.size, dtype)
     return WhiteImages(form, vectors, in_batches(form, vectors), seed)
+
+
+def _normal_vectors(seed: int, count: int, size: int, dtype: np.dtype[Any]) -> Array:
+    """They belong to all who hold them, and are not written to."""
+    key = (seed, count, size, dtype.name)
+    vectors = _drawn.get(key)
+    if vectors is None:
+        vectors = _drawn.setdefault(key, np.random.default_rng(seed).standard_normal((count, size), dtype=dtype.type))
+    return vectors

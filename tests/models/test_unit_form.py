@@ -1,6 +1,8 @@
 """K by units against K written out, of every network and of random programs; the step Jacobian against products."""
 
+import gc
 from dataclasses import replace
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -254,3 +256,15 @@ def test_networks_of_several_parts_are_analysed(name, monkeypatch):
                           (analysis.dimensions.kernel, exact.effective_dimension)):  # fmt: skip
         assert found.exact == (name == "lstm")
         assert abs(found.value - wanted) <= 5 * found.standard_error + 1e-9 * wanted
+
+
+def test_units_are_made_once_for_as_long_as_they_are_held():
+    form = random_flow("gru", (2, 3, 4, 5, 0))[0].linearization
+    held = unit_form.unit_form(form)
+    assert unit_form.unit_form(form) is held
+    assert unit_form.unit_form(random_flow("gru", (2, 3, 4, 5, 0))[0].linearization) is not held
+    values, gone = held.gates.copy(), ref(held)
+    del held
+    gc.collect()
+    assert gone() is None
+    np.testing.assert_array_equal(unit_form.unit_form(form).gates, values)
