@@ -17,6 +17,7 @@ import numpy.typing as npt
 from calibration import Cell, dense_copy, spectra, symmetrised
 
 from kpref import Flow, load_checkpoint
+from kpref.analysis.alignments import APART
 from kpref.analysis.effort import DEFAULT
 from kpref.analysis.operator_sizes import schmidt_probes
 from kpref.data import example_folder
@@ -26,7 +27,9 @@ from kpref.operators.reduced import AXES
 from kpref.space import TrajectorySpace
 from kpref.spectra import Estimate, alignment, effective_dimension, effective_schmidt_rank, eigh
 from kpref.spectra.beside_modes import beside_modes
+from kpref.spectra.comparison import alignment_of_images
 from kpref.spectra.symmetric import SymmetricForm
+from kpref.spectra.white_images import white_images
 from kpref.trials import Trials
 
 __all__ = ["ratio_cells"]
@@ -164,7 +167,7 @@ def pairs() -> Iterator[tuple[str, TensorOperator, TensorOperator]]:
 
 
 def alignment_cells(name: str, first: TensorOperator, second: TensorOperator) -> Iterator[Cell]:
-    """By default, centred, and as a report does it."""
+    """By default, centred, and as a report does it: of vectors that both have met beside leading eigenfunctions."""
     a, b = symmetrised(first), symmetrised(second)
     settings = [("default", 60, False), ("report", DEFAULT.probes, False)]
     if name.startswith("K and NTK"):
@@ -173,6 +176,10 @@ def alignment_cells(name: str, first: TensorOperator, second: TensorOperator) ->
         left, right = (centre(each, first.space_in.mu) if centred else each for each in (a, b))
         truth = float(np.vdot(left, right) / np.linalg.norm(left) / np.linalg.norm(right))
         yield Cell(f"alignment of {name}, {words}", partial(_alignment, first, second, probes, centred), truth)
+    if not name.startswith("P K"):
+        truth = float(np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
+        modes = np.concatenate([eigh(op, APART).vectors for op in (first, second)])
+        yield Cell(f"alignment of {name}, shared vectors", partial(_shared, first, second, modes), truth)
 
 
 def centre(matrix: Array, mu: Array) -> Array:
@@ -184,3 +191,8 @@ def centre(matrix: Array, mu: Array) -> Array:
 
 def _alignment(first: TensorOperator, second: TensorOperator, probes: int, centred: bool, seed: int) -> Estimate:
     return alignment(first, second, probes, seed, centred)
+
+
+def _shared(first: TensorOperator, second: TensorOperator, modes: Array, seed: int) -> Estimate:
+    seen = (white_images(SymmetricForm(op), DEFAULT.probes, seed) for op in (first, second))
+    return alignment_of_images(*seen, modes)

@@ -17,12 +17,12 @@ from kpref.spectra.symmetric import SymmetricForm
 from kpref.spectra.white_images import WhiteImages, white_images
 from kpref.trials import Trials
 
-__all__ = ["MOST_TASKS", "align_tasks", "aligned", "aligned_images", "seen_by_vectors"]
+__all__ = ["APART", "MOST_TASKS", "align_tasks", "aligned", "aligned_images", "seen_by_vectors"]
 
 #: Sub-tasks (conditions or labels) up to which their alignment is computed: a product with the NTK for each.
 MOST_TASKS = 30
 #: Leading eigenfunctions of each of two operators whose images are taken apart for their alignment.
-_APART = 3
+APART = 3
 
 
 def aligned(first: TensorOperator, second: TensorOperator, probes: int, seed: int) -> Estimate | None:
@@ -54,7 +54,7 @@ def aligned_images(
     if first is None or second is None:
         return None
     with suppress(ValueError):
-        return alignment_of_images(first, second, np.concatenate([modes[:_APART], others[:_APART]]))
+        return alignment_of_images(first, second, np.concatenate([modes[:APART], others[:APART]]))
     return None
 
 
