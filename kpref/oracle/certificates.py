@@ -63,11 +63,14 @@ class Comparison:
     parallel: bool = False  # whether they are of a parallel solve, not of one step: `kpref.oracle.parallel_solves`
 
     def ratio(self, worst: bool = False) -> Array:
-        """``|error|`` over the standard deviation (or over the worst case); zero over zero is zero."""
+        """``|error|`` over the standard deviation (or over the worst case); zero over zero is zero.
+
+        So is anything over one that is not finite: rounding errors that overflow on the way explain every error.
+        """
         size = self.spread.worst if worst else self.spread.deviation
         magnitude = np.abs(self.error)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(magnitude == 0, 0.0, magnitude / size)
+            return np.where((magnitude == 0) | ~np.isfinite(size), 0.0, magnitude / size)
 
 
 #: Errors below it are not judged: their squares, which the analysis adds, are zero in float64.

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from kpref import Flow
 from kpref.models import GRU, RNN, LeakyRNN
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.certificates import Judge
+from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.evaluation import FACTORS, evaluate, intermediates
 from kpref.oracle.further import FullJudge
+from kpref.oracle.spreads import Spread
 from kpref.oracle.verification import verify
 from kpref.space import TrajectorySpace
 from tests.strategies import SEEDS, STRUCTURES, examples, make_model
@@ -194,3 +195,16 @@ def test_where_errors_outgrow_all_numbers_what_has_no_weight_counts_for_nothing(
     with np.errstate(over="ignore"):
         report = verify(offering(backend, "NTK"), flow, seed=1983)
     assert not report.defects
+
+
+def test_what_rounding_may_do_without_bound_explains_every_error():
+    """Deviations overflow, or are none, where those of a network that explodes are multiplied."""
+    error, deviation = np.array([1.0, 1.0, 0.0, 1.0, 2.0]), np.array([np.inf, np.nan, np.nan, 0.0, 1.0])
+    ratio = Comparison(error, Spread(deviation, deviation)).ratio()
+    np.testing.assert_array_equal(ratio, [0.0, 0.0, 0.0, np.inf, 2.0])
+
+
+def test_a_right_backend_of_a_network_whose_rounding_errors_overflow_is_judged():
+    flow = random_flow(907, ("lstm", "low-rank", "stacked-gru"))
+    _, backend = correct_backend(flow, ARITHMETICS["bfloat16"], 907)
+    assert not verify(backend, flow, seed=907).defects
