@@ -359,7 +359,8 @@ class Judge:
         """
         generator, count = np.random.default_rng(0), self._count
         sizes = _at_once(count, self.starts.size)
-        squares = sum(np.square(sample(generator, size)).sum(axis=0) for size in sizes) / count
+        with np.errstate(over="ignore", invalid="ignore"):  # a deviation that is not finite is said to explain all
+            squares = sum(np.square(sample(generator, size)).sum(axis=0) for size in sizes) / count
         if np.ndim(squares) > 1:
             widths = np.cumsum([view.width for view in self.form.program.new])[:-1]
             pooled = [

@@ -17,6 +17,7 @@ from kpref.oracle.certificates import Comparison
 from kpref.oracle.evaluation import SWEPT, intermediates
 from kpref.oracle.further import FullJudge
 from kpref.oracle.parallel_solves import PARALLEL, SOLVES, ParallelSolve, parallel_solve
+from kpref.oracle.spreads import Spread
 from kpref.oracle.verdict import Check, Place, Verdict
 from kpref.threads import serial_blas
 
@@ -258,6 +259,7 @@ class Session:
 
     @staticmethod
     def scalar(blank: Check, error: float, deviation: float, bound: float) -> Check:
-        """A check of one number."""
-        figure = 0.0 if error == 0 else abs(error) / deviation if deviation > 0 else np.inf
-        return replace(blank, verdict="pass" if figure <= bound else "defect", figure=float(figure), bound=bound)
+        """A check of one number: as `Comparison.ratio`."""
+        alone = np.full(1, deviation)
+        figure = float(Comparison(np.full(1, error), Spread(alone, alone)).ratio()[0])
+        return replace(blank, verdict="pass" if figure <= bound else "defect", figure=figure, bound=bound)

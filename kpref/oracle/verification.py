@@ -557,7 +557,8 @@ class _Verification(Session):
         squares = np.zeros(result.answer.shape)
         for _ in range(8):
             noise = self.generator.standard_normal(own.shape) * own
-            squares += np.square(evaluate(result.operator, self.judge.carrying, self.flow.space, noise)) / 8
+            with np.errstate(over="ignore", invalid="ignore"):
+                squares += np.square(evaluate(result.operator, self.judge.carrying, self.flow.space, noise)) / 8
         swept = np.sqrt(squares)
         return replace(result, comparison=Comparison(swept, Spread(swept, swept)))
 
