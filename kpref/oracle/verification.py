@@ -4,7 +4,7 @@ Each check holds an error against the standard deviation that the backend's own 
 (`kpref.oracle.certificates`). A check of one product passes below 10 deviations: rounding errors are bounded, and the
 largest of a million independent ones stays below 5. Where errors pass through a whole sweep, the deviation is itself
 estimated, from random errors of the size of each step's; there the bound is 8 (`kpref.oracle.session`). Metrics are
-held to a few times what errors can do that all conspire (`kpref.oracle.reductions`).
+held to a few times what errors can do that are drawn at random, or that all conspire (`kpref.oracle.reductions`).
 """
 
 from __future__ import annotations
