@@ -421,7 +421,7 @@ def test_what_is_asked_for_ahead_changes_no_bit(monkeypatch, trials, units):
     x, theta = rng.normal(size=(trials, 12, 2)), rng.normal(size=model.n_parameters)
     found = []
     for most in (1 << 40, -1):
-        for name in ("CACHED", "_NEAR"):
+        for name in ("CACHED", "NEAR"):
             monkeypatch.setattr(f"kpref.kernels.interpreter.{name}", most)
         flow = kpref.Flow(model, x)
         q = np.cos(np.arange(flow.space.size, dtype=float)).reshape(flow.space.shape)

@@ -48,13 +48,13 @@ from kpref.program import Program
 from kpref.step_form import StepForm
 
 __all__ = [
-    "CACHED", "Code", "CompiledProgram", "Layout", "ProgramArrays", "apply", "enter_tensors",
+    "Code", "CompiledProgram", "Layout", "NEAR", "ProgramArrays", "apply", "enter_tensors",
     "program_jacobian", "program_jacobian_transpose", "program_workspace", "registers", "rows_of_j", "where_rows_are",
 ]  # fmt: skip
 
 # Bytes of coefficients up to which they may stay in a cache from product to product: to ask for them would take longer.
-# Where products ask that costs next to nothing, and pays beyond the second cache.
-CACHED, _NEAR = 1 << 23, 1 << 20
+# Where products ask that costs next to nothing, and pays beyond the second cache; so do rows of tensors, few a stage.
+CACHED, NEAR = 1 << 23, 1 << 20
 # Rows that J is applied to at once where it stands alone: what these ask for, that of the rows that come next, is to
 # stay in the second cache. Where registers take more bytes a row than _WIDE, as those of states as wide as a weight do,
 # so many only as stay there themselves: products are small there.
@@ -152,7 +152,7 @@ class CompiledProgram:
             variable_columns=variables.shape[2],
             rows_of_j=rows_of_j(row),
             far=int(numbers.nbytes > CACHED),
-            out_of_reach=int(numbers.nbytes > _NEAR),
+            out_of_reach=int(numbers.nbytes > NEAR),
         )
 
     def enter_transposes(self, weights: Sequence[Array]) -> None:

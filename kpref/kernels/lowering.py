@@ -56,8 +56,8 @@ class Table(NamedTuple):
     # weight, first column of the variable, whether it is of the state; and, forwards, STORE, ADD or ZERO (which only
     # sets columns to zero), and how many columns
     outer: Array
-    # (w, 6): what sums read, or write, of coefficients, variables and tensors: arena, first entry, and how many entries on the
-    # next vector, step and trial are; and how many columns
+    # (w, 6): what sums read, or write, of coefficients, variables and tensors: arena, first entry, and how many entries
+    # on the next vector, step and trial are; and how many columns
     wanted: Array
 
 

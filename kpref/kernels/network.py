@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 
 from kpref._types import Array
 from kpref.compiled.compilation import kernel, merged, wide_vectors
-from kpref.kernels.addresses import size_of
+from kpref.kernels.addresses import address_of, load, set_word, size_of, store, sum_of_multiples, word
 from kpref.kernels.blas import product_at, row_length
 from kpref.kernels.panels import Weights, as_weights
 from kpref.models.step import Pointwise
@@ -445,29 +445,31 @@ def take_steps(  # type: ignore[no-untyped-def]
     start from are `given`, none is written: coefficients, variables and states of stages alone are. Returns whether
     they are finite.
     """
-    rows, stages, sound, flat = stop - start, len(b), True, states.reshape(-1)
+    rows, stages, sound = stop - start, len(b), True
     trials, size = states.shape[1], states.shape[2]
     bases, slots, total = _slopes(net, rows, stages)
     kind = net.constants.dtype
     buffer, tile, views = np.zeros(total, kind), np.zeros(FIELDS * TILE, kind), net.new
+    terms, parts, length = np.zeros(3 + 2 * (stages + 1), np.int64), len(views), buffer.itemsize
     for step in range(first, last):
         for stage in range(stages):
             until = net.until if given and stage == stages - 1 else len(net.operations)
             sound &= _stage(
-                net, a, h, step, stage, flat, size, drive, full, until, aim, own, start, stop, buffer, bases, slots,
-                tile,
+                net, a, h, step, stage, states, size, drive, full, until, aim, own, start, stop, buffer, bases, slots,
+                tile, terms,
             )  # fmt: skip
         if given:
             continue
-        at = (step * trials + start) * size
+        at = address_of(states) + (step * trials + start) * size * length
         for row in range(rows):
             count = stages if step + 1 < lengths[start + row] else 0
-            for part in range(len(views)):
-                lead, width = net.strides[views[part, 0]], views[part, 1]
+            for part in range(parts):
+                k, width = address_of(buffer) + row * net.strides[views[part, 0]] * length, views[part, 1]
                 _advance(
-                    h[step], b, count, flat, at, buffer, slots[:, part], row * lead, flat, at + trials * size, width
-                )
-                at += width
+                    h[step], address_of(b), count, at, k, address_of(slots) + 8 * part, parts,
+                    at + trials * size * length, width, address_of(terms),
+                )  # fmt: skip
+                at += width * length
     return sound
 
 
@@ -485,26 +487,24 @@ def _slopes(net, rows, stages):  # type: ignore[no-untyped-def]
 
 @merged
 def _stage(  # type: ignore[no-untyped-def]
-    net, a, h, step, stage, states, size, drive, full, until, aim, own, start, stop, buffer, bases, slots, tile
+    net, a, h, step, stage, states, size, drive, full, until, aim, own, start, stop, buffer, bases, slots, tile, terms
 ):  # fmt: skip
     """``Z_i = z + h sum_{j<i} a_ij k_j`` and ``k_i = F(Z_i)``; whether coefficients and Z_i are finite."""
-    trials, sound, views, strides = drive.shape[1], True, net.old, net.strides
-    at, point, kept, written = (
-        (step * trials + start) * size,
-        (step * len(a) + stage) * trials + start,
-        0,
-        own.reshape(-1),
-    )
+    trials, sound, views, strides, length = drive.shape[1], True, net.old, net.strides, buffer.itemsize
+    at = address_of(states) + (step * trials + start) * size * length
+    weights, parts = address_of(a) + stage * len(a) * length, len(views)
+    point, kept, written = (step * len(a) + stage) * trials + start, 0, own.reshape(-1)
     for row in range(stop - start):
-        for part in range(len(views)):
+        for part in range(parts):
             register, new, width = views[part, 0], net.new[part, 0], views[part, 1]
-            to = bases[register] + row * strides[register]
+            to, k = bases[register] + row * strides[register], address_of(buffer) + row * strides[new] * length
             _advance(
-                h[step], a[stage], stage, states, at, buffer, slots[:, part], row * strides[new], buffer, to, width
-            )
+                h[step], weights, stage, at, k, address_of(slots) + 8 * part, parts, address_of(buffer) + to * length,
+                width, address_of(terms),
+            )  # fmt: skip
             if full and own.shape[2] > 0:
                 sound &= _write(buffer, to, written, point * size + kept, width)
-            at += width
+            at += width * length
             kept += width
     for part in range(len(views)):
         bases[net.new[part, 0]] = slots[stage, part]
@@ -515,47 +515,21 @@ def _stage(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _advance(h, weights, count, states, at, slopes, slots, shift, out, to, width):  # type: ignore[no-untyped-def]
-    """``z + h sum_j w_j k_j`` over the first `count` stages, whose k stand in `slopes` at slots + shift.
+def _advance(h, weights, count, z, slopes, slots, parts, out, width, terms):  # type: ignore[no-untyped-def]
+    """``out = z + h sum_j w_j k_j``, in this order, over the first `count` stages.
 
-    From the second on two stages at a time, added in their order: so the sum is read and written half as often.
+    All but numbers are addresses, as each array given would be counted up and down: of rows z and out; of the weights;
+    of entries of `slopes`, which stand in every so many `parts` from `slots` on, where the k are; and of room for the
+    terms of a sum, as `kpref.kernels.addresses.sum_of_multiples` takes it.
     """
-    new, held, first, place = True, False, 0.0, 0
+    one, found = h - h + 1, 1
+    set_word(terms, 0, out)
+    store(one, terms + 8 * 3)
+    set_word(terms, 4, z)
     for stage in range(count):
-        factor, other = h * weights[stage], slots[stage] + shift
-        if factor != 0 and new:
-            _combine(states, at, factor, slopes, other, out, to, width)
-            new = False
-        elif factor != 0 and not held:
-            first, place, held = factor, other, True
-        elif factor != 0:
-            _add_two(first, place, factor, other, slopes, out, to, width)
-            held = False
-    if held:
-        _add(first, place, slopes, out, to, width)
-    if new:
-        _move(states, at, out, to, width)
-
-
-@kernel
-def _combine(z, begin, factor, slopes, at, out, to, count):  # type: ignore[no-untyped-def]
-    """``out = z + factor * slopes``."""
-    first, x, y = uint64(begin), uint64(at), uint64(to)
-    for unit in range(uint64(count)):
-        out[y + unit] = z[first + unit] + factor * slopes[x + unit]
-
-
-@kernel
-def _add(factor, at, slopes, out, to, count):  # type: ignore[no-untyped-def]
-    """``out += factor * slopes``: `_combine` in place would run as operands that overlap must, one by one."""
-    x, y = uint64(at), uint64(to)
-    for unit in range(uint64(count)):
-        out[y + unit] += factor * slopes[x + unit]
-
-
-@kernel
-def _add_two(factor, at, other, place, slopes, out, to, count):  # type: ignore[no-untyped-def]
-    """`_add` twice."""
-    x, v, y = uint64(at), uint64(place), uint64(to)
-    for unit in range(uint64(count)):
-        out[y + unit] = out[y + unit] + factor * slopes[x + unit] + other * slopes[v + unit]
+        factor = h * load(one, weights + stage * size_of(one))
+        if factor != 0:
+            store(factor, terms + 8 * (3 + 2 * found))
+            set_word(terms, 4 + 2 * found, slopes + word(slots, stage * parts) * size_of(one))
+            found += 1
+    sum_of_multiples(one, terms, found, False, width)

@@ -7,6 +7,7 @@ later operations want (`kpref.kernels.wants`) while it multiplies.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import llvmlite.binding
@@ -29,6 +30,7 @@ ROW_BYTES = 4 * _VECTOR
 _ROWS = 4
 
 
+@cache
 def has_wide_vectors() -> bool:
     """Whether the compiler writes for a processor with vectors of a line of the cache and 32 registers of them."""
     if config.CPU_NAME is not None or config.CPU_FEATURES is not None:  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from kpref._types import Array
 from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import address_of, keep, load, set_word, size_of, store, word
 from kpref.kernels.changes import Changes
-from kpref.kernels.interpreter import CACHED, CompiledProgram, apply, registers, where_rows_are
+from kpref.kernels.interpreter import NEAR, CompiledProgram, apply, registers, where_rows_are
 from kpref.kernels.program_sweeps import (
     enter_chunk,
     enter_units,
@@ -90,7 +90,7 @@ def _copy(one, layout, room, end, rows, back):  # type: ignore[no-untyped-def]
 @kernel
 def _forwards(layout, code, table, changes, carry, out, start, stop, chunk):  # type: ignore[no-untyped-def]
     trials, stages, one, units = stop - start, len(table.b), carry.dtype.type(1), carry.shape[2]
-    total, far = len(table.h) * stages, out.nbytes > CACHED
+    total, far = len(table.h) * stages, out.nbytes > NEAR
     chunk = min(chunk, total)
     room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)
     flat, weights = np.empty(chunk * trials * widest_variable(changes), carry.dtype), address_of(changes.table)
@@ -127,7 +127,7 @@ def _forwards(layout, code, table, changes, carry, out, start, stop, chunk):  # 
 @kernel
 def _backwards(layout, code, table, source, carry, changes, start, stop, chunk):  # type: ignore[no-untyped-def]
     trials, stages, one, units = stop - start, len(table.b), carry.dtype.type(1), carry.shape[2]
-    steps, far = len(table.h), source.nbytes > CACHED
+    steps, far = len(table.h), source.nbytes > NEAR
     total = steps * stages
     chunk = min(chunk, total)
     room, memory = registers(one, layout, code.n_operands, trials, chunk, code.asks)

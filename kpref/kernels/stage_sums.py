@@ -192,7 +192,7 @@ def ask_for_row(row, tensors, vector, trial):  # type: ignore[no-untyped-def]
 
 @kernel
 def ask_for_sources(table, step, stage, way, last, tensors, vector, trial):  # type: ignore[no-untyped-def]
-    """Rows that `draw` reads, or `give` adds to, at a stage, if they lie beyond `last`, on the way of time (1 or -1)."""
+    """Rows that `draw` reads, or `give` adds to, at a stage, beyond `last` on the way of time, which is 1 or -1."""
     for entry in range(table.source.shape[2] if 0 <= step < len(table.h) else 0):
         source = table.source[step, stage, entry]
         if table.weight[step, stage, entry] != 0 and (source - last) * way > 0:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from kpref.compiled.compilation import kernel
-from kpref.kernels.interpreter import CACHED
+from kpref.kernels.interpreter import NEAR
 from kpref.kernels.jacobian import jacobian, jacobian_transpose, workspace
 from kpref.kernels.stage_sums import (
     add_stages,
@@ -48,7 +48,7 @@ def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  #
     trials, stages, one, (vectors, _, units) = stop - start, len(table.b), carry.dtype.type(1), carry.shape
     dz, scratch, memory = workspace(form, vectors * trials, carry)
     slopes, sums = np.empty((stages, vectors * trials, units), carry.dtype), room_for_sums(table, 3)
-    total, far, asked = len(table.h) * stages, (forcing.size + out.size) * out.itemsize > CACHED, np.int64(-1)
+    total, far, asked = len(table.h) * stages, (forcing.size + out.size) * out.itemsize > NEAR, np.int64(-1)
     for vector in range(vectors if total > 0 else 0):
         state_sum(sums, 0, table, 0, 0, carry, vector, start, slopes, vector * trials, dz)
         for _ in range(trials):
@@ -92,7 +92,7 @@ def stage_adjoint(form, table, transposed, source, carry, out, start, stop):  # 
     kappa, scratch, memory = workspace(form, vectors * trials, carry)
     mu, steps = np.empty((stages, vectors * trials, units), carry.dtype), len(table.h)
     sums, ones = room_for_sums(table, 2 + table.source.shape[2]), np.ones_like(table.b)
-    far, asked = (source.size + out.size) * out.itemsize > CACHED, np.int64(out.shape[2])
+    far, asked = (source.size + out.size) * out.itemsize > NEAR, np.int64(out.shape[2])
     for at in range(steps * stages - 1, -1, -1):
         step, stage = at // stages, at % stages
         for vector in range(vectors):

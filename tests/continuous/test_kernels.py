@@ -11,7 +11,7 @@ from strategies import SEEDS, examples
 
 from continuous.fields import METHODS, PAIRS, STRUCTURES, cases, make_flow
 from kpref import Flow, kernels
-from kpref.kernels import StageTable, reference
+from kpref.kernels import StageTable, interpreter, reference
 from kpref.linearize import DenseForm
 from kpref.models.registry import registered
 
@@ -198,3 +198,18 @@ def test_sensitivities_in_one_sweep_are_those_of_two(name, dtype, monkeypatch):
     for got, wanted in zip(together, apart, strict=True):
         assert got.dtype == dtype
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1000 * np.finfo(dtype).eps * np.abs(wanted).max())
+
+
+def test_rows_of_large_tensors_are_asked_for_and_nothing_changes():
+    """Beyond a cache's size rows are asked for ahead of their turn: as those of each trial alone, which is small."""
+    model, rng = registered()["rate"].init(2, 64, 0, 1.5), np.random.default_rng(0)
+    inputs = rng.normal(size=(12, 100, 2))
+    flow = Flow(model, inputs, dt=0.1)
+    tensor = rng.normal(size=flow.space.shape)
+    assert 2 * tensor.nbytes > interpreter.NEAR
+    found = flow.P(tensor), flow.P.T(tensor)
+    for trial in (0, 11):
+        part = slice(trial, trial + 1)
+        alone = Flow(model, inputs[part], dt=0.1)
+        for whole, wanted in zip(found, (alone.P(tensor[part]), alone.P.T(tensor[part])), strict=True):
+            np.testing.assert_allclose(whole[part], wanted, rtol=0, atol=1e-12 * np.abs(wanted).max())
