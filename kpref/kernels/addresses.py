@@ -150,7 +150,6 @@ def fill_row(typingctx: Any, value: Any, address: Any, count: Any) -> Any:
     """Write a value to so many entries from an address on."""
     real, size = (ir.DoubleType(), 8) if value == types.float64 else (ir.FloatType(), 4)
     lanes = _LINE // size
-    integer = ir.IntType(64)
     signature = types.void(value, types.int64, types.int64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
