@@ -51,7 +51,7 @@ def keep_plastic(tile, count):  # type: ignore[no-untyped-def]
 
 @kernel
 def plastic(tile, count):  # type: ignore[no-untyped-def]
-    """In go h, u, x; the number of the nonlinearity, U, 1 / tau_f, 1 / tau_d; rows 1 and 2 by now hold phi(h), its slope.
+    """In go h, u, x; the number of the nonlinearity, U, 1 / tau_f, 1 / tau_d; rows 1, 2 by now hold phi(h), its slope.
 
     Out come what is sent and the velocities of u and x, without what is sent; then sent_h, sent_u, sent_x, calming,
     facilitation.

@@ -9,6 +9,7 @@ bfloat16 makes of float32 is ``Arithmetic("autocast", 2**-24, operand=2**-8, res
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from kpref._types import Array
 from kpref._validate import short
+from kpref.compiled.rounding import to_single
 
 __all__ = ["ARITHMETICS", "ELEMENTARY", "Arithmetic", "Error", "get_arithmetic"]
 
@@ -210,16 +212,9 @@ def _largest(limit: float, unit: float) -> float:
 
 def _to_single(values: Array, unit: float) -> Array:
     """Round to float32, and that to nearest even with the last bits of the fraction dropped, as hardware does."""
-    with np.errstate(over="ignore"):
-        single = values.astype(np.float32)
-    dropped = 24 + int(np.log2(unit))
-    if not dropped:
-        return single.astype(np.float64)
-    bits, last, half = single.view(np.uint32), np.uint32(dropped), np.uint32((1 << (dropped - 1)) - 1)
-    bits = bits + (half + ((bits >> last) & np.uint32(1)))  # a carry into the exponent is right, also to infinity
-    rounded = ((bits >> last) << last).view(np.float32)
-    finite = np.isfinite(single)
-    return np.asarray(rounded if finite.all() else np.where(finite, rounded, single), np.float64)
+    out, single = np.empty(values.shape), np.empty(values.size, np.float32)
+    to_single(values.reshape(-1), 24 + round(math.log2(unit)), single, out.reshape(-1))
+    return out
 
 
 def _to_fraction(values: Array, unit: float, smallest: float, largest: float) -> Array:

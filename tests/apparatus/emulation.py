@@ -113,7 +113,7 @@ class Rounded(np.ndarray):
         return values
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
-        plain = [value.view(np.ndarray) if isinstance(value, Rounded) else value for value in inputs]
+        plain = [value.view(np.ndarray) if type(value) is Rounded else value for value in inputs]
         arithmetic, summation, formulas = self.traits
         if ufunc is np.matmul:
             left, right = plain
@@ -124,6 +124,8 @@ class Rounded(np.ndarray):
             result = self._off("tanh", np.tanh(*plain))
         else:
             result = getattr(ufunc, method)(*plain, **options)
+        if out is None and type(result) is np.ndarray and result.dtype == np.float64:  # a new one: nobody else has it
+            return Rounded.stored(arithmetic.round(result), *self.traits)
         if out is None:
             return self._wrap(result)
         np.asarray(out[0])[...] = arithmetic.round(result)
