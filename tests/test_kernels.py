@@ -15,6 +15,7 @@ from strategies import KINDS, STRUCTURES, examples, flows, make_flow
 import kpref
 from kpref import kernels, models
 from kpref.kernels import panels
+from kpref.kernels.interpreter import rows_of_j
 from kpref.kernels.lowering import Structure, lower
 from tests.conftest import in_turn
 
@@ -99,11 +100,28 @@ def test_sensitivity_like_twin_in_small_blocks(kind, dtype, monkeypatch):
 @pytest.mark.parametrize("model", [models.GRU.init(2, 3, 0), models.MPN.init(2, 3, 0)])
 def test_wide_registers_go_by_few_rows(model, monkeypatch, rng):
     """Three rows at once of 4 trials: the first begins in the middle of a step from the second time on."""
-    monkeypatch.setattr("kpref.kernels.interpreter._WIDE", 0)
-    monkeypatch.setattr("kpref.kernels.interpreter._ROWS_OF_WIDE_J", 3)
+    monkeypatch.setattr("kpref.kernels.interpreter._ROWS_OF_J", ())
+    monkeypatch.setattr("kpref.kernels.interpreter._FEWEST_ROWS_OF_J", 3)
     form = kpref.Flow(model, rng.normal(size=(4, 5, 2))).linearization
     for name in ("J", "J^T"):
         assert_like_twin(form, name, batch(form, name, 2, rng))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("inputs", [1, 7, 8, 9, 15, 16, 17, 31, 33])
+def test_gathered_and_spread_in_vectors(inputs, dtype, rng):
+    """Synapses of a unit that fill no vector, whole ones (8 and 16 entries), and some beside those."""
+    form = kpref.Flow(models.MPN.init(inputs, 3, 0), rng.normal(size=(2, 4, inputs)), dtype=dtype).linearization
+    for name in ("P", "P^T", "D", "D^T"):
+        assert_like_twin(form, name, batch(form, name, 1, rng))
+
+
+def test_rows_of_j_fall_as_rows_grow():
+    """Registers take a megabyte at most, or there are no more than 16 rows."""
+    for row in (8, 1 << 13, (1 << 13) + 1, 1 << 15, (1 << 15) + 1, 1 << 20):
+        rows = rows_of_j(row)
+        assert rows * row <= 1 << 20 or rows == 16
+        assert rows_of_j(row + 8) <= rows <= 64
 
 
 SEVERAL_BLOCKS = ((50, 9, 5), 3), ((23, 4, 3), 70), ((1, 1300, 2), 2), ((300, 3, 2), 1), ((120, 1, 9), 2)
@@ -238,6 +256,7 @@ STAMPS = """
 import importlib, pkgutil
 from kpref import kernels
 from kpref.kernels import panels
+from kpref.kernels.interpreter import rows_of_j
 for module in sorted(found.name for found in pkgutil.iter_modules(kernels.__path__, "kpref.kernels.")):
     for name, function in sorted(vars(importlib.import_module(module)).items()):
         if hasattr(function, "py_func") and function.__module__ == module and hasattr(function._cache, "_cache_file"):

@@ -18,8 +18,8 @@ from numba.extending import intrinsic
 from kpref.compiled.compilation import kernel
 
 __all__ = [
-    "address_of", "ask_for", "keep", "load", "set_word", "size_of", "store", "sum_of_multiples", "sum_of_products",
-    "word",
+    "address_of", "ask_for", "everywhere", "fill_row", "keep", "load", "set_word", "size_of", "store",
+    "sum_of_multiples", "sum_of_products", "sum_of_row", "word",
 ]  # fmt: skip
 
 #: Bytes of a row that are summed up in registers of the processor at once; then what is left, in ever smaller parts: a
@@ -110,6 +110,90 @@ def everywhere(builder: Any, entry: Any, vector: Any) -> Any:
 
 
 @intrinsic  # type: ignore[misc]
+def sum_of_row(typingctx: Any, one: Any, address: Any, count: Any) -> Any:
+    """The sum of so many entries from an address on: some side by side, then those sums, in a fixed order.
+
+    One after the other each addition would wait for the one before it.
+    """
+    real, size = (ir.DoubleType(), 8) if one == types.float64 else (ir.FloatType(), 4)
+    lanes = _LINE // size
+    vector, integer = ir.VectorType(real, lanes), ir.IntType(64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, address, count = arguments
+        zero = ir.Constant(vector, [ir.Constant(real, 0.0)] * lanes)
+        sums, total = (cgutils.alloca_once_value(builder, value) for value in (zero, ir.Constant(real, 0.0)))
+        builder.store(zero, sums)
+        builder.store(ir.Constant(real, 0.0), total)
+        column = cgutils.alloca_once_value(builder, _number(0))
+        builder.store(_number(0), column)
+
+        def entry(at: Any, kind: Any) -> Any:
+            place = builder.add(address, builder.mul(at, _number(size)))
+            return builder.load(_pointer(builder, place, kind), align=size)
+
+        with _while_columns(builder, column, lanes, count):
+            builder.store(builder.fadd(builder.load(sums), entry(builder.load(column), vector)), sums)
+        left = builder.sub(count, builder.load(column))
+        whole = builder.icmp_signed(">=", count, _number(lanes))
+        with builder.if_then(builder.and_(whole, builder.icmp_signed(">", left, _number(0)))):
+            # The last vector of the row; what of it has been added counts as zero.
+            last = entry(builder.sub(count, _number(lanes)), vector)
+            new = builder.icmp_signed(
+                ">=", ir.Constant(ir.VectorType(integer, lanes), list(range(lanes))),
+                everywhere(builder, builder.sub(_number(lanes), left), ir.VectorType(integer, lanes)),
+            )  # fmt: skip
+            builder.store(builder.fadd(builder.load(sums), builder.select(new, last, zero)), sums)
+            builder.store(count, column)
+        with _while_columns(builder, column, 1, count):
+            builder.store(builder.fadd(builder.load(total), entry(builder.load(column), real)), total)
+        halves, width = builder.load(sums), lanes
+        while width > 1:
+            width //= 2
+            low, high = (
+                builder.shuffle_vector(halves, ir.Constant(halves.type, ir.Undefined), _lanes(first, width))
+                for first in (0, width)
+            )
+            halves = builder.fadd(low, high)
+        return builder.fadd(builder.load(total), builder.extract_element(halves, ir.Constant(ir.IntType(32), 0)))
+
+    return one(one, types.int64, types.int64), generate
+
+
+def _lanes(first: int, width: int) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(first, first + width)))
+
+
+@intrinsic  # type: ignore[misc]
+def fill_row(typingctx: Any, value: Any, address: Any, count: Any) -> Any:
+    """Write a value to so many entries from an address on."""
+    real, size = (ir.DoubleType(), 8) if value == types.float64 else (ir.FloatType(), 4)
+    lanes = _LINE // size
+    signature = types.void(value, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value, address, count = arguments
+        column = cgutils.alloca_once_value(builder, _number(0))
+        builder.store(_number(0), column)
+        many = everywhere(builder, value, ir.VectorType(real, lanes))
+
+        def write(what: Any, at: Any) -> None:
+            place = builder.add(address, builder.mul(at, _number(size)))
+            builder.store(what, _pointer(builder, place, what.type), align=size)
+
+        with _while_columns(builder, column, lanes, count):
+            write(many, builder.load(column))
+        with builder.if_then(builder.icmp_signed(">=", count, _number(lanes))):  # the last vector, some of it again
+            write(many, builder.sub(count, _number(lanes)))
+            builder.store(count, column)
+        with _while_columns(builder, column, 1, count):
+            write(value, builder.load(column))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[misc]
 def ask_for(typingctx: Any, address: Any, length: Any) -> Any:
     """Ask for so many bytes from an address on, which need not be one of ours: nothing happens then.
 
@@ -154,6 +238,10 @@ class _while_columns:
         builder.store(builder.add(builder.load(self.column), self.step), self.column)
         builder.branch(self.test)
         builder.position_at_end(self.end)
+
+
+def _number(value: int) -> Any:
+    return ir.Constant(ir.IntType(64), value)
 
 
 def _pointer(builder: Any, address: Any, kind: Any) -> Any:

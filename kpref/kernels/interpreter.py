@@ -17,7 +17,18 @@ import numpy.typing as npt
 
 from kpref._types import Array
 from kpref.compiled.compilation import inlined, kernel
-from kpref.kernels.addresses import address_of, ask_for, load, set_word, size_of, store, sum_of_products, word
+from kpref.kernels.addresses import (
+    address_of,
+    ask_for,
+    fill_row,
+    load,
+    set_word,
+    size_of,
+    store,
+    sum_of_products,
+    sum_of_row,
+    word,
+)
 from kpref.kernels.blas import product_at, row_length
 from kpref.kernels.changes import Packing, packing_of
 from kpref.kernels.lowering import (
@@ -55,11 +66,13 @@ __all__ = [
 # Bytes of coefficients up to which they may stay in a cache from product to product: to ask for them would take longer.
 # Where products ask that costs next to nothing, and pays beyond the second cache; so do rows of tensors, few a stage.
 CACHED, NEAR = 1 << 23, 1 << 20
-# Rows that J is applied to at once where it stands alone: what these ask for, that of the rows that come next, is to
-# stay in the second cache. Where registers take more bytes a row than _WIDE, as those of states as wide as a weight do,
-# so many only as stay there themselves: products are small there.
-_ROWS_OF_J, _ROWS_OF_WIDE_J, _WIDE = 64, 16, 1 << 15
-_ROWS = 4  # that pointwise operations are done for at once
+# Rows that J is applied to at once where it stands alone, by the bytes of registers that each takes: these, what they
+# ask for, that of the rows that come next, and the panel that is multiplied are to stay in the second cache together.
+_ROWS_OF_J = ((1 << 13, 64), (1 << 15, 32))
+_FEWEST_ROWS_OF_J = 16
+# Rows that pointwise operations are done for at once, and the bytes of their states: what one leaves is to be in the
+# nearest cache for the next.
+_ROWS, _NEAREST = 4, 1 << 14
 
 
 class Layout(NamedTuple):
@@ -249,7 +262,7 @@ def _parts(program: Program) -> Any:
 
 def rows_of_j(row_bytes: int) -> int:
     """Rows that J is applied to at once where it stands alone, by the bytes of a row's registers."""
-    return _ROWS_OF_J if row_bytes <= _WIDE else _ROWS_OF_WIDE_J
+    return next((rows for most, rows in _ROWS_OF_J if row_bytes <= most), _FEWEST_ROWS_OF_J)
 
 
 def _registers(form: StepForm) -> Array:
@@ -419,7 +432,7 @@ def _locate(one, code, room, where):  # type: ignore[no-untyped-def]
 @kernel
 def _pointwise(one, layout, operations, begin, end, room, rows, where):  # type: ignore[no-untyped-def]
     trial, first, stop = where[2], where[3], where[4]
-    most = rows if end == begin + 1 else _ROWS
+    most = rows if end == begin + 1 else max(1, min(_ROWS, _NEAREST // (layout.units * size_of(one))))
     for row in range(0, rows, most):
         count, now = min(most, rows - row), trial
         for k in range(begin, end):
@@ -465,20 +478,20 @@ def _advance(pointers, by, operands):  # type: ignore[no-untyped-def]
 def _gather(one, out, source, width, count, add):  # type: ignore[no-untyped-def]
     size = size_of(one)
     for unit in range(width):
-        total = load(one, out + unit * size) if add else one - one
-        for other in range(count):
-            total += load(one, source + (unit * count + other) * size)
-        store(total, out + unit * size)
+        total = sum_of_row(one, source + unit * count * size, count)
+        store(load(one, out + unit * size) + total if add else total, out + unit * size)
 
 
 @kernel
 def _spread(one, out, source, width, count, add):  # type: ignore[no-untyped-def]
     size = size_of(one)
     for unit in range(width):
-        value = load(one, source + unit * size)
-        for other in range(count):
-            at = out + (unit * count + other) * size
-            store(load(one, at) + value if add else value, at)
+        value, at = load(one, source + unit * size), out + unit * count * size
+        if add:
+            for other in range(count):
+                store(load(one, at + other * size) + value, at + other * size)
+        else:
+            fill_row(value, at, count)
 
 
 @kernel

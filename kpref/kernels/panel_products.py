@@ -35,7 +35,13 @@ def has_wide_vectors() -> bool:
     """Whether the compiler writes for a processor with vectors of a line of the cache and 32 registers of them."""
     if config.CPU_NAME is not None or config.CPU_FEATURES is not None:  # type: ignore[attr-defined]
         return False
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+    return bool(_host_features().get("avx512f", False))
+
+
+@cache
+def _host_features() -> Any:
+    """Of this processor: LLVM needs a third of a millisecond for them, which each weight of a network would."""
+    return llvmlite.binding.get_host_cpu_features()
 
 
 def _product_of_rows(rows: int) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from kpref._validate import finite_array, integer, real_number
 from kpref.models.base import Array, Parameters
 from kpref.models.registry import register
 from kpref.models.state_space import StateSpaceNetwork, random_mixing
-from kpref.models.step import StepNumbers
+from kpref.models.step import Pointwise, StepNumbers
 from kpref.program import Builder, View
 from kpref.step_form import Entry
 
@@ -137,6 +137,13 @@ class LRU(StateSpaceNetwork):
         for part, name in enumerate(("re", "im")):
             build.product(y, new[part], f"C_{name}{layer}", f"{name}{layer}")
         build.unit(y, s, f"D{layer}", f"s{layer}")
+
+    def _step_of_a_unit(self, parameters: Parameters, layer: int) -> Pointwise:
+        rates = (np.exp(parameters[name]) for name in ("gamma_log", "nu_log", "theta_log"))
+        by_rates = [f"{part}_by_{of}{layer}" for part in ("re", "im") for of in ("nu", "theta", "gamma")]
+        linear = [f"{part}_{how}{layer}" for part in ("re", "im") for how in ("kept", "turned", "driven")]
+        numbers = np.stack([*_eigenvalues(parameters), *rates])
+        return Pointwise("complex-step", tuple(by_rates), tuple(linear), numbers)
 
     def _enter(self, layer: int) -> list[Entry]:
         width, size = self.widths[layer], self.n_features

@@ -28,8 +28,9 @@ import numpy.typing as npt
 from kpref._validate import finite_array, flag, integer, real_number
 from kpref.memory import require_memory
 from kpref.models.base import Array, Parameters
+from kpref.models.currents import with_one
 from kpref.models.nonlinearity import get_nonlinearity, sigmoid, sigmoid_pair
-from kpref.models.step import StepMap, StepNumbers
+from kpref.models.step import Pointwise, StepMap, StepNumbers
 from kpref.program import Builder, Program, View
 from kpref.step_form import Entry
 
@@ -126,7 +127,28 @@ class StateSpaceNetwork(StepMap):
     def _coefficients(self, parameters: Parameters, s: Array, re: Array, im: Array) -> StepNumbers:
         """Channels and variables of `_write`, names without the layer."""
 
+    def _step_of_a_unit(self, parameters: Parameters, layer: int) -> Pointwise | None:
+        """The recurrence as a compiled function of a unit, if there is one."""
+        return None
+
     # The network
+
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...] | None:
+        """Layer by layer the recurrence, phi, and what the gate lets through."""
+        found = []
+        for layer in range(self.n_layers):
+            recurrence = self._step_of_a_unit(self._layer(self.parameters, layer), layer)
+            if recurrence is None:
+                return None
+            gated = Pointwise("gated-sum", (f"value{layer}", f"gate{layer}"), (f"kept{layer}",))
+            found += [recurrence, Pointwise(self.nonlinearity.name, (f"slope{layer}",)), gated]
+        return tuple(found)
+
+    def drives(self, x: Array) -> dict[str, Array]:
+        """1, and ``(x, 1)``, or x where there is no bias."""
+        biased = "bias_ih" in self.parameters
+        return {"one": np.ones((*x.shape[:-1], 1)), "drive": with_one(x) if biased else x}
 
     def _layer(self, parameters: Parameters, layer: int) -> dict[str, Array]:
         suffix = f"_l{layer}"
@@ -195,10 +217,8 @@ class StateSpaceNetwork(StepMap):
 
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Channels of every layer; (x, 1), 1, and what the weights of a layer multiply."""
-        ones = np.ones((*x.shape[:-1], 1))
-        biased = "bias_ih" in self.parameters
         channels: dict[str, Array] = {}
-        variables: dict[str, Array] = {"one": ones, "drive": np.concatenate([x, ones], axis=-1) if biased else x}
+        variables = self.drives(x)
         parts, s = self._parts(z), self._encoded(self.parameters, x)
         for layer in range(self.n_layers):
             own, state = self._layer(self.parameters, layer), parts[2 * layer : 2 * layer + 2]

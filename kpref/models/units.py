@@ -16,6 +16,7 @@ from kpref.compiled.compilation import inlined, kernel, merged, wide_vectors
 from kpref.compiled.elementary import exponential, fma, linoid_pair, sigmoid_pair, softplus, tanh_pair
 from kpref.models.gate_units import gated_state, gated_step, gated_velocity, update_gate
 from kpref.models.rate_units import keep_plastic, plastic, population, scaled_tanh
+from kpref.models.state_space_units import complex_step, gated_sum
 from kpref.models.tiles import FIELDS, ROW, TILE
 
 __all__ = ["FIELDS", "FUNCTIONS", "TILE", "apply_function"]
@@ -26,6 +27,7 @@ _NINE, _TEN, _ELEVEN, _TWELVE, _THIRTEEN, _FOURTEEN, _FIFTEEN = ROW[9:16]
 FUNCTIONS = (
     *("tanh", "relu", "softplus", "sigmoid", "erf", "identity", "gru", "lstm", "neuron", "inhibited-neuron"),
     *("update-gate", "gated-state", "gated-step", "gated-velocity", "scaled-tanh", "population", "plastic"),
+    *("complex-step", "gated-sum"),
 )
 
 
@@ -56,8 +58,12 @@ def apply_function(function, tile, count, full):  # type: ignore[no-untyped-def]
         gated_velocity(tile, count, full)
     elif function == 14:
         scaled_tanh(tile, count, full)
-    else:
+    elif function == 15:
         population(tile, count)
+    elif function == 17:
+        complex_step(tile, count, full)
+    else:
+        gated_sum(tile, count)
     if plastic_one:
         plastic(tile, count)
 

@@ -16,7 +16,7 @@ EPS = np.finfo(float).eps
 NETWORKS = [(name, at) for name, kind in registered().items() for at in range(len(kind.variants))]
 #: That have no compiled forward pass: inputs scale the state of one, and the numbers of the others' states enter no
 #: weight as they are.
-PLAIN = ("mlp", "lru", "s4d", "mpn")
+PLAIN = ("mlp", "s4d", "mpn")
 #: Hodgkin and Huxley's gates blow up where they are far from 0 to 1; tests of their own have voltages of all sizes.
 COMPARED = [case for case in NETWORKS if case[0] not in (*PLAIN, "hodgkin-huxley")]
 
