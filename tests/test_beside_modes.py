@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from strategies import make_flow
 
+from kpref.operators import Structure, TensorOperator
+from kpref.space import TrajectorySpace
 from kpref.spectra import eigh
-from kpref.spectra.beside_modes import seen_beside_modes
+from kpref.spectra.beside_modes import beside_modes, seen_beside_modes
 from kpref.spectra.symmetric import SymmetricForm
 from kpref.spectra.white_images import white_images
 
@@ -57,3 +59,13 @@ def test_an_operator_that_is_zero_has_no_dimension():
     modes = eigh(flow.NTK, 2)
     found = seen_beside_modes(seen, np.zeros(2), modes.vectors)
     assert (found.trace().value, found.dimension().value) == (0.0, 0.0)
+
+
+def test_random_vectors_are_none_that_a_search_with_the_same_seed_starts_from():
+    """Of a multiple of the identity, where the first vector of a search is an eigenfunction."""
+    space = TrajectorySpace((5, 9, 10), measure="sum")
+    op = TensorOperator(lambda x: 2.0 * x, lambda x: 2.0 * x, space, space, structure=Structure(True, True))
+    modes = eigh(op, 3, seed=0)
+    found = beside_modes(SymmetricForm(op), modes.values, modes.vectors, COUNT, 0)
+    assert found.trace().value == pytest.approx(2.0 * space.size, rel=1e-12)
+    assert found.dimension().value == pytest.approx(space.size, rel=1e-12)

@@ -51,5 +51,7 @@ def _normal_vectors(seed: int, count: int, size: int, dtype: np.dtype[Any]) -> A
     key = (seed, count, size, dtype.name)
     vectors = _drawn.get(key)
     if vectors is None:
-        vectors = _drawn.setdefault(key, np.random.default_rng(seed).standard_normal((count, size), dtype=dtype.type))
+        # Not the numbers that searches for eigenvectors start from: those may lie among the eigenvectors themselves.
+        generator = np.random.default_rng([seed, 4])
+        vectors = _drawn.setdefault(key, generator.standard_normal((count, size), dtype=dtype.type))
     return vectors
