@@ -97,6 +97,8 @@ def chunks(model: StepModel, form: StepForm, states: Array, inputs: Array, arith
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
         value, numbers = with_errors(model, states[part], inputs[part], arithmetic)
+        # As coefficients are where they scale, and the new state: too small to be held.
+        numbers = {name: spread + lost if name in form.known else spread for name, spread in numbers.items()}
         yield Chunk(part, form.rows(part), numbers, value + lost, arithmetic, _weights=weights)
 
 

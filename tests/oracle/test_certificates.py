@@ -208,3 +208,11 @@ def test_a_right_backend_of_a_network_whose_rounding_errors_overflow_is_judged()
     flow = random_flow(907, ("lstm", "low-rank", "stacked-gru"))
     _, backend = correct_backend(flow, ARITHMETICS["bfloat16"], 907)
     assert not verify(backend, flow, seed=907).defects
+
+
+def test_what_weights_multiply_may_be_too_small_to_be_held():
+    """Layers whose inputs scale the state down leave numbers below the normal ones, and an argument may be large."""
+    flow = random_flow(881, ("gru-reset-before", "mgu", "ugrnn", "cornn", "antisymmetric", "lru", "s4d", "mpn", "mlp"))
+    assert np.abs(flow.states[:, -1]).max() < 1e-50
+    _, backend = correct_backend(flow, ARITHMETICS["bfloat16"], 881)
+    assert not verify(backend, flow, seed=881).defects
