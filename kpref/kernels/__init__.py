@@ -25,7 +25,7 @@ from kpref.kernels.stage_sums import StageTable
 from kpref.linearize import DenseForm, Form
 from kpref.product_form import ProductForm
 from kpref.step_form import StepForm
-from kpref.threads import even_blocks, one_blas_thread, run_blocks, share_blocks
+from kpref.threads import even_blocks, one_blas_thread, run_blocks
 
 __all__ = [
     "StageTable",
@@ -62,9 +62,6 @@ _ROWS_PER_BLOCK = 1024
 _MOST_BLOCKS = 64
 # Rows of a product with a matrix of parameters inside a sweep.
 _ROWS_PER_CHUNK = 100
-# Multiplications of a block that are made in less than the time for which an interrupt may wait: the calling thread
-# takes blocks too, and does not wait for one that is slow to wake. 40 ms at 25 GFLOP/s.
-_SOON = 500_000_000
 
 
 def _or_in_python(compiled: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -116,7 +113,7 @@ def sensitivity(form: Form, vectors: Array) -> Array:
         one = _one_of(changes, vector)
         program_sweeps.sensitivity(arrays, one, out[vector : vector + 1], trials.start, trials.stop, chunk)
 
-    _run(task, len(vectors) * len(blocks), form, len(vectors))
+    run_blocks(task, len(vectors) * len(blocks))
     return out
 
 
@@ -214,7 +211,7 @@ def stage_sensitivity(form: Form, table: StageTable, vectors: Array, carry: Arra
             arrays, table, _one_of(changes, vector), carry[own], out[own], trials.start, trials.stop, chunk
         )
 
-    _run(task, len(vectors) * len(blocks), form, len(vectors))
+    run_blocks(task, len(vectors) * len(blocks))
 
 
 def stage_sensitivity_transpose(form: Form, table: StageTable, source: Array, carry: Array) -> Array:
@@ -252,7 +249,7 @@ def parameter_product(form: Form, vectors: Array) -> Array:
     def task(block: int) -> None:
         program_sweeps.parameter_product(arrays, changes, out, blocks[block].start, blocks[block].stop)
 
-    _run(task, len(blocks), form, len(vectors))
+    run_blocks(task, len(blocks))
     return out
 
 
@@ -299,7 +296,7 @@ def _sum_of_changes(form: StepForm, vectors: int, parts: list[slice], add: Calla
     """Parameter vectors (v, M), of which `add` adds the share of each part to changes of its own."""
     packing = _program(form).packing
     sums = [zero_changes(packing, vectors) for _ in parts]
-    _run(lambda index: add(parts[index], sums[index]), len(parts), form, vectors)
+    run_blocks(lambda index: add(parts[index], sums[index]), len(parts))
     total = sums[0]
     for other in sums[1:]:
         np.add(total.entries, other.entries, out=total.entries)
@@ -340,16 +337,7 @@ def _over_blocks(form: Form, arrays: Any, vectors: int, call: Callable[[Any, sli
         trials = blocks[block]
         call(arrays, slice(groups[group], groups[group] + width), trials.start, trials.stop)
 
-    _run(task, len(blocks) * len(groups), form, vectors)
-
-
-def _run(task: Callable[[int], object], number: int, form: Form, vectors: int) -> None:
-    """Run all blocks of one product with so many vectors."""
-    entries = form.n_states**2
-    if isinstance(form, StepForm):
-        entries = sum(form.program.widths) + sum(weight.size for weight in form.weights.values())
-    soon = form.n_steps * form.n_trials * vectors * entries < number * _SOON
-    (share_blocks if soon else run_blocks)(task, number)
+    run_blocks(task, len(blocks) * len(groups))
 
 
 def trial_blocks(form: Form) -> list[slice]:
