@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba.core.caching import IndexDataCacheFile
 from rounding import FACTORS, entry_error, gamma, in_double, roundings
 from strategies import KINDS, STRUCTURES, examples, flows, make_flow
 
 import kpref
 from kpref import kernels, models
+from kpref.compiled.compilation import _save
 from kpref.kernels import panels
 from kpref.kernels.interpreter import rows_of_j
 from kpref.kernels.lowering import Structure, lower
@@ -288,3 +290,19 @@ def test_compiled_code_on_disk_goes_stale_with_what_it_calls(changed, tmp_path):
     calling += ("sensitivity", "sensitivity_transpose")
     stale = [name for name in calling if any(before[key] == after[key] for key in before if key.endswith(f".{name}"))]
     assert stale == []
+
+
+def test_two_processes_that_compile_at_once_do_not_take_each_others_code(tmp_path):
+    """One looks into the index, the other keeps its code meanwhile, and the first goes on."""
+    one, other, later = (IndexDataCacheFile(str(tmp_path), "function", "stamp") for _ in range(3))
+    keep = one._save_index
+
+    def interrupted(overloads):
+        _save(other, "float32", "code for float32")
+        keep(overloads)
+
+    one._save_index = interrupted
+    _save(one, "float64", "code for float64")
+    for kind in ("float32", "float64"):
+        assert later.load(kind) in (None, f"code for {kind}")
+    assert later.load("float64") is not None

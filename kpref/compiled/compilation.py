@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,24 @@ def kernel(function: Callable[..., Any]) -> Any:
     if not hasattr(cache_file, "_version"):  # a Numba that keeps it elsewhere: rather slow than stale
         return njit(nogil=True)(function)
     cache_file._version = (cache_file._version, _digest())
+    cache_file.save = partial(_save, cache_file)
     return dispatcher
+
+
+def _save(cache_file: Any, key: Any, data: Any) -> None:
+    """Keep compiled code in a file whose name follows from what it was compiled for.
+
+    Numba counts files up. Two processes that compile for different types at once take the same number, and the index of
+    one then names the code of the other, which a third would run on numbers of the wrong type. So an index may miss an
+    entry, which is compiled again, but has none that is wrong.
+    """
+    overloads = cache_file._load_index()
+    known = repr((key, cache_file._version, cache_file._source_stamp))
+    name = cache_file._data_name(int.from_bytes(hashlib.sha256(known.encode()).digest()[:6], "big"))
+    if overloads.get(key) != name:
+        overloads[key] = name
+        cache_file._save_index(overloads)
+    cache_file._save_data(name, data)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
