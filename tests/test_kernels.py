@@ -15,7 +15,7 @@ from strategies import KINDS, STRUCTURES, examples, flows, make_flow
 
 import kpref
 from kpref import kernels, models
-from kpref.compiled.compilation import _save
+from kpref.compiled import compilation
 from kpref.kernels import panels
 from kpref.kernels.interpreter import rows_of_j
 from kpref.kernels.lowering import Structure, lower
@@ -292,17 +292,53 @@ def test_compiled_code_on_disk_goes_stale_with_what_it_calls(changed, tmp_path):
     assert stale == []
 
 
+def cache_files(folder, number, version="1"):
+    """Numba's files of a function, as so many processes hold them."""
+    found = [IndexDataCacheFile(str(folder), "function", "stamp") for _ in range(number)]
+    for cache_file in found:
+        cache_file._version = version
+    return found
+
+
 def test_two_processes_that_compile_at_once_do_not_take_each_others_code(tmp_path):
     """One looks into the index, the other keeps its code meanwhile, and the first goes on."""
-    one, other, later = (IndexDataCacheFile(str(tmp_path), "function", "stamp") for _ in range(3))
+    one, other, later = cache_files(tmp_path, 3)
     keep = one._save_index
 
     def interrupted(overloads):
-        _save(other, "float32", "code for float32")
+        compilation._save(other, "float32", "code for float32")
         keep(overloads)
 
     one._save_index = interrupted
-    _save(one, "float64", "code for float64")
-    for kind in ("float32", "float64"):
-        assert later.load(kind) in (None, f"code for {kind}")
-    assert later.load("float64") is not None
+    compilation._save(one, "float64", "code for float64")
+    assert compilation._load(later, "float64") == "code for float64"
+    assert compilation._load(later, "float32") is None  # compiled once more
+    assert compilation._load(later, "int64") is None
+
+
+def test_compiled_code_of_other_sources_is_not_taken_and_makes_way(tmp_path):
+    """An index of today may name a file that a process of yesterday's sources has written since."""
+    (old,), (new, later) = cache_files(tmp_path, 1, "1"), cache_files(tmp_path, 2, "2")
+    compilation._save(new, "float64", "new code")
+    index = (tmp_path / "function.nbi").read_bytes()
+    compilation._save(old, "float64", "old code")
+    (tmp_path / "function.nbi").write_bytes(index)
+    assert compilation._load(later, "float64") is None
+    compilation._save(later, "float64", "new code")
+    assert compilation._load(new, "float64") == "new code"
+    assert len(list(tmp_path.glob("*.nbc"))) == 1
+
+
+def test_compiled_code_is_found_again_by_another_process(tmp_path):
+    """Else each would compile for itself."""
+    package = Path(kpref.__file__).parent
+    shutil.copytree(package, tmp_path / "kpref", ignore=shutil.ignore_patterns("__pycache__", "data", "*.nb?"))
+    script = (
+        "from kpref.oracle.arithmetic import ARITHMETICS; from kpref.compiled.rounding import to_single; "
+        "print(ARITHMETICS['bfloat16'].round([1.3]), sum(to_single.stats.cache_hits.values()))"
+    )
+    told = [
+        subprocess.run([sys.executable, "-c", script], cwd=tmp_path, text=True, capture_output=True, timeout=120)
+        for _ in range(2)
+    ]
+    assert [(done.stdout, done.stderr) for done in told] == [("[1.296875] 0\n", ""), ("[1.296875] 1\n", "")]

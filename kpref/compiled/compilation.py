@@ -37,27 +37,39 @@ def kernel(function: Callable[..., Any]) -> Any:
     except RuntimeError:  # no folder for the cache
         return njit(nogil=True)(function)
     cache_file: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-    if not hasattr(cache_file, "_version"):  # a Numba that keeps it elsewhere: rather slow than stale
-        return njit(nogil=True)(function)
+    if not all(hasattr(cache_file, name) for name in _OF_A_CACHE):  # a Numba that keeps it elsewhere
+        return njit(nogil=True)(function)  # rather slow than stale
     cache_file._version = (cache_file._version, _digest())
-    cache_file.save = partial(_save, cache_file)
+    cache_file.load, cache_file.save = partial(_load, cache_file), partial(_save, cache_file)
     return dispatcher
 
 
+#: What Numba's files of compiled code are read and written by.
+_OF_A_CACHE = ("load", "_version", "_source_stamp", "_load_index", "_save_index", "_save_data", "_data_name")
+
+
 def _save(cache_file: Any, key: Any, data: Any) -> None:
-    """Keep compiled code in a file whose name follows from what it was compiled for.
+    """Keep compiled code in a file whose name follows from what it was compiled for, and with it what that is.
 
     Numba counts files up. Two processes that compile for different types at once take the same number, and the index of
-    one then names the code of the other, which a third would run on numbers of the wrong type. So an index may miss an
-    entry, which is compiled again, but has none that is wrong.
+    one then names the code of the other, which a third would run on numbers of the wrong type.
     """
     overloads = cache_file._load_index()
-    known = repr((key, cache_file._version, cache_file._source_stamp))
-    name = cache_file._data_name(int.from_bytes(hashlib.sha256(known.encode()).digest()[:6], "big"))
+    name = cache_file._data_name(int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:6], "big"))
     if overloads.get(key) != name:
         overloads[key] = name
         cache_file._save_index(overloads)
-    cache_file._save_data(name, data)
+    cache_file._save_data(name, (_made_for(cache_file, key), data))
+
+
+def _load(cache_file: Any, key: Any) -> Any:
+    """What `_save` has kept; None, so that it is compiled, where there is none, or that of other types or sources."""
+    made_for, data = type(cache_file).load(cache_file, key) or (None, None)
+    return data if made_for == _made_for(cache_file, key) else None
+
+
+def _made_for(cache_file: Any, key: Any) -> tuple[Any, ...]:
+    return key, cache_file._version, cache_file._source_stamp
 
 
 def inlined(function: Callable[..., Any]) -> Any:

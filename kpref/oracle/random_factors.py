@@ -52,9 +52,9 @@ def random_factors(judge: Judge) -> RandomFactors | None:
     step = _STEP / rounding
     found = RandomFactors(*(np.empty((_COUNT, form.n_parameters, *shape)) for _ in range(2)))
     jacobian, sensitivity = _columns(form)
-    of_steps = np.abs(sensitivity)
-    of_steps[:, :, 1:] += np.abs(sensitivity[:, :, :-1])
-    sizes = [(jacobian, np.abs(jacobian)), (sensitivity, of_steps)]
+    around = np.abs(sensitivity)
+    around[:, :, 1:] += np.abs(sensitivity[:, :, :-1])
+    sizes = [(jacobian, np.abs(jacobian)), (sensitivity, around)]
     with np.errstate(all="ignore"):
         for index, other in enumerate(_erring(judge, form, generator, step)):
             of_products, of_steps = (step * rounding * _error(generator, *size) for size in sizes)

@@ -55,8 +55,8 @@ _OTHER_POINT = (
     "coarser ones"
 )
 
-#: Deviations that entries exceed, where it is only all together that they are wrong: three tenths of it are more than
-#: what rounding to nearest makes of one.
+#: Deviations that an entry is said to exceed where only all together are too large. Patterns of what is wrong begin at
+#: three tenths of it (`kpref.oracle.hypotheses.pattern`): above one deviation, which no rounding to nearest exceeds.
 _WRONG_EVERYWHERE = 4.0
 
 #: Guesses where an answer should be zero and is not.
