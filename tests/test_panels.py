@@ -88,6 +88,20 @@ def test_products(rows, inner, columns, dtype, narrow, rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_large_number_is_added_to_the_sum_and_not_the_sum_to_it(dtype, rng):
+    """One rounding of the large number, whatever the length of the sum, which is small beside it."""
+    inner, columns = 500, 256 // np.dtype(dtype).itemsize
+    a, b = rng.uniform(size=(4, inner)).astype(dtype), rng.uniform(size=(inner, columns)).astype(dtype)
+    large = dtype(2**20) * (1 + np.finfo(dtype).eps * np.arange(4 * columns).reshape(4, columns)).astype(dtype)
+    c = with_room(large)
+    product(True, with_room(a), panels.as_panels(b), c)
+    sums = a.astype(float) @ b.astype(float)
+    error = np.abs(c[:, :columns] - (large.astype(float) + sums))
+    own = 2 * gamma(inner + 2, dtype) * sums  # of the sum, as in any order
+    assert (error <= own + np.spacing(dtype(2**20 + inner)) / 2).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("inner, rows, columns", SHAPES)
 def test_transposed_product(inner, rows, columns, dtype, narrow, rng):
     a, b = rng.normal(size=(inner, rows)).astype(dtype), rng.normal(size=(inner, columns)).astype(dtype)

@@ -68,7 +68,7 @@ def _write_product(
     builder: Any, real: Any, size: int, rows: int, add: Any, inner: Any, a: Any, by_row: Any, by_inner: Any, b: Any,
     by_panel: Any, c: Any, ldc: Any, wants: Any,
 ) -> None:  # fmt: skip
-    """``c[i] = [c[i]] + sum_k a[i, k] b[k]`` for vectors b[k] and c[i] of a panel's width, the sum in the order of k.
+    """``c[i] = [c[i] +] sum_k a[i, k] b[k]`` for vectors b[k] and c[i] of a panel's width, the sum in the order of k.
 
     All strides are in bytes.
     """
@@ -88,15 +88,9 @@ def _write_product(
     sums = [[cgutils.alloca_once(builder, vector) for _ in parts] for _ in range(rows)]
     of = [builder.add(a, builder.mul(number(row), by_row)) for row in range(rows)]
     to = [builder.add(c, builder.mul(number(row), ldc)) for row in range(rows)]
-    with builder.if_else(add) as (more, new):
-        with more:
-            for row in range(rows):
-                for part in parts:
-                    builder.store(builder.load(at(to[row], part), align=size), sums[row][part])
-        with new:
-            for row in range(rows):
-                for part in parts:
-                    builder.store(zero, sums[row][part])
+    for row in range(rows):
+        for part in parts:
+            builder.store(zero, sums[row][part])
     k = cgutils.alloca_once_value(builder, number(0))
     asking = Asking(builder, wants, b)
     with _while_below(builder, k, inner):
@@ -115,6 +109,11 @@ def _write_product(
                     builder.store(_fma(builder, factors[part], factor, total), sums[row][part])
             builder.store(builder.add(index, number(1)), k)
         asking.move_on()
+    with builder.if_then(add):  # last: on top of a large number each term would be rounded to its digits
+        for row in range(rows):
+            for part in parts:
+                before = builder.load(at(to[row], part), align=size)
+                builder.store(builder.fadd(before, builder.load(sums[row][part])), sums[row][part])
     for row in range(rows):
         for part in parts:
             builder.store(builder.load(sums[row][part]), at(to[row], part), align=size)

@@ -81,20 +81,38 @@ class Roundings:
 
 
 def pooled_excess(
-    comparison: Comparison, shape: tuple[int, ...], arithmetic: Arithmetic, swept: bool, alone: bool = False
+    comparison: Comparison,
+    shape: tuple[int, ...],
+    arithmetic: Arithmetic,
+    swept: bool,
+    alone: Array | None = None,
 ) -> tuple[float, str]:
     """Mean squares of errors over deviations, in parts of what rounding explains: the largest, and of which entries.
 
     `shape`: trials, steps and units of the problem. `swept`: whether the errors have passed through a sweep. `alone`:
-    whether they are of one parameter alone, of which all units may see no more than one number at each point.
+    the answer, if it is of one parameter alone, of which all units may see no more than one number at each point.
     """
     trials, steps, units = shape
     points, size = trials * steps, comparison.error.size
-    most = points if alone else units * min(units, points)
-    roundings: dict[str, Array | float] = {_ALL: trials if swept else min(size, most)}
-    if comparison.error.ndim == 3 and not swept:
-        roundings |= {"unit": min(units, points), "step": trials if alone else units * min(units, trials)}
+    roundings: dict[str, Array | float] = {_ALL: trials if swept else min(size, units * min(units, points))}
+    if alone is not None:
+        numbers = [_numbers(alone.reshape(1, points, units)), _numbers(alone.swapaxes(0, 1))]
+        roundings = {_ALL: numbers[0].max(), "unit": np.minimum(numbers[0][0], units), "step": numbers[1].max(axis=1)}
+    elif comparison.error.ndim == 3 and not swept:
+        roundings |= {"unit": min(units, points), "step": units * min(units, trials)}
     return _largest(comparison, roundings, _ROUNDING, arithmetic)
+
+
+def _numbers(answer: Array) -> Array:
+    """How many numbers stand in a row, (i, k) of (i, j, k): what a bias makes in a linear network is one everywhere.
+
+    A number that came about twice was rounded twice alike. Signs aside, and to four digits, as the order of a sum may
+    depend on where it stands.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = np.abs(answer) / np.abs(answer).max(axis=1, keepdims=True)
+    ordered = np.sort(np.round(np.nan_to_num(parts), 4), axis=1)
+    return np.asarray(1 + np.count_nonzero(np.diff(ordered, axis=1), axis=1))
 
 
 def parallel_excess(comparison: Comparison, roundings: Roundings, arithmetic: Arithmetic) -> float:

@@ -240,10 +240,10 @@ def _apply(
     worst = factor.most * worst + factor.worst * np.abs(value) + lost
     through = factor.size * direct
     registers.direct(to)[...] += through
-    # The diagonal of a dense Jacobian: an operand, and a term of a sum whose partial sums are as large as it is.
-    adding = arithmetic.accumulate if arithmetic.accumulate > arithmetic.unit else 0.0
-    if (arithmetic.operand or adding) and any(to.register == end.register for end in (*ends, *program.inner)):
-        terms = chunk.form.n_states
+    # The diagonal of a dense Jacobian: an operand, and a term of a sum whose partial sums are as large as it is, as they
+    # are where a matrix product is added up onto it.
+    if any(to.register == end.register for end in (*ends, *program.inner)):
+        terms, adding = chunk.form.n_states, arithmetic.accumulate
         variance += (2 * arithmetic.operand**2 + terms * adding**2) * np.square(through)
         worst += (2 * arithmetic.operand + terms * adding) * through
     registers.add(to, factor.numbers * value, variance, worst)

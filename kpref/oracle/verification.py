@@ -404,7 +404,7 @@ class _Verification(Session):
         """
         operator, check = result.operator, self._pooled_check(result.operator, result.comparison)
         for name, answer in self.alone.items() if operator == "J" else ():
-            found = self._pooled_check(operator, answer.comparison, name)
+            found = self._pooled_check(operator, answer.comparison, name, answer.answer)
             if (found.figure or 0.0) > (check.figure or 0.0):
                 check, result = found, answer
         if check.verdict == "defect" or result.comparison.parallel:
@@ -416,10 +416,12 @@ class _Verification(Session):
             check = replace(check, guess=self._guess(result, _WRONG_EVERYWHERE))
         return [check]
 
-    def _pooled_check(self, operator: str, comparison: Comparison, alone: str = "") -> Check:
-        """`alone`: the parameter that the comparison is of."""
+    def _pooled_check(
+        self, operator: str, comparison: Comparison, alone: str = "", answer: Array | None = None
+    ) -> Check:
+        """`alone`: the parameter that the comparison is of, and `answer`, if it is of one."""
         swept = operator not in (*LOCAL, "states", "J", "J_T")
-        excess, place = pooled_excess(comparison, self.backend.shape, self.arithmetic, swept, bool(alone))
+        excess, place = pooled_excess(comparison, self.backend.shape, self.arithmetic, swept, answer)
         place = f"{place}, by {alone} alone" if alone else place
         return Check(
             f"{operator}.pooled",

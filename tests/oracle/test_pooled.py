@@ -107,3 +107,27 @@ def test_one_large_error_is_no_evidence_of_many():
     one = np.ones_like(error)
     excess, _ = pooled_excess(Comparison(error, Spread(one, one)), error.shape, ARITHMETICS["float32"], False)
     assert excess < 1
+
+
+@pytest.mark.parametrize("summation", ["plain", "reversed"])
+def test_long_sums_with_one_large_term_are_right(summation):
+    """A dense Jacobian's row has its diagonal somewhere, and each term after it is rounded to the digits of that."""
+    flow = make_flow(MODELS["leaky"].init(1, 700, 0, gain=0.01, alpha=0.01), (3, 6), 0)
+    backend = emulate(flow, ARITHMETICS["float32"], summation=summation, product="dense")
+    checks = {check.identifier: check for check in verify(offering(backend, "P_T"), flow).checks}
+    assert checks["P_T.pooled"].verdict == checks["P_T.residual"].verdict == "pass"
+    # Of as many terms as units, each rounded to half a unit at most: the mean square is a third of the bound's.
+    assert checks["P_T.pooled"].figure < 1 / 3
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_one_number_that_stands_everywhere_is_one_rounding(alike):
+    """What a bias of the first layer makes in the second of a linear network is the same at all points."""
+    answer = np.random.default_rng(0).normal(size=(2, 60, 100))
+    answer = np.broadcast_to(answer[:1, :1], answer.shape) if alike else answer
+    error, one = np.zeros_like(answer), np.ones_like(answer)
+    error[..., 7] = 1.0  # as much as a rounding can be
+    comparison = Comparison(error, Spread(one, one))
+    excess, place = pooled_excess(comparison, error.shape, ARITHMETICS["float32"], False, answer)
+    assert (excess > 1) == (not alike)
+    assert alike or place == "unit 7"
