@@ -2,11 +2,13 @@
 
 Judging and answering take turns: while a backend computes, its judge waits, and the other way round. Two judges, each
 with a backend of its own, keep two cores busy. A judge is code of this package and imports nothing of the backend's,
-which stays in its `kpref.oracle.isolation.Worker`; so what a judge pickles can be trusted.
+which stays in its `kpref.oracle.isolation.Worker`; so what a judge pickles can be trusted. Processes share the cores:
+more threads than these would wait for each other.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 from kpref._signals import Terminated, orderly_ends
 from kpref.oracle.backend import BackendFault
 from kpref.oracle.isolation import IsolatedBackend, Worker
+from kpref.threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from kpref.oracle.integers import NotExact
@@ -29,6 +32,9 @@ __all__ = ["Judges", "Question", "judge"]
 
 #: Questions that a judge has at a time: the next one waits for it, so that it never waits for us.
 _AT_ONCE = 2
+
+#: What libraries that backends are made of take their number of threads from, unless it is set.
+_THREADS = ("KPREF_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,13 @@ class Judges:
         context = get_context("spawn")  # a copy of this process would have its threads' locks and none of its threads
         self._busy: dict[Connection, list[Question]] = {}
         self._ahead: deque[Question] = deque()
+        self._network: dict[Connection, str] = {}  # that each judge was asked about last
         self._outcomes: dict[Question, Outcome] = {}
         self._processes = []
         for _ in range(number):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, list(path)), daemon=True, name="kpref-judge")
+            arguments = theirs, list(path), max(1, get_num_threads() // number)
+            process = context.Process(target=_serve, args=arguments, daemon=True, name="kpref-judge")
             process.start()
             theirs.close()
             self._processes.append(process)
@@ -123,12 +131,28 @@ class Judges:
             connection, waiting = min(self._busy.items(), key=lambda item: len(item[1]))
             if len(waiting) == _AT_ONCE:
                 return
-            waiting.append(question := self._ahead.popleft())
+            waiting.append(question := self._next(connection))
+            self._ahead.remove(question)
+            self._network[connection] = _network_of(question)
             connection.send(question)
 
+    def _next(self, connection: Connection) -> Question:
+        """Of the network that the judge was asked about last, whose code is loaded, or the first."""
+        last = self._network.get(connection)
+        return next((question for question in self._ahead if _network_of(question) == last), self._ahead[0])
 
-def _serve(connection: Connection, path: list[str]) -> None:
+
+def _network_of(question: Question) -> str:
+    from kpref.oracle.grid import PROBLEMS
+
+    return PROBLEMS[question.problem].model
+
+
+def _serve(connection: Connection, path: list[str], threads: int) -> None:
     """Answer questions until the other end of the pipe is closed, or this process is told to end."""
+    set_num_threads(threads)
+    for name in _THREADS:  # of the backend
+        os.environ.setdefault(name, str(threads))
     ends = EOFError, OSError, KeyboardInterrupt, Terminated
     with suppress(*ends), orderly_ends(), Worker(path) as worker:
         while True:

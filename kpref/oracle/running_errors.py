@@ -240,8 +240,8 @@ def _apply(
     worst = factor.most * worst + factor.worst * np.abs(value) + lost
     through = factor.size * direct
     registers.direct(to)[...] += through
-    # The diagonal of a dense Jacobian: an operand, and a term of a sum whose partial sums are as large as it is, as they
-    # are where a matrix product is added up onto it.
+    # The diagonal of a dense Jacobian: an operand, and a term of a sum whose partial sums are as large as it is, as are
+    # those of a matrix product that is added up onto it.
     if any(to.register == end.register for end in (*ends, *program.inner)):
         terms, adding = chunk.form.n_states, arithmetic.accumulate
         variance += (2 * arithmetic.operand**2 + terms * adding**2) * np.square(through)
