@@ -11,6 +11,7 @@ from apparatus.offered import offering
 from kpref.oracle import flow_backend, measure_profile, verify
 from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
 from kpref.oracle.measured import Profile
+from kpref.oracle.measurement import _largest_error
 from kpref.oracle.problem import MODELS
 from tests.conftest import in_turn
 
@@ -80,6 +81,21 @@ def test_a_function_that_is_right_to_units_of_one_is_told_from_one_right_to_unit
     found = measure_profile(lambda flow: emulate(flow, off), flow)
     assert 40 / 1.5 <= found.elementary["tanh"][1] <= 40
     assert found.coarser_than(off) == ()
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_few_trials_show_the_range_too(trials):
+    flow = make_flow(MODELS["rnn"].init(2, 6, 0, 1.2), (trials, 8), 0)
+    for name in ("float64", "float32", "float16"):
+        found, true = measure_profile(factory_of(name), flow), PROFILES[name]
+        assert (found.smallest, found.largest) == (true.smallest, true.largest), found
+
+
+def test_a_function_right_to_a_part_of_its_unit_is_not_taken_for_one_right_to_units_of_one():
+    error, one = np.full(2, 2.0**-7), np.ones(2)
+    assert _largest_error(error, np.array([1.0, 2.0**-5]), one) == (0.25, 0.0)  # righter at one than near zero
+    assert _largest_error(error, np.array([1.0, 2.0**-12]), one) == (2.0**-7, 2.0**-7)
+    assert _largest_error(2.0**9 * error, np.array([1.0, 0.25]), one) == (16.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["float32", "autocast", "tanh-134"])
