@@ -16,6 +16,7 @@ from kpref.oracle.backend import OPERATORS, Backend
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.evaluation import SWEPT, intermediates
 from kpref.oracle.further import FullJudge
+from kpref.oracle.loss_scale import scale_of
 from kpref.oracle.parallel_solves import PARALLEL, SOLVES, ParallelSolve, parallel_solve
 from kpref.oracle.spreads import Spread
 from kpref.oracle.verdict import Check, Place, Verdict
@@ -118,15 +119,15 @@ class Session:
         wide = self.arithmetic.largest > 1e30
         limit = min(np.sqrt(self.arithmetic.largest), _LARGEST) if wide else self.arithmetic.largest / 64
         least = max(self.arithmetic.smallest / self.arithmetic.unit, 1 / _LARGEST) if wide else self.arithmetic.smallest
-        length = self.backend.shape[1]
+        length, loss = self.backend.shape[1], scale_of(self.backend, operator)
         while True:
             with np.errstate(over="ignore", invalid="ignore"):
-                values = intermediates(operator, self.judge.form, self.flow.space, tensor)
+                values = intermediates(operator, self.judge.form, self.flow.space, loss * tensor)
                 sizes = [np.abs(value).max() for value in values]
             size = float(np.max(sizes))
             scale = 2.0 ** min(0.0, np.floor(np.log2(limit / max(size, 1.0)))) if np.isfinite(size) else 0.0
             if scale >= least:
-                return self.arithmetic.round_state(tensor * scale)
+                return loss * self.arithmetic.round_state(tensor * scale)
             length //= 2
             if operator not in ("P", "P_T", "gradient", "D_T") or length == 0:
                 raise OutOfRange(f"the dynamics grow beyond the range of {self.arithmetic.name}")
@@ -163,11 +164,19 @@ class Session:
             "NTK_T": judge.tangent_kernel_transpose,
             "gradient_T": judge.gradient_transpose,
         }
-        found = calls[operator](tensor, answer)
+        found = self.with_unscaling(operator, calls[operator](tensor, answer))
         if operator not in SOLVES or operator in self.defective or found.ratio().max() <= LOCAL_BOUND:
             return found
         solve = self.parallel(operator, tensor, answer)
         return found if solve is None else solve.comparison
+
+    def with_unscaling(self, operator: str, comparison: Comparison) -> Comparison:
+        """A comparison with what an answer of the scaled loss loses where it is divided and stored again."""
+        loss = scale_of(self.backend, operator)
+        if loss == 1.0 or not self.backend.unscaled:
+            return comparison
+        lost = np.full(comparison.error.shape, loss * self.arithmetic.underflow)
+        return replace(comparison, spread=comparison.spread + Spread(lost, lost))
 
     def parallel(self, operator: str, tensor: Array, answer: Array) -> ParallelSolve | None:
         """The certificate of an answer as of a parallel solve; None where that does not explain it."""

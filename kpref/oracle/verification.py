@@ -28,6 +28,7 @@ from kpref.oracle.backend import OPERATORS, TRANSPOSES, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.error_structure import alike, like_rounding, not_additive
 from kpref.oracle.evaluation import FACTORS, LOCAL, WEIGHED_AFTER, WEIGHED_BEFORE, evaluate
+from kpref.oracle.loss_scale import NOT_SCALED, ScaledGradient, scale_of
 from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
 from kpref.oracle.parallel_solves import PARALLEL
@@ -140,7 +141,8 @@ def verify(
     TypeError
         If the flow is not of a network, or there is neither backend nor factory.
     ValueError
-        If the arithmetic is unknown, or the steps of a field are not one for each interval.
+        If the arithmetic is unknown, a loss scale is no power of two, or the steps of a field are not one for each
+        interval.
     """
     require_noiseless_flow(flow)
     if backend is None and factory is None:
@@ -172,7 +174,7 @@ def verify(
 
 def _checks(backend: Backend, flow: Flow, seed: int, repeats: int) -> list[Check]:
     """All checks of a backend, in its arithmetic."""
-    session = _Verification(backend, flow, np.random.default_rng(seed), repeats)
+    session = _Verification(ScaledGradient.around(backend), flow, np.random.default_rng(seed), repeats)
     checks = session.states()
     for position, operator in enumerate(OPERATORS):
         # The same probes of an operator whatever else is offered: golden folders hold answers to them.
@@ -313,6 +315,9 @@ class _Verification(Session):
         if culprits and self._follows(result):
             return f"follows: from the defect of {' and '.join(culprits)}"
         bound = self.bound_of(operator) if bound is None else bound
+        loss = scale_of(self.backend, operator)
+        if loss > 1 and self.judge.gradient(tensor / loss, answer / loss).ratio().max() <= bound:
+            return NOT_SCALED
         explained = hypotheses.explain(self.judge, operator, tensor, answer, result.comparison, bound)
         return explained or self._structure(result)
 
@@ -448,7 +453,8 @@ class _Verification(Session):
         operator, right = result.operator, result.operator not in self.defective
         scaled = self.backend(operator, result.tensor / -16)
         error = self.residual(result, -16 * scaled - result.answer)
-        lost = np.full(error.shape, 16 * self.judge.floor)
+        # A scaled gradient's argument is so many times as large as what is stored of it.
+        lost = np.full(error.shape, 16 * scale_of(self.backend, operator) * self.judge.floor)
         spread = result.comparison.spread.times(1.0 if right else 2.0) + Spread(lost, lost)
         blank = Check(
             f"{operator}.linearity",
