@@ -114,7 +114,7 @@ class Session:
         Where the dynamics grow beyond the range, only the part that travels least far is other than zero.
         """
         shape = self.backend.shape_of(OPERATORS[operator][0])
-        tensor = self.generator.standard_normal(shape)
+        tensor = self.existing(self.generator.standard_normal(shape))
         # A wide range leaves room on both sides for what arises on the way; of a narrow one nearly all is needed.
         wide = self.arithmetic.largest > 1e30
         limit = min(np.sqrt(self.arithmetic.largest), _LARGEST) if wide else self.arithmetic.largest / 64
@@ -145,7 +145,7 @@ class Session:
     @serial_blas
     def compare(self, operator: str, tensor: Array, answer: Array) -> Comparison:
         """The certificate of an operator's answer."""
-        judge = self.judge
+        judge, answer = self.judge, self.existing(answer)
         calls: dict[str, Callable[[Array, Array], Comparison]] = {
             "P": judge.propagator,
             "P_T": judge.adjoint,
@@ -164,14 +164,26 @@ class Session:
             "NTK_T": judge.tangent_kernel_transpose,
             "gradient_T": judge.gradient_transpose,
         }
-        found = self.with_unscaling(operator, calls[operator](tensor, answer))
+        found = self.counted(operator, calls[operator](tensor, answer))
         if operator not in SOLVES or operator in self.defective or found.ratio().max() <= LOCAL_BOUND:
             return found
         solve = self.parallel(operator, tensor, answer)
         return found if solve is None else solve.comparison
 
-    def with_unscaling(self, operator: str, comparison: Comparison) -> Comparison:
-        """A comparison with what an answer of the scaled loss loses where it is divided and stored again."""
+    def existing(self, array: Array) -> Array:
+        """An array with zeros at points behind the ends of trials; one that is over no points as it is.
+
+        Whether trials stand still there, or run on over inputs that are zero, is a backend's own choice.
+        """
+        return self.flow.space.clear(array) if array.ndim > 2 else array
+
+    def counted(self, operator: str, comparison: Comparison) -> Comparison:
+        """A comparison of what counts.
+
+        Errors at points that do not exist do not. And an answer of a scaled loss that is divided and stored again
+        loses what is tiny there.
+        """
+        comparison = replace(comparison, error=self.existing(comparison.error))
         loss = scale_of(self.backend, operator)
         if loss == 1.0 or not self.backend.unscaled:
             return comparison
@@ -182,16 +194,17 @@ class Session:
         """The certificate of an answer as of a parallel solve; None where that does not explain it."""
         if operator not in SOLVES or operator in self.defective:
             return None
-        judge = self.judge
+        judge, answer = self.judge, self.existing(answer)
         compare = {"P": judge.propagator, "P_T": judge.adjoint, "D": judge.sensitivity_residual}[operator]
-        local = compare(tensor, answer)
+        local = self.counted(operator, compare(tensor, answer))
         return parallel_solve(
             judge, operator, tensor, local, lambda right: compare(tensor, right).spread, self.swept_bound
         )
 
     def residual(self, result: Answer, change: Array) -> Array:
         """What a change of an answer changes in the error that its certificate is about."""
-        return change if result.comparison.parallel else self.judge.residual(result.operator, change)
+        change = self.existing(change)
+        return change if result.comparison.parallel else self.existing(self.judge.residual(result.operator, change))
 
     def precision(
         self,

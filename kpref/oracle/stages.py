@@ -28,6 +28,7 @@ from kpref._types import Array
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow
 from kpref.integrate import TABLEAUS, InputSignal
+from kpref.lengths import points
 from kpref.models.base import Field
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
@@ -126,10 +127,10 @@ def _map_of(flow: Flow) -> RungeKuttaMap:
             "kpref.oracle.verify_convergence judges those of any field"
         )
     steps = flow.solution
-    if len(steps.interval) != len(steps.times) - 1 or flow.space.lengths is not None:
+    if len(steps.interval) != len(steps.times) - 1:
         raise ValueError(
-            "verify takes flows of one step in each interval of the grid and trials of one length; for steps that were "
-            "chosen adaptively give kpref.Flow(..., times=flow.solution.t_steps), or use verify_convergence"
+            "verify takes flows of one step in each interval of the grid; for steps that were chosen adaptively give "
+            "kpref.Flow(..., times=flow.solution.t_steps), or use verify_convergence"
         )
     return RungeKuttaMap(model, steps.tableau.a, steps.tableau.b)
 
@@ -184,7 +185,7 @@ class _Stages(Session):
         states = answer[:, 1:]
         start = self._row("states", answer[:, 0] - self.z0, "row 0 is the initial state", "z[0] = z0")
         self.take_states(states)
-        comparison = self.judge.step.states(states)
+        comparison = self.counted("states", self.judge.step.states(states))
         check = self.judged(blank, comparison, LOCAL_BOUND)
         if check.verdict == "defect":
             guess = self._guess_of_states(states, comparison)
@@ -221,7 +222,7 @@ class _Stages(Session):
 
     def probe(self, operator: str) -> Array:
         """A random tensor; in a narrow range so small that all on the way to its answer stays within."""
-        tensor = self.generator.standard_normal(self.backend.shape_of(STAGE_OPERATORS[operator][0]))
+        tensor = self.existing(self.generator.standard_normal(self.backend.shape_of(STAGE_OPERATORS[operator][0])))
         loss = scale_of(self.backend, operator)
         if self.arithmetic.largest < 1e30:
             given, _ = self._without_start(operator, loss * tensor)
@@ -232,7 +233,18 @@ class _Stages(Session):
 
     def compare(self, operator: str, tensor: Array, answer: Array) -> Comparison:
         """The certificate of an operator's answer."""
-        return self.with_unscaling(operator, self.judge.compare(operator, tensor, answer))
+        return self.counted(operator, self.judge.compare(operator, tensor, self.existing(answer)))
+
+    def existing(self, array: Array) -> Array:
+        """See `Session.existing`: of arrays over the grid, its rows 1..N, stages of steps, or steps and stages."""
+        lengths = self.flow.space.lengths
+        if lengths is None or array.ndim < 3:
+            return array
+        times = self.flow.states.shape[1]
+        exist = points(lengths, times)
+        if array.shape[1] != times:
+            exist = np.repeat(exist[:, 1:], array.shape[1] // (times - 1), axis=1)
+        return array * exist.reshape(*exist.shape, *(1,) * (array.ndim - 2))
 
     def _without_start(self, operator: str, tensor: Array, *answers: Array) -> tuple[Array, list[Array]]:
         """What the judge takes of argument and answers: rows 1..N, where row 0 has no part."""

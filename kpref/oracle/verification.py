@@ -113,7 +113,8 @@ def verify(
         The problem that the backend was given. Parameters, inputs and initial states are rounded to what the backend's
         arithmetic can hold. Of a field that states a program, in one Runge-Kutta step for each interval of the grid,
         `kpref.oracle.stages` lists what is certified; backends that take other steps, and other fields, are for
-        `verify_convergence`.
+        `verify_convergence`. Where trials have `lengths`, tensors are zero behind their ends, and what a backend
+        answers there is not looked at: it may stand still or run on.
     arithmetic : str or Arithmetic, optional
         "float64", "float32", "tf32", "bfloat16" or "float16", or any other given in full; by default what the backend's
         `arithmetic` or `dtype` says.
@@ -206,7 +207,7 @@ class _Verification(Session):
         except BackendFault as fault:
             return [faulty(blank, fault)]
         self.take_states(states)
-        comparison = self.judge.states(states)
+        comparison = self.counted("states", self.judge.states(states))
         check = self.judged(blank, comparison, LOCAL_BOUND)
         repeated = self._repeated_states(states)
         if check.verdict == "defect":
@@ -238,7 +239,7 @@ class _Verification(Session):
                 other = self.backend.states()
                 if not np.array_equal(other, states):
                     self.take_states(other)
-                    found = self.judged(check, self.judge.states(other), LOCAL_BOUND)
+                    found = self.judged(check, self.counted("states", self.judge.states(other)), LOCAL_BOUND)
                     check = found if (found.figure or 0.0) > (check.figure or 0.0) else check
                     self.take_states(states)
         except BackendFault as fault:
@@ -486,7 +487,7 @@ class _Verification(Session):
         part[:, hidden] = 0.0
         leaked, answer = np.zeros_like(tensor), self.backend(operator, part)
         self.certified(operator, part, answer)
-        leaked[:, hidden] = answer[:, hidden]
+        leaked[:, hidden] = self.existing(answer)[:, hidden]
         word = "past" if forward else "future"
         check = self._exact_zero(
             f"{operator}.causality", operator, f"nothing moves into the {word}", "y[m] = 0", leaked
@@ -514,7 +515,7 @@ class _Verification(Session):
     def _exact_zero(self, identifier: str, operator: str, meaning: str, equation: str, leaked: Array) -> Check:
         blank = Check(identifier, operator, meaning, equation, "pass")
         least = np.full(leaked.shape, self.arithmetic.unit * self.arithmetic.smallest)
-        check = self.judged(blank, Comparison(leaked, Spread(least, least)), LOCAL_BOUND)
+        check = self.judged(blank, Comparison(self.existing(leaked), Spread(least, least)), LOCAL_BOUND)
         if check.verdict == "defect":
             check = replace(check, guess=_LEAKED[identifier.split(".")[1]])
         return check
@@ -531,7 +532,7 @@ class _Verification(Session):
             theta[start : start + size] = self.arithmetic.round(self.generator.standard_normal(size))
             answer = self.backend("J", theta)
             blank = Check(f"J.{name}", "J", f"derivative by {name} alone", "J_theta[n] theta", "pass")
-            comparison = self.judge.parameter_jacobian(theta, answer)
+            comparison = self.counted("J", self.judge.parameter_jacobian(theta, answer))
             check = self.judged(blank, comparison, LOCAL_BOUND)
             self.alone[name] = Answer("J", theta, answer, comparison)
             if check.verdict == "defect" and "J" not in self.defective:  # else the guess for J is enough
