@@ -12,7 +12,7 @@ from kpref._types import Array
 from kpref.flow import Flow
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.backend import OPERATORS, Backend
+from kpref.oracle.backend import OPERATORS, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.evaluation import SWEPT, intermediates
 from kpref.oracle.further import FullJudge
@@ -165,10 +165,12 @@ class Session:
             "gradient_T": judge.gradient_transpose,
         }
         found = self.counted(operator, calls[operator](tensor, answer))
-        if operator not in SOLVES or operator in self.defective or found.ratio().max() <= LOCAL_BOUND:
+        if operator in self.defective or found.ratio().max() <= min(LOCAL_BOUND, self.bound_of(operator)):
             return found
-        solve = self.parallel(operator, tensor, answer)
-        return found if solve is None else solve.comparison
+        if operator in SOLVES:
+            solve = self.parallel(operator, tensor, answer)
+            return found if solve is None else solve.comparison
+        return self._behind_own_solve(operator, tensor, answer) or found
 
     def existing(self, array: Array) -> Array:
         """An array with zeros at points behind the ends of trials; one that is over no points as it is.
@@ -200,6 +202,24 @@ class Session:
         return parallel_solve(
             judge, operator, tensor, local, lambda right: compare(tensor, right).spread, self.swept_bound
         )
+
+    def _behind_own_solve(self, operator: str, tensor: Array, answer: Array) -> Comparison | None:
+        """The certificate of ``J^T l`` for the backend's own l, where that is right as a parallel solve and no other.
+
+        So ``D^T g`` and the gradient are held to one product, not to what a sequential sweep makes of rounding.
+        """
+        if operator not in ("D_T", "gradient") or not self.backend.offers("P_T"):
+            return None
+        source = self.flow.space.weigh(tensor) if operator == "gradient" else tensor
+        source = self.arithmetic.round_state(source)
+        try:
+            costate = self.existing(self.backend("P_T", source))
+        except BackendFault:
+            return None
+        own = self.compare("P_T", source, costate)
+        if not own.parallel or own.ratio().max() > self.swept_bound:
+            return None
+        return replace(self.counted(operator, self.judge.parameter_transpose(costate, answer)), parallel=True)
 
     def residual(self, result: Answer, change: Array) -> Array:
         """What a change of an answer changes in the error that its certificate is about."""
