@@ -8,11 +8,13 @@ import pytest
 from apparatus.cases import PROFILES, emulate, make_flow
 from apparatus.offered import offering
 
+from kpref import Flow
 from kpref.oracle import flow_backend, measure_profile, verify
 from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
 from kpref.oracle.measured import Profile
 from kpref.oracle.measurement import _largest_error
 from kpref.oracle.problem import MODELS
+from kpref.oracle.profile_problems import Bits, Layout
 from tests.conftest import in_turn
 
 #: What is said of each profile that is declared to be float32.
@@ -81,6 +83,21 @@ def test_a_function_that_is_right_to_units_of_one_is_told_from_one_right_to_unit
     found = measure_profile(lambda flow: emulate(flow, off), flow)
     assert 40 / 1.5 <= found.elementary["tanh"][1] <= 40
     assert found.coarser_than(off) == ()
+
+
+@pytest.mark.parametrize("summation", ["plain", "reversed"])
+@pytest.mark.parametrize("units", [4, 5, 9])
+def test_sums_from_either_end_lose_in_every_problem(summation, units):
+    """Rows of a problem share where their small numbers are: by chance none of twelve lost anything."""
+    flow, short = problem("rnn", units, units), PROFILES["short-sums"]  # whose emulated sums go term by term
+    layout = Layout(flow.model, flow.states.shape[0])
+    setting, generator = layout.product_setting(), np.random.default_rng(units)
+    for _ in range(8):
+        asked = Bits.make(layout, setting, {"sums": [12]}, generator)
+        model = flow.model.with_parameters(asked.parameters)
+        states = emulate(Flow(model, flow.inputs * 0 + np.eye(2)[0], asked.z0), short, summation=summation).states[:, 0]
+        lost = flow.model.with_parameters(asked.lost_parameters).evaluate(asked.lost_z0, np.eye(2)[[0]])
+        assert np.isclose(states, lost, rtol=0, atol=1e-3)[:, setting[3]].any()
 
 
 @pytest.mark.parametrize("trials", [1, 2])
