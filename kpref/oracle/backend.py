@@ -24,6 +24,8 @@ can read. With B trials, T steps, H units, M trainable parameters and the weight
                      functions of no arguments that return them; a pair is a value and its standard error
     arithmetic       optional: "float64", "float32", "tf32", "bfloat16" or "float16", or a `kpref.oracle.Arithmetic`;
                      else the name of `dtype`
+    loss_scale       optional: a power of two that the loss is multiplied by for `gradient`, as by PyTorch's GradScaler
+    unscaled         optional: False where `gradient` answers are still multiplied by it (`kpref.oracle.loss_scale`)
     not_offered      optional: a mapping of operators that it cannot have to the reason, for the report
 
 An attribute that is missing or None is not offered. Where one of an operator and its transpose, X and X_T, is missing
@@ -55,6 +57,9 @@ __all__ = ["OPERATORS", "TRANSPOSES", "Backend", "BackendFault", "LocalBackend"]
 #: Far beyond what the probes can lead to, so that an answer of this size is as wrong as an infinite one; and small
 #: enough that the squares of errors do not overflow where they are judged.
 _WILD = 1e120
+
+#: The largest loss scale.
+_MOST_SCALED = 2.0**64
 
 _ARITHMETIC_OF = {"float64": "float64", "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 
@@ -97,6 +102,10 @@ class Backend(ABC):
         What it may offer, as `OPERATORS`.
     not_offered : mapping of str to str
         Why operators are not offered, where the backend says so.
+    loss_scale : float
+        What the loss is multiplied by for the gradient: `kpref.oracle.loss_scale`.
+    unscaled : bool
+        Whether the answers of `gradient` are divided by it.
     """
 
     operators: Mapping[str, tuple[str, str]] = OPERATORS
@@ -104,6 +113,8 @@ class Backend(ABC):
     n_parameters: int
     arithmetic: Arithmetic
     not_offered: Mapping[str, str] = {}
+    loss_scale: float = 1.0
+    unscaled: bool = True
 
     @staticmethod
     def of(
@@ -129,7 +140,7 @@ class Backend(ABC):
         Raises
         ------
         ValueError
-            If the arithmetic is unknown, or a `Backend` is one of another problem.
+            If the arithmetic is unknown, a loss scale is no power of two, or a `Backend` is one of another problem.
         """
         if not isinstance(raw, Backend):
             return LocalBackend.around(raw, shape, n_parameters, arithmetic, timeout)
@@ -227,6 +238,7 @@ class LocalBackend(Backend):
         self.arithmetic, self.timeout = arithmetic, timeout
         self._targets: dict[str, Any] = {}
         self.not_offered = _reasons(raw)
+        self.loss_scale, self.unscaled = _loss_scale(raw)
 
     @classmethod
     def around(
@@ -389,6 +401,21 @@ def _declared(raw: Any, arithmetic: str | Arithmetic | Mapping[str, Any] | None)
             raise ValueError(f"the backend's dtype {name!r} is no arithmetic; give one of the oracle's by name")
         declared = _ARITHMETIC_OF[name]
     return get_arithmetic(declared)
+
+
+def _loss_scale(raw: Any) -> tuple[float, bool]:
+    """What a backend says of the scale of its loss, and whether its answers are divided by it."""
+    try:
+        scale, unscaled = getattr(raw, "loss_scale", None), bool(getattr(raw, "unscaled", True))
+        scale = 1.0 if scale is None else float(scale)
+    except Exception as error:  # properties of somebody else's class
+        raise ValueError(f"the backend's loss_scale or unscaled cannot be read: {error}") from error
+    if not 1.0 <= scale <= _MOST_SCALED or math.frexp(scale)[0] != 0.5:
+        raise ValueError(
+            f"loss_scale must be a power of two from 1 to 2**64, by which nothing is rounded; got {scale:g}: choose "
+            "the nearest for the test"
+        )
+    return scale, unscaled
 
 
 def _reasons(raw: Any) -> dict[str, str]:

@@ -126,7 +126,9 @@ def verify_convergence(
     require_flow(flow)
     function("backend_of", backend_of, "(level)")
     if not isinstance(flow.model, Field) or flow.space.lengths is not None:
-        raise TypeError(f"verify_convergence takes flows of fields whose trials have one length; got {flow}")
+        raise TypeError(
+            f"verify_convergence takes flows of fields whose trials have one length, and verify others too; got {flow}"
+        )
     steps, declared = _levels(levels), _declared(order, by)
     err = np.random.default_rng(integer("seed", seed, 0)).standard_normal(flow.states.shape)
     limit = convergence_limit(flow, err)

@@ -281,6 +281,7 @@ class IsolatedBackend(Backend):
         self._made_in = self._worker.starts
         self.arithmetic = get_arithmetic(answer["arithmetic"])
         self._offered, self.not_offered = answer["offered"], answer["not_offered"]
+        self.loss_scale, self.unscaled = answer["loss_scale"]
         self._unjudged: dict[str, str] = answer["unjudged"]
         self._metrics, fault = tuple(answer["metrics"]), answer["metrics_fault"]
         self._unreadable = None if fault is None else BackendFault(fault[0], "metrics", fault[1])

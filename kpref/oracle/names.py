@@ -92,7 +92,7 @@ def _sentence(name: str, value: Any, present: Collection[str], shape: tuple[int,
 
 def _may_be(meant: str, value: Any, shape: tuple[int, ...]) -> bool:
     """Whether a value can be what a name stands for; a number or an array of parameters is no operator."""
-    if meant in ("arithmetic", "dtype"):
+    if meant in ("arithmetic", "dtype", "loss_scale"):
         return True
     if meant == "states":
         return callable(value) or getattr(value, "shape", None) == shape
@@ -117,5 +117,5 @@ def _meant(name: str) -> str | None:
     return _PLAIN[near[0]] if near and len(plain) >= _LONG else None
 
 
-_KNOWN = ("states", *OPERATORS, "metrics", "arithmetic", "dtype")
+_KNOWN = ("states", *OPERATORS, "metrics", "arithmetic", "dtype", "loss_scale")
 _PLAIN = {_plain(name): name for name in _KNOWN} | _WORDS

@@ -34,7 +34,7 @@ def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
     description : dict
         Of the model; see `kpref.models.described.described`.
     arrays : dict of str to ndarray
-        ``inputs`` (B, T, n_in), ``z0`` (B, H), ``mu`` (B, T), and those of the model.
+        ``inputs`` (B, T, n_in), ``z0`` (B, H), ``mu`` (B, T), those of the model, and ``lengths`` (B,) if there are.
 
     Raises
     ------
@@ -47,6 +47,8 @@ def describe(flow: Flow) -> tuple[dict[str, Any], dict[str, Array]]:
         raise TypeError(f"only flows of {', '.join(MODELS)} can be handed to another process; got {model}")
     description, arrays = described(model)
     own = {"inputs": np.asarray(flow.inputs, dtype=float), "z0": np.asarray(flow.z0), "mu": flow.space.mu}
+    if flow.space.lengths is not None:
+        own["lengths"] = flow.space.lengths.astype(float)
     return description, own | arrays
 
 
@@ -56,12 +58,18 @@ def rebuild(description: Mapping[str, Any], arrays: Mapping[str, Array]) -> Flow
     Raises ValueError if something is missing or does not fit.
     """
     try:
-        return Flow(rebuilt(description, arrays), arrays["inputs"], arrays["z0"], arrays["mu"])
+        ends = arrays.get("lengths")
+        lengths = None if ends is None else np.asarray(ends).astype(np.int64)
+        return Flow(rebuilt(description, arrays), arrays["inputs"], arrays["z0"], arrays["mu"], lengths=lengths)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of a problem is incomplete or of another kind: {error}") from error
 
 
-def rounded(flow: Flow, arithmetic: Arithmetic, dtype: npt.DTypeLike = np.float64) -> Flow:
-    """The flow of the problem as an arithmetic can hold it: parameters, inputs and initial states rounded."""
+def rounded(flow: Flow, arithmetic: Arithmetic, dtype: npt.DTypeLike = np.float64, lengths: Any = None) -> Flow:
+    """The flow of the problem as an arithmetic can hold it: parameters, inputs and initial states rounded.
+
+    `lengths`: (B,), those of its trials; by default they run on to the last step.
+    """
     model = flow.model.with_parameters({k: arithmetic.round(v) for k, v in flow.model.parameters.items()})
-    return Flow(model, arithmetic.round(flow.inputs), arithmetic.round_state(flow.z0), flow.space.mu, dtype)
+    inputs, z0 = arithmetic.round(flow.inputs), arithmetic.round_state(flow.z0)
+    return Flow(model, inputs, z0, flow.space.mu, dtype, lengths=lengths)

@@ -252,7 +252,9 @@ class Bits:
         """Rows for the numbers of bits that are wanted of each kind, what is needed most first."""
         block, constants, added, _ = setting
         units, width = block.rows.stop - block.rows.start, block.columns.stop - block.columns.start
-        fine, small, whole = np.split(generator.permutation(width), [max(1, width // 4), max(2, width // 2)])
+        # Whole numbers stand at both ends, so that there is one on either side of each small one.
+        fine, small, inner = np.split(1 + generator.permutation(width - 2), [max(1, width // 4), max(2, width // 2)])
+        whole = np.concatenate([[0, width - 1], inner])
         kinds = [kind for kind in wanted if wanted[kind]]
         rows = [kinds[index % len(kinds)] for index in generator.permutation(units)]
         parameters, z0 = layout.zeros(), np.zeros((layout.trials, layout.model.n_states))
@@ -276,6 +278,8 @@ class Bits:
         for unit, kind in enumerate(rows):
             p, q = generator.choice(whole, size=2, replace=False)
             r, s = generator.choice(small), generator.choice(fine)
+            if seen[kind] % 2 == 0:  # then no sum from either end cancels the large ones before it has met the small
+                p, q = generator.permutation([generator.choice(whole[whole < r]), generator.choice(whole[whole > r])])
             row, power, target = np.zeros(width), 2.0**_LARGEST_POWER, block.rows.start + unit
             lengths = wanted[kind]
             if kind in ("sums", "results"):

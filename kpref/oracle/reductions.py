@@ -102,7 +102,7 @@ class Reductions:
     def __init__(self, judge: Judge, generator: np.random.Generator) -> None:
         self.judge, self._generator = judge, generator
         self._form, self._mu = judge.form, judge.space.mu
-        self._root = np.sqrt(self._mu)[:, :, None]
+        self._root, self._points = np.sqrt(self._mu)[:, :, None], judge.space.n_points
         self.shape: tuple[int, int, int] = (*self._mu.shape, judge.form.n_states)
 
     @property
@@ -118,26 +118,30 @@ class Reductions:
         probes = self._generator.choice([-1.0, 1.0], size=(units, 2))
         columns, sizes, largest, summing = [], [], 0.0, self._summing_pairs(operator)
         for vector in probes.T:
-            q = np.broadcast_to(vector, self.shape).copy()
+            q = self.judge.space.clear(np.broadcast_to(vector, self.shape).copy())
             *others, y = intermediates(operator, self._form, self.judge.space, q)
             largest = max(largest, *(float(np.abs(value).max()) for value in (*others, y)))
             calls = {"P": self.judge.propagator, "K": self.judge.kernel, "NTK": self.judge.tangent_kernel}
             own = calls[operator](q, y).spread.deviation
             if operator == "P":  # the certificate has the errors of each step
                 own = self._response(own)
-            columns.append(y.mean(axis=(0, 1)) / self._mu.size)
-            sizes.append((own.mean(axis=(0, 1)) + summing) / self._mu.size)  # as if the errors of all points were one
+            columns.append(self._mean(y) / self._points)
+            sizes.append((self._mean(own) + summing) / self._points)  # as if the errors of all points were one
         return Target(np.stack(columns, axis=1), np.stack(sizes, axis=1), probes, largest)
 
     def average_matrix(self, operator: str) -> Array:
         """``<A>``, (H, H)."""
         units = np.eye(self.shape[2])
-        return np.concatenate([self._means(operator, part) for part in _batches(units)]).T / self._mu.size
+        return np.concatenate([self._means(operator, part) for part in _batches(units)]).T / self._points
 
     def _means(self, operator: str, vectors: Array) -> Array:
         """Means over points of an operator's products with vectors over units, the same at all points: (v, H)."""
-        tensors = np.broadcast_to(vectors[:, None, None], (len(vectors), *self.shape)).copy()
-        return evaluate_all(operator, self._form, self.judge.space, tensors).mean(axis=(1, 2))
+        tensors = self.judge.space.clear(np.broadcast_to(vectors[:, None, None], (len(vectors), *self.shape)).copy())
+        return self._mean(evaluate_all(operator, self._form, self.judge.space, tensors))
+
+    def _mean(self, values: Array) -> Array:
+        """Mean over the points that exist, of (..., B, T, H)."""
+        return np.asarray(self.judge.space.clear(values).mean(axis=(-3, -2)) * (self._mu.size / self._points))
 
     def _response(self, local: Array) -> Array:
         """What P makes of random errors of each step."""

@@ -12,10 +12,11 @@ from kpref._types import Array
 from kpref.flow import Flow
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.backend import OPERATORS, Backend
+from kpref.oracle.backend import OPERATORS, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.evaluation import SWEPT, intermediates
 from kpref.oracle.further import FullJudge
+from kpref.oracle.loss_scale import scale_of
 from kpref.oracle.parallel_solves import PARALLEL, SOLVES, ParallelSolve, parallel_solve
 from kpref.oracle.spreads import Spread
 from kpref.oracle.verdict import Check, Place, Verdict
@@ -113,20 +114,20 @@ class Session:
         Where the dynamics grow beyond the range, only the part that travels least far is other than zero.
         """
         shape = self.backend.shape_of(OPERATORS[operator][0])
-        tensor = self.generator.standard_normal(shape)
+        tensor = self.existing(self.generator.standard_normal(shape))
         # A wide range leaves room on both sides for what arises on the way; of a narrow one nearly all is needed.
         wide = self.arithmetic.largest > 1e30
         limit = min(np.sqrt(self.arithmetic.largest), _LARGEST) if wide else self.arithmetic.largest / 64
         least = max(self.arithmetic.smallest / self.arithmetic.unit, 1 / _LARGEST) if wide else self.arithmetic.smallest
-        length = self.backend.shape[1]
+        length, loss = self.backend.shape[1], scale_of(self.backend, operator)
         while True:
             with np.errstate(over="ignore", invalid="ignore"):
-                values = intermediates(operator, self.judge.form, self.flow.space, tensor)
+                values = intermediates(operator, self.judge.form, self.flow.space, loss * tensor)
                 sizes = [np.abs(value).max() for value in values]
             size = float(np.max(sizes))
             scale = 2.0 ** min(0.0, np.floor(np.log2(limit / max(size, 1.0)))) if np.isfinite(size) else 0.0
             if scale >= least:
-                return self.arithmetic.round_state(tensor * scale)
+                return loss * self.arithmetic.round_state(tensor * scale)
             length //= 2
             if operator not in ("P", "P_T", "gradient", "D_T") or length == 0:
                 raise OutOfRange(f"the dynamics grow beyond the range of {self.arithmetic.name}")
@@ -144,7 +145,7 @@ class Session:
     @serial_blas
     def compare(self, operator: str, tensor: Array, answer: Array) -> Comparison:
         """The certificate of an operator's answer."""
-        judge = self.judge
+        judge, answer = self.judge, self.existing(answer)
         calls: dict[str, Callable[[Array, Array], Comparison]] = {
             "P": judge.propagator,
             "P_T": judge.adjoint,
@@ -163,26 +164,67 @@ class Session:
             "NTK_T": judge.tangent_kernel_transpose,
             "gradient_T": judge.gradient_transpose,
         }
-        found = calls[operator](tensor, answer)
-        if operator not in SOLVES or operator in self.defective or found.ratio().max() <= LOCAL_BOUND:
+        found = self.counted(operator, calls[operator](tensor, answer))
+        if operator in self.defective or found.ratio().max() <= min(LOCAL_BOUND, self.bound_of(operator)):
             return found
-        solve = self.parallel(operator, tensor, answer)
-        return found if solve is None else solve.comparison
+        if operator in SOLVES:
+            solve = self.parallel(operator, tensor, answer)
+            return found if solve is None else solve.comparison
+        return self._behind_own_solve(operator, tensor, answer) or found
+
+    def existing(self, array: Array) -> Array:
+        """An array with zeros at points behind the ends of trials; one that is over no points as it is.
+
+        Whether trials stand still there, or run on over inputs that are zero, is a backend's own choice.
+        """
+        return self.flow.space.clear(array) if array.ndim > 2 else array
+
+    def counted(self, operator: str, comparison: Comparison) -> Comparison:
+        """A comparison of what counts.
+
+        Errors at points that do not exist do not. And an answer of a scaled loss that is divided and stored again
+        loses what is tiny there.
+        """
+        comparison = replace(comparison, error=self.existing(comparison.error))
+        loss = scale_of(self.backend, operator)
+        if loss == 1.0 or not self.backend.unscaled:
+            return comparison
+        lost = np.full(comparison.error.shape, loss * self.arithmetic.underflow)
+        return replace(comparison, spread=comparison.spread + Spread(lost, lost))
 
     def parallel(self, operator: str, tensor: Array, answer: Array) -> ParallelSolve | None:
         """The certificate of an answer as of a parallel solve; None where that does not explain it."""
         if operator not in SOLVES or operator in self.defective:
             return None
-        judge = self.judge
+        judge, answer = self.judge, self.existing(answer)
         compare = {"P": judge.propagator, "P_T": judge.adjoint, "D": judge.sensitivity_residual}[operator]
-        local = compare(tensor, answer)
+        local = self.counted(operator, compare(tensor, answer))
         return parallel_solve(
             judge, operator, tensor, local, lambda right: compare(tensor, right).spread, self.swept_bound
         )
 
+    def _behind_own_solve(self, operator: str, tensor: Array, answer: Array) -> Comparison | None:
+        """The certificate of ``J^T l`` for the backend's own l, where that is right as a parallel solve and no other.
+
+        So ``D^T g`` and the gradient are held to one product, not to what a sequential sweep makes of rounding.
+        """
+        if operator not in ("D_T", "gradient") or not self.backend.offers("P_T"):
+            return None
+        source = self.flow.space.weigh(tensor) if operator == "gradient" else tensor
+        source = self.arithmetic.round_state(source)
+        try:
+            costate = self.existing(self.backend("P_T", source))
+        except BackendFault:
+            return None
+        own = self.compare("P_T", source, costate)
+        if not own.parallel or own.ratio().max() > self.swept_bound:
+            return None
+        return replace(self.counted(operator, self.judge.parameter_transpose(costate, answer)), parallel=True)
+
     def residual(self, result: Answer, change: Array) -> Array:
         """What a change of an answer changes in the error that its certificate is about."""
-        return change if result.comparison.parallel else self.judge.residual(result.operator, change)
+        change = self.existing(change)
+        return change if result.comparison.parallel else self.existing(self.judge.residual(result.operator, change))
 
     def precision(
         self,

@@ -28,12 +28,14 @@ from kpref._types import Array
 from kpref.dynamics import FieldDynamics
 from kpref.flow import Flow
 from kpref.integrate import TABLEAUS, InputSignal
+from kpref.lengths import points
 from kpref.models.base import Field
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import BackendFault, LocalBackend
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.hypotheses import explain, pattern
+from kpref.oracle.loss_scale import ScaledGradient, scale_of
 from kpref.oracle.names import OPERATORS
 from kpref.oracle.runge_kutta_map import RungeKuttaMap
 from kpref.oracle.session import LOCAL_BOUND, NOT_DETERMINISTIC, NOT_LINEAR, Session
@@ -96,7 +98,7 @@ def verify_stages(
     model = _map_of(flow)
     wrapped = _StageBackend.around(backend, flow.states.shape, model.n_parameters, arithmetic, timeout)
     wrapped.stages = model.n_stages
-    session = _Stages(wrapped, flow, np.random.default_rng(seed), repeats)
+    session = _Stages(ScaledGradient.around(wrapped), flow, np.random.default_rng(seed), repeats)
     checks = session.trajectory()
     for position, operator in enumerate(STAGE_OPERATORS):
         session.generator = np.random.default_rng([seed, position])
@@ -125,10 +127,10 @@ def _map_of(flow: Flow) -> RungeKuttaMap:
             "kpref.oracle.verify_convergence judges those of any field"
         )
     steps = flow.solution
-    if len(steps.interval) != len(steps.times) - 1 or flow.space.lengths is not None:
+    if len(steps.interval) != len(steps.times) - 1:
         raise ValueError(
-            "verify takes flows of one step in each interval of the grid and trials of one length; for steps that were "
-            "chosen adaptively give kpref.Flow(..., times=flow.solution.t_steps), or use verify_convergence"
+            "verify takes flows of one step in each interval of the grid; for steps that were chosen adaptively give "
+            "kpref.Flow(..., times=flow.solution.t_steps), or use verify_convergence"
         )
     return RungeKuttaMap(model, steps.tableau.a, steps.tableau.b)
 
@@ -183,7 +185,7 @@ class _Stages(Session):
         states = answer[:, 1:]
         start = self._row("states", answer[:, 0] - self.z0, "row 0 is the initial state", "z[0] = z0")
         self.take_states(states)
-        comparison = self.judge.step.states(states)
+        comparison = self.counted("states", self.judge.step.states(states))
         check = self.judged(blank, comparison, LOCAL_BOUND)
         if check.verdict == "defect":
             guess = self._guess_of_states(states, comparison)
@@ -204,12 +206,12 @@ class _Stages(Session):
             return [faulty(blank, fault)]
         given, (answer, small) = self._without_start(operator, tensor, whole, scaled)
         self.stages_in_rows = self.model.n_stages if STAGE_OPERATORS[operator][1] == "stages" else 1
-        comparison = self.judge.compare(operator, given, answer)
+        comparison = self.compare(operator, given, answer)
         check = self.judged(blank, comparison, bound)
         linear = self._linearity(operator, given, small, comparison, bound)
         if check.verdict == "defect":
             self.defective.add(operator)
-            coarse = self.precision(lambda: self.judge.compare(operator, given, answer), bound)
+            coarse = self.precision(lambda: self.compare(operator, given, answer), bound)
             check = replace(check, guess=linear.guess or self._guess(operator, given, answer, comparison) or coarse)
         checks = [check, linear, self._repeated(operator, tensor, answer, bound)]
         if STAGE_OPERATORS[operator][1] == "trajectory" and operator != "P_T":
@@ -220,13 +222,29 @@ class _Stages(Session):
 
     def probe(self, operator: str) -> Array:
         """A random tensor; in a narrow range so small that all on the way to its answer stays within."""
-        tensor = self.generator.standard_normal(self.backend.shape_of(STAGE_OPERATORS[operator][0]))
+        tensor = self.existing(self.generator.standard_normal(self.backend.shape_of(STAGE_OPERATORS[operator][0])))
+        loss = scale_of(self.backend, operator)
         if self.arithmetic.largest < 1e30:
-            given, _ = self._without_start(operator, tensor)
+            given, _ = self._without_start(operator, loss * tensor)
             names = (operator, *_ON_THE_WAY.get(operator, ()))
             size = max(float(np.abs(self.judge.value(name, given)).max()) for name in names)
             tensor = tensor * 2.0 ** min(0.0, np.floor(np.log2(self.arithmetic.largest / 64 / max(size, 1.0))))
-        return self.arithmetic.round_state(tensor)
+        return loss * self.arithmetic.round_state(tensor)
+
+    def compare(self, operator: str, tensor: Array, answer: Array) -> Comparison:
+        """The certificate of an operator's answer."""
+        return self.counted(operator, self.judge.compare(operator, tensor, self.existing(answer)))
+
+    def existing(self, array: Array) -> Array:
+        """See `Session.existing`: of arrays over the grid, its rows 1..N, stages of steps, or steps and stages."""
+        lengths = self.flow.space.lengths
+        if lengths is None or array.ndim < 3:
+            return array
+        times = self.flow.states.shape[1]
+        exist = points(lengths, times)
+        if array.shape[1] != times:
+            exist = np.repeat(exist[:, 1:], array.shape[1] // (times - 1), axis=1)
+        return array * exist.reshape(*exist.shape, *(1,) * (array.ndim - 2))
 
     def _without_start(self, operator: str, tensor: Array, *answers: Array) -> tuple[Array, list[Array]]:
         """What the judge takes of argument and answers: rows 1..N, where row 0 has no part."""
@@ -243,10 +261,10 @@ class _Stages(Session):
             "f(-q/16) = -f(q)/16",
             "pass",
         )
-        other = self.judge.compare(operator, given, -16 * small)
+        other = self.compare(operator, given, -16 * small)
         if operator in self.defective or comparison.ratio().max() > bound:
             other = Comparison(other.error - comparison.error, other.spread.times(2.0))
-        lost = np.full(other.error.shape, 16 * self.judge.floor_of(operator))
+        lost = np.full(other.error.shape, 16 * scale_of(self.backend, operator) * self.judge.floor_of(operator))
         check = self.judged(blank, Comparison(other.error, other.spread + Spread(lost, lost)), bound)
         return replace(check, guess=NOT_LINEAR) if check.verdict == "defect" else check
 
@@ -263,7 +281,7 @@ class _Stages(Session):
         given, others = self._without_start(operator, tensor, *others)
         for other in others:
             if not np.array_equal(other, answer):
-                found = self.judged(check, self.judge.compare(operator, given, other), bound)
+                found = self.judged(check, self.compare(operator, given, other), bound)
                 check = found if (found.figure or 0.0) > (check.figure or 0.0) else check
         if check.verdict == "defect" and operator not in self.defective:
             self.defective.add(operator)

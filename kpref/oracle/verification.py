@@ -28,6 +28,7 @@ from kpref.oracle.backend import OPERATORS, TRANSPOSES, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
 from kpref.oracle.error_structure import alike, like_rounding, not_additive
 from kpref.oracle.evaluation import FACTORS, LOCAL, WEIGHED_AFTER, WEIGHED_BEFORE, evaluate
+from kpref.oracle.loss_scale import NOT_SCALED, ScaledGradient, scale_of
 from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
 from kpref.oracle.parallel_solves import PARALLEL
@@ -112,7 +113,8 @@ def verify(
         The problem that the backend was given. Parameters, inputs and initial states are rounded to what the backend's
         arithmetic can hold. Of a field that states a program, in one Runge-Kutta step for each interval of the grid,
         `kpref.oracle.stages` lists what is certified; backends that take other steps, and other fields, are for
-        `verify_convergence`.
+        `verify_convergence`. Where trials have `lengths`, tensors are zero behind their ends, and what a backend
+        answers there is not looked at: it may stand still or run on.
     arithmetic : str or Arithmetic, optional
         "float64", "float32", "tf32", "bfloat16" or "float16", or any other given in full; by default what the backend's
         `arithmetic` or `dtype` says.
@@ -140,7 +142,8 @@ def verify(
     TypeError
         If the flow is not of a network, or there is neither backend nor factory.
     ValueError
-        If the arithmetic is unknown, or the steps of a field are not one for each interval.
+        If the arithmetic is unknown, a loss scale is no power of two, or the steps of a field are not one for each
+        interval.
     """
     require_noiseless_flow(flow)
     if backend is None and factory is None:
@@ -172,7 +175,7 @@ def verify(
 
 def _checks(backend: Backend, flow: Flow, seed: int, repeats: int) -> list[Check]:
     """All checks of a backend, in its arithmetic."""
-    session = _Verification(backend, flow, np.random.default_rng(seed), repeats)
+    session = _Verification(ScaledGradient.around(backend), flow, np.random.default_rng(seed), repeats)
     checks = session.states()
     for position, operator in enumerate(OPERATORS):
         # The same probes of an operator whatever else is offered: golden folders hold answers to them.
@@ -204,7 +207,7 @@ class _Verification(Session):
         except BackendFault as fault:
             return [faulty(blank, fault)]
         self.take_states(states)
-        comparison = self.judge.states(states)
+        comparison = self.counted("states", self.judge.states(states))
         check = self.judged(blank, comparison, LOCAL_BOUND)
         repeated = self._repeated_states(states)
         if check.verdict == "defect":
@@ -236,7 +239,7 @@ class _Verification(Session):
                 other = self.backend.states()
                 if not np.array_equal(other, states):
                     self.take_states(other)
-                    found = self.judged(check, self.judge.states(other), LOCAL_BOUND)
+                    found = self.judged(check, self.counted("states", self.judge.states(other)), LOCAL_BOUND)
                     check = found if (found.figure or 0.0) > (check.figure or 0.0) else check
                     self.take_states(states)
         except BackendFault as fault:
@@ -313,6 +316,9 @@ class _Verification(Session):
         if culprits and self._follows(result):
             return f"follows: from the defect of {' and '.join(culprits)}"
         bound = self.bound_of(operator) if bound is None else bound
+        loss = scale_of(self.backend, operator)
+        if loss > 1 and self.judge.gradient(tensor / loss, answer / loss).ratio().max() <= bound:
+            return NOT_SCALED
         explained = hypotheses.explain(self.judge, operator, tensor, answer, result.comparison, bound)
         return explained or self._structure(result)
 
@@ -450,7 +456,8 @@ class _Verification(Session):
         operator, right = result.operator, result.operator not in self.defective
         scaled = self.backend(operator, result.tensor / -16)
         error = self.residual(result, -16 * scaled - result.answer)
-        lost = np.full(error.shape, 16 * self.judge.floor)
+        # A scaled gradient's argument is so many times as large as what is stored of it.
+        lost = np.full(error.shape, 16 * scale_of(self.backend, operator) * self.judge.floor)
         spread = result.comparison.spread.times(1.0 if right else 2.0) + Spread(lost, lost)
         blank = Check(
             f"{operator}.linearity",
@@ -482,7 +489,7 @@ class _Verification(Session):
         part[:, hidden] = 0.0
         leaked, answer = np.zeros_like(tensor), self.backend(operator, part)
         self.certified(operator, part, answer)
-        leaked[:, hidden] = answer[:, hidden]
+        leaked[:, hidden] = self.existing(answer)[:, hidden]
         word = "past" if forward else "future"
         check = self._exact_zero(
             f"{operator}.causality", operator, f"nothing moves into the {word}", "y[m] = 0", leaked
@@ -510,7 +517,7 @@ class _Verification(Session):
     def _exact_zero(self, identifier: str, operator: str, meaning: str, equation: str, leaked: Array) -> Check:
         blank = Check(identifier, operator, meaning, equation, "pass")
         least = np.full(leaked.shape, self.arithmetic.unit * self.arithmetic.smallest)
-        check = self.judged(blank, Comparison(leaked, Spread(least, least)), LOCAL_BOUND)
+        check = self.judged(blank, Comparison(self.existing(leaked), Spread(least, least)), LOCAL_BOUND)
         if check.verdict == "defect":
             check = replace(check, guess=_LEAKED[identifier.split(".")[1]])
         return check
@@ -527,7 +534,7 @@ class _Verification(Session):
             theta[start : start + size] = self.arithmetic.round(self.generator.standard_normal(size))
             answer = self.backend("J", theta)
             blank = Check(f"J.{name}", "J", f"derivative by {name} alone", "J_theta[n] theta", "pass")
-            comparison = self.judge.parameter_jacobian(theta, answer)
+            comparison = self.counted("J", self.judge.parameter_jacobian(theta, answer))
             check = self.judged(blank, comparison, LOCAL_BOUND)
             self.alone[name] = Answer("J", theta, answer, comparison)
             if check.verdict == "defect" and "J" not in self.defective:  # else the guess for J is enough

@@ -76,6 +76,7 @@ def _offer(backend: Backend) -> dict[str, Any]:
         "offered": offered,
         "unjudged": backend.unjudged(),
         "not_offered": dict(backend.not_offered),
+        "loss_scale": [backend.loss_scale, backend.unscaled],
         "metrics": metrics,
         "metrics_fault": fault,
     }

@@ -11,7 +11,8 @@ from kpref.oracle.evaluation import FACTORS
 
 def offering(backend: Any, *operators: str) -> Any:
     """A backend that offers its states and these operators, and nothing else."""
-    names = [name for name in ("dtype", "arithmetic", "states", *operators) if hasattr(backend, name)]
+    declared = ("dtype", "arithmetic", "loss_scale", "unscaled", "states")
+    names = [name for name in (*declared, *operators) if hasattr(backend, name)]
     return SimpleNamespace(**{name: getattr(backend, name) for name in names})
 
 

@@ -23,7 +23,7 @@ Defect = Literal["", "wrong step", "transposed step", "dropped level"]
 
 
 def solver_backend(flow: Flow, arithmetic: Arithmetic, kind: Literal["scan", "lu"], defect: Defect = "") -> Any:
-    """States, P and P_T; LU in float64 and float32 only. `defect` is planted in P."""
+    """States, P, P_T and D_T; LU in float64 and float32 only. `defect` is planted in P."""
     right = emulate(flow, arithmetic)
     matrices = arithmetic.round(_jacobians(right.form))
     planted = matrices.copy()
@@ -35,11 +35,16 @@ def solver_backend(flow: Flow, arithmetic: Arithmetic, kind: Literal["scan", "lu
     backward = np.concatenate([np.zeros_like(matrices[:1]), matrices[:0:-1].swapaxes(2, 3)])
     solve: Callable[[Array, Array], Array] = _lu(arithmetic) if kind == "lu" else _scan(arithmetic)
     forward = _scan(arithmetic, drop=2) if defect == "dropped level" else solve
+
+    def adjoint(g: Array) -> Array:
+        return solve(backward, np.asarray(g)[:, ::-1])[:, ::-1]
+
     return SimpleNamespace(
         arithmetic=arithmetic,
         states=right.states,
         P=lambda q: forward(planted, np.asarray(q)),
-        P_T=lambda g: solve(backward, np.asarray(g)[:, ::-1])[:, ::-1],
+        P_T=adjoint,
+        D_T=lambda g: right.J_T(adjoint(g)),
     )
 
 

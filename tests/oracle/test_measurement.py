@@ -8,10 +8,13 @@ import pytest
 from apparatus.cases import PROFILES, emulate, make_flow
 from apparatus.offered import offering
 
+from kpref import Flow
 from kpref.oracle import flow_backend, measure_profile, verify
 from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
 from kpref.oracle.measured import Profile
+from kpref.oracle.measurement import _largest_error
 from kpref.oracle.problem import MODELS
+from kpref.oracle.profile_problems import Bits, Layout
 from tests.conftest import in_turn
 
 #: What is said of each profile that is declared to be float32.
@@ -80,6 +83,36 @@ def test_a_function_that_is_right_to_units_of_one_is_told_from_one_right_to_unit
     found = measure_profile(lambda flow: emulate(flow, off), flow)
     assert 40 / 1.5 <= found.elementary["tanh"][1] <= 40
     assert found.coarser_than(off) == ()
+
+
+@pytest.mark.parametrize("summation", ["plain", "reversed"])
+@pytest.mark.parametrize("units", [4, 5, 9])
+def test_sums_from_either_end_lose_in_every_problem(summation, units):
+    """Rows of a problem share where their small numbers are: by chance none of twelve lost anything."""
+    flow, short = problem("rnn", units, units), PROFILES["short-sums"]  # whose emulated sums go term by term
+    layout = Layout(flow.model, flow.states.shape[0])
+    setting, generator = layout.product_setting(), np.random.default_rng(units)
+    for _ in range(8):
+        asked = Bits.make(layout, setting, {"sums": [12]}, generator)
+        model = flow.model.with_parameters(asked.parameters)
+        states = emulate(Flow(model, flow.inputs * 0 + np.eye(2)[0], asked.z0), short, summation=summation).states[:, 0]
+        lost = flow.model.with_parameters(asked.lost_parameters).evaluate(asked.lost_z0, np.eye(2)[[0]])
+        assert np.isclose(states, lost, rtol=0, atol=1e-3)[:, setting[3]].any()
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_few_trials_show_the_range_too(trials):
+    flow = make_flow(MODELS["rnn"].init(2, 6, 0, 1.2), (trials, 8), 0)
+    for name in ("float64", "float32", "float16"):
+        found, true = measure_profile(factory_of(name), flow), PROFILES[name]
+        assert (found.smallest, found.largest) == (true.smallest, true.largest), found
+
+
+def test_a_function_right_to_a_part_of_its_unit_is_not_taken_for_one_right_to_units_of_one():
+    error, one = np.full(2, 2.0**-7), np.ones(2)
+    assert _largest_error(error, np.array([1.0, 2.0**-5]), one) == (0.25, 0.0)  # righter at one than near zero
+    assert _largest_error(error, np.array([1.0, 2.0**-12]), one) == (2.0**-7, 2.0**-7)
+    assert _largest_error(2.0**9 * error, np.array([1.0, 0.25]), one) == (16.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["float32", "autocast", "tanh-134"])

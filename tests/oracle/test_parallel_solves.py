@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from apparatus.cases import PROFILES, make_flow, random_flow
+from apparatus.offered import offering
 from apparatus.solvers import solver_backend
 
 from kpref.oracle import verify
@@ -48,6 +49,31 @@ def test_wrong_scans_are_caught(defect, name):
     report = judged(small_flow("gru"), name, "scan", defect)
     assert "P" in {check.operator for check in report.defects}
     assert "P_T" not in {check.operator for check in report.defects if "dot_test" not in check.identifier}
+
+
+def wrong_transpose(backend, defect):
+    """D_T of a backend with a defect that P_T does not have."""
+    right, adjoint = backend.D_T, backend.P_T
+    if defect == "one entry":
+        return lambda g: right(g) * (1 + 1e-4 * (np.arange(right(g).size) == 5))
+    if defect == "other costates":
+        return lambda g: right(0.5 * (g + adjoint(g)))
+    return lambda g: right(np.asarray(g) * (np.arange(g.shape[1]) < g.shape[1] - 1)[None, :, None])
+
+
+@pytest.mark.parametrize("defect", ["", "one entry", "other costates", "last step dropped"])
+@pytest.mark.parametrize("name", ["float64", "float32"])
+def test_what_is_made_of_ones_own_solve_is_held_to_one_product_of_it(name, defect):
+    """Elimination errs more in the costates of this problem than a sweep does."""
+    flow = random_flow(7007, NETWORKS)
+    backend = offering(solver_backend(flow, PROFILES[name], "lu"), "P_T", "D_T")
+    if defect:
+        backend.D_T = wrong_transpose(backend, defect)
+    report = verify(backend, flow, seed=7007, repeats=1)
+    assert {check.operator for check in report.defects} == ({"D_T"} if defect else set()), str(report)
+    if not defect:
+        del backend.P_T  # then nobody knows what it was made of
+        assert verify(backend, flow, seed=7007, repeats=1).defects
 
 
 def test_the_report_says_which_certificate_it_was():

@@ -231,6 +231,22 @@ def test_autocast_holds_where_the_backend_was_made_in_it(dtype, cast, arithmetic
     assert torch.equal(found[0], backend.P_T(flow.states))
 
 
+def test_the_scale_of_a_grad_scaler():
+    """What `torch.amp.GradScaler` does to a loss of which float16 would keep nothing."""
+    flow = problem()
+    module, scaler = filled(gru_cell(flow), flow, torch.float32), torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    assert float(scaler.scale(torch.ones(()))) == scaler.get_scale()
+    weights = np.full(flow.states.shape[:2], 2.0**-24)
+    flow = Flow(flow.model, flow.inputs, flow.z0, weights)
+    with torch.autocast("cpu", torch.float16):
+        backend = torch_backend(module, flow.inputs, flow.z0, weights, scaler.get_scale())
+    err = np.random.default_rng(0).normal(size=flow.states.shape)
+    right = flow.D.star(err)
+    found = np.asarray(backend.gradient(err))
+    assert np.linalg.norm(found - right) < 1e-2 * np.linalg.norm(right)
+    assert judged(offering(backend, "gradient"), flow)[1] == set()
+
+
 def test_what_autocast_declares_is_what_is_measured():
     """Its functions err by 2^15 units of what states are kept in, and by half a unit of what they are computed in."""
 

@@ -37,7 +37,7 @@ def flow_backend(flow: Flow, dtype: str | None = None) -> SimpleNamespace:
     """
     require_noiseless_flow(flow)
     name = str(flow.dtype) if dtype is None else dtype
-    own = rounded(flow, get_arithmetic(name), np.dtype(name))
+    own = rounded(flow, get_arithmetic(name), np.dtype(name), flow.space.lengths)
     return SimpleNamespace(
         arithmetic=name, states=own.states, P=own.P, P_T=own.P.T, P_inverse=own.P_inverse, J=own.J, J_T=own.J.T,
         K=own.K, NTK=own.NTK, gradient=own.D.star,

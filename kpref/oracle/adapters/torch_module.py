@@ -21,7 +21,9 @@ _BY_JACOBIAN: dict[str, tuple[str, ...]] = {"A": ("P", "P_inverse", "NTK"), "J":
 _BY_TRANSPOSE: dict[str, tuple[str, ...]] = {"A": ("P_T",), "J": ("J_T",)}
 
 
-def torch_backend(module: Any, inputs: Any, z0: Any = None, measure: str | npt.ArrayLike = "mean") -> TorchBackend:
+def torch_backend(
+    module: Any, inputs: Any, z0: Any = None, measure: str | npt.ArrayLike = "mean", loss_scale: float = 1.0
+) -> TorchBackend:
     """The operators of a recurrent module of PyTorch, in its own precision and on its own device.
 
     Parameters
@@ -37,6 +39,9 @@ def torch_backend(module: Any, inputs: Any, z0: Any = None, measure: str | npt.A
         module of one's own it must be given; where such a state is a tuple of tensors, so is z0.
     measure : {"mean", "sum"} or array_like (B, T)
         See `kpref.TrajectorySpace`.
+    loss_scale : float
+        What the loss is multiplied by for the gradient, a power of two: ``scaler.get_scale()`` of a
+        `torch.amp.GradScaler`. What comes is divided by it in float32 at least.
 
     Returns
     -------
@@ -62,7 +67,7 @@ def torch_backend(module: Any, inputs: Any, z0: Any = None, measure: str | npt.A
     Autocast that is on when the backend is made is on in all of its forward passes.
     """
     step, size = step_of(module, z0)
-    return TorchBackend(step, inputs, z0, size, measure)
+    return TorchBackend(step, inputs, z0, size, measure, loss_scale)
 
 
 class TorchBackend:
@@ -75,7 +80,13 @@ class TorchBackend:
     """
 
     def __init__(
-        self, step: CellStep | SequenceStep, inputs: Any, z0: Any, size: int | None, measure: str | npt.ArrayLike
+        self,
+        step: CellStep | SequenceStep,
+        inputs: Any,
+        z0: Any,
+        size: int | None,
+        measure: str | npt.ArrayLike,
+        loss_scale: float,
     ) -> None:
         import torch
 
@@ -88,7 +99,9 @@ class TorchBackend:
         self._x = self._tensor(inputs)
         self._z0 = self._initial(z0, size)
         self._autocast = Autocast(self._device.type)
-        self._mu = self._tensor(TrajectorySpace((*self._x.shape[:2], self._z0.shape[1]), measure).mu)[:, :, None]
+        mu = TrajectorySpace((*self._x.shape[:2], self._z0.shape[1]), measure).mu[:, :, None]
+        self.loss_scale = loss_scale
+        self._mu, self._scaled_mu = self._tensor(mu), self._tensor(loss_scale * mu)
         try:
             states = self._run()
         except TypeError as error:
@@ -235,8 +248,11 @@ class TorchBackend:
         return self.P(self.J(self.J_T(self.P_T(self._mu * self._tensor(q)))))
 
     def gradient(self, err: Any) -> Any:
-        """``J^T P^T Mu Err``: that of training, through the module's own run."""
-        return self._joined(self._pull_run(self._run(), self._mu * self._tensor(err)))
+        """``J^T P^T Mu Err``: that of training, through the module's own run; the loss is scaled on the way."""
+        found = self._joined(self._pull_run(self._run(), self._scaled_mu * self._tensor(err)))
+        if self.loss_scale == 1.0:
+            return found
+        return found.to(self._torch.promote_types(found.dtype, self._torch.float32)) / self.loss_scale
 
     def _pull_run(self, states: Any, cotangent: Any) -> Any:
         parameters = list(self._parameters.values())
