@@ -77,6 +77,7 @@ _here = _Here()
 _lock = threading.RLock()  # of the names below; never held while a task runs
 _num_threads: int | None = None
 _pool: ThreadPoolExecutor | None = None
+_busy = 0  # threads of the pool that have a task
 _holders = 0  # threads inside `one_blas_thread`
 _before: list[tuple[Any, int]] = []  # BLAS libraries, and how many threads they had, while there are holders
 
@@ -140,24 +141,26 @@ def run_blocks(
     """Call ``task(0) ... task(number - 1)`` on the threads; returns, or raises, when all of them have ended.
 
     A task that calls this function again runs the inner tasks itself, one after another, and so does not wait for a
-    thread that waits for it. After an error, or an interrupt of the caller, no other task begins, nor does an inner
-    one: a task that is made of such ends soon. No lock is held while tasks run: several Python threads may call at
-    once, and share the pool. The context variables of the caller, NumPy's ``errstate`` among them, hold inside the
-    tasks.
+    thread that waits for it; threads that have nothing to do take inner tasks from it, so that the last of a few long
+    tasks has all of them. After an error, or an interrupt of the caller, no other task begins, nor does an inner one:
+    a task that is made of such ends soon. No lock is held while tasks run: several Python threads may call at once,
+    and share the pool. The context variables of the caller, NumPy's ``errstate`` among them, hold inside the tasks.
 
     `task`: code of this package that takes the GIL's release well; with `here` anything. `here`: run all tasks in the
     calling thread, in order: for tasks that call Python functions of the user, which may keep scratch memory, contexts
     or locks. `done`: called in the calling thread with the index of each task that has ended, in order.
     """
     with one_blas_thread():
-        if here or number == 1 or get_num_threads() == 1 or _here.worker:
+        idle = get_num_threads() - _busy if _here.worker else get_num_threads()
+        if here or number == 1 or get_num_threads() == 1 or idle < 1:
             for index in range(number):
-                if _here.worker and _here.given_up.is_set():
-                    raise CancelledError
+                _unless_given_up()
                 task(index)
                 if done is not None:
                     done(index)
             return
+        if _here.worker:
+            return _take_turns(task, number, min(idle, number - 1), done)
         with _handed_out(task, range(number), threading.Event()) as futures:
             for index, future in enumerate(futures):
                 _wait_for(future)
@@ -174,23 +177,52 @@ def share_blocks(task: Callable[[int], object], number: int) -> None:
     helpers = min(number, get_num_threads()) - 1
     if helpers < 1 or _here.worker:
         return run_blocks(task, number, here=True)
-    left, given_up = iter(range(number)), threading.Event()  # whoever is free takes the next
+    with one_blas_thread():
+        _take_turns(task, number, helpers)
 
-    def take(_: int) -> None:
+
+def _take_turns(
+    task: Callable[[int], object], number: int, helpers: int, done: Callable[[int], object] | None = None
+) -> None:
+    """The tasks in the calling thread, and in as many others of the pool as come in time; `done` as in `run_blocks`."""
+    left, given_up = iter(range(number)), threading.Event()  # whoever is free takes the next
+    ended, told = [False] * (number if done is not None else 0), 0
+
+    def take(own: bool) -> None:
         try:
             for index in left:
                 if given_up.is_set():
                     return
+                if own:  # an inner task ends with the one that it belongs to
+                    _unless_given_up()
                 task(index)
+                if done is not None:
+                    ended[index] = True
+                    if own:
+                        tell(done)
         except BaseException:
             given_up.set()
             raise
 
-    with one_blas_thread(), _handed_out(take, range(helpers), given_up) as futures:
-        take(0)
+    def tell(done: Callable[[int], object]) -> None:
+        nonlocal told
+        while told < number and ended[told]:
+            done(told)
+            told += 1
+
+    with _handed_out(lambda _: take(own=False), range(helpers), given_up) as futures:
+        take(own=True)
         for future in futures:
             if not future.cancel():
                 _wait_for(future)
+        if done is not None:
+            tell(done)
+
+
+def _unless_given_up() -> None:
+    """In a thread of the pool, raise CancelledError if nobody waits for the task that it has."""
+    if _here.worker and _here.given_up.is_set():
+        raise CancelledError
 
 
 @contextmanager
@@ -233,8 +265,15 @@ def _wait_for(future: Future[None]) -> None:
 
 def _run(task: Callable[[int], object], index: int, given_up: threading.Event) -> None:
     """A task in a thread of the pool."""
+    global _busy
     _here.given_up = given_up
-    task(index)
+    with _lock:
+        _busy += 1
+    try:
+        task(index)
+    finally:
+        with _lock:
+            _busy -= 1
 
 
 @contextmanager
@@ -345,8 +384,8 @@ def _drop_pool() -> None:
 
 def _after_fork() -> None:
     """A forked child has none of the other threads, and may have inherited a held lock and their limit of BLAS."""
-    global _lock, _pool, _holders
-    _lock, _pool, _holders = threading.RLock(), None, int(_here.depth > 0)
+    global _lock, _pool, _holders, _busy
+    _lock, _pool, _holders, _busy = threading.RLock(), None, int(_here.depth > 0), 0
     if _holders == 0:
         _lift_limit()
 

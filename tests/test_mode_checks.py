@@ -15,12 +15,14 @@ from kpref.analysis.selfcheck import longest_sum
 from kpref.operators import Structure, TensorOperator
 from kpref.spectra import eigh, kernel_spectrum, trial_norms
 from kpref.spectra.blocks import block_eigh
+from kpref.spectra.symmetric import SymmetricForm
+from kpref.spectra.white_images import white_images
 
 
-def checks_of(flow, operator=None, exact=None, modes=None, k=3):
+def checks_of(flow, operator=None, exact=None, modes=None, k=3, seen=None):
     exact = exact or kernel_spectrum(flow)
     modes = modes or kernel_modes(flow, min(k, flow.space.size), exact, seed=0)
-    found = kernel_checks(operator or flow.K, exact, modes, longest_sum(flow), seed=0)
+    found = kernel_checks(operator or flow.K, exact, modes, longest_sum(flow), 0, seen)
     return {check.name: check for check in found}
 
 
@@ -87,6 +89,18 @@ def test_a_lost_part_of_the_exact_spectrum_is_found(shape):
     assert f"{exact.trace / 2:.6g}" in check.verdict
 
 
+def test_products_that_have_been_made_tell_the_trace_too():
+    flow = make_flow("GRU", (6, 10, 8))
+    exact, seen = kernel_spectrum(flow), white_images(SymmetricForm(flow.K), 18, 0)
+    check = checks_of(flow, seen=seen)["trace of K"]
+    assert check.passed
+    assert "from 18 vectors" in check.reason
+    less = dataclasses.replace(exact, values=exact.values[::2], trace=exact.trace / 2)
+    assert not checks_of(flow, exact=less, seen=seen)["trace of K"].passed
+    others = white_images(SymmetricForm(2.0 * flow.K), 18, 0)  # K is not what the spectrum is of
+    assert not checks_of(flow, seen=others)["trace of K"].passed
+
+
 def test_ghosts_and_loose_modes_are_found():
     flow = make_flow("GRU", (4, 6, 5))
     modes = eigh(flow.NTK, 3, tol=ASKED)
@@ -132,7 +146,8 @@ def test_modes_of_units_are_those_of_an_iteration(kind):
     """From the factors of single units, and by Lanczos iteration of the whole K."""
     flow = make_flow(kind, (4, 6, 5), measure=np.array([0.0, 1.0, 2.0, 0.0, 1.0, 0.5]))
     ours, other = kernel_modes(flow, 4, kernel_spectrum(flow), seed=0), eigh(flow.K, 4, tol=1e-12)
-    assert ours.n_products == 4  # and not by iteration too
+    columns = [tuple(np.flatnonzero(vector.any(axis=(0, 1)))) for vector in ours.vectors]
+    assert ours.n_products == max(map(columns.count, columns))  # one of each unit takes a product together
     np.testing.assert_allclose(ours.values, other.values, rtol=1e-12)
     assert ours.residuals.max() < 1e-13
     overlaps = [abs(flow.space.inner(v, w)) for v, w in zip(ours.vectors, other.vectors, strict=True)]

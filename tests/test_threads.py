@@ -18,6 +18,11 @@ import kpref
 from kpref.threads import even_blocks, per_call, run_blocks, share_blocks
 
 
+def threads_busy():
+    """So many threads of the pool have a task."""
+    return kpref.threads._busy
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
@@ -217,6 +222,49 @@ def test_tasks_made_of_tasks_end_soon_after_an_error():
     assert len(inner) < 10**5
     run_blocks(lambda _: run_blocks(inner.append, 3), 2)  # and what comes later is not given up
     assert inner.count(2) == 2
+
+
+def test_threads_with_nothing_to_do_take_inner_tasks():
+    """The two inner tasks wait for each other: one thread alone would never end them."""
+    kpref.set_num_threads(2)
+    both, told = threading.Barrier(2, timeout=60), []
+
+    def task(index):
+        if index == 1:  # the other thread is free from here on
+            while threads_busy() > 1:
+                threading.Event().wait(0.001)
+            run_blocks(lambda _: both.wait(), 2, done=told.append)
+
+    run_blocks(task, 2)
+    assert told == [0, 1]
+
+
+@pytest.mark.parametrize("raised_by_helper", [True, False])
+def test_inner_tasks_of_two_threads_end_after_an_error(raised_by_helper):
+    kpref.set_num_threads(2)
+    both, later = threading.Barrier(2, timeout=60), []
+
+    def task(index):
+        if index == 0:
+            return
+        while threads_busy() > 1:
+            threading.Event().wait(0.001)
+        caller = threading.get_ident()
+
+        def inner(number):
+            if number < 2:
+                both.wait()
+                if (threading.get_ident() != caller) == raised_by_helper:
+                    raise ZeroDivisionError
+                threading.Event().wait(0.05)
+            else:
+                later.append(number)
+
+        run_blocks(inner, 10**5)
+
+    with pytest.raises(ZeroDivisionError):
+        run_blocks(task, 2)
+    assert len(later) < 10**4
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, 2.0, True, "2", None, float("nan"), float("inf")])

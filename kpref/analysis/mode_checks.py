@@ -28,7 +28,9 @@ from kpref.spectra import Eigen, KernelSpectrum
 from kpref.spectra.blocks import BlockEigen
 from kpref.spectra.closed_form import kernel_unit_trace
 from kpref.spectra.paired_probes import DENSE_SIZE
-from kpref.spectra.rows import combination, inner_products
+from kpref.spectra.rows import inner_products
+from kpref.spectra.symmetric import SymmetricForm
+from kpref.spectra.white_images import WhiteImages, white_images
 from kpref.threads import serial_blas
 
 __all__ = ["ASKED", "kernel_checks", "kernel_sums", "mode_check", "whole_vectors"]
@@ -95,17 +97,22 @@ def _residual_of_sums(operator: TensorOperator, values: Array, vectors: Array) -
 
 @serial_blas
 def kernel_checks(
-    operator: TensorOperator, exact: KernelSpectrum, modes: Eigen, longest_sum: int, seed: int
+    operator: TensorOperator,
+    exact: KernelSpectrum,
+    modes: Eigen,
+    longest_sum: int,
+    seed: int,
+    seen: WhiteImages | None = None,
 ) -> list[Check]:
     """K, its exact spectrum, and its modes, each against the others.
 
     `operator`: K of the flow. `longest_sum`: terms in the longest sum of a product with K and an inner product. `seed`:
-    of random vectors.
+    of random vectors. `seen`: K as random vectors see it, where these products have been made.
     """
     return [
         mode_check(operator, modes.values, modes.vectors, longest_sum),
         _values_check(exact, modes.values),
-        _trace_check(operator, exact, modes.values, modes.vectors, seed),
+        _trace_check(operator, exact, modes.values, modes.vectors, seed, seen),
     ]
 
 
@@ -136,17 +143,21 @@ def _values_check(exact: KernelSpectrum, values: Array) -> Check:
     )
 
 
-def _trace_check(operator: TensorOperator, exact: KernelSpectrum, values: Array, vectors: Array, seed: int) -> Check:
-    space, product = operator.space_in, for_estimates(operator, DENSE_SIZE)
-    drawn = np.random.default_rng([seed, 2]).standard_normal((_PROBES, space.size))
-    rows = space.scale(vectors, 0.5).reshape(len(vectors), -1)
-    combination(inner_products(drawn, rows), rows, out=drawn)
-    left = space.scale(drawn.reshape(_PROBES, *space.shape), -0.5)  # normal in the space
-    forms = np.array([space.inner(x, image) for x, image in zip(left, product.apply(left), strict=True)])
+def _trace_check(
+    operator: TensorOperator, exact: KernelSpectrum, values: Array, vectors: Array, seed: int, seen: WhiteImages | None
+) -> Check:
+    if seen is None:
+        seen = white_images(SymmetricForm(for_estimates(operator, DENSE_SIZE)), _PROBES, seed)
+    drawn, images = seen.vectors, seen.images
+    # x = g - s Q, and x.K x from K g and the modes: of the latter another check makes sure.
+    modes = seen.form.coordinates.to_vectors(vectors.astype(drawn.dtype, copy=False))
+    shares, image_shares = inner_products(drawn, modes), inner_products(images, modes)
+    whole = np.einsum("ij,ij->i", drawn, images, dtype=np.float64)
+    forms = whole - 2 * np.einsum("ij,ij->i", shares, image_shares) + np.square(shares) @ values
     rest = max(exact.frobenius**2 - float(np.square(values).sum()), 0.0) ** 0.5
     estimate = float(values.sum() + forms.mean())
     scale = max(abs(exact.trace), abs(estimate))
-    bound = _DEVIATIONS * rest * math.sqrt(2.0 / _PROBES) / (scale or 1.0) + _CERTAIN[product.dtype.name]
+    bound = _DEVIATIONS * rest * math.sqrt(2.0 / len(forms)) / (scale or 1.0) + _CERTAIN[drawn.dtype.name]
     error = abs(estimate - exact.trace) / (scale or 1.0)
     verdict = "K is zero" if scale == 0 else ""
     if not error <= bound:
@@ -156,7 +167,7 @@ def _trace_check(operator: TensorOperator, exact: KernelSpectrum, values: Array,
         "sum of the exact spectrum = tr K",
         error,
         bound,
-        f"{_DEVIATIONS:g} standard deviations of Hutchinson's estimate from {_PROBES} vectors, modes projected out",
+        f"{_DEVIATIONS:g} standard deviations of Hutchinson's estimate from {len(forms)} vectors, modes projected out",
         verdict,
         idle=scale == 0,
     )

@@ -275,7 +275,7 @@ def analyze_checkpoint(
     gram, propagated = flow.P.gram(), whole_vectors(propagator_modes, flow.space.shape, axis=0)
     check = check.extended(
         [
-            *_checks_of_kernel(flow, kernel, leading, terms, seed),
+            *_checks_of_kernel(flow, kernel, leading, terms, seed, seen.get("K")),
             mode_check(gram, propagator_modes.values, propagated, terms),
             missed_check(gram, propagator_modes.values, propagated, terms, seed),
             mode_check(flow.NTK, ntk_modes.values, ntk_modes.vectors, terms),
@@ -313,12 +313,12 @@ def analyze_checkpoint(
 
 
 def _checks_of_kernel(
-    flow: Flow, exact: KernelSpectrum | None, modes: Eigen, longest_sum: int, seed: int
+    flow: Flow, exact: KernelSpectrum | None, modes: Eigen, longest_sum: int, seed: int, seen: WhiteImages | None
 ) -> list[Check]:
     if exact is None:  # nothing to compare with: look for a larger value that is missing
         known = modes.values, modes.vectors, longest_sum
         return [mode_check(flow.K, *known), missed_check(flow.K, *known, seed)]
-    return [*kernel_checks(flow.K, exact, modes, longest_sum, seed), kernel_sums(exact, flow)]
+    return [*kernel_checks(flow.K, exact, modes, longest_sum, seed, seen), kernel_sums(exact, flow)]
 
 
 def _points(flow: Flow, effort: Effort, seed: int) -> FixedPoints | None:

@@ -17,6 +17,7 @@ from kpref._types import Array
 from kpref.analysis.mode_checks import ASKED
 from kpref.flow import Flow
 from kpref.spectra import Eigen, KernelSpectrum, eigh, kernel_spectrum
+from kpref.spectra.blocks import one_a_block
 from kpref.spectra.eigen import signs
 from kpref.threads import run_blocks, serial_blas
 from kpref.unit_form import UnitForm, unit_form
@@ -49,25 +50,34 @@ def _told_by_factors(exact: KernelSpectrum, units: UnitForm, k: int) -> bool:
 
 @serial_blas
 def _from_factors(flow: Flow, k: int, exact: KernelSpectrum, units: UnitForm) -> Eigen:
+    """Modes of units; a product serves one of each unit."""
     order = np.argsort(-exact.unit_values, axis=None, kind="stable")[:k]
     owners, ranks = np.unravel_index(order, exact.unit_values.shape)
-    weighted, tensors = units.weighted(np.sqrt(flow.space.mu.T)), np.zeros((k, *flow.space.shape))
-    found = np.unique(owners)
+    space = flow.space
+    weighted, tensors = units.weighted(np.sqrt(space.mu.T)), np.zeros((k, *space.shape))
+    found, columns = np.unique(owners), [columns[columns >= 0] for columns in units.columns.T]
 
     def task(index: int) -> None:
         unit = int(found[index])
-        own, columns = np.flatnonzero(owners == unit), units.columns[:, unit]
+        own, there = np.flatnonzero(owners == unit), units.columns[:, unit] >= 0
         modes = _leading(weighted, unit, int(ranks[own].max()) + 1)[ranks[own]]
+        modes = space.scale(modes.swapaxes(1, 2)[..., there], -0.5)
+        modes *= signs(modes)
         for place, mode in zip(own, modes, strict=True):
-            tensors[place][:, :, columns[columns >= 0]] = mode.swapaxes(0, 1)[:, :, columns >= 0]
+            tensors[place][:, :, columns[unit]] = mode
 
     run_blocks(task, len(found))
-    vectors = flow.space.scale(tensors, -0.5)
-    vectors *= signs(vectors)
-    images = flow.K.apply(vectors)
-    values = np.array([flow.space.inner(v, image) for v, image in zip(vectors, images, strict=True)])
-    residuals = [flow.space.norm(image - value * v) for v, image, value in zip(vectors, images, values, strict=True)]
-    return Eigen(values, vectors, np.array(residuals) / values[0], k, np.ones(k, dtype=bool))
+    values, residuals, sets = np.empty(k), np.empty(k), one_a_block(owners)
+    for some in sets:
+        together = np.zeros(space.shape)
+        for place in some:
+            together[..., columns[owners[place]]] = tensors[place][..., columns[owners[place]]]
+        image = flow.K(together)
+        for place in some:
+            own, mode = (space.scale(each[..., columns[owners[place]]], 0.5) for each in (image, tensors[place]))
+            values[place] = np.vdot(mode, own)
+            residuals[place] = np.linalg.norm(own - values[place] * mode)
+    return Eigen(values, tensors, residuals / values[0], len(sets), np.ones(k, dtype=bool))
 
 
 def _leading(units: UnitForm, unit: int, count: int) -> Array:

@@ -22,7 +22,7 @@ from kpref.spectra.eigen import check_search, signs
 from kpref.spectra.symmetric import require_apart, require_operator
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
-__all__ = ["BlockEigen", "block_eigh", "extend_blocks"]
+__all__ = ["BlockEigen", "block_eigh", "extend_blocks", "one_a_block"]
 
 _EXTRA = 14  # vectors of a basis beyond the k that a restart keeps
 _MAX_RESTARTS = 200
@@ -97,7 +97,7 @@ def block_eigh(
     require_memory(8.0 * space.size * (min(shape[1], k + _EXTRA) + k + 4), f"the Lanczos bases of {op.name}")
     values, blocks, rows, tops = _lanczos(symmetric, shape, k, np.random.default_rng(seed), tol, op.name)
     residuals, vectors = np.empty(len(values)), np.empty((len(values), *inner))
-    for pairs in _one_a_block(blocks):
+    for pairs in one_a_block(blocks):
         there, whole = blocks[pairs], np.zeros(shape)
         whole[there] = rows[pairs]
         gaps = symmetric(whole)[there] - values[pairs, None] * rows[pairs]
@@ -107,7 +107,7 @@ def block_eigh(
     return BlockEigen(values, vectors, blocks, residuals, products, *tops)
 
 
-def _one_a_block(blocks: Integers) -> list[Integers]:
+def one_a_block(blocks: Integers) -> list[Integers]:
     """Pairs by their blocks (k,), sorted into sets of such that are in different ones: a product serves each set."""
     turns = np.array([np.count_nonzero(blocks[:index] == block) for index, block in enumerate(blocks)])
     return [np.flatnonzero(turns == turn) for turn in range(int(turns.max()) + 1)]
