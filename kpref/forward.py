@@ -167,7 +167,8 @@ class CompiledNetwork:
                 with np.errstate(over="ignore"):  # reported with all that is not finite
                     variable[...] = value
                 sound = sound and (variable.dtype == value.dtype or bool(np.isfinite(variable).all()))
-        return np.concatenate(list(drives.values()), axis=-1, dtype=np.float64), sound
+        # What NumPy joins may keep the order in memory of its parts; products read rows.
+        return np.ascontiguousarray(np.concatenate(list(drives.values()), axis=-1, dtype=np.float64)), sound
 
     def _target(self, form: StepForm | None) -> Any:
         from kpref.kernels.network_tables import no_target, target

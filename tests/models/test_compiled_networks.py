@@ -19,8 +19,11 @@ COMPARED = [case for case in NETWORKS if case[0] != "hodgkin-huxley"]
 
 
 def built(name, at, units, seed):
-    kind = registered()[name]
-    return kind.init(2, units, seed, 1.2, **kind.variants[at])
+    """A random network; what would be zero at first, as biases are, is not."""
+    kind, generator = registered()[name], np.random.default_rng(seed)
+    model = kind.init(2, units, seed, 1.2, **kind.variants[at])
+    zero = {key: array for key, array in model.parameters.items() if not array.any()}
+    return model.with_parameters({key: generator.normal(size=array.shape) for key, array in zero.items()})
 
 
 def without(patch):
