@@ -157,9 +157,12 @@ def _repeat(drive, row, first, count, buffer, to, width):  # type: ignore[no-unt
     if count == 1:
         buffer[to : to + width] = drive[row, first]
     else:
-        for at in range(to, to + width, count):
-            for unit in range(count):
-                buffer[at + unit] = drive[row, first + unit]
+        for unit in range(count):
+            buffer[to + unit] = drive[row, first + unit]
+        while count < width:  # twice as many each time
+            more = min(count, width - count)
+            _move(buffer, to, buffer, to + count, more)
+            count += more
 
 
 @merged

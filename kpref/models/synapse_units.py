@@ -14,19 +14,23 @@ _ONE, _TWO, _THREE, _FOUR, _FIVE = ROW[1:6]
 
 
 @kernel
-def modulated(tile, count):  # type: ignore[no-untyped-def]
+def modulated(tile, count, full):  # type: ignore[no-untyped-def]
     """In go M, x, W, out ``W (1 + M) x``; coefficient: presynaptic, W x; variable: modulated, ``(1 + M) x``."""
     wide_vectors()
     for i in range(count):
         x, weight = tile[_ONE + i], tile[_TWO + i]
         seen = (1.0 + tile[i]) * x
-        tile[_THREE + i], tile[_FOUR + i], tile[_FIVE + i] = weight * seen, weight * x, seen
+        tile[_THREE + i] = weight * seen
+        if full:
+            tile[_FOUR + i], tile[_FIVE + i] = weight * x, seen
 
 
 @kernel
-def multiplied(tile, count):  # type: ignore[no-untyped-def]
+def multiplied(tile, count, full):  # type: ignore[no-untyped-def]
     """In go a, b, out their product; coefficient: that of a, which is b."""
     wide_vectors()
     for i in range(count):
         b = tile[_ONE + i]
-        tile[_TWO + i], tile[_THREE + i] = tile[i] * b, b
+        tile[_TWO + i] = tile[i] * b
+        if full:
+            tile[_THREE + i] = b

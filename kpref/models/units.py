@@ -68,9 +68,9 @@ def apply_function(function, tile, count, full):  # type: ignore[no-untyped-def]
     elif function == 19:
         held_step(tile, count, full)
     elif function == 20:
-        modulated(tile, count)
+        modulated(tile, count, full)
     else:
-        multiplied(tile, count)
+        multiplied(tile, count, full)
     if plastic_one:
         plastic(tile, count)
 
