@@ -16,7 +16,7 @@ import numpy.typing as npt
 from kpref._types import Array
 from kpref.integrate import Tableau
 from kpref.models.base import Model
-from kpref.models.step import Pointwise, StepModel
+from kpref.models.step import StepModel
 from kpref.step_form import StepForm
 from kpref.threads import even_blocks, run_blocks, trial_blocks
 
@@ -33,13 +33,13 @@ def compiled_network(model: Model, dtype: npt.DTypeLike = np.float64) -> Compile
     """A network with its weights for compiled code, in a precision; None where there is none for it."""
     if not isinstance(model, StepModel) or not model.thread_safe or model.pointwise is None:
         return None  # a class of the user's may inherit the functions and change the model
-    from kpref.kernels.network import network
+    from kpref.kernels.network_tables import network, written
 
     z, x = np.zeros((1, 1, model.n_states)), np.zeros((1, 1, model.n_inputs))
     constants = {name: value for name, value in model.numbers(z, x).channels.items() if value.ndim == 1}
-    functions = list(model.pointwise)
-    net = network(model.program, functions, constants, model.weights(), model.drives(x), dtype)
-    return CompiledNetwork(model, constants, functions, net)
+    functions, drives = list(model.pointwise), model.drives(x)
+    net = network(model.program, functions, constants, model.weights(), drives, dtype)
+    return CompiledNetwork(model, constants, *written(model.program, functions, drives), net)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,8 @@ class CompiledNetwork:
 
     model: StepModel
     constants: Mapping[str, Array]  # (width,): channels that are the same everywhere
-    functions: list[Pointwise]  # its functions of a unit
+    channels: list[str]  # that vary, and variables that functions of a unit compute, in the order of compiled code
+    computed: list[str]
     net: Any
 
     def run(
@@ -161,17 +162,18 @@ class CompiledNetwork:
         """
         drives, sound = self.model.drives(inputs), True
         if form is not None:
-            for name, value in drives.items():
-                variable = form.variable(name)
+            for name in drives.keys() & form.known.keys():  # compiled code writes channels
+                value, variable = drives[name], form.variable(name)
                 with np.errstate(over="ignore"):  # reported with all that is not finite
                     variable[...] = value
                 sound = sound and (variable.dtype == value.dtype or bool(np.isfinite(variable).all()))
-        return np.concatenate(list(drives.values()), axis=-1, dtype=np.float64), sound
+        # What NumPy joins may keep the order in memory of its parts; products read rows.
+        return np.ascontiguousarray(np.concatenate(list(drives.values()), axis=-1, dtype=np.float64)), sound
 
     def _target(self, form: StepForm | None) -> Any:
-        from kpref.kernels.network import no_target, target
+        from kpref.kernels.network_tables import no_target, target
 
-        return no_target() if form is None else target(form, self.functions)
+        return no_target() if form is None else target(form, self.channels, self.computed)
 
 
 def _writeable(array: Array, dtype: npt.DTypeLike | None = None) -> Array:

@@ -191,6 +191,31 @@ def test_a_unit_with_an_update_gate_is_that_of_the_plain_cell(seed, units):
     np.testing.assert_array_equal(filled("update-gate", numbers, 1, full=False), filled("update-gate", numbers, 1))
 
 
+@given(st.integers(0, 10**6))
+def test_states_and_synapses_of_inputs_that_are_held(seed):
+    """As `S4D` and `MPN` derive them, by complex numbers of more digits.
+
+    Of a state sums of at most five products of four numbers, with six roundings on the way; of a synapse one product of
+    three, the first of which is at most twice the largest number, with three.
+    """
+    given = np.random.default_rng(seed).normal(size=(12, 130))[:, :TILE]
+    u, v, s, *pairs, decay, omega, delta = given.astype(np.longdouble)
+    a, b, by_a = (re + 1j * im for re, im in zip(pairs[::2], pairs[1::2], strict=True))
+    x = u + 1j * v
+    new, e, g = a * x + b * s, delta * a * x + by_a * s, delta * a * ((-decay + 1j * omega) * x + s)
+    by_alpha, by_omega = -decay * e, 1j * e
+    expected = [new.real, new.imag, g.real, by_alpha.real, by_omega.real, g.imag, by_alpha.imag, by_omega.imag]
+    largest = np.maximum(1, np.abs(given)).max(axis=0) ** 4
+    assert (np.abs(filled("held-step", given, 8) - np.stack(expected)) <= 15 * EPS * largest).all()
+    m, x, weight = three = given[:3]
+    seen = (1 + m) * x
+    close = 3 * EPS * np.maximum(1, np.abs(three)).max(axis=0) ** 3
+    assert (np.abs(filled("modulated", three, 3) - np.stack([weight * seen, weight * x, seen])) <= close).all()
+    np.testing.assert_array_equal(filled("multiplied", three[:2], 2), [m * x, x])
+    for name, numbers, first in (("held-step", given, 2), ("modulated", three, 1), ("multiplied", three[:2], 1)):
+        np.testing.assert_array_equal(filled(name, numbers, first, full=False), filled(name, numbers, first))
+
+
 def test_nonlinearities_stand_first_and_in_their_order():
     """Short-term plasticity gives the number of one to its function."""
     assert FUNCTIONS[: len(NONLINEARITIES)] == tuple(NONLINEARITIES)

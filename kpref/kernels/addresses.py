@@ -18,8 +18,8 @@ from numba.extending import intrinsic
 from kpref.compiled.compilation import kernel
 
 __all__ = [
-    "address_of", "ask_for", "everywhere", "fill_row", "keep", "load", "set_word", "size_of", "store",
-    "sum_of_multiples", "sum_of_products", "sum_of_row", "word",
+    "address_of", "ask_for", "everywhere", "fill_row", "gather_row", "keep", "load", "set_word", "size_of", "spread_row",
+    "store", "sum_of_multiples", "sum_of_products", "sum_of_row", "word",
 ]  # fmt: skip
 
 #: Bytes of a row that are summed up in registers of the processor at once; then what is left, in ever smaller parts: a
@@ -295,6 +295,28 @@ def word(table, index):  # type: ignore[no-untyped-def]
 def set_word(table, index, value):  # type: ignore[no-untyped-def]
     """Write an entry of a table of 64-bit integers at an address."""
     store(np.int64(value), table + 8 * index)
+
+
+@kernel
+def gather_row(one, out, source, width, count, add):  # type: ignore[no-untyped-def]
+    """``out_i = [out_i] + sum_j source_ij`` of `width` columns i and `count` columns j each, rows at addresses."""
+    size = size_of(one)
+    for unit in range(width):
+        total = sum_of_row(one, source + unit * count * size, count)
+        store(load(one, out + unit * size) + total if add else total, out + unit * size)
+
+
+@kernel
+def spread_row(one, out, source, width, count, add):  # type: ignore[no-untyped-def]
+    """``out_ij = [out_ij] + source_i``."""
+    size = size_of(one)
+    for unit in range(width):
+        value, at = load(one, source + unit * size), out + unit * count * size
+        if add:
+            for other in range(count):
+                store(load(one, at + other * size) + value, at + other * size)
+        else:
+            fill_row(value, at, count)
 
 
 @kernel

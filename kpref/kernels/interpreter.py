@@ -20,13 +20,13 @@ from kpref.compiled.compilation import inlined, kernel
 from kpref.kernels.addresses import (
     address_of,
     ask_for,
-    fill_row,
+    gather_row,
     load,
     set_word,
     size_of,
+    spread_row,
     store,
     sum_of_products,
-    sum_of_row,
     word,
 )
 from kpref.kernels.blas import product_at, row_length
@@ -448,9 +448,9 @@ def _pointwise(one, layout, operations, begin, end, room, rows, where):  # type:
                         _ask_for_later(pointers, room.later + at * 8, operands, width * size_of(one))
                     sum_of_products(one, pointers, number, add, width)
                 elif what == GATHER:
-                    _gather(one, word(pointers, 0), word(pointers, 1), width, number, add)
+                    gather_row(one, word(pointers, 0), word(pointers, 1), width, number, add)
                 elif what == SPREAD:
-                    _spread(one, word(pointers, 0), word(pointers, 1), width, number, add)
+                    spread_row(one, word(pointers, 0), word(pointers, 1), width, number, add)
                 _advance(pointers, room.by_row + at * 8, operands)
                 now += 1
                 if now == stop:
@@ -472,26 +472,6 @@ def _ask_for_later(pointers, later, operands, length):  # type: ignore[no-untype
 def _advance(pointers, by, operands):  # type: ignore[no-untyped-def]
     for operand in range(operands):
         set_word(pointers, operand, word(pointers, operand) + word(by, operand))
-
-
-@kernel
-def _gather(one, out, source, width, count, add):  # type: ignore[no-untyped-def]
-    size = size_of(one)
-    for unit in range(width):
-        total = sum_of_row(one, source + unit * count * size, count)
-        store(load(one, out + unit * size) + total if add else total, out + unit * size)
-
-
-@kernel
-def _spread(one, out, source, width, count, add):  # type: ignore[no-untyped-def]
-    size = size_of(one)
-    for unit in range(width):
-        value, at = load(one, source + unit * size), out + unit * count * size
-        if add:
-            for other in range(count):
-                store(load(one, at + other * size) + value, at + other * size)
-        else:
-            fill_row(value, at, count)
 
 
 @kernel

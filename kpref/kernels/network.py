@@ -4,8 +4,8 @@ Every register of a program (`kpref.program`) holds the change of some quantity.
 products with weights are the same products, what multiplies a weight is what stands in the register that it is read
 from, and channels that are the same everywhere scale values as they scale changes. Only where the coefficients depend
 on the state do compiled functions of a unit (`kpref.models.units`) take the place of the operations: they give the
-new values, and the coefficients if they are wanted. So one interpreter serves every network: steps of a map, stages of
-Runge-Kutta steps, and the coefficients at given states.
+new values, and the coefficients if they are wanted; those that are inputs are coefficients of values too. So one
+interpreter serves every network: steps of a map, stages of Runge-Kutta steps, and the coefficients at given states.
 
 Rows of a block are trials of one step, or points of a trajectory one after the other; registers are laid out as in
 `kpref.kernels.interpreter`, in the precision of the network: float64 for flows, that of the training for trainings.
@@ -13,207 +13,23 @@ Rows of a block are trials of one step, or points of a trajectory one after the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numba import uint64
 from numba.extending import intrinsic
 
-from kpref._types import Array
 from kpref.compiled.compilation import kernel, merged, wide_vectors
-from kpref.kernels.addresses import address_of, load, set_word, size_of, store, sum_of_multiples, word
-from kpref.kernels.blas import product_at, row_length
-from kpref.kernels.panels import Weights, as_weights
-from kpref.models.step import Pointwise
-from kpref.models.units import FIELDS, FUNCTIONS, TILE, apply_function
-from kpref.program import Operation, Program, View
-from kpref.step_form import StepForm
+from kpref.kernels.addresses import (
+    address_of, gather_row, load, set_word, size_of, spread_row, store, sum_of_multiples, word,
+)  # fmt: skip
+from kpref.kernels.blas import product_at
+from kpref.kernels.network_tables import BY_REGISTER, DRIVEN, FUNCTION, GATHER, PRODUCT, REPEAT, SCALE, SPREAD
+from kpref.models.units import FIELDS, TILE, apply_function
 
-__all__ = ["Network", "Target", "network", "no_target", "run", "take_steps", "target"]
+__all__ = ["run", "take_steps"]
 
-_PRODUCT, _DRIVEN, _FUNCTION, _SCALE, _CLEAR = range(5)
-_MOST = FIELDS  # views and channels of a function
 _ROWS = 4  # for which operations other than products are done at once
-
-
-class Network(NamedTuple):
-    """A program with its weights and functions, in a form that compiled code takes."""
-
-    # (m, 8): kind; register and first column that are written; register and first column that are read (of a driven
-    # product, the first column of the drive); columns; whether to add, or the first coefficient of a function among
-    # those of all; which weight, function, or first constant
-    operations: Array
-    # (f, 7): which function, its units; how many numbers go in, come out, and are coefficients; and the first constant
-    # of those that stay the same, and how many these are
-    functions: Array
-    views: Array  # (f, FIELDS, 2): register and first column of each number that goes in or comes out
-    constants: Array  # channels that are the same everywhere, and weights of units
-    weights: Weights  # transposed: (inputs, outputs)
-    strides: Array  # columns from row to row of each register
-    # old, new: (parts, 2): register and width of each part of the state
-    old: Array
-    new: Array
-    until: int  # operations that have been run when all coefficients and variables are known
-
-
-class Target(NamedTuple):
-    """Where coefficients and variables of a `StepForm` are written, at points in the order of its rows."""
-
-    numbers: Array
-    starts: Array  # place of each coefficient of each function at the first point, in order
-    width: int  # how far the next point is
-    variables: Array  # (points, V)
-    copies: Array  # (c, 4): register, first column and width of what is a variable, and its column among them
-
-
-# Lowering
-
-
-def network(
-    program: Program,
-    functions: Sequence[Pointwise],
-    constants: Mapping[str, Array],
-    weights: Mapping[str, Array],
-    drives: Mapping[str, Array],
-    dtype: npt.DTypeLike = np.float64,
-) -> Network:
-    """A network of a program.
-
-    Parameters
-    ----------
-    program : Program
-    functions : sequence of Pointwise
-        Of a unit.
-    constants : mapping of str to ndarray, shape (width,)
-        Channels that are the same everywhere.
-    weights : mapping of str to ndarray, shape (outputs, inputs)
-        Of units, (1, columns).
-    drives : mapping of str to ndarray, shape (..., width)
-        Variables that come from the inputs alone; they stand side by side in the drive.
-    dtype : {float64, float32}
-        Precision of all of it.
-    """
-    columns = dict(zip(drives, np.cumsum([0, *(drive.shape[-1] for drive in drives.values())]), strict=False))
-    first = {function.channels[0]: index for index, function in enumerate(functions)}
-    covered = {channel for function in functions for channel in (*function.channels, *function.shifted)}
-    written = np.zeros(program.offsets[-1], dtype=bool)
-    table: list[list[int]] = []
-    flat: list[Array] = [np.zeros(0)]
-    products = {op.name: weights[op.name] for op in program.operations if op.kind == "product"}
-    until, names, units = 0, list(products), max(view.width for view in program.old)
-    variables = np.zeros_like(written)
-    for op in program.operations:
-        if op.variable is not None and op.source is not None and op.source not in program.old:
-            variables[program.columns(op.source)] = True
-    for op in program.operations:
-        if op.kind == "scale" and op.name in covered:
-            if op.name in first:
-                inputs, outputs = _views(program, functions[first[op.name]])
-                index = first[op.name]
-                channel = sum(len(function.channels) for function in functions[:index])
-                table.append([_FUNCTION, 0, 0, 0, 0, op.out.width, channel, index])
-                until = len(table)
-                for view in outputs:
-                    written[program.columns(view)] = True
-            continue
-        out = program.columns(op.out)
-        add = bool(written[out].any())
-        if add and not written[out].all():
-            table += [[_CLEAR, op.out.register, start, 0, 0, width, 0, 0] for start, width in _new(written, op, out)]
-        written[out] = True
-        where = [op.out.register, op.out.start]
-        if variables[out].any():
-            until = len(table) + 1
-        if op.kind == "product" and op.source is None:
-            table.append([_DRIVEN, *where, 0, int(columns[op.variable or ""]), op.out.width, add, names.index(op.name)])
-            continue
-        if op.source is None or op.kind not in ("product", "scale", "unit"):
-            raise ValueError(f"there is no compiled code for values of the operation {op.kind} {op.name!r}")
-        source = [op.source.register, op.source.start]
-        if op.kind == "product":
-            table.append([_PRODUCT, *where, *source, op.out.width, add, names.index(op.name)])
-            continue
-        table.append([_SCALE, *where, *source, op.out.width, add, sum(map(len, flat))])
-        flat.append(constants[op.name] if op.kind == "scale" else weights[op.name][0])
-    own = [_function(program, function) for function in functions]
-    for row, function in zip(own, functions, strict=True):
-        row += [sum(map(len, flat)), len(function.numbers)]
-        flat.append(function.numbers.reshape(-1))
-    return Network(
-        operations=np.array(table, dtype=np.int64).reshape(len(table), 8),
-        functions=np.array(own, dtype=np.int64).reshape(len(functions), 7),
-        views=np.array([_places(program, function) for function in functions], dtype=np.int64).reshape(
-            len(functions), _MOST, 2
-        ),
-        constants=np.concatenate(flat).astype(dtype),
-        weights=as_weights([weight.T for weight in products.values()], dtype),
-        strides=np.array(
-            [row_length.py_func(width, units, np.dtype(dtype).itemsize) for width in program.widths],
-            dtype=np.int64,
-        ),
-        old=np.array([(view.register, view.width) for view in program.old], dtype=np.int64),
-        new=np.array([(view.register, view.width) for view in program.new], dtype=np.int64),
-        until=until,
-    )
-
-
-def _views(program: Program, function: Pointwise) -> tuple[list[View], list[View]]:
-    """What a function reads and what it writes: what the scales by its channels do, in the order of these."""
-    scales = {op.name: op for op in program.operations if op.kind == "scale"}
-    channels = (*function.channels, *function.shifted)
-    outputs = list(dict.fromkeys(scales[channel].out for channel in channels))
-    sources = dict.fromkeys(scales[channel].source for channel in channels)
-    return [view for view in sources if view is not None and view not in outputs], outputs
-
-
-def _function(program: Program, function: Pointwise) -> list[int]:
-    inputs, outputs = _views(program, function)
-    known = FUNCTIONS.index(function.function)
-    return [known, outputs[0].width, len(inputs), len(outputs), len(function.channels)]
-
-
-def _places(program: Program, function: Pointwise) -> list[tuple[int, int]]:
-    inputs, outputs = _views(program, function)
-    places = [(view.register, view.start) for view in (*inputs, *outputs)]
-    return places + [(0, 0)] * (_MOST - len(places))
-
-
-def _new(written: Array, op: Operation, out: slice) -> list[tuple[int, int]]:
-    """Runs of columns of an operation, first column and width, that nothing has been written to."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], ~written[out], [False]]).astype(int))).reshape(-1, 2)
-    return [(op.out.start + int(start), int(stop - start)) for start, stop in edges]
-
-
-def target(form: StepForm, functions: Sequence[Pointwise]) -> Target:
-    """Where the coefficients and variables of a form are."""
-    places = [form.places[channel] for function in functions for channel in function.channels]
-    widths = [place.trial_stride or place.row_stride for place in places]
-    copies, seen = [], set()
-    for op in form.program.operations:
-        if op.source is None or op.variable is None or op.variable in seen or form.known[op.variable].of_state:
-            continue
-        seen.add(op.variable)
-        known = form.known[op.variable]
-        copies.append((op.source.register, op.source.start, known.width, known.start))
-    return Target(
-        numbers=form.numbers,
-        starts=np.array([place.start for place in places], dtype=np.int64),
-        width=widths[0] if widths else 0,
-        variables=form.variables.reshape(form.n_steps * form.n_trials, form.variables.shape[2]),
-        copies=np.array(copies, dtype=np.int64).reshape(len(copies), 4),
-    )
-
-
-def no_target() -> Target:
-    """For states alone."""
-    return Target(
-        np.zeros(0), np.zeros(0, np.int64), 0, np.zeros((0, 0)), np.zeros((0, 4), np.int64)
-    )  # fmt: skip
-
-
-# Compiled
 
 
 @kernel
@@ -246,66 +62,119 @@ def _evaluate(net, drive, point, full, until, aim, buffer, bases, tile):  # type
     operations, strides, one = net.operations, net.strides, buffer.dtype.type(1)
     size = size_of(one)
     while k < until:
-        if operations[k, 0] <= _DRIVEN:
+        if operations[k, 0] <= DRIVEN:
             y = address + (bases[operations[k, 1]] + operations[k, 2]) * size
-            if operations[k, 0] == _PRODUCT:
-                x, lead = address + (bases[operations[k, 3]] + operations[k, 4]) * size, strides[operations[k, 3]]
-            else:
+            add, driven = operations[k, 6] == 1, operations[k, 0] == DRIVEN
+            if driven:
                 x, lead = drive.ctypes.data + operations[k, 4] * size, drive.strides[0] // size
+            else:
+                x, lead = address + (bases[operations[k, 3]] + operations[k, 4]) * size, strides[operations[k, 3]]
             weight = _weight(net.weights, operations[k, 7])
-            product_at(one, operations[k, 6] == 1, rows, x, lead, weight, y, strides[operations[k, 1]], 0)
+            if not driven and _is_nothing(one, x, lead, rows, weight[1]):
+                if not add:
+                    _clear(buffer, bases[operations[k, 1]] + operations[k, 2], strides[operations[k, 1]], rows, weight[2])
+            else:
+                product_at(one, add, rows, x, lead, weight, y, strides[operations[k, 1]], 0)
             k += 1
             continue
         last = k + 1
-        while last < until and operations[last, 0] > _DRIVEN:
+        while last < until and operations[last, 0] > DRIVEN:
             last += 1
         for first in range(0, rows, _ROWS):
             for j in range(k, last):
-                sound &= _apply(net, j, first, min(first + _ROWS, rows), point, full, aim, buffer, bases, tile)
+                sound &= _apply(net, j, first, min(first + _ROWS, rows), drive, point, full, aim, buffer, bases, tile)
         k = last
     if full:
         sound &= _copy_variables(net, point, rows, aim, buffer, bases)
     return sound
 
 
+@kernel
+def _is_nothing(one, at, lead, rows, width):  # type: ignore[no-untyped-def]
+    """Whether all numbers of these rows are zero: most often the first tells. A layer that is not its turn has such."""
+    for row in range(rows):
+        for unit in range(width):
+            if load(one, at + (row * lead + unit) * size_of(one)) != 0:
+                return False
+    return True
+
+
+@kernel
+def _clear(buffer, at, lead, rows, width):  # type: ignore[no-untyped-def]
+    for row in range(rows):
+        buffer[at + row * lead : at + row * lead + width] = 0
+
+
 @merged
-def _apply(net, k, first, last, point, full, aim, buffer, bases, tile):  # type: ignore[no-untyped-def]
+def _apply(net, k, first, last, drive, point, full, aim, buffer, bases, tile):  # type: ignore[no-untyped-def]
     """An operation that is no product, for some rows; whether the coefficients that it writes are finite."""
     operations, sound, what = net.operations, True, net.operations[k, 0]
     to, of = net.strides[operations[k, 1]], net.strides[operations[k, 3]]
     y, x = bases[operations[k, 1]] + operations[k, 2], bases[operations[k, 3]] + operations[k, 4]
-    width, add, index = operations[k, 5], operations[k, 6], operations[k, 7]
-    if what == _FUNCTION:
-        sound = _apply_function(net, index, add, first, last, point, full, aim, buffer, bases, tile)
-    elif what == _SCALE:
-        constants = net.constants
+    width, add, operand = operations[k, 5], operations[k, 6] == 1, operations[k, 7]
+    if what == FUNCTION:
+        sound = _apply_function(net, k, first, last, point, full, aim, buffer, bases, tile)
+    elif what == SCALE:
         for row in range(first, last):
-            _scale(constants, index, buffer, y + row * to, x + row * of, width, add == 1)
+            _scale(net.constants, operand, buffer, y + row * to, x + row * of, width, add)
+    elif what == BY_REGISTER:
+        factor, along = bases[operand], net.strides[operand]
+        for row in range(first, last):
+            _scale(buffer, factor + row * along, buffer, y + row * to, x + row * of, width, add)
+    elif what == REPEAT:
+        start = aim.starts[operations[k, 6]] if full else 0
+        for row in range(first, last):
+            _repeat(drive, row, operations[k, 4], operand, buffer, y + row * to, width)
+            if full:
+                sound &= _write(buffer, y + row * to, aim.numbers, start + (point + row) * aim.width, width)
+    elif what == GATHER or what == SPREAD:
+        one = buffer.dtype.type(1)
+        for row in range(first, last):
+            at = address_of(buffer) + (y + row * to) * size_of(one), address_of(buffer) + (x + row * of) * size_of(one)
+            if what == GATHER:
+                gather_row(one, at[0], at[1], width, operand, add)
+            else:
+                spread_row(one, at[0], at[1], width, operand, add)
     else:
-        for row in range(first, last):
-            buffer[y + row * to : y + row * to + width] = 0
+        _clear(buffer, y + first * to, to, last - first, width)
     return sound
 
 
 @kernel
-def _scale(constants, index, buffer, to, of, width, add):  # type: ignore[no-untyped-def]
+def _scale(factors, index, buffer, to, of, width, add):  # type: ignore[no-untyped-def]
     y, x, c = uint64(to), uint64(of), uint64(index)
     if add:
         for unit in range(uint64(width)):
-            buffer[y + unit] += constants[c + unit] * buffer[x + unit]
+            buffer[y + unit] += factors[c + unit] * buffer[x + unit]
     else:
         for unit in range(uint64(width)):
-            buffer[y + unit] = constants[c + unit] * buffer[x + unit]
+            buffer[y + unit] = factors[c + unit] * buffer[x + unit]
+
+
+@kernel
+def _repeat(drive, row, first, count, buffer, to, width):  # type: ignore[no-untyped-def]
+    """So many columns of the drive again and again."""
+    if count == 1:
+        buffer[to : to + width] = drive[row, first]
+    else:
+        for unit in range(count):
+            buffer[to + unit] = drive[row, first + unit]
+        while count < width:  # twice as many each time
+            more = min(count, width - count)
+            _move(buffer, to, buffer, to + count, more)
+            count += more
 
 
 @merged
-def _apply_function(net, index, channel, start, stop, point, full, aim, buffer, bases, tile):  # type: ignore[no-untyped-def]
-    """A function of a unit for some rows, tile by tile; whether its coefficients are finite."""
+def _apply_function(net, k, start, stop, point, full, aim, buffer, bases, tile):  # type: ignore[no-untyped-def]
+    """A function of a unit for some rows, tile by tile; whether its coefficients and variables are finite."""
+    variable, channel, index = net.operations[k, 4], net.operations[k, 6], net.operations[k, 7]
     functions, views, strides, starts = net.functions, net.views, net.strides, aim.starts
     numbers, sound, lanes = aim.numbers, True, 64 // tile.itemsize
     function, units, inputs = functions[index, 0], functions[index, 1], functions[index, 2]
-    outputs, channels = functions[index, 3], functions[index, 4]
-    constant, given = functions[index, 5], functions[index, 6]
+    outputs, channels, variables = functions[index, 3], functions[index, 4], functions[index, 5]
+    constant, given = functions[index, 6], functions[index, 7]
+    computed, kept = aim.variables.reshape(-1), aim.variables.shape[1]
     for row in range(start, stop):
         for first in range(0, units, TILE):
             count = min(TILE, units - first)
@@ -320,12 +189,26 @@ def _apply_function(net, index, channel, start, stop, point, full, aim, buffer, 
             for field in range(inputs, inputs + outputs):
                 register = views[index, field, 0]
                 at = bases[register] + views[index, field, 1] + row * strides[register] + first
-                _move(tile, (field + given) * TILE, buffer, at, count)
+                if views[index, field, 2] == 1:
+                    _add(tile, (field + given) * TILE, buffer, at, count)
+                else:
+                    _move(tile, (field + given) * TILE, buffer, at, count)
             if full:
+                found = inputs + given + outputs
                 for field in range(channels):
                     at = starts[channel + field] + (point + row) * aim.width + first
-                    sound &= _write(tile, (inputs + given + outputs + field) * TILE, numbers, at, count)
+                    sound &= _write(tile, (found + field) * TILE, numbers, at, count)
+                for field in range(variables):
+                    at = (point + row) * kept + aim.columns[variable + field] + first
+                    sound &= _write(tile, (found + channels + field) * TILE, computed, at, count)
     return sound
+
+
+@kernel
+def _add(source, at, out, to, count):  # type: ignore[no-untyped-def]
+    x, y = uint64(at), uint64(to)
+    for unit in range(uint64(count)):
+        out[y + unit] += source[x + unit]
 
 
 @merged

@@ -143,7 +143,7 @@ class LRU(StateSpaceNetwork):
         by_rates = [f"{part}_by_{of}{layer}" for part in ("re", "im") for of in ("nu", "theta", "gamma")]
         linear = [f"{part}_{how}{layer}" for part in ("re", "im") for how in ("kept", "turned", "driven")]
         numbers = np.stack([*_eigenvalues(parameters), *rates])
-        return Pointwise("complex-step", tuple(by_rates), tuple(linear), numbers)
+        return Pointwise("complex-step", tuple(by_rates), tuple(linear), numbers, unread=tuple(by_rates))
 
     def _enter(self, layer: int) -> list[Entry]:
         width, size = self.widths[layer], self.n_features

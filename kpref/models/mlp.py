@@ -13,7 +13,7 @@ from kpref.memory import require_memory
 from kpref.models.base import Array, Parameters
 from kpref.models.nonlinearity import get_nonlinearity
 from kpref.models.registry import register
-from kpref.models.step import StepMap, StepNumbers
+from kpref.models.step import Pointwise, StepMap, StepNumbers
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
 
@@ -150,6 +150,16 @@ class MLP(StepMap):
         weights = [Entry(f"weight_l{n}", f"weight{n}", rows, rows, rows) for n in range(self.n_layers)]
         biases = [Entry(f"bias_l{n}", "bias", rows, rows, slice(k, k + 1)) for k, n in enumerate(self._biased)]
         return (*weights, *biases)
+
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """phi."""
+        return (Pointwise(self.nonlinearity.name, ("slope",)),)
+
+    def drives(self, x: Array) -> dict[str, Array]:
+        """Each entry of x, and those of layers that have a bias."""
+        found = {f"layer{layer}": x[..., layer : layer + 1] for layer in range(self.n_layers)}
+        return found | ({"layers": x[..., self._biased]} if self._biased else {})
 
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Entries of x for each unit, slope; scaled states, and the entries of x of layers that have a bias."""

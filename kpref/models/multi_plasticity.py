@@ -13,7 +13,8 @@ from kpref.memory import require_memory
 from kpref.models.base import Array, Parameters
 from kpref.models.nonlinearity import get_nonlinearity
 from kpref.models.registry import register
-from kpref.models.step import StepMap, StepNumbers, gathered
+from kpref.models.currents import with_one
+from kpref.models.step import Pointwise, StepMap, StepNumbers, gathered
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
 
@@ -195,6 +196,27 @@ class MPN(StepMap):
             found.append(Entry("weight_ih", "static", units, units, slice(0, inputs)))
             found.append(Entry("bias", "static", units, units, bias))
         return tuple(entry for entry in found if entry.parameter in self.parameters)
+
+    @property
+    def pointwise(self) -> tuple[Pointwise, ...]:
+        """What modulated synapses send, phi, and both terms of the new M that are products of what varies."""
+        sent = Pointwise(
+            "modulated", ("presynaptic",), numbers=self.parameters["weight_ih"].reshape(1, -1), drives=("input",),
+            variables=("modulated",),
+        )  # fmt: skip
+        return (
+            *([sent] if self._multiplies else []),
+            Pointwise(self.nonlinearity.name, ("slope",)),
+            Pointwise("multiplied", ("postsynaptic",), ("rate_of_learning",)),
+            Pointwise("multiplied", ("modulation",), ("kept",)),
+        )
+
+    def drives(self, x: Array) -> dict[str, Array]:
+        """x for each unit; 1; and where M adds x once more, and what W and the bias multiply."""
+        found = {"input": x, "one": np.ones((*x.shape[:-1], 1))}
+        if self._multiplies:
+            return found
+        return found | {"presynaptic": x, "drive": with_one(x) if "bias" in self.parameters else x}
 
     def numbers(self, z: Array, x: Array) -> StepNumbers:
         """Channels as the class derives them; m, (x, 1) or x, and 1."""

@@ -13,7 +13,7 @@ from kpref._validate import finite_array, integer
 from kpref.models.base import Array, Parameters
 from kpref.models.registry import register
 from kpref.models.state_space import StateSpaceNetwork, random_mixing
-from kpref.models.step import StepNumbers, gathered
+from kpref.models.step import Pointwise, StepNumbers, gathered
 from kpref.program import Builder, View
 from kpref.step_form import Entry
 
@@ -147,6 +147,13 @@ class S4D(StateSpaceNetwork):
             build.unit(seen, new[part], f"C_{name}{layer}", f"{name}{layer}")
         build.gather(y, seen)
         build.unit(y, s, f"D{layer}", f"s{layer}")
+
+    def _step_of_a_unit(self, parameters: Parameters, layer: int) -> Pointwise:
+        own = _discrete(parameters)
+        by_rates = tuple(f"{part}_by_{of}{layer}" for part in ("re", "im") for of in ("delta", "alpha", "omega"))
+        linear = tuple(f"{part}_{how}{layer}" for part in ("re", "im") for how in ("kept", "turned", "driven"))
+        numbers = np.stack([*own.kept, *own.driven, *own.by_a, own.decay, own.omega, own.delta])
+        return Pointwise("held-step", by_rates, linear, numbers, unread=by_rates)
 
     def _enter(self, layer: int) -> list[Entry]:
         size, first = self.n_features, slice(0, 1)

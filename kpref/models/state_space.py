@@ -127,20 +127,18 @@ class StateSpaceNetwork(StepMap):
     def _coefficients(self, parameters: Parameters, s: Array, re: Array, im: Array) -> StepNumbers:
         """Channels and variables of `_write`, names without the layer."""
 
-    def _step_of_a_unit(self, parameters: Parameters, layer: int) -> Pointwise | None:
-        """The recurrence as a compiled function of a unit, if there is one."""
-        return None
+    @abstractmethod
+    def _step_of_a_unit(self, parameters: Parameters, layer: int) -> Pointwise:
+        """The recurrence as a compiled function of a unit."""
 
     # The network
 
     @property
-    def pointwise(self) -> tuple[Pointwise, ...] | None:
+    def pointwise(self) -> tuple[Pointwise, ...]:
         """Layer by layer the recurrence, phi, and what the gate lets through."""
         found = []
         for layer in range(self.n_layers):
             recurrence = self._step_of_a_unit(self._layer(self.parameters, layer), layer)
-            if recurrence is None:
-                return None
             gated = Pointwise("gated-sum", (f"value{layer}", f"gate{layer}"), (f"kept{layer}",))
             found += [recurrence, Pointwise(self.nonlinearity.name, (f"slope{layer}",)), gated]
         return tuple(found)

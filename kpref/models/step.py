@@ -50,14 +50,23 @@ class Pointwise:
     shifted : tuple of str
         Channels that are the same everywhere, by which no scale could give the quantity itself, since it is not zero
         where what is scaled is: it writes that too.
+    unread : tuple of str
+        Channels whose scales read what no value depends on, since only parameters act through it: it does not.
+    drives : tuple of str
+        Channels of `StepModel.drives` that it takes beside, behind what it reads.
     numbers : ndarray, shape (k, units)
-        What it takes beside, of each unit the same everywhere.
+        What it takes beside, of each unit the same everywhere, behind these.
+    variables : tuple of str
+        Variables that it computes beside, behind the channels. What weights make of them is in what it writes.
     """
 
     function: str
     channels: tuple[str, ...]
     shifted: tuple[str, ...] = ()
     numbers: Array = field(default_factory=lambda: np.zeros((0, 0)), compare=False)
+    unread: tuple[str, ...] = ()
+    drives: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
 
 
 class StepModel(Model):
@@ -82,11 +91,14 @@ class StepModel(Model):
 
     @property
     def pointwise(self) -> tuple[Pointwise, ...] | None:
-        """Functions of a unit that give all channels that vary; None if there are none compiled."""
+        """Functions of a unit that give all channels that vary, but for inputs; None if there are none compiled."""
         return None
 
     def drives(self, x: Array) -> dict[str, Array]:
-        """Variables that come from inputs x (..., n_inputs) alone, for compiled code."""
+        """Variables that come from inputs x (..., n_inputs) alone, for compiled code, and channels that do.
+
+        A channel has some multiple of as many columns as are here: these again and again.
+        """
         return {}
 
     @property

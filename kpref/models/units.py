@@ -16,7 +16,8 @@ from kpref.compiled.compilation import inlined, kernel, merged, wide_vectors
 from kpref.compiled.elementary import exponential, fma, linoid_pair, sigmoid_pair, softplus, tanh_pair
 from kpref.models.gate_units import gated_state, gated_step, gated_velocity, update_gate
 from kpref.models.rate_units import keep_plastic, plastic, population, scaled_tanh
-from kpref.models.state_space_units import complex_step, gated_sum
+from kpref.models.state_space_units import complex_step, gated_sum, held_step
+from kpref.models.synapse_units import modulated, multiplied
 from kpref.models.tiles import FIELDS, ROW, TILE
 
 __all__ = ["FIELDS", "FUNCTIONS", "TILE", "apply_function"]
@@ -27,7 +28,7 @@ _NINE, _TEN, _ELEVEN, _TWELVE, _THIRTEEN, _FOURTEEN, _FIFTEEN = ROW[9:16]
 FUNCTIONS = (
     *("tanh", "relu", "softplus", "sigmoid", "erf", "identity", "gru", "lstm", "neuron", "inhibited-neuron"),
     *("update-gate", "gated-state", "gated-step", "gated-velocity", "scaled-tanh", "population", "plastic"),
-    *("complex-step", "gated-sum"),
+    *("complex-step", "gated-sum", "held-step", "modulated", "multiplied"),
 )
 
 
@@ -62,8 +63,14 @@ def apply_function(function, tile, count, full):  # type: ignore[no-untyped-def]
         population(tile, count)
     elif function == 17:
         complex_step(tile, count, full)
-    else:
+    elif function == 18:
         gated_sum(tile, count)
+    elif function == 19:
+        held_step(tile, count, full)
+    elif function == 20:
+        modulated(tile, count, full)
+    else:
+        multiplied(tile, count, full)
     if plastic_one:
         plastic(tile, count)
 

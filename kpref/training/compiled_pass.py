@@ -23,7 +23,8 @@ from kpref.forward import CompiledNetwork, compiled_network
 from kpref.kernels import program_sweeps, steps_per_chunk, trial_blocks
 from kpref.kernels.changes import Changes, Packing, gradients, packing_of, zero_changes
 from kpref.kernels.interpreter import CompiledProgram
-from kpref.kernels.network import Target, run, target
+from kpref.kernels.network import run
+from kpref.kernels.network_tables import Target, target
 from kpref.kernels.panels import aligned_zeros, fill_weights
 from kpref.linearize import empty_step_form
 from kpref.loss import pointwise_loss
@@ -124,7 +125,8 @@ class CompiledPass:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         self._model = model
         self._compiled = self._network(model)
-        self._has_numbers = self._compiled.net.constants.size > 0  # which may follow from parameters
+        # Which may follow from parameters.
+        self._has_numbers = bool(self._compiled.constants) or self._compiled.net.constants.size > 0
         self._products = [op.name for op in model.program.operations if op.kind == "product"]
         entries, self._summed = model.entries(), model.weights()
         self._places = None if self._has_numbers else _places(entries, self._summed)
@@ -274,7 +276,7 @@ class CompiledPass:
         blocks = trial_blocks(form)
         packing = packing_of(form)
         return _Room(
-            form, CompiledProgram(form), target(form, self._compiled.functions), trajectory,
+            form, CompiledProgram(form), target(form, self._compiled.channels, self._compiled.computed), trajectory,
             aligned_zeros((1, trials, steps, units), self.dtype), aligned_zeros((1, trials, units), self.dtype),
             blocks, [zero_changes(packing, 1) for _ in blocks],
             _way_to_run(steps * trials * sum(weight.size for weight in form.weights.values())),
@@ -301,7 +303,8 @@ class CompiledPass:
             self._entered, column = None, 0  # neither of the two stands there if this is interrupted
             for name, drive in model.drives(np.zeros((1, 1, model.n_inputs))).items():
                 width = drive.shape[2]
-                room.form.variable(name)[...] = batch.drive[:, :, column : column + width]
+                if name in room.form.known:  # compiled code writes channels
+                    room.form.variable(name)[...] = batch.drive[:, :, column : column + width]
                 column += width
             room.errors[...] = 0  # where this batch is not scored
             self._entered = room, batch

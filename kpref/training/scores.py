@@ -31,7 +31,7 @@ class Scored:
     Attributes
     ----------
     drive : ndarray, shape (T, B, n_drive)
-        Variables of the network that come from the inputs.
+        What of the network comes from the inputs.
     wanted : ndarray, shape (T, B, n_out) or (T, B)
         Targets, or labels.
     weights : ndarray, shape (T, B), float64

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import SEEDS, examples
 
 from kpref import Flow, Readout, Trials, tasks
-from kpref.models import GRU, LSTM, RNN, LeakyRNN, Linear, LowRankRNN, Rate, Stacked
+from kpref.models import GRU, LRU, LSTM, MLP, MPN, RNN, S4D, LeakyRNN, Linear, LowRankRNN, Rate, Stacked
 from kpref.training import Objective
 from kpref.training.compiled_pass import CompiledPass
 from kpref.training.plain_pass import PlainPass
@@ -24,6 +24,11 @@ MAPS = {
     "LSTM": lambda seed: LSTM.init(N_IN, H, seed),
     "RNN": lambda seed: RNN.init(N_IN, H, seed),
     "Stacked": lambda seed: Stacked.init("gru", N_IN, 3, 2, seed),
+    "LRU": lambda seed: LRU.init(N_IN, H, 2, seed),
+    "S4D": lambda seed: S4D.init(N_IN, H, 2, seed, n_layers=2),
+    "MPN": lambda seed: MPN.init(N_IN, H, seed),
+    "MPN, added": lambda seed: MPN.init(N_IN, H, seed, modulation="added"),
+    "MLP": lambda seed: MLP.init(N_IN, H, seed, residual=True),
     "leaky": lambda seed: LeakyRNN.init(N_IN, H, seed, alpha=0.3),
     "timed": lambda seed: LeakyRNN(**LeakyRNN.init(N_IN, H, seed, alpha=0.3).parameters, alpha=np.full(H, 0.3),
                                    dale=[1.0, -1.0, 1.0, 1.0]),
