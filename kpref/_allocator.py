@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import sys
 
+from kpref.reused_memory import let_go
+
 __all__ = ["give_back", "keep_freed_memory"]
 
 # Of mallopt, as <malloc.h> numbers them.
@@ -30,6 +32,7 @@ def keep_freed_memory() -> bool:
 
 def give_back() -> None:
     """Return to the system what this process has freed, as far as that can be."""
+    let_go()
     library = _library()
     if library is not None:
         library.malloc_trim(0)

@@ -24,6 +24,7 @@ from kpref.kernels.jacobian import DenseArrays
 from kpref.kernels.stage_sums import StageTable
 from kpref.linearize import DenseForm, Form
 from kpref.product_form import ProductForm
+from kpref.reused_memory import empty_tensor
 from kpref.step_form import StepForm
 from kpref.threads import even_blocks, one_blas_thread, run_blocks
 
@@ -105,7 +106,7 @@ def sensitivity(form: Form, vectors: Array) -> Array:
     vectors = _as_batch(vectors, form)
     arrays, chunk = _program(form), steps_per_chunk(blocks)
     changes = packed_changes(arrays.packing, vectors)
-    out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
+    out = empty_tensor((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
 
     def task(index: int) -> None:
         vector, block = divmod(index, len(blocks))
@@ -243,7 +244,7 @@ def parameter_product(form: Form, vectors: Array) -> Array:
             return np.einsum("rbhm,vm->vbrh", form.parameter_jacobian, vectors)
     arrays = _program(form)
     changes = packed_changes(arrays.packing, vectors)
-    out = np.empty((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
+    out = empty_tensor((len(vectors), form.n_trials, form.n_steps, form.n_states), form.dtype)
     blocks = even_blocks(form.n_steps * form.n_trials, _ROWS_PER_BLOCK, _MOST_BLOCKS)
 
     def task(block: int) -> None:
@@ -317,7 +318,7 @@ def _of(form: Form) -> Any:
 
 def _sweep(kernel: Callable[..., None], form: Form, tensors: Array, overwrite: bool = False) -> Array:
     tensors = _as_batch(tensors, form)
-    out = tensors if overwrite else np.empty_like(tensors)
+    out = tensors if overwrite else empty_tensor(tensors.shape, tensors.dtype)
     arrays = _program(form) if isinstance(form, StepForm) else _steps(form)
     _over_blocks(
         form, arrays, len(tensors),

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from kpref._types import Array
 from kpref.kernels.panel_products import ROW_BYTES, has_wide_vectors
+from kpref.reused_memory import aligned
 
 __all__ = [
     "Panels", "Weights", "aligned_zeros", "as_panels", "as_weights", "fill_weights", "panel_width",
@@ -62,10 +63,7 @@ class Weights(NamedTuple):
 
 def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
     """Zeros that begin where a line of the cache does."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    room = np.zeros(size + _LINE_BYTES, np.uint8)
-    start = -room.ctypes.data % _LINE_BYTES
-    return room[start : start + size].view(dtype).reshape(shape)
+    return aligned(np.zeros(math.prod(shape) * np.dtype(dtype).itemsize + _LINE_BYTES, np.uint8), shape, dtype)
 
 
 def whole_lines(entries: int, dtype: npt.DTypeLike) -> int:

@@ -27,6 +27,7 @@ from kpref.operators.products import TrialParts
 from kpref.operators.propagation import jacobian_structure
 from kpref.operators.structure import BY_TRIAL, Structure
 from kpref.operators.tensor import TensorOperator
+from kpref.reused_memory import empty_tensor
 from kpref.runge_kutta import Forcing, Segment, StageSystem, interpolation
 from kpref.space import EuclideanSpace, TrajectorySpace, require_space, require_trajectories
 from kpref.threads import run_blocks
@@ -64,7 +65,7 @@ def _forced_states(system: StageSystem, batch: Array) -> Array:
 
 def _stage_cotangents(system: StageSystem, batch: Array) -> Array:
     stages = system.stages
-    out = np.empty((len(batch), system.n_trials, system.n_steps * stages, system.n_states), system.dtype)
+    out = empty_tensor((len(batch), system.n_trials, system.n_steps * stages, system.n_states), system.dtype)
 
     def done(segment: Segment, form: Form, tensor: Array) -> None:
         out[:, :, segment.start * stages : segment.stop * stages] = tensor
@@ -86,7 +87,7 @@ def _stage_images(system: StageSystem, batch: Array) -> Array:
     from kpref import kernels
 
     stages = system.stages
-    out = np.empty((len(batch), system.n_trials, system.n_steps * stages, system.n_states), system.dtype)
+    out = empty_tensor((len(batch), system.n_trials, system.n_steps * stages, system.n_states), system.dtype)
     for segment in system.segments:
         rows = slice(segment.start * stages, segment.stop * stages)
         out[:, :, rows] = kernels.parameter_product(system.form(segment), batch)
@@ -121,7 +122,7 @@ def parameter_sensitivity(system: StageSystem, space: TrajectorySpace) -> Tensor
 def _sensitivities(system: StageSystem, batch: Array) -> Array:
     from kpref import kernels
 
-    out, carry = np.empty((len(batch), *_trajectory(system)), system.dtype), _at_rest(system, len(batch))
+    out, carry = empty_tensor((len(batch), *_trajectory(system)), system.dtype), _at_rest(system, len(batch))
     out[:, :, 0] = carry
     for segment in system.segments:
         table = system.table(segment, system.stage_forcing)
@@ -182,7 +183,7 @@ def initial_state_sensitivity(system: StageSystem, space: TrajectorySpace) -> Te
 
 
 def _from_start(system: StageSystem, batch: Array) -> Array:
-    out = np.empty((len(batch), *_trajectory(system)), system.dtype)
+    out = empty_tensor((len(batch), *_trajectory(system)), system.dtype)
     system.tangent(_idle(system), partial(_nothing, system, len(batch)), batch, out)
     return out
 
@@ -231,7 +232,7 @@ def _costates(system: StageSystem, table: Forcing, batch: Array) -> Array:
     from kpref import kernels
 
     source = np.require(batch, system.dtype, ["C", "W"])
-    out, carry = np.empty_like(source), _at_rest(system, len(batch))
+    out, carry = empty_tensor(source.shape, source.dtype), _at_rest(system, len(batch))
     for segment in reversed(system.segments):
         kernels.stage_costate(system.form(segment), system.table(segment, table), source, carry, out)
     out[:, :, 0] = carry
@@ -321,7 +322,7 @@ def _require(system: StageSystem, space: TrajectorySpace) -> None:
 
 def _tangent(system: StageSystem, forcing: Forcing, provide: Any, count: int) -> Array:
     """A tangent sweep from dz = 0."""
-    out = np.empty((count, *_trajectory(system)), system.dtype)
+    out = empty_tensor((count, *_trajectory(system)), system.dtype)
     system.tangent(forcing, provide, _at_rest(system, count), out)
     return out
 
