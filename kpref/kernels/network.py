@@ -72,7 +72,9 @@ def _evaluate(net, drive, point, full, until, aim, buffer, bases, tile):  # type
             weight = _weight(net.weights, operations[k, 7])
             if not driven and _is_nothing(one, x, lead, rows, weight[1]):
                 if not add:
-                    _clear(buffer, bases[operations[k, 1]] + operations[k, 2], strides[operations[k, 1]], rows, weight[2])
+                    _clear(
+                        buffer, bases[operations[k, 1]] + operations[k, 2], strides[operations[k, 1]], rows, weight[2]
+                    )
             else:
                 product_at(one, add, rows, x, lead, weight, y, strides[operations[k, 1]], 0)
             k += 1

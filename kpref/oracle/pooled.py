@@ -28,7 +28,7 @@ from kpref._types import Array
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.certificates import Comparison
 
-__all__ = ["Roundings", "parallel_excess", "pooled_excess"]
+__all__ = ["Roundings", "directions", "parallel_excess", "pooled_excess"]
 
 #: Mean square of a rounding over its deviation, at most; of those of numbers of all sizes; of an approximated function.
 _ROUNDING, _ROUNDING_OF_ALL_SIZES, _APPROXIMATED = 1 / 3, 1 / (8 * np.log(2)), 4.0
@@ -85,34 +85,61 @@ def pooled_excess(
     shape: tuple[int, ...],
     arithmetic: Arithmetic,
     swept: bool,
-    alone: Array | None = None,
+    data: Array | None = None,
+    alone: bool = False,
+    directions: float = np.inf,
 ) -> tuple[float, str]:
     """Mean squares of errors over deviations, in parts of what rounding explains: the largest, and of which entries.
 
-    `shape`: trials, steps and units of the problem. `swept`: whether the errors have passed through a sweep. `alone`:
-    the answer, if it is of one parameter alone, of which all units may see no more than one number at each point.
+    `shape`: trials, steps and units of the problem. `swept`: whether the errors have passed through a sweep. `data`:
+    the answer, if it is made of the trajectory and the same numbers at all points, and not of other random ones at
+    each. `alone`: whether it is of one parameter alone, of which all units may see no more than one number at each
+    point. `directions`: as `directions` gives them, where weights are rounded when they multiply.
     """
     trials, steps, units = shape
     points, size = trials * steps, comparison.error.size
-    roundings: dict[str, Array | float] = {_ALL: trials if swept else min(size, units * min(units, points))}
-    if alone is not None:
-        numbers = [_numbers(alone.reshape(1, points, units)), _numbers(alone.swapaxes(0, 1))]
-        roundings = {_ALL: numbers[0].max(), "unit": np.minimum(numbers[0][0], units), "step": numbers[1].max(axis=1)}
-    elif comparison.error.ndim == 3 and not swept:
+    if data is not None:
+        unit, step = (
+            np.minimum(_numbers(part, max(1e-4, 4 * arithmetic.unit)), directions)
+            for part in (data.reshape(1, points, units), data.swapaxes(0, 1))
+        )
+        own = 1 if alone else units
+        roundings: dict[str, Array | float] = {
+            _ALL: own * min(float(unit.max()), points if alone else units),
+            "unit": np.minimum(unit[0], units),
+            "step": own * np.minimum(step, units).max(axis=1),
+        }
+        return _largest(comparison, roundings, _ROUNDING, arithmetic)
+    roundings = {_ALL: trials if swept else min(size, units * min(units, points))}
+    if comparison.error.ndim == 3 and not swept:
         roundings |= {"unit": min(units, points), "step": units * min(units, trials)}
     return _largest(comparison, roundings, _ROUNDING, arithmetic)
 
 
-def _numbers(answer: Array) -> Array:
+def directions(points: Array) -> float:
+    """How many independent sums a row of a weight makes of so many points, (points, features): 1 if all are one.
+
+    Weights that a product rounds err alike at all points, by ``sum_k e_k v_k``, and so do functions of such sums. Of
+    Gaussian e the variance of the mean of their squares is that of this many independent ones, ``tr(C)^2 / tr(C^2)`` of
+    the second moments C of v.
+    """
+    largest = np.abs(points).max(initial=0.0)
+    if not 0 < largest < np.inf:
+        return 1.0
+    moments = np.asarray((points / largest).T @ (points / largest))
+    return float(np.trace(moments) ** 2 / np.square(moments).sum())
+
+
+def _numbers(answer: Array, resolution: float) -> Array:
     """How many numbers stand in a row, (i, k) of (i, j, k): what a bias makes in a linear network is one everywhere.
 
-    A number that came about twice was rounded twice alike. Signs aside, and to four digits, as the order of a sum may
-    depend on where it stands.
+    A number that came about twice was rounded twice alike. Signs aside, and to a `resolution`, as the order of a sum
+    may depend on where it stands.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         parts = np.abs(answer) / np.abs(answer).max(axis=1, keepdims=True)
-    ordered = np.sort(np.round(np.nan_to_num(parts), 4), axis=1)
-    return np.asarray(1 + np.count_nonzero(np.diff(ordered, axis=1), axis=1))
+    ordered = np.sort(np.round(np.nan_to_num(parts) / resolution), axis=1)
+    return np.asarray(1.0 + np.count_nonzero(np.diff(ordered, axis=1), axis=1))
 
 
 def parallel_excess(comparison: Comparison, roundings: Roundings, arithmetic: Arithmetic) -> float:

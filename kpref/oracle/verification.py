@@ -32,7 +32,7 @@ from kpref.oracle.loss_scale import NOT_SCALED, ScaledGradient, scale_of
 from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
 from kpref.oracle.parallel_solves import PARALLEL
-from kpref.oracle.pooled import pooled_excess
+from kpref.oracle.pooled import directions, pooled_excess
 from kpref.oracle.probes import special_arguments
 from kpref.oracle.session import (
     LOCAL_BOUND,
@@ -213,7 +213,7 @@ class _Verification(Session):
         if check.verdict == "defect":
             guess = repeated.guess or explain_states(self.judge, self.z0, states, comparison, LOCAL_BOUND)
             check = replace(check, guess=guess or self._structure_of_states(states, comparison))
-        pooled = self._pooled_check("states", comparison)
+        pooled = self._pooled_check("states", comparison, states)
         if pooled.verdict == "defect":
             pooled = replace(pooled, guess=check.guess or self._structure_of_states(states, comparison))
         return [check, repeated, pooled]
@@ -408,9 +408,9 @@ class _Verification(Session):
 
         Of J on each parameter alone too, whose errors are not lost among what the others do.
         """
-        operator, check = result.operator, self._pooled_check(result.operator, result.comparison)
+        operator, check = result.operator, self._pooled_check(result.operator, result.comparison, result.answer)
         for name, answer in self.alone.items() if operator == "J" else ():
-            found = self._pooled_check(operator, answer.comparison, name, answer.answer)
+            found = self._pooled_check(operator, answer.comparison, answer.answer, name)
             if (found.figure or 0.0) > (check.figure or 0.0):
                 check, result = found, answer
         if check.verdict == "defect" or result.comparison.parallel:
@@ -422,12 +422,18 @@ class _Verification(Session):
             check = replace(check, guess=self._guess(result, _WRONG_EVERYWHERE))
         return [check]
 
-    def _pooled_check(
-        self, operator: str, comparison: Comparison, alone: str = "", answer: Array | None = None
-    ) -> Check:
-        """`alone`: the parameter that the comparison is of, and `answer`, if it is of one."""
-        swept = operator not in (*LOCAL, "states", "J", "J_T")
-        excess, place = pooled_excess(comparison, self.backend.shape, self.arithmetic, swept, answer)
+    def _pooled_check(self, operator: str, comparison: Comparison, answer: Array, alone: str = "") -> Check:
+        """`alone`: the parameter that the comparison is of, if it is of one."""
+        data = answer if operator in ("states", "J") else None
+        excess, place = pooled_excess(
+            comparison,
+            self.backend.shape,
+            self.arithmetic,
+            swept=operator not in (*LOCAL, "states", "J", "J_T"),
+            data=data,
+            alone=bool(alone),
+            directions=np.inf if data is None else self._directions(),
+        )
         place = f"{place}, by {alone} alone" if alone else place
         return Check(
             f"{operator}.pooled",
@@ -439,6 +445,13 @@ class _Verification(Session):
             bound=1.0,
             message="" if excess <= 1 else f"most of all in {place}",
         )
+
+    def _directions(self) -> float:
+        """Of what weights multiply, states and inputs, that are rounded there; as many as there are if none is."""
+        if self.arithmetic.operand == 0:
+            return np.inf
+        numbers = np.concatenate([self.judge.starts, self.judge.inputs], axis=-1)
+        return directions(numbers.reshape(-1, numbers.shape[-1]))
 
     def _special(self, result: Answer) -> list[Check]:
         """Arguments of another kind than random ones of order one; see `special_arguments`."""
