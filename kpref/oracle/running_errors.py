@@ -221,7 +221,7 @@ def _apply(
     program, arithmetic = chunk.form.program, chunk.arithmetic
     value, variance, worst = registers.read(of, arithmetic.unit)
     if op.kind in ("gather", "spread"):
-        registers.add(to, *_moved(to, value, variance, worst, arithmetic.unit))
+        _move(chunk, registers, to, registers.of(of)[4], value, variance, worst)
         return
     starts = any(of.register == view.register for view in program.inner)  # where a Jacobian begins
     direct = np.abs(value) if starts else registers.direct(of)
@@ -265,12 +265,23 @@ def _changed(chunk: Chunk, op: Operation, change: Weight) -> tuple[Array, Array,
     return value, squares * variance + 2 * np.square(unit * value), magnitudes * worst + 2 * unit * np.abs(value)
 
 
-def _moved(to: View, value: Array, variance: Array, worst: Array, unit: float) -> tuple[Array, Array, Array]:
-    """Sums over adjacent columns, or each column several times."""
-    width = value.shape[-1]
+def _move(
+    chunk: Chunk, registers: _Registers, to: View, direct: Array, value: Array, variance: Array, worst: Array
+) -> None:
+    """Sums over adjacent columns, or each column several times; of what is direct the root of the sum of squares.
+
+    In a dense Jacobian the terms of such a sum are entries of their own, each with its own rounding.
+    """
+    unit, width = chunk.arithmetic.unit, value.shape[-1]
     if to.width <= width:
         shape, terms = (*value.shape[:-1], to.width, -1), width // to.width
         size = unit * np.abs(value).reshape(shape).sum(axis=-1)
-        total, carried, most = (part.reshape(shape).sum(axis=-1) for part in (value, variance, worst))
-        return total, carried + terms * np.square(size), most + terms * size
-    return tuple(np.repeat(part, to.width // width, axis=-1) for part in (value, variance, worst))  # type: ignore[return-value]
+        value, variance, worst = (part.reshape(shape).sum(axis=-1) for part in (value, variance, worst))
+        variance, worst = variance + terms * np.square(size), worst + terms * size
+        direct = np.sqrt(np.square(direct).reshape(shape).sum(axis=-1))
+    else:
+        value, variance, worst, direct = (
+            np.repeat(part, to.width // width, axis=-1) for part in (value, variance, worst, direct)
+        )
+    registers.direct(to)[...] += direct
+    registers.add(to, value, variance, worst)

@@ -13,6 +13,7 @@ from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.certificates import Comparison, Judge
 from kpref.oracle.evaluation import FACTORS, evaluate, intermediates
 from kpref.oracle.further import FullJudge
+from kpref.oracle.problem import MODELS
 from kpref.oracle.spreads import Spread
 from kpref.oracle.verification import verify
 from kpref.space import TrajectorySpace
@@ -216,3 +217,13 @@ def test_what_weights_multiply_may_be_too_small_to_be_held():
     assert np.abs(flow.states[:, -1]).max() < 1e-50
     _, backend = correct_backend(flow, ARITHMETICS["bfloat16"], 881)
     assert not verify(backend, flow, seed=881).defects
+
+
+@pytest.mark.parametrize("name", ["mpn", "s4d"])
+@pytest.mark.parametrize("summation", ["plain", "reversed"])
+def test_dense_jacobians_of_what_is_gathered_round_each_entry(name, summation):
+    """A synapse's own numbers enter the sum over synapses one by one: right networks of them were accused."""
+    flow = make_flow(MODELS[name].init(2, 4, 3, gain=1.2), (2, 6), 3)
+    backend = emulate(flow, ARITHMETICS["tf32"], product="dense", summation=summation)
+    report = verify(offering(backend, "P", "P_T", "P_inverse"), flow)
+    assert not report.defects, str(report)
