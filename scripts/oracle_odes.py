@@ -4,7 +4,8 @@ The first shows it correct backends that take the steps of a flow, over all meth
 planted in them; the third continuous adjoints in NumPy and by SciPy, right and with a defect each; the last diffrax and
 torchdiffeq, as far as they are installed, with the orders of their states and gradients.
 
-    python scripts/oracle_odes.py [--cases N] [--methods NAME ...] [--tables NAME ...] [--models NAME ...] [--rows FILE]
+    python scripts/oracle_odes.py [--cases N] [--methods NAME ...] [--tables NAME ...] [--models NAME ...]
+        [--arithmetics NAME ...] [--rows FILE]
 """
 
 from __future__ import annotations
@@ -178,13 +179,12 @@ def excess_of(flow: Flow, method: str, name: str, title: str) -> float:
     return max(((c.figure or 0.0) / own[c.identifier] for c in report.checks if own.get(c.identifier)), default=0.0)
 
 
-def planted(methods: list[str], model: str | None, run: Any) -> None:
+def planted(names: list[str], methods: list[str], model: str | None, run: Any) -> None:
     """Defects in a model, by arithmetic; of those that are not caught, what they are, and how large beside rounding.
 
     Column `beyond 30` counts those that are not caught though more than 30 times as large as errors of right backends.
     """
     print(f"{'':<10}{'planted':>9}{'caught':>8}{'beyond 30':>11}{'operator':>10}{'class':>7}")
-    names = ("float64", "float32", "tf32", "bfloat16")
     tasks = list(itertools.product(names, methods, STAGE_MUTANTS))
     found = run(partial(judge_planted, model=model), tasks, Caught, title=f"planted {model or ''}")
     for name in names:
@@ -286,6 +286,8 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", default=tables, choices=tables)
     fields = [name for name, known in registered().items() if known.is_continuous]
     parser.add_argument("--models", nargs="+", choices=fields, help="in the first two tables (default: rate, linear)")
+    named = ("float64", "float32", "tf32", "bfloat16")
+    parser.add_argument("--arithmetics", nargs="+", default=named, choices=named, help="of planted defects")
     parser.add_argument("--processes", type=int, default=2, help="for the first two tables (default: 2)")
     parser.add_argument("--rows", type=Path, help="file that rows of these are kept in, and taken from by the next run")
     arguments = parser.parse_args()
@@ -296,7 +298,7 @@ def main() -> None:
     if "planted" in arguments.tables:
         for name in models or [None]:
             print(f"\nPlanted defects{f' in {name}' if name else ''}")
-            planted(arguments.methods, name, run)
+            planted(arguments.arithmetics, arguments.methods, name, run)
     if "adjoints" in arguments.tables:
         print(f"\nContinuous adjoints{'':<15}{'states':>7}{'theta':>7}{'z0':>7}")
         adjoints()
