@@ -312,3 +312,4 @@ def test_a_report_is_timed_part_by_part():
     assert {"spectrum of K", "comparisons", "figures and report"} < set(found.seconds)
     assert max(found.seconds.values()) < sum(found.seconds.values()) <= 2 * found.total + 0.1  # two networks at a time
     assert "figures and report" in str(found)
+    assert found.processor is None or found.processor > 0

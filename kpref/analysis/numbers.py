@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -236,12 +237,15 @@ def analyze_checkpoint(
     tell = Sections(progress or (lambda phase: None))
     tell("running the network")
 
-    def flow_on(chosen: Array) -> Flow:
-        part = trials if len(chosen) == trials.n_trials else trials.subset(chosen)
-        initial = z0[chosen] if z0 is not None and z0.ndim == 2 else z0
-        return Flow(model, part, initial, measure=measure, **({} if integration is None else integration.arguments()))
+    arguments: dict[str, Any] = {} if integration is None else integration.arguments()
+    flow = Flow(model, trials, z0, measure=measure, **arguments)
 
-    flow = flow_on(np.arange(trials.n_trials))
+    def flow_on(chosen: Array) -> Flow:
+        if len(chosen) == trials.n_trials:
+            return flow
+        initial = z0[chosen] if z0 is not None and z0.ndim == 2 else z0
+        return Flow(model, trials.subset(chosen), initial, measure=measure, **arguments)
+
     _require_moderate(name, flow, seed)
     k = min(modes, flow.space.size)
     tell("spectrum of K")

@@ -22,9 +22,9 @@ from kpref.threads import get_num_threads
 
 __all__ = ["Plan", "make_plan"]
 
-PRODUCTS = 1100
+PRODUCTS = 300
 OVER_FLOOR = 1.3
-_START, _EACH = 5.0, 5.0  # seconds for imports, figures and the page, and for each network whatever its size
+_START, _EACH = 4.0, 3.0  # seconds for imports, figures and the page, and for each network whatever its size
 
 
 @dataclass(frozen=True)
