@@ -27,6 +27,8 @@ __all__ = ["CompiledNetwork", "compiled_network"]
 _TRIALS_PER_BLOCK = 48
 #: Points that one call handles where all states are known, and steps where those of the stages are not.
 _POINTS_PER_BLOCK, _STEPS_PER_BLOCK = 128, 8
+#: Entries of all registers of these points, if they are wide: more would leave the caches.
+_REGISTER_ENTRIES = 1 << 19
 
 
 def compiled_network(model: Model, dtype: npt.DTypeLike = np.float64) -> CompiledNetwork | None:
@@ -89,7 +91,8 @@ class CompiledNetwork:
         flat = _writeable(states).reshape(1, points, -1)
         (drive, sound), aim = self._drive(inputs, form), self._target(form)
         drive = drive.reshape(1, points, -1)
-        blocks = even_blocks(points, _POINTS_PER_BLOCK)
+        most = _REGISTER_ENTRIES // int(self.net.strides.sum())
+        blocks = even_blocks(points, min(_POINTS_PER_BLOCK, max(1, most)))
         found = np.zeros(len(blocks), dtype=bool)
 
         def task(index: int) -> None:

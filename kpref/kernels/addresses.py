@@ -18,8 +18,8 @@ from numba.extending import intrinsic
 from kpref.compiled.compilation import kernel
 
 __all__ = [
-    "address_of", "ask_for", "everywhere", "fill_row", "gather_row", "keep", "load", "set_word", "size_of", "spread_row",
-    "store", "sum_of_multiples", "sum_of_products", "sum_of_row", "word",
+    "address_of", "ask_for", "everywhere", "fill_row", "gather_row", "keep", "load", "set_word", "size_of",
+    "spread_row", "store", "sum_of_multiples", "sum_of_products", "sum_of_row", "word",
 ]  # fmt: skip
 
 #: Bytes of a row that are summed up in registers of the processor at once; then what is left, in ever smaller parts: a

@@ -21,7 +21,6 @@ from kpref.kernels.addresses import (
     address_of,
     ask_for,
     gather_row,
-    load,
     set_word,
     size_of,
     spread_row,

@@ -21,10 +21,18 @@ from numba.extending import intrinsic
 
 from kpref.compiled.compilation import kernel, merged, wide_vectors
 from kpref.kernels.addresses import (
-    address_of, gather_row, load, set_word, size_of, spread_row, store, sum_of_multiples, word,
+    address_of,
+    gather_row,
+    load,
+    set_word,
+    size_of,
+    spread_row,
+    store,
+    sum_of_multiples,
+    word,
 )  # fmt: skip
 from kpref.kernels.blas import product_at
-from kpref.kernels.network_tables import BY_REGISTER, DRIVEN, FUNCTION, GATHER, PRODUCT, REPEAT, SCALE, SPREAD
+from kpref.kernels.network_tables import BY_REGISTER, DRIVEN, FUNCTION, GATHER, REPEAT, SCALE, SPREAD
 from kpref.models.units import FIELDS, TILE, apply_function
 
 __all__ = ["run", "take_steps"]
@@ -63,7 +71,7 @@ def _evaluate(net, drive, point, full, until, aim, buffer, bases, tile):  # type
     size = size_of(one)
     while k < until:
         if operations[k, 0] <= DRIVEN:
-            y = address + (bases[operations[k, 1]] + operations[k, 2]) * size
+            to, along = bases[operations[k, 1]] + operations[k, 2], strides[operations[k, 1]]
             add, driven = operations[k, 6] == 1, operations[k, 0] == DRIVEN
             if driven:
                 x, lead = drive.ctypes.data + operations[k, 4] * size, drive.strides[0] // size
@@ -72,11 +80,9 @@ def _evaluate(net, drive, point, full, until, aim, buffer, bases, tile):  # type
             weight = _weight(net.weights, operations[k, 7])
             if not driven and _is_nothing(one, x, lead, rows, weight[1]):
                 if not add:
-                    _clear(
-                        buffer, bases[operations[k, 1]] + operations[k, 2], strides[operations[k, 1]], rows, weight[2]
-                    )
+                    _clear(buffer, to, along, rows, weight[2])
             else:
-                product_at(one, add, rows, x, lead, weight, y, strides[operations[k, 1]], 0)
+                product_at(one, add, rows, x, lead, weight, address + to * size, along, 0)
             k += 1
             continue
         last = k + 1

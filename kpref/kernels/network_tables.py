@@ -257,7 +257,7 @@ class _Lowering:
         return self.repeated[channel]
 
     def _apply(self, function: Pointwise, index: int) -> None:
-        """A function in the place of the scales that it stands for: it reads what they read, and writes what they do."""
+        """A function in the place of the scales that it stands for: it reads and writes what they do."""
         scales = {op.name: op for op in self.program.operations if op.kind == "scale"}
         stands_for = (*function.channels, *function.shifted)
         outputs = list(dict.fromkeys(scales[channel].out for channel in stands_for))

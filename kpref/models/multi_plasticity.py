@@ -11,9 +11,9 @@ import numpy.typing as npt
 from kpref._validate import finite_array, flag, integer, real_number, short
 from kpref.memory import require_memory
 from kpref.models.base import Array, Parameters
+from kpref.models.currents import with_one
 from kpref.models.nonlinearity import get_nonlinearity
 from kpref.models.registry import register
-from kpref.models.currents import with_one
 from kpref.models.step import Pointwise, StepMap, StepNumbers, gathered
 from kpref.program import Builder, Program
 from kpref.step_form import Entry
