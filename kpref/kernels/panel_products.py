@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import everywhere, size_of
-from kpref.kernels.wants import Asking
+from kpref.kernels.wants import Asking, ask_for_line
 
 __all__ = ["ROW_BYTES", "has_wide_vectors", "panel_product", "passes_of"]
 
@@ -90,6 +90,10 @@ def _write_product(
     to = [builder.add(c, builder.mul(number(row), ldc)) for row in range(rows)]
     with builder.if_else(add) as (more, new):
         with more:
+            for row in range(rows):
+                after = builder.add(to[row], builder.mul(number(rows), ldc))  # gradients may not stay in a near cache
+                for part in parts:
+                    ask_for_line(builder, builder.add(after, number(part * _VECTOR)))
             for row in range(rows):
                 for part in parts:
                     builder.store(builder.load(at(to[row], part), align=size), sums[row][part])
