@@ -102,8 +102,8 @@ class Layout(NamedTuple):
     variable_columns: int
     rows_of_j: int  # that products with a matrix of parameters are made for at once, where J stands alone
     # far, out_of_reach: whether coefficients, and tensors, are asked for ahead of their turn: by pointwise operations,
-    # as they come from memory, and by products, as they do not stay near the processor. What comes from memory leaves no
-    # room for results in the caches: rows of these that begin at a line of it go past them, and no line is read first
+    # as they come from memory, and by products, as they do not stay near the processor. What comes from memory leaves
+    # no room for results in the caches: rows of these that begin at a line go past them, and no line is read first
     far: int
     out_of_reach: int
 
