@@ -415,7 +415,8 @@ def test_everything_public_is_in_the_table():
 def test_what_is_asked_for_ahead_changes_no_bit(monkeypatch, trials, units):
     """As it is where coefficients do not fit into a cache; at the ends what is asked for is not there.
 
-    Products with wide weights ask for it themselves.
+    Products with wide weights ask for it themselves. Rows of results that begin at a line of the cache, as those of 40
+    units do, go past the caches there.
     """
     model, rng = kpref.models.GRU.init(2, units, seed=0), np.random.default_rng(0)
     x, theta = rng.normal(size=(trials, 12, 2)), rng.normal(size=model.n_parameters)

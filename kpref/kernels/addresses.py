@@ -7,6 +7,7 @@ here for the compiler as vectors: it need not find out again for each row whethe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ _LINE = 64
 
 
 @intrinsic  # type: ignore[misc]
-def sum_of_products(typingctx: Any, one: Any, operands: Any, terms: Any, add: Any, width: Any) -> Any:
+def sum_of_products(
+    typingctx: Any, one: Any, operands: Any, terms: Any, add: Any, width: Any, past: Any
+) -> Any:  # fmt: skip
     """A row ``out = [out] + sum_j a_j * b_j + [plain]``, also written to a copy.
 
     `one`: its type is that of all entries.
@@ -39,6 +42,8 @@ def sum_of_products(typingctx: Any, one: Any, operands: Any, terms: Any, add: An
     `terms`: number of products, added in their order and before `plain`.
     `add`: whether the sum begins with what `out` holds; else with zero.
     `width`: columns. `out` may be one of the operands.
+    `past`: whether the copy, which begins where a line of the cache does then, goes past the caches: else each line is
+    read into them before it is written to.
     """
     return _sum_of_terms(one, numbers=False)
 
@@ -50,11 +55,13 @@ def sum_of_multiples(typingctx: Any, one: Any, operands: Any, terms: Any, add: A
 
 
 def _sum_of_terms(one: Any, numbers: bool) -> Any:
-    signature = types.void(one, types.uintp, types.int64, types.boolean, types.int64)
+    signature = types.void(
+        one, types.uintp, types.int64, types.boolean, types.int64, *([types.boolean] * (not numbers))
+    )
     real, size = (ir.DoubleType(), 8) if one == types.float64 else (ir.FloatType(), 4)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, operands, terms, add, width = arguments
+        _, operands, terms, add, width, *past = arguments
         integer = ir.IntType(64)
         table = builder.inttoptr(operands, integer.as_pointer())
 
@@ -95,10 +102,23 @@ def _sum_of_terms(one: Any, numbers: bool) -> Any:
                     builder.store(builder.fadd(builder.load(total), row(plain)), total)
                 builder.store(builder.load(total), place(out), align=size)
                 with builder.if_then(builder.icmp_unsigned("!=", copy, number(0))):
-                    builder.store(builder.load(total), place(copy), align=size)
+                    _store_copy(builder, builder.load(total), place(copy), size, past if lanes * size >= _LINE else [])
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _store_copy(builder: Any, value: Any, place: Any, size: int, past: Sequence[Any]) -> None:
+    """Write a vector, past the caches if that is asked for."""
+    if not past:
+        builder.store(value, place, align=size)
+        return
+    with builder.if_else(past[0]) as (directly, as_usual):
+        with directly:
+            store = builder.store(value, place, align=_LINE)
+            store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        with as_usual:
+            builder.store(value, place, align=size)
 
 
 def everywhere(builder: Any, entry: Any, vector: Any) -> Any:
@@ -297,6 +317,17 @@ def set_word(table, index, value):  # type: ignore[no-untyped-def]
     store(np.int64(value), table + 8 * index)
 
 
+@intrinsic  # type: ignore[misc]
+def _fence(typingctx: Any) -> Any:
+    """What was written past the caches is there for other threads before anything that is written later."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 @kernel
 def gather_row(one, out, source, width, count, add):  # type: ignore[no-untyped-def]
     """``out_i = [out_i] + sum_j source_ij`` of `width` columns i and `count` columns j each, rows at addresses."""
@@ -322,3 +353,4 @@ def spread_row(one, out, source, width, count, add):  # type: ignore[no-untyped-
 @kernel
 def keep(memory):  # type: ignore[no-untyped-def]
     """Called last, with what addresses point to: an array goes when nothing names it any more."""
+    _fence()

@@ -52,7 +52,7 @@ from kpref.kernels.lowering import (
 from kpref.kernels.panel_products import ROW_BYTES, has_wide_vectors, passes_of
 from kpref.kernels.panels import Panels, as_panels
 from kpref.kernels.sparse import SPARSE, SparseColumns, is_sparse, sparse_product_at
-from kpref.kernels.wanted_rows import want_rows
+from kpref.kernels.wanted_rows import goes_past_caches, want_rows
 from kpref.kernels.wants import ask_for_rest, ask_for_share, no_wants, pieces_of, room_for_wants, spread
 from kpref.program import Program
 from kpref.step_form import StepForm
@@ -101,7 +101,8 @@ class Layout(NamedTuple):
     variable_columns: int
     rows_of_j: int  # that products with a matrix of parameters are made for at once, where J stands alone
     # far, out_of_reach: whether coefficients, and tensors, are asked for ahead of their turn: by pointwise operations,
-    # as they come from memory, and by products, as they do not stay near the processor
+    # as they come from memory, and by products, as they do not stay near the processor. What comes from memory leaves
+    # no room for results in the caches: rows of these that begin at a line go past them, and no line is read first
     far: int
     out_of_reach: int
 
@@ -369,7 +370,7 @@ def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
     _locate(one, code, room, where)
     asking = room.wants != 0 and where[7] != 0
     if asking:
-        want_rows(one, code, room, rows, where)
+        want_rows(one, layout, code, room, rows, where)
         spread(room.wants, *_passes_and_terms(one, layout, code, rows))
     for run in range(code.n_runs):
         first, last = word(code.runs, 2 * run), word(code.runs, 2 * run + 1)
@@ -441,11 +442,12 @@ def _pointwise(one, layout, operations, begin, end, room, rows, where):  # type:
             now, pointers = trial, room.pointers + at * 8
             for _ in range(count):
                 if what == SUM:
+                    past = goes_past_caches(layout, word(pointers, 1))
                     if room.wants != 0:
                         ask_for_share(room.wants, number)
                     elif layout.far == 1:
-                        _ask_for_later(pointers, room.later + at * 8, operands, width * size_of(one))
-                    sum_of_products(one, pointers, number, add, width)
+                        _ask_for_later(pointers, room.later + at * 8, 2 if past else 1, operands, width * size_of(one))
+                    sum_of_products(one, pointers, number, add, width, past)
                 elif what == GATHER:
                     gather_row(one, word(pointers, 0), word(pointers, 1), width, number, add)
                 elif what == SPREAD:
@@ -459,9 +461,9 @@ def _pointwise(one, layout, operations, begin, end, room, rows, where):  # type:
 
 
 @kernel
-def _ask_for_later(pointers, later, operands, length):  # type: ignore[no-untyped-def]
+def _ask_for_later(pointers, later, first, operands, length):  # type: ignore[no-untyped-def]
     """Coefficients and rows of tensors that are due in some time."""
-    for operand in range(1, operands):
+    for operand in range(first, operands):
         distance = word(later, operand)
         if distance != 0:
             ask_for(word(pointers, operand) + distance, length)

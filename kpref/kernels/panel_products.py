@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import everywhere, size_of
-from kpref.kernels.wants import Asking
+from kpref.kernels.wants import Asking, ask_for_line
 
 __all__ = ["ROW_BYTES", "has_wide_vectors", "panel_product", "passes_of"]
 
@@ -91,6 +91,10 @@ def _write_product(
     for row in range(rows):
         for part in parts:
             builder.store(zero, sums[row][part])
+    with builder.if_then(add):  # what is added to may not stay in a near cache, as gradients do not
+        for row in range(rows):
+            for part in parts:
+                ask_for_line(builder, builder.add(to[row], number(part * _VECTOR)))
     k = cgutils.alloca_once_value(builder, number(0))
     asking = Asking(builder, wants, b)
     with _while_below(builder, k, inner):

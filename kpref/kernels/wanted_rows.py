@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import size_of, word
-from kpref.kernels.lowering import WANTED_BYTES
+from kpref.kernels.lowering import ARENAS, TENSOR_OUT, WANTED_BYTES
 from kpref.kernels.wants import want
 
-__all__ = ["want_rows"]
+__all__ = ["goes_past_caches", "want_rows"]
 
 
 @kernel
-def want_rows(one, code, room, rows, where):  # type: ignore[no-untyped-def]
+def goes_past_caches(layout, address):  # type: ignore[no-untyped-def]
+    """Whether a row that is written to a tensor is not kept near the processor, and need not be read before."""
+    return layout.far == 1 and address % 64 == 0
+
+
+@kernel
+def want_rows(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
     """Put on the list of wants what rows so many steps further need; `where` is that of the interpreter's `apply`."""
     vector, step, trial, first, stop, by_vector, by_step, later_step, _ = where
     size = size_of(one)
@@ -21,6 +27,8 @@ def want_rows(one, code, room, rows, where):  # type: ignore[no-untyped-def]
         of_vector, of_step, of_trial = word(wanted, 2), word(wanted, 3), word(wanted, 4)
         start += vector * of_vector + (step + later_step) * of_step + trial * of_trial
         address, now = word(room.addresses, arena + room.arenas) + start * size, trial
+        if arena == TENSOR_OUT - ARENAS and goes_past_caches(layout, address) and of_trial * size % 64 == 0:
+            continue
         begin, length = address, 0  # rows that follow each other are one piece of memory
         for _ in range(rows):
             if address != begin + length:

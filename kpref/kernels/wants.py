@@ -102,6 +102,16 @@ def ask_for_rest(wants):  # type: ignore[no-untyped-def]
     set_word(wants, _OFFSET, 0)
 
 
+def ask_for_line(builder: Any, address: Any) -> None:
+    """Code that asks for the line of the cache with an address: to read, into the second cache."""
+    integer, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), [pointer, integer, integer, integer]), "llvm.prefetch.p0i8"
+    )
+    how = (ir.Constant(integer, value) for value in (0, 2, 1))
+    builder.call(function, [builder.inttoptr(address, pointer), *how])
+
+
 class Asking:
     """Code that asks for the pieces of a list, some bytes further on in each pass of a loop."""
 
@@ -132,12 +142,9 @@ class Asking:
 
     def ask(self) -> None:
         """To read, into the second cache."""
-        builder, integer, pointer = self.builder, ir.IntType(32), ir.IntType(8).as_pointer()
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [pointer, integer, integer, integer]), "llvm.prefetch.p0i8"
-        )
-        address, how = builder.load(self.line), (ir.Constant(integer, value) for value in (0, 2, 1))
-        builder.call(function, [builder.inttoptr(address, pointer), *how])
+        builder = self.builder
+        address = builder.load(self.line)
+        ask_for_line(builder, address)
         builder.store(builder.add(address, builder.load(self.step)), self.line)
 
     def move_on(self) -> None:
