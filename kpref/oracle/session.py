@@ -204,9 +204,10 @@ class Session:
         )
 
     def _behind_own_solve(self, operator: str, tensor: Array, answer: Array) -> Comparison | None:
-        """The certificate of ``J^T l`` for the backend's own l, where that is right as a parallel solve and no other.
+        """The certificate of ``J^T l`` for the backend's own l, where that is right, as a parallel solve or not.
 
-        So ``D^T g`` and the gradient are held to one product, not to what a sequential sweep makes of rounding.
+        So ``D^T g`` and the gradient are held to one product, not to what a sequential sweep makes of rounding. A costate
+        that passes step by step too may be one of a parallel solve: then only what it explains counts.
         """
         if operator not in ("D_T", "gradient") or not self.backend.offers("P_T"):
             return None
@@ -217,9 +218,10 @@ class Session:
         except BackendFault:
             return None
         own = self.compare("P_T", source, costate)
-        if not own.parallel or own.ratio().max() > self.swept_bound:
+        if own.ratio().max() > (self.swept_bound if own.parallel else LOCAL_BOUND):
             return None
-        return replace(self.counted(operator, self.judge.parameter_transpose(costate, answer)), parallel=True)
+        found = replace(self.counted(operator, self.judge.parameter_transpose(costate, answer)), parallel=True)
+        return found if own.parallel or found.ratio().max() <= self.bound_of(operator) else None
 
     def residual(self, result: Answer, change: Array) -> Array:
         """What a change of an answer changes in the error that its certificate is about."""
