@@ -20,7 +20,7 @@ from kpref.oracle.loss_scale import scale_of
 from kpref.oracle.parallel_solves import PARALLEL, SOLVES, ParallelSolve, parallel_solve
 from kpref.oracle.spreads import Spread
 from kpref.oracle.verdict import Check, Place, Verdict
-from kpref.threads import serial_blas
+from kpref.threads import one_blas_thread, serial_blas
 
 __all__ = [
     "APPROXIMATED",
@@ -142,10 +142,21 @@ class Session:
         """What the certificate of an operator is held to."""
         return self.swept_bound if operator in SWEPT else LOCAL_BOUND
 
-    @serial_blas
     def compare(self, operator: str, tensor: Array, answer: Array) -> Comparison:
         """The certificate of an operator's answer."""
-        judge, answer = self.judge, self.existing(answer)
+        answer = self.existing(answer)
+        found = self._compared(operator, tensor, answer)
+        if operator in self.defective or found.ratio().max() <= min(LOCAL_BOUND, self.bound_of(operator)):
+            return found
+        if operator in SOLVES:
+            solve = self.parallel(operator, tensor, answer)
+            return found if solve is None else solve.comparison
+        return self._behind_own_solve(operator, tensor, answer) or found
+
+    @serial_blas
+    def _compared(self, operator: str, tensor: Array, answer: Array) -> Comparison:
+        """The certificate of an answer as of what goes step by step."""
+        judge = self.judge
         calls: dict[str, Callable[[Array, Array], Comparison]] = {
             "P": judge.propagator,
             "P_T": judge.adjoint,
@@ -164,13 +175,7 @@ class Session:
             "NTK_T": judge.tangent_kernel_transpose,
             "gradient_T": judge.gradient_transpose,
         }
-        found = self.counted(operator, calls[operator](tensor, answer))
-        if operator in self.defective or found.ratio().max() <= min(LOCAL_BOUND, self.bound_of(operator)):
-            return found
-        if operator in SOLVES:
-            solve = self.parallel(operator, tensor, answer)
-            return found if solve is None else solve.comparison
-        return self._behind_own_solve(operator, tensor, answer) or found
+        return self.counted(operator, calls[operator](tensor, answer))
 
     def existing(self, array: Array) -> Array:
         """An array with zeros at points behind the ends of trials; one that is over no points as it is.
@@ -192,6 +197,7 @@ class Session:
         lost = np.full(comparison.error.shape, loss * self.arithmetic.underflow)
         return replace(comparison, spread=comparison.spread + Spread(lost, lost))
 
+    @serial_blas
     def parallel(self, operator: str, tensor: Array, answer: Array) -> ParallelSolve | None:
         """The certificate of an answer as of a parallel solve; None where that does not explain it."""
         if operator not in SOLVES or operator in self.defective:
@@ -206,21 +212,22 @@ class Session:
     def _behind_own_solve(self, operator: str, tensor: Array, answer: Array) -> Comparison | None:
         """The certificate of ``J^T l`` for the backend's own l, where that is right, as a parallel solve or not.
 
-        So ``D^T g`` and the gradient are held to one product, not to what a sequential sweep makes of rounding. A costate
-        that passes step by step too may be one of a parallel solve: then only what it explains counts.
+        So ``D^T g`` and the gradient are held to one product, not to what a sequential sweep makes of rounding. A
+        costate that passes step by step too may be one of a parallel solve: then only what it explains counts.
         """
         if operator not in ("D_T", "gradient") or not self.backend.offers("P_T"):
             return None
         source = self.flow.space.weigh(tensor) if operator == "gradient" else tensor
         source = self.arithmetic.round_state(source)
-        try:
+        try:  # with the threads of BLAS that the answer had: the last bits of an elimination depend on them
             costate = self.existing(self.backend("P_T", source))
         except BackendFault:
             return None
         own = self.compare("P_T", source, costate)
         if own.ratio().max() > (self.swept_bound if own.parallel else LOCAL_BOUND):
             return None
-        found = replace(self.counted(operator, self.judge.parameter_transpose(costate, answer)), parallel=True)
+        with one_blas_thread():
+            found = replace(self.counted(operator, self.judge.parameter_transpose(costate, answer)), parallel=True)
         return found if own.parallel or found.ratio().max() <= self.bound_of(operator) else None
 
     def residual(self, result: Answer, change: Array) -> Array:
