@@ -21,7 +21,8 @@ trial, as the root mean square of random errors that are sums of three:
 All three are of the right answer, never of the one claimed. Trials stay apart exactly, and nothing comes of nothing.
 
 ``D^T g`` and the gradient, where a sequential sweep does not explain them, are held to ``J^T l`` with the backend's own
-costates l, if these are right as a parallel solve: to the rounding of one product, which no defect of J^T passes.
+costates l, if these are right, as a parallel solve or step by step: to the rounding of one product, which no defect of
+J^T passes.
 
 The residuals that the same random errors leave say how large those of such a solve are all together, pooled
 (`kpref.oracle.pooled`), so that weights that are too coarse, or coefficients of another step, are not taken for a scan.

@@ -28,7 +28,7 @@ from kpref._types import Array
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.certificates import Comparison
 
-__all__ = ["Roundings", "directions", "parallel_excess", "pooled_excess"]
+__all__ = ["Roundings", "directions_of", "parallel_excess", "pooled_excess"]
 
 #: Mean square of a rounding over its deviation, at most; of those of numbers of all sizes; of an approximated function.
 _ROUNDING, _ROUNDING_OF_ALL_SIZES, _APPROXIMATED = 1 / 3, 1 / (8 * np.log(2)), 4.0
@@ -94,7 +94,7 @@ def pooled_excess(
     `shape`: trials, steps and units of the problem. `swept`: whether the errors have passed through a sweep. `data`:
     the answer, if it is made of the trajectory and the same numbers at all points, and not of other random ones at
     each. `alone`: whether it is of one parameter alone, of which all units may see no more than one number at each
-    point. `directions`: as `directions` gives them, where weights are rounded when they multiply.
+    point. `directions`: as `directions_of` gives them, where weights are rounded when they multiply.
     """
     trials, steps, units = shape
     points, size = trials * steps, comparison.error.size
@@ -103,11 +103,11 @@ def pooled_excess(
             np.minimum(_numbers(part, max(1e-4, 4 * arithmetic.unit)), directions)
             for part in (data.reshape(1, points, units), data.swapaxes(0, 1))
         )
-        own = 1 if alone else units
+        most, unit, step = (1, unit, step) if alone else (units, np.minimum(unit, units), np.minimum(step, units))
         roundings: dict[str, Array | float] = {
-            _ALL: own * min(float(unit.max()), points if alone else units),
+            _ALL: most * float(unit.max()),
             "unit": np.minimum(unit[0], units),
-            "step": own * np.minimum(step, units).max(axis=1),
+            "step": most * step.max(axis=1),
         }
         return _largest(comparison, roundings, _ROUNDING, arithmetic)
     roundings = {_ALL: trials if swept else min(size, units * min(units, points))}
@@ -116,7 +116,7 @@ def pooled_excess(
     return _largest(comparison, roundings, _ROUNDING, arithmetic)
 
 
-def directions(points: Array) -> float:
+def directions_of(points: Array) -> float:
     """How many independent sums a row of a weight makes of so many points, (points, features): 1 if all are one.
 
     Weights that a product rounds err alike at all points, by ``sum_k e_k v_k``, and so do functions of such sums. Of

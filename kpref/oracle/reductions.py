@@ -113,7 +113,11 @@ class Reductions:
     # Reduced views
 
     def average(self, operator: str) -> Target:
-        """``<A>`` by its products with two vectors of random signs."""
+        """``<A>`` by its products with two vectors of random signs.
+
+        A product may err less than the columns that it sums up do, where they cancel by these signs: on average over
+        signs it errs as much, so that the mean square over both vectors says how much where that is more.
+        """
         units = self.shape[2]
         probes = self._generator.choice([-1.0, 1.0], size=(units, 2))
         columns, sizes, largest, summing = [], [], 0.0, self._summing_pairs(operator)
@@ -127,7 +131,9 @@ class Reductions:
                 own = self._response(own)
             columns.append(self._mean(y) / self._points)
             sizes.append((self._mean(own) + summing) / self._points)  # as if the errors of all points were one
-        return Target(np.stack(columns, axis=1), np.stack(sizes, axis=1), probes, largest)
+        deviations = np.stack(sizes, axis=1)
+        deviations = np.maximum(deviations, np.sqrt(np.mean(np.square(deviations), axis=1, keepdims=True)))
+        return Target(np.stack(columns, axis=1), deviations, probes, largest)
 
     def average_matrix(self, operator: str) -> Array:
         """``<A>``, (H, H)."""

@@ -220,11 +220,11 @@ def _apply(
         return
     program, arithmetic = chunk.form.program, chunk.arithmetic
     value, variance, worst = registers.read(of, arithmetic.unit)
-    if op.kind in ("gather", "spread"):
-        _move(chunk, registers, to, registers.of(of)[4], value, variance, worst)
-        return
     starts = any(of.register == view.register for view in program.inner)  # where a Jacobian begins
     direct = np.abs(value) if starts else registers.direct(of)
+    if op.kind in ("gather", "spread"):
+        _move(registers, to, direct, value, variance, worst, arithmetic.unit)
+        return
     if op.kind == "product":
         entry, squares = _entry(arithmetic), np.square(value)
         # What a dense Jacobian adds to a product where terms cancel before it: in its entries, and in its sums.
@@ -266,13 +266,13 @@ def _changed(chunk: Chunk, op: Operation, change: Weight) -> tuple[Array, Array,
 
 
 def _move(
-    chunk: Chunk, registers: _Registers, to: View, direct: Array, value: Array, variance: Array, worst: Array
+    registers: _Registers, to: View, direct: Array, value: Array, variance: Array, worst: Array, unit: float
 ) -> None:
     """Sums over adjacent columns, or each column several times; of what is direct the root of the sum of squares.
 
     In a dense Jacobian the terms of such a sum are entries of their own, each with its own rounding.
     """
-    unit, width = chunk.arithmetic.unit, value.shape[-1]
+    width = value.shape[-1]
     if to.width <= width:
         shape, terms = (*value.shape[:-1], to.width, -1), width // to.width
         size = unit * np.abs(value).reshape(shape).sum(axis=-1)

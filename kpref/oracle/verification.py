@@ -32,7 +32,7 @@ from kpref.oracle.loss_scale import NOT_SCALED, ScaledGradient, scale_of
 from kpref.oracle.measurement import Factory, measure_profile
 from kpref.oracle.metrics import check_metrics
 from kpref.oracle.parallel_solves import PARALLEL
-from kpref.oracle.pooled import directions, pooled_excess
+from kpref.oracle.pooled import directions_of, pooled_excess
 from kpref.oracle.probes import special_arguments
 from kpref.oracle.session import (
     LOCAL_BOUND,
@@ -451,7 +451,7 @@ class _Verification(Session):
         if self.arithmetic.operand == 0:
             return np.inf
         numbers = np.concatenate([self.judge.starts, self.judge.inputs], axis=-1)
-        return directions(numbers.reshape(-1, numbers.shape[-1]))
+        return directions_of(numbers.reshape(-1, numbers.shape[-1]))
 
     def _special(self, result: Answer) -> list[Check]:
         """Arguments of another kind than random ones of order one; see `special_arguments`."""

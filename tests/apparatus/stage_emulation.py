@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from kpref.oracle.arithmetic import Arithmetic
 from kpref.runge_kutta import interpolation
 from kpref.space import EuclideanSpace
 
-__all__ = ["StageBackend", "correct_stage_backend", "field_flow"]
+__all__ = ["StageBackend", "correct_stage_backend", "field_flow", "own_operators"]
 
 Array = npt.NDArray[Any]
 
@@ -313,3 +314,12 @@ def correct_stage_backend(flow: Flow, arithmetic: Arithmetic, seed: int) -> tupl
         "stepping": str(rng.choice(["given", "difference"])),
     }
     return ", ".join(options.values()), StageBackend(flow, arithmetic, **options)
+
+
+def own_operators(flow: Flow) -> SimpleNamespace:
+    """kpref's compiled stage kernels, which know no step as a program."""
+    stage = flow.stage
+    return SimpleNamespace(
+        states=flow.states, P_s=stage.P, P_s_T=stage.P.T, J_s=stage.J, J_s_T=stage.J.T, K_s=stage.K, P=flow.P,
+        P_T=flow.P.T, D=flow.D, D_T=flow.D.T, D_z0=flow.D_z0, gradient=flow.D.star, NTK=flow.NTK,
+    )  # fmt: skip

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from apparatus.stage_emulation import StageBackend, correct_stage_backend, field_flow
+from apparatus.stage_emulation import StageBackend, correct_stage_backend, field_flow, own_operators
 from apparatus.stage_mutants import STAGE_MUTANTS
 
 from kpref import Flow
@@ -27,15 +27,6 @@ def make_flow(method="rk4", input_kind="hold", seed=0):
     return Flow(
         model, rng.normal(size=(3, 7, 2)), rng.normal(size=(3, 4)), times=times, method=method, input_kind=input_kind
     )
-
-
-def own_operators(flow):
-    """kpref's compiled stage kernels, which know no step as a program."""
-    stage = flow.stage
-    return SimpleNamespace(
-        states=flow.states, P_s=stage.P, P_s_T=stage.P.T, J_s=stage.J, J_s_T=stage.J.T, K_s=stage.K, P=flow.P,
-        P_T=flow.P.T, D=flow.D, D_T=flow.D.T, D_z0=flow.D_z0, gradient=flow.D.star, NTK=flow.NTK,
-    )  # fmt: skip
 
 
 def offered(backend, operator):

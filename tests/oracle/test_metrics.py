@@ -245,3 +245,11 @@ def test_metrics_come_from_a_golden_folder(tmp_path):
     assert {check.verdict for check in checks(check_golden(folder)).values()} == {"pass"}
     np.savez(folder / "answers" / "metrics.npz", **{**values, "trace_K": 2 * values["trace_K"]})
     assert [check.identifier for check in check_golden(folder).defects] == ["metrics.trace_K"]
+
+
+def test_signs_by_which_columns_cancel_say_nothing_of_their_errors():
+    """What a right backend's columns of <K> err by stood out where one of two products with them was small by chance."""
+    flow = random_flow(167, ("mpn",))
+    _, backend = correct_backend(flow, ARITHMETICS["tf32"], 167)
+    report = verify(backend, flow, seed=167)
+    assert not report.defects, str(report)

@@ -15,7 +15,7 @@ from kpref import Flow
 from kpref.models import RNN
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.certificates import Comparison
-from kpref.oracle.pooled import Roundings, directions, pooled_excess
+from kpref.oracle.pooled import Roundings, directions_of, pooled_excess
 from kpref.oracle.problem import MODELS
 from kpref.oracle.spreads import Spread
 from kpref.oracle.verification import verify
@@ -140,9 +140,10 @@ def test_directions_are_those_that_points_have(rank, seed):
     generator = np.random.default_rng(seed)
     ends, _ = np.linalg.qr(generator.normal(size=(12, rank)))
     points = generator.choice([-1.0, 1.0], size=(4000, rank)) @ ends.T
-    assert directions(points) == pytest.approx(rank, rel=0.01 * rank)  # moments err by 1 / sqrt(4000)
-    assert directions(1.0 + 0 * points) == pytest.approx(1.0)
-    assert directions(0 * points) == 1.0
+    # Moments beside the diagonal have squares of 1/4000 on average, rank - 1 of them for each of the diagonal.
+    assert directions_of(points) == pytest.approx(rank, rel=1e-12 + 10 * (rank - 1) / 4000)
+    assert directions_of(1.0 + 0 * points) == pytest.approx(1.0)
+    assert directions_of(0 * points) == 1.0
 
 
 def test_a_weight_that_is_rounded_errs_alike_where_states_are_alike():
