@@ -142,6 +142,22 @@ class Judge:
             return np.asarray(UNDONE[operator](self.form, change[None])[0])
         return -change if operator in ("P_inverse", "P_inverse_T") else change
 
+    def reach(self, factor: str, given: Array, value: Array) -> float:
+        """The most that a sum comes to inside the steps of a factor that makes `value` of `given`.
+
+        A gate that is nearly closed makes a small number of a large one, which a narrow range must hold none the less.
+        """
+        if factor == "J":
+            changes = {name: Weight.of(change[0].T) for name, change in self.form.pack(given[None]).items()}
+            return max(running_errors.reach(chunk, None, changes) for chunk in self.chunks())
+        if factor == "D_z0_T":
+            value = kernels.adjoint(self.form, given[None])[0]
+        through = given if factor in ("J_T", "P_inverse", "P_inverse_T") else value
+        if factor in ("P", "P_inverse", "D_z0"):
+            through = _before(through)
+        run = running_errors.reach if factor in ("P", "P_inverse", "D_z0") else running_errors.reach_transposed
+        return max(run(chunk, np.moveaxis(through[:, chunk.rows], 1, 0)) for chunk in self.chunks())
+
     # Local certificates
 
     def states(self, states: Array) -> Comparison:
@@ -155,13 +171,11 @@ class Judge:
 
     def propagator(self, q: Array, y: Array) -> Comparison:
         """Residual of ``y = P q``."""
-        before = np.concatenate([np.zeros_like(y[:, :1]), y[:, :-1]], axis=1)
-        return self._tangent_residual(before, y, q)
+        return self._tangent_residual(_before(y), y, q)
 
     def propagator_inverse(self, y: Array, q: Array) -> Comparison:
         """Difference of ``q = P^-1 y``."""
-        before = np.concatenate([np.zeros_like(y[:, :1]), y[:, :-1]], axis=1)
-        return self._tangent_residual(before, y, q)
+        return self._tangent_residual(_before(y), y, q)
 
     def _tangent_residual(self, before: Array, y: Array, q: Array) -> Comparison:
         result, unit = _Tensors(y.shape), self.arithmetic.unit
@@ -448,6 +462,11 @@ class Judge:
         comparison: Comparison = result.comparison() if isinstance(result, _Tensors) else result
         absolute = np.full(comparison.error.shape, self.floor)
         return Comparison(comparison.error, comparison.spread + Spread(absolute, absolute))
+
+
+def _before(y: Array) -> Array:
+    """The state that each step starts from, zero for the first: (B, T, H)."""
+    return np.concatenate([np.zeros_like(y[:, :1]), y[:, :-1]], axis=1)
 
 
 def _summed(kind: str, terms: Array, m: Array) -> Array:

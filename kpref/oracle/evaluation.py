@@ -15,7 +15,7 @@ from kpref.step_form import StepForm
 
 __all__ = [
     "FACTORS", "LOCAL", "SWEPT", "UNDONE", "WEIGHED_AFTER", "WEIGHED_BEFORE", "evaluate", "evaluate_all",
-    "intermediates",
+    "factors_of", "intermediates",
 ]  # fmt: skip
 
 #: Operators that are certified by a residual that is local in time, or by the difference from one of these.
@@ -51,9 +51,14 @@ def intermediates(operator: str, form: StepForm, space: EuclideanSpace, tensor: 
     return (values[0] for values in _on_the_way(operator, form, space, tensor[None]))
 
 
+def factors_of(operator: str) -> tuple[str, ...]:
+    """What an operator is made of, first applied first."""
+    return FACTORS.get(operator, (operator,))
+
+
 def _on_the_way(operator: str, form: StepForm, space: EuclideanSpace, tensors: Array) -> Iterator[Array]:
     value = space.weigh(tensors) if operator in WEIGHED_BEFORE else tensors
-    for factor in FACTORS.get(operator, (operator,)):
+    for factor in factors_of(operator):
         value = np.asarray(_SINGLE[factor](form, value))
         yield value
     if operator in WEIGHED_AFTER:

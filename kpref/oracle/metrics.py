@@ -101,6 +101,7 @@ def _check(name: str, session: Session, reductions: Reductions) -> Check:
     blank = _blank(name)
     units = session.backend.shape[2]
     try:
+        session.require_range()
         right = _target(name, reductions, session.arithmetic)
         claimed, standard_error = session.backend.metric(name, (units, units) if METRICS[name].matrix else ())
     except BackendFault as fault:

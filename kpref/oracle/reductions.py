@@ -163,7 +163,9 @@ class Reductions:
         signs = self._generator.choice([-1.0, 1.0], size=(_BATCH, self.shape[2]))
         tensors = np.broadcast_to(signs[:, None, None], (_BATCH, *self.shape)).copy()
         squares = np.square(evaluate_all(operator, self._form, self.judge.space, tensors)).mean(axis=(0, 1, 2))
-        return self._summing(np.sqrt(self.shape[2] * squares), self._mu.size**2)
+        # Entries of A that are too small to be held, all alike, and those of <A>.
+        lost = 2 * self._points * self.judge.arithmetic.underflow * np.sqrt(self.shape[2])
+        return self._summing(np.sqrt(self.shape[2] * squares), self._mu.size**2) + lost
 
     def _summing(self, sizes: Array | float, terms: float) -> Array:
         """Rounding of a sum of many terms that add up to this size, one after another, and of its result.

@@ -32,7 +32,7 @@ from kpref.oracle.uncertain import with_errors
 from kpref.program import Operation, Program, View
 from kpref.step_form import StepForm
 
-__all__ = ["Chunk", "chunks", "forward", "gradient_terms", "transposed"]
+__all__ = ["Chunk", "chunks", "forward", "gradient_terms", "reach", "reach_transposed", "transposed"]
 
 #: Entries of all registers that one chunk may hold: bounds the memory of the analysis, and keeps it in cache.
 _CHUNK_ENTRIES = 1 << 15
@@ -143,6 +143,11 @@ class _Registers:
         """Whether there is nothing yet, so that nothing comes of it."""
         return view.register in self._empty
 
+    @property
+    def reach(self) -> float:
+        """The largest sum of magnitudes: no partial sum, in any order, is beyond it."""
+        return max(float(sums[3].max(initial=0.0)) for sums in self._sums)
+
     def read(self, view: View, unit: float) -> tuple[Array, Array, Array]:
         """The sum, of which each partial sum is stored, and the variance and worst case of its error."""
         value, variance, worst, size, _ = self.of(view)
@@ -159,27 +164,22 @@ def forward(chunk: Chunk, x: Array | None, changes: Mapping[str, Weight] | None 
 
     `x`: shape (R, B, H). `changes`: dW of the trained weights, transposed.
     """
-    form, program = chunk.form, chunk.form.program
-    registers = _Registers(program, (form.n_steps, form.n_trials))
-    if x is not None:
-        registers.enter(program.old, x)
-    for op in program.operations:
-        if changes is not None and op.variable is not None and op.name in changes:
-            registers.add(op.out, *_changed(chunk, op, changes[op.name]))
-        if op.source is not None:
-            _apply(chunk, registers, op, op.out, op.source, program.new, False)
-    return _leave(chunk, registers, program.new, x)
+    return _leave(chunk, _run(chunk, x, changes), chunk.form.program.new, x)
 
 
 def transposed(chunk: Chunk, x: Array) -> tuple[Array, Spread]:
     """``A^T x`` and the error that a backend may make."""
-    form, program = chunk.form, chunk.form.program
-    registers = _Registers(program, (form.n_steps, form.n_trials))
-    registers.enter(program.new, x)
-    for op, to, of in program.reversed():
-        if to is not None:
-            _apply(chunk, registers, op, to, of, program.old, True)
-    return _leave(chunk, registers, program.old, x)
+    return _leave(chunk, _run_transposed(chunk, x), chunk.form.program.old, x)
+
+
+def reach(chunk: Chunk, x: Array | None, changes: Mapping[str, Weight] | None = None) -> float:
+    """The most that a sum comes to on the way to ``A x + J dtheta``, before a gate closes on it, say."""
+    return _run(chunk, x, changes).reach
+
+
+def reach_transposed(chunk: Chunk, x: Array) -> float:
+    """The same of ``A^T x``."""
+    return _run_transposed(chunk, x).reach
 
 
 def gradient_terms(chunk: Chunk, g: Array) -> Iterator[tuple[Operation, Array, Array, Array]]:
@@ -195,6 +195,31 @@ def gradient_terms(chunk: Chunk, g: Array) -> Iterator[tuple[Operation, Array, A
             yield op, *registers.read(of, chunk.arithmetic.unit)
         if to is not None:
             _apply(chunk, registers, op, to, of, program.old, True)
+
+
+def _run(chunk: Chunk, x: Array | None, changes: Mapping[str, Weight] | None) -> _Registers:
+    """The program forwards."""
+    form, program = chunk.form, chunk.form.program
+    registers = _Registers(program, (form.n_steps, form.n_trials))
+    if x is not None:
+        registers.enter(program.old, x)
+    for op in program.operations:
+        if changes is not None and op.variable is not None and op.name in changes:
+            registers.add(op.out, *_changed(chunk, op, changes[op.name]))
+        if op.source is not None:
+            _apply(chunk, registers, op, op.out, op.source, program.new, False)
+    return registers
+
+
+def _run_transposed(chunk: Chunk, x: Array) -> _Registers:
+    """The program backwards."""
+    form, program = chunk.form, chunk.form.program
+    registers = _Registers(program, (form.n_steps, form.n_trials))
+    registers.enter(program.new, x)
+    for op, to, of in program.reversed():
+        if to is not None:
+            _apply(chunk, registers, op, to, of, program.old, True)
+    return registers
 
 
 def _leave(chunk: Chunk, registers: _Registers, views: tuple[View, ...], x: Array | None) -> tuple[Array, Spread]:

@@ -14,7 +14,7 @@ from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault
 from kpref.oracle.certificates import Comparison
-from kpref.oracle.evaluation import SWEPT, intermediates
+from kpref.oracle.evaluation import SWEPT, WEIGHED_BEFORE, factors_of, intermediates
 from kpref.oracle.further import FullJudge
 from kpref.oracle.loss_scale import scale_of
 from kpref.oracle.parallel_solves import PARALLEL, SOLVES, ParallelSolve, parallel_solve
@@ -102,9 +102,10 @@ class Session:
         self.take_states(None)
 
     def take_states(self, states: Array | None) -> None:
-        """Linearise at the backend's trajectory, or at the model's own."""
+        """Linearise at the backend's trajectory, or at the model's own, of which `furthest` is the largest number."""
         if states is None:
             states = np.asarray(self.model.iterate(self.z0, self.inputs))
+            self.furthest = float(np.abs(self.existing(states)).max(initial=0.0))
         starts = np.concatenate([self.z0[:, None], states[:, :-1]], axis=1)
         self.judge = FullJudge(self.model, starts, self.inputs, self.flow.space, self.arithmetic)
 
@@ -113,6 +114,7 @@ class Session:
 
         Where the dynamics grow beyond the range, only the part that travels least far is other than zero.
         """
+        self.require_range()
         shape = self.backend.shape_of(OPERATORS[operator][0])
         tensor = self.existing(self.generator.standard_normal(shape))
         # A wide range leaves room on both sides for what arises on the way; of a narrow one nearly all is needed.
@@ -122,9 +124,7 @@ class Session:
         length, loss = self.backend.shape[1], scale_of(self.backend, operator)
         while True:
             with np.errstate(over="ignore", invalid="ignore"):
-                values = intermediates(operator, self.judge.form, self.flow.space, loss * tensor)
-                sizes = [np.abs(value).max() for value in values]
-            size = float(np.max(sizes))
+                size = self._size(operator, loss * tensor, within=not wide)
             scale = 2.0 ** min(0.0, np.floor(np.log2(limit / max(size, 1.0)))) if np.isfinite(size) else 0.0
             if scale >= least:
                 return loss * self.arithmetic.round_state(tensor * scale)
@@ -132,6 +132,23 @@ class Session:
             if operator not in ("P", "P_T", "gradient", "D_T") or length == 0:
                 raise OutOfRange(f"the dynamics grow beyond the range of {self.arithmetic.name}")
             tensor[:, slice(None, -length) if operator == "P" else slice(length, None)] = 0.0
+
+    def _size(self, operator: str, tensor: Array, within: bool) -> float:
+        """The largest number on the way to an answer; a sixteenth of the largest inside a step counts too."""
+        given, size = self.flow.space.weigh(tensor) if operator in WEIGHED_BEFORE else tensor, 0.0
+        values = list(intermediates(operator, self.judge.form, self.flow.space, tensor))
+        if within and np.isfinite(values[-1]).all():
+            for factor, value in zip(factors_of(operator), values, strict=False):
+                size, given = max(size, self.judge.reach(factor, given, value) / 16), value
+        return float(np.max([size, *(np.abs(value).max() for value in values)]))
+
+    def require_range(self) -> None:
+        """Raise OutOfRange if the trajectory itself is beyond what the arithmetic holds, sums of its terms included."""
+        if not self.furthest < self.arithmetic.largest / 16:
+            raise OutOfRange(
+                f"the states grow to {self.furthest:.3g}, near or beyond the range of {self.arithmetic.name}, whose "
+                f"largest number is {self.arithmetic.largest:.3g}; take fewer steps, smaller inputs or initial states"
+            )
 
     @property
     def swept_bound(self) -> float:

@@ -38,7 +38,7 @@ from kpref.oracle.hypotheses import explain, pattern
 from kpref.oracle.loss_scale import ScaledGradient, scale_of
 from kpref.oracle.names import OPERATORS
 from kpref.oracle.runge_kutta_map import RungeKuttaMap
-from kpref.oracle.session import LOCAL_BOUND, NOT_DETERMINISTIC, NOT_LINEAR, Session
+from kpref.oracle.session import LOCAL_BOUND, NOT_DETERMINISTIC, NOT_LINEAR, OutOfRange, Session
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stage_certificates import StageJudge, Steps
 from kpref.oracle.trajectories import explain_states
@@ -168,6 +168,7 @@ class _Stages(Session):
         """Linearise at rows 1..N of a trajectory."""
         if states is None:
             states = np.asarray(self.model.iterate(self.z0, np.moveaxis(self.steps.inputs, 0, 1)))
+            self.furthest = float(np.abs(states).max(initial=0.0))
         self.starts = np.concatenate([self.z0[:, None], states[:, :-1]], axis=1)
         self.judge = StageJudge(self.model, self.steps, self.starts, self.space, self.arithmetic)
 
@@ -179,9 +180,12 @@ class _Stages(Session):
         if not self.backend.offers("states"):
             return [blank]
         try:
+            self.require_range()
             answer = self.backend.states()
         except BackendFault as fault:
             return [faulty(blank, fault)]
+        except OutOfRange as reason:
+            return [replace(blank, verdict="could not run", message=str(reason))]
         states = answer[:, 1:]
         start = self._row("states", answer[:, 0] - self.z0, "row 0 is the initial state", "z[0] = z0")
         self.take_states(states)
@@ -199,11 +203,13 @@ class _Stages(Session):
         if not self.backend.offers(operator):
             return [replace(blank, message=self.backend.not_offered.get(operator, ""))]
         bound = self.swept_bound if operator in _SWEPT else LOCAL_BOUND
-        tensor = self.probe(operator)
         try:
+            tensor = self.probe(operator)
             whole, scaled = self.backend(operator, tensor), self.backend(operator, tensor / -16)
         except BackendFault as fault:
             return [faulty(blank, fault)]
+        except OutOfRange as reason:
+            return [replace(blank, verdict="could not run", message=str(reason))]
         given, (answer, small) = self._without_start(operator, tensor, whole, scaled)
         self.stages_in_rows = self.model.n_stages if STAGE_OPERATORS[operator][1] == "stages" else 1
         comparison = self.compare(operator, given, answer)
@@ -222,6 +228,7 @@ class _Stages(Session):
 
     def probe(self, operator: str) -> Array:
         """A random tensor; in a narrow range so small that all on the way to its answer stays within."""
+        self.require_range()
         tensor = self.existing(self.generator.standard_normal(self.backend.shape_of(STAGE_OPERATORS[operator][0])))
         loss = scale_of(self.backend, operator)
         if self.arithmetic.largest < 1e30:

@@ -203,9 +203,12 @@ class _Verification(Session):
         if not self.backend.offers("states"):
             return [blank]
         try:
+            self.require_range()
             states = self.backend.states()
         except BackendFault as fault:
             return [faulty(blank, fault)]
+        except OutOfRange as reason:
+            return [replace(blank, verdict="could not run", message=str(reason))]
         self.take_states(states)
         comparison = self.counted("states", self.judge.states(states))
         check = self.judged(blank, comparison, LOCAL_BOUND)

@@ -248,7 +248,7 @@ def test_metrics_come_from_a_golden_folder(tmp_path):
 
 
 def test_signs_by_which_columns_cancel_say_nothing_of_their_errors():
-    """What a right backend's columns of <K> err by stood out where one of two products with them was small by chance."""
+    """Errors of a right backend's columns of <K> stood out where one of two products with them was small by chance."""
     flow = random_flow(167, ("mpn",))
     _, backend = correct_backend(flow, ARITHMETICS["tf32"], 167)
     report = verify(backend, flow, seed=167)

@@ -211,6 +211,26 @@ def test_growth_beyond_the_range_of_float16_is_no_defect():
     assert "beyond the range of float16" in check_of(report, "NTK.value").message
 
 
+@pytest.mark.parametrize("seed", [319, 1072, 1219])
+def test_what_float16_holds_inside_a_step_and_what_it_loses_is_no_defect(seed):
+    # Weights of 200 make large numbers that gates close on; averages of K are a few times the smallest number.
+    flow = random_flow(seed)
+    label, backend = correct_backend(flow, PROFILES["float16"], seed)
+    report = verify(backend, flow, seed=seed)
+    assert not report.defects, f"{label}\n{report}"
+    assert check_of(report, "NTK.value").verdict == "pass"
+
+
+def test_a_trajectory_beyond_the_range_of_float16_is_told_as_such():
+    flow = random_flow(668)  # 120,000 at the end, of 65,504
+    _, backend = correct_backend(flow, PROFILES["float16"], 668)
+    report = verify(backend, flow, seed=668)
+    assert not report.defects
+    assert report.exit_status == 2
+    for identifier in ("states.residual", "P.residual", "metrics.average_P"):
+        assert "grow to 1.2e+05, near or beyond the range of float16" in check_of(report, identifier).message
+
+
 def test_the_same_seed_gives_the_same_report():
     flow = gru_flow()
     backend = offering(emulate(flow, ARITHMETICS["bfloat16"]), "P", "K")
