@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from apparatus.emulation import EmulatedBackend, Formulas, Product, Rounded, Summation, once
 from kpref.flow import Flow
-from kpref.integrate import TABLEAUS
+from kpref.integrate import TABLEAUS, IntegrationError
 from kpref.models import LinearSystem, Rate
 from kpref.models.nonlinearity import NONLINEARITIES
 from kpref.models.registry import registered
@@ -259,7 +259,7 @@ class StageBackend:
 
 def field_flow(seed: int, method: str | None = None, input_kind: str | None = None, name: str | None = None) -> Flow:
     """The problem of a seed: one to nine units, any method, any grid; of a rate network or a linear system, or of the
-    network that is named."""
+    network that is named. Where the method explodes (Heun's, on a spike of Hodgkin-Huxley), the grid is made finer."""
     rng = np.random.default_rng([seed, 11])
     trials, steps, inputs, units = (int(n) for n in rng.integers([1, 2, 1, 1], [4, 9, 4, 10]))
     step = 1.0
@@ -272,21 +272,29 @@ def field_flow(seed: int, method: str | None = None, input_kind: str | None = No
         step = known.dt / 0.1
     h = step * float(rng.choice([0.02, 0.1, 0.3]))
     sizes = np.full(steps, h) if rng.random() < 0.5 else h * rng.uniform(0.2, 1.8, size=steps)
-    times = rng.choice([0.0, 1.3]) + np.append(0.0, np.cumsum(sizes))
+    start = rng.choice([0.0, 1.3])
     measure: Any = (
         rng.choice(["mean", "sum"]) if rng.random() < 0.6 else rng.uniform(0.1, 2.0, size=(trials, steps + 1))
     )
     drive = float(rng.choice([0.0, 1.0, 10.0], p=[0.1, 0.7, 0.2]))
-    return Flow(
+    problem = (
         model,
         drive * rng.normal(size=(trials, steps + 1, inputs)),
         model.start + (1.0 if name is None else 0.2) * rng.normal(size=(trials, model.n_states)),
         measure if isinstance(measure, np.ndarray) else str(measure),
-        times=times,
-        method=method or str(rng.choice(list(TABLEAUS))),
-        input_kind=input_kind or str(rng.choice(["hold", "linear", "cubic"])),
-        forcing=str(rng.choice(["linear", "cubic"])),
     )
+    options: dict[str, Any] = {
+        "method": method or str(rng.choice(list(TABLEAUS))),
+        "input_kind": input_kind or str(rng.choice(["hold", "linear", "cubic"])),
+        "forcing": str(rng.choice(["linear", "cubic"])),
+    }
+    for finer in range(8):
+        times = start + np.append(0.0, np.cumsum(sizes / 4**finer))
+        try:
+            return Flow(*problem, times=times, **options)
+        except IntegrationError as error:
+            exploded = error
+    raise exploded
 
 
 def _rate_or_linear(rng: np.random.Generator, inputs: int, units: int) -> Any:
