@@ -22,10 +22,8 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -35,14 +33,17 @@ from kpref.linearize import linearize
 from kpref.models.step import StepModel
 from kpref.oracle import running_errors
 from kpref.oracle.arithmetic import Arithmetic
+from kpref.oracle.comparison import Comparison, Tensors
 from kpref.oracle.evaluation import UNDONE, evaluate
-from kpref.oracle.spreads import Spread, SumError, Weight, relative
+from kpref.oracle.gradient_errors import gradient_errors
+from kpref.oracle.random_errors import at_once, draw, taken
+from kpref.oracle.spreads import Spread, Weight, relative
 from kpref.program import Operation
 from kpref.space import TrajectorySpace
 from kpref.step_form import StepForm
 from kpref.threads import serial_blas
 
-__all__ = ["Comparison", "Judge", "draw", "signed"]
+__all__ = ["Judge"]
 
 #: Errors of numbers are kept for the next question up to this size.
 _KEPT_BYTES = 1 << 26
@@ -50,27 +51,6 @@ _KEPT_BYTES = 1 << 26
 #: Random errors that are sent through a sweep: so many that their mean square, pooled over units, is sharp, and at
 #: least so many that it is seldom far too small in an entry for itself, as one of a gradient.
 _SAMPLES, _LEAST_SAMPLES = 64, 16
-#: Entries of those that are made at once.
-_ENTRIES_AT_ONCE = 1 << 15
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Errors of a claimed result and what rounding explains of them, entry by entry."""
-
-    error: Array  # residual or difference
-    spread: Spread  # standard deviation and worst case of what rounding can do
-    parallel: bool = False  # whether they are of a parallel solve, not of one step: `kpref.oracle.parallel_solves`
-
-    def ratio(self, worst: bool = False) -> Array:
-        """``|error|`` over the standard deviation (or over the worst case); zero over zero is zero.
-
-        So is anything over one that is not finite: rounding errors that overflow on the way explain every error.
-        """
-        size = self.spread.worst if worst else self.spread.deviation
-        magnitude = np.abs(self.error)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where((magnitude == 0) | ~np.isfinite(size), 0.0, magnitude / size)
 
 
 #: Errors below it are not judged: their squares, which the analysis adds, are zero in float64.
@@ -162,7 +142,7 @@ class Judge:
 
     def states(self, states: Array) -> Comparison:
         """Residual of a trajectory that starts from the judge's own starting states."""
-        result = _Tensors(states.shape)
+        result = Tensors(states.shape)
         for chunk in self.chunks():
             expected = self.model.evaluate(self.starts[chunk.rows], self.inputs[chunk.rows])
             claimed = np.moveaxis(states[:, chunk.rows], 1, 0)
@@ -178,7 +158,7 @@ class Judge:
         return self._tangent_residual(_before(y), y, q)
 
     def _tangent_residual(self, before: Array, y: Array, q: Array) -> Comparison:
-        result, unit = _Tensors(y.shape), self.arithmetic.unit
+        result, unit = Tensors(y.shape), self.arithmetic.unit
         for chunk in self.chunks():
             part = chunk.rows
             carried, spread = self._forward(chunk, np.moveaxis(before[:, part], 1, 0))
@@ -189,7 +169,7 @@ class Judge:
 
     def adjoint(self, g: Array, costate: Array) -> Comparison:
         """Residual of ``l = P^T g``."""
-        result, unit = _Tensors(g.shape), self.arithmetic.unit
+        result, unit = Tensors(g.shape), self.arithmetic.unit
         now, forcing = np.moveaxis(costate, 1, 0), np.moveaxis(g, 1, 0)
         result.put(slice(len(now) - 1, None), now[-1:] - forcing[-1:], relative(now[-1:], unit))
         for chunk in self.chunks():
@@ -208,7 +188,7 @@ class Judge:
     def parameter_jacobian(self, theta: Array, y: Array) -> Comparison:
         """Difference of ``y = J theta``."""
         changes = {name: Weight.of(change[0].T) for name, change in self.form.pack(theta[None]).items()}
-        result = _Tensors(y.shape)
+        result = Tensors(y.shape)
         for chunk in self.chunks():
             value, spread = self._forward(chunk, None, changes)
             result.put(chunk.rows, np.moveaxis(y[:, chunk.rows], 1, 0) - value, spread)
@@ -227,7 +207,7 @@ class Judge:
         theta, _, noise = self._transposed(weighed, extra=1, samples=self._count)
         noise_left = iter(noise)
         local = self.parameter_jacobian(theta, y)
-        carried = self._pooled(lambda _, count: kernels.parameter_product(self.carrying, _taken(noise_left, count)))
+        carried = self._pooled(lambda _, count: kernels.parameter_product(self.carrying, taken(noise_left, count)))
         return Comparison(local.error, local.spread + carried)
 
     def gradient(self, err: Array, theta: Array) -> Comparison:
@@ -251,7 +231,7 @@ class Judge:
 
         def swept(generator: np.random.Generator, count: int) -> Array:
             noise = kernels.adjoint(self.carrying, draw(generator, local, count))
-            noise = kernels.parameter_transpose(self.carrying, noise) + _taken(theta_noise, count)
+            noise = kernels.parameter_transpose(self.carrying, noise) + taken(theta_noise, count)
             noise = kernels.parameter_product(self.carrying, noise) + draw(generator, later, count)
             return kernels.tangent(self.carrying, noise)
 
@@ -372,7 +352,7 @@ class Judge:
         Few samples may all be small in an entry by chance; its neighbours then say how large they should be.
         """
         generator, count = np.random.default_rng(0), self._count
-        sizes = _at_once(count, self.starts.size)
+        sizes = at_once(count, self.starts.size)
         with np.errstate(over="ignore", invalid="ignore"):  # a deviation that is not finite is said to explain all
             squares = sum(np.square(sample(generator, size)).sum(axis=0) for size in sizes) / count
         if np.ndim(squares) > 1:
@@ -386,65 +366,8 @@ class Judge:
         return Spread(deviation, np.sqrt(count) * deviation)
 
     def _transposed(self, g: Array, extra: int = 0, samples: int = 0) -> tuple[Array, Spread, Array]:
-        """``J^T g``, the error that a backend may make, and random errors (samples, M) for use where J multiplies it.
-
-        `extra`: roundings of g on the way.
-
-        An operand of its sums, ``G g`` or m, errs alike in a whole row or column of a parameter. J adds these up where
-        states point in one direction for long, so that errors drawn for each entry alone would come out too small;
-        the random ones stand for those of the sums.
-        """
-        form, arithmetic, generator = self.form, self.arithmetic, np.random.default_rng(1)
-        own, rounded = SumError.of(form.n_steps * form.n_trials, arithmetic), (1 + extra) * arithmetic.unit
-        # Sums of the terms, of the variances of their errors, of the worst cases; of their squares and magnitudes.
-        powers = (None, 2, 1, 2, 1) if own.drift else (None, 2, 1)
-        sums = [form.pack(np.zeros((1, form.n_parameters))) for _ in powers]
-        noise = form.pack(np.zeros((samples, form.n_parameters)))
-        for chunk in self.chunks():
-            for op, terms, variance, worst in running_errors.gradient_terms(chunk, np.moveaxis(g[:, chunk.rows], 1, 0)):
-                m, wrong = chunk.form.variable(op.variable or ""), chunk.of_variable(op.variable or "")
-                squares, sizes = np.square(terms), np.abs(terms)
-                if samples:
-                    noise[op.name] += self._noise(generator, samples, op.kind, (terms, m), variance, wrong)
-                variance = variance + (own.of_squares + rounded * arithmetic.unit) * squares
-                worst = worst + (own.of_magnitudes + rounded) * sizes
-                of_m = m, np.square(m), np.abs(m)
-                parts = zip((terms, variance, worst, squares, sizes), (*of_m, *of_m[1:]), strict=True)
-                for total, part in zip(sums, parts, strict=False):
-                    total[op.name][0] += _summed(op.kind, *part)
-                if wrong is not None:
-                    sums[1][op.name][0] += _summed(op.kind, squares, np.square(wrong.deviation))
-                    sums[2][op.name][0] += _summed(op.kind, sizes, wrong.worst)
-        value, variance, worst, *sizes_of_terms = (
-            _powered(form, power).unpack(total)[0] for power, total in zip(powers, sums, strict=True)
-        )
-        variance, worst = own.with_total(value, variance, worst, *(sizes_of_terms or (0.0, 0.0)))
-        spread = Spread(np.sqrt(variance), worst) + relative(value, arithmetic.unit, 2)
-        errors = form.unpack(noise)
-        noise.clear()  # as large as what was made of it
-        errors += signed(generator, spread.deviation, samples)
-        return value, spread, errors
-
-    def _noise(
-        self,
-        generator: np.random.Generator,
-        samples: int,
-        kind: str,
-        operands: tuple[Array, Array],
-        variance: Array,
-        wrong: Spread | None,
-    ) -> Array:
-        """Random errors of both operands of sums over points, each of which is stored; those of m are `wrong`."""
-        (terms, m), arithmetic = operands, self.arithmetic
-        of_terms = np.sqrt(variance + (2 * arithmetic.unit**2 + arithmetic.operand**2) * np.square(terms))
-        square = arithmetic.operand**2 * np.square(m)
-        if wrong is not None:
-            square = square + np.square(wrong.deviation)
-        exact, of_m, found = not square.any(), np.sqrt(square), []
-        for count in _at_once(samples, max(of_terms.size, of_m.size)):
-            some = _summed(kind, signed(generator, of_terms, count), m)
-            found.append(some if exact else some + _summed(kind, terms, signed(generator, of_m, count)))
-        return np.concatenate(found)
+        """See `gradient_errors`."""
+        return gradient_errors(self.form, self.arithmetic, self.chunks(), g, extra, samples)
 
     # Helpers
 
@@ -459,7 +382,7 @@ class Judge:
         return max(lost, _VANISHING)
 
     def _floor(self, result: Any) -> Comparison:
-        comparison: Comparison = result.comparison() if isinstance(result, _Tensors) else result
+        comparison: Comparison = result.comparison() if isinstance(result, Tensors) else result
         absolute = np.full(comparison.error.shape, self.floor)
         return Comparison(comparison.error, comparison.spread + Spread(absolute, absolute))
 
@@ -467,75 +390,3 @@ class Judge:
 def _before(y: Array) -> Array:
     """The state that each step starts from, zero for the first: (B, T, H)."""
     return np.concatenate([np.zeros_like(y[:, :1]), y[:, :-1]], axis=1)
-
-
-def _summed(kind: str, terms: Array, m: Array) -> Array:
-    """Sums over points of cotangents times a variable: (outputs, inputs) of a product, (1, width) of a unit.
-
-    Of arrays (..., R, B, width), what stands before R being kept.
-    """
-    if m.shape[-3:-1] != terms.shape[-3:-1]:
-        m = np.broadcast_to(m, (*terms.shape[-3:-1], m.shape[-1]))
-    if kind == "unit":
-        return np.asarray((terms * m).sum(axis=(-3, -2))[..., None, :])
-    left, right = (array.reshape(*array.shape[:-3], -1, array.shape[-1]) for array in (terms, m))
-    return np.asarray(left.swapaxes(-1, -2) @ right)
-
-
-def _powered(form: StepForm, power: int | None) -> StepForm:
-    """The form whose trained arrays enter with the magnitude of their factors, to a power; None for as they are."""
-    if power is None:
-        return form
-    known = _powers.setdefault(form, {})
-    if power not in known:
-        entries = (replace(entry, factor=np.abs(entry.factor) ** power) for entry in form.entries)
-        known[power] = replace(form, entries=tuple(entries))
-    return known[power]
-
-
-#: Forms that were asked for, by what they are made of and the power.
-_powers: WeakKeyDictionary[StepForm, dict[int, StepForm]] = WeakKeyDictionary()
-
-
-def draw(generator: np.random.Generator, spread: Spread, count: int) -> Array:
-    """Random errors of this size, first axis."""
-    return signed(generator, spread.deviation, count)
-
-
-def signed(generator: np.random.Generator, deviation: Array, count: int) -> Array:
-    """This size with random signs, first axis.
-
-    Squares of sums of such errors are those of normal ones on average, and scatter less.
-    """
-    bits = np.frombuffer(generator.bytes(-(-count * deviation.size // 8)), np.uint8)
-    signs = np.unpackbits(bits, count=count * deviation.size).reshape(count, *deviation.shape)
-    found = signs.astype(np.float64)
-    found -= 0.5
-    found *= 2.0 * deviation
-    return found
-
-
-def _at_once(count: int, size: int) -> Iterator[int]:
-    """Numbers that add up to a count of arrays of some size: of small ones many, of a large one each alone."""
-    once = max(1, _ENTRIES_AT_ONCE // size)
-    return (min(once, count - start) for start in range(0, count, once))
-
-
-def _taken(arrays: Iterator[Array], count: int) -> Array:
-    """The next few."""
-    return np.stack([next(arrays) for _ in range(count)])
-
-
-class _Tensors:
-    """Error and spread (B, T, H), filled a few rows at a time."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._arrays = [np.zeros(shape) for _ in range(3)]
-
-    def put(self, rows: slice, error: Array, spread: Spread) -> None:
-        for target, part in zip(self._arrays, (error, spread.deviation, spread.worst), strict=True):
-            target[:, rows] = np.moveaxis(np.broadcast_to(part, error.shape), 0, 1)
-
-    def comparison(self) -> Comparison:
-        error, deviation, worst = self._arrays
-        return Comparison(error, Spread(deviation, worst))

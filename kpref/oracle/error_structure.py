@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kpref._types import Array
-from kpref.oracle.certificates import Comparison
+from kpref.oracle.comparison import Comparison
 
 __all__ = ["alike", "like_rounding", "not_additive"]
 

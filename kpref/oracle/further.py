@@ -18,8 +18,10 @@ import numpy as np
 from kpref import kernels
 from kpref._types import Array
 from kpref.kernels import reference
-from kpref.oracle.certificates import Comparison, Judge, draw
+from kpref.oracle.certificates import Judge
+from kpref.oracle.comparison import Comparison
 from kpref.oracle.evaluation import evaluate
+from kpref.oracle.random_errors import draw
 from kpref.oracle.spreads import Spread, relative
 from kpref.space import TrajectorySpace
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from kpref import kernels
 from kpref._types import Array
-from kpref.oracle.certificates import Comparison, Judge
+from kpref.oracle.certificates import Judge
+from kpref.oracle.comparison import Comparison
 from kpref.oracle.data_defects import data_defects, in_sweeps, share
 from kpref.oracle.defects import Defect, defects, direct_channels, driven_variables, gate_groups, without
 from kpref.oracle.evaluation import SWEPT, UNDONE, evaluate

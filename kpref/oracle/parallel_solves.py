@@ -40,9 +40,11 @@ from kpref import kernels
 from kpref._types import Array
 from kpref.kernels import plain_program
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.certificates import Comparison, Judge, draw
+from kpref.oracle.certificates import Judge
+from kpref.oracle.comparison import Comparison
 from kpref.oracle.evaluation import evaluate
 from kpref.oracle.pooled import Roundings, parallel_excess
+from kpref.oracle.random_errors import draw
 from kpref.oracle.spreads import Spread, SumError
 from kpref.step_form import StepForm
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from kpref import kernels
 from kpref._types import Array
-from kpref.oracle.certificates import Judge, signed
+from kpref.oracle.certificates import Judge
+from kpref.oracle.random_errors import signed
 from kpref.step_form import StepForm
 from kpref.threads import serial_blas
 

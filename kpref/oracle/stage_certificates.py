@@ -30,7 +30,8 @@ from kpref.kernels import plain_program
 from kpref.models.step import StepModel
 from kpref.oracle import running_errors
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.certificates import Comparison, Judge
+from kpref.oracle.certificates import Judge
+from kpref.oracle.comparison import Comparison
 from kpref.oracle.defects import driven_variables
 from kpref.oracle.evaluation import evaluate
 from kpref.oracle.further import FullJudge

@@ -11,7 +11,8 @@ import numpy as np
 from kpref._types import Array
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.certificates import Comparison, Judge
+from kpref.oracle.certificates import Judge
+from kpref.oracle.comparison import Comparison
 from kpref.oracle.defects import exchanged
 from kpref.oracle.hypotheses import pattern
 
