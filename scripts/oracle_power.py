@@ -146,15 +146,17 @@ def try_mutant(
 
 
 def right_spread(flow: Flow, arithmetic: str, offered: Callable[[Any], Any]) -> dict[str, float]:
-    """Root mean square of the figures that right backends have in a problem, by check.
+    """Root mean square of the figures that right backends have in problems like this one, by check.
 
     One backend is no measure: the error of a single number may be near zero by chance, and where sums are taken in
-    pairs it is far below that of sums one after another, which are as right.
+    pairs it is far below that of sums one after another, which are as right. Nor is one problem: all right backends may
+    store the same number, which may lie near the exact one by chance.
     """
     figures: dict[str, list[float]] = {}
     for seed in range(_RIGHT):
-        _, backend = correct_backend(flow, ARITHMETICS[arithmetic], seed)
-        for check in verify(offered(backend), flow, seed=seed).checks:
+        near = Flow(flow.model, flow.inputs * (1 + seed / 64), flow.z0, flow.space.mu)
+        _, backend = correct_backend(near, ARITHMETICS[arithmetic], seed)
+        for check in verify(offered(backend), near, seed=seed).checks:
             if check.figure is not None:
                 figures.setdefault(check.identifier, []).append(check.figure)
     return {name: float(np.sqrt(np.mean(np.square(values)))) for name, values in figures.items()}
