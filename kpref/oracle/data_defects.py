@@ -16,8 +16,8 @@ from kpref._types import Array
 from kpref.linearize import linearize
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.certificates import Judge
-from kpref.oracle.defects import Defect
 from kpref.oracle.evaluation import evaluate
+from kpref.oracle.form_defects import Defect
 from kpref.step_form import StepForm
 
 __all__ = ["data_defects", "in_sweeps", "share"]

@@ -20,8 +20,9 @@ from kpref._types import Array
 from kpref.oracle.certificates import Judge
 from kpref.oracle.comparison import Comparison
 from kpref.oracle.data_defects import data_defects, in_sweeps, share
-from kpref.oracle.defects import Defect, defects, direct_channels, driven_variables, gate_groups, without
+from kpref.oracle.defects import defects
 from kpref.oracle.evaluation import SWEPT, UNDONE, evaluate
+from kpref.oracle.form_defects import Defect, direct_channels, driven_variables, gate_groups, without
 from kpref.step_form import StepForm
 
 __all__ = ["explain", "pattern"]

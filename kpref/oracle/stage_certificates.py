@@ -32,8 +32,8 @@ from kpref.oracle import running_errors
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.certificates import Judge
 from kpref.oracle.comparison import Comparison
-from kpref.oracle.defects import driven_variables
 from kpref.oracle.evaluation import evaluate
+from kpref.oracle.form_defects import driven_variables
 from kpref.oracle.further import FullJudge
 from kpref.oracle.random_steps import RandomSteps
 from kpref.oracle.runge_kutta_map import RungeKuttaMap, stage_name

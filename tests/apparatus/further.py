@@ -36,7 +36,7 @@ from apparatus.planting import (
     zeroed,
 )
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.defects import direct_channels, slope_channels
+from kpref.oracle.form_defects import direct_channels, slope_channels
 from kpref.step_form import StepForm
 
 __all__ = ["FURTHER"]

@@ -64,7 +64,7 @@ from apparatus.planting import (
     zero_at_first,
     zeroed,
 )
-from kpref.oracle.defects import direct_channels, slope_channels
+from kpref.oracle.form_defects import direct_channels, slope_channels
 
 __all__ = ["MUTANTS", "Mutant"]
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from apparatus.emulation import EmulatedBackend
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.defects import driven_columns, gate_groups, square_blocks, state_variables
+from kpref.oracle.form_defects import driven_columns, gate_groups, square_blocks, state_variables
 from kpref.step_form import StepForm
 
 Array = npt.NDArray[Any]

@@ -9,8 +9,9 @@ from apparatus.offered import offering
 
 from kpref.models import GRU, LSTM, LeakyRNN, Stacked
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.defects import defects, without
+from kpref.oracle.defects import defects
 from kpref.oracle.evaluation import evaluate
+from kpref.oracle.form_defects import without
 from kpref.oracle.hypotheses import pattern
 from kpref.oracle.verification import verify
 
