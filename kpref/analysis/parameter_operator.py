@@ -20,7 +20,8 @@ from kpref.spectra import Eigen, KernelSpectrum, eigh, kernel_spectrum
 from kpref.spectra.blocks import one_a_block
 from kpref.spectra.eigen import signs
 from kpref.threads import run_blocks, serial_blas
-from kpref.unit_form import UnitForm, unit_form
+from kpref.unit_factors import UnitForm
+from kpref.unit_form import unit_form
 
 __all__ = ["exact_spectrum", "kernel_modes"]
 

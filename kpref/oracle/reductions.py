@@ -39,7 +39,8 @@ from kpref.oracle.random_factors import RandomFactors, random_factors
 from kpref.oracle.spreads import Spread
 from kpref.spectra.closed_form import kernel_unit_matrix
 from kpref.spectra.exact_spectrum import form_spectrum
-from kpref.unit_form import UnitForm, unit_form
+from kpref.unit_factors import UnitForm
+from kpref.unit_form import unit_form
 
 __all__ = ["Moments", "Reductions", "Target"]
 

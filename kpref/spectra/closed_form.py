@@ -25,7 +25,8 @@ from kpref.lengths import check_lengths, points
 from kpref.linearize import Form
 from kpref.step_form import StepForm
 from kpref.threads import serial_blas
-from kpref.unit_form import UnitForm, current_derivatives, unit_form
+from kpref.unit_factors import UnitForm
+from kpref.unit_form import current_derivatives, unit_form
 
 __all__ = [
     "kernel_block_squares",

@@ -42,7 +42,8 @@ from kpref.spectra.paired_probes import DENSE_SIZE, require_settled, rounding
 from kpref.spectra.partial_probes import factored_dimension, partial_dimension
 from kpref.spectra.symmetric import SymmetricForm, require_operator, require_self_adjoint
 from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
-from kpref.unit_form import UnitForm, unit_form
+from kpref.unit_factors import UnitForm
+from kpref.unit_form import unit_form
 
 __all__ = ["effective_dimension", "kernel_effective_dimension", "operator_norm"]
 

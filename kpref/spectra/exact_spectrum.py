@@ -29,7 +29,8 @@ from kpref.linearize import Form
 from kpref.memory import require_memory
 from kpref.spectra.unit_grams import grams_of_units
 from kpref.threads import per_call, run_blocks, serial_blas
-from kpref.unit_form import UnitForm, unit_form
+from kpref.unit_factors import UnitForm
+from kpref.unit_form import unit_form
 
 __all__ = ["KernelSpectrum", "form_spectrum", "has_exact_spectrum", "kernel_spectrum"]
 

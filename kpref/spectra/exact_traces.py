@@ -41,7 +41,8 @@ from kpref.operators import TensorOperator
 from kpref.spectra.symmetric import require_apart
 from kpref.step_form import StepForm
 from kpref.threads import even_blocks, get_num_threads, run_blocks, serial_blas
-from kpref.unit_form import UnitForm, unit_form
+from kpref.unit_factors import UnitForm
+from kpref.unit_form import unit_form
 
 __all__ = ["ntk_trace_exact", "propagator_gram_trace"]
 

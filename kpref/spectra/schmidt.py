@@ -43,7 +43,8 @@ from kpref.flow import Flow, require_flow
 from kpref.linearize import Form
 from kpref.memory import require_memory
 from kpref.threads import even_blocks, run_blocks, serial_blas
-from kpref.unit_form import UnitForm, unit_form
+from kpref.unit_factors import UnitForm
+from kpref.unit_form import unit_form
 
 __all__ = ["SchmidtSpectrum", "schmidt_flops", "schmidt_spectrum"]
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from kpref._types import Array
 from kpref.memory import require_memory
 from kpref.threads import even_blocks, run_blocks
-from kpref.unit_form import UnitForm
+from kpref.unit_factors import UnitForm
 
 __all__ = ["grams_of_units"]
 
@@ -48,7 +48,7 @@ class _Shared:
 def grams_of_units(units: UnitForm) -> Iterator[tuple[slice, Callable[[int], Array]]]:
     """Some units at a time, and a function that has ``F_u^T F_u`` of one of these, from several threads.
 
-    Their features must be shared, `kpref.unit_form.Features.shared`.
+    Their features must be shared, `kpref.unit_factors.Features.shared`.
     """
     if not units.groups:  # nothing is trained: factors have no columns
         yield slice(0, units.n_units), lambda unit: np.zeros((0, 0))
