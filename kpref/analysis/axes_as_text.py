@@ -92,17 +92,17 @@ def _fit(figure: Figure, renderer: RendererBase, boxes: Sequence[Bbox]) -> None:
 
 def _is_simple(axis: Axis) -> bool:
     """Whether an axis stands at the left or at the bottom and has numbers in the style of the rcParams, or nothing."""
-    sides = _SIDES.get(type(axis), {})
-    styles = [{"length": None} | axis.get_tick_params("major"), {"length": None} | axis.get_tick_params("minor")]
+    sides = _SIDES.get(type(axis))
+    if sides is None or not axis.get_visible():
+        return False
+    for style in (axis.get_tick_params("major"), axis.get_tick_params("minor")):
+        if {name: value for name, value in style.items() if name != "length"} != sides:
+            return False
     formatter = axis.get_major_formatter()
-    return (
-        axis.get_visible()
-        and all(style | sides == style and len(style) == len(sides) + 1 for style in styles)
-        and isinstance(formatter, _FORMATTERS)
-        and isinstance(axis.get_minor_formatter(), _FORMATTERS)
-        and len(formatter.format_ticks(list(axis.get_majorticklocs()))) >= 0  # which settles the offset
-        and not formatter.get_offset()
-    )
+    if not (isinstance(formatter, _FORMATTERS) and isinstance(axis.get_minor_formatter(), _FORMATTERS)):
+        return False
+    formatter.format_ticks(list(axis.get_majorticklocs()))  # which settles the offset
+    return not formatter.get_offset()
 
 
 def _write(axis: Axis, renderer: RendererBase) -> tuple[list[Artist], list[Bbox]]:
