@@ -12,8 +12,9 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from kpref import Trials, cli
+from kpref.analysis.api import perform
 from kpref.analysis.request import prepare
-from kpref.bench import in_turn, peers, timing
+from kpref.bench import in_turn, peers, reports, timing
 from kpref.bench.contender_process import measure_memory
 from kpref.bench.peers import CONTENDERS
 from kpref.bench.reports import time_report
@@ -313,3 +314,14 @@ def test_a_report_is_timed_part_by_part():
     assert max(found.seconds.values()) < sum(found.seconds.values()) <= 2 * found.total + 0.1  # two networks at a time
     assert "figures and report" in str(found)
     assert found.processor is None or found.processor > 0
+    assert found.products >= 2 * 2 * 3  # two networks, two operators, three modes: one at least for each residual
+    assert f"{found.products} products" in str(found)
+
+
+def test_products_of_modes_count_at_what_one_takes(monkeypatch):
+    model, trials = GRU.init(2, 3, seed=0), Trials(np.random.default_rng(0).normal(size=(2, 4, 2)))
+    study = perform(prepare([model], trials, fast=True), 0.0, str, str).study
+    monkeypatch.setattr(reports, "_seconds_of_one", lambda op: {"NTK": 10.0, "P P*": 1.0}[op.name])
+    (analysis,) = study.analyses
+    ntk, propagator = analysis.ntk_modes.n_products, analysis.propagator_modes.n_products
+    assert reports._products_of_modes(study) == (ntk + propagator, 10.0 * ntk + propagator)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -55,7 +56,8 @@ def draw_exhibits(study: Study, progress: Callable[[str], object] | None = None,
     ]  # fmt: skip
     exhibits = with_own_names([made for maker in makers for made in maker(study, coloring)])
     panels = [panel for made in exhibits for panel in made.panels]
-    with second_drawer(panels) if forked and may_fork() else nullcontext(lambda: None) as take_over:
+    drawer = second_drawer(panels) if forked and may_fork() else nullcontext(lambda: None)
+    with _young_garbage_alone(), drawer as take_over:
         for made in exhibits:
             for panel in made.panels:
                 take_over()
@@ -63,6 +65,16 @@ def draw_exhibits(study: Study, progress: Callable[[str], object] | None = None,
             if progress is not None:
                 progress(made.title)
     return exhibits
+
+
+@contextmanager
+def _young_garbage_alone() -> Iterator[None]:
+    """What is there already is not looked through for garbage: figures leave much, and with each search time passes."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _outputs(study: Study, coloring: TrialColoring) -> list[Exhibit]:
@@ -193,8 +205,10 @@ def _mode(ax: Axes, study: Study, analysis: Analysis, index: int, profile: Profi
 
 def _lengths(ax: Axes, study: Study, analysis: Analysis) -> None:
     modes = analysis.ntk_modes
-    there = (modes.values[:_MOST_LENGTHS] > 0)[:, None, None, None]
-    vectors = until_end(np.where(there, modes.vectors[:_MOST_LENGTHS], 0.0), study.trials, axis=1)
+    there, vectors = modes.values[:_MOST_LENGTHS] > 0, modes.vectors[:_MOST_LENGTHS]
+    if not there.all():
+        vectors = np.where(there[:, None, None, None], vectors, 0.0)
+    vectors = until_end(vectors, study.trials, axis=1)
     plot_modes_over_time(vectors, modes.values[: len(vectors)], "length, rms over trials", analysis.times, ax)
     title_of(ax, "where in time the modes live")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import signal
 import sys
@@ -70,7 +69,6 @@ def _draw_backward(panels: Sequence[Panel], reader: Connection, writer: Connecti
     """In the forked process: an interrupt is for the first one, and so is what there is to warn of or to raise."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reader.close()  # else this process would never learn that the first one has gone
-    gc.freeze()  # what was there at the fork need not be looked through for garbage again and again
     with suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("error")
         for index in reversed(range(len(panels))):

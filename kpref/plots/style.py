@@ -18,6 +18,7 @@ import numpy.typing as npt
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.legend import Legend
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from kpref._types import Array
@@ -29,9 +30,11 @@ __all__ = [
     "MUTED",
     "SLANTED",
     "STYLE",
+    "PlainNumbers",
     "checkpoint_colors",
     "finish",
     "guide",
+    "inside",
     "legend_columns",
     "legend_of_names",
     "log_across",
@@ -94,6 +97,10 @@ _LONGEST_NAME = 30
 _LONGEST_TITLE = 38
 _FEW_NAMES = 4
 _MOST_NAMES = 12
+
+
+class PlainNumbers(FuncFormatter):
+    """Numbers at the ticks of a logarithmic axis as plain text, without names or a style of their own."""
 
 
 def checkpoint_colors(number: int) -> list[Any]:
@@ -203,7 +210,7 @@ def _write_powers(axis: Axis, low: float, high: float) -> None:
     if high / low >= _LONG:
         axis.set_minor_locator(NullLocator())
     moderate = low >= 1e-4 and high < 1e7
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}" if moderate else _power(value)))
+    axis.set_major_formatter(PlainNumbers(lambda value, _: f"{value:,.10g}" if moderate else _power(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -266,6 +273,11 @@ def legend_columns(names: Sequence[str]) -> int:
     return 2 if longest <= 22 else 1
 
 
+def inside(legend: Legend) -> None:
+    """Layouts need not search the best place of a legend inside the axes: wherever it is, it does not stick out."""
+    legend.set_in_layout(False)
+
+
 def legend_of_names(ax: Axes, title: str | None = None) -> None:
     """A legend where there is room: inside for a few short names, else below the axes; of very many, twelve of them."""
     handles, labels = ax.get_legend_handles_labels()
@@ -276,7 +288,7 @@ def legend_of_names(ax: Axes, title: str | None = None) -> None:
         handles, labels = [handles[index] for index in some], [labels[index] for index in some]
     columns = legend_columns(labels)
     if not columns:
-        ax.legend(handles, labels, title=title, framealpha=0.7, frameon=True, edgecolor="none")
+        inside(ax.legend(handles, labels, title=title, framealpha=0.7, frameon=True, edgecolor="none"))
         return
     below = ax.transAxes + matplotlib.transforms.ScaledTranslation(0, -38 / 72, ax.figure.dpi_scale_trans)
     where: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (-0.1, 0.0), "bbox_transform": below}

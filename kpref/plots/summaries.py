@@ -87,8 +87,7 @@ def plot_modes_over_time(
     ax = given_or_new(ax)
     time_axis(ax, at, counted=times is None)
     colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, len(modes)))
-    scale = float(np.nanmax(np.abs(shown(modes)), initial=0.0)) or 1.0  # so that squares do not overflow
-    lengths = [scale * np.sqrt(mean_over(np.square(shown(mode) / scale).sum(axis=2), axis=0)) for mode in modes]
+    lengths = [_rms_length(shown(mode)) for mode in modes]
     for index, (length, color) in enumerate(zip(lengths, colors, strict=True)):
         name = f"mode {index + 1}" + ("" if values is None else f", λ = {_short(values[index])}")
         ax.plot(at, length, color=color, linewidth=1.6, label=name, **_dot(at))
@@ -99,6 +98,14 @@ def plot_modes_over_time(
         say(ax, why_empty(modes))
     legend_of_names(ax)
     return ax
+
+
+def _rms_length(mode: Array) -> Array:
+    """Lengths (T,) over the units of a mode (B, T, H), rms over trials; scaled so that squares do not overflow."""
+    scale = float(np.nanmax(np.abs(mode), initial=0.0)) or 1.0
+    squares = np.divide(mode, scale)
+    np.square(squares, out=squares)
+    return scale * np.sqrt(mean_over(squares.sum(axis=2), axis=0))
 
 
 def plot_dimension_against_training(

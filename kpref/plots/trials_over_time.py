@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from kpref._types import Array
 from kpref.coloring import TrialColoring
 from kpref.plots.given import given_or_new, numbers, places, require_coloring, table, trial_table
-from kpref.plots.style import INK, SLANTED, mean_over, plain_names, say, shown, time_axis, why_empty
+from kpref.plots.style import INK, SLANTED, inside, mean_over, plain_names, say, shown, time_axis, why_empty
 
 __all__ = ["plot_change", "plot_legend_of_trials", "plot_outputs", "plot_trials", "shade_unscored"]
 
@@ -184,7 +184,7 @@ def plot_outputs(
             Line2D([], [], color=INK, linewidth=1.5, label="output"),
             Line2D([], [], color=INK, linewidth=1.1, linestyle=_DASHED, label="target"),
         ]
-        ax.legend(handles=handles, frameon=True, framealpha=0.7, edgecolor="none")
+        inside(ax.legend(handles=handles, frameon=True, framealpha=0.7, edgecolor="none"))
     ax.set_ylabel(label)
     _fit(ax, drawn)
     return ax

@@ -48,8 +48,8 @@ __all__ = ["ntk_trace_exact", "propagator_gram_trace"]
 
 Progress = Callable[[int], object]
 
-#: Entries of the Gramians of one block of trials.
-_BLOCK_ENTRIES = 1 << 18
+#: Entries of the Gramians of one block of trials: with its Jacobians and their product it stays in a cache.
+_BLOCK_ENTRIES = 1 << 16
 #: Bytes of tensors that go through an operator at once.
 _BATCH_BYTES = 1 << 27
 #: Products that the trace of a Runge-Kutta propagator may take.
@@ -163,10 +163,12 @@ def _gramian_trace(form: Form, mu: Array, progress: Progress | None) -> float:
     def task(index: int) -> None:
         block = blocks[index]
         gramian = np.zeros((block.stop - block.start, units, units))
+        moved = np.empty_like(gramian)
         for step in range(ends[block].max()):
             gramian[ends[block] <= step] = 0.0  # nothing comes after: it might overflow
             jacobian = state_jacobian(form, step, block)
-            gramian = jacobian @ gramian @ jacobian.swapaxes(1, 2)
+            np.matmul(jacobian, gramian, out=moved)
+            np.matmul(moved, jacobian.swapaxes(1, 2), out=gramian)
             gramian[:, diagonal, diagonal] += inverse[block, step, None]
             traces[block] += mu[block, step] * gramian[:, diagonal, diagonal].sum(axis=1)
 
