@@ -314,16 +314,16 @@ def test_progress_is_told_in_the_thread_of_the_caller(pair, trials):
 
 
 def test_a_first_look(pair):
-    """On 20 trials, with 3 modes and without Schmidt ranks, unless these are given; and the report says so."""
+    """On 16 trials, with 3 modes and without Schmidt ranks, unless these are given; and the report says so."""
     rng = np.random.default_rng(3)
     many = Trials(rng.normal(size=(30, 5, N_IN)), targets=rng.normal(size=(30, 5, N_OUT)))
     report = analyze(pair, many, fast=True)
     (found,) = report.metrics["checkpoints"]
     assert report.passed
-    assert found["shape"]["trials"] == 20
+    assert found["shape"]["trials"] == 16
     assert len(report.study.analyses[0].ntk_modes.values) == 3
     assert not [key for key in found["metrics"] if "schmidt" in key]
-    note = "A report in short, on 20 of the 30 trials, with 3 modes and no Schmidt ranks: without fast it is whole."
+    note = "A report in short, on 16 of the 30 trials, with 3 modes and no Schmidt ranks: without fast it is whole."
     assert note in report.study.notes
     (sizes,) = dimensions(report.study, color_trials(many))
     assert "Schmidt" not in sizes.title + sizes.caption

@@ -27,7 +27,7 @@ class Effort:
     starts: int  # of the search for fixed points, at most; 0 for none
 
 
-FAST = Effort("fast", modes=3, trials=20, probes=18, schmidt=0, starts=0)
+FAST = Effort("fast", modes=3, trials=16, probes=14, schmidt=0, starts=0)
 DEFAULT = Effort("default", modes=10, trials=None, probes=18, schmidt=1, starts=32)
 #: Standard errors fall with the root of the number of vectors: to half.
 THOROUGH = Effort("thorough", modes=20, trials=None, probes=72, schmidt=4, starts=256)
