@@ -23,6 +23,7 @@ from kpref.oracle.verdict import Check, Place, Verdict
 from kpref.threads import one_blas_thread, serial_blas
 
 __all__ = [
+    "INSIDE",
     "APPROXIMATED",
     "LOCAL_BOUND",
     "NOT_DETERMINISTIC",
@@ -57,6 +58,8 @@ REPEATS = 8
 #: A coarser arithmetic explains errors only if they reach this part of a deviation of it.
 _IDLE = 0.05
 
+#: How much larger than answers sums inside a step may be, where the range is narrow.
+INSIDE = 16.0
 #: Numbers beyond it are not asked for: the analysis squares them.
 _LARGEST = 1e70
 
@@ -117,14 +120,10 @@ class Session:
         self.require_range()
         shape = self.backend.shape_of(OPERATORS[operator][0])
         tensor = self.existing(self.generator.standard_normal(shape))
-        # A wide range leaves room on both sides for what arises on the way; of a narrow one nearly all is needed.
-        wide = self.arithmetic.largest > 1e30
-        limit = min(np.sqrt(self.arithmetic.largest), _LARGEST) if wide else self.arithmetic.largest / 64
-        least = max(self.arithmetic.smallest / self.arithmetic.unit, 1 / _LARGEST) if wide else self.arithmetic.smallest
-        length, loss = self.backend.shape[1], scale_of(self.backend, operator)
+        (limit, least), length, loss = self.range, self.backend.shape[1], scale_of(self.backend, operator)
         while True:
             with np.errstate(over="ignore", invalid="ignore"):
-                size = self._size(operator, loss * tensor, within=not wide)
+                size = self._size(operator, loss * tensor, within=self.narrow)
             scale = 2.0 ** min(0.0, np.floor(np.log2(limit / max(size, 1.0)))) if np.isfinite(size) else 0.0
             if scale >= least:
                 return loss * self.arithmetic.round_state(tensor * scale)
@@ -133,13 +132,29 @@ class Session:
                 raise OutOfRange(f"the dynamics grow beyond the range of {self.arithmetic.name}")
             tensor[:, slice(None, -length) if operator == "P" else slice(length, None)] = 0.0
 
+    @property
+    def narrow(self) -> bool:
+        """Whether the range is that of float16, not of float32 or more."""
+        return self.arithmetic.largest < 1e30
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """How large numbers on the way to an answer may be, and how small a scale that makes them so.
+
+        A wide range leaves room on both sides for what arises on the way; of a narrow one nearly all is needed.
+        """
+        largest, smallest = self.arithmetic.largest, self.arithmetic.smallest
+        if self.narrow:
+            return largest / 64, smallest
+        return min(np.sqrt(largest), _LARGEST), max(smallest / self.arithmetic.unit, 1 / _LARGEST)
+
     def _size(self, operator: str, tensor: Array, within: bool) -> float:
-        """The largest number on the way to an answer; a sixteenth of the largest inside a step counts too."""
+        """The largest number on the way to an answer, and inside a step, which may be `INSIDE` times as large."""
         given, size = self.flow.space.weigh(tensor) if operator in WEIGHED_BEFORE else tensor, 0.0
         values = list(intermediates(operator, self.judge.form, self.flow.space, tensor))
         if within and np.isfinite(values[-1]).all():
             for factor, value in zip(factors_of(operator), values, strict=False):
-                size, given = max(size, self.judge.reach(factor, given, value) / 16), value
+                size, given = max(size, self.judge.reach(factor, given, value) / INSIDE), value
         return float(np.max([size, *(np.abs(value).max() for value in values)]))
 
     def require_range(self) -> None:

@@ -18,7 +18,7 @@ hold the costates, is held to the errors of each step sent through the exact swe
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -303,6 +303,29 @@ class StageJudge:
             return evaluate("D_z0_T", form, self.step.space, tensor[:, 1:]) + tensor[:, 0]
         return evaluate(operator, form, self.step.space, tensor)
 
+    def reach(self, operator: str, tensor: Array, value: Array) -> float:
+        """The most that a sum comes to inside the steps on the way from a tensor to its value: see `Judge.reach`."""
+        form, found = self.step.form, 0.0
+        if operator in ("gradient", "NTK"):
+            tensor = self.step.space.weigh(tensor)
+        if operator in ("P_s_T", "P_T", "D_T", "D_z0_T", "gradient", "NTK"):
+            costate = np.asarray(kernels.adjoint(form, (tensor[:, 1:] if operator == "D_z0_T" else tensor)[None])[0])
+            found = self._largest(running_errors.reach_transposed, costate)
+        theta = {"D": lambda: tensor, "NTK": lambda: self.value("D_T", tensor)}
+        forcings: dict[str, Callable[[], Array]] = {
+            "P_s": lambda: tensor,
+            "P": lambda: self.steps.interpolated(tensor, self.arithmetic)[0],
+            "D_z0": lambda: np.zeros((*value.shape[:2], self.model.n_stages, value.shape[2])),
+            **{name: lambda made=made: self.value("J_s", made()) for name, made in theta.items()},  # type: ignore[misc]
+        }
+        if operator in forcings:
+            joined = _joined(forcings[operator](), value, tensor if operator == "D_z0" else None)
+            found = max(found, self._largest(running_errors.reach, joined))
+        return found / min(1.0, float(self._h.min()))  # a backend may keep slopes, which a step multiplies by h
+
+    def _largest(self, reach: Callable[[running_errors.Chunk, Array], float], entering: Array) -> float:
+        return max(reach(chunk, np.moveaxis(entering[:, part], 1, 0)) for chunk, part in self._forced_chunks())
+
     # Certificates
 
     def compare(self, operator: str, tensor: Array, answer: Array) -> Comparison:
@@ -346,9 +369,7 @@ class StageJudge:
 
     def _propagator(self, q: Array, q_error: Array, y: Array, start: Array | None = None) -> Comparison:
         """Residual of each step of a response to forcings of the stages."""
-        first = np.zeros_like(y[:, :1]) if start is None else start[:, None]
-        before = np.concatenate([first, y[:, :-1]], axis=1)
-        joined = np.concatenate([before, q.reshape(*q.shape[:2], -1)], axis=2)
+        joined = _joined(q, y, start)
         error, deviation, worst = np.zeros(y.shape), np.zeros(y.shape), np.zeros(y.shape)
         entering = self._entering(q_error)
         for chunk, part in self._forced_chunks():
@@ -436,6 +457,13 @@ class StageJudge:
     def _forced_chunks(self) -> Iterator[tuple[running_errors.Chunk, slice]]:
         for chunk in self.step.chunks():
             yield replace(chunk, form=self.model.forced(chunk.form)), chunk.rows
+
+
+def _joined(q: Array, y: Array, start: Array | None) -> Array:
+    """The state that each step starts from, and the forcings of its stages beside it."""
+    first = np.zeros_like(y[:, :1]) if start is None else start[:, None]
+    before = np.concatenate([first, y[:, :-1]], axis=1)
+    return np.concatenate([before, q.reshape(*q.shape[:2], -1)], axis=2)
 
 
 def _earlier(tensor: Array) -> Array:

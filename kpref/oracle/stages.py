@@ -38,7 +38,7 @@ from kpref.oracle.hypotheses import explain, pattern
 from kpref.oracle.loss_scale import ScaledGradient, scale_of
 from kpref.oracle.names import OPERATORS
 from kpref.oracle.runge_kutta_map import RungeKuttaMap
-from kpref.oracle.session import LOCAL_BOUND, NOT_DETERMINISTIC, NOT_LINEAR, OutOfRange, Session
+from kpref.oracle.session import INSIDE, LOCAL_BOUND, NOT_DETERMINISTIC, NOT_LINEAR, OutOfRange, Session
 from kpref.oracle.spreads import Spread
 from kpref.oracle.stage_certificates import StageJudge, Steps
 from kpref.oracle.trajectories import explain_states
@@ -227,16 +227,20 @@ class _Stages(Session):
         return checks
 
     def probe(self, operator: str) -> Array:
-        """A random tensor; in a narrow range so small that all on the way to its answer stays within."""
+        """A random tensor, so small that all on the way to its answer stays within range."""
         self.require_range()
         tensor = self.existing(self.generator.standard_normal(self.backend.shape_of(STAGE_OPERATORS[operator][0])))
-        loss = scale_of(self.backend, operator)
-        if self.arithmetic.largest < 1e30:
-            given, _ = self._without_start(operator, loss * tensor)
-            names = (operator, *_ON_THE_WAY.get(operator, ()))
-            size = max(float(np.abs(self.judge.value(name, given)).max()) for name in names)
-            tensor = tensor * 2.0 ** min(0.0, np.floor(np.log2(self.arithmetic.largest / 64 / max(size, 1.0))))
-        return loss * self.arithmetic.round_state(tensor)
+        loss, (limit, least) = scale_of(self.backend, operator), self.range
+        given, _ = self._without_start(operator, loss * tensor)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = [self.judge.value(name, given) for name in (operator, *_ON_THE_WAY.get(operator, ()))]
+            size = float(np.max([np.abs(value).max() for value in values]))
+            if self.narrow and np.isfinite(size):
+                size = max(size, self.judge.reach(operator, given, values[0]) / INSIDE)
+        scale = 2.0 ** min(0.0, np.floor(np.log2(limit / max(size, 1.0)))) if np.isfinite(size) else 0.0
+        if scale < least:
+            raise OutOfRange(f"the dynamics grow beyond the range of {self.arithmetic.name}")
+        return loss * self.arithmetic.round_state(tensor * scale)
 
     def compare(self, operator: str, tensor: Array, answer: Array) -> Comparison:
         """The certificate of an operator's answer."""

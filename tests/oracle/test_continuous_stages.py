@@ -54,6 +54,21 @@ def test_correct_backends_pass_in_any_arithmetic(seed):
     assert report.passed, f"{words}\n{report}"
 
 
+@pytest.mark.parametrize(
+    "case, name, method, field",
+    [
+        (1158, "bfloat16", "euler", "hodgkin-huxley"),  # K of spikes
+        (264, "float16", "dopri5", "short-term-plasticity"),  # inside a stage
+        (1039, "float16", "tsit5", "hodgkin-huxley"),  # slopes, which steps of 0.01 ms make small
+    ],
+)
+def test_what_overflows_on_the_way_is_no_defect(case, name, method, field):
+    flow = field_flow(case, method, name=field)
+    words, backend = correct_stage_backend(flow, ARITHMETICS[name], case)
+    report = verify(backend, flow, seed=case)
+    assert not report.defects, f"{words}\n{report}"
+
+
 @pytest.mark.parametrize("name", list(STAGE_MUTANTS)[:: 1 if PROFILE == "thorough" else 4])
 def test_planted_defects_are_caught_and_named(name):
     mutant = STAGE_MUTANTS[name]
