@@ -122,7 +122,9 @@ def mutant_flow(method: str, input_kind: str, name: str | None = None) -> Flow:
     if name is not None:
         known = registered()[name]
         network = known.init(2, 5, 0, gain=1.2)
-        biases = {key: value + rng.normal(size=value.shape) for key, value in network.parameters.items() if key == "bias"}
+        biases = {
+            key: value + rng.normal(size=value.shape) for key, value in network.parameters.items() if key == "bias"
+        }
         network = network.with_parameters(biases)
         times, inputs = np.append(0.0, known.dt * np.cumsum(rng.uniform(0.5, 2.0, size=8))), rng.normal(size=(3, 9, 2))
         z0 = network.start + 0.2 * rng.normal(size=(3, network.n_states))

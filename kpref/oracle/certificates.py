@@ -33,7 +33,7 @@ from kpref.linearize import linearize
 from kpref.models.step import StepModel
 from kpref.oracle import running_errors
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.comparison import Comparison, Tensors
+from kpref.oracle.claimed_errors import Comparison, Tensors
 from kpref.oracle.evaluation import UNDONE, evaluate
 from kpref.oracle.gradient_errors import gradient_errors
 from kpref.oracle.random_errors import at_once, draw, taken

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kpref._types import Array
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 
 __all__ = ["alike", "like_rounding", "not_additive"]
 

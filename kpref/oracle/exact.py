@@ -18,7 +18,7 @@ from kpref.flow import Flow, require_noiseless_flow
 from kpref.oracle import hypotheses
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.evaluation import FACTORS
 from kpref.oracle.integers import Integers
 from kpref.oracle.session import LOCAL_BOUND, NOT_LINEAR, Session

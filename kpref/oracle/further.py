@@ -19,7 +19,7 @@ from kpref import kernels
 from kpref._types import Array
 from kpref.kernels import reference
 from kpref.oracle.certificates import Judge
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.evaluation import evaluate
 from kpref.oracle.random_errors import draw
 from kpref.oracle.spreads import Spread, relative

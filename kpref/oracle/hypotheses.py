@@ -18,7 +18,7 @@ import numpy as np
 from kpref import kernels
 from kpref._types import Array
 from kpref.oracle.certificates import Judge
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.data_defects import data_defects, in_sweeps, share
 from kpref.oracle.defects import defects
 from kpref.oracle.evaluation import SWEPT, UNDONE, evaluate

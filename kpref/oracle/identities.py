@@ -11,7 +11,7 @@ from itertools import chain
 import numpy as np
 
 from kpref._types import Array
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.evaluation import evaluate
 from kpref.oracle.loss_scale import scale_of
 from kpref.oracle.probes import special_arguments

@@ -15,7 +15,7 @@ import numpy as np
 from kpref._types import Array
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import BackendFault
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.reductions import Moments, Reductions, Target
 from kpref.oracle.session import APPROXIMATED, LOCAL_BOUND, OutOfRange, Session
 from kpref.oracle.verdict import Check, Place, faulty

@@ -41,7 +41,7 @@ from kpref._types import Array
 from kpref.kernels import plain_program
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.certificates import Judge
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.evaluation import evaluate
 from kpref.oracle.pooled import Roundings, parallel_excess
 from kpref.oracle.random_errors import draw

@@ -26,7 +26,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.oracle.arithmetic import Arithmetic
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 
 __all__ = ["Roundings", "directions_of", "parallel_excess", "pooled_excess"]
 

@@ -33,7 +33,7 @@ import numpy as np
 from kpref import kernels
 from kpref._types import Array
 from kpref.oracle.certificates import Judge
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.evaluation import evaluate, evaluate_all, intermediates
 from kpref.oracle.random_factors import RandomFactors, random_factors
 from kpref.oracle.spreads import Spread

@@ -13,7 +13,7 @@ from kpref.flow import Flow
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.evaluation import SWEPT, WEIGHED_BEFORE, factors_of, intermediates
 from kpref.oracle.further import FullJudge
 from kpref.oracle.loss_scale import scale_of

@@ -31,7 +31,7 @@ from kpref.models.step import StepModel
 from kpref.oracle import running_errors
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.certificates import Judge
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.evaluation import evaluate
 from kpref.oracle.form_defects import driven_variables
 from kpref.oracle.further import FullJudge

@@ -33,7 +33,7 @@ from kpref.models.base import Field
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import BackendFault, LocalBackend
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.hypotheses import explain, pattern
 from kpref.oracle.loss_scale import ScaledGradient, scale_of
 from kpref.oracle.names import OPERATORS

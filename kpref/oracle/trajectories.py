@@ -13,7 +13,7 @@ from kpref.models.step import StepModel
 from kpref.oracle.answer_defects import exchanged
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.certificates import Judge
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.hypotheses import pattern
 
 __all__ = ["explain_states"]

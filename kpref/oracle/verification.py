@@ -24,7 +24,7 @@ from kpref.models.step import StepModel
 from kpref.oracle import hypotheses
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import OPERATORS, TRANSPOSES, Backend, BackendFault
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.error_structure import alike, like_rounding, not_additive
 from kpref.oracle.evaluation import FACTORS, LOCAL, WEIGHED_AFTER, WEIGHED_BEFORE
 from kpref.oracle.identities import MEANING, Identities

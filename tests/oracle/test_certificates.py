@@ -11,7 +11,7 @@ from kpref import Flow
 from kpref.models import GRU, RNN, LeakyRNN
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.certificates import Judge
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.evaluation import FACTORS, evaluate, intermediates
 from kpref.oracle.further import FullJudge
 from kpref.oracle.problem import MODELS

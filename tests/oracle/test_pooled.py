@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kpref import Flow
 from kpref.models import RNN
 from kpref.oracle.arithmetic import ARITHMETICS
-from kpref.oracle.comparison import Comparison
+from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.pooled import Roundings, directions_of, pooled_excess
 from kpref.oracle.problem import MODELS
 from kpref.oracle.spreads import Spread
