@@ -82,7 +82,7 @@ def test_a_picture_is_the_drawn_pixels_without_loss():
         png = Panel("p", "a line", draw, (4.4, 3.15)).png
     drawn, _ = pixels(draw)
     with Image.open(io.BytesIO(png)) as picture:
-        assert picture.info["dpi"] == pytest.approx((60, 60), rel=1e-3)
+        assert picture.info["dpi"] == pytest.approx((60, 60), abs=0.0254 / 2)  # a whole number of dots a metre
         np.testing.assert_array_equal(np.asarray(picture), drawn[..., :3])
     assert (drawn[..., 3] == 255).all()  # nothing shines through
 

@@ -70,6 +70,9 @@ def draw_exhibits(study: Study, progress: Callable[[str], object] | None = None,
 @contextmanager
 def _young_garbage_alone() -> Iterator[None]:
     """What is there already is not looked through for garbage: figures leave much, and with each search time passes."""
+    if gc.get_freeze_count():  # as the program wants it, and may go on wanting it
+        yield
+        return
     gc.freeze()
     try:
         yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import combinations
 
@@ -16,9 +16,9 @@ from kpref.oracle.evaluation import WEIGHED_AFTER, WEIGHED_BEFORE, evaluate
 from kpref.oracle.form_defects import Defect
 from kpref.oracle.names import OPERATORS
 from kpref.space import EuclideanSpace
-from kpref.step_form import StepForm
+from kpref.step_form import Entry, StepForm
 
-__all__ = ["answer_defects", "exchanged"]
+__all__ = ["answer_defects", "blocks_of", "exchanged"]
 
 
 def answer_defects(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterator[Defect]:
@@ -138,7 +138,7 @@ def _layouts(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterat
     yield reordered("parameter order: matrices in Fortran order", fortran)
     by_columns = [p.reshape(shape[::-1]).T.ravel() for p, (_, shape) in zip(positions, shapes, strict=True)]
     yield reordered("parameter order: matrices in Fortran order", by_columns)
-    blocks = [_blocks(form, name) for name, _ in shapes]
+    blocks = [blocks_of(form.entries, name, shape) for name, shape in shapes]
     for i, (name, _) in enumerate(shapes):
         for j in range(i):
             swapped = list(positions)
@@ -154,10 +154,11 @@ def _layouts(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterat
         yield reordered(f"gate order: blocks {one} and {other} of all parameters exchanged", every)
 
 
-def _blocks(form: StepForm, parameter: str) -> int:
-    """Number of blocks of rows of a parameter that enter apart."""
-    parts = {(one.part.start, one.part.stop) for one in form.entries if one.parameter == parameter}
-    return len(parts) if len({stop - start for start, stop in parts}) == 1 else 1
+def blocks_of(entries: Iterable[Entry], parameter: str, shape: tuple[int, ...]) -> int:
+    """Number of blocks of as many rows that a parameter of this shape enters in; 1 if they are of several sizes."""
+    parts = {(one.part.start, one.part.stop) for one in entries if one.parameter == parameter}
+    sizes = {stop - start for start, stop in parts}
+    return len(parts) if len(sizes) == 1 and len(parts) * sizes.pop() == (shape or (1,))[0] else 1
 
 
 def exchanged(array: Array, count: int, one: int, other: int) -> Array:

@@ -23,8 +23,8 @@ from kpref.oracle.verdict import Check, Place, Verdict
 from kpref.threads import one_blas_thread, serial_blas
 
 __all__ = [
-    "INSIDE",
     "APPROXIMATED",
+    "INSIDE",
     "LOCAL_BOUND",
     "NOT_DETERMINISTIC",
     "NOT_LINEAR",
@@ -120,12 +120,11 @@ class Session:
         self.require_range()
         shape = self.backend.shape_of(OPERATORS[operator][0])
         tensor = self.existing(self.generator.standard_normal(shape))
-        (limit, least), length, loss = self.range, self.backend.shape[1], scale_of(self.backend, operator)
+        length, loss = self.backend.shape[1], scale_of(self.backend, operator)
         while True:
             with np.errstate(over="ignore", invalid="ignore"):
                 size = self._size(operator, loss * tensor, within=self.narrow)
-            scale = 2.0 ** min(0.0, np.floor(np.log2(limit / max(size, 1.0)))) if np.isfinite(size) else 0.0
-            if scale >= least:
+            if scale := self.scale_of_probe(size):
                 return loss * self.arithmetic.round_state(tensor * scale)
             length //= 2
             if operator not in ("P", "P_T", "gradient", "D_T") or length == 0:
@@ -137,16 +136,18 @@ class Session:
         """Whether the range is that of float16, not of float32 or more."""
         return self.arithmetic.largest < 1e30
 
-    @property
-    def range(self) -> tuple[float, float]:
-        """How large numbers on the way to an answer may be, and how small a scale that makes them so.
+    def scale_of_probe(self, size: float) -> float:
+        """The power of two, at most one, that makes all on the way to an answer small enough; 0 if none is held.
 
-        A wide range leaves room on both sides for what arises on the way; of a narrow one nearly all is needed.
+        `size`: of the largest number on the way. A wide range leaves room on both sides for what else arises; of a
+        narrow one nearly all is needed.
         """
         largest, smallest = self.arithmetic.largest, self.arithmetic.smallest
-        if self.narrow:
-            return largest / 64, smallest
-        return min(np.sqrt(largest), _LARGEST), max(smallest / self.arithmetic.unit, 1 / _LARGEST)
+        limit, least = largest / 64, smallest
+        if not self.narrow:
+            limit, least = min(np.sqrt(largest), _LARGEST), max(smallest / self.arithmetic.unit, 1 / _LARGEST)
+        scale = 2.0 ** min(0.0, np.floor(np.log2(limit / max(size, 1.0)))) if np.isfinite(size) else 0.0
+        return float(scale) if scale >= least else 0.0
 
     def _size(self, operator: str, tensor: Array, within: bool) -> float:
         """The largest number on the way to an answer, and inside a step, which may be `INSIDE` times as large."""
@@ -158,8 +159,8 @@ class Session:
         return float(np.max([size, *(np.abs(value).max() for value in values)]))
 
     def require_range(self) -> None:
-        """Raise OutOfRange if the trajectory itself is beyond what the arithmetic holds, sums of its terms included."""
-        if not self.furthest < self.arithmetic.largest / 16:
+        """Raise OutOfRange where the trajectory itself comes near the largest number, or beyond it."""
+        if not self.furthest < self.arithmetic.largest / 2:
             raise OutOfRange(
                 f"the states grow to {self.furthest:.3g}, near or beyond the range of {self.arithmetic.name}, whose "
                 f"largest number is {self.arithmetic.largest:.3g}; take fewer steps, smaller inputs or initial states"

@@ -311,17 +311,22 @@ class StageJudge:
         if operator in ("P_s_T", "P_T", "D_T", "D_z0_T", "gradient", "NTK"):
             costate = np.asarray(kernels.adjoint(form, (tensor[:, 1:] if operator == "D_z0_T" else tensor)[None])[0])
             found = self._largest(running_errors.reach_transposed, costate)
-        theta = {"D": lambda: tensor, "NTK": lambda: self.value("D_T", tensor)}
-        forcings: dict[str, Callable[[], Array]] = {
-            "P_s": lambda: tensor,
-            "P": lambda: self.steps.interpolated(tensor, self.arithmetic)[0],
-            "D_z0": lambda: np.zeros((*value.shape[:2], self.model.n_stages, value.shape[2])),
-            **{name: lambda made=made: self.value("J_s", made()) for name, made in theta.items()},  # type: ignore[misc]
-        }
-        if operator in forcings:
-            joined = _joined(forcings[operator](), value, tensor if operator == "D_z0" else None)
+        forcing = self._forcing(operator, tensor)
+        if forcing is not None:
+            joined = _joined(forcing, value, tensor if operator == "D_z0" else None)
             found = max(found, self._largest(running_errors.reach, joined))
         return found / min(1.0, float(self._h.min()))  # a backend may keep slopes, which a step multiplies by h
+
+    def _forcing(self, operator: str, tensor: Array) -> Array | None:
+        """Of the stages, (B, N, s, H), where an operator ends with a response to one; `tensor` is weighed."""
+        if operator in ("D", "NTK"):
+            return self.value("J_s", tensor if operator == "D" else self.value("D_T", tensor))
+        if operator == "P":
+            return self.steps.interpolated(tensor, self.arithmetic)[0]
+        if operator == "D_z0":
+            trials, steps, units = self.step.space.shape
+            return np.zeros((trials, steps, self.model.n_stages, units))
+        return tensor if operator == "P_s" else None
 
     def _largest(self, reach: Callable[[running_errors.Chunk, Array], float], entering: Array) -> float:
         return max(reach(chunk, np.moveaxis(entering[:, part], 1, 0)) for chunk, part in self._forced_chunks())

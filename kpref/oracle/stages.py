@@ -230,17 +230,16 @@ class _Stages(Session):
         """A random tensor, so small that all on the way to its answer stays within range."""
         self.require_range()
         tensor = self.existing(self.generator.standard_normal(self.backend.shape_of(STAGE_OPERATORS[operator][0])))
-        loss, (limit, least) = scale_of(self.backend, operator), self.range
+        loss = scale_of(self.backend, operator)
         given, _ = self._without_start(operator, loss * tensor)
         with np.errstate(over="ignore", invalid="ignore"):
             values = [self.judge.value(name, given) for name in (operator, *_ON_THE_WAY.get(operator, ()))]
             size = float(np.max([np.abs(value).max() for value in values]))
             if self.narrow and np.isfinite(size):
                 size = max(size, self.judge.reach(operator, given, values[0]) / INSIDE)
-        scale = 2.0 ** min(0.0, np.floor(np.log2(limit / max(size, 1.0)))) if np.isfinite(size) else 0.0
-        if scale < least:
-            raise OutOfRange(f"the dynamics grow beyond the range of {self.arithmetic.name}")
-        return loss * self.arithmetic.round_state(tensor * scale)
+        if scale := self.scale_of_probe(size):
+            return loss * self.arithmetic.round_state(tensor * scale)
+        raise OutOfRange(f"the dynamics grow beyond the range of {self.arithmetic.name}")
 
     def compare(self, operator: str, tensor: Array, answer: Array) -> Comparison:
         """The certificate of an operator's answer."""

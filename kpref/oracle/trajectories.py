@@ -10,7 +10,7 @@ import numpy as np
 
 from kpref._types import Array
 from kpref.models.step import StepModel
-from kpref.oracle.answer_defects import exchanged
+from kpref.oracle.answer_defects import blocks_of, exchanged
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.certificates import Judge
 from kpref.oracle.claimed_errors import Comparison
@@ -73,7 +73,7 @@ def _candidates(judge: Judge) -> Iterator[tuple[str, Array]]:
         if parameters[name].shape == parameters[other_name].shape:
             pair = {name: parameters[other_name], other_name: parameters[name]}
             changes.append((f"parameter order: {name} and {other_name} exchanged", pair))
-    counts = {name: _count(model, name) for name in parameters}
+    counts = {name: blocks_of(model.entries(), name, value.shape) for name, value in parameters.items()}
     for one, other in combinations(range(max(counts.values())), 2):
         blocked = [name for name, count in counts.items() if count > other]
         for names in (blocked, *([name] for name in blocked)):
@@ -114,8 +114,3 @@ def _transposed(weight: Array) -> Array:
     outputs, inputs = weight.shape
     side = inputs if outputs % inputs == 0 else 1
     return weight.reshape(-1, side, side).swapaxes(1, 2).reshape(weight.shape)
-
-
-def _count(model: StepModel, parameter: str) -> int:
-    """Number of blocks of rows of a parameter that enter apart."""
-    return len({entry.part.start for entry in model.entries() if entry.parameter == parameter})

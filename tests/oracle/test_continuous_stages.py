@@ -54,6 +54,18 @@ def test_correct_backends_pass_in_any_arithmetic(seed):
     assert report.passed, f"{words}\n{report}"
 
 
+def test_parameters_in_blocks_of_several_sizes_are_explained_like_others():
+    """Recurrent weights of a GRU in continuous time: two gates side by side, and the candidate's."""
+    start = field_flow(1, "rk4", name="gru-continuous")  # of five units
+    model = start.model.with_parameters({"bias": np.linspace(-1.0, 1.0, start.model.parameters["bias"].size)})
+    flow = Flow(model, start.inputs, start.z0, times=0.1 * np.arange(start.inputs.shape[1]), method="rk4")
+    mutant = STAGE_MUTANTS["states: no bias"]
+    report = verify(mutant.plant(StageBackend(flow, ARITHMETICS["float64"])), flow)
+    check = next(check for check in report.checks if check.identifier == "states.residual")
+    assert check.verdict == "defect"
+    assert check.guess.split(":")[0] in mutant.classes
+
+
 @pytest.mark.parametrize(
     "case, name, method, field",
     [

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 from apparatus import torch_kernels as kernels  # noqa: E402
 
 from kpref.oracle.adapters.torch_precision import Autocast, arithmetic_of  # noqa: E402
+from kpref.oracle.adapters.torch_products import find_push  # noqa: E402
 
 pytestmark = [pytest.mark.backends, pytest.mark.usefixtures("torch_on_one_thread")]
 REVERSE = {"P_T", "J_T", "gradient"}
@@ -104,6 +105,19 @@ def test_a_jacobian_that_vanishes_is_not_lost():
     biases = np.repeat([-64.0, -64.0, 0.0], flow.model.n_units)
     model = flow.model.with_parameters({"bias_ih": biases, "weight_hh": 0 * flow.model.parameters["weight_hh"]})
     assert not of(gru_cell(flow), Flow(model, flow.inputs, flow.z0), torch.float32).not_offered
+
+
+def test_derivatives_beyond_float16_are_not_called_lost():
+    """Steps of a relu network times twelve: it is the numbers that overflow, and not a kernel that loses them."""
+    generator = torch.Generator().manual_seed(0)
+    module = torch.nn.RNN(2, 6, batch_first=True, nonlinearity="relu")
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(400 * torch.rand(parameter.shape, generator=generator))
+    inputs = torch.ones(2, 5, 2)
+    push, reason = find_push(lambda x: module.half()(x.half())[0], (inputs.half(),))
+    assert push is None
+    assert reason == "its derivatives grow beyond the range of float16 here"
 
 
 def test_runs_are_the_kernels_of_training(monkeypatch):

@@ -221,6 +221,14 @@ def test_what_float16_holds_inside_a_step_and_what_it_loses_is_no_defect(seed):
     assert check_of(report, "NTK.value").verdict == "pass"
 
 
+def test_a_trajectory_within_the_range_of_float16_is_judged():
+    flow = random_flow(3375)  # 6,090 at the end
+    _, backend = correct_backend(flow, PROFILES["float16"], 3375)
+    report = verify(backend, flow, seed=3375)
+    assert not report.defects
+    assert check_of(report, "states.residual").verdict == check_of(report, "P.residual").verdict == "pass"
+
+
 def test_a_trajectory_beyond_the_range_of_float16_is_told_as_such():
     flow = random_flow(668)  # 120,000 at the end, of 65,504
     _, backend = correct_backend(flow, PROFILES["float16"], 668)

@@ -90,6 +90,8 @@ def find_push(function: Function, point: Sequence[Any]) -> tuple[Push | None, st
     u = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
     pulled = pull(function, point, u)
     norm = math.sqrt(sum(float(part.double().square().sum()) for part in pulled))
+    if not math.isfinite(norm):
+        return None, f"its derivatives grow beyond the range of {str(value.dtype).removeprefix('torch.')} here"
     tangents = [part / max(norm, _LEAST) for part in pulled]
     reasons = []
     ways = (("a backward pass that is differentiable", _push_by_reverse), ("a forward mode", _push_forward))
