@@ -85,12 +85,14 @@ def judge_correct(task: tuple[int, str, str, str | None]) -> Judged:
     case, name, method, field = task
     flow = field_flow(case, method, name=field)
     words, backend = correct_stage_backend(flow, ARITHMETICS[name], case)
+    title = f"case {case}, {name}, {method}, {field or 'rate or linear'}, {words}"
+    if not np.isfinite(backend.states).all():  # rounding takes stages to where the field overflows
+        return Judged(name, title, "no run", ["states"], {})
     report = verify(backend, flow, seed=case)
     largest: dict[str, float] = {}
     for check in report.checks:
         largest[check.operator] = max(largest.get(check.operator, 0.0), check.figure or 0.0)
     verdict = "accused" if report.defects else "passed" if report.passed else "no run"
-    title = f"case {case}, {name}, {method}, {field or 'rate or linear'}, {words}"
     bad = [check.identifier for check in report.checks if check.verdict in ("defect", "could not run")]
     return Judged(name, title, verdict, bad, largest)
 

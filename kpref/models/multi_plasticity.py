@@ -143,7 +143,7 @@ class MPN(StepMap):
         at_synapses = np.concatenate([x] * self.n_units, axis=-1)
         weight = parameters["weight_ih"]
         rows = np.concatenate([weight[unit] for unit in range(self.n_units)])
-        strength = rows * (1.0 + modulation) if self._multiplies else rows + modulation
+        strength = rows + modulation * rows if self._multiplies else rows + modulation
         a = gathered(strength * at_synapses, self.n_inputs)
         return a + parameters["bias"] if "bias" in parameters else a, at_synapses
 
@@ -227,7 +227,7 @@ class MPN(StepMap):
         ones = np.ones((*x.shape[:-1], 1))
         variables = {"one": ones}
         if self._multiplies:
-            variables["modulated"] = (1.0 + modulation) * at_synapses
+            variables["modulated"] = at_synapses + modulation * at_synapses
         else:
             variables["drive"] = np.concatenate([x, ones], axis=-1) if "bias" in parameters else x
         return StepNumbers(

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from kpref._types import Array
 from kpref.oracle.arithmetic import Arithmetic
+from kpref.oracle.cancellation import lost_of_linoid, lost_of_linoid_slope
 from kpref.oracle.spreads import SumError, approximated
 
 __all__ = ["Jump", "Noise", "Noisy"]
@@ -55,8 +56,8 @@ class Noisy(np.ndarray):
 
     def elementary(self, function: Callable[..., Any]) -> Any:
         """A function of `kpref.models.nonlinearity` of this array."""
-        name, found = function.__name__, function(self.view(np.ndarray))
-        arithmetic = self.noise.arithmetic
+        name, plain = function.__name__, self.view(np.ndarray)
+        found, arithmetic = function(plain), self.noise.arithmetic
         if name == "relu_slope":
             raise Jump(name)
         if name == "sigmoid_pair":
@@ -65,10 +66,11 @@ class Noisy(np.ndarray):
         if name.endswith("_slope"):  # may be formed from the stored value, as `kpref.oracle.uncertain` has it
             own, factor = {"sigmoid_slope": ("sigmoid", 1.0), "tanh_slope": ("tanh", 2.0)}.get(name, ("exp", 1.0))
             units = max(4.0, factor * max(arithmetic.error_of(own)))
-            return self._off(found, 0.5 * units * arithmetic.unit)
-        if name == "linoid":  # four roundings beside the error of its exponential
-            error = np.hypot(self._error(found, "exp"), 2.0 * arithmetic.unit * np.abs(found))
-            return self._off(found, error)
+            lost = lost_of_linoid_slope(plain, arithmetic) if name == "linoid_slope" else 0.0
+            return self._off(found, arithmetic.unit * np.hypot(0.5 * units, lost))
+        if name == "linoid":  # four roundings beside the error of its exponential, and what the difference loses
+            own = arithmetic.unit * np.hypot(2.0, lost_of_linoid(plain, arithmetic)) * np.abs(found)
+            return self._off(found, np.hypot(self._error(found, "exp"), own))
         return self._off(found, self._error(found, name) if name in ("erf", "softplus") else 0.0)
 
     def _error(self, values: Array, function: str) -> Array:

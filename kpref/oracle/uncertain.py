@@ -31,6 +31,7 @@ from kpref.models.nonlinearity import (
     tanh_slope,
 )
 from kpref.oracle.arithmetic import Arithmetic
+from kpref.oracle.cancellation import exponential_less_one, lost_of_linoid, lost_of_linoid_slope
 from kpref.oracle.spreads import Spread, Weight, approximated, combined, no_error, relative, weighted
 
 __all__ = ["Uncertain", "value_with_errors", "with_errors"]
@@ -233,6 +234,10 @@ def _nearest(a: Uncertain, peak: float = 0.0) -> Array:
     return np.maximum(np.clip(peak, size - reach, size + reach), 0.0)
 
 
+def _less_one(arithmetic: Arithmetic, a: Uncertain) -> tuple[Array, Spread]:
+    return np.expm1(a.value), a.spread.times(np.exp(_top(a))) + exponential_less_one(a.value, arithmetic)
+
+
 def _root(arithmetic: Arithmetic, a: Uncertain) -> tuple[Array, Spread]:
     value, steepest = np.sqrt(a.value), 0.5 / np.sqrt(np.maximum(a.value - _reach(a), np.finfo(float).tiny))
     return value, a.spread.times(steepest) + approximated(value, arithmetic.unit, arithmetic.error_of("sqrt"))
@@ -262,7 +267,7 @@ _OPERATIONS: dict[Any, Callable[..., tuple[Array, Spread]]] = {
     np.absolute: _exact(np.abs),
     np.tanh: _smooth("tanh", np.tanh, tanh_slope, 0.0),
     np.exp: _smooth("exp", np.exp, np.exp),
-    np.expm1: _smooth("exp", np.expm1, np.exp),
+    np.expm1: _less_one,
     np.sin: _smooth("sin", np.sin, np.ones_like, 0.0),
     np.cos: _smooth("cos", np.cos, np.ones_like, 0.0),
     np.sqrt: _root,
@@ -309,11 +314,18 @@ def _erf_second(a: Array) -> Array:
 
 
 def _linoid(arithmetic: Arithmetic, a: Uncertain) -> tuple[Array, Spread]:
-    """A quotient of what is left of an exponential: four roundings beside its error."""
+    """A quotient of what is left of an exponential: four roundings beside its error, and what the difference loses."""
     value = linoid(a.value)
     error = arithmetic.error_of("exp")
     own = approximated(value, arithmetic.unit, (error[0] + 4.0, error[1]))
-    return value, a.spread.times(linoid_slope(_top(a))) + own
+    lost = relative(value * lost_of_linoid(a.value, arithmetic), arithmetic.unit)
+    return value, a.spread.times(linoid_slope(_top(a))) + own + lost
+
+
+def _linoid_slope(arithmetic: Arithmetic, a: Uncertain) -> tuple[Array, Spread]:
+    """Its slope, steepest at zero."""
+    value, own = _bell("exp", linoid_slope, lambda a: np.full_like(a, 1 / 6), 0.0, 2.0)(arithmetic, a)
+    return value, own + relative(lost_of_linoid_slope(a.value, arithmetic), arithmetic.unit)
 
 
 _erf, _softplus = get_nonlinearity("erf"), get_nonlinearity("softplus")
@@ -326,7 +338,7 @@ _ELEMENTARY: dict[str, Callable[..., Any]] = {
     "relu_slope": _relu_slope,
     "softplus": _smooth("softplus", _softplus.value, _softplus.slope),
     "linoid": _linoid,
-    "linoid_slope": _bell("exp", linoid_slope, lambda a: np.full_like(a, 1 / 6), 0.0, 2.0),  # steepest at zero
+    "linoid_slope": _linoid_slope,
     "erf": _smooth("erf", _erf.value, _erf.slope, 0.0),
     "erf_slope": _bell("exp", _erf.slope, _erf_second, 0.7071, 1.0),
 }

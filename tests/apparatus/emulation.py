@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from kpref.kernels import plain_program
 from kpref.linearize import empty_step_form
+from kpref.models.nonlinearity import linoid, linoid_slope
 from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.metrics import METRICS
@@ -34,7 +35,8 @@ Array = npt.NDArray[Any]
 Summation = Literal["plain", "reversed", "blocks", "pairwise"]
 
 #: How nonlinearities and their derivatives are computed: accurate in saturation; derivatives from the stored value as
-#: ``1 - t**2``; or each function from the other, to units of one only.
+#: ``1 - t**2``; or each function from the other, to units of one only. But for the first ``exp(w) - 1`` is a difference
+#: where the format is no coarser than float32.
 Formulas = Literal["accurate", "stored", "absolute"]
 
 #: How one step is computed: by gates, from dense Jacobians that are stored, or fused, rounded only at its end.
@@ -122,6 +124,8 @@ class Rounded(np.ndarray):
             return _absolute_tanh(inputs[0])
         elif ufunc is np.tanh:
             result = self._off("tanh", np.tanh(*plain))
+        elif ufunc is np.expm1 and formulas != "accurate" and _differences(arithmetic):
+            result = arithmetic.round(np.exp(*plain)) - 1
         else:
             result = getattr(ufunc, method)(*plain, **options)
         if out is None and type(result) is np.ndarray and result.dtype == np.float64:  # a new one: nobody else has it
@@ -578,14 +582,43 @@ def _absolute_tanh_slope(a: Array) -> Array:
     return 1.0 - value * value
 
 
+def _differences(arithmetic: Arithmetic) -> bool:
+    return arithmetic.unit <= 2.0**-23
+
+
+def _quotient(a: Rounded) -> Any:
+    """linoid by a difference, and by its first terms where these are no worse."""
+    if not _differences(a.arithmetic):
+        return linoid(a)
+    near, plain = np.abs(a) < np.cbrt(12 * a.arithmetic.unit), np.abs(a) < 20
+    rest = np.where(near | ~plain, 1.0, a)
+    return np.where(near, 1.0 + 0.5 * a, np.where(plain, rest / (1.0 - np.exp(-rest)), linoid(a)))
+
+
+def _quotient_slope(a: Rounded) -> Any:
+    """Its derivative term by term, as automatic differentiation has it."""
+    if not _differences(a.arithmetic):
+        return linoid_slope(a)
+    near, plain = np.abs(a) < np.cbrt(12 * a.arithmetic.unit), np.abs(a) < 20
+    rest = np.where(near | ~plain, 1.0, a)
+    decay = np.exp(-rest)
+    less = 1.0 - decay
+    slope = 1.0 / less - rest * decay / (less * less)
+    return np.where(near, 0.5 + a / 6.0, np.where(plain, slope, linoid_slope(a)))
+
+
+_DIFFERENCES: dict[str, Callable[..., Any]] = {"linoid": _quotient, "linoid_slope": _quotient_slope}
+
 _FORMULAS: dict[str, dict[str, Callable[..., Any]]] = {
     "accurate": {},
-    "stored": {
+    "stored": _DIFFERENCES
+    | {
         "sigmoid_pair": _stored_pair,
         "sigmoid_slope": _stored_sigmoid_slope,
         "tanh_slope": _stored_tanh_slope,
     },
-    "absolute": {
+    "absolute": _DIFFERENCES
+    | {
         "sigmoid_pair": _absolute_pair,
         "sigmoid_slope": lambda a: np.multiply(*_absolute_pair(a)),
         "tanh_slope": _absolute_tanh_slope,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpref import Flow
-from kpref.models import GRU, RNN, LeakyRNN
+from kpref.models import GRU, MPN, RNN, S4D, LeakyRNN
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.certificates import Judge
 from kpref.oracle.claimed_errors import Comparison
@@ -144,6 +144,36 @@ def test_saturation_is_judged_by_what_formulas_lose_there():
             backend = emulate(flow, ARITHMETICS[name], formulas=formulas)
             for operator in CHECKS:
                 assert compare(operator, flow, backend).ratio().max() < 10
+
+
+@pytest.mark.parametrize("name", ["float64", "float32"])
+def test_an_exponential_less_one_may_be_a_difference(name):
+    # exp(w) - 1, as in the authors' code of S4D, has lost all but 11 of 24 bits where a pole is slow.
+    flow = make_flow(S4D.init(2, 4, 2, 0), (2, 6), 0)
+    slow = {"log_dt_l0": np.full(4, np.log(1e-3))}
+    flow = Flow(flow.model.with_parameters(slow), flow.inputs, flow.z0)
+    found = {formulas: emulate(flow, ARITHMETICS[name], formulas=formulas) for formulas in ("accurate", "stored")}
+    one, other = (backend.form.channel("re_driven0") for backend in found.values())
+    assert np.abs(one / other - 1).max() > 50 * ARITHMETICS[name].unit  # or nothing would be tested
+    for backend in found.values():
+        assert not verify(backend, flow).defects
+
+
+def test_a_modulated_weight_may_be_a_sum():
+    # (W + M * W) x moves by dW x + M dW x, which cancels where M is near -1: no digit is left of it there.
+    unit, x = 2.0**-24, np.array([1.0, 0.7])
+    model = MPN(np.array([[0.4, -0.3]]), None, np.ones(1), np.zeros(1), nonlinearity="identity")
+    start = np.float32([[0.0, -0.9971, -0.9963]]).astype(np.float64)
+    flow = Flow(model, x[None, None], start)
+    judge = judge_of(flow, emulate(flow, ARITHMETICS["float32"]))
+    theta = np.zeros(flow.model.n_parameters)
+    theta[:2] = 0.37, 0.81
+    change = (theta[:2] * x).astype(np.float32)
+    answer = np.zeros((1, 1, 3))
+    answer[0, 0, 0] = np.sum(change + start[0, 1:].astype(np.float32) * change)
+    comparison = judge.parameter_jacobian(theta, answer)
+    assert np.abs(comparison.error).max() > 10 * unit * np.abs(answer).max()
+    assert comparison.ratio().max() < 5
 
 
 @pytest.mark.parametrize("operator", ["K", "NTK", "gradient"])
