@@ -178,8 +178,8 @@ class S4D(StateSpaceNetwork):
         (a_re, a_im), (b_re, b_im), delta, u = own.kept, own.driven, own.delta, np.repeat(s, states, axis=-1)
         turned_re, turned_im = a_re * re - a_im * im, a_im * re + a_re * im  # A x
         e_re, e_im = delta * turned_re + own.by_a[0] * u, delta * turned_im + own.by_a[1] * u
-        g_re = delta * (-own.decay * turned_re - own.omega * turned_im + a_re * u)
-        g_im = delta * (own.omega * turned_re - own.decay * turned_im + a_im * u)
+        g_re = delta * (-own.decay * turned_re - own.omega * turned_im + own.by_delta[0] * u)
+        g_im = delta * (own.omega * turned_re - own.decay * turned_im + own.by_delta[1] * u)
         channels = {
             "re_kept": a_re, "re_turned": -a_im, "re_driven": b_re,
             "re_by_delta": g_re, "re_by_alpha": -own.decay * e_re, "re_by_omega": -e_im,
@@ -205,6 +205,7 @@ class _Discrete(NamedTuple):
     delta: Array
     kept: _Complex  # A
     driven: _Complex  # B
+    by_delta: _Complex  # A again, the derivative of B by Delta
     by_a: _Complex  # (Delta A - B) / a, the derivative of B by a
 
 
@@ -215,32 +216,33 @@ def _discrete(parameters: Parameters) -> _Discrete:
     re, im = modulus * np.cos(phase), modulus * np.sin(phase)
     half = np.sin(0.5 * phase)
     less = np.expm1(-delta * decay) * np.cos(phase) - 2.0 * half * half  # A - 1, without cancellation
-    f, slope = _quotient_and_slope((-delta * decay, phase), (re, im), (less, im))
+    f, slope, own = _quotient_and_slope((-delta * decay, phase), (re, im), (less, im))
     driven, by_a = (delta * f[0], delta * f[1]), (delta * delta * slope[0], delta * delta * slope[1])
-    return _Discrete(decay, omega, delta, (re, im), driven, by_a)
+    return _Discrete(decay, omega, delta, (re, im), driven, own, by_a)
 
 
-def _quotient_and_slope(w: _Complex, exponential: _Complex, less: _Complex) -> tuple[_Complex, _Complex]:
-    """f and f' of the class at w, of exp(w) and of exp(w) less one."""
+def _quotient_and_slope(w: _Complex, exponential: _Complex, less: _Complex) -> tuple[_Complex, _Complex, _Complex]:
+    """f and f' of the class at w, of exp(w) and of exp(w) less one; and exp(w) again, as the derivative of w f(w)."""
     if hasattr(w[0], "elementary"):  # numbers with errors: those of the quotients, which other implementations have
-        return _by_quotients(w, exponential, less)
+        f, slope, inverse = _by_quotients(w, exponential, less)
+        return f, slope, _product(_product(w, exponential), inverse)
     near = np.square(w[0].real) + np.square(w[1].real) < 1
     small = np.where(near, w[0], 0), np.where(near, w[1], 0)
-    far = _by_quotients((np.where(near, 1, w[0]), w[1]), exponential, less)
+    *far, _ = _by_quotients((np.where(near, 1, w[0]), w[1]), exponential, less)
     series = _sum(_SERIES, small), _sum(_SLOPE_SERIES, small)
     f, slope = (
         (np.where(near, here[0], there[0]), np.where(near, here[1], there[1]))
         for here, there in zip(series, far, strict=True)
     )
-    return f, slope
+    return f, slope, exponential
 
 
-def _by_quotients(w: _Complex, exponential: _Complex, less: _Complex) -> tuple[_Complex, _Complex]:
-    """``f = (exp(w) - 1) / w`` and ``f' = (exp(w) - f) / w``."""
+def _by_quotients(w: _Complex, exponential: _Complex, less: _Complex) -> tuple[_Complex, _Complex, _Complex]:
+    """``f = (exp(w) - 1) / w``, ``f' = (exp(w) - f) / w`` and ``1 / w``."""
     squared = w[0] * w[0] + w[1] * w[1]
     inverse = w[0] / squared, -w[1] / squared
     f = _product(less, inverse)
-    return f, _product((exponential[0] - f[0], exponential[1] - f[1]), inverse)
+    return f, _product((exponential[0] - f[0], exponential[1] - f[1]), inverse), inverse
 
 
 def _sum(coefficients: Sequence[float], w: _Complex) -> _Complex:

@@ -7,7 +7,7 @@ from apparatus.emulation import Rounded
 from hypothesis import given
 
 from kpref.linearize import linearize
-from kpref.models import GRU, LSTM, RNN, LeakyRNN
+from kpref.models import GRU, LSTM, MPN, RNN, LeakyRNN
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.spreads import Spread, relative, sum_error
 from kpref.oracle.uncertain import Uncertain, with_errors
@@ -90,6 +90,32 @@ def test_a_current_near_the_corner_of_relu_may_have_either_slope():
     assert deviation(1.0, -1.0 + 2.0**-8) == 1
     assert deviation(1.0, -0.5) == 0
     assert deviation(0.0, 0.0) == 0
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "tf32"])
+def test_an_exponential_less_one_may_be_formed_from_the_exponential(name):
+    arithmetic = ARITHMETICS[name]
+    a = -(2.0 ** np.arange(-12.0, 3.0, 0.5))
+    argument = Uncertain(arithmetic.round(a), None, arithmetic)
+    rounded = Rounded.of(a, arithmetic)
+    error = np.abs(np.asarray(np.exp(rounded) - 1.0) - np.expm1(argument.value))
+    spread = np.expm1(argument).spread
+    assert (error <= spread.worst).all()
+    assert (error <= 5 * spread.deviation).all()
+
+
+@ARITHMETIC
+def test_modulations_that_nearly_close_a_synapse_may_be_added_to_it(name):
+    # W + M W, and x + M x for its derivative by W: of terms that cancel where M is near -1.
+    arithmetic, rng = ARITHMETICS[name], np.random.default_rng(3)
+    model = MPN(arithmetic.round(rng.normal(size=(4, 3))))
+    z = arithmetic.round(np.concatenate([np.zeros((50, 4)), -1 + 0.02 * rng.normal(size=(50, 12))], axis=1))
+    x = arithmetic.round(rng.normal(size=(50, 3)))
+    _, numbers = with_errors(model, z, x, arithmetic)
+    inputs, modulation = (Rounded.of(values, arithmetic) for values in (np.tile(x, 4), z[:, 4:]))
+    error = np.abs(np.asarray(inputs + modulation * inputs) - (1 + z[:, 4:]) * np.tile(x, 4))
+    assert (error <= numbers["modulated"].worst).all()
+    assert (error <= 5 * numbers["modulated"].deviation).all()
 
 
 @ARITHMETIC
