@@ -586,25 +586,29 @@ def _differences(arithmetic: Arithmetic) -> bool:
     return arithmetic.unit <= 2.0**-23
 
 
+#: Plain code: the functions themselves would ask the array for its formula again.
+_linoid, _linoid_slope = (function.__wrapped__ for function in (linoid, linoid_slope))
+
+
 def _quotient(a: Rounded) -> Any:
     """linoid by a difference, and by its first terms where these are no worse."""
     if not _differences(a.arithmetic):
-        return linoid(a)
+        return _linoid(a)
     near, plain = np.abs(a) < np.cbrt(12 * a.arithmetic.unit), np.abs(a) < 20
     rest = np.where(near | ~plain, 1.0, a)
-    return np.where(near, 1.0 + 0.5 * a, np.where(plain, rest / (1.0 - np.exp(-rest)), linoid(a)))
+    return np.where(near, 1.0 + 0.5 * a, np.where(plain, rest / (1.0 - np.exp(-rest)), _linoid(a)))
 
 
 def _quotient_slope(a: Rounded) -> Any:
     """Its derivative term by term, as automatic differentiation has it."""
     if not _differences(a.arithmetic):
-        return linoid_slope(a)
+        return _linoid_slope(a)
     near, plain = np.abs(a) < np.cbrt(12 * a.arithmetic.unit), np.abs(a) < 20
     rest = np.where(near | ~plain, 1.0, a)
     decay = np.exp(-rest)
     less = 1.0 - decay
     slope = 1.0 / less - rest * decay / (less * less)
-    return np.where(near, 0.5 + a / 6.0, np.where(plain, slope, linoid_slope(a)))
+    return np.where(near, 0.5 + a / 6.0, np.where(plain, slope, _linoid_slope(a)))
 
 
 _DIFFERENCES: dict[str, Callable[..., Any]] = {"linoid": _quotient, "linoid_slope": _quotient_slope}

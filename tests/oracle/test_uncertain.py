@@ -8,6 +8,7 @@ from hypothesis import given
 
 from kpref.linearize import linearize
 from kpref.models import GRU, LSTM, MPN, RNN, LeakyRNN
+from kpref.models.nonlinearity import linoid, linoid_slope
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.spreads import Spread, relative, sum_error
 from kpref.oracle.uncertain import Uncertain, with_errors
@@ -102,6 +103,21 @@ def test_an_exponential_less_one_may_be_formed_from_the_exponential(name):
     spread = np.expm1(argument).spread
     assert (error <= spread.worst).all()
     assert (error <= 5 * spread.deviation).all()
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("function", [linoid, linoid_slope])
+def test_rates_may_be_quotients_of_a_difference(function, name):
+    # With a series of two terms where that is no worse, and derivatives term by term: the error fills what is allowed.
+    arithmetic, near = ARITHMETICS[name], np.geomspace(1e-7, 1, 2000)
+    a = arithmetic.round(np.concatenate([np.linspace(-15, 15, 4001), near, -near]))
+    deviation = function(Uncertain(a, None, arithmetic)).spread.deviation
+    ratio = {
+        formulas: np.abs(np.asarray(function(Rounded.of(a, arithmetic, "plain", formulas))) - function(a)) / deviation
+        for formulas in ("accurate", "stored")
+    }
+    assert max(ratio["accurate"].max(), ratio["stored"].max()) < 2
+    assert name == "bfloat16" or ratio["stored"][np.abs(a) < 0.1].max() > 0.5
 
 
 @ARITHMETIC
