@@ -8,6 +8,7 @@ products then runs in that arithmetic unchanged. Only for tests: it is slow.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
@@ -587,7 +588,7 @@ def _differences(arithmetic: Arithmetic) -> bool:
 
 
 #: Plain code: the functions themselves would ask the array for its formula again.
-_linoid, _linoid_slope = (function.__wrapped__ for function in (linoid, linoid_slope))
+_linoid, _linoid_slope = (inspect.unwrap(function) for function in (linoid, linoid_slope))
 
 
 def _quotient(a: Rounded) -> Any:
