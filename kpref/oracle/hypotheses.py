@@ -69,7 +69,7 @@ def explain(judge: Judge, operator: str, tensor: Array, answer: Array, compariso
     left = min(size for size, _ in fits)
     if left <= explained:  # the first of those that leave about as little
         return next(words for size, words in fits if size <= min(explained, _MUCH_MORE * left))
-    fitted = pattern(comparison.ratio(), bound) or _pattern_of_answer(judge, operator, tensor, answer)
+    fitted = pattern(comparison.ratio(), bound, answer) or _pattern_of_answer(judge, operator, tensor, answer)
     return fitted or (label if best <= _LEFT * found else "")
 
 
@@ -181,12 +181,16 @@ def _pattern_of_answer(judge: Judge, operator: str, tensor: Array, answer: Array
     return pattern(gap, 0.05 * float(gap.max()))
 
 
-def pattern(size: Array, bound: float) -> str:
+def pattern(size: Array, bound: float, answer: Array | None = None) -> str:
     """What the wrong entries of a tensor (B, T, H), or of the parameters, have in common.
 
     `size`: size of the errors. `bound`: above it an entry is wrong; where all others are right, they are well below it.
+    `answer`: what they are errors of. Where nothing comes of anything, as of parameters in states that they do not
+    reach, there is nothing that could be wrong.
     """
-    bad = size > 0.3 * bound
+    bad, there = size > 0.3 * bound, np.ones(size.shape, dtype=bool)
+    if answer is not None and answer.shape == size.shape:
+        there = (answer != 0) | (size != 0)
     where = np.argwhere(bad)
     if len(where) == 1:
         return "one entry: all others are right"
@@ -196,12 +200,12 @@ def pattern(size: Array, bound: float) -> str:
     if len(steps) == 2 and np.ptp(steps) == 1 and counts.min() == 1 and np.ptp(where[:, 0]) == 0:
         return "one entry: all others follow from it"
     for axis, word in enumerate(("trial", "step", "unit")):
-        values = np.unique(where[:, axis])
-        if bad.shape[axis] > 1 and len(values) == 1:
+        values, among = (np.unique(np.nonzero(entries)[axis]) for entries in (bad, there))
+        if len(among) > 1 and len(values) == 1:
             return f"one {word}: only {word} {values[0]} is wrong"
-        run = len(values) > 1 and len(values) <= bad.shape[axis] // 2 and values[-1] - values[0] == len(values) - 1
-        if run and values[-1] == bad.shape[axis] - 1:
+        run = len(values) > 1 and len(values) <= len(among) // 2
+        if run and np.array_equal(values, among[-len(values) :]):
             return f"last block: only the last {len(values)} {word}s are wrong"
-        if run and values[0] == 0:
+        if run and np.array_equal(values, among[: len(values)]):
             return f"first block: only the first {len(values)} {word}s are wrong"
     return ""

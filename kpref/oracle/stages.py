@@ -87,8 +87,9 @@ _LOCAL, _SWEPT = ("P_s", "P_s_T", "P", "D_z0"), ("P_T", "D", "D_T", "D_z0_T", "g
 #: Operators whose answers arise on the way to another's.
 _ON_THE_WAY = {"K_s": ("J_s_T",), "D": ("J_s",), "D_T": ("P_s_T",), "gradient": ("P_s_T",), "NTK": ("D_T",)}
 
-#: A hypothesis explains an answer if it leaves so much of its error at most.
-_LEFT = 0.2
+#: A hypothesis explains an answer if it leaves so much of its error at most; and, in short formats, where a large part
+#: of it is rounding, so much.
+_LEFT, _LEFT_BY_ROUNDING = 0.2, 0.7
 
 
 def verify_stages(
@@ -331,7 +332,7 @@ class _Stages(Session):
     def _guess(self, operator: str, given: Array, answer: Array, comparison: Comparison) -> str:
         """The class of a defect: the flow with a hypothetical one, or, of parts that are maps, as of maps."""
         truth = self.judge.value(operator, given)
-        error, best, label = float(np.linalg.norm(answer - truth)), _LEFT, ""
+        error, best, label = float(np.linalg.norm(answer - truth)), _left(comparison), ""
         if not answer.any():
             return "zero: nothing was computed"
         for words, value in self._candidates(operator, given, truth):
@@ -339,9 +340,8 @@ class _Stages(Session):
             if left < 0.999 * best:
                 best, label = left, words
         bound = self.swept_bound if operator in _SWEPT else LOCAL_BOUND
-        label = label or pattern(comparison.ratio(), bound)
         if label or operator not in _AS_OF_MAPS:
-            return label
+            return label or pattern(comparison.ratio(), bound, answer)
         name, of = _AS_OF_MAPS[operator]
         judge = getattr(self.judge, of)
         rows = (-1, *judge.space.shape[1:])
@@ -395,6 +395,12 @@ def _shifted(tensor: Array, shift: int) -> Array:
     moved = np.roll(tensor, shift, axis=1)
     moved[:, 0 if shift > 0 else -1] = 0.0
     return moved
+
+
+def _left(comparison: Comparison) -> float:
+    """Part of an error that the hypothesis that leaves least may leave: that of an answer which errs by deviations."""
+    deviations = float(np.sqrt(np.mean(np.square(comparison.ratio()))))
+    return float(np.clip(2.0 / max(deviations, 1.0), _LEFT, _LEFT_BY_ROUNDING))
 
 
 def _variants(model: RungeKuttaMap, steps: Steps) -> Iterator[tuple[str, RungeKuttaMap, Steps]]:

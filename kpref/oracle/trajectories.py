@@ -53,7 +53,7 @@ def explain_states(judge: Judge, z0: Array, states: Array, comparison: Compariso
             best, label = size, name
     if best <= min(_EXPLAINED, 0.5 * found):
         return label
-    return pattern(comparison.ratio(), bound) or (label if best <= _LEFT * found else "")
+    return pattern(comparison.ratio(), bound, states) or (label if best <= _LEFT * found else "")
 
 
 def _candidates(judge: Judge) -> Iterator[tuple[str, Array]]:

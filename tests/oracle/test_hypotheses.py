@@ -173,6 +173,16 @@ def test_places_have_something_in_common(index, expected):
     assert bool(pattern(size, 10.0)) == bool(expected)
 
 
+def test_where_nothing_can_be_wrong_is_no_pattern():
+    # Parameters that move two of five states alone: an answer that is wrong in both of these is wrong everywhere.
+    size, answer = np.zeros((3, 6, 5)), np.zeros((3, 6, 5))
+    size[:, :, :2], answer[:, :, :2] = 100.0, 1.0
+    assert pattern(size, 10.0).startswith("first block")
+    assert pattern(size, 10.0, answer) == ""
+    size[:, :, 1] = 1.0
+    assert pattern(size, 10.0, answer) == "one unit: only unit 0 is wrong"
+
+
 def test_an_entry_that_barely_stands_out_is_no_pattern():
     size = np.full((3, 6, 5), 8.0)
     size[0, 0, 0] = 11.0
