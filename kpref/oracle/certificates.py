@@ -35,7 +35,7 @@ from kpref.oracle import running_errors
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.claimed_errors import Comparison, Tensors
 from kpref.oracle.evaluation import UNDONE, evaluate
-from kpref.oracle.gradient_errors import gradient_errors
+from kpref.oracle.gradient_errors import gradient_errors, powered
 from kpref.oracle.random_errors import at_once, draw, taken
 from kpref.oracle.spreads import Spread, Weight, relative
 from kpref.program import Operation
@@ -128,7 +128,7 @@ class Judge:
         A gate that is nearly closed makes a small number of a large one, which a narrow range must hold none the less.
         """
         if factor == "J":
-            changes = {name: Weight.of(change[0].T) for name, change in self.form.pack(given[None]).items()}
+            changes = self._changes(given)
             return max(running_errors.reach(chunk, None, changes) for chunk in self.chunks())
         if factor == "D_z0_T":
             value = kernels.adjoint(self.form, given[None])[0]
@@ -187,12 +187,18 @@ class Judge:
 
     def parameter_jacobian(self, theta: Array, y: Array) -> Comparison:
         """Difference of ``y = J theta``."""
-        changes = {name: Weight.of(change[0].T) for name, change in self.form.pack(theta[None]).items()}
+        changes = self._changes(theta)
         result = Tensors(y.shape)
         for chunk in self.chunks():
             value, spread = self._forward(chunk, None, changes)
             result.put(chunk.rows, np.moveaxis(y[:, chunk.rows], 1, 0) - value, spread)
         return self._floor(result)
+
+    def _changes(self, theta: Array) -> dict[str, Weight]:
+        """Changes of the trained weights, transposed, as large as what enters each: two biases, say, may cancel."""
+        entries = self.form.pack(theta[None])
+        sizes = powered(self.form, 1).pack(np.abs(theta)[None])
+        return {name: Weight(entries[name][0].T, np.square(sizes[name][0].T), sizes[name][0].T) for name in entries}
 
     def parameter_transpose(self, g: Array, theta: Array) -> Comparison:
         """Difference of ``theta = J^T g``."""

@@ -15,7 +15,7 @@ from kpref.oracle.random_errors import at_once, signed
 from kpref.oracle.spreads import Spread, SumError, relative
 from kpref.step_form import StepForm
 
-__all__ = ["gradient_errors"]
+__all__ = ["gradient_errors", "powered"]
 
 
 def gradient_errors(
@@ -57,7 +57,7 @@ def gradient_errors(
                 sums[1][op.name][0] += _summed(op.kind, squares, np.square(wrong.deviation))
                 sums[2][op.name][0] += _summed(op.kind, sizes, wrong.worst)
     value, variance, worst, *sizes_of_terms = (
-        _powered(form, power).unpack(total)[0] for power, total in zip(powers, sums, strict=True)
+        powered(form, power).unpack(total)[0] for power, total in zip(powers, sums, strict=True)
     )
     variance, worst = own.with_total(value, variance, worst, *(sizes_of_terms or (0.0, 0.0)))
     spread = Spread(np.sqrt(variance), worst) + relative(value, arithmetic.unit, 2)
@@ -102,8 +102,11 @@ def _summed(kind: str, terms: Array, m: Array) -> Array:
     return np.asarray(left.swapaxes(-1, -2) @ right)
 
 
-def _powered(form: StepForm, power: int | None) -> StepForm:
-    """The form whose trained arrays enter with the magnitude of their factors, to a power; None for as they are."""
+def powered(form: StepForm, power: int | None) -> StepForm:
+    """The form whose trained arrays enter with the magnitude of their factors, to a power; None for as they are.
+
+    So it packs the magnitudes of changes to the sums of what enters the same place of a weight, where terms may cancel.
+    """
     if power is None:
         return form
     known = _powers.setdefault(form, {})

@@ -216,7 +216,7 @@ class _Measurement:
         z0 = np.zeros((self.trials, self.model.n_states))
         states = self.run(parameters, inputs, z0)
         model = self.model.with_parameters(parameters)
-        steps = max(1, min(self.steps, _ENTRIES // z0.size))
+        steps = 1 if self.layout.weighs_states(model) else max(1, min(self.steps, _ENTRIES // z0.size))
         z = np.moveaxis(np.concatenate([z0[:, None], states[:, :-1]], axis=1)[:, :steps], 1, 0)
         x = np.moveaxis(inputs[:, :steps], 1, 0)
         relative, share, absolute = sensitivity(model, z, x, name)

@@ -85,7 +85,10 @@ class Layout:
         for entry in entries:
             op = operations[entry.weight]
             plain = not entry.transposed and np.ndim(entry.factor) == 0 and entry.factor == 1
-            if not plain or model.parameters[entry.parameter].ndim != 2:
+            # Not where the same numbers enter once more, as those of W - W^T: such a weight is not what is asked for.
+            own = entry.parameter, entry.weight, entry.part
+            once = sum((other.parameter, other.weight, other.part) == own for other in entries) == 1
+            if not (plain and once) or model.parameters[entry.parameter].ndim != 2:
                 continue
             if op.source is None:
                 beside = [
@@ -134,6 +137,12 @@ class Layout:
             parameters[name][rows] += values
         else:
             parameters[block.parameter][block.rows, block.columns.start] += values
+
+    def weighs_states(self, model: StepModel) -> bool:
+        """Whether old states go through a weight that is not zero, as a damping: only zeros show no product then."""
+        weights = model.weights()
+        names = [op.name for op in model.program.operations if op.kind == "product" and op.source is not None]
+        return any(np.any(weights[name]) for name in names)
 
     # Functions
 

@@ -258,3 +258,19 @@ def test_dense_jacobians_of_what_is_gathered_round_each_entry(name, summation):
     backend = emulate(flow, ARITHMETICS["tf32"], product="dense", summation=summation)
     report = verify(offering(backend, "P", "P_T", "P_inverse"), flow)
     assert not report.defects, str(report)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_changes_of_two_biases_may_cancel_after_one_of_them_was_rounded(name):
+    """Where inputs are small: right networks of PyTorch were accused of their answer to whole numbers."""
+    arithmetic, rng = ARITHMETICS[name], np.random.default_rng(4)
+    model = RNN.init(2, 6, 0).with_parameters({"bias_ih": np.zeros(6), "bias_hh": np.zeros(6)})
+    inputs = arithmetic.round(1e-3 * rng.normal(size=(5, 1, 2)))
+    judge = Judge(model, np.zeros((5, 1, 6)), inputs, TrajectorySpace((5, 1, 6), "mean"), arithmetic)
+    by_inputs, by_states, bias = (rng.integers(-3, 4, size=shape).astype(float) for shape in ((6, 2), (6, 6), 6))
+    theta = np.concatenate([part.ravel() for part in (by_inputs, by_states, bias, -bias)])
+    driven = arithmetic.round(arithmetic.round(inputs @ by_inputs.T) + bias)
+    answer = arithmetic.round(arithmetic.round(driven - bias) * judge.form.channel("layer0_slope").swapaxes(0, 1))
+    ratio = judge.parameter_jacobian(theta, answer).ratio()
+    assert np.sqrt(np.mean(ratio**2)) < 1
+    assert ratio.max() < 5

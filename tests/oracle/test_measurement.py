@@ -197,6 +197,15 @@ def test_what_a_network_does_not_show_is_not_measured(kind):
     assert verify(None, flow, factory=lambda flow: offering(flow_backend(flow), "P", "J")).passed
 
 
+@pytest.mark.parametrize("name", ["float32", "tf32", "bfloat16"])
+def test_a_weight_that_is_not_its_parameter_does_not_pass_for_coarse_sums_or_functions(name):
+    """W - W^T - gamma I: neither are its rows those of W, nor is it zero with W."""
+    found = measure_profile(factory_of(name), problem("antisymmetric"))
+    assert found.coarser_than(PROFILES[name]) == ()
+    assert max(found.elementary["tanh"]) <= 2
+    assert "products" in found.unknown
+
+
 @pytest.mark.parametrize("kind", ["gru", "rnn"])
 def test_a_factory_that_takes_no_notice_of_its_problem_has_no_profile(kind):
     """Else its errors would pass for those of a very coarse arithmetic."""
