@@ -20,21 +20,24 @@ from kpref.integrate import get_tableau
 from kpref.kernels import reference
 from kpref.linearize import DenseForm, Form, linearize, written_out
 
-__all__ = ["DEFECTS", "ContinuousProblem", "continuous_gradient"]
+__all__ = ["DEFECTS", "LASTING", "ContinuousProblem", "continuous_gradient"]
 
-#: Defects by what they are, the class before the colon.
-DEFECTS = (
+#: Defects by what they are, the class before the colon. Those of steps vanish with these, others last.
+_OF_STEPS = (
     "jump: the adjoint begins each interval with the inputs of the next",
-    "jump: the adjoint sees in each interval the inputs of the next",
-    "jump: the adjoint sees inputs joined by straight lines",
     "interpolation: the trajectory is joined by straight lines between steps",
     "interpolation: the trajectory is held over each step",
     "final time: the last step is left out",
+)
+LASTING = (
+    "jump: the adjoint sees in each interval the inputs of the next",
+    "jump: the adjoint sees inputs joined by straight lines",
     "final time: the last interval is left out",
     "final time: the derivative by the last state is not seen",
     "transpose: A in place of A^T",
     "sign: the negative of the right answer",
 )
+DEFECTS = (*_OF_STEPS, *LASTING)
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ from kpref.models.base import Field
 from kpref.operators import stage_space
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import BackendFault, LocalBackend
-from kpref.oracle.continuous_adjoints import DEFECTS, ContinuousProblem, continuous_gradient
+from kpref.oracle.continuous_adjoints import DEFECTS, LASTING, ContinuousProblem, continuous_gradient
 from kpref.oracle.verdict import Check, Report, faulty
 from kpref.runge_kutta import StageSystem
 
@@ -59,8 +59,11 @@ _CLEAR = 5.0
 _ROUNDINGS = 200.0
 #: A tolerance is met if the error of an answer stays below so many of it: error control is of steps, not of answers.
 _OF_TOLERANCE = 300.0
-#: Cosine of the errors of a backend and of a hypothesis from which on the hypothesis explains.
-_SAME_WAY = 0.9
+#: Cosine of the errors of a backend and of a hypothesis from which on the hypothesis explains; and by what factor their
+#: sizes may differ: of a defect that lasts; of one of steps; and of one of steps that a tolerance chooses, by any.
+_SAME_WAY, _LASTING, _OF_STEPS = 0.9, 1.25, {"step": 8.0, "tolerance": np.inf}
+#: Part of an error that a simpler reason may leave: a factor, or that only some parameters are wrong.
+_REST = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,19 +281,38 @@ class _Answers:
         return replace(limit, verdict="defect", guess=guess or words, message=words)
 
     def _guess(self, value: Array) -> str:
-        """The hypothetical defect whose error points the same way."""
+        """The hypothetical defect whose error points the same way and is as large, or what is plainly to be seen."""
         if self.name == "states":
             return ""
         problem = ContinuousProblem(self.flow, self.err, self._parts())
         target, best, label = self.limit.values[self.name], _SAME_WAY, ""
         wrong = (value - target).ravel()
+        size = float(np.linalg.norm(wrong))
         right = continuous_gradient(problem)[self.name]
         for defect in DEFECTS:
             other = (continuous_gradient(problem, defect)[self.name] - right).ravel()
-            cosine = float(wrong @ other) / max(float(np.linalg.norm(wrong) * np.linalg.norm(other)), 1e-300)
-            if cosine > best:
+            length = float(np.linalg.norm(other))
+            cosine = float(wrong @ other) / max(size * length, 1e-300)
+            most = _LASTING if defect in LASTING else _OF_STEPS[self.by]
+            if cosine > best and max(size, length) <= most * min(size, length):
                 best, label = cosine, defect
-        return label
+        return label or self._plainly(value, target)
+
+    def _plainly(self, value: Array, target: Array) -> str:
+        """A factor of the right answer, or the only parameters whose gradients are wrong."""
+        wrong = value - target
+        allowed = _REST * float(np.linalg.norm(wrong))
+        factor = float(np.vdot(value, target)) / max(float(np.vdot(target, target)), 1e-300)
+        if np.linalg.norm(value - factor * target) <= allowed:
+            return f"factor: the right answer times {factor:.4g}"
+        if self.name != "gradient":
+            return ""
+        model, ends = self.flow.model, [0]
+        for name in model.trainable:
+            ends.append(ends[-1] + model.parameters[name].size)
+        parts = zip(model.trainable, ends[:-1], ends[1:], strict=True)
+        found = [name for name, start, stop in parts if np.linalg.norm(wrong[start:stop]) > allowed]
+        return f"parameters: only {', '.join(found)} wrong" if len(found) < len(model.trainable) else ""
 
     def _parts(self) -> int:
         """Parts of an interval for the hypotheses: those of the finest level, as far as that is a step."""

@@ -71,6 +71,29 @@ def test_defects_of_continuous_adjoints_are_named(by, defect, named):
     assert named in guesses(report)
 
 
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("factor: the right answer times 0.7", lambda answer, start: 0.7 * answer),
+        ("parameters: only bias wrong", lambda answer, start: np.where(np.arange(len(answer)) < start, answer, 0.0)),
+        ("converges to something else", lambda answer, start: answer - 0.05 * np.cos(np.arange(len(answer)))),
+        ("sign: the negative of the right answer", lambda answer, start: -answer),
+    ],
+)
+def test_an_error_that_points_the_way_of_a_defect_and_is_smaller_is_not_that_defect(name, change):
+    """A gradient that is too small errs in the direction in which its negative does."""
+    flow = held_flow()
+    start = flow.model.n_parameters - flow.model.parameters["bias"].size
+
+    def backend_of(step):
+        right = AdjointBackend(flow, step)
+        return SimpleNamespace(gradient=lambda err: change(right.gradient(err), start))
+
+    (defect,) = verify_convergence(backend_of, flow, STEPS, order=4).defects
+    assert defect.identifier == "gradient.limit"
+    assert defect.guess.startswith(name)
+
+
 def test_more_slowly_is_told_from_something_else_and_from_a_floor():
     flow = held_flow()
     limit = convergence_limit(flow, np.zeros(flow.states.shape)).values["states"]
