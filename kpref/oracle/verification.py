@@ -55,6 +55,8 @@ _OTHER_POINT = (
 #: Deviations that an entry is said to exceed where only all together are too large. Patterns of what is wrong begin at
 #: three tenths of it (`kpref.oracle.hypotheses.pattern`): above one deviation, which no rounding to nearest exceeds.
 _WRONG_EVERYWHERE = 4.0
+#: Numbers that are made of a unit's own constants and rounded once for all points: A, B and its derivative, say.
+_OWN = 3.0
 
 
 def verify(
@@ -377,7 +379,16 @@ class _Verification(Identities):
         )
 
     def _directions(self) -> float:
-        """Of what weights multiply, states and inputs, that are rounded there; as many as there are if none is."""
+        """Of what weights multiply, states and inputs, that are rounded there; as many as there are if none is.
+
+        Where units have constants of their own, as poles of a state space, what comes of these errs alike at all
+        points, by a rounding of each of a few numbers that are made of them.
+        """
+        form = self.judge.form
+        places = form.places.items()
+        constants = (form.channel(name) for name, place in places if place.row_stride == place.trial_stride == 0)
+        if any(np.ptp(each) > 0 for each in constants):
+            return _OWN
         if self.arithmetic.operand == 0:
             return np.inf
         numbers = np.concatenate([self.judge.starts, self.judge.inputs], axis=-1)
