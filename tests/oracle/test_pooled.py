@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpref import Flow
-from kpref.models import RNN
-from kpref.models import S4D
+from kpref.models import RNN, S4D
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.pooled import Roundings, directions_of, pooled_excess
