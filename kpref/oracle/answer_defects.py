@@ -42,7 +42,9 @@ class _Unweighted(EuclideanSpace):
 
 def _measures(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterator[Defect]:
     trials, steps, units = judge.space.shape
+    exist = trials * steps if judge.space.lengths is None else int(judge.space.lengths.sum())
     for factor, label in (
+        (exist / (trials * steps), "divided by the steps that do not exist too"),
         (trials * steps, "sum for mean"),
         (1 / (trials * steps), "mean for sum, or divided twice"),
         (trials, "not divided by the number of trials"),

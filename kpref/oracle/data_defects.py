@@ -5,6 +5,7 @@ As in `kpref.oracle.defects`, which has those of the formulas.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import combinations
@@ -16,7 +17,7 @@ from kpref._types import Array
 from kpref.linearize import linearize
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.certificates import Judge
-from kpref.oracle.evaluation import evaluate
+from kpref.oracle.evaluation import FACTORS, WEIGHED_AFTER, WEIGHED_BEFORE, evaluate
 from kpref.oracle.form_defects import Defect
 from kpref.step_form import StepForm
 
@@ -34,6 +35,7 @@ def data_defects(judge: Judge, operator: str, tensor: Array, truth: Array) -> It
     yield from _blocks(judge)
     yield from _reach(judge, operator, tensor)
     yield from _orders(judge, operator, tensor, truth)
+    yield from _parameters(judge, operator, tensor)
 
 
 def in_sweeps(judge: Judge, operator: str, form: StepForm, tensor: Array) -> Array:
@@ -173,6 +175,29 @@ def _centred(tensor: Array) -> Array:
     return np.asarray(tensor - tensor.mean(axis=2, keepdims=True))
 
 
+def _parameters(judge: Judge, operator: str, tensor: Array) -> Iterator[Defect]:
+    """Products of several operators in which a parameter, or all biases, have no derivative or are counted twice."""
+    form, sizes = judge.form, {name: math.prod(shape) for name, shape in judge.form.shapes.items()}
+    if operator not in FACTORS or len(sizes) == 1:
+        return
+    owners = np.repeat(np.arange(len(sizes)), list(sizes.values()))
+    biases = [name for name in sizes if name.startswith("bias")]
+
+    def value(entries: Array) -> Array:
+        found = judge.space.weigh(tensor) if operator in WEIGHED_BEFORE else tensor
+        found = found * entries if found.ndim == 1 else found
+        for factor in FACTORS[operator]:
+            found = evaluate(factor, form, judge.space, found)
+            found = found * entries if factor == "J_T" else found
+        return np.asarray(judge.space.weigh(found) if operator in WEIGHED_AFTER else found)
+
+    for names in [*([name] for name in sizes), *([biases] if len(biases) > 1 else [])]:
+        own = np.isin(owners, [list(sizes).index(name) for name in names])
+        for factor, words in ((0.0, "left out"), (2.0, "counted twice")):
+            label = f"{'bias' if set(names) <= set(biases) else 'parameter'}: {', '.join(names)} {words}"
+            yield Defect(label, value=partial(value, np.where(own, factor, 1.0)))
+
+
 # Shares
 
 
@@ -197,7 +222,7 @@ def share(judge: Judge, operator: str, tensor: Array, error: Array, deviation: A
             part = np.zeros_like(tensor)
             np.moveaxis(part, axis, 0)[index] = np.moveaxis(tensor, axis, 0)[index]
             given = part if operator in ("P", "P_T") else evaluate(operator, judge.form, judge.space, part)
-            columns[:, index] = (sign * given / deviation).ravel()
+            columns[:, index] = (sign * (judge.space.clear(given) if given.ndim > 2 else given) / deviation).ravel()
         if not np.isfinite(columns).all():
             continue
         found = np.linalg.lstsq(columns, target, rcond=None)[0]

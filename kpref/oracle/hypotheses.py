@@ -42,18 +42,19 @@ def explain(judge: Judge, operator: str, tensor: Array, answer: Array, compariso
 
     `tensor`, `answer`: what the backend was given and what it returned. `comparison`: of the answer with the reference.
     `bound`: deviations beyond which an entry is wrong.
-    Returns class and description; empty if nothing explains it.
+    Returns class and description; empty if nothing explains it. Of points that do not exist nothing counts.
     """
+    answer = _existing(judge, answer)
     scale = _Scale(judge, operator, comparison)
     limit = _EXPLAINED_SWEPT if operator in SWEPT else _EXPLAINED
     best, label = np.inf, ""
     inside = scale.rms(comparison.error, judge.form, edges=True, local=True)
-    truth = evaluate(operator, judge.form, judge.space, tensor)
+    truth = _existing(judge, evaluate(operator, judge.form, judge.space, tensor))
     for defect in _all(judge, operator, tensor, truth):
         if defect.edges and inside <= limit:
             continue
         form = defect.form or judge.form
-        value = defect.value() if defect.value else evaluate(operator, form, judge.space, tensor)
+        value = _existing(judge, defect.value() if defect.value else evaluate(operator, form, judge.space, tensor))
         growth = np.linalg.norm(value) / max(float(np.linalg.norm(truth)), 1e-300) if defect.value else 1.0
         # An answer that is too large carries rounding errors that are too large.
         size = scale.rms(answer - value, form, defect.edges) / max(1.0, float(growth))
@@ -71,6 +72,11 @@ def explain(judge: Judge, operator: str, tensor: Array, answer: Array, compariso
         return next(words for size, words in fits if size <= min(explained, _MUCH_MORE * left))
     fitted = pattern(comparison.ratio(), bound, answer) or _pattern_of_answer(judge, operator, tensor, answer)
     return fitted or (label if best <= _LEFT * found else "")
+
+
+def _existing(judge: Judge, array: Array) -> Array:
+    """With zeros behind the ends of trials, where there are any."""
+    return judge.space.clear(array) if array.ndim > 2 else array
 
 
 def _all(judge: Judge, operator: str, tensor: Array, truth: Array) -> Iterator[Defect]:
@@ -108,7 +114,7 @@ class _Scale:
         """
         with np.errstate(over="ignore", invalid="ignore"):
             if not local and self.operator in UNDONE:
-                error = UNDONE[self.operator](form, np.ascontiguousarray(error)[None])[0]
+                error = _existing(self.judge, UNDONE[self.operator](form, np.ascontiguousarray(error)[None])[0])
             ratio = error / self.deviation
             if edges and ratio.ndim == 3 and ratio.shape[1] > 2:
                 ratio = ratio[:, 1:-1]
@@ -124,7 +130,7 @@ def _term(judge: Judge, operator: str, tensor: Array, answer: Array, scale: _Sca
     error = scale.comparison.error / scale.deviation
     best, found = np.inf, ""
     for name, term in _terms(judge, operator, tensor, answer):
-        term = term / scale.deviation
+        term = _existing(judge, term) / scale.deviation
         energy = float(np.vdot(term, term))
         if not 0 < energy < np.inf:
             continue
@@ -177,7 +183,7 @@ def _pattern_of_answer(judge: Judge, operator: str, tensor: Array, answer: Array
     """As `pattern`, of the answer itself where the certificate looks at a residual, which spreads to neighbours."""
     if operator not in UNDONE:
         return ""
-    gap = np.abs(answer - evaluate(operator, judge.form, judge.space, tensor))
+    gap = np.abs(answer - _existing(judge, evaluate(operator, judge.form, judge.space, tensor)))
     return pattern(gap, 0.05 * float(gap.max()))
 
 

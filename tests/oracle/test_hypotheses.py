@@ -1,6 +1,7 @@
 """Guesses at the class of a defect: what is built into the backend is named, and named plainly."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,6 +84,34 @@ def test_one_parameter_is_named():
         return theta
 
     assert guess("J_T", halved) == "bias: bias_hh times 0.5"
+
+
+@pytest.mark.parametrize("operator", ["K", "NTK", "D", "D_T", "K_T", "gradient_T"])
+@pytest.mark.parametrize(
+    "names, factor, named",
+    [
+        (["bias_hh"], 0.0, "bias: bias_hh left out"),
+        (["bias_ih", "bias_hh"], 2.0, "bias: bias_ih, bias_hh counted twice"),
+    ],
+)
+def test_a_parameter_that_products_of_operators_leave_out_or_count_twice_is_named(operator, names, factor, named):
+    flow = make_flow(GRU.init(2, 5, 1, gain=1.2), (3, 6), 1)
+    parts = [
+        np.full(flow.model.parameters[name].size, factor if name in names else 1.0) for name in flow.model.trainable
+    ]
+    entries = np.concatenate(parts)
+    weigh = flow.space.weigh
+    products = {
+        "K": lambda q: flow.J(entries * flow.J.T(weigh(q))),
+        "K_T": lambda q: weigh(flow.J(entries * flow.J.T(q))),
+        "NTK": lambda q: flow.D(entries * flow.D.T(weigh(q))),
+        "D": lambda theta: flow.D(entries * theta),
+        "D_T": lambda g: entries * flow.D.T(g),
+        "gradient_T": lambda theta: weigh(flow.D(entries * theta)),
+    }
+    report = verify(SimpleNamespace(states=flow.states, **{operator: products[operator]}), flow)
+    assert {check.operator for check in report.defects} == {operator}
+    assert report.defects[0].guess == named
 
 
 def test_what_is_not_linear_is_said_to_be_so():

@@ -67,6 +67,19 @@ def test_an_error_counts_where_a_trial_has_not_ended(operator, continuous):
         assert {check.operator for check in report.defects} == wrong
 
 
+@pytest.mark.parametrize("operator", ["K", "NTK", "gradient", "P", "P_T"])
+def test_a_defect_of_a_backend_that_runs_on_is_named(operator):
+    """What it answers behind the ends says nothing of what is wrong before them."""
+    padded = rounded(FLOW, ARITHMETICS["float64"])
+    right = getattr(emulate(padded, ARITHMETICS["float64"]), operator)
+    part = sum(LENGTHS) / (3 * 7)
+    wrong = {"P": lambda q: -right(q), "P_T": lambda g: -right(g)}.get(operator, lambda tensor: part * right(tensor))
+    report = verify(SimpleNamespace(**{operator: wrong}), FLOW)
+    assert report.defects[0].operator == operator
+    named = "sign: the negative" if operator.startswith("P") else "measure: divided by the steps that do not exist"
+    assert report.defects[0].guess.startswith(named)
+
+
 def test_states_count_where_a_trial_has_not_ended():
     for flow in (FLOW, field_flows("rk4", "hold")[0]):
         for step, right in ((2, False), (3, True)):
