@@ -276,4 +276,6 @@ def _verify(args: argparse.Namespace, flow: Flow) -> Report:
             check = Check(
                 "backend.factory", "backend", "the factory makes a backend", "", "could not run", message=str(fault)
             )
-            return Report((check,), args.arithmetic or "arithmetic unknown", repr(flow))
+            return Report(
+                (check,), args.arithmetic or "arithmetic unknown", repr(flow), unmeasured="as there is no backend"
+            )

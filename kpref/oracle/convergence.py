@@ -142,7 +142,7 @@ def verify_convergence(
     checks: list[Check] = []
     for name in _MEANING:
         checks += _Answers(name, wrapped, flow, err, steps, declared, by, limit).checks()
-    return Report(tuple(checks), wrapped[0].arithmetic.name, f"{flow}, by {by}")
+    return Report(tuple(checks), wrapped[0].arithmetic.name, f"{flow}, by {by}", unmeasured="as only maps are")
 
 
 def _levels(levels: Sequence[float]) -> list[float]:

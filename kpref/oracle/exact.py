@@ -92,7 +92,8 @@ def verify_exact(
     session = Session(wrapped, flow, generator)
     checks = [_states(session, integers)]
     checks += [_operator(session, integers, name, probe) for name, probe in probes.items()]
-    return Report(tuple(checks), wrapped.arithmetic.name, f"{flow!r} of whole numbers")
+    words = "since nothing rounds whole numbers"
+    return Report(tuple(checks), wrapped.arithmetic.name, f"{flow!r} of whole numbers", unmeasured=words)
 
 
 def _blank(operator: str) -> Check:

@@ -105,7 +105,9 @@ def verify_stages(
         session.generator = np.random.default_rng([seed, position])
         checks += session.operator(operator)
     checks += _unjudged(wrapped)
-    return Report(tuple(checks), wrapped.arithmetic.name, f"{flow}, {flow.solution.tableau.name}")
+    return Report(
+        tuple(checks), wrapped.arithmetic.name, f"{flow}, {flow.solution.tableau.name}", unmeasured="as only maps are"
+    )
 
 
 def _unjudged(backend: LocalBackend) -> list[Check]:

@@ -131,6 +131,8 @@ class Report:
         The arithmetic as measured; None where there was no factory to measure it with.
     coarser : tuple of str
         In what the measured arithmetic is coarser than the declared one.
+    unmeasured : str
+        Why there is no profile, where there is none.
     """
 
     checks: tuple[Check, ...]
@@ -138,6 +140,7 @@ class Report:
     problem: str
     profile: Profile | None = None
     coarser: tuple[str, ...] = ()
+    unmeasured: str = "which takes a factory"
 
     @property
     def outcome(self) -> Outcome:
@@ -191,7 +194,7 @@ class Report:
     def _arithmetic(self) -> list[str]:
         """What was declared and what was measured, in lines."""
         if self.profile is None:
-            return [f"declared {self.arithmetic}; not measured, which takes a factory"]
+            return [f"declared {self.arithmetic}; not measured, {self.unmeasured}"]
         lines = [f"declared {self.arithmetic}; measured: {self.profile}"]
         if self.coarser:
             lines.append(f"coarser than declared: {'; '.join(self.coarser)}")

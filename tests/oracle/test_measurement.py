@@ -9,7 +9,8 @@ from apparatus.cases import PROFILES, emulate, make_flow
 from apparatus.offered import offering
 
 from kpref import Flow
-from kpref.oracle import flow_backend, measure_profile, verify
+from kpref.models import Rate
+from kpref.oracle import flow_backend, integer_flow, measure_profile, verify, verify_exact
 from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
 from kpref.oracle.measured import Profile
 from kpref.oracle.measurement import _largest_error
@@ -154,6 +155,11 @@ def test_a_report_says_what_was_declared_and_what_was_measured():
     blind = verify(factory_of("float32")(problem()), problem())
     assert blind.profile is None
     assert "declared float32; not measured, which takes a factory" in str(blind)
+    whole = integer_flow("rnn", trials=2, steps=3, states=4)
+    assert "not measured, since nothing rounds whole numbers" in str(verify_exact(flow_backend(whole), whole))
+    field = Flow(Rate.init(2, 3, 0), np.ones((1, 4, 2)), dt=0.1)
+    judged = verify(None, field, factory=lambda flow: SimpleNamespace(states=flow.states))
+    assert "not measured, as only maps are" in str(judged)
     with pytest.raises(TypeError, match="verify takes a backend, or a factory"):
         verify(None, problem())
 
