@@ -309,14 +309,12 @@ def draw(table: dict[tuple[str, str], tuple[int, int, int, int]], path: Path) ->
         x, y = 100 * accused / max(right, 1), 100 * missed / max(shown, 1)
         ours = practice == OURS
         ax.plot(x, y, "o", ms=10 if ours else 7, color="#c2410c" if ours else "#334155", clip_on=False, zorder=3)
-        ax.annotate(
-            f"{practice} ({x:.2g} %, {y:.2g} %)", (x, y), xytext=(9, 5), textcoords="offset points", fontsize=10
-        )
+        place = "left" if x < 20 else "center"  # of the numbers there is a table
+        ax.annotate(practice, (x, y), xytext=(0, 9), textcoords="offset points", ha=place, fontsize=10)
     ax.set_xlabel("correct backends accused, %")
     ax.set_ylabel("planted defects missed, %")
-    ax.set_xlim(0, None)
-    ax.set_ylim(0, None)
-    ax.margins(0.25)
+    ax.set_xlim(0, 1.12 * ax.get_xlim()[1])
+    ax.set_ylim(0, 1.12 * ax.get_ylim()[1])
     ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
 

@@ -292,7 +292,7 @@ class Judge:
         """Independent errors of each step, and those that are the same in all steps."""
         spread = self._pooled(sample)
         if not self._persistent():
-            return spread
+            return _beyond_first_order(spread, value)
         step = 2.0**-20 / max(self.arithmetic.unit, self.arithmetic.operand)
 
         perturbed = self._all_perturbed(step)
@@ -301,7 +301,7 @@ class Judge:
             forms = itertools.islice(perturbed, count)
             return np.stack([evaluate(operator, form, self.space, tensor) - value for form in forms]) / step
 
-        return spread + self._pooled(persistent)
+        return _beyond_first_order(spread + self._pooled(persistent), value)
 
     def _persistent(self) -> bool:
         """Whether there are errors that do not change from step to step."""
@@ -396,3 +396,10 @@ class Judge:
 def _before(y: Array) -> Array:
     """The state that each step starts from, zero for the first: (B, T, H)."""
     return np.concatenate([np.zeros_like(y[:, :1]), y[:, :-1]], axis=1)
+
+
+def _beyond_first_order(spread: Spread, value: Array) -> Spread:
+    """Errors of a product that are not small against it: of ``D (1 + e)`` twice, ``2 e + e^2``."""
+    size = float(np.linalg.norm(value))
+    part = float(np.linalg.norm(spread.deviation)) / size if size else 0.0
+    return spread.times(1.0 + part) if np.isfinite(part) else spread

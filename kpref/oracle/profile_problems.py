@@ -138,11 +138,13 @@ class Layout:
         else:
             parameters[block.parameter][block.rows, block.columns.start] += values
 
-    def weighs_states(self, model: StepModel) -> bool:
-        """Whether old states go through a weight that is not zero, as a damping: only zeros show no product then."""
-        weights = model.weights()
-        names = [op.name for op in model.program.operations if op.kind == "product" and op.source is not None]
-        return any(np.any(weights[name]) for name in names)
+    def remembers(self, model: Any, x: Array) -> bool:
+        """Whether states depend on the ones before, by a damping or a leak, say: only those after zero are plain then.
+
+        `x`: shape (T, B, n_in).
+        """
+        some, none = (np.full((*x.shape[:2], model.n_states), value) for value in (0.5, 0.0))
+        return bool(np.any(np.abs(model.evaluate(some, x) - model.evaluate(none, x)) > 1e-5))
 
     # Functions
 
@@ -279,7 +281,6 @@ class Bits:
         state[:, small] = 2.0 ** -last[:, None].astype(float)
         state[:, fine] = 1.0 + 2.0 ** -fines[:, None].astype(float)
         lost_z0 = z0.copy()
-        lost_z0[:, block.columns][:, small] = 0.0
         lost_z0[:, block.columns][:, fine] = 1.0
         bits = np.zeros((layout.trials, units), dtype=int)
         lost = {name: value.copy() for name, value in parameters.items()}
@@ -312,6 +313,8 @@ class Bits:
             else:
                 row[q] = -power
             lost[block.parameter][target] = row
+            if kind in ("sums", "results"):  # the small state itself stays: it may be seen by other ways too
+                lost[block.parameter][target, r] = 0.0
             if kind == "weights":
                 row[p] *= 1 + 2.0**-length
             parameters[block.parameter][target] = row

@@ -212,6 +212,17 @@ def test_a_weight_that_is_not_its_parameter_does_not_pass_for_coarse_sums_or_fun
     assert "products" in found.unknown
 
 
+@pytest.mark.parametrize("name", ["float32", "tf32", "bfloat16"])
+def test_states_that_are_kept_do_not_pass_for_sums_or_coarse_functions(name):
+    """An oscillator's damped state is seen in the next one, beside the current that is asked for."""
+    for seed in range(3):
+        flow = make_flow(MODELS["cornn"].init(2, 8, seed, 1.2), (3, 7), seed)
+        found = measure_profile(factory_of(name), flow)
+        assert found.coarser_than(PROFILES[name]) == ()
+        assert max(found.elementary["tanh"]) <= 2
+        assert found.accumulate in (None, 2.0**-24)
+
+
 @pytest.mark.parametrize("kind", ["gru", "rnn"])
 def test_a_factory_that_takes_no_notice_of_its_problem_has_no_profile(kind):
     """Else its errors would pass for those of a very coarse arithmetic."""
