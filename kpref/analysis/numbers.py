@@ -253,7 +253,9 @@ def analyze_checkpoint(
     kernel = exact_spectrum(flow, tick)
     leading = kernel_modes(flow, k, kernel, seed, tick)
     tell("modes of P P*")
-    propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed, tol=ASKED, progress=tick)
+    propagator_modes = block_eigh(
+        flow.P.gram(), k, axis=0, seed=seed, tol=ASKED, progress=tick, part=lambda some: flow_on(some).P.gram()
+    )
     tell("modes of the NTK")
     # Of the products that do not matter, those that look for missed copies, half the price is asked.
     precision = "full" if in_single(flow.NTK) is None else "mixed"
