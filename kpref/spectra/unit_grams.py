@@ -138,8 +138,8 @@ def _sums(shared: _Shared, coefficients: Array, pairs: int) -> Array:
 def _products(values: Array, first: Integers, second: Integers) -> Array:
     """``v_i v_j`` for pairs of rows of values, sorted by i: rows j that follow each other are not gathered."""
     found = np.empty((len(first), values.shape[1]))
-    starts = np.flatnonzero(np.r_[True, (np.diff(first) != 0) | (np.diff(second) != 1)]) if len(first) else []
-    for start, stop in pairwise([*starts, len(first)]):
+    breaks = np.flatnonzero((np.diff(first) != 0) | (np.diff(second) != 1)) + 1
+    for start, stop in pairwise([0, *breaks, len(first)]):
         np.multiply(values[first[start]], values[second[start] : second[start] + stop - start], out=found[start:stop])
     return found
 
