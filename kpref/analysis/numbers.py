@@ -46,6 +46,7 @@ from kpref.spectra import (
     eigh,
 )
 from kpref.spectra.blocks import BlockEigen, block_eigh
+from kpref.spectra.exact_spectrum import Directions
 from kpref.spectra.white_images import WhiteImages
 from kpref.trials import Trials
 from kpref.unit_form import unit_form
@@ -250,8 +251,9 @@ def analyze_checkpoint(
     k = min(modes, flow.space.size)
     tell("spectrum of K")
     units = unit_form(flow.linearization)  # held while many ask for them
-    kernel = exact_spectrum(flow, tick)
-    leading = kernel_modes(flow, k, kernel, seed, tick)
+    directions = Directions(k)
+    kernel = exact_spectrum(flow, tick, directions)
+    leading = kernel_modes(flow, k, kernel, seed, tick, directions)
     tell("modes of P P*")
     propagator_modes = block_eigh(
         flow.P.gram(), k, axis=0, seed=seed, tol=ASKED, progress=tick, part=lambda some: flow_on(some).P.gram()
