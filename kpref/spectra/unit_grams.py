@@ -118,20 +118,20 @@ def _sums(shared: _Shared, coefficients: Array, pairs: int) -> Array:
     width = max(1, _TASK_ENTRIES // max(1, points))
     for wanted, ends, numbers in shared.needs:
         blocks, factors = even_blocks(ends.shape[1], width), coefficients[wanted].reshape(-1, points)
-        found = np.empty((len(factors), ends.shape[1]))
 
         def task(
             index: int,
             blocks: list[slice] = blocks,
             factors: Array = factors,
             ends: Integers = ends,
-            out: Array = found,
+            wanted: Integers = wanted,
+            first: int = numbers.start,
         ) -> None:
-            out[:, blocks[index]] = factors @ _products(shared.values, *ends[:, blocks[index]]).T
+            block = blocks[index]
+            own = factors @ _products(shared.values, *ends[:, block]).T
+            sums[wanted, :, first + block.start : first + block.stop] = own.reshape(len(wanted), number, -1)
 
         run_blocks(task, len(blocks))
-        for pair, own in zip(wanted, found.reshape(len(wanted), number, -1), strict=True):
-            sums[pair][:, numbers] = own
     return sums
 
 
