@@ -269,7 +269,7 @@ def analyze_checkpoint(
     dimensions = measure_dimensions(
         flow, kernel, leading, ntk_modes, propagator_modes, effort.probes, seed, parts[0], parts[1], seen
     )
-    kernel_ntk = aligned_images(seen.get("K"), seen.get("NTK"), leading.vectors, ntk_modes.vectors)
+    kernel_ntk = aligned_images(seen.get("K"), seen.get("NTK"), leading, ntk_modes)
     if kernel_ntk is None:
         kernel_ntk = aligned(flow.K, flow.NTK, effort.probes, seed)
     tell("norms and exponents")
