@@ -15,6 +15,7 @@ from kpref.analysis.selfcheck import longest_sum
 from kpref.operators import Structure, TensorOperator
 from kpref.spectra import eigh, kernel_spectrum, trial_norms
 from kpref.spectra.blocks import block_eigh
+from kpref.spectra.exact_spectrum import Directions
 from kpref.spectra.symmetric import SymmetricForm
 from kpref.spectra.white_images import white_images
 
@@ -141,11 +142,16 @@ def test_a_measure_with_zeros():
     assert all(check.passed for check in checks_of(flow).values())
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["anew", "from the spectrum"])
 @pytest.mark.parametrize("kind", ["GRU", "RNN-tanh"])
-def test_modes_of_units_are_those_of_an_iteration(kind):
-    """From the factors of single units, and by Lanczos iteration of the whole K."""
-    flow = make_flow(kind, (4, 6, 5), measure=np.array([0.0, 1.0, 2.0, 0.0, 1.0, 0.5]))
-    ours, other = kernel_modes(flow, 4, kernel_spectrum(flow), seed=0), eigh(flow.K, 4, tol=1e-12)
+def test_modes_of_units_are_those_of_an_iteration(kind, told):
+    """From the factors of single units, in directions that the spectrum has told or not; and by Lanczos iteration."""
+    flow = make_flow(kind, (9, 6, 5), measure=np.array([0.0, 1.0, 2.0, 0.0, 1.0, 0.5]))
+    directions = Directions(4)
+    exact = kernel_spectrum(flow, directions=directions if told else None)
+    assert bool(directions.of_unit) == told
+    ours = kernel_modes(flow, 4, exact, seed=0, directions=directions)
+    other = eigh(flow.K, 4, tol=1e-12)
     columns = [tuple(np.flatnonzero(vector.any(axis=(0, 1)))) for vector in ours.vectors]
     assert ours.n_products == max(map(columns.count, columns))  # one of each unit takes a product together
     np.testing.assert_allclose(ours.values, other.values, rtol=1e-12)

@@ -333,6 +333,27 @@ def test_block_eigh_restarts_until_it_converges():
     np.testing.assert_allclose(found.values, dense, rtol=1e-11)
 
 
+def test_block_eigh_goes_on_with_few_blocks():
+    """Products with those alone that may hold a wanted pair lead to the same pairs, and to settled values of all."""
+    flow, asked = flow_of(RNN.init(2, 20, seed=0, gain=0.9), trials=12, steps=20), []
+
+    def part(some):
+        asked.append(len(some))
+        return Flow(flow.model, flow.inputs[some], flow.z0[some]).P.gram()
+
+    whole = block_eigh(flow.P.gram(), 2, axis=0, tol=1e-12)
+    found = block_eigh(flow.P.gram(), 2, axis=0, tol=1e-12, part=part)
+    assert asked
+    assert asked == sorted(asked, reverse=True)
+    assert asked[0] < 12
+    # The tolerance is that of the residual; values have about its square, and what rounding leaves.
+    np.testing.assert_allclose(found.values, whole.values, rtol=1e-11)
+    np.testing.assert_array_equal(found.blocks, whole.blocks)
+    assert (found.defects <= 1e-6 * found.largest).all()
+    dense = [np.linalg.eigvalsh(part(np.array([trial])).to_dense())[-1] for trial in range(12)]
+    np.testing.assert_allclose(found.largest, dense, rtol=1e-6)
+
+
 def test_block_eigh_refuses():
     flow = flow_of(MODELS["tanh"])
     with pytest.raises(ValueError, match="declared self-adjoint"):

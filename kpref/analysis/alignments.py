@@ -6,11 +6,10 @@ from contextlib import suppress
 
 import numpy as np
 
-from kpref._types import Array
 from kpref.flow import Flow, GradientFlow
 from kpref.operators import TensorOperator
 from kpref.operators.precision import for_estimates
-from kpref.spectra import Estimate, TaskAlignment, alignment, task_alignment
+from kpref.spectra import Eigen, Estimate, TaskAlignment, alignment, task_alignment
 from kpref.spectra.comparison import alignment_of_images
 from kpref.spectra.paired_probes import DENSE_SIZE
 from kpref.spectra.symmetric import SymmetricForm
@@ -45,16 +44,17 @@ def seen_by_vectors(flow: Flow, modes: int, probes: int, seed: int) -> dict[str,
 
 
 def aligned_images(
-    first: WhiteImages | None, second: WhiteImages | None, modes: Array, others: Array
+    first: WhiteImages | None, second: WhiteImages | None, modes: Eigen, others: Eigen
 ) -> Estimate | None:
     """Alignment of two operators that the same vectors have seen; None where one has not been seen, or is zero.
 
-    `modes`, `others`: (k, \\*shape); their leading eigenfunctions, which are taken apart.
+    `modes`, `others`: their leading eigenpairs, which are taken apart.
     """
     if first is None or second is None:
         return None
     with suppress(ValueError):
-        return alignment_of_images(first, second, np.concatenate([modes[:APART], others[:APART]]))
+        tensors = np.concatenate([modes.vectors[:APART], others.vectors[:APART]])
+        return alignment_of_images(first, second, tensors, (modes.values[:APART], others.values[:APART]))
     return None
 
 

@@ -3,10 +3,14 @@
 Residuals tell that pairs are eigenpairs, and nothing about those that an iteration never met. So a Lanczos process of a
 few steps, from another start, is run on what the modes leave of the operator, ``(I - V V*) A (I - V V*)``. By
 Courant and Fischer its Ritz values lie below the largest eigenvalue there: one above the smallest of the modes proves
-that a mode was missed.
+that a mode was missed. Vectors are made orthogonal to the last two alone: Ritz values may come more than once then, but
+none comes above the largest eigenvalue, up to rounding (Paige, *Accuracy and effectiveness of the Lanczos algorithm*,
+Linear Algebra Appl. 34, 1980).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,9 +20,8 @@ from kpref.analysis.mode_checks import ASKED
 from kpref.analysis.selfcheck import largest_rounding
 from kpref.operators import TensorOperator
 from kpref.operators.precision import for_estimates
-from kpref.spectra.blocks import extend_blocks
 from kpref.spectra.paired_probes import DENSE_SIZE
-from kpref.spectra.rows import combination, orthonormal
+from kpref.spectra.rows import combination, inner_products, orthonormal
 from kpref.spectra.symmetric import SymmetricForm
 from kpref.threads import serial_blas
 
@@ -43,19 +46,12 @@ def missed_check(operator: TensorOperator, values: Array, vectors: Array, longes
     def beside(rows: Array) -> Array:
         return combination(rows @ known.T, known, out=rows)
 
-    def symmetric(rows: Array) -> Array:
-        return beside(form(rows)).astype(float, copy=False)
-
-    steps = min(_STEPS, form.size)
-    basis, projected = np.zeros((1, steps + 1, form.size)), np.zeros((1, steps, steps))
     start = np.random.default_rng([seed, 3]).standard_normal((1, form.size)).astype(product.dtype, copy=False)
     rest = beside(beside(start.copy()))
-    length = float(np.linalg.norm(rest))
-    least = max(1e-10, 1e3 * float(np.finfo(product.dtype).eps)) * float(np.linalg.norm(start))
-    if length > least:  # otherwise the modes are all there is
-        basis[:, 0] = rest / length
-    extend_blocks(symmetric, basis, projected, 0)
-    left, smallest = float(np.linalg.eigvalsh(projected[0])[-1]), float(values.min())
+    least = max(1e-10, 1e3 * float(np.finfo(product.dtype).eps)) * _length(start)
+    # Where nothing is left, the modes are all there is.
+    left = _largest_ritz(lambda rows: beside(form(rows)), rest) if _length(rest) > least else 0.0
+    smallest = float(values.min())
     scale = max(float(np.abs(values).max()), left)
     error, bound = max(left - smallest, 0.0) / (scale or 1.0), 4 * ASKED + largest_rounding(longest_sum)
     if product is not operator:  # a Ritz value in float32 is off by as much of itself
@@ -72,3 +68,26 @@ def missed_check(operator: TensorOperator, values: Array, vectors: Array, longes
         verdict,
         idle=scale == 0,
     )
+
+
+def _largest_ritz(product: Callable[[Array], Array], start: Array) -> float:
+    """The largest Ritz value of a few steps from a vector (1, n), which is overwritten."""
+    steps = min(_STEPS, start.shape[1])
+    matrix, vector, before, coupling = np.zeros((steps + 1, steps + 1)), start, np.zeros_like(start), 0.0
+    vector /= _length(vector)
+    for step in range(steps):
+        image = product(vector)
+        whole = _length(image)
+        matrix[step, step] = own = float(inner_products(vector, image)[0, 0])
+        image -= coupling * before
+        image -= own * vector
+        coupling = _length(image)
+        if coupling <= 100 * float(np.finfo(image.dtype).eps) * whole:  # rounding: all that the start reaches is there
+            break
+        matrix[step, step + 1] = matrix[step + 1, step] = coupling
+        before, vector = vector, np.divide(image, coupling, out=image)
+    return float(np.linalg.eigvalsh(matrix[: step + 1, : step + 1])[-1])
+
+
+def _length(row: Array) -> float:
+    return float(np.sqrt(inner_products(row)[0, 0]))

@@ -46,6 +46,7 @@ from kpref.spectra import (
     eigh,
 )
 from kpref.spectra.blocks import BlockEigen, block_eigh
+from kpref.spectra.exact_spectrum import Directions
 from kpref.spectra.white_images import WhiteImages
 from kpref.trials import Trials
 from kpref.unit_form import unit_form
@@ -250,10 +251,13 @@ def analyze_checkpoint(
     k = min(modes, flow.space.size)
     tell("spectrum of K")
     units = unit_form(flow.linearization)  # held while many ask for them
-    kernel = exact_spectrum(flow, tick)
-    leading = kernel_modes(flow, k, kernel, seed, tick)
+    directions = Directions(k)
+    kernel = exact_spectrum(flow, tick, directions)
+    leading = kernel_modes(flow, k, kernel, seed, tick, directions)
     tell("modes of P P*")
-    propagator_modes = block_eigh(flow.P.gram(), k, axis=0, seed=seed, tol=ASKED, progress=tick)
+    propagator_modes = block_eigh(
+        flow.P.gram(), k, axis=0, seed=seed, tol=ASKED, progress=tick, part=lambda some: flow_on(some).P.gram()
+    )
     tell("modes of the NTK")
     # Of the products that do not matter, those that look for missed copies, half the price is asked.
     precision = "full" if in_single(flow.NTK) is None else "mixed"
@@ -265,7 +269,7 @@ def analyze_checkpoint(
     dimensions = measure_dimensions(
         flow, kernel, leading, ntk_modes, propagator_modes, effort.probes, seed, parts[0], parts[1], seen
     )
-    kernel_ntk = aligned_images(seen.get("K"), seen.get("NTK"), leading.vectors, ntk_modes.vectors)
+    kernel_ntk = aligned_images(seen.get("K"), seen.get("NTK"), leading, ntk_modes)
     if kernel_ntk is None:
         kernel_ntk = aligned(flow.K, flow.NTK, effort.probes, seed)
     tell("norms and exponents")

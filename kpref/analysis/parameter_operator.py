@@ -19,6 +19,7 @@ from kpref.flow import Flow
 from kpref.spectra import Eigen, KernelSpectrum, eigh, kernel_spectrum
 from kpref.spectra.blocks import one_a_block
 from kpref.spectra.eigen import signs
+from kpref.spectra.exact_spectrum import Directions
 from kpref.threads import run_blocks, serial_blas
 from kpref.unit_factors import UnitForm
 from kpref.unit_form import unit_form
@@ -29,19 +30,26 @@ __all__ = ["exact_spectrum", "kernel_modes"]
 _SMALLEST = 1e-8
 
 
-def exact_spectrum(flow: Flow, progress: Callable[[int], object] | None = None) -> KernelSpectrum | None:
-    """The spectrum of K; None where K couples units."""
-    return None if unit_form(flow.linearization) is None else kernel_spectrum(flow, progress=progress)
+def exact_spectrum(
+    flow: Flow, progress: Callable[[int], object] | None = None, directions: Directions | None = None
+) -> KernelSpectrum | None:
+    """The spectrum of K; None where K couples units. `directions`: filled, for `kernel_modes`."""
+    return None if unit_form(flow.linearization) is None else kernel_spectrum(flow, progress, directions)
 
 
 def kernel_modes(
-    flow: Flow, k: int, exact: KernelSpectrum | None, seed: int, progress: Callable[[int], object] | None = None
+    flow: Flow,
+    k: int,
+    exact: KernelSpectrum | None,
+    seed: int,
+    progress: Callable[[int], object] | None = None,
+    directions: Directions | None = None,
 ) -> Eigen:
     """Leading eigenpairs of K: from the factors of the units that `exact` says they are in, or by iteration."""
     units = None if exact is None else unit_form(flow.linearization)
     if exact is None or units is None or not _told_by_factors(exact, units, k):
         return eigh(flow.K, k, seed=seed, tol=ASKED, progress=progress)
-    return _from_factors(flow, k, exact, units)
+    return _from_factors(flow, exact, units, Directions(k) if directions is None else directions)
 
 
 def _told_by_factors(exact: KernelSpectrum, units: UnitForm, k: int) -> bool:
@@ -50,18 +58,16 @@ def _told_by_factors(exact: KernelSpectrum, units: UnitForm, k: int) -> bool:
 
 
 @serial_blas
-def _from_factors(flow: Flow, k: int, exact: KernelSpectrum, units: UnitForm) -> Eigen:
+def _from_factors(flow: Flow, exact: KernelSpectrum, units: UnitForm, directions: Directions) -> Eigen:
     """Modes of units; a product serves one of each unit."""
-    order = np.argsort(-exact.unit_values, axis=None, kind="stable")[:k]
-    owners, ranks = np.unravel_index(order, exact.unit_values.shape)
-    space = flow.space
+    (owners, ranks), space, k = directions.wanted(exact.unit_values), flow.space, directions.most
     weighted, tensors = units.weighted(np.sqrt(space.mu.T)), np.zeros((k, *space.shape))
     found, columns = np.unique(owners), [columns[columns >= 0] for columns in units.columns.T]
 
     def task(index: int) -> None:
         unit = int(found[index])
         own, there = np.flatnonzero(owners == unit), units.columns[:, unit] >= 0
-        modes = _leading(weighted, unit, int(ranks[own].max()) + 1)[ranks[own]]
+        modes = _leading(weighted, unit, int(ranks[own].max()) + 1, directions.of_unit.get(unit))[ranks[own]]
         modes = space.scale(modes.swapaxes(1, 2)[..., there], -0.5)
         modes *= signs(modes)
         for place, mode in zip(own, modes, strict=True):
@@ -81,13 +87,17 @@ def _from_factors(flow: Flow, k: int, exact: KernelSpectrum, units: UnitForm) ->
     return Eigen(values, tensors, residuals / values[0], len(sets), np.ones(k, dtype=bool))
 
 
-def _leading(units: UnitForm, unit: int, count: int) -> Array:
-    """Leading left singular vectors of a unit's factor: (count, steps, trials, states of a unit)."""
+def _leading(units: UnitForm, unit: int, count: int, right: Array | None) -> Array:
+    """Leading left singular vectors of a unit's factor: (count, steps, trials, states of a unit).
+
+    `right`: (c, columns); leading right ones of a factor that has more rows than columns, if they are known.
+    """
     factor = units.factor(unit).reshape(-1, units.width)
     wide = factor.shape[1] > factor.shape[0]
-    gram = factor @ factor.T if wide else factor.T @ factor
-    size = len(gram)
-    modes = dense_eigh(gram, subset_by_index=(size - count, size - 1), check_finite=False)[1][:, ::-1].T
-    modes = modes if wide else modes @ factor.T
-    modes /= np.linalg.norm(modes, axis=1, keepdims=True)
+    if right is None or len(right) < count:
+        gram = factor @ factor.T if wide else factor.T @ factor
+        size = len(gram)
+        right = dense_eigh(gram, subset_by_index=(size - count, size - 1), check_finite=False)[1][:, ::-1].T
+    modes = right[:count] if wide else right[:count] @ factor.T
+    modes = modes / np.linalg.norm(modes, axis=1, keepdims=True)
     return np.asarray(modes.reshape(count, units.n_steps, units.n_trials, units.parts))

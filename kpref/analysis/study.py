@@ -119,7 +119,7 @@ def _alignments(before: Analysis, after: Analysis, seed: int, probes: int) -> Al
 
     def task(index: int) -> None:
         place, name, one, other, modes, others = pairs[index]
-        seen = aligned_images(before.seen.get(name), after.seen.get(name), modes.vectors, others.vectors)
+        seen = aligned_images(before.seen.get(name), after.seen.get(name), modes, others)
         found[place] = aligned(one, other, probes, seed) if seen is None else seen
 
     run_blocks(task, len(pairs), here=not _thread_safe((before, after)))

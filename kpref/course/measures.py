@@ -42,6 +42,7 @@ from kpref.space import TrajectorySpace
 from kpref.spectra import Estimate, adjoint_trace, eigh
 from kpref.spectra.blocks import block_eigh
 from kpref.spectra.closed_form import kernel_unit_trace
+from kpref.spectra.exact_spectrum import Directions
 from kpref.threads import serial_blas
 from kpref.trials import Trials
 
@@ -106,10 +107,11 @@ def measure(
     network, trials, objective, seed = request.networks[0], request.trials, request.objective, request.seed
     probes, space = request.effort.probes, flow.space
     k = min(request.modes, space.size)
-    spectrum = exact_spectrum(flow)
+    directions = Directions(k)
+    spectrum = exact_spectrum(flow, directions=directions)
     modes = eigh(flow.NTK, k, seed=seed, tol=_TOLERANCE, start=start)
     dimensions = measure_dimensions(
-        flow, spectrum, kernel_modes(flow, k, spectrum, seed), modes,
+        flow, spectrum, kernel_modes(flow, k, spectrum, seed, directions=directions), modes,
         block_eigh(flow.P.gram(), k, axis=0, seed=seed, tol=_TOLERANCE), probes, seed,
     )  # fmt: skip
     found = {**_sizes(dimensions), "largest_NTK": Number(float(modes.values[0]))}

@@ -42,7 +42,7 @@ from kpref.spectra.bases import append_orthonormal
 from kpref.spectra.estimate import Estimate
 from kpref.spectra.paired_probes import DENSE_SIZE, directions, estimate_of, in_batches, product_of_means, rounding
 from kpref.spectra.rows import combination, inner_products, inner_products_of_parts, orthonormal, triangle
-from kpref.spectra.symmetric import RectangularForm, require_operator, require_self_adjoint
+from kpref.spectra.symmetric import RectangularForm, SymmetricForm, require_operator, require_self_adjoint
 from kpref.spectra.white_images import WhiteImages
 from kpref.threads import serial_blas
 
@@ -52,6 +52,8 @@ __all__ = ["TaskAlignment", "alignment", "alignment_of_images", "principal_angle
 _BATCH_BYTES = 1 << 27
 #: Least eigenvalue of a Gram matrix, over its trace, that needs no QR factorisation to be told from zero.
 _CLEARLY = 1e-6
+#: Least eigenvalue of the Gram matrix of unit vectors that are far apart: the root of it magnifies rounding.
+_APART = 0.1
 
 
 @serial_blas
@@ -117,11 +119,14 @@ def alignment(a: TensorOperator, b: TensorOperator, probes: int = 60, seed: int 
 
 
 @serial_blas
-def alignment_of_images(first: WhiteImages, second: WhiteImages, tensors: Array) -> Estimate:
+def alignment_of_images(
+    first: WhiteImages, second: WhiteImages, tensors: Array, values: tuple[Array, Array] | None = None
+) -> Estimate:
     """As `alignment`, of symmetric operators that the same random vectors have met already.
 
     `tensors`: shape (k, \\*shape); what most of the two lies in, such as leading eigenfunctions: up to k products with
-    each of the two.
+    each of the two. `values`: shapes (i,) and (k - i,); where the first i tensors are eigenfunctions of the first
+    operator and the others of the second, their eigenvalues: they save half of the products if these are far apart.
     Raises ValueError if they have met other vectors, or an operator is zero.
     """
     a, b, dtype = first.form.op, second.form.op, first.vectors.dtype
@@ -129,8 +134,10 @@ def alignment_of_images(first: WhiteImages, second: WhiteImages, tensors: Array)
         second.seed, second.vectors.shape, second.vectors.dtype
     ):  # fmt: skip
         raise ValueError(f"{a.name} and {b.name} have not met the same random vectors")
-    basis = orthonormal(first.form.coordinates.to_vectors(tensors)).astype(dtype)
-    images, others = in_batches(first.form, basis), in_batches(second.form, basis)
+    rows = first.form.coordinates.to_vectors(tensors)
+    basis = orthonormal(rows).astype(dtype)
+    made = None if values is None else _images_by_values(first.form, second.form, rows, basis, values)
+    images, others = (in_batches(first.form, basis), in_batches(second.form, basis)) if made is None else made
     count, size = first.vectors.shape
     inner = _inner_beside(first, second, basis, images, others)
     drawn, one, other = (slice(part * count, (part + 1) * count) for part in range(3))
@@ -140,8 +147,26 @@ def alignment_of_images(first: WhiteImages, second: WhiteImages, tensors: Array)
     _nonzero(known + np.trace(pairs, axis1=1, axis2=2), a, b)
     overlaps = inner[drawn, drawn]
     found = product_of_means(known, pairs, (1.0, -0.5, -0.5), overlaps, size - len(basis), positive=False)
-    products, method = 2 * (len(basis) + count), "leading eigenfunctions and random vectors"
+    products = 2 * count + (2 * len(basis) if made is None else len(rows))
+    method = "leading eigenfunctions and random vectors"
     return estimate_of(found, rounding(dtype, size), products, method, least=-1.0, most=1.0)
+
+
+def _images_by_values(
+    first: SymmetricForm, second: SymmetricForm, rows: Array, basis: Array, values: tuple[Array, Array]
+) -> tuple[Array, Array] | None:
+    """Images of an orthonormal basis of rows, some of which are eigenvectors of the first and the others of the second.
+
+    None where rows lie so close that rounding of their images would be magnified.
+    """
+    gram, here = inner_products(rows), len(values[0])
+    if len(basis) < len(rows) or np.linalg.eigvalsh(gram)[0] < _APART:
+        return None
+    turn = np.linalg.solve(gram, inner_products(rows, basis)).T.astype(basis.dtype)  # basis = turn @ rows
+    own = rows.astype(basis.dtype, copy=False)
+    images = np.concatenate([values[0][:, None] * rows[:here], in_batches(first, own[here:])], dtype=basis.dtype)
+    others = np.concatenate([in_batches(second, own[:here]), values[1][:, None] * rows[here:]], dtype=basis.dtype)
+    return combination(turn, images), combination(turn, others)
 
 
 def _inner_beside(first: WhiteImages, second: WhiteImages, basis: Array, images: Array, others: Array) -> Array:

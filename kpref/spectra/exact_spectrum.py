@@ -15,10 +15,11 @@ Where K mixes units it is one problem of the size of J: min(M, B T H).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.linalg import eigvalsh, svdvals
+import numpy.typing as npt
+from scipy.linalg import eigh, eigvalsh, svdvals
 
 from kpref import kernels
 from kpref._reprs import short_repr
@@ -32,7 +33,7 @@ from kpref.threads import per_call, run_blocks, serial_blas
 from kpref.unit_factors import UnitForm
 from kpref.unit_form import unit_form
 
-__all__ = ["KernelSpectrum", "form_spectrum", "has_exact_spectrum", "kernel_spectrum"]
+__all__ = ["Directions", "KernelSpectrum", "form_spectrum", "has_exact_spectrum", "kernel_spectrum"]
 
 #: Rows of F_h that one rank-k update takes, so that they are still in cache when they are multiplied.
 _CHUNK = 512
@@ -68,8 +69,35 @@ class KernelSpectrum:
     __repr__ = short_repr
 
 
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """Of the `most` largest eigenvalues, which units have them and where: filled in passing, as far as that is cheap.
+
+    `of_unit`: for a unit the leading eigenvectors (c, columns of F_u) of ``F_u^T F_u`` in the measure, descending.
+    """
+
+    most: int
+    of_unit: dict[int, Array] = field(default_factory=dict)
+
+    def wanted(self, unit_values: Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Units of the largest among eigenvalues (N, c), and which of a unit's each is."""
+        order = np.argsort(-unit_values, axis=None, kind="stable")[: self.most]
+        owners, ranks = np.unravel_index(order, unit_values.shape)
+        return owners, ranks
+
+    def enter(self, unit_values: Array, first: int, gram: Callable[[int], Array]) -> None:
+        """From Gram matrices of the units `first` and later ones, eigenvalues of all up to the last one being known."""
+        owners, ranks = self.wanted(unit_values)
+        for unit in map(int, np.unique(owners[owners >= first])):
+            size, count = unit_values.shape[1], int(ranks[owners == unit].max()) + 1
+            _, vectors = eigh(gram(unit), subset_by_index=(size - count, size - 1), check_finite=False)
+            self.of_unit[unit] = vectors[:, ::-1].T
+
+
 @serial_blas
-def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None) -> KernelSpectrum:
+def kernel_spectrum(
+    flow: Flow, progress: Callable[[int], object] | None = None, directions: Directions | None = None
+) -> KernelSpectrum:
     """Exact spectrum of ``flow.K``, multiplicities included.
 
     Parameters
@@ -77,6 +105,8 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
     flow : Flow
     progress : callable, optional
         Called with 1 after each unit.
+    directions : Directions, optional
+        Filled, where units share their features.
 
     Returns
     -------
@@ -98,12 +128,14 @@ def kernel_spectrum(flow: Flow, progress: Callable[[int], object] | None = None)
     flow = require_flow(flow)
     if progress is not None:
         function("progress", progress, "a number of units")
-    return form_spectrum(flow.linearization, flow.space.mu, progress)
+    return form_spectrum(flow.linearization, flow.space.mu, progress, directions)
 
 
 @serial_blas
 @np.errstate(over="ignore", invalid="ignore")  # it is said in words
-def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | None = None) -> KernelSpectrum:
+def form_spectrum(
+    form: Form, mu: Array, progress: Callable[[int], object] | None = None, directions: Directions | None = None
+) -> KernelSpectrum:
     """`kernel_spectrum` of a linearisation, mu (B, T) being the measure."""
     units = unit_form(form)
     if units is None:
@@ -119,7 +151,7 @@ def form_spectrum(form: Form, mu: Array, progress: Callable[[int], object] | Non
         if progress is not None:
             progress(1)
     else:
-        unit_values = _unit_spectra(weighted, progress)
+        unit_values = _unit_spectra(weighted, progress, directions)
     return _summary(unit_values[:, : units.parts * np.count_nonzero(mu)])
 
 
@@ -165,7 +197,7 @@ def _summary(unit_values: Array) -> KernelSpectrum:
     return KernelSpectrum(values, unit_values, trace, square**0.5, trace * trace / square if square else 0.0)
 
 
-def _unit_spectra(units: UnitForm, progress: Callable[[int], object] | None) -> Array:
+def _unit_spectra(units: UnitForm, progress: Callable[[int], object] | None, directions: Directions | None) -> Array:
     """Eigenvalues of ``F_u F_u^T`` for each unit u, (N, most of them)."""
     rows, columns = units.n_steps * units.n_trials, units.width
     wide = columns > rows * units.parts
@@ -189,6 +221,8 @@ def _unit_spectra(units: UnitForm, progress: Callable[[int], object] | None) -> 
     if not wide and all(features.shared for _, features in units.groups):
         for some, gram in grams_of_units(units):
             solve(some, gram)
+            if directions is not None and size:
+                directions.enter(unit_values[: some.stop], some.start, gram)
     else:
         solve(slice(0, units.n_units), lambda unit: _gram(units, unit, wide))
     return unit_values

@@ -263,10 +263,12 @@ def _control(op: TensorOperator, seed: int) -> _Control:
         images[index] = form(basis[index : index + 1])[0]
         vector = form.transpose(images[index : index + 1])[0]
     rows, values = (
-        coordinates.embed(vectors).reshape(count, -1, units).astype(np.float64)
+        coordinates.embed(vectors).reshape(count, -1, units)
         for coordinates, vectors in ((form.domain, basis), (form.codomain, images))
     )
+    # Sums in the precision of the operator: they round no more than its products do.
     fourths = sum(float(np.vdot(*both)) for both in zip(*map(_pair_grams, (rows, values)), strict=True))
+    rows, values = rows.astype(np.float64), values.astype(np.float64)
     return _Control(rows, values, float(np.vdot(values, values)), fourths)
 
 
@@ -281,9 +283,10 @@ def _pair_grams(matrices: Array) -> tuple[Array, Array]:
     count, _, units = each.shape
     row, column = np.triu_indices(units)
     above, below = row * units + column, column * units + row
-    even, odd = (np.empty((number, len(row))) for number in (count * (count + 1) // 2, count * (count - 1) // 2))
-    half = 0.5**0.5
-    weights = np.where(row == column, half, 1.0)
+    pairs = (count * (count + 1) // 2, count * (count - 1) // 2)
+    even, odd = (np.empty((number, len(row)), each.dtype) for number in pairs)
+    half = each.dtype.type(0.5**0.5)
+    weights = np.where(row == column, half, each.dtype.type(1))
 
     def task(index: int) -> None:
         """X_ij for one i and j >= i."""
@@ -297,7 +300,7 @@ def _pair_grams(matrices: Array) -> tuple[Array, Array]:
         np.subtract(upper[1:], lower[1:], out=odd[first - index : first - index + count - index - 1])
 
     run_blocks(task, count)
-    return even @ even.T, odd @ odd.T
+    return (even @ even.T).astype(np.float64), (odd @ odd.T).astype(np.float64)
 
 
 def _pair_overlaps(samples: Array) -> Array:

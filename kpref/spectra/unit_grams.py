@@ -14,21 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from kpref._types import Array
 from kpref.memory import require_memory
-from kpref.threads import even_blocks, run_blocks
+from kpref.threads import even_blocks, get_num_threads, run_blocks
 from kpref.unit_factors import UnitForm
 
 __all__ = ["grams_of_units"]
 
 Integers = npt.NDArray[np.intp]
 
-#: Entries of the products ``v_i v_j`` that a task forms.
-_TASK_ENTRIES = 1 << 21
+#: Entries of the products ``v_i v_j`` that a task forms: so many that what they are multiplied by, which each task goes
+#: through anew, counts for little.
+_TASK_ENTRIES = 1 << 23
 #: Entries of the sums over points of some units, and the fewest units that share the products.
 _SUMS, _FEWEST = 1 << 24, 16
 
@@ -41,8 +43,8 @@ class _Shared:
     columns: tuple[Integers, ...]  # of each current
     currents: tuple[tuple[int, int], ...]  # pairs g <= h
     place: Integers  # (C, C): number of each pair of columns
-    # sets of pairs of currents, and the pairs of columns (2, p) with their numbers (p,) that just these need
-    needs: tuple[tuple[Integers, Integers, Integers], ...]
+    # sets of pairs of currents, and the pairs of columns (2, p) that just these need, whose numbers follow each other
+    needs: tuple[tuple[Integers, Integers, slice], ...]
 
 
 def grams_of_units(units: UnitForm) -> Iterator[tuple[slice, Callable[[int], Array]]]:
@@ -58,8 +60,9 @@ def grams_of_units(units: UnitForm) -> Iterator[tuple[slice, Callable[[int], Arr
     each = max(1, len(shared.currents) * pairs)
     for part in even_blocks(units.n_units, min(units.n_units, max(_FEWEST, _SUMS // each))):
         number = part.stop - part.start
-        require_memory(8.0 * (number * each + len(shared.currents) * number * shared.values.shape[1]),
-                       "the Gram matrices of K")  # fmt: skip
+        points = shared.values.shape[1]
+        tasks = get_num_threads() * min(pairs * points, _TASK_ENTRIES)
+        require_memory(8.0 * (number * each + len(shared.currents) * number * points + tasks), "the Gram matrices of K")
         yield part, _assembled(shared, _sums(shared, _coefficients(units, shared, part), pairs), part.start)
 
 
@@ -83,13 +86,14 @@ def _shared(units: UnitForm) -> _Shared:
     asked = asked | asked.swapaxes(1, 2)
     upper = np.stack(np.triu_indices(count))
     kinds, kind = np.unique(asked[:, upper[0], upper[1]], axis=1, return_inverse=True)
-    place = np.empty((count, count), np.intp)
-    place[upper[0], upper[1]] = place[upper[1], upper[0]] = np.arange(upper.shape[1])
-    needs = []
+    place, needs, first = np.empty((count, count), np.intp), [], 0
     for index, wanted in enumerate(kinds.T):
-        numbers = np.flatnonzero(kind.reshape(-1) == index)
+        ends = upper[:, kind.reshape(-1) == index]
+        numbers = slice(first, first + ends.shape[1])
+        place[ends[0], ends[1]] = place[ends[1], ends[0]] = np.arange(numbers.start, numbers.stop)
+        first = numbers.stop
         if wanted.any():
-            needs.append((np.flatnonzero(wanted), upper[:, numbers], numbers))
+            needs.append((np.flatnonzero(wanted), ends, numbers))
     values = np.stack(rows) if rows else np.zeros((0, units.n_steps * units.n_trials))
     return _Shared(values, tuple(columns), tuple(currents), place, tuple(needs))
 
@@ -112,24 +116,32 @@ def _sums(shared: _Shared, coefficients: Array, pairs: int) -> Array:
     number, points = coefficients.shape[1:]
     sums = np.zeros((len(shared.currents), number, pairs))
     width = max(1, _TASK_ENTRIES // max(1, points))
-    for wanted, ends, pairs_of in shared.needs:
-        blocks, factors = even_blocks(len(pairs_of), width), coefficients[wanted].reshape(-1, points)
-        found = np.empty((len(factors), len(pairs_of)))
+    for wanted, ends, numbers in shared.needs:
+        blocks, factors = even_blocks(ends.shape[1], width), coefficients[wanted].reshape(-1, points)
 
         def task(
             index: int,
             blocks: list[slice] = blocks,
             factors: Array = factors,
             ends: Integers = ends,
-            out: Array = found,
+            wanted: Integers = wanted,
+            first: int = numbers.start,
         ) -> None:
-            first, second = ends[:, blocks[index]]
-            out[:, blocks[index]] = factors @ (shared.values[first] * shared.values[second]).T
+            block = blocks[index]
+            own = factors @ _products(shared.values, *ends[:, block]).T
+            sums[wanted, :, first + block.start : first + block.stop] = own.reshape(len(wanted), number, -1)
 
         run_blocks(task, len(blocks))
-        for pair, own in zip(wanted, found.reshape(len(wanted), number, -1), strict=True):
-            sums[pair][:, pairs_of] = own
     return sums
+
+
+def _products(values: Array, first: Integers, second: Integers) -> Array:
+    """``v_i v_j`` for pairs of rows of values, sorted by i: rows j that follow each other are not gathered."""
+    found = np.empty((len(first), values.shape[1]))
+    breaks = np.flatnonzero((np.diff(first) != 0) | (np.diff(second) != 1)) + 1
+    for start, stop in pairwise([0, *breaks, len(first)]):
+        np.multiply(values[first[start]], values[second[start] : second[start] + stop - start], out=found[start:stop])
+    return found
 
 
 def _assembled(shared: _Shared, sums: Array, first: int) -> Callable[[int], Array]:
