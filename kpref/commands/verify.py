@@ -191,7 +191,7 @@ def _options(args: argparse.Namespace, model: str) -> dict[str, Any]:
     for name in chosen:
         if choices(model)[name] == (None,):
             flag = "layers" if name == "n_layers" else name.replace("_", "-")
-            raise ValueError(f"--{flag} is an option that a {model} network does not have")
+            raise ValueError(f"--{flag} is an option that networks of kind {model} do not have")
     return chosen | ({"bias": False} if args.no_bias else {})
 
 

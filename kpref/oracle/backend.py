@@ -296,7 +296,9 @@ class LocalBackend(Backend):
         if metrics is None:
             return ()
         if not isinstance(metrics, Mapping):
-            raise BackendFault("dtype", "metrics", f"metrics is a {type(metrics).__name__}; a mapping was expected")
+            raise BackendFault(
+                "dtype", "metrics", f"metrics is of type {type(metrics).__name__}; a mapping was expected"
+            )
         return tuple(str(name) for name in metrics)
 
     def metric(self, name: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
@@ -330,7 +332,7 @@ class LocalBackend(Backend):
             return self._call(operator, lambda: target @ given.reshape(-1))
         if not callable(target):
             raise BackendFault(
-                "dtype", operator, f"{operator} is a {type(target).__name__}; a function of a tensor was expected"
+                "dtype", operator, f"{operator} is of type {type(target).__name__}; a function of a tensor was expected"
             )
         return self._call(operator, lambda: target(given))
 

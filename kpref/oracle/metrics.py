@@ -169,7 +169,7 @@ def _target(name: str, reductions: Reductions, arithmetic: Arithmetic) -> Target
         found = reductions.average(metric.operator)
         # As in the probes of a session: of a narrow range nearly all is needed.
         if not found.size < arithmetic.largest / 64 or not np.isfinite(found.deviation).all():
-            raise OutOfRange(f"the dynamics grow beyond the range of {arithmetic.name}")
+            raise OutOfRange.of(metric.operator, arithmetic)
         return found
     moments = _moments(reductions, metric.operator)
     used = [moments] if name != "alignment_K_NTK" else [moments, _moments(reductions, "K")]

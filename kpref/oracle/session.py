@@ -11,7 +11,7 @@ import numpy as np
 from kpref._types import Array
 from kpref.flow import Flow
 from kpref.models.step import StepModel
-from kpref.oracle.arithmetic import ARITHMETICS
+from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
 from kpref.oracle.backend import OPERATORS, Backend, BackendFault
 from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.evaluation import SWEPT, WEIGHED_BEFORE, factors_of, intermediates
@@ -66,6 +66,11 @@ _LARGEST = 1e70
 
 class OutOfRange(Exception):
     """No tensor of numbers of the arithmetic leads to an answer of such."""
+
+    @classmethod
+    def of(cls, operator: str, arithmetic: Arithmetic) -> OutOfRange:
+        """What an operator makes of numbers that the arithmetic holds, or what arises on the way, it does not."""
+        return cls(f"numbers of {operator}, or on the way to them, are beyond the range of {arithmetic.name}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +133,7 @@ class Session:
                 return loss * self.arithmetic.round_state(tensor * scale)
             length //= 2
             if operator not in ("P", "P_T", "gradient", "D_T") or length == 0:
-                raise OutOfRange(f"the dynamics grow beyond the range of {self.arithmetic.name}")
+                raise OutOfRange.of(operator, self.arithmetic)
             tensor[:, slice(None, -length) if operator == "P" else slice(length, None)] = 0.0
 
     @property

@@ -242,7 +242,7 @@ class _Stages(Session):
                 size = max(size, self.judge.reach(operator, given, values[0]) / INSIDE)
         if scale := self.scale_of_probe(size):
             return loss * self.arithmetic.round_state(tensor * scale)
-        raise OutOfRange(f"the dynamics grow beyond the range of {self.arithmetic.name}")
+        raise OutOfRange.of(operator, self.arithmetic)
 
     def compare(self, operator: str, tensor: Array, answer: Array) -> Comparison:
         """The certificate of an operator's answer."""

@@ -35,7 +35,7 @@ def load_factory(spec: str) -> Any:
             raise
         raise raised_fault(f"importing {spec}", error) from error
     if not callable(target):
-        raise BackendFault("raised", "backend", f"{spec} is a {type(target).__name__}; a function was expected")
+        raise BackendFault("raised", "backend", f"{spec} is of type {type(target).__name__}; a function was expected")
     return target
 
 

@@ -191,7 +191,7 @@ def test_a_backend_that_leaves_a_process_behind_holds_nobody_up():
         (["--trials-file", "trials.npz"], "--trials-file needs --checkpoint"),
         (["--checkpoint", "nowhere.npz"], "No such file"),
         (["--checkpoint", "nowhere.npz", "--no-bias"], "--no-bias is about a random network"),
-        (["--model", "gru", "--layers", "3"], "--layers is an option that a gru network does not have"),
+        (["--model", "gru", "--layers", "3"], "--layers is an option that networks of kind gru do not have"),
         (["--model", "rnn", "--nonlinearity", "erf"], "nonlinearity must be one of tanh, relu, identity"),
         (["--exact", "--model", "gru"], "problems of whole numbers are of linear, "),
         (["--exact", "--measure", "mean"], "has the measure sum"),
