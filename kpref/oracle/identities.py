@@ -105,7 +105,8 @@ class Identities(Session):
     def linearity(self, result: Answer) -> list[Check]:
         """Scaling by a power of two is exact in binary arithmetic, and so must be its effect, but for underflow.
 
-        So the scaled answer has the certificate of the answer; where that is wrong, the two are compared.
+        So the scaled answer has the certificate of the answer; where that is wrong, the two are compared. In a narrow
+        range, which numbers on the way fall out of, it has one of its own.
         """
         operator, right = result.operator, result.operator not in self.defective
         scaled = self.backend(operator, result.tensor / -16)
@@ -120,11 +121,12 @@ class Identities(Session):
             "f(-q/16) = -f(q)/16",
             "pass",
         )
-        check = self.judged(
-            blank,
-            replace(result.comparison, error=error + result.comparison.error if right else error, spread=spread),
-            self.bound_of(operator),
+        comparison = replace(
+            result.comparison, error=error + result.comparison.error if right else error, spread=spread
         )
+        if self.narrow and right:
+            comparison = self.compare(operator, result.tensor / -16, scaled)
+        check = self.judged(blank, comparison, self.bound_of(operator))
         if check.verdict != "defect":
             return [check]
         varies = self.varies(result, result.tensor / -16, scaled)
