@@ -32,15 +32,11 @@ def exponential_less_one(a: Array, arithmetic: Arithmetic) -> Spread:
 
 def lost_of_linoid(a: Array, arithmetic: Arithmetic) -> Array:
     """Relative error of ``a / (1 - exp(-a))`` by the difference, in units."""
-    return _lost(a, arithmetic)
+    if arithmetic.unit > _COARSE:
+        return np.zeros(np.shape(a))
+    return np.asarray(1 / np.maximum(np.abs(a), np.cbrt(12 * arithmetic.unit)))
 
 
 def lost_of_linoid_slope(a: Array, arithmetic: Arithmetic) -> Array:
     """Error of its derivative, in units: of two quotients of about ``1 / a`` that cancel, each with that error."""
-    return np.asarray(np.square(_lost(a, arithmetic)))
-
-
-def _lost(a: Array, arithmetic: Arithmetic) -> Array:
-    if arithmetic.unit > _COARSE:
-        return np.zeros(np.shape(a))
-    return np.asarray(1 / np.maximum(np.abs(a), np.cbrt(12 * arithmetic.unit)))
+    return np.square(lost_of_linoid(a, arithmetic))

@@ -32,7 +32,6 @@ _STRIDE = 5  # products after which convergence is looked for
 _SETTLED = 1e-6  # defect of the largest value of a block, relative to it, that is settled: its square tells the value's
 _WORTHWHILE = 0.75  # part of the blocks, or less, that one goes on with alone
 _MAX_RESTARTS = 200
-_CANCELLED = 0.5  # part of a vector, or less, that is made orthogonal once more
 _BLOCKS_AT_ONCE = 4  # whose vectors a task makes orthogonal
 Integers = npt.NDArray[np.intp]
 Product = Callable[[Array], Array]
@@ -209,18 +208,16 @@ def extend_blocks(symmetric: Callable[[Array], Array], basis: Array, projected: 
     """Fill the basis from vector `first` on, and the projected matrix; returns the norms of what is left over.
 
     A block whose Krylov space is exhausted goes on with zero vectors, which add zeros to its spectrum. One block after
-    the other: the basis of one stays in a cache while it is read several times. An image has no share but rounding in
-    vectors before the last two, unless these are the Ritz vectors of a restart.
+    the other: the basis of one stays in a cache while it is read four times.
     """
     number, beta = len(basis), np.zeros(len(basis))
     parts = even_blocks(number, min(number, _BLOCKS_AT_ONCE))
     for column in range(first, projected.shape[2]):
         fresh = np.ascontiguousarray(symmetric(basis[:, column]))
-        near = column - 1 if column > first else 0
 
-        def task(index: int, column: int = column, fresh: Array = fresh, near: int = near) -> None:
+        def task(index: int, column: int = column, fresh: Array = fresh) -> None:
             for block in range(parts[index].start, parts[index].stop):
-                overlaps, beta[block] = _extend(basis[block, : column + 2], fresh[block], near)
+                overlaps, beta[block] = _extend(basis[block, : column + 2], fresh[block])
                 projected[block, : column + 1, column] += overlaps
                 projected[block, column, : column + 1] = projected[block, : column + 1, column]
 
@@ -228,22 +225,17 @@ def extend_blocks(symmetric: Callable[[Array], Array], basis: Array, projected: 
     return beta
 
 
-def _extend(rows: Array, vector: Array, near: int) -> tuple[Array, float]:
+def _extend(rows: Array, vector: Array) -> tuple[Array, float]:
     """Make a vector (n,) orthonormal to all rows but the last, which it becomes; its overlaps, and what was left of it.
 
-    Its larger shares are in the rows from `near` on. The last row is zero where nothing but rounding was left. The
-    vector is overwritten.
+    The last row is zero where nothing but rounding was left. The vector is overwritten.
     """
     known, overlaps, length = rows[:-1], np.zeros(len(rows) - 1), float(np.linalg.norm(vector))
-    left = 0.0
-    for start in (near, 0, 0):
-        before, some = left, known[start:]
-        found = some @ vector
-        vector -= found @ some
-        overlaps[start:] += found
-        left = float(np.linalg.norm(vector))
-        if left > _CANCELLED * before > 0:  # what rounding left of the time before is gone
-            break
+    for _ in range(2):  # once more, for what rounding left of the first time: all of it where images outgrow others
+        found = known @ vector
+        vector -= found @ known
+        overlaps += found
+    left = float(np.linalg.norm(vector))
     if left <= 100 * np.finfo(float).eps * length:
         rows[-1] = 0.0
         return overlaps, 0.0
