@@ -19,6 +19,7 @@ from kpref.compiled import compilation
 from kpref.kernels import panels
 from kpref.kernels.interpreter import rows_of_j
 from kpref.kernels.lowering import Structure, lower
+from kpref.kernels.scaled_sums import add_scaled
 from tests.conftest import in_turn
 
 NAMES = {
@@ -342,3 +343,19 @@ def test_compiled_code_is_found_again_by_another_process(tmp_path):
         for _ in range(2)
     ]
     assert [(done.stdout, done.stderr) for done in told] == [("[1.296875] 0\n", ""), ("[1.296875] 1\n", "")]
+
+
+@pytest.mark.parametrize("left", ["each", "shared", None])
+@pytest.mark.parametrize("right", ["each", "shared", None])
+def test_scaled_matrices_are_added_to_their_part(rng, left, right):
+    matrix, total = rng.standard_normal((7, 9))[::2, 1:6], rng.standard_normal((3, 6, 8))
+    shapes = {"each": (3,), "shared": (1,)}
+    scales = [None if kind is None else rng.standard_normal((*shapes[kind], size))
+              for kind, size in zip((left, right), matrix.shape, strict=True)]  # fmt: skip
+    one, other = (np.ones((1, size)) if given is None else given
+                  for given, size in zip(scales, matrix.shape, strict=True))  # fmt: skip
+    expected = total.copy()
+    expected[:, 2:6, 3:8] += one[:, :, None] * matrix * other[:, None, :]
+    size = np.abs(expected) + np.pad(np.abs(one[:, :, None] * matrix * other[:, None, :]), ((0, 0), (2, 0), (3, 0)))
+    add_scaled(total, 2, 3, scales[0], matrix, scales[1])
+    assert (np.abs(total - expected) <= gamma(3) * size).all()  # two products and a sum, or one rounding less

@@ -79,7 +79,8 @@ def _shared(units: UnitForm) -> _Shared:
             own.append(number)
         columns += [np.array(own, dtype=np.intp)] * (part.stop - part.start)
     count = len(rows)
-    currents = [(g, h) for g in range(len(columns)) for h in range(g, len(columns))]
+    # Those of the first currents, which often share their features, follow each other.
+    currents = [(g, h) for h in range(len(columns)) for g in range(h + 1)]
     asked = np.zeros((len(currents), count, count), dtype=np.bool_)
     for index, (g, h) in enumerate(currents):
         asked[index][np.ix_(columns[g], columns[h])] = True
@@ -117,7 +118,8 @@ def _sums(shared: _Shared, coefficients: Array, pairs: int) -> Array:
     sums = np.zeros((len(shared.currents), number, pairs))
     width = max(1, _TASK_ENTRIES // max(1, points))
     for wanted, ends, numbers in shared.needs:
-        blocks, factors = even_blocks(ends.shape[1], width), coefficients[wanted].reshape(-1, points)
+        blocks = even_blocks(ends.shape[1], width)
+        factors = coefficients[_as_slice(wanted)].reshape(-1, points)  # nearly as large as all else here: no copy
 
         def task(
             index: int,
@@ -129,10 +131,17 @@ def _sums(shared: _Shared, coefficients: Array, pairs: int) -> Array:
         ) -> None:
             block = blocks[index]
             own = factors @ _products(shared.values, *ends[:, block]).T
-            sums[wanted, :, first + block.start : first + block.stop] = own.reshape(len(wanted), number, -1)
+            place = _as_slice(wanted), slice(None), slice(first + block.start, first + block.stop)
+            sums[place] = own.reshape(len(wanted), number, -1)
 
         run_blocks(task, len(blocks))
     return sums
+
+
+def _as_slice(numbers: Integers) -> slice | Integers:
+    """Ascending numbers as a slice where they follow each other: it needs no copy of what it takes."""
+    first, stop = int(numbers[0]), int(numbers[-1]) + 1
+    return slice(first, stop) if stop - first == len(numbers) else numbers
 
 
 def _products(values: Array, first: Integers, second: Integers) -> Array:
