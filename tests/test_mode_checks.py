@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import STRUCTURES, examples, flows, make_flow
 
-from kpref.analysis.mode_checks import ASKED, kernel_checks, mode_check, whole_vectors
+from kpref.analysis.mode_checks import ASKED, kernel_checks, mode_check
 from kpref.analysis.parameter_operator import kernel_modes
 from kpref.analysis.selfcheck import longest_sum
 from kpref.operators import Structure, TensorOperator
 from kpref.spectra import eigh, kernel_spectrum, trial_norms
-from kpref.spectra.blocks import block_eigh
+from kpref.spectra.blocks import block_eigh, whole_vectors
 from kpref.spectra.exact_spectrum import Directions
 from kpref.spectra.symmetric import SymmetricForm
 from kpref.spectra.white_images import white_images

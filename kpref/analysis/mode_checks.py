@@ -25,7 +25,6 @@ from kpref.flow import Flow
 from kpref.operators import TensorOperator
 from kpref.operators.precision import for_estimates
 from kpref.spectra import Eigen, KernelSpectrum
-from kpref.spectra.blocks import BlockEigen
 from kpref.spectra.closed_form import kernel_unit_trace
 from kpref.spectra.paired_probes import DENSE_SIZE
 from kpref.spectra.rows import inner_products
@@ -33,7 +32,7 @@ from kpref.spectra.symmetric import SymmetricForm
 from kpref.spectra.white_images import WhiteImages, white_images
 from kpref.threads import serial_blas
 
-__all__ = ["ASKED", "kernel_checks", "kernel_sums", "mode_check", "whole_vectors"]
+__all__ = ["ASKED", "kernel_checks", "kernel_sums", "mode_check"]
 
 #: Residual, relative to the largest eigenvalue, that eigensolvers are asked for.
 ASKED = 1e-10
@@ -45,14 +44,6 @@ _PROBES = 12
 _DEVIATIONS = 6.0
 #: What rounding may do to a trace, relative to it, where sampling leaves nothing.
 _CERTAIN = {"float64": 1e-9, "float32": 1e-5}
-
-
-def whole_vectors(modes: BlockEigen, shape: tuple[int, ...], axis: int) -> Array:
-    """Eigenfunctions of blocks along an axis as tensors (k, \\*shape) that are zero in the other blocks."""
-    tensors = np.zeros((len(modes.values), *shape))
-    for tensor, block, vector in zip(tensors, modes.blocks, modes.vectors, strict=True):
-        np.moveaxis(tensor, axis, 0)[block] = vector
-    return tensors
 
 
 @serial_blas
@@ -150,14 +141,14 @@ def _trace_check(
         seen = white_images(SymmetricForm(for_estimates(operator, DENSE_SIZE)), _PROBES, seed)
     drawn, images = seen.vectors, seen.images
     # x = g - s Q, and x.K x from K g and the modes: of the latter another check makes sure.
-    modes = seen.form.coordinates.to_vectors(vectors.astype(drawn.dtype, copy=False))
+    modes = seen.form.coordinates.to_vectors(vectors.astype(images.dtype, copy=False))
     shares, image_shares = inner_products(drawn, modes), inner_products(images, modes)
     whole = np.einsum("ij,ij->i", drawn, images, dtype=np.float64)
     forms = whole - 2 * np.einsum("ij,ij->i", shares, image_shares) + np.square(shares) @ values
     rest = max(exact.frobenius**2 - float(np.square(values).sum()), 0.0) ** 0.5
     estimate = float(values.sum() + forms.mean())
     scale = max(abs(exact.trace), abs(estimate))
-    bound = _DEVIATIONS * rest * math.sqrt(2.0 / len(forms)) / (scale or 1.0) + _CERTAIN[drawn.dtype.name]
+    bound = _DEVIATIONS * rest * math.sqrt(2.0 / len(forms)) / (scale or 1.0) + _CERTAIN[images.dtype.name]
     error = abs(estimate - exact.trace) / (scale or 1.0)
     verdict = "K is zero" if scale == 0 else ""
     if not error <= bound:

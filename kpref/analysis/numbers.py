@@ -21,7 +21,7 @@ from kpref.analysis.checks import Check
 from kpref.analysis.effort import DEFAULT, Effort
 from kpref.analysis.gradient_checks import error_check, flow_check
 from kpref.analysis.missed_modes import missed_check
-from kpref.analysis.mode_checks import ASKED, kernel_checks, kernel_sums, mode_check, whole_vectors
+from kpref.analysis.mode_checks import ASKED, kernel_checks, kernel_sums, mode_check
 from kpref.analysis.operator_sizes import Dimensions, measure_dimensions, schmidt_trials
 from kpref.analysis.parameter_operator import exact_spectrum, kernel_modes
 from kpref.analysis.profile import Profile, leading_profile
@@ -45,7 +45,7 @@ from kpref.spectra import (
     TaskAlignment,
     eigh,
 )
-from kpref.spectra.blocks import BlockEigen, block_eigh
+from kpref.spectra.blocks import BlockEigen, block_eigh, whole_vectors
 from kpref.spectra.exact_spectrum import Directions
 from kpref.spectra.white_images import WhiteImages
 from kpref.trials import Trials

@@ -31,7 +31,7 @@ from kpref.spectra import (
     schmidt_spectrum,
 )
 from kpref.spectra.beside_modes import seen_beside_modes
-from kpref.spectra.blocks import BlockEigen
+from kpref.spectra.blocks import BlockEigen, whole_vectors
 from kpref.spectra.paired_probes import DENSE_SIZE
 from kpref.spectra.schmidt import schmidt_flops
 from kpref.spectra.schmidt_sampling import DENSE_SIZE as SCHMIDT_DENSE_SIZE
@@ -110,11 +110,11 @@ def measure_dimensions(
     images = seen or {}
     groups = trial_groups(flow.space, seed)
     errors: dict[str, float] = {}
-    whole = np.zeros((len(propagator_modes.values), *flow.space.shape))
-    whole[np.arange(len(whole)), propagator_modes.blocks] = propagator_modes.vectors
     ntk = _sizes(flow.NTK, flow.space, modes.values, modes.vectors, groups, probes, seed, "NTK", errors,
                  images.get("NTK"))  # fmt: skip
+    whole = whole_vectors(propagator_modes, flow.space.shape, axis=0)
     propagator = _sizes(flow.P.gram(), flow.space, propagator_modes.values, whole, groups, probes, seed, "PP*", errors)
+    del whole
     kernel = _kernel_sizes(flow, spectrum, kernel_modes, groups, probes, seed, errors, images.get("K"))
     return Dimensions(
         kernel_trace=kernel[0],

@@ -59,8 +59,8 @@ def beside_modes(
 def seen_beside_modes(seen: WhiteImages, values: Array, modes: Array, groups: Array | None = None) -> BesideModes:
     """The same from products that are there already."""
     count, known, size = len(seen.vectors), len(modes), seen.vectors.shape[1]
-    require_memory(float(known) * size * seen.vectors.itemsize, f"the eigenfunctions of {seen.form.op.name}")
-    basis = seen.form.coordinates.to_vectors(np.asarray(modes, seen.vectors.dtype))
+    require_memory(float(known) * size * seen.images.itemsize, f"the eigenfunctions of {seen.form.op.name}")
+    basis = seen.form.coordinates.to_vectors(np.asarray(modes, seen.images.dtype))
     places = _columns_of_groups(seen.form.coordinates, groups)
     raw = inner_products_of_parts((basis, seen.vectors, seen.images), places)
     total = raw.sum(axis=0)
@@ -80,7 +80,7 @@ def seen_beside_modes(seen: WhiteImages, values: Array, modes: Array, groups: Ar
         overlaps=total[drawn, drawn],
         dimensions=size - known,
         size=size,
-        dtype=seen.vectors.dtype,
+        dtype=seen.images.dtype,
         n_products=count,
         method=f"leading {known} eigenvalues, random vectors for the rest",
     )

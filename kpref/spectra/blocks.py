@@ -25,7 +25,7 @@ from kpref.spectra.eigen import check_search, signs
 from kpref.spectra.symmetric import require_apart, require_operator
 from kpref.threads import even_blocks, run_blocks, serial_blas
 
-__all__ = ["BlockEigen", "block_eigh", "extend_blocks", "one_a_block"]
+__all__ = ["BlockEigen", "block_eigh", "extend_blocks", "one_a_block", "whole_vectors"]
 
 _EXTRA = 14  # vectors of a basis beyond the k that a restart keeps
 _STRIDE = 5  # products after which convergence is looked for
@@ -120,6 +120,14 @@ def block_eigh(
         vectors[pairs] = np.moveaxis(space.scale(tensor(whole), -0.5), axis, 0)[there]
     vectors *= signs(vectors)
     return BlockEigen(values, vectors, blocks, residuals, products, *tops)
+
+
+def whole_vectors(modes: BlockEigen, shape: tuple[int, ...], axis: int) -> Array:
+    """Eigenfunctions of blocks along an axis as tensors (k, \\*shape) that are zero in the other blocks."""
+    tensors = np.zeros((len(modes.values), *shape))
+    for tensor, block, vector in zip(tensors, modes.blocks, modes.vectors, strict=True):
+        np.moveaxis(tensor, axis, 0)[block] = vector
+    return tensors
 
 
 def one_a_block(blocks: Integers) -> list[Integers]:

@@ -129,10 +129,8 @@ def alignment_of_images(
     operator and the others of the second, their eigenvalues: they save half of the products if these are far apart.
     Raises ValueError if they have met other vectors, or an operator is zero.
     """
-    a, b, dtype = first.form.op, second.form.op, first.vectors.dtype
-    if first.vectors is not second.vectors and (first.seed, first.vectors.shape, dtype) != (
-        second.seed, second.vectors.shape, second.vectors.dtype
-    ):  # fmt: skip
+    a, b, dtype = first.form.op, second.form.op, first.images.dtype
+    if (first.seed, first.vectors.shape, dtype) != (second.seed, second.vectors.shape, second.images.dtype):
         raise ValueError(f"{a.name} and {b.name} have not met the same random vectors")
     rows = first.form.coordinates.to_vectors(tensors)
     basis = orthonormal(rows).astype(dtype)

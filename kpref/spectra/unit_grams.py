@@ -32,7 +32,7 @@ Integers = npt.NDArray[np.intp]
 #: through anew, counts for little.
 _TASK_ENTRIES = 1 << 23
 #: Entries of the sums over points of some units, and the fewest units that share the products.
-_SUMS, _FEWEST = 1 << 24, 16
+_SUMS, _FEWEST = 1 << 23, 16
 
 
 @dataclass(frozen=True, eq=False)
