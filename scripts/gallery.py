@@ -19,12 +19,19 @@ from kpref.models.registry import Registration, registered
 from kpref.plots import plot_modes_over_time, plot_spectrum
 
 TRIALS, STEPS, UNITS, INPUTS, MODES = 5, 120, 12, 2, 4
+#: Steps of the input, after which there is none.
+DRIVEN = STEPS // 3
 #: Length of the trials of a field, in steps that resolve it.
 SPAN = 300
 #: States that are larger belong to a network that explodes, of which nothing is to be seen.
 LARGEST = 1e3
-#: Colours of parts of the state, or of units where there is one part.
+#: Colours of parts of the state, and how lines of its units are drawn.
 COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+STYLES = ("solid", "dashed", "dotted")
+#: Names of the axis of time, where it is neither a step of a map nor of no unit.
+TIMES = {"hodgkin-huxley": "time (ms)", "mlp": "layer"}
+#: Layers of a perceptron, each a step.
+LAYERS = 24
 
 
 def driven(known: Registration) -> kpref.Flow:
@@ -37,11 +44,14 @@ def driven(known: Registration) -> kpref.Flow:
 
 
 def flow_of(known: Registration, gain: float) -> kpref.Flow:
-    """Trials from where the network starts, or, if that is zero, from around it."""
+    """Trials from where the network starts, or, if that is zero, from around it; a perceptron's are data."""
     rng = np.random.default_rng(0)
+    if known.name == "mlp":
+        perceptron = known.init(LAYERS, UNITS, 0, gain=gain)
+        return kpref.Flow(perceptron, np.tile(np.eye(LAYERS), (TRIALS, 1, 1)), rng.normal(size=(TRIALS, UNITS)))
     model = known.init(INPUTS, UNITS, 0, gain=gain)
     inputs = np.zeros((TRIALS, STEPS, INPUTS))
-    inputs[:, : STEPS // 3] = rng.normal(size=(TRIALS, 1, INPUTS))
+    inputs[:, :DRIVEN] = rng.normal(size=(TRIALS, 1, INPUTS))
     z0 = model.start if model.start.any() else 0.1 * rng.normal(size=(TRIALS, model.n_states))
     if not known.is_continuous:
         return kpref.Flow(model, inputs, z0)
@@ -51,37 +61,52 @@ def flow_of(known: Registration, gain: float) -> kpref.Flow:
 
 def draw(known: Registration, flow: kpref.Flow) -> Figure:
     """The figure of one network."""
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    figure = Figure(figsize=(14, 4.6), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
-    times = flow.solution.times if known.is_continuous else np.arange(1, STEPS + 1)
+    times = flow.solution.times if known.is_continuous else np.arange(1, flow.states.shape[1] + 1)
     trajectory(left, flow, times)
-    left.set_xlabel("time" if known.is_continuous else "step")
     modes = kpref.eigh(flow.NTK, MODES)
-    plot_modes_over_time(modes.vectors, modes.values, times=times if known.is_continuous else None, ax=middle)
+    given = times if known.is_continuous else None
+    plot_modes_over_time(modes.vectors, modes.values, "length over units, rms over trials", given, middle)
     middle.set_title("leading modes of the NTK")
+    for ax in (left, middle):
+        ax.set_xlabel(TIMES.get(known.name, "time" if known.is_continuous else "step"))
+        if known.name != "mlp":
+            first, last = (times[0], times[DRIVEN]) if known.is_continuous else (0.5, DRIVEN + 0.5)
+            ax.axvspan(first, last, color="0.92", zorder=0, label="input on")
+        below(ax)
     spectrum = kpref.kernel_spectrum(flow)
     values = spectrum.values[spectrum.values > 1e-12 * spectrum.values[0]]
-    plot_spectrum([("K", values)], dimensions=[spectrum.effective_dimension], ax=right)
-    right.set_title(f"K: effective dimension {spectrum.effective_dimension:.1f} of {len(values)}")
-    figure.suptitle(f"{known.name}: {flow.model.in_words}")
+    plot_spectrum([("eigenvalues of K", values)], dimensions=[spectrum.effective_dimension], ax=right)
+    right.set_title(f"spectrum of K, {len(values)} eigenvalues")
+    right.lines[-1].set_label(f"effective dimension, {spectrum.effective_dimension:.1f}")
+    below(right)
+    figure.suptitle(f"{known.name}: {flow.model.in_words}, random; {TRIALS} trials")
     return figure
+
+
+def below(ax: Axes) -> None:
+    """The legend, where it hides nothing."""
+    ax.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, frameon=False)
 
 
 def trajectory(ax: Axes, flow: kpref.Flow, times: np.ndarray) -> None:
     """Each part of the state of three units in one trial, a part to its largest size; one part as it is."""
     parts = flow.model.parts
     for number, (name, columns) in enumerate(parts.items()):
-        values = flow.states[0][:, columns][:, :3]
+        values = flow.states[0][:, columns][:, : len(STYLES)]
         size = np.abs(values).max() or 1.0
-        shown = values if len(parts) == 1 else values / size
-        for unit, line in enumerate(shown.T):
+        for unit, line in enumerate((values if len(parts) == 1 else values / size).T):
+            label = f"unit {unit + 1}" if len(parts) == 1 else f"{name}, up to {size:.3g}" if unit == 0 else None
             color = COLORS[unit if len(parts) == 1 else number % len(COLORS)]
-            label = f"{name}, up to {size:.3g}" if unit == 0 and len(parts) > 1 else None
-            ax.plot(times, line, color=color, linewidth=1.2, alpha=1 - 0.3 * unit, label=label)
+            style = STYLES[0 if len(parts) == 1 else unit]
+            ax.plot(times, line, color=color, linewidth=1.3, linestyle=style, label=label)
     if len(parts) > 1:
-        ax.set_ylim(top=1.5)
-        ax.legend(fontsize="x-small", loc="upper center", ncols=3)
-    ax.set_title("three units in one trial" + (", each part by its largest" if len(parts) > 1 else ""))
+        for unit, style in enumerate(STYLES):
+            ax.plot([], [], color="0.3", linestyle=style, label=f"unit {unit + 1}")
+    ax.set_ylabel("state" if len(parts) == 1 else "state, over the largest of its part")
+    ax.set_title("states of three units in one trial")
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from kpref.space import EuclideanSpace
 from kpref.step_form import StepForm
 
 __all__ = [
-    "FACTORS", "LOCAL", "SWEPT", "UNDONE", "WEIGHED_AFTER", "WEIGHED_BEFORE", "evaluate", "evaluate_all",
-    "factors_of", "intermediates",
+    "FACTORS", "LOCAL", "SWEPT", "UNDONE", "WEIGHED_AFTER", "WEIGHED_BEFORE", "apply_factor", "evaluate",
+    "evaluate_all", "factors_of", "intermediates",
 ]  # fmt: skip
 
 #: Operators that are certified by a residual that is local in time, or by the difference from one of these.
@@ -51,6 +51,11 @@ def intermediates(operator: str, form: StepForm, space: EuclideanSpace, tensor: 
     return (values[0] for values in _on_the_way(operator, form, space, tensor[None]))
 
 
+def apply_factor(factor: str, form: StepForm, tensors: Array) -> Array:
+    """A product with one of the factors that operators are made of, of several tensors, first axis."""
+    return np.asarray(_SINGLE[factor](form, tensors))
+
+
 def factors_of(operator: str) -> tuple[str, ...]:
     """What an operator is made of, first applied first."""
     return FACTORS.get(operator, (operator,))
@@ -59,7 +64,7 @@ def factors_of(operator: str) -> tuple[str, ...]:
 def _on_the_way(operator: str, form: StepForm, space: EuclideanSpace, tensors: Array) -> Iterator[Array]:
     value = space.weigh(tensors) if operator in WEIGHED_BEFORE else tensors
     for factor in factors_of(operator):
-        value = np.asarray(_SINGLE[factor](form, value))
+        value = apply_factor(factor, form, value)
         yield value
     if operator in WEIGHED_AFTER:
         yield space.weigh(value)

@@ -66,6 +66,9 @@ _BOUND = 2.0
 #: Part of it that errors of a coarser arithmetic reach at least.
 _LEAST = 1e-3
 
+#: Units of a wrong entry that it may be off, and still be said to be that.
+_STORED = 8.0
+
 #: What a backend may offer, by name.
 METRICS: dict[str, Metric] = {
     **_of_gram("K"),
@@ -110,7 +113,7 @@ def _check(name: str, session: Session, reductions: Reductions) -> Check:
         return replace(blank, message=str(reason))
     except OutOfRange as reason:
         return replace(blank, verdict="could not run", message=str(reason))
-    bound = _bound_of(name, session.arithmetic)
+    bound = _bound_of(right, session.arithmetic)
     ratio = np.atleast_1d(right.compare(claimed, standard_error).ratio())
     largest = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
     check = replace(blank, verdict="pass", figure=float(ratio[largest]), bound=bound)
@@ -133,9 +136,9 @@ def _check(name: str, session: Session, reductions: Reductions) -> Check:
     return replace(check, verdict="defect", guess=guess, first=places[0], largest=places[1])
 
 
-def _bound_of(name: str, arithmetic: Arithmetic) -> float:
-    """How many deviations a metric may be off."""
-    if name.startswith("average"):
+def _bound_of(right: Target, arithmetic: Arithmetic) -> float:
+    """How many deviations a metric may be off: those of products have a bound of their own."""
+    if right.probes is not None:
         return LOCAL_BOUND
     return _BOUND * (APPROXIMATED if arithmetic.elementary else 1.0)
 
@@ -149,9 +152,12 @@ def _explain(
     best, label = min(bound, 0.1 * found), None
     for guess, value in _alternatives(name, reductions):
         value = value if right.probes is None else value @ right.probes
-        # A value that is too large carries rounding errors that are too large.
+        # A value that is too large carries rounding errors that are too large; so do entries where zero is right.
         growth = max(1.0, float(np.linalg.norm(value)) / size)
-        other = replace(right, value=value, deviation=growth * right.deviation)
+        deviation = growth * right.deviation
+        if right.probes is None and value.ndim:
+            deviation = np.maximum(deviation, deviation.T) + _STORED * reductions.judge.arithmetic.unit * np.abs(value)
+        other = replace(right, value=value, deviation=deviation)
         ratio = float(np.max(other.compare(claimed, standard_error).ratio()))
         if ratio < 0.999 * best:
             best, label = ratio, guess

@@ -8,30 +8,31 @@ number is measured along its derivative. To first order in e,
 
 where dA and dJ come of errors of each number that a backend linearises with, f of roundings on the way. A number may
 err by itself, and like all others of its kind, as numbers do that are all alike, or slopes that are one minus a rounded
-square. The deviation of the metrics is that of one common error, and of `_ALONE` of its own, for numbers and roundings.
+square. The deviation of the metrics is that of one common error, and of `ALONE` of its own, for numbers and roundings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from kpref import kernels
 from kpref._types import Array
+from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.certificates import Judge
 from kpref.oracle.random_errors import signed
 from kpref.step_form import StepForm
 from kpref.threads import serial_blas
 
-__all__ = ["RandomFactors", "random_factors"]
+__all__ = ["ALONE", "COUNT", "STEP", "RandomFactors", "erring_forms", "random_factors", "rounding_of"]
 
 #: How many there are, and deviations of what errs by itself: metrics are held to two deviations, of which eight in all
 #: are as good a bound as that of any sweep (`kpref.oracle.session`).
-_COUNT, _ALONE = 16, 4.0
+COUNT, ALONE = 16, 4.0
 #: Relative size of errors that float64 neither loses nor takes for large.
-_STEP = 2.0**-20
+STEP = 2.0**-20
 
 
 class RandomFactors(NamedTuple):
@@ -48,22 +49,27 @@ def random_factors(judge: Judge) -> RandomFactors | None:
     if arithmetic.bias:
         return None
     generator, shape = np.random.default_rng(0), (form.n_trials, form.n_steps, form.n_states)
-    rounding = np.hypot(arithmetic.unit, np.hypot(arithmetic.operand, arithmetic.result))
-    rounding = np.hypot(rounding, arithmetic.accumulate * np.sqrt(1 + form.n_states))
-    step = _STEP / rounding
-    found = RandomFactors(*(np.empty((_COUNT, form.n_parameters, *shape)) for _ in range(2)))
+    rounding = rounding_of(arithmetic, form.n_states)
+    step = STEP / rounding
+    found = RandomFactors(*(np.empty((COUNT, form.n_parameters, *shape)) for _ in range(2)))
     jacobian, sensitivity = _columns(form)
     around = np.abs(sensitivity)
     around[:, :, 1:] += np.abs(sensitivity[:, :, :-1])
     sizes = [(jacobian, np.abs(jacobian)), (sensitivity, around)]
     with np.errstate(all="ignore"):
-        for index, other in enumerate(_erring(judge, form, generator, step)):
+        for index, other in enumerate(erring_forms(judge, form, generator, step)):
             of_products, of_steps = (step * rounding * _error(generator, *size) for size in sizes)
             own = kernels.parameter_product(other, _all_parameters(form)) + of_products
             found.of_jacobian[index] = (own - jacobian) / step
             own += of_steps
             found.of_sensitivity[index] = (kernels.tangent(other, own, overwrite=True) - sensitivity) / step
     return found
+
+
+def rounding_of(arithmetic: Arithmetic, units: int) -> float:
+    """Deviation of a sum over so many units that is stored, relative to it."""
+    rounding = np.hypot(arithmetic.unit, np.hypot(arithmetic.operand, arithmetic.result))
+    return float(np.hypot(rounding, arithmetic.accumulate * np.sqrt(1 + units)))
 
 
 def _columns(form: StepForm) -> tuple[Array, Array]:
@@ -76,8 +82,17 @@ def _all_parameters(form: StepForm) -> Array:
     return np.eye(form.n_parameters)
 
 
-def _erring(judge: Judge, form: StepForm, generator: np.random.Generator, step: float) -> Iterator[StepForm]:
-    """Linearisations with random errors of their numbers, times `step`."""
+def erring_forms(
+    judge: Judge,
+    form: StepForm,
+    generator: np.random.Generator,
+    step: float,
+    drawn: Callable[[Array, Array], Callable[[np.random.Generator], Array]] | None = None,
+) -> Iterator[StepForm]:
+    """Linearisations with random errors of their numbers, times `step`.
+
+    `drawn`: makes of numbers and deviations what draws errors of this size; by default each number has one for itself.
+    """
     operand = judge.arithmetic.operand
     scales = {op.name for op in form.program.operations if op.kind == "scale"}
     deviations: dict[str, Array] = {}
@@ -91,13 +106,15 @@ def _erring(judge: Judge, form: StepForm, generator: np.random.Generator, step: 
                 continue
             rows = chunk.rows if len(right) > 1 else slice(None)
             deviations.setdefault(name, np.zeros(right.shape))[rows] = spread.deviation
-    for _ in range(_COUNT):
-        errors = {name: step * _error(generator, deviation, deviation) for name, deviation in deviations.items()}
+    numbers = {name: form.channel(name) if name in scales else form.variable(name) for name in deviations}
+    draws = {name: (drawn or _one_by_one)(numbers[name], deviation) for name, deviation in deviations.items()}
+    for _ in range(COUNT):
+        errors = {name: step * draw(generator) for name, draw in draws.items()}
         yield form.changed(
             channels={name: form.channel(name) + error for name, error in errors.items() if name in scales},
             variables={name: form.variable(name) + error for name, error in errors.items() if name not in scales},
             weights={
-                name: weight + step * _ALONE * operand * signed(generator, weight, 1)[0]
+                name: weight + step * ALONE * operand * signed(generator, weight, 1)[0]
                 for name, weight in form.weights.items()
             }
             if operand
@@ -105,6 +122,10 @@ def _erring(judge: Judge, form: StepForm, generator: np.random.Generator, step: 
         )
 
 
+def _one_by_one(_: Array, deviation: Array) -> Callable[[np.random.Generator], Array]:
+    return lambda generator: _error(generator, deviation, deviation)
+
+
 def _error(generator: np.random.Generator, common: Array, alone: Array) -> Array:
     """A random error: one for all, of the size and signs of `common`, and of each for itself."""
-    return np.asarray(generator.choice([-1.0, 1.0]) * common + _ALONE * signed(generator, alone, 1)[0])
+    return np.asarray(generator.choice([-1.0, 1.0]) * common + ALONE * signed(generator, alone, 1)[0])

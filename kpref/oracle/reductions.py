@@ -15,11 +15,12 @@ the norms being those of Frobenius. Of a ratio the logarithm is taken: with G = 
 
 where what trace and norm err by together cancels: of an operator of one dimension all of it. Where the matrices are
 small, errors are drawn at random (`kpref.oracle.random_factors`), and what these do along such a derivative stands for
-what rounding does to first order, if that is less. An average over all pairs
-of points is the mean of a product over points, ``<A> s = mean of A (1 (x) s) / (B T)``, whose certificate is at hand. A
-K that keeps units apart is exact at any size (`kpref.unit_form`); where the NTK, or a K that couples units, is too
-large for its exact numbers they are estimated from random probes, and the sampling error is added to what rounding
-explains.
+what rounding does to first order, if that is less; beyond it as well (`kpref.oracle.second_order`). An average over all
+pairs of points is the mean of a product over points, ``<A> s = mean of A (1 (x) s) / (B T)``, whose certificate is at
+hand: as if the errors of all points were one. Where the matrices are small random ones are drawn of it too, entry by
+entry (`kpref.oracle.random_averages`). A K that keeps units apart is exact at any size (`kpref.unit_form`); where the
+NTK, or a K that couples units, is too large for its exact numbers they are estimated from random probes, and the
+sampling error is added to what rounding explains.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from kpref._types import Array
 from kpref.oracle.certificates import Judge
 from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.evaluation import evaluate, evaluate_all, intermediates
+from kpref.oracle.random_averages import deviation_of_average
 from kpref.oracle.random_factors import RandomFactors, random_factors
+from kpref.oracle.second_order import beyond_first_order
 from kpref.oracle.spreads import Spread
 from kpref.spectra.closed_form import kernel_unit_matrix
 from kpref.spectra.exact_spectrum import form_spectrum
@@ -48,7 +51,7 @@ __all__ = ["Moments", "Reductions", "Target"]
 #: say along which errors a number moves.
 _EXACT_ENTRIES, _SHARP_ENTRIES = 1 << 22, 1 << 19
 #: Up to which random errors of them are drawn.
-_RANDOM_ENTRIES = 1 << 17
+_RANDOM_ENTRIES = 1 << 18
 #: Random probes where they are not, and parameter vectors that errors of J and D are measured on.
 _PROBES, _VECTORS = 32, 4
 #: How many times a standard error of sampling counts: deviations of rounding are those of errors that conspire, which
@@ -115,6 +118,16 @@ class Reductions:
     # Reduced views
 
     def average(self, operator: str) -> Target:
+        """``<A>``, entry by entry where errors are drawn at random, otherwise by its products with random signs."""
+        by_signs = self._average_by_signs(operator)
+        drawn = deviation_of_average(self.judge, operator, self._random)
+        if drawn is None or not np.isfinite(drawn).all():
+            return by_signs
+        value = self.average_matrix(operator)
+        part = float(np.linalg.norm(drawn)) / (float(np.linalg.norm(value)) or 1.0)
+        return Target(value, (1.0 + part) * drawn, size=by_signs.size)  # beyond first order, of ``D (1 + e)`` twice
+
+    def _average_by_signs(self, operator: str) -> Target:
         """``<A>`` by its products with two vectors of random signs.
 
         A product may err less than the columns that it sums up do, where they cancel by these signs: on average over
@@ -275,8 +288,8 @@ class Reductions:
         errors = np.hypot(moved, summing) + total**2
         if self._sharp and frobenius:
             norm = 4 * np.sqrt(max(cubes / frobenius**4 - 1 / trace, 0.0))
-            dimension = np.hypot(min(norm * total, self._along(operator, apart)), 2 * (summing / sizes).sum())
-            dimension += _SECOND * total**2 / frobenius
+            dimension = np.hypot(min(norm * total, self._along(operator, apart)), self._summing_dimension())
+            dimension += min(_SECOND * total**2 / frobenius, beyond_first_order(factor, self._drawn(operator), total))
         else:
             dimension = 2 * (np.hypot(errors, _SAMPLING * sampling) / np.maximum(sizes, self.judge.floor)).sum()
         trace_error, frobenius_error = np.hypot(errors, _SAMPLING * sampling)
@@ -335,6 +348,16 @@ class Reductions:
         arithmetic = self.judge.arithmetic
         results = 2 * arithmetic.unit + arithmetic.operand
         return np.asarray((results + 60 * arithmetic.accumulate * np.prod(self.shape, dtype=float)) * sizes)
+
+    def _summing_dimension(self) -> float:
+        """The same of ``tr^2 / |.|^2``, relative: of sums of fewer terms than those of all pairs, one of them.
+
+        A backend may store the squares, the trace, its square, the entries of the operator, the norm, its square and
+        the quotient: 11 units if all err alike and to one side, of which there are two deviations.
+        """
+        arithmetic, entries = self.judge.arithmetic, np.prod(self.shape, dtype=float)
+        terms = 2 * min(np.sqrt(self._form.n_parameters * entries), entries) + entries
+        return float(5.5 * arithmetic.unit + 4 * arithmetic.operand + 60 * arithmetic.accumulate * terms)
 
     def _row_errors(self, spread: Callable[[Array], Spread]) -> Array:
         """Frobenius norm of the errors of ``Mu^(1/2) J`` or ``Mu^(1/2) D`` for each unit, (H,)."""

@@ -151,6 +151,8 @@ def test_ratios_are_told_from_others_in_bfloat16(name, wrong):
     [
         ("lstm", "norm squared"),
         ("rnn", "dimension of K for the NTK"),
+        ("s4d", "dimension of K for the NTK"),
+        ("mlp", "average transposed"),
         *((kind, "off-diagonal dropped") for kind in ("gru", "rnn", "leaky")),
     ],
 )
