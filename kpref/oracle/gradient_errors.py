@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -29,11 +29,13 @@ def gradient_errors(
     g: Array,
     extra: int = 0,
     samples: int = 0,
+    drawn: Callable[[running_errors.Chunk, Array], Iterable[Array] | None] = lambda chunk, g: None,
 ) -> tuple[Array, Spread, Array]:
     """``J^T g``, the error that a backend may make, and random errors (samples, M) for use where J multiplies it.
 
     `chunks`: the linearisation with the errors of its numbers. `g`: shape (B, T, H). `extra`: roundings of g on the
-    way.
+    way. `drawn`: random errors (points, M) of the terms of a chunk, one such array a run, where there are any: they
+    stand for what cotangents and variables err by, which all stages of a step share.
 
     An operand of its sums, ``G g`` or m, errs alike in a whole row or column of a parameter. J adds these up where
     states point in one direction for long, so that errors drawn for each entry alone would come out too small;
@@ -41,20 +43,24 @@ def gradient_errors(
     linear in the states: then the product of their errors is what counts.
     """
     generator = np.random.default_rng(1)
-    sums = _Sums(form, arithmetic, extra)
+    sums, of_runs = _Sums(form, arithmetic, extra), list[tuple[Array, Array]]()
     noise = form.pack(np.zeros((samples, form.n_parameters)))
     for chunk in chunks:
         given = np.moveaxis(g[:, chunk.rows], 1, 0)
+        if (runs := drawn(chunk, given)) is not None:
+            of_runs.append(_together(runs, generator, samples))
         for op, terms, variance, worst in running_errors.gradient_terms(chunk, given):
             m, wrong = chunk.form.variable(op.variable or ""), chunk.of_variable(op.variable or "")
             off = _EXACT if wrong is None else wrong
-            variances = variance, np.square(off.deviation)
+            variances = (variance, np.square(off.deviation)) if runs is None else (_EXACT.deviation, _EXACT.deviation)
             if samples:
                 noise[op.name] += _noise(arithmetic, generator, samples, op.kind, (terms, m), variances)
             sums.add(op, (terms, m), variances, (worst, off.worst))
-    value, spread = sums.found()
+    value, spread = sums.found(sum(squares for squares, _ in of_runs))
     errors = form.unpack(noise)
     noise.clear()  # as large as what was made of it
+    for _, some in of_runs:
+        errors += some
     errors += signed(generator, spread.deviation, samples)
     return value, spread, errors
 
@@ -88,13 +94,27 @@ class _Sums:
             self._sums[1][op.name][0] += _summed(op.kind, squares, of_m)
             self._sums[2][op.name][0] += _summed(op.kind, sizes, worst[1])
 
-    def found(self) -> tuple[Array, Spread]:
-        """``J^T g`` and its error."""
+    def found(self, more: Array | float) -> tuple[Array, Spread]:
+        """``J^T g`` and its error, of which some variance is known beside."""
         value, variance, most, *sizes_of_terms = (
             powered(self._form, power).unpack(total)[0] for power, total in zip(self._powers, self._sums, strict=True)
         )
-        variance, most = self._own.with_total(value, variance, most, *(sizes_of_terms or (0.0, 0.0)))
+        variance, most = self._own.with_total(value, variance + more, most, *(sizes_of_terms or (0.0, 0.0)))
         return value, Spread(np.sqrt(variance), most) + relative(value, self._unit, 2)
+
+
+def _together(runs: Iterable[Array], generator: np.random.Generator, samples: int) -> tuple[Array, Array]:
+    """Mean square (M,) of the sums over points of random errors (points, M), one such array a run; and some sums.
+
+    Points err independently: with other signs for them a run makes another sum, as likely.
+    """
+    squares, sums, count = np.zeros(()), np.zeros(()), 0
+    with np.errstate(over="ignore", invalid="ignore"):  # a deviation that is not finite is said to explain all
+        for errors in runs:
+            squares = squares + np.square(errors).sum(axis=0)
+            sums = sums + signed(generator, np.ones(len(errors)), samples) @ errors
+            count += 1
+    return squares / count, sums / np.sqrt(count)
 
 
 def _noise(
