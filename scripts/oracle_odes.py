@@ -97,17 +97,18 @@ def judge_correct(task: tuple[int, str, str, str | None]) -> Judged:
     return Judged(name, title, verdict, bad, largest)
 
 
-def correct(cases: int, methods: list[str], models: list[str], run: Any) -> None:
-    """Correct backends, each of another problem, by arithmetic."""
+def correct(cases: int, methods: list[str], models: list[str], chosen: list[str], run: Any) -> None:
+    """Correct backends, each of another problem, by arithmetic: of all cases those of the chosen ones."""
     names, fields = list(ARITHMETICS), models or [None]
     tasks = [
         (case, names[case % len(names)], methods[case // len(names) % len(methods)], fields[case % len(fields)])
         for case in range(cases)
+        if names[case % len(names)] in chosen
     ]
     found = run(judge_correct, tasks, Judged, title="correct")
     columns = ("states", "P_s", "P_s_T", "J_s", "D", "D_T", "D_z0")
     print(f"{'':<10}{'cases':>7}{'accused':>9}{'no run':>8}{'':>2}" + "".join(f"{name:>7}" for name in columns))
-    for name in names:
+    for name in chosen:
         here = [row for row in found if row.arithmetic == name]
         each = [sum(row.verdict == verdict for row in here) for verdict in ("accused", "no run")]
         largest = (max((row.largest.get(operator, 0.0) for row in here), default=0.0) for operator in columns)
@@ -291,18 +292,23 @@ def main() -> None:
     fields = [name for name, known in registered().items() if known.is_continuous]
     parser.add_argument("--models", nargs="+", choices=fields, help="in the first two tables (default: rate, linear)")
     named = ("float64", "float32", "tf32", "bfloat16")
-    parser.add_argument("--arithmetics", nargs="+", default=named, choices=named, help="of planted defects")
+    parser.add_argument(
+        "--arithmetics",
+        nargs="+",
+        choices=list(ARITHMETICS),
+        help=f"of the first two tables (default: all; {', '.join(named)} of planted defects); a case is of one of them",
+    )
     parser.add_argument("--processes", type=int, default=2, help="for the first two tables (default: 2)")
     parser.add_argument("--rows", type=Path, help="file that rows of these are kept in, and taken from by the next run")
     arguments = parser.parse_args()
     models, run = arguments.models or [], partial(rows, processes=arguments.processes, kept=arguments.rows)
     if "correct" in arguments.tables:
         print("Correct backends of the same steps, and their largest figures")
-        correct(arguments.cases, arguments.methods, models, run)
+        correct(arguments.cases, arguments.methods, models, arguments.arithmetics or list(ARITHMETICS), run)
     if "planted" in arguments.tables:
         for name in models or [None]:
             print(f"\nPlanted defects{f' in {name}' if name else ''}")
-            planted(arguments.arithmetics, arguments.methods, name, run)
+            planted(arguments.arithmetics or list(named), arguments.methods, name, run)
     if "adjoints" in arguments.tables:
         print(f"\nContinuous adjoints{'':<15}{'states':>7}{'theta':>7}{'z0':>7}")
         adjoints()

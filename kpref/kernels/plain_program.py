@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from kpref._types import Array
-from kpref.program import View
+from kpref.program import Operation, View
 from kpref.step_form import StepForm
 
 __all__ = ["run", "run_transposed"]
@@ -55,11 +55,11 @@ def run_transposed(
     x: Array,
     changes: Mapping[str, Array] | None = None,
     lift: Callable[[Array], Array] = np.asarray,
-    cotangents: dict[str, Array] | None = None,
+    cotangents: dict[Operation, Array] | None = None,
 ) -> Array:
     """``A[step]^T x`` for x of shape (v, B, H); ``J_theta[step]^T x`` is added into `changes`, if given.
 
-    `cotangents` gets, for each weight, those of what its operation goes to, (v, B, outputs).
+    `cotangents` gets, for each operation of a weight, those of what it goes to, (v, B, outputs).
     """
     program = form.program
     registers = [lift(np.zeros((*x.shape[:2], width), form.dtype)) for width in program.widths]
@@ -67,7 +67,7 @@ def run_transposed(
     for op, to, of in program.reversed():
         source = _columns(registers, of)
         if cotangents is not None and op.variable is not None:
-            cotangents[op.name] = source.copy()
+            cotangents[op] = source.copy()
         if changes is not None and op.name in changes and op.variable is not None:
             m = lift(form.variable(op.variable)[step])
             if op.kind == "product":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -12,10 +12,14 @@ from kpref._types import Array
 from kpref.oracle import running_errors
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.random_errors import at_once, signed
-from kpref.oracle.spreads import Spread, SumError, relative
+from kpref.oracle.spreads import Spread, SumError, no_error, relative
+from kpref.program import Operation
 from kpref.step_form import StepForm
 
 __all__ = ["gradient_errors", "powered"]
+
+#: Of what is part of the state, or known to be exact: one error for all.
+_EXACT = no_error((1,))
 
 
 def gradient_errors(
@@ -25,46 +29,92 @@ def gradient_errors(
     g: Array,
     extra: int = 0,
     samples: int = 0,
+    drawn: Callable[[running_errors.Chunk, Array], Iterable[Array] | None] = lambda chunk, g: None,
 ) -> tuple[Array, Spread, Array]:
     """``J^T g``, the error that a backend may make, and random errors (samples, M) for use where J multiplies it.
 
     `chunks`: the linearisation with the errors of its numbers. `g`: shape (B, T, H). `extra`: roundings of g on the
-    way.
+    way. `drawn`: random errors (points, M) of the terms of a chunk, one such array a run, where there are any: they
+    stand for what cotangents and variables err by, which all stages of a step share.
 
     An operand of its sums, ``G g`` or m, errs alike in a whole row or column of a parameter. J adds these up where
     states point in one direction for long, so that errors drawn for each entry alone would come out too small;
-    the random ones stand for those of the sums.
+    the random ones stand for those of the sums. Both operands may err by more than they are, far from where they are
+    linear in the states: then the product of their errors is what counts.
     """
     generator = np.random.default_rng(1)
-    own, rounded = SumError.of(form.n_steps * form.n_trials, arithmetic), (1 + extra) * arithmetic.unit
-    # Sums of the terms, of the variances of their errors, of the worst cases; of their squares and magnitudes.
-    powers = (None, 2, 1, 2, 1) if own.drift else (None, 2, 1)
-    sums = [form.pack(np.zeros((1, form.n_parameters))) for _ in powers]
+    sums, of_runs = _Sums(form, arithmetic, extra), list[tuple[Array, Array]]()
     noise = form.pack(np.zeros((samples, form.n_parameters)))
     for chunk in chunks:
-        for op, terms, variance, worst in running_errors.gradient_terms(chunk, np.moveaxis(g[:, chunk.rows], 1, 0)):
+        given = np.moveaxis(g[:, chunk.rows], 1, 0)
+        if (runs := drawn(chunk, given)) is not None:
+            of_runs.append(_together(runs, generator, samples))
+        for op, terms, variance, worst in running_errors.gradient_terms(chunk, given):
             m, wrong = chunk.form.variable(op.variable or ""), chunk.of_variable(op.variable or "")
-            squares, sizes = np.square(terms), np.abs(terms)
+            off = _EXACT if wrong is None else wrong
+            variances = (variance, np.square(off.deviation)) if runs is None else (_EXACT.deviation, _EXACT.deviation)
             if samples:
-                noise[op.name] += _noise(arithmetic, generator, samples, op.kind, (terms, m), variance, wrong)
-            variance = variance + (own.of_squares + rounded * arithmetic.unit) * squares
-            worst = worst + (own.of_magnitudes + rounded) * sizes
-            of_m = m, np.square(m), np.abs(m)
-            parts = zip((terms, variance, worst, squares, sizes), (*of_m, *of_m[1:]), strict=True)
-            for total, part in zip(sums, parts, strict=False):
-                total[op.name][0] += _summed(op.kind, *part)
-            if wrong is not None:
-                sums[1][op.name][0] += _summed(op.kind, squares, np.square(wrong.deviation))
-                sums[2][op.name][0] += _summed(op.kind, sizes, wrong.worst)
-    value, variance, worst, *sizes_of_terms = (
-        powered(form, power).unpack(total)[0] for power, total in zip(powers, sums, strict=True)
-    )
-    variance, worst = own.with_total(value, variance, worst, *(sizes_of_terms or (0.0, 0.0)))
-    spread = Spread(np.sqrt(variance), worst) + relative(value, arithmetic.unit, 2)
+                noise[op.name] += _noise(arithmetic, generator, samples, op.kind, (terms, m), variances)
+            sums.add(op, (terms, m), variances, (worst, off.worst))
+    value, spread = sums.found(sum(squares for squares, _ in of_runs))
     errors = form.unpack(noise)
     noise.clear()  # as large as what was made of it
+    for _, some in of_runs:
+        errors += some
     errors += signed(generator, spread.deviation, samples)
     return value, spread, errors
+
+
+class _Sums:
+    """Sums over points of products of two operands: values, variances of their errors, worst cases.
+
+    Where sums are truncated, also of squares and of magnitudes.
+    """
+
+    def __init__(self, form: StepForm, arithmetic: Arithmetic, extra: int) -> None:
+        self._form, self._unit = form, arithmetic.unit
+        self._own, self._rounded = SumError.of(form.n_steps * form.n_trials, arithmetic), (1 + extra) * arithmetic.unit
+        self._powers = (None, 2, 1, 2, 1) if self._own.drift else (None, 2, 1)
+        self._sums = [form.pack(np.zeros((1, form.n_parameters))) for _ in self._powers]
+
+    def add(
+        self, op: Operation, operands: tuple[Array, Array], variances: tuple[Array, Array], worst: tuple[Array, Array]
+    ) -> None:
+        """Those of an operation, given the errors of both operands."""
+        (terms, m), (of_terms, of_m), own = operands, variances, self._own
+        squares, sizes = np.square(terms), np.abs(terms)
+        variance = of_terms + (own.of_squares + self._rounded * self._unit) * squares
+        most = worst[0] + (own.of_magnitudes + self._rounded) * sizes
+        # Of independent errors var(c m) = var c (m^2 + var m) + c^2 var m.
+        left = terms, variance, most, squares, sizes
+        right = m, np.square(m) + of_m, np.abs(m) + worst[1], np.square(m), np.abs(m)
+        for total, term, factor in zip(self._sums, left, right, strict=False):
+            total[op.name][0] += _summed(op.kind, term, factor)
+        if worst[1] is not _EXACT.worst:
+            self._sums[1][op.name][0] += _summed(op.kind, squares, of_m)
+            self._sums[2][op.name][0] += _summed(op.kind, sizes, worst[1])
+
+    def found(self, more: Array | float) -> tuple[Array, Spread]:
+        """``J^T g`` and its error, of which some variance is known beside."""
+        value, variance, most, *sizes_of_terms = (
+            powered(self._form, power).unpack(total)[0] for power, total in zip(self._powers, self._sums, strict=True)
+        )
+        variance, most = self._own.with_total(value, variance + more, most, *(sizes_of_terms or (0.0, 0.0)))
+        return value, Spread(np.sqrt(variance), most) + relative(value, self._unit, 2)
+
+
+def _together(runs: Iterable[Array], generator: np.random.Generator, samples: int) -> tuple[Array, Array]:
+    """Mean square (M,) of the sums over points of random errors (points, M), one such array a run; and some sums.
+
+    Points err independently: with other signs for them a run makes another sum, as likely.
+    """
+    squares, sums, count = np.zeros(()), np.zeros(()), 0
+    with np.errstate(over="ignore", invalid="ignore"):  # a deviation that is not finite is said to explain all
+        for errors in runs:
+            squares = squares + np.square(errors).sum(axis=0)
+            sums = sums + signed(generator, np.ones(len(errors)), samples) @ errors
+            count += 1
+    return squares / count, sums / np.sqrt(count)
 
 
 def _noise(
@@ -73,19 +123,20 @@ def _noise(
     samples: int,
     kind: str,
     operands: tuple[Array, Array],
-    variance: Array,
-    wrong: Spread | None,
+    variances: tuple[Array, Array],
 ) -> Array:
-    """Random errors of both operands of sums over points, each of which is stored; those of m are `wrong`."""
+    """Random errors of both operands of sums over points, each of which is stored; these have some already."""
     terms, m = operands
-    of_terms = np.sqrt(variance + (2 * arithmetic.unit**2 + arithmetic.operand**2) * np.square(terms))
-    square = arithmetic.operand**2 * np.square(m)
-    if wrong is not None:
-        square = square + np.square(wrong.deviation)
-    exact, of_m, found = not square.any(), np.sqrt(square), []
+    of_terms = np.sqrt(variances[0] + (2 * arithmetic.unit**2 + arithmetic.operand**2) * np.square(terms))
+    of_m, found = np.sqrt(variances[1] + arithmetic.operand**2 * np.square(m)), []
+    exact = not of_m.any()
     for count in at_once(samples, max(of_terms.size, of_m.size)):
-        some = _summed(kind, signed(generator, of_terms, count), m)
-        found.append(some if exact else some + _summed(kind, terms, signed(generator, of_m, count)))
+        off = signed(generator, of_terms, count)
+        if exact:
+            found.append(_summed(kind, off, m))
+            continue
+        m_off = signed(generator, of_m, count)
+        found.append(_summed(kind, off, m + m_off) + _summed(kind, terms, m_off))
     return np.concatenate(found)
 
 

@@ -9,7 +9,7 @@ say how much they should.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.noisy import Jump, Noise, Noisy
 from kpref.oracle.uncertain import Uncertain
-from kpref.program import Program
+from kpref.program import Operation, Program
 from kpref.step_form import StepForm, allot
 
 __all__ = ["RandomSteps"]
@@ -92,6 +92,24 @@ class RandomSteps:
             lambda form, point, lift: plain_program.run_transposed(form, 0, point, None, lift), program, x
         )
 
+    def products(self, program: Program, g: Array) -> Iterator[Array]:
+        """Errors (R B, M) of what each point adds to ``J^T g``, g of shape (R, B, H), a run at a time.
+
+        All stages of a step come together: what their cotangents and their states err by goes back to the same
+        roundings, and cancels between them in part.
+        """
+        points = g.reshape(1, -1, g.shape[-1])
+        exact, form = (replace(one, program=program) for one in (self._exact, self._form))
+        noise = self._noise._replace(jacobians=True)
+        right, erring = dict[Operation, Array](), dict[Operation, Array]()
+        plain_program.run_transposed(exact, 0, points, cotangents=right)
+        plain_program.run_transposed(
+            form, 0, np.tile(points, (1, _RUNS, 1)), None, lambda values: Noisy.of(values, noise), erring
+        )
+        value, count = _terms(exact, right, slice(None)), points.shape[1]
+        for run in range(_RUNS):
+            yield _terms(form, erring, slice(run * count, (run + 1) * count)) - value
+
     def _of_runs(self, apply: Callable[..., Array], program: Program, x: Array) -> Array:
         """Deviation of a product with x."""
         exact, form = (replace(one, program=program) for one in (self._exact, self._form))
@@ -99,6 +117,18 @@ class RandomSteps:
         right, noise = apply(exact, points, np.asarray), self._noise._replace(jacobians=True)
         found = np.asarray(apply(form, np.tile(points, (1, _RUNS, 1)), lambda values: Noisy.of(values, noise)))
         return _root_mean_square((found.reshape(_RUNS, *right.shape[1:]) - right).reshape(_RUNS, *self._points, -1))
+
+
+def _terms(form: StepForm, cotangents: Mapping[Operation, Array], part: slice) -> Array:
+    """What some of the points, here trials of one step, add to the gradient each: (points, M)."""
+    found: dict[str, Array] = {}
+    for op, cotangent in cotangents.items():
+        if op.name not in form.trained:
+            continue
+        terms, m = np.asarray(cotangent)[0, part, :, None], form.variable(op.variable or "")[0, part, None]
+        own = terms * m if op.kind == "product" else (terms[..., 0] * m[:, 0])[:, None]
+        found[op.name] = found[op.name] + own if op.name in found else own
+    return form.unpack(found)
 
 
 def _at_once(form: StepForm, count: int) -> StepForm:

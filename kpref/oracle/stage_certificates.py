@@ -35,6 +35,7 @@ from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.evaluation import evaluate
 from kpref.oracle.form_defects import driven_variables
 from kpref.oracle.further import FullJudge
+from kpref.oracle.gradient_errors import gradient_errors
 from kpref.oracle.random_steps import RandomSteps
 from kpref.oracle.runge_kutta_map import RungeKuttaMap, stage_name
 from kpref.oracle.spreads import Spread, Weight, no_error, relative
@@ -140,6 +141,9 @@ class _StepJudge(FullJudge):
     def _backward(self, chunk: running_errors.Chunk, x: Array) -> tuple[Array, Spread]:
         return _backward(chunk, x)
 
+    def _transposed(self, g: Array, extra: int = 0, samples: int = 0) -> tuple[Array, Spread, Array]:
+        return gradient_errors(self.form, self.arithmetic, self.chunks(), g, extra, samples, _products)
+
 
 @dataclass(frozen=True, eq=False)
 class _StepChunk(running_errors.Chunk):
@@ -167,6 +171,12 @@ def _backward(chunk: running_errors.Chunk, x: Array) -> tuple[Array, Spread]:
     if runs is None or not runs.known:
         return value, spread
     return value, _least(spread, runs.backward(chunk.form.program, x))
+
+
+def _products(chunk: running_errors.Chunk, g: Array) -> Iterator[Array] | None:
+    """See `RandomSteps.products`."""
+    runs = getattr(chunk, "runs", None)
+    return None if runs is None or not runs.known else runs.products(chunk.form.program, g)
 
 
 def _least(spread: Spread, deviation: Array) -> Spread:

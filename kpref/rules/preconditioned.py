@@ -24,6 +24,7 @@ from kpref.kernels.plain_program import run_transposed
 from kpref.models.base import Map
 from kpref.operators import TensorOperator
 from kpref.operators.structure import Structure
+from kpref.program import Operation
 from kpref.rules.descent import Rule, require_err
 from kpref.step_form import StepForm
 from kpref.threads import serial_blas
@@ -163,13 +164,13 @@ def _factors(flow: Flow, form: StepForm, err: Array, damping: float) -> Blocks:
     )  # of the density, not its integral
     sums: dict[str, list[Array]] = {}
     for step in range(form.n_steps):
-        cotangents: dict[str, Array] = {}
+        cotangents: dict[Operation, Array] = {}
         run_transposed(form, step, costates[None, :, step], cotangents=cotangents)
         weights = space.mu[:, step, None] / total
         for op in form.program.operations:
             if op.name not in form.trained or op.variable is None:
                 continue
-            delta = cotangents[op.name][0] * scale[:, step, None]
+            delta = cotangents[op][0] * scale[:, step, None]
             m = form.variable(op.variable)[step]
             if op.kind == "unit":  # one number a column: no factors
                 pair = np.diag((weights * (delta * m) ** 2).sum(axis=0)), np.eye(1)

@@ -81,6 +81,14 @@ def test_what_overflows_on_the_way_is_no_defect(case, name, method, field):
     assert not report.defects, f"{words}\n{report}"
 
 
+def test_where_operands_of_a_gradient_err_by_more_than_they_are_so_does_their_product():
+    """A stage far from where the field is linear: its gate is 0.006, or 0.41; the state beside it is off as well."""
+    flow = field_flow(2309, "dop853", name="wilson-cowan")
+    words, backend = correct_stage_backend(flow, ARITHMETICS["float16"], 2309)
+    report = verify(offered(backend, "J_s_T"), flow, seed=2309)
+    assert report.passed, f"{words}\n{report}"
+
+
 @pytest.mark.parametrize("name", list(STAGE_MUTANTS)[:: 1 if PROFILE == "thorough" else 4])
 def test_planted_defects_are_caught_and_named(name):
     mutant = STAGE_MUTANTS[name]
