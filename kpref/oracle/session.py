@@ -154,6 +154,14 @@ class Session:
         scale = 2.0 ** min(0.0, np.floor(np.log2(limit / max(size, 1.0)))) if np.isfinite(size) else 0.0
         return float(scale) if scale >= least else 0.0
 
+    def in_range(self, operator: str, tensor: Array) -> Array:
+        """A tensor, or so small a multiple of it that everything on the way to its answer is held."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale = self.scale_of_probe(self._size(operator, tensor, within=self.narrow))
+        if not scale:
+            raise OutOfRange.of(operator, self.arithmetic)
+        return self.arithmetic.round_state(tensor * scale)
+
     def _size(self, operator: str, tensor: Array, within: bool) -> float:
         """The largest number on the way to an answer, and inside a step, which may be `INSIDE` times as large."""
         given, size = self.flow.space.weigh(tensor) if operator in WEIGHED_BEFORE else tensor, 0.0

@@ -405,6 +405,7 @@ class _Verification(Identities):
             size = self.model.parameters[name].size
             theta = np.zeros(self.backend.n_parameters)
             theta[start : start + size] = self.arithmetic.round(self.generator.standard_normal(size))
+            theta = self.in_range("J", theta)
             answer = self.backend("J", theta)
             blank = Check(f"J.{name}", "J", f"derivative by {name} alone", "J_theta[n] theta", "pass")
             comparison = self.counted("J", self.judge.parameter_jacobian(theta, answer))

@@ -287,3 +287,13 @@ def test_a_narrow_range_loses_more_of_a_scaled_argument():
     found = {check.identifier: check for check in verify(offering(backend, "gradient"), flow).checks}
     assert found["gradient.linearity"].verdict == "pass"
     assert found["gradient.linearity"].figure < 3  # it was 11.6 of 8
+
+
+def test_each_parameter_alone_stays_in_a_narrow_range():
+    """The steps of one weight were not made smaller: inside a step of this network they came to infinity over zero."""
+    networks = ("gru-reset-before", "mgu", "ugrnn", "cornn", "antisymmetric", "lru", "s4d", "mpn", "mlp")
+    flow = random_flow(68, networks)
+    _, backend = correct_backend(flow, PROFILES["float16"], 68)
+    report = verify(offering(backend, "J"), flow, seed=68, repeats=1)
+    assert not report.defects, str(report)
+    assert "J.weight_hh" in {check.identifier for check in report.checks if check.verdict == "pass"}
