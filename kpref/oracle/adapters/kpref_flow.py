@@ -48,17 +48,15 @@ def flow_backend(flow: Flow, dtype: str | None = None) -> SimpleNamespace:
 def flow_metrics(flow: Flow) -> dict[str, Callable[[], Any]]:
     """The metrics of `kpref.oracle.metrics` as kpref computes them: those of K and all averages exactly.
 
-    Numbers of the NTK are estimates with their standard errors where the flow is not small; its partial trace, one
-    product for each point of the trajectories and unit, is offered only where it is.
+    Numbers of the NTK are estimates with their standard errors where the flow is not small, and so are those of a K
+    that mixes units and is no small matrix, but for its traces. The partial trace of the NTK, one product for each
+    point of the trajectories and unit, is offered only where the flow is small.
     """
     from kpref import spectra
     from kpref.operators import average, partial_trace
+    from kpref.spectra.exact_spectrum import has_exact_spectrum
 
-    spectrum = cache(lambda: spectra.kernel_spectrum(flow))
     metrics: dict[str, Callable[[], Any]] = {
-        "trace_K": lambda: spectrum().trace,
-        "frobenius_K": lambda: spectrum().frobenius,
-        "effective_dimension_K": lambda: spectrum().effective_dimension,
         "partial_trace_K": lambda: spectra.kernel_unit_matrix(flow.linearization, flow.space.mu),
         "average_K": lambda: average(flow.K, "unit").to_dense(),
         "average_P": lambda: average(flow.P, "unit").to_dense(),
@@ -68,6 +66,15 @@ def flow_metrics(flow: Flow) -> dict[str, Callable[[], Any]]:
         "effective_dimension_NTK": lambda: _pair(spectra.effective_dimension(flow.NTK, probes=24)),
         "alignment_K_NTK": lambda: _pair(spectra.alignment(flow.K, flow.NTK, probes=24)),
     }
+    if has_exact_spectrum(flow.linearization):
+        spectrum = cache(lambda: spectra.kernel_spectrum(flow))
+        metrics["trace_K"] = lambda: spectrum().trace
+        metrics["frobenius_K"] = lambda: spectrum().frobenius
+        metrics["effective_dimension_K"] = lambda: spectrum().effective_dimension
+    else:
+        metrics["trace_K"] = lambda: np.trace(metrics["partial_trace_K"]())
+        metrics["frobenius_K"] = lambda: _root(spectra.frobenius_squared(flow.K))
+        metrics["effective_dimension_K"] = lambda: _pair(spectra.effective_dimension(flow.K, probes=24))
     if flow.states.size <= _SMALL:
         metrics["partial_trace_NTK"] = lambda: partial_trace(flow.NTK, "unit").to_dense()
     return metrics
