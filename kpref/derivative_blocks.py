@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from kpref._types import Array
-from kpref.kernels.scaled_sums import add_scaled
 from kpref.linearize import DenseForm, Form, written_out
 from kpref.product_form import ProductForm
 from kpref.program import Operation, View
@@ -96,6 +95,8 @@ def _write(block: Block, matrices: Array) -> None:
     if block.diagonal:
         np.einsum("...ii->...i", part)[...] += 1.0 if block.values is None else block.values
     elif block.matrix is not None and block.matrix.ndim == 2:
+        from kpref.kernels.scaled_sums import add_scaled  # here: a flow that is only made does not load a compiler
+
         add_scaled(matrices, block.row, block.column, block.values, block.matrix, block.right)
     elif block.matrix is not None:
         scaled = block.matrix if block.values is None else block.values[..., None] * block.matrix
