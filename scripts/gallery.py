@@ -28,7 +28,7 @@ LARGEST = 1e3
 #: Colours of parts of the state, and how lines of its units are drawn.
 COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 STYLES = ("solid", "dashed", "dotted")
-#: Names of the axis of time, where it is neither a step of a map nor of no unit.
+#: Names of the axis of time, where it has a unit or is none.
 TIMES = {"hodgkin-huxley": "time (ms)", "mlp": "layer"}
 #: Layers of a perceptron, each a step.
 LAYERS = 24

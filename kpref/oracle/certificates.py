@@ -355,19 +355,13 @@ class Judge:
         """Root mean square of random errors: of each entry, or over the units of a part of the state where more.
 
         `sample` makes some of them, first axis: of a small problem many at once, of a large one each alone.
-        Few samples may all be small in an entry by chance; its neighbours then say how large they should be.
         """
         generator, count = np.random.default_rng(0), self._count
         sizes = at_once(count, self.starts.size)
         with np.errstate(over="ignore", invalid="ignore"):  # a deviation that is not finite is said to explain all
             squares = sum(np.square(sample(generator, size)).sum(axis=0) for size in sizes) / count
         if np.ndim(squares) > 1:
-            widths = np.cumsum([view.width for view in self.form.program.new])[:-1]
-            pooled = [
-                np.broadcast_to(np.mean(part, axis=-1, keepdims=True), part.shape)
-                for part in np.split(np.asarray(squares), widths, axis=-1)
-            ]
-            squares = np.maximum(squares, np.concatenate(pooled, axis=-1))
+            squares = pooled_over_units(self.form, np.asarray(squares))
         deviation = np.sqrt(squares)
         return Spread(deviation, np.sqrt(count) * deviation)
 
@@ -391,6 +385,19 @@ class Judge:
         comparison: Comparison = result.comparison() if isinstance(result, Tensors) else result
         absolute = np.full(comparison.error.shape, self.floor)
         return Comparison(comparison.error, comparison.spread + Spread(absolute, absolute))
+
+
+def pooled_over_units(form: StepForm, squares: Array) -> Array:
+    """Mean squares (..., H), or their means over the units of a part of the state where these are larger.
+
+    Few samples may all be small in an entry by chance; its neighbours then say how large they should be.
+    """
+    widths = np.cumsum([view.width for view in form.program.new])[:-1]
+    pooled = [
+        np.broadcast_to(np.mean(part, axis=-1, keepdims=True), part.shape)
+        for part in np.split(squares, widths, axis=-1)
+    ]
+    return np.maximum(squares, np.concatenate(pooled, axis=-1))
 
 
 def _before(y: Array) -> Array:

@@ -10,12 +10,12 @@ import numpy as np
 from kpref import kernels
 from kpref._types import Array
 from kpref.kernels import reference
-from kpref.space import EuclideanSpace
+from kpref.space import EuclideanSpace, TrajectorySpace
 from kpref.step_form import StepForm
 
 __all__ = [
-    "FACTORS", "LOCAL", "SWEPT", "UNDONE", "WEIGHED_AFTER", "WEIGHED_BEFORE", "apply_factor", "evaluate",
-    "evaluate_all", "factors_of", "intermediates",
+    "FACTORS", "LOCAL", "SWEPT", "UNDONE", "WEIGHED_AFTER", "WEIGHED_BEFORE", "apply_factor", "at_all_points",
+    "evaluate", "evaluate_all", "factors_of", "intermediates",
 ]  # fmt: skip
 
 #: Operators that are certified by a residual that is local in time, or by the difference from one of these.
@@ -49,6 +49,11 @@ def evaluate_all(operator: str, form: StepForm, space: EuclideanSpace, tensors: 
 def intermediates(operator: str, form: StepForm, space: EuclideanSpace, tensor: Array) -> Iterator[Array]:
     """What arises on the way to the value of an operator, and the value itself last."""
     return (values[0] for values in _on_the_way(operator, form, space, tensor[None]))
+
+
+def at_all_points(space: TrajectorySpace, vectors: Array) -> Array:
+    """Tensors (v, B, T, H) of vectors (v, H) over units, the same at all points that exist."""
+    return space.clear(np.broadcast_to(vectors[:, None, None], (len(vectors), *space.shape)).copy())
 
 
 def apply_factor(factor: str, form: StepForm, tensors: Array) -> Array:

@@ -23,8 +23,8 @@ import numpy as np
 
 from kpref import kernels
 from kpref._types import Array
-from kpref.oracle.certificates import Judge
-from kpref.oracle.evaluation import WEIGHED_BEFORE, apply_factor, factors_of
+from kpref.oracle.certificates import Judge, pooled_over_units
+from kpref.oracle.evaluation import WEIGHED_BEFORE, apply_factor, at_all_points, factors_of
 from kpref.oracle.random_errors import signed
 from kpref.oracle.random_factors import ALONE, STEP, RandomFactors, erring_forms, rounding_of
 from kpref.step_form import StepForm
@@ -64,7 +64,7 @@ def deviation_of_average(judge: Judge, operator: str, factors: RandomFactors | N
     else:
         errors, magnitude = _of_factors(judge, operator, factors)
         squares = squares + np.square(errors).mean(axis=0)
-    drawn = _pooled(form, squares)
+    drawn = pooled_over_units(form, squares.T).T  # down a column
     # One after another, in which terms that are alike err alike: four times the root of their number.
     adding = 4 * arithmetic.accumulate * form.n_steps * form.n_trials
     stored = (arithmetic.unit + adding) * magnitude
@@ -85,20 +85,10 @@ def _points(judge: Judge) -> list[tuple[StepForm, float]]:
     return [(judge.form, little), (judge.carrying, little), (judge.form, 1 / ALONE)]
 
 
-def _pooled(form: StepForm, squares: Array) -> Array:
-    """Mean squares (H, H), or their means over the units of a part of the state, down a column, where these are larger.
-
-    As in `kpref.oracle.certificates`: few samples may all be small in an entry by chance.
-    """
-    widths = np.cumsum([view.width for view in form.program.new])[:-1]
-    means = [np.broadcast_to(part.mean(axis=0), part.shape) for part in np.split(squares, widths)]
-    return np.maximum(squares, np.concatenate(means))
-
-
 def _of_products(judge: Judge, operator: str, form: StepForm, step: float) -> Array:
     """Random errors of ``<A>`` by products with each unit at all points: (count, H, H)."""
     generator, unit = np.random.default_rng(1), judge.arithmetic.unit
-    given = judge.space.clear(_units_at_all_points(form))
+    given = at_all_points(judge.space, np.eye(form.n_states))
     given = judge.space.weigh(given) if operator in WEIGHED_BEFORE else given
     of_given, of_factors = _alike(given, unit * np.abs(given), unit), list(_on_the_way(judge, operator, form, given))
     right, found = of_factors[-1][0], []
@@ -119,13 +109,6 @@ def _of_products(judge: Judge, operator: str, form: StepForm, step: float) -> Ar
 def _erring(judge: Judge, form: StepForm, generator: np.random.Generator, step: float) -> Iterator[StepForm]:
     """Linearisations with random errors."""
     return erring_forms(judge, form, generator, step, lambda own, sizes: _alike(own, sizes, judge.arithmetic.unit))
-
-
-def _units_at_all_points(form: StepForm) -> Array:
-    """(H, B, T, H)."""
-    units = form.n_states
-    shape = (units, form.n_trials, form.n_steps, units)
-    return np.broadcast_to(np.eye(units)[:, None, None], shape).copy()
 
 
 def _on_the_way(judge: Judge, operator: str, form: StepForm, given: Array) -> Iterator[tuple[Array, _Draw]]:

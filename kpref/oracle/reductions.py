@@ -35,7 +35,7 @@ from kpref import kernels
 from kpref._types import Array
 from kpref.oracle.certificates import Judge
 from kpref.oracle.claimed_errors import Comparison
-from kpref.oracle.evaluation import evaluate, evaluate_all, intermediates
+from kpref.oracle.evaluation import at_all_points, evaluate, evaluate_all, intermediates
 from kpref.oracle.random_averages import deviation_of_average
 from kpref.oracle.random_factors import RandomFactors, random_factors
 from kpref.oracle.second_order import beyond_first_order
@@ -119,13 +119,12 @@ class Reductions:
 
     def average(self, operator: str) -> Target:
         """``<A>``, entry by entry where errors are drawn at random, otherwise by its products with random signs."""
-        by_signs = self._average_by_signs(operator)
         drawn = deviation_of_average(self.judge, operator, self._random)
         if drawn is None or not np.isfinite(drawn).all():
-            return by_signs
-        value = self.average_matrix(operator)
+            return self._average_by_signs(operator)
+        value, (_, _, largest) = self.average_matrix(operator), self._by_signs(operator)
         part = float(np.linalg.norm(drawn)) / (float(np.linalg.norm(value)) or 1.0)
-        return Target(value, (1.0 + part) * drawn, size=by_signs.size)  # beyond first order, of ``D (1 + e)`` twice
+        return Target(value, (1.0 + part) * drawn, size=largest)  # beyond first order, of ``D (1 + e)`` twice
 
     def _average_by_signs(self, operator: str) -> Target:
         """``<A>`` by its products with two vectors of random signs.
@@ -133,13 +132,9 @@ class Reductions:
         A product may err less than the columns that it sums up do, where they cancel by these signs: on average over
         signs it errs as much, so that the mean square over both vectors says how much where that is more.
         """
-        units = self.shape[2]
-        probes = self._generator.choice([-1.0, 1.0], size=(units, 2))
-        columns, sizes, largest, summing = [], [], 0.0, self._summing_pairs(operator)
-        for vector in probes.T:
-            q = self.judge.space.clear(np.broadcast_to(vector, self.shape).copy())
-            *others, y = intermediates(operator, self._form, self.judge.space, q)
-            largest = max(largest, *(float(np.abs(value).max()) for value in (*others, y)))
+        probes, images, largest = self._by_signs(operator)
+        columns, sizes, summing = [], [], self._summing_pairs(operator)
+        for q, y in images:
             calls = {"P": self.judge.propagator, "K": self.judge.kernel, "NTK": self.judge.tangent_kernel}
             own = calls[operator](q, y).spread.deviation
             if operator == "P":  # the certificate has the errors of each step
@@ -150,6 +145,15 @@ class Reductions:
         deviations = np.maximum(deviations, np.sqrt(np.mean(np.square(deviations), axis=1, keepdims=True)))
         return Target(np.stack(columns, axis=1), deviations, probes, largest)
 
+    def _by_signs(self, operator: str) -> tuple[Array, list[tuple[Array, Array]], float]:
+        """Two vectors of random signs (H, 2); these at all points, with their images; the largest number on the way."""
+        probes, images, largest = self._generator.choice([-1.0, 1.0], size=(self.shape[2], 2)), [], 0.0
+        for q in at_all_points(self.judge.space, probes.T):
+            *others, y = intermediates(operator, self._form, self.judge.space, q)
+            largest = max(largest, *(float(np.abs(value).max()) for value in (*others, y)))
+            images.append((q, y))
+        return probes, images, largest
+
     def average_matrix(self, operator: str) -> Array:
         """``<A>``, (H, H)."""
         units = np.eye(self.shape[2])
@@ -157,7 +161,7 @@ class Reductions:
 
     def _means(self, operator: str, vectors: Array) -> Array:
         """Means over points of an operator's products with vectors over units, the same at all points: (v, H)."""
-        tensors = self.judge.space.clear(np.broadcast_to(vectors[:, None, None], (len(vectors), *self.shape)).copy())
+        tensors = at_all_points(self.judge.space, vectors)
         return self._mean(evaluate_all(operator, self._form, self.judge.space, tensors))
 
     def _mean(self, values: Array) -> Array:

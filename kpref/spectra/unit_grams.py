@@ -44,7 +44,7 @@ class _Shared:
     currents: tuple[tuple[int, int], ...]  # pairs g <= h
     place: Integers  # (C, C): number of each pair of columns
     # sets of pairs of currents, and the pairs of columns (2, p) that just these need, whose numbers follow each other
-    needs: tuple[tuple[Integers, Integers, slice], ...]
+    needs: tuple[tuple[slice | Integers, Integers, slice], ...]
 
 
 def grams_of_units(units: UnitForm) -> Iterator[tuple[slice, Callable[[int], Array]]]:
@@ -94,7 +94,7 @@ def _shared(units: UnitForm) -> _Shared:
         place[ends[0], ends[1]] = place[ends[1], ends[0]] = np.arange(numbers.start, numbers.stop)
         first = numbers.stop
         if wanted.any():
-            needs.append((np.flatnonzero(wanted), ends, numbers))
+            needs.append((_as_slice(np.flatnonzero(wanted)), ends, numbers))
     values = np.stack(rows) if rows else np.zeros((0, units.n_steps * units.n_trials))
     return _Shared(values, tuple(columns), tuple(currents), place, tuple(needs))
 
@@ -119,20 +119,21 @@ def _sums(shared: _Shared, coefficients: Array, pairs: int) -> Array:
     width = max(1, _TASK_ENTRIES // max(1, points))
     for wanted, ends, numbers in shared.needs:
         blocks = even_blocks(ends.shape[1], width)
-        factors = coefficients[_as_slice(wanted)].reshape(-1, points)  # nearly as large as all else here: no copy
+        factors = coefficients[wanted].reshape(-1, points)  # nearly as large as all else here: no copy
 
         def task(
             index: int,
             blocks: list[slice] = blocks,
             factors: Array = factors,
             ends: Integers = ends,
-            wanted: Integers = wanted,
+            wanted: slice | Integers = wanted,
             first: int = numbers.start,
         ) -> None:
             block = blocks[index]
             own = factors @ _products(shared.values, *ends[:, block]).T
-            place = _as_slice(wanted), slice(None), slice(first + block.start, first + block.stop)
-            sums[place] = own.reshape(len(wanted), number, -1)
+            sums[wanted, :, first + block.start : first + block.stop] = own.reshape(
+                -1, number, block.stop - block.start
+            )
 
         run_blocks(task, len(blocks))
     return sums

@@ -56,8 +56,9 @@ def flow_metrics(flow: Flow) -> dict[str, Callable[[], Any]]:
     from kpref.operators import average, partial_trace
     from kpref.spectra.exact_spectrum import has_exact_spectrum
 
+    partial = cache(lambda: spectra.kernel_unit_matrix(flow.linearization, flow.space.mu))
     metrics: dict[str, Callable[[], Any]] = {
-        "partial_trace_K": lambda: spectra.kernel_unit_matrix(flow.linearization, flow.space.mu),
+        "partial_trace_K": partial,
         "average_K": lambda: average(flow.K, "unit").to_dense(),
         "average_P": lambda: average(flow.P, "unit").to_dense(),
         "average_NTK": lambda: average(flow.NTK, "unit").to_dense(),
@@ -72,7 +73,7 @@ def flow_metrics(flow: Flow) -> dict[str, Callable[[], Any]]:
         metrics["frobenius_K"] = lambda: spectrum().frobenius
         metrics["effective_dimension_K"] = lambda: spectrum().effective_dimension
     else:
-        metrics["trace_K"] = lambda: np.trace(metrics["partial_trace_K"]())
+        metrics["trace_K"] = lambda: np.trace(partial())
         metrics["frobenius_K"] = lambda: _root(spectra.frobenius_squared(flow.K))
         metrics["effective_dimension_K"] = lambda: _pair(spectra.effective_dimension(flow.K, probes=24))
     if flow.states.size <= _SMALL:
