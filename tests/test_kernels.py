@@ -67,6 +67,26 @@ def test_few_trials_make_two_blocks_where_that_is_worth_a_thread(trials, steps, 
     assert len(kernels.trial_blocks(form)) == blocks
 
 
+def hodgkin_huxley(trials):
+    network = models.HodgkinHuxley.init(1, 256, 0)
+    times = 0.01 * np.arange(4.0)
+    return kpref.Flow(network, np.zeros((trials, 4, 1)), np.tile(network.start, (trials, 1)), times=times).linearization
+
+
+def test_blocks_of_networks_with_many_columns_stay_in_cache():
+    # 3,840 columns of registers, and 2^16 entries of them are kept near: 17 trials, or the power of two of blocks next
+    assert len(kernels.trial_blocks(hodgkin_huxley(100))) == 8
+
+
+def test_what_comes_before_a_product_is_asked_for_a_step_ahead():
+    form = hodgkin_huxley(2)
+    wanted, back = (lower(Structure.of(form), transposed, True, False).wanted for transposed in (False, True))
+    # Forwards the synapses' product is the first operation, and 15 coefficients a neuron come after it; backwards all
+    # but that of a synapse on itself come before.
+    assert wanted[:, 5:].tolist() == [[15 * 256, 0]]
+    assert back[:, 5:].tolist() == [[256, 0], [14 * 256, 1]]
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("kind", KINDS)
 def test_like_twin(kind, dtype):

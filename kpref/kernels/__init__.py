@@ -61,6 +61,9 @@ _MANY_BLOCKS = 16
 _STATES_PER_BLOCK = 64
 _ROWS_PER_BLOCK = 1024
 _MOST_BLOCKS = 64
+# Entries of the registers of a block that are to stay in cache, or as many as the weights have: with fewer trials these
+# would come to more. And trials that are always enough for the matrix products.
+_REGISTERS, _FEWEST_TRIALS = 1 << 16, 12
 # Rows of a product with a matrix of parameters inside a sweep.
 _ROWS_PER_CHUNK = 100
 
@@ -345,6 +348,9 @@ def trial_blocks(form: Form) -> list[slice]:
     """The blocks of trials that sweeps take."""
     trials, states = form.n_trials, form.n_trials * form.n_steps * form.n_states
     size = min(max(_TRIALS_PER_BLOCK, trials // _MANY_BLOCKS), 4 * _TRIALS_PER_BLOCK)
+    if isinstance(form, StepForm):
+        near = max(_REGISTERS, sum(weight.size for weight in form.weights.values()))
+        size = min(size, max(_FEWEST_TRIALS, near // sum(form.program.widths)))
     return threads.trial_blocks(trials, size, states)
 
 

@@ -370,8 +370,9 @@ def apply(one, layout, code, room, rows, where):  # type: ignore[no-untyped-def]
     _locate(one, code, room, where)
     asking = room.wants != 0 and where[7] != 0
     if asking:
-        want_rows(one, layout, code, room, rows, where)
-        spread(room.wants, *_passes_and_terms(one, layout, code, rows))
+        passes, terms = _passes_and_terms(one, layout, code, rows)
+        want_rows(one, layout, code, room, rows, where, passes)
+        spread(room.wants, passes, terms)
     for run in range(code.n_runs):
         first, last = word(code.runs, 2 * run), word(code.runs, 2 * run + 1)
         operation = code.operations + first * OPERATION_BYTES

@@ -39,7 +39,7 @@ STORE, ADD, ZERO = range(3)
 NOTHING, NUMBERS, VARIABLES, STATES, TENSOR_IN, TENSOR_OUT, UNITS = range(7)
 ARENAS = 7
 #: Bytes of a row of three of the tables.
-OPERATION_BYTES, OPERAND_BYTES, WANTED_BYTES = 6 * 8, 5 * 8, 6 * 8
+OPERATION_BYTES, OPERAND_BYTES, WANTED_BYTES = 6 * 8, 5 * 8, 7 * 8
 
 
 class Table(NamedTuple):
@@ -56,8 +56,8 @@ class Table(NamedTuple):
     # weight, first column of the variable, whether it is of the state; and, forwards, STORE, ADD or ZERO (which only
     # sets columns to zero), and how many columns
     outer: Array
-    # (w, 6): what sums read, or write, of coefficients, variables and tensors: arena, first entry, and how many entries
-    # on the next vector, step and trial are; and how many columns
+    # (w, 7): what sums read, or write, of coefficients, variables and tensors: arena, first entry, and how many entries
+    # on the next vector, step and trial are; how many columns; and whether no product comes before
     wanted: Array
 
 
@@ -175,24 +175,30 @@ def _table(rows: Sequence[_Row], outer: Sequence[Sequence[int]]) -> Table:
     def integers(table: Sequence[Sequence[int]], columns: int) -> Array:
         return np.array(table, dtype=np.int64).reshape(len(table), columns)
 
-    wanted = integers(_wanted(rows), 6)
+    wanted = integers(_wanted(rows), 7)
     return Table(integers(operations, 6), integers(operands, 5), _runs(rows), integers(outer, 7), wanted)
 
 
 def _wanted(rows: Sequence[_Row]) -> list[list[int]]:
-    """Columns that vary along time, those that stand side by side as one."""
+    """Columns that vary along time, those that stand side by side as one; first those that are due last."""
     far = [arena - ARENAS for arena in (NUMBERS, VARIABLES, STATES, TENSOR_IN, TENSOR_OUT)]
-    found = {
-        (one.arena, one.by_vector, one.by_step, one.by_trial, one.start, row.width)
-        for row in rows if row.kind == SUM
-        for one in row.operands[1:] if one.arena in far and one.by_step != 0
-    }  # fmt: skip
+    found: dict[tuple[int, ...], int] = {}
+    early = 1
+    for row in rows:
+        early = 0 if row.kind == PRODUCT else early
+        for one in row.operands[1:] if row.kind == SUM else ():
+            if one.arena in far and one.by_step != 0:
+                found.setdefault((one.arena, one.by_vector, one.by_step, one.by_trial, one.start, row.width), early)
     result: list[list[int]] = []
-    for arena, *strides, start, width in sorted(found):
-        if result and [arena, *strides] == [result[-1][0], *result[-1][2:5]] and start == sum(result[-1][1::4]):
+    for (arena, *strides, start, width), early in sorted(found.items(), key=lambda item: (item[1], item[0])):
+        if (
+            result
+            and [arena, *strides, early] == [result[-1][0], *result[-1][2:5], result[-1][6]]
+            and (start == result[-1][1] + result[-1][5])
+        ):
             result[-1][5] += width
         else:
-            result.append([arena, start, *strides, width])
+            result.append([arena, start, *strides, width, early])
     return result
 
 

@@ -357,7 +357,7 @@ def _parameter_product(layout, code, changes, out, first, last):  # type: ignore
             rows = min(begin + chunk, last) - begin
             where = where_rows_are(vector, begin // trials, begin % trials, 0, trials, 0, 1, 0, _AHEAD)
             if room.wants != 0:
-                want_rows(one, layout, code, room, rows, where)
+                want_rows(one, layout, code, room, rows, where, 0)
                 spread(room.wants, _passes(one, code, table, rows, False), 0)
             for k in range(code.n_outer):
                 product = code.outer + k * _OUTER
@@ -389,7 +389,7 @@ def _parameter_transpose(layout, code, tensors, changes, first, last, start, sto
             if room.wants != 0 and begin + rows < last:
                 after, left = begin + rows, min(chunk, last - begin - rows)
                 where = where_rows_are(vector, after // trials, start + after % trials, start, stop, 0, 1, 0, 0)
-                want_rows(one, layout, code, room, left, where)
+                want_rows(one, layout, code, room, left, where, 0)
                 spread(room.wants, _passes(one, code, table, rows, True), 0)
             for k in range(code.n_outer):
                 product = code.outer + k * _OUTER

@@ -21,10 +21,12 @@ from numba.core import cgutils
 from kpref.compiled.compilation import kernel
 from kpref.kernels.addresses import ask_for, set_word, word
 
-__all__ = ["Asking", "ask_for_rest", "ask_for_share", "no_wants", "pieces_of", "room_for_wants", "spread", "want"]
+__all__ = [
+    "LINE", "Asking", "ask_for_rest", "ask_for_share", "no_wants", "pieces_of", "room_for_wants", "spread", "want",
+]  # fmt: skip
 
 #: Bytes of a line of the cache, and of a piece of memory.
-_LINE, _PIECE = 64, 1024
+LINE, _PIECE = 64, 1024
 #: Places of a list: pieces that have been asked for, that are on it, and that there is room for; bytes that have been
 #: asked for of the next; bytes for each pass of a loop, and for each term of a sum; and the addresses.
 _ASKED, _WANTED, _ROOM, _OFFSET, _STEP, _SHARE, _FIRST = range(7)
@@ -50,7 +52,7 @@ def no_wants(wants, pieces):  # type: ignore[no-untyped-def]
     set_word(wants, _WANTED, 0)
     set_word(wants, _OFFSET, 0)
     set_word(wants, _ROOM, pieces)
-    set_word(wants, _STEP, _LINE)
+    set_word(wants, _STEP, LINE)
     set_word(wants, _SHARE, 0)
 
 
@@ -61,7 +63,7 @@ def spread(wants, passes, terms):  # type: ignore[no-untyped-def]
     A pass asks for a line of the cache at most.
     """
     wanted = _PIECE * word(wants, _WANTED)
-    step = min(wanted // max(1, passes) + 1, _LINE)
+    step = min(wanted // max(1, passes) + 1, LINE)
     set_word(wants, _STEP, step)
     set_word(wants, _SHARE, -(-max(0, wanted - step * passes) // max(1, terms)))
 
