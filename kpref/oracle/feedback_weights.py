@@ -24,6 +24,8 @@ __all__ = ["of_residuals", "of_second_steps", "second_steps"]
 
 #: Unknowns, at most, and how many times as many equations there must be.
 _UNKNOWNS, _EQUATIONS = 600, 1.25
+#: Coefficients of all equations together, at most: 128 MiB.
+_COEFFICIENTS = 1 << 24
 #: Of each row and column the change over the root mean square of the weights, at least.
 _CHANGED = 0.3
 #: Part of the error that a fit may leave, and deviations; and the part that solving the equations in float64 may.
@@ -82,7 +84,7 @@ def _explained(form: StepForm, image: Callable[[StepForm], Array], error: Array,
     scale = np.maximum(deviation, 1e-2 * float(np.sqrt(np.mean(np.square(deviation)))))
     for names in _groups(form) if np.isfinite(scale).all() and scale.all() else ():
         shape = form.weights[names[0]].shape[0], form.weights[names[-1]].shape[1]
-        if np.prod(shape) > min(_UNKNOWNS, error.size / _EQUATIONS):
+        if np.prod(shape) > min(_UNKNOWNS, error.size / _EQUATIONS, _COEFFICIENTS / error.size):
             continue
         zero = image(_with_entry(form, names, shape, None))
         entries = np.ndindex(*shape)
