@@ -33,7 +33,10 @@ from kpref.oracle.problem import MODELS
 from kpref.oracle.verdict import Report
 from kpref.oracle.verification import verify
 
-KINDS = ("gru", "rnn", "lstm", "stacked-gru")
+#: Networks all of whose profile is shown, but for the functions of some.
+KINDS = ("gru", "rnn", "lstm", "stacked-gru", "leaky", "low-rank", "lru", "s4d", "mlp")
+#: And those of which something is not: an MPN has no products of several terms, of W - W^T nothing shows the range.
+FURTHER = ("mpn", "antisymmetric", "mgu", "gru-reset-before", "ugrnn", "cornn", "linear", "stacked-rnn", "stacked-lstm")
 SUMMATIONS = ("plain", "reversed", "blocks", "pairwise")
 FORMULAS = ("accurate", "stored")
 
@@ -144,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10, help="problems for each profile and kind (default: 10)")
     parser.add_argument("--profiles", nargs="+", default=[*PROFILES], choices=[*PROFILES])
-    parser.add_argument("--models", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--models", nargs="+", default=KINDS, choices=(*KINDS, *FURTHER))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rows", type=Path, help="file that rows are kept in, and taken from by the next run")
     arguments = parser.parse_args()

@@ -44,7 +44,7 @@ class Defect:
 
 def form_defects(judge: Judge, operator: str) -> Iterator[Defect]:
     """All of them that an operator can have."""
-    for make in (_weights, _gates, _times, _derivatives):
+    for make in (_weights, _gates, _times, _derivatives, _clipped):
         yield from make(judge)
     if "J" in operator or operator in FACTORS:
         yield from _variables(judge)
@@ -55,18 +55,28 @@ def _weights(judge: Judge) -> Iterator[Defect]:
     form = judge.form
     names = [op.name for op in form.program.operations if op.kind == "product" and op.source is not None]
     blocks = {name: square_blocks(form.weights[name]) for name in names}
+    widths = {view.width for view in form.program.new}
     turned = {name: block.swapaxes(1, 2).reshape(form.weights[name].shape) for name, block in blocks.items()}
     for some in _each_and_all(names):
         words = ", ".join(some)
         yield Defect(f"transpose: {words} transposed", form.changed(weights={name: turned[name] for name in some}))
         zeros = {name: np.zeros_like(form.weights[name]) for name in some}
         yield Defect(f"recurrence: {words} left out", form.changed(weights=zeros))
+        alone = {name: _diagonals(form.weights[name]) for name in some}
+        if all(blocks[name].shape[2] in widths for name in some):
+            yield Defect(f"recurrence: of {words} the diagonals alone", form.changed(weights=alone))
     for name in names:
         for one, other in combinations(range(len(blocks[name])), 2):
             swapped = blocks[name].copy()
             swapped[[one, other]] = blocks[name][[other, one]]
             changed = form.changed(weights={name: swapped.reshape(form.weights[name].shape)})
             yield Defect(f"gate order: blocks {one} and {other} of {name} exchanged", changed)
+
+
+def _diagonals(weight: Array) -> Array:
+    """What each unit does to itself, block by block: the terms that eligibility traces of a unit alone have."""
+    blocks = square_blocks(weight)
+    return np.asarray((blocks * np.eye(blocks.shape[1])).reshape(weight.shape))
 
 
 def square_blocks(weight: Array) -> Array:
@@ -195,6 +205,41 @@ def _derivatives(judge: Judge) -> Iterator[Defect]:
         if value is not None:
             wrong = form.changed(channels={op.name: nonlinearity.slope(value)})
             yield Defect(f"slope: {op.name} taken at the value", wrong)
+
+
+class _Clipped(np.ndarray):
+    """Numbers whose functions have their values, and the slopes of straight lines that are clipped at their limits."""
+
+    changed: tuple[str, ...]
+
+    def __array_finalize__(self, other: Any) -> None:
+        self.changed = getattr(other, "changed", ())
+
+    def elementary(self, function: Callable[..., Any]) -> Any:
+        """A function of `kpref.models.nonlinearity`."""
+        name, plain = function.__name__, np.asarray(self)
+        if name in self.changed:
+            steepest, reach = _LINES[name]
+            return steepest * (np.abs(plain) < reach)
+        return function(plain)
+
+
+#: Slopes of the tangents at zero, and how far from it these meet the limits.
+_LINES = {"tanh_slope": (1.0, 1.0), "sigmoid_slope": (0.25, 2.0)}
+
+
+def _clipped(judge: Judge) -> Iterator[Defect]:
+    """Derivatives of lines that are clipped in place of those of functions that level off."""
+    form = judge.form
+    for name in _LINES:
+        z, x = judge.starts.view(_Clipped), judge.inputs.view(_Clipped)
+        z.changed = x.changed = (name,)
+        found = judge.model.numbers(z, x).channels
+        own = {key: np.asarray(value) for key, value in found.items() if form.places[key].shape[0] > 1}
+        own = {key: np.broadcast_to(value, form.channel(key).shape) for key, value in own.items()}
+        if any((value != form.channel(key)).any() for key, value in own.items()):
+            words = name.removesuffix("_slope")
+            yield Defect(f"slope: that of a clipped line in place of that of {words}", form.changed(channels=own))
 
 
 def _at_value(judge: Judge, op: Operation, nonlinearity: Any) -> Array | None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from kpref import kernels
 from kpref._types import Array
+from kpref.oracle import feedback_weights
 from kpref.oracle.certificates import Judge
 from kpref.oracle.claimed_errors import Comparison
 from kpref.oracle.data_defects import data_defects, in_sweeps, share
@@ -70,6 +71,9 @@ def explain(judge: Judge, operator: str, tensor: Array, answer: Array, compariso
     left = min(size for size, _ in fits)
     if left <= explained:  # the first of those that leave about as little
         return next(words for size, words in fits if size <= min(explained, _MUCH_MORE * left))
+    others = feedback_weights.of_residuals(judge, operator, answer, comparison.error, comparison.spread.deviation)
+    if others:
+        return others
     fitted = pattern(comparison.ratio(), bound, answer) or _pattern_of_answer(judge, operator, tensor, answer)
     return fitted or (label if best <= _LEFT * found else "")
 

@@ -17,7 +17,8 @@ for the certificates to find.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ from kpref.models.step import StepModel
 from kpref.oracle.arithmetic import ELEMENTARY, Error
 from kpref.oracle.backend import Backend, BackendFault
 from kpref.oracle.measured import Profile
-from kpref.oracle.profile_problems import Bits, Layout, Setting, sensitivity
+from kpref.oracle.product_problems import Bits, argument_problem, way_through
+from kpref.oracle.product_sites import Site, find_site, site_with_sum, sums_terms
+from kpref.oracle.profile_problems import Layout, LinearWay, Setting, linear_way, sensitivity
 
 __all__ = ["Factory", "measure_profile"]
 
@@ -44,6 +47,8 @@ _DECISIVE = (5, 9, 12, 15, 25)
 _RANGES = (14, 126, 1022)
 #: Values of a function that are looked at, at least, and problems that are made for them, at most.
 _VALUES, _PROBLEMS = 512, 6
+#: Of the first step alone there are so many times as many problems.
+_STEPS = 8
 #: A function is seen where this part of usual errors is its own.
 _SHARE = 0.3
 #: Root mean square of the errors of a step that no arithmetic explains.
@@ -103,13 +108,14 @@ class _Measurement:
         self.model = model
         self.trials, self.steps = flow.states.shape[:2]
         self.layout = Layout(self.model, self.trials)
+        self.site = find_site(self.layout)
         self.storage = 2.0**-53
         self.errors: dict[str, Error] = {}
         self.unknown: dict[str, str] = {}
 
     def profile(self) -> Profile:
         """Everything, in an order in which each can use what is known already."""
-        shown = {name: self.layout.settings_for(name, self._generator) for name in self._functions()}
+        shown = {name: self._settings_for(name) for name in self._functions()}
         storage = self._storage()
         for name, settings in shown.items():
             self._function(name, settings)
@@ -182,7 +188,17 @@ class _Measurement:
         self.storage = 2.0 ** -next(known for known in _FORMATS if known >= length)
         return self.storage
 
-    def _function(self, name: str, settings: list[Setting]) -> None:
+    def _settings_for(self, name: str) -> Sequence[Setting | Site]:
+        """Where a function is seen: of what inputs drive, or else of what weights make of states."""
+        settings = self.layout.settings_for(name, self._generator)
+        if settings or self.layout.driven or self.site is None or not (self.site.linear and self.site.by_trial):
+            return settings
+        parameters, x, z0 = argument_problem(self.site, self._generator)
+        model = self.model.with_parameters(parameters)
+        _, share, _ = sensitivity(model, z0, np.tile(x, (len(z0), 1)), name)
+        return [self.site] if share[:, self.site.columns].mean() > _SHARE else []
+
+    def _function(self, name: str, settings: Sequence[Setting | Site]) -> None:
         """Note the largest error of a function: the smallest that any setting and part of the state shows.
 
         What other functions add that are not saturated everywhere makes it larger.
@@ -193,11 +209,11 @@ class _Measurement:
         else:
             self.unknown[name] = "no state of this network shows it alone"
 
-    def _errors_in(self, name: str, setting: Setting) -> list[Error]:
+    def _errors_in(self, name: str, setting: Setting | Site) -> list[Error]:
         """The largest error of a function as each part of the state shows it."""
         parts = np.split(np.arange(self.model.n_states), np.cumsum([v.width for v in self.model.program.new])[:-1])
         found: list[list[Array]] = [[] for _ in parts]
-        for _ in range(_PROBLEMS):
+        for _ in range(_PROBLEMS * (_STEPS if isinstance(setting, Site) else 1)):
             error, relative, absolute, clear = self._errors_of(name, setting)
             for columns, values in zip(parts, found, strict=True):
                 keep = clear[..., columns]
@@ -207,43 +223,78 @@ class _Measurement:
         joined = (np.concatenate(values, axis=1) for values in found)
         return [_largest_error(*values) for values in joined if values.shape[1] >= _VALUES // 16]
 
-    def _errors_of(self, name: str, setting: Setting) -> tuple[Array, Array, Array, Array]:
+    def _errors_of(self, name: str, setting: Setting | Site) -> tuple[Array, Array, Array, Array]:
         """Errors beyond the rounding of states, what a unit of the function's value and of one would make, and where.
 
         Of a few steps, (steps, B, H).
         """
-        parameters, inputs = self.layout.function_problem(setting, (self.trials, self.steps), self._generator)
-        z0 = np.zeros((self.trials, self.model.n_states))
+        parameters, inputs, z0 = self._problem_of(setting)
         states = self.run(parameters, inputs, z0)
         model = self.model.with_parameters(parameters)
-        remembers = self.layout.remembers(model, np.moveaxis(inputs[:, :1], 1, 0))
-        steps = 1 if remembers else max(1, min(self.steps, _ENTRIES // z0.size))
+        first = isinstance(setting, Site) or self.layout.remembers(model, np.moveaxis(inputs[:, :1], 1, 0))
+        steps = 1 if first else max(1, min(self.steps, _ENTRIES // z0.size))
         z = np.moveaxis(np.concatenate([z0[:, None], states[:, :-1]], axis=1)[:, :steps], 1, 0)
         x = np.moveaxis(inputs[:, :steps], 1, 0)
         relative, share, absolute = sensitivity(model, z, x, name)
         right = _extended(model, z, x)
         error = np.abs(np.moveaxis(states[:, :steps], 1, 0) - right) - self.storage * np.abs(right)
-        clear = (share > _SHARE) & (absolute > 0.25 * absolute.max()) & self.layout.varies(model, z, x)
+        clear = (share > _SHARE) & (absolute > 0.25 * absolute.max())
+        if isinstance(setting, Setting):
+            clear &= self.layout.varies(model, z, x)
         return np.maximum(error, 0.0).astype(float), self.storage * relative, self.storage * absolute, clear
 
-    def _range(self, settings: list[Setting]) -> tuple[float | None, float | None]:
-        """Smallest normal and largest number: the tiniest of numbers that are told from zero by tanh."""
-        if not settings or self.errors.get("tanh", (0.0, 1.0))[1]:
-            self.unknown["range"] = "no function of this network shows tiny numbers"
-            return None, None
+    def _problem_of(self, setting: Setting | Site) -> tuple[dict[str, Array], Array, Array]:
+        """Parameters, inputs (B, T, n_in) and initial states."""
+        if isinstance(setting, Site):
+            parameters, x, z0 = argument_problem(setting, self._generator)
+            return parameters, np.tile(x, (self.trials, self.steps, 1)), z0
+        parameters, inputs = self.layout.function_problem(setting, (self.trials, self.steps), self._generator)
+        return parameters, inputs, np.zeros((self.trials, self.model.n_states))
+
+    def _range(self, settings: Sequence[Setting | Site]) -> tuple[float | None, float | None]:
+        """Smallest normal and largest number: the tiniest of numbers that are told from zero."""
+        for tell in self._tellers(settings):
+            told = self._all_told(tell)
+            if told is not None:
+                widest = max(itertools.takewhile(told.__getitem__, _RANGES), default=0)
+                return (2.0**-widest, float(2.0**widest * (4 - 4 * self.storage))) if widest else (None, None)
+        self.unknown["range"] = "no state of this network shows tiny numbers"
+        return None, None
+
+    def _tellers(self, settings: Sequence[Setting | Site]) -> Iterator[Callable[[int], dict[int, bool]]]:
+        """What tells tiny numbers from zero: a tanh that is right to units of its value, or multiples of them."""
+        if settings and not self.errors.get("tanh", (0.0, 1.0))[1]:
+            first = settings[0]
+            if isinstance(first, Site):
+                yield partial(self._told_by_multiples, way_through(first))
+            else:
+                yield partial(self._told_by_tanh, first)
+        if way := linear_way(self.layout):
+            yield partial(self._told_by_multiples, way)
+
+    @staticmethod
+    def _all_told(tell: Callable[[int], dict[int, bool]]) -> dict[int, bool] | None:
+        """For each exponent whether numbers so tiny are told from zero; None if some are not shown."""
         told: dict[int, bool] = {}
         for turn in range(len(_RANGES)):
-            for exponent, kept in self._told_from_zero(settings[0], turn).items():
+            for exponent, kept in tell(turn).items():
                 told[exponent] = told.get(exponent, True) and kept
             if len(told) == len(_RANGES):
-                break
-        else:
-            self.unknown["range"] = "too few numbers"
-            return None, None
-        widest = max(itertools.takewhile(told.__getitem__, _RANGES), default=0)
-        return (2.0**-widest, float(2.0**widest * (4 - 4 * self.storage))) if widest else (None, None)
+                return told
+        return None
 
-    def _told_from_zero(self, setting: Setting, turn: int) -> dict[int, bool]:
+    def _told_by_multiples(self, way: LinearWay, turn: int) -> dict[int, bool]:
+        """As `_told_by_tanh`, by the first step of a way on which nothing is smaller than the number in question."""
+        exponents = np.asarray(_RANGES)[::-1][(turn + np.arange(self.trials)) % len(_RANGES)]
+        x, z0 = way.start(2.0 ** -exponents.astype(float) / way.least)
+        inputs = np.zeros((self.trials, self.steps, self.model.n_inputs))
+        inputs[:, 0] = x
+        right = self.model.with_parameters(way.parameters).evaluate(z0, x)[:, way.columns]
+        first = self.run(way.parameters, inputs, z0)[:, 0, way.columns]
+        kept = (np.abs(first - right) < 0.5 * np.abs(right)).all(axis=1)
+        return {exponent: bool(kept[exponents == exponent].all()) for exponent in _RANGES if exponent in exponents}
+
+    def _told_by_tanh(self, setting: Setting, turn: int) -> dict[int, bool]:
         """Of the exponents of `_RANGES` that a problem shows, whether numbers so tiny are told from zero.
 
         `turn`: which of them comes first. Few trials show few.
@@ -272,24 +323,39 @@ class _Measurement:
 
     def _products(self) -> dict[str, float]:
         """Unit roundoffs of sums, operands (weights and states) and results."""
-        setting = self.layout.product_setting() if self.layout.recurrent and self.layout.driven else None
-        if setting is None or setting[0].columns.stop - setting[0].columns.start < 4:
-            self.unknown["products"] = "no state of this network shows them alone"
+        site = self.site
+        if site is None:
+            alone = "no state of this network shows them alone"
+            few = "none of this network has three terms that depend on states"
+            self.unknown["products"] = alone if sums_terms(self.model.program) else few
             return {}
         longest = 28 if self.storage == 2.0**-11 else 52
         stored = min(longest, int(-np.log2(self.storage)) - 1)
         kinds = {"sums": longest, "results": longest, "weights": stored, "states": stored}
-        if setting[2] is None:
+        if not site.shows_states:
+            del kinds["states"]  # weights say what operands are rounded to
+        if site.added is None:
             del kinds["results"]
         answers: dict[str, dict[int, list[bool]]] = {kind: {} for kind in kinds}
+        self._ask_all(site, kinds, answers)
+        if site.added is None:
+            kinds["results"], answers["results"] = longest, {}
+            if (other := site_with_sum(self.layout)) is not None:
+                self._ask_all(other, {"results": longest}, answers)
+            else:
+                del kinds["results"]
+                self.unknown["results"] = "nothing is added to those that a state of this network shows"
+        return {kind: unit for kind in kinds if (unit := self._unit_of(kind, answers[kind])) is not None}
+
+    def _ask_all(self, site: Site, kinds: Mapping[str, int], answers: dict[str, dict[int, list[bool]]]) -> None:
+        """Ask for numbers of bits of each kind, up to so many, until nothing is open."""
         inputs = np.zeros((self.trials, self.steps, self.model.n_inputs))
         inputs[..., 0] = 1.0
         for _ in range(_ROUNDS):
             wanted = {kind: _open(answers[kind], most) for kind, most in kinds.items()}
             if not any(wanted.values()):
                 break
-            self._ask(Bits.make(self.layout, setting, wanted, self._generator), setting[3], inputs, answers)
-        return {kind: unit for kind in kinds if (unit := self._unit_of(kind, answers[kind])) is not None}
+            self._ask(site, Bits.make(site, wanted, self._generator), inputs, answers)
 
     def _unit_of(self, kind: str, answers: Mapping[int, list[bool]]) -> float | None:
         """The unit roundoff that answers speak of."""
@@ -304,14 +370,14 @@ class _Measurement:
         self.unknown[kind] = f"kept to {longest} bits, beyond which nothing shows"
         return None
 
-    def _ask(self, problem: Bits, columns: Array, inputs: Array, answers: dict[str, dict[int, list[bool]]]) -> None:
+    def _ask(self, site: Site, problem: Bits, inputs: Array, answers: dict[str, dict[int, list[bool]]]) -> None:
         """Run a problem of products and note what was kept: one answer a row, in which all trials agree or are lost."""
         first = self.run(problem.parameters, inputs, problem.z0)[:, 0]
         right, lost = (
-            self.model.with_parameters(parameters).evaluate(z0, inputs[:, 0])[:, columns]
+            self.model.with_parameters(parameters).evaluate(z0, inputs[:, 0])[:, site.columns]
             for parameters, z0 in ((problem.parameters, problem.z0), (problem.lost_parameters, problem.lost_z0))
         )
-        mine = first[:, columns]
+        mine = first[:, site.columns]
         of_value = max((error[0] for error in self.errors.values()), default=1.0)
         # Where the value is small: of functions that vanish at zero.
         of_one = max((error[1] for name, error in self.errors.items() if name in ("tanh", "erf")), default=0.0)

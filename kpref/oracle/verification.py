@@ -21,7 +21,7 @@ from kpref._validate import integer, real_number
 from kpref.flow import Flow, require_noiseless_flow
 from kpref.models.base import Field
 from kpref.models.step import StepModel
-from kpref.oracle import hypotheses
+from kpref.oracle import feedback_weights, hypotheses
 from kpref.oracle.arithmetic import Arithmetic
 from kpref.oracle.backend import OPERATORS, TRANSPOSES, Backend, BackendFault
 from kpref.oracle.claimed_errors import Comparison
@@ -288,14 +288,28 @@ class _Verification(Identities):
                 self.arithmetic.round_state,
                 lambda part: self.compare(operator, part, self.backend(operator, part)),
             )
+            others = "" if rounded or operator != "gradient" else self._other_weights(tensor)
         except BackendFault:
             return None
         if rounded:
             return self.precision(lambda: self.compare(operator, tensor, answer), self.bound_of(operator))
+        if others:
+            return others
         if operator in ("P", "P_T", "P_inverse"):  # what wrong numbers multiply is what is carried from step to step
             answer = answer - tensor
         right = answer + error if operator == "P_inverse" else answer - error
         return _OTHER_POINT if alike(answer, right) else None
+
+    def _other_weights(self, tensor: Array) -> str:
+        """Whether gradients of errors at the second step are those of other weights; empty if not."""
+        arguments = self.arithmetic.round_state(feedback_weights.second_steps(self.judge, tensor))
+        found = [self.compare("gradient", part, self.backend("gradient", part)) for part in arguments]
+        if not found:
+            return ""
+        errors, deviations = (
+            np.stack(parts) for parts in zip(*((c.error, c.spread.deviation) for c in found), strict=True)
+        )
+        return feedback_weights.of_second_steps(self.judge, arguments, errors, deviations)
 
     def _follows(self, result: Answer) -> bool:
         """Whether the backend's own factors, one after another, give what its product of them does."""

@@ -8,7 +8,7 @@ import pytest
 from apparatus.cases import emulate, make_flow
 from apparatus.offered import offering
 
-from kpref.models import GRU, LSTM, LeakyRNN, Stacked
+from kpref.models import GRU, LSTM, RNN, LeakyRNN, LowRankRNN, Stacked
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.defects import defects
 from kpref.oracle.evaluation import evaluate
@@ -112,6 +112,73 @@ def test_a_parameter_that_products_of_operators_leave_out_or_count_twice_is_name
     report = verify(SimpleNamespace(states=flow.states, **{operator: products[operator]}), flow)
     assert {check.operator for check in report.defects} == {operator}
     assert report.defects[0].guess == named
+
+
+def _own(weight, rng):
+    blocks = weight.reshape(-1, weight.shape[1], weight.shape[1])
+    return (blocks * np.eye(weight.shape[1])).reshape(weight.shape)
+
+
+def _random(weight, rng):
+    return np.std(weight) * rng.normal(size=weight.shape)
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "tf32"])
+@pytest.mark.parametrize("operator", ["P_T", "gradient"])
+@pytest.mark.parametrize("model", [GATED.model, LEAKY.model, MEMORY.model], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize("rule, expected", [(_own, "recurrence: of"), (_random, "other weights")])
+def test_weights_of_approximate_learning_rules_are_told(rule, expected, model, operator, name):
+    """E-prop and SnAp-1 keep local terms, feedback alignment has fixed random weights on the way back."""
+    flow, rng = make_flow(model, (4, 10), 0), np.random.default_rng(3)
+    recurrent = [op.name for op in flow.linearization.program.operations if op.kind == "product" and op.source]
+    weights = {key: rule(flow.linearization.weights[key], rng) for key in recurrent}
+
+    def back(backend, tensor):
+        other = backend.with_form(backend.form.changed(weights=weights))
+        if operator == "P_T":
+            return other.P_T(tensor)
+        return backend.J_T(other.P_T(backend.arithmetic.round(flow.space.weigh(tensor))))
+
+    assert guess(operator, back, flow, name).startswith(expected)
+
+
+def test_random_factors_of_low_rank_are_one_matrix():
+    flow = make_flow(LowRankRNN.init(2, 6, 2, 0, gain=1.2, alpha=0.5), (3, 8), 0)
+    rng, form = np.random.default_rng(3), flow.linearization
+    weights = {key: rng.normal(size=form.weights[key].shape) / 2 for key in ("right", "left")}
+    found = guess("P_T", lambda b, g: b.with_form(b.form.changed(weights=weights)).P_T(g), flow)
+    assert found == "other weights: in place of left, right, as of feedback alignment"
+
+
+@pytest.mark.parametrize("part", [np.s_[-2:], np.s_[:, 0]])
+def test_weights_that_are_others_in_part_are_not_others_altogether(part):
+    weight = np.array(LEAKY.linearization.weights["recurrent"])
+    weight[part] *= -0.7
+    found = guess("P_T", lambda b, g: b.with_form(b.form.changed(weights={"recurrent": weight})).P_T(g), LEAKY)
+    assert not found.startswith("other weights")
+
+
+@pytest.mark.parametrize("name", ["float64", "bfloat16"])
+@pytest.mark.parametrize("operator", ["P", "P_T", "gradient"])
+@pytest.mark.parametrize("model", [RNN, GRU, LSTM, LeakyRNN], ids=lambda model: model.__name__)
+def test_slopes_of_a_clipped_line_in_place_of_those_of_tanh(model, operator, name):
+    flow = make_flow(
+        model.init(2, 6, 1, gain=1.5) if model is not LeakyRNN else model.init(2, 6, 1, alpha=0.3), (3, 8), 1
+    )
+
+    class Hard(np.ndarray):
+        def elementary(self, function):
+            plain = np.asarray(self)
+            return 1.0 * (np.abs(plain) < 1) if function.__name__ == "tanh_slope" else function(plain)
+
+    def change(backend, tensor):
+        starts = np.concatenate([flow.z0[:, None], backend.states[:, :-1]], axis=1)
+        z, x = (np.moveaxis(array, 1, 0).view(Hard) for array in (starts, flow.inputs))
+        found, form = backend.model.numbers(z, x).channels, backend.form
+        slopes = {key: np.asarray(value) for key, value in found.items() if form.places[key].shape[0] > 1}
+        return getattr(backend.with_form(form.changed(channels=slopes)), operator)(tensor)
+
+    assert guess(operator, change, flow, name).startswith("slope: that of a clipped line in place of that of tanh")
 
 
 def test_what_is_not_linear_is_said_to_be_so():

@@ -15,7 +15,9 @@ from kpref.oracle.arithmetic import ARITHMETICS, Arithmetic
 from kpref.oracle.measured import Profile
 from kpref.oracle.measurement import _largest_error
 from kpref.oracle.problem import MODELS
-from kpref.oracle.profile_problems import Bits, Layout
+from kpref.oracle.product_problems import Bits
+from kpref.oracle.product_sites import find_site
+from kpref.oracle.profile_problems import Layout
 from tests.conftest import in_turn
 
 #: What is said of each profile that is declared to be float32.
@@ -91,14 +93,13 @@ def test_a_function_that_is_right_to_units_of_one_is_told_from_one_right_to_unit
 def test_sums_from_either_end_lose_in_every_problem(summation, units):
     """Rows of a problem share where their small numbers are: by chance none of twelve lost anything."""
     flow, short = problem("rnn", units, units), PROFILES["short-sums"]  # whose emulated sums go term by term
-    layout = Layout(flow.model, flow.states.shape[0])
-    setting, generator = layout.product_setting(), np.random.default_rng(units)
+    site, generator = find_site(Layout(flow.model, flow.states.shape[0])), np.random.default_rng(units)
     for _ in range(8):
-        asked = Bits.make(layout, setting, {"sums": [12]}, generator)
+        asked = Bits.make(site, {"sums": [12]}, generator)
         model = flow.model.with_parameters(asked.parameters)
         states = emulate(Flow(model, flow.inputs * 0 + np.eye(2)[0], asked.z0), short, summation=summation).states[:, 0]
         lost = flow.model.with_parameters(asked.lost_parameters).evaluate(asked.lost_z0, np.eye(2)[[0]])
-        assert np.isclose(states, lost, rtol=0, atol=1e-3)[:, setting[3]].any()
+        assert np.isclose(states, lost, rtol=0, atol=1e-3)[:, site.columns].any()
 
 
 @pytest.mark.parametrize("trials", [1, 2])
@@ -209,7 +210,74 @@ def test_a_weight_that_is_not_its_parameter_does_not_pass_for_coarse_sums_or_fun
     found = measure_profile(factory_of(name), problem("antisymmetric"))
     assert found.coarser_than(PROFILES[name]) == ()
     assert max(found.elementary["tanh"]) <= 2
-    assert "products" in found.unknown
+    # Of rows whose columns are zero W - W^T is W.
+    assert (found.operand, found.accumulate) == (PROFILES[name].operand, 2.0**-24)
+    assert found.unknown["results"] == "nothing is added to those that a state of this network shows"
+
+
+#: What stands before, behind or beside the products of these: functions of states, a leak, other products, gates, and
+#: no state at all.
+SURROUNDED = (
+    ("leaky", {}),
+    ("leaky", {"nonlinearity": "sigmoid"}),
+    ("leaky", {"leak": "inside", "alpha": 0.3}),
+    ("leaky", {"nonlinearity": "softplus", "bias": False}),
+    ("low-rank", {}),
+    ("lru", {}),
+    ("s4d", {}),
+    ("s4d", {"nonlinearity": "erf", "bias": False, "n_layers": 2}),
+    ("mlp", {}),
+    ("mlp", {"residual": True, "bias": False}),
+    ("cornn", {}),
+)
+#: A third of these, all of whom are of one law; but each network in a format that multiplies short numbers.
+AROUND = [
+    *((*case, "tf32") for case in SURROUNDED),
+    *in_turn([(*case, name) for name in ("bfloat16", "float16", "short-sums", "tanh-1365") for case in SURROUNDED], 3),
+]
+
+
+@pytest.mark.parametrize("kind, options, name", AROUND)
+def test_products_are_measured_whatever_stands_around_them(kind, options, name):
+    true, flow = PROFILES[name], make_flow(MODELS[kind].init(2, 8, 3, 1.2, **options), (2, 4), 3)
+    found = measure_profile(factory_of(name), flow)
+    assert (found.storage, found.accumulate) == (true.unit, true.accumulate)
+    assert found.operand == true.operand
+    assert found.coarser_than(true) == ()
+    assert "products" not in found.unknown
+    if "results" not in found.unknown:  # of a network without biases
+        assert found.result == 0
+    if "range" not in found.unknown:
+        assert (found.smallest, found.largest) == (true.smallest, true.largest)
+
+
+@pytest.mark.parametrize("kind", ["leaky", "low-rank", "lru", "s4d", "mlp"])
+def test_results_that_are_rounded_are_told_from_sums(kind):
+    found = measure_profile(factory_of("autocast"), problem(kind, seed=1, units=9))
+    assert (found.operand, found.result, found.accumulate) == (2.0**-8, 2.0**-8, 2.0**-24)
+
+
+@pytest.mark.parametrize("kind, alpha", [("leaky", 0.1), ("leaky", 1.0), ("low-rank", 0.3)])
+@pytest.mark.parametrize("summation", ["reversed", "blocks", "pairwise"])
+def test_products_of_saturated_operands_are_measured_in_every_order_of_sums(kind, alpha, summation):
+    flow = problem(kind, seed=2, units=12, alpha=alpha)
+    for name in ("bfloat16", "tf32"):
+        found = measure_profile(factory_of(name, summation=summation, formulas="absolute"), flow)
+        assert (found.operand, found.accumulate) == (PROFILES[name].operand, 2.0**-24)
+
+
+def test_a_network_without_products_of_several_terms_has_none_to_measure():
+    found = measure_profile(factory_of("tf32"), problem("mpn", inputs=4))
+    assert found.operand is None
+    assert found.unknown["products"] == "none of this network has three terms that depend on states"
+
+
+def test_a_tanh_is_measured_that_no_input_drives():
+    """Layers of a perceptron are chosen by inputs, and driven by the old state alone."""
+    for name in ("tanh-97", "tanh-1365"):
+        found, true = measure_profile(factory_of(name), problem("mlp")), PROFILES[name]
+        assert 1 / 1.5 <= max(found.elementary["tanh"]) / max(true.elementary["tanh"]) <= 1.5
+        assert (found.smallest, found.largest) == (true.smallest, true.largest)
 
 
 @pytest.mark.parametrize("name", ["float32", "tf32", "bfloat16"])
