@@ -49,9 +49,13 @@ __all__ = ["Judge"]
 _KEPT_BYTES = 1 << 26
 
 #: Random errors that are sent through a sweep: so many that their mean square, pooled over units, is sharp, and at
-#: least so many that it is seldom far too small in an entry for itself, as one of a gradient.
+#: least so many that it is seldom far too small in an entry for itself, as one of a gradient. Of so many as the first
+#: it is never: of a sum of many errors it is less than a quarter of what it should be with a chance of 1.4e-10, of two
+#: that are equal it is zero with one of 2^-64.
 _SAMPLES, _LEAST_SAMPLES = 64, 16
 
+#: Entries of all states up to which there are as many of each.
+_SMALL = 1 << 12
 
 #: Errors below it are not judged: their squares, which the analysis adds, are zero in float64.
 _VANISHING = 1e-150
@@ -213,7 +217,7 @@ class Judge:
         theta, _, noise = self._transposed(weighed, extra=1, samples=self._count)
         noise_left = iter(noise)
         local = self.parameter_jacobian(theta, y)
-        carried = self._pooled(lambda _, count: kernels.parameter_product(self.carrying, taken(noise_left, count)))
+        carried = self._measured(lambda _, count: kernels.parameter_product(self.carrying, taken(noise_left, count)))
         return Comparison(local.error, local.spread + carried)
 
     def gradient(self, err: Array, theta: Array) -> Comparison:
@@ -290,7 +294,7 @@ class Judge:
 
     def _swept(self, operator: str, tensor: Array, value: Array, sample: Callable[..., Array]) -> Spread:
         """Independent errors of each step, and those that are the same in all steps."""
-        spread = self._pooled(sample)
+        spread = self._measured(sample)
         if not self._persistent():
             return _beyond_first_order(spread, value)
         step = 2.0**-20 / max(self.arithmetic.unit, self.arithmetic.operand)
@@ -301,7 +305,7 @@ class Judge:
             forms = itertools.islice(perturbed, count)
             return np.stack([evaluate(operator, form, self.space, tensor) - value for form in forms]) / step
 
-        return _beyond_first_order(spread + self._pooled(persistent), value)
+        return _beyond_first_order(spread + self._measured(persistent), value)
 
     def _persistent(self) -> bool:
         """Whether there are errors that do not change from step to step."""
@@ -326,44 +330,61 @@ class Judge:
     def _perturbed(self, generator: np.random.Generator, step: float) -> StepForm:
         """The linearisation with errors that are the same in all steps, times `step`: their effect is linear in it.
 
-        The weights are rounded to operands of the matrix product. Channels that are constant, such as a leak, are
-        rounded once, and one that all units share errs alike in all: by two roundings, that of alpha and that of
-        ``1 - alpha``. Dense Jacobians made of them are rounded once more, alike in all units where little is added to
-        the diagonal, or in each for itself. Signs are random and sizes are not, so that few samples say how large the
-        effect of a single number is.
+        The weights are rounded to operands of the matrix product. Channels that are constant, such as a leak, err by
+        what their numbers do, where they are equal all alike: one minus a leak by two roundings, a pole by those of its
+        exponentials, and one that is a parameter, or one, by none. Dense Jacobians made of them are rounded once more,
+        alike in all units where little is added to the diagonal, or in each for itself. Signs are random and sizes are
+        not, so that few samples say how large the effect of a single number is.
         """
         sign = partial(generator.choice, (-1.0, 1.0))
-        form, unit, constant = self.form, self.arithmetic.unit, self._constant()
-        entry = np.hypot(self.arithmetic.operand, unit if constant else 0.0)
+        form, constant = self.form, self._constant()
+        entry = np.hypot(self.arithmetic.operand, self.arithmetic.unit if constant else 0.0)
         weights = {name: weight * (1.0 + step * entry * sign(weight.shape)) for name, weight in form.weights.items()}
         channels, old = {}, {view.register for view in form.program.old}
         for op in constant:
             channel = form.channel(op.name)
-            error = np.sqrt(2.0) * unit * sign()
+            numbers, index = np.unique(channel, return_inverse=True)
+            signs = np.asarray(sign(numbers.shape))
+            error = next(self.chunks()).numbers[op.name].deviation * signs[index.reshape(channel.shape)]
             if op.source is not None and op.source.register in old:  # the diagonal of a dense Jacobian
-                error = error + entry * (sign() + sign(channel.shape))
-            channels[op.name] = channel * (1.0 + step * error)
+                error = error + entry * channel * (sign() + sign(channel.shape))
+            channels[op.name] = channel + step * error
         return form.changed(channels=channels, weights=weights)
 
     @property
-    def _count(self) -> int:
-        """Number of random errors: more where there are few units to pool."""
+    def _alone(self) -> bool:
+        """Whether there are enough random errors of each entry, which other units then have no say in."""
+        return self.starts.size <= _SMALL
+
+    @property
+    def _few(self) -> int:
+        """Number of random errors that are pooled: more where there are few units."""
         return max(_LEAST_SAMPLES, -(-_SAMPLES // self.form.n_states))
 
-    @serial_blas
-    def _pooled(self, sample: Callable[[np.random.Generator, int], Array]) -> Spread:
-        """Root mean square of random errors: of each entry, or over the units of a part of the state where more.
+    @property
+    def _count(self) -> int:
+        """Number of random errors."""
+        return _SAMPLES if self._alone else self._few
+
+    def _measured(self, sample: Callable[[np.random.Generator, int], Array]) -> Spread:
+        """Root mean square of random errors, entry by entry where there are enough.
 
         `sample` makes some of them, first axis: of a small problem many at once, of a large one each alone.
         """
-        generator, count = np.random.default_rng(0), self._count
-        sizes = at_once(count, self.starts.size)
-        with np.errstate(over="ignore", invalid="ignore"):  # a deviation that is not finite is said to explain all
-            squares = sum(np.square(sample(generator, size)).sum(axis=0) for size in sizes) / count
+        return _root(self._mean_squares(sample, _SAMPLES), _SAMPLES) if self._alone else self._pooled(sample)
+
+    def _pooled(self, sample: Callable[[np.random.Generator, int], Array]) -> Spread:
+        """The same of few: of each entry, or over the units of a part of the state where more."""
+        squares = self._mean_squares(sample, self._few)
         if np.ndim(squares) > 1:
-            squares = pooled_over_units(self.form, np.asarray(squares))
-        deviation = np.sqrt(squares)
-        return Spread(deviation, np.sqrt(count) * deviation)
+            squares = pooled_over_units(self.form, squares)
+        return _root(squares, self._few)
+
+    @serial_blas
+    def _mean_squares(self, sample: Callable[[np.random.Generator, int], Array], count: int) -> Array:
+        generator, sizes = np.random.default_rng(0), at_once(count, self.starts.size)
+        with np.errstate(over="ignore", invalid="ignore"):  # a deviation that is not finite is said to explain all
+            return np.asarray(sum(np.square(sample(generator, size)).sum(axis=0) for size in sizes) / count)
 
     def _transposed(self, g: Array, extra: int = 0, samples: int = 0) -> tuple[Array, Spread, Array]:
         """See `gradient_errors`."""
@@ -385,6 +406,12 @@ class Judge:
         comparison: Comparison = result.comparison() if isinstance(result, Tensors) else result
         absolute = np.full(comparison.error.shape, self.floor)
         return Comparison(comparison.error, comparison.spread + Spread(absolute, absolute))
+
+
+def _root(squares: Array, count: int) -> Spread:
+    """Deviation and, of so many random errors, worst case."""
+    deviation = np.sqrt(squares)
+    return Spread(deviation, np.sqrt(count) * deviation)
 
 
 def pooled_over_units(form: StepForm, squares: Array) -> Array:

@@ -39,8 +39,9 @@ def gradient_errors(
 
     An operand of its sums, ``G g`` or m, errs alike in a whole row or column of a parameter. J adds these up where
     states point in one direction for long, so that errors drawn for each entry alone would come out too small;
-    the random ones stand for those of the sums. Both operands may err by more than they are, far from where they are
-    linear in the states: then the product of their errors is what counts.
+    the random ones stand for those of the sums, and each entry errs by what adding up and storing lose beside. Both
+    operands may err by more than they are, far from where they are linear in the states: then the product of their
+    errors is what counts.
     """
     generator = np.random.default_rng(1)
     sums, of_runs = _Sums(form, arithmetic, extra), list[tuple[Array, Array]]()
@@ -56,12 +57,12 @@ def gradient_errors(
             if samples:
                 noise[op.name] += _noise(arithmetic, generator, samples, op.kind, (terms, m), variances)
             sums.add(op, (terms, m), variances, (worst, off.worst))
-    value, spread = sums.found(sum(squares for squares, _ in of_runs))
+    value, spread, adding = sums.found(sum(squares for squares, _ in of_runs))
     errors = form.unpack(noise)
     noise.clear()  # as large as what was made of it
     for _, some in of_runs:
         errors += some
-    errors += signed(generator, spread.deviation, samples)
+    errors += signed(generator, adding, samples)
     return value, spread, errors
 
 
@@ -73,7 +74,11 @@ class _Sums:
 
     def __init__(self, form: StepForm, arithmetic: Arithmetic, extra: int) -> None:
         self._form, self._unit = form, arithmetic.unit
-        self._own, self._rounded = SumError.of(form.n_steps * form.n_trials, arithmetic), (1 + extra) * arithmetic.unit
+        self._own = SumError.of(form.n_steps * form.n_trials, arithmetic)
+        # Of the squares of terms in a variance: in all, and by their operands.
+        self._of_operands = 2 * arithmetic.operand**2 + (1 + extra) * arithmetic.unit**2
+        self._of_squares = self._own.of_squares + (1 + extra) * arithmetic.unit**2
+        self._rounded = (1 + extra) * arithmetic.unit
         self._powers = (None, 2, 1, 2, 1) if self._own.drift else (None, 2, 1)
         self._sums = [form.pack(np.zeros((1, form.n_parameters))) for _ in self._powers]
 
@@ -83,7 +88,7 @@ class _Sums:
         """Those of an operation, given the errors of both operands."""
         (terms, m), (of_terms, of_m), own = operands, variances, self._own
         squares, sizes = np.square(terms), np.abs(terms)
-        variance = of_terms + (own.of_squares + self._rounded * self._unit) * squares
+        variance = of_terms + self._of_squares * squares
         most = worst[0] + (own.of_magnitudes + self._rounded) * sizes
         # Of independent errors var(c m) = var c (m^2 + var m) + c^2 var m.
         left = terms, variance, most, squares, sizes
@@ -94,13 +99,20 @@ class _Sums:
             self._sums[1][op.name][0] += _summed(op.kind, squares, of_m)
             self._sums[2][op.name][0] += _summed(op.kind, sizes, worst[1])
 
-    def found(self, more: Array | float) -> tuple[Array, Spread]:
-        """``J^T g`` and its error, of which some variance is known beside."""
+    def found(self, more: Array | float) -> tuple[Array, Spread, Array]:
+        """``J^T g``; its error, of which some variance is known beside; the deviation that operands have no part in.
+
+        That of adding up is in the variance of terms the same part for all, or less where they err by more.
+        """
         value, variance, most, *sizes_of_terms = (
             powered(self._form, power).unpack(total)[0] for power, total in zip(self._powers, self._sums, strict=True)
         )
-        variance, most = self._own.with_total(value, variance + more, most, *(sizes_of_terms or (0.0, 0.0)))
-        return value, Spread(np.sqrt(variance), most) + relative(value, self._unit, 2)
+        sizes = sizes_of_terms or (0.0, 0.0)
+        adding, _ = self._own.with_total(value, (1 - self._of_operands / self._of_squares) * variance, most, *sizes)
+        variance, most = self._own.with_total(value, variance + more, most, *sizes)
+        stored = relative(value, self._unit, 2)
+        spread = Spread(np.sqrt(variance), most) + stored
+        return value, spread, np.sqrt(adding + np.square(stored.deviation))
 
 
 def _together(runs: Iterable[Array], generator: np.random.Generator, samples: int) -> tuple[Array, Array]:

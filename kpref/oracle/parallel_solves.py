@@ -92,7 +92,7 @@ def parallel_solve(
     form = judge.form
     entries = form.n_steps * form.n_trials * form.n_states**2
     levels = max(1, int(np.ceil(np.log2(max(form.n_steps, 2)))))
-    if entries > _MOST_ENTRIES or form.n_steps * form.n_states**3 * levels * judge._count > _MOST_PRODUCTS:
+    if entries > _MOST_ENTRIES or form.n_steps * form.n_states**3 * levels * judge._few > _MOST_PRODUCTS:
         return None
     with np.errstate(all="ignore"):
         sweep = kernels.adjoint if operator == "P_T" else kernels.tangent

@@ -16,15 +16,19 @@ _LARGE = 2.0**20
 
 
 def special_arguments(tensor: Array, arithmetic: Arithmetic) -> Iterator[Array]:
-    """Arguments made of one of random numbers: one entry alone, few and large ones, small whole numbers.
+    """Arguments made of one of random numbers: one entry alone, few and large ones, small whole numbers, ends alone.
 
-    Of the few none is in the first or the last step; the whole numbers are halves, so that many are equal.
+    Of the few none is in the first or the last step; the whole numbers are halves, so that many are equal. What is
+    wrong at the ends, such as their weights, is as much of the answer to these as it is of what they count for, and not
+    hidden by what is rounded between them.
     """
     if not tensor.any():
         return
     yield _largest_alone(tensor)
     yield _sparse(tensor) * (_LARGE if arithmetic.largest > 1e30 else 1.0)
     yield _halves(tensor)
+    if tensor.ndim == 3 and tensor.shape[1] > 2:
+        yield _ends(tensor)
 
 
 def _largest_alone(tensor: Array) -> Array:
@@ -39,6 +43,13 @@ def _sparse(tensor: Array) -> Array:
     if tensor.ndim == 3 and tensor.shape[1] > 2:
         sparse[:, [0, -1]] = 0.0
     return sparse
+
+
+def _ends(tensor: Array) -> Array:
+    """The first and the last step alone."""
+    ends = np.zeros_like(tensor)
+    ends[:, [0, -1]] = tensor[:, [0, -1]]
+    return ends
 
 
 def _halves(tensor: Array) -> Array:

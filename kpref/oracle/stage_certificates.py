@@ -105,6 +105,11 @@ class _StepJudge(FullJudge):
         self.steps = steps
         self._sharpened: list[running_errors.Chunk] | None = None
 
+    @property
+    def _alone(self) -> bool:
+        """Errors of stages are themselves measured, of few runs, and pooled over units."""
+        return False
+
     def _given_inputs(self) -> Any:
         return Uncertain(self.inputs, self.steps.errors(self.arithmetic), self.arithmetic)
 
@@ -194,6 +199,11 @@ class _FieldJudge(Judge):
         # States of stages carry errors: they are variables as any other.
         self.form = self.form.changed(variables={name: self.form.variable(name) for name in field.state_variables})
         self.of_step = judge
+
+    @property
+    def _alone(self) -> bool:
+        """As of the steps."""
+        return self.of_step._alone
 
     def with_arithmetic(self, arithmetic: Arithmetic) -> Self:
         """See `Judge.with_arithmetic`."""

@@ -260,6 +260,8 @@ class _Verification(Identities):
             check = replace(check, guess=next(filter(None, (c.guess for c in checks[:2])), None) or self._guess(result))
         if checks[0].guess is not None:  # it explains all that is wrong
             checks = [replace(c, guess=checks[0].guess) if c.verdict == "defect" else c for c in checks]
+        elif checks[-1].guess is not None:  # an answer that is wrong explains the identities that it does not obey
+            checks = [replace(c, guess=c.guess or checks[-1].guess) if c.verdict == "defect" else c for c in checks]
         return [check, *checks]
 
     def _guess(self, result: Answer, bound: float | None = None) -> str | None:

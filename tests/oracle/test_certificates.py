@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpref import Flow
-from kpref.models import GRU, MPN, RNN, S4D, LeakyRNN
+from kpref.models import GRU, LRU, MPN, RNN, S4D, LeakyRNN
 from kpref.oracle.arithmetic import ARITHMETICS
 from kpref.oracle.certificates import Judge
 from kpref.oracle.claimed_errors import Comparison
@@ -133,6 +133,55 @@ def test_a_leak_is_rounded_once_for_all_steps(operator):
     tensor = probe(operator, flow, backend.arithmetic)
     answer = evaluate(operator, once, flow.space, tensor)
     assert getattr(judge, CHECKS[operator])(tensor, answer).ratio().max() < 5
+
+
+@pytest.mark.parametrize("operator", ["gradient", "NTK"])
+def test_a_pole_errs_by_what_its_number_does_in_all_steps(operator):
+    # Of one that is an exponential of an exponential that is several units, of which all are the same in 200 steps.
+    flow = make_flow(LRU.init(2, 4, 2, 0), (2, 200), 0, "sum")
+    flow = Flow(flow.model.with_parameters({"nu_log_l0": np.full(2, -6.0)}), flow.inputs)
+    judge = judge_of(flow, emulate(flow, ARITHMETICS["bfloat16"]))
+    numbers = next(judge.chunks()).numbers
+    poles = [name for name in judge.form.places if "kept" in name and numbers[name].deviation.any()]
+    off = judge.form.changed(
+        channels={name: judge.form.channel(name) + 2.0**-20 * numbers[name].deviation for name in poles}
+    )
+    tensor = probe(operator, flow, judge.arithmetic)
+    moved = 2.0**20 * (evaluate(operator, off, flow.space, tensor) - evaluate(operator, judge.form, flow.space, tensor))
+    spread = getattr(judge, CHECKS[operator])(tensor, np.zeros_like(moved)).spread
+    assert (np.linalg.norm(moved) / np.linalg.norm(spread.deviation)) < 1.5
+
+
+@pytest.mark.parametrize("operator", ["gradient", "NTK"])
+def test_a_constant_that_is_a_parameter_has_no_error(operator):
+    # The rate of learning is given as the arithmetic holds it: what is larger by a unit in all steps is wrong.
+    flow = make_flow(MPN.init(2, 4, 0), (2, 60), 0, "sum")
+    flow = Flow(flow.model.with_parameters({"decay": np.array([0.99]), "rate": np.array([0.01])}), flow.inputs)
+    judge = judge_of(flow, emulate(flow, ARITHMETICS["bfloat16"]))
+    for form in (judge._perturbed(np.random.default_rng(seed), 1.0) for seed in range(4)):
+        np.testing.assert_array_equal(form.channel("rate_of_learning"), judge.form.channel("rate_of_learning"))
+
+
+def test_units_are_held_to_errors_of_their_own():
+    # Two units that do not see each other, one of which moves a thousand times less.
+    model = RNN(np.ones((2, 1)), np.zeros((2, 2)), nonlinearity="identity")
+    flow = make_flow(model, (2, 6), 0)
+    judge = judge_of(flow, emulate(flow, ARITHMETICS["bfloat16"]))
+    tensor = probe("NTK", flow, judge.arithmetic) * np.array([1.0, 2.0**-10])
+    for operator in ("K", "NTK"):
+        deviation = getattr(judge, CHECKS[operator])(tensor, np.zeros_like(tensor)).spread.deviation
+        one, other = np.linalg.norm(deviation, axis=(0, 1))
+        assert other < 0.01 * one, operator
+
+
+def test_a_gradient_errs_once_where_j_multiplies_it():
+    # Random errors of J^T g in K and the NTK are as large as its own error, and not counted twice.
+    flow = make_flow(GRU.init(2, 4, 0), (3, 12), 0)
+    for name in ("float32", "tf32", "bfloat16"):
+        judge = judge_of(flow, emulate(flow, ARITHMETICS[name]))
+        _, spread, drawn = judge._transposed(probe("J_T", flow, judge.arithmetic), extra=1, samples=400)
+        ratio = np.square(drawn).mean() / np.square(spread.deviation).mean()
+        assert 0.9 < ratio < 1.6, name
 
 
 def test_saturation_is_judged_by_what_formulas_lose_there():

@@ -89,6 +89,12 @@ def test_a_defect_of_eight_deviations_that_a_sweep_has_carried_is_caught():
     assert power.try_mutant(task, lambda backend: offering(backend, "gradient")).outcome == "caught"
 
 
+def test_wrong_weights_of_the_ends_are_caught_where_errors_grow():
+    # An MPN of decay -1.17, whose units and synapses err by very different amounts.
+    task = ("NTK: trapezoid", "mpn", "bfloat16", 0)
+    assert power.try_mutant(task, lambda backend: offering(backend, "NTK")).outcome == "caught"
+
+
 @pytest.mark.parametrize("name", ["float32", "tf32", "bfloat16", "float16", "autocast", "short-sums"])
 def test_what_a_sweep_has_carried_is_below_half_of_its_bound_in_right_backends(name):
     # These two were 3.7 off in TF32 and float16, where eight random errors said how far they might be.
