@@ -113,7 +113,7 @@ def test_one_large_error_is_no_evidence_of_many():
 @pytest.mark.parametrize("summation", ["plain", "reversed"])
 def test_long_sums_with_one_large_term_are_right(summation):
     """A dense Jacobian's row has its diagonal somewhere, and each term after it is rounded to the digits of that."""
-    flow = make_flow(MODELS["leaky"].init(1, 700, 0, gain=0.01, alpha=0.01), (3, 6), 0)
+    flow = make_flow(MODELS["leaky"].init(1, 400, 0, gain=0.01, alpha=0.01), (3, 6), 0)
     backend = emulate(flow, ARITHMETICS["float32"], summation=summation, product="dense")
     checks = {check.identifier: check for check in verify(offering(backend, "P_T"), flow).checks}
     assert checks["P_T.pooled"].verdict == checks["P_T.residual"].verdict == "pass"
