@@ -191,12 +191,9 @@ def _wanted(rows: Sequence[_Row]) -> list[list[int]]:
                 found.setdefault((one.arena, one.by_vector, one.by_step, one.by_trial, one.start, row.width), early)
     result: list[list[int]] = []
     for (arena, *strides, start, width), early in sorted(found.items(), key=lambda item: (item[1], item[0])):
-        if (
-            result
-            and [arena, *strides, early] == [result[-1][0], *result[-1][2:5], result[-1][6]]
-            and (start == result[-1][1] + result[-1][5])
-        ):
-            result[-1][5] += width
+        last = result[-1] if result else [0] * 7
+        if [arena, *strides, early] == [last[0], *last[2:5], last[6]] and start == last[1] + last[5]:
+            last[5] += width
         else:
             result.append([arena, start, *strides, width, early])
     return result

@@ -70,8 +70,8 @@ def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  #
                 after = (at + 1) // stages, (at + 1) % stages
                 state_sum(sums, 2, table, after[0], after[1], carry, vector, start, slopes, row, dz)
             for trial in range(start, stop):
-                if far and goes_on:
-                    ask_for_sources(table, (at + 1) // stages, (at + 1) % stages, 1, asked, forcing, vector, trial)
+                if far:
+                    ask_for_sources(table, step + 1, stage, 1, asked, forcing, vector, trial)
                 if far and stage == 0:
                     ask_for_row(table.row[step], out, vector, trial)
                 make(one, sums, 0, units)
@@ -79,7 +79,7 @@ def stage_tangent(form, table, transposed, forcing, carry, out, start, stop):  #
                     make(one, sums, 1, units)
                 if goes_on:
                     make(one, sums, 2, units)
-        asked = last_source(table, (at + 1) // stages, (at + 1) % stages, 1, asked)
+        asked = last_source(table, step + 1, stage, 1, asked)
 
 
 @kernel
